@@ -1,0 +1,106 @@
+"""Which failure is which: a person's mistake, or a machine's fault with a known symptom.
+
+Both houses ask here. The wordings are those that torch, numpy and the kernels really raise; they are matched
+over the whole chain of causes because libraries wrap what they catch.
+"""
+
+import difflib
+import errno
+from collections.abc import Iterable, Iterator
+
+OUT_OF_MEMORY = "out_of_memory"
+DEVICE = "device"
+DISK_FULL = "disk_full"
+READ_ONLY = "read_only"
+CORRUPT_FILE = "corrupt_file"
+NON_FINITE = "non_finite"
+UNKNOWN = "unknown"
+
+
+class UserError(Exception):
+    """A person's mistake, told in one line that can be acted on; command lines exit with code 2."""
+
+
+class CorruptFileError(Exception):
+    """A file that is not what its digest or header says."""
+
+
+class NonFiniteError(Exception):
+    """Training produced NaN or infinity more often than rewinding can mend."""
+
+
+# Sources: torch 2.13 (c10/core/CPUAllocator, MPSAllocator.mm), PyTorch forum reports; see tests/nanogpt/test_faults.py.
+OUT_OF_MEMORY_WORDINGS = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "NVML_SUCCESS == r INTERNAL ASSERT FAILED",
+    "MPS backend out of memory",
+    "Invalid buffer size:",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+)
+DEVICE_WORDINGS = (
+    "is not currently implemented for the MPS device",
+    "Cannot convert a MPS Tensor to float64",
+    "command buffer exited with error status",
+    "failed assertion `commit an already committed command buffer'",
+    "MPSGraph",
+    "CUDA error:",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+)
+
+
+def classify(error: BaseException) -> str:
+    """The symptom of `error`: one of the constants above.
+
+    A file named as full, read-only or corrupt wins over wordings, and memory over the device, because
+    "CUDA error: out of memory" is both.
+    """
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, NonFiniteError):
+            return NON_FINITE
+        if isinstance(cause, CorruptFileError):
+            return CORRUPT_FILE
+        if isinstance(cause, OSError):
+            if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return DISK_FULL
+            if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                return READ_ONLY
+    if any(_is_out_of_memory(cause) for cause in chain):
+        return OUT_OF_MEMORY
+    if any(type(cause).__name__ == "AcceleratorError" or _says(cause, DEVICE_WORDINGS) for cause in chain):
+        return DEVICE
+    return UNKNOWN
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """' (did you mean "…"?)' for the known word nearest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{matches[0]}"?)' if matches else ""
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or _says(error, OUT_OF_MEMORY_WORDINGS)
+    )
+
+
+def _says(error: BaseException, wordings: tuple[str, ...]) -> bool:
+    text = str(error)
+    return any(wording in text for wording in wordings)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
