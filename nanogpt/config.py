@@ -1,0 +1,277 @@
+"""Every setting of a model, its training, its data and its device: YAML plus overrides -> validated objects.
+
+A mistake is one line naming the file, the key, what was found and what is allowed (`UserError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nanogpt import durable
+from nanogpt.faults import UserError, nearest
+
+# The two shapes that matter: `gpt2` exchanges weights with GPT-2 and nanoGPT, `modern` is exactly Qwen3's.
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt2": dict(
+        norm="layernorm", norm_eps=1e-5, position="learned", activation="gelu", qk_norm=False, bias=True,
+        tie_weights=True, embedding_norm=False, zero_init=False,
+    ),
+    "modern": dict(
+        norm="rmsnorm", norm_eps=1e-6, position="rope", activation="swiglu", qk_norm=True, bias=False,
+        tie_weights=False, embedding_norm=True, zero_init=True,
+    ),
+}  # fmt: skip
+
+
+def _whole_number(value: Any) -> Any:
+    """PyYAML reads `1e4` as text: accept any notation of a whole number."""
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() else value
+    return value
+
+
+Model = TypeVar("Model", bound=BaseModel)
+Whole = Annotated[int, BeforeValidator(_whole_number)]
+Positive = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are mistakes, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The shape of the transformer. A preset fills what is not given."""
+
+    preset: Literal["gpt2", "modern"] = "modern"
+    n_layer: Positive = Field(6, description="transformer blocks")
+    n_head: Positive = Field(6, description="attention heads")
+    n_embd: Positive = Field(384, description="width of the residual stream")
+    block_size: Positive = Field(256, description="longest context, in tokens")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped while training")
+    vocab_size: Positive | None = Field(None, description="tokens; null until the tokenizer is known")
+    n_kv_head: Positive | None = Field(None, description="key/value heads (grouped-query attention); null: n_head")
+    head_dim: Positive | None = Field(None, description="width of a head; null: n_embd / n_head")
+    ffn_dim: Positive | None = Field(None, description="width of the feed-forward layer; null: by activation")
+    norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="normalisation")
+    norm_eps: Rate = Field(1e-6, description="added to the variance")
+    position: Literal["learned", "rope"] = Field("rope", description="how a token knows its place")
+    rope_theta: Rate = Field(10000.0, description="base wavelength of the rotary embedding")
+    activation: Literal["gelu", "relu2", "swiglu"] = Field("swiglu", description="of the feed-forward layer")
+    qk_norm: bool = Field(True, description="normalise queries and keys in each head")
+    bias: bool = Field(False, description="biases in linear layers and LayerNorm")
+    tie_weights: bool = Field(False, description="the head shares the embedding's matrix")
+    embedding_norm: bool = Field(True, description="weightless RMSNorm after the embedding")
+    zero_init: bool = Field(True, description="output projections and untied head start at zero")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        preset = PRESETS.get(values.get("preset", "modern"), {})
+        return {**preset, **values}
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> ModelConfig:
+        if self.head_dim is None and self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; "
+                f"the nearest n_embd that is: {self._nearest_multiple()}"
+            )
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(f"rotary positions need an even head width, found {self.head_width}")
+        return self
+
+    def _nearest_multiple(self) -> int:
+        return max(self.n_head, round(self.n_embd / self.n_head) * self.n_head)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def ffn_width(self) -> int:
+        """4 n_embd for two matrices; SwiGLU's three matrices take 8/3 n_embd, so that parameters are equal
+        (Shazeer 2020, section 3), rounded up to a multiple of 32."""
+        if self.ffn_dim is not None:
+            return self.ffn_dim
+        if self.activation == "swiglu":
+            return -(-(8 * self.n_embd // 3) // 32) * 32
+        return 4 * self.n_embd
+
+
+class TrainingConfig(Section):
+    """How the weights are found. One step sees batch_size x gradient_accumulation x block_size tokens."""
+
+    batch_size: Positive = Field(12, description="sequences in one forward and backward pass (micro-batch)")
+    gradient_accumulation: Positive = Field(1, description="micro-batches in one step")
+    max_iters: Positive = Field(5000, description="steps")
+    learning_rate: Rate = Field(0.01, description="AdamW's peak; with muon: of the head and the vectors")
+    min_lr_ratio: Share = Field(0.05, description="learning rate at the end, as a share of the peak")
+    warmup_iters: Count = Field(20, description="steps of linear rise at the start")
+    schedule: Literal["cosine", "wsd", "constant"] = Field("wsd", description="shape of the learning rate")
+    decay_fraction: Share = Field(0.6, description="wsd: share of the steps in the linear cool-down")
+    optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for hidden matrices, AdamW for the rest")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW and Muon, matrices only")
+    beta1: float = Field(0.8, ge=0, lt=1, description="AdamW's first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment")
+    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    muon_learning_rate: Rate = Field(0.02, description="Muon's peak")
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum")
+    embedding_learning_rate: Rate = Field(0.05, description="with muon: AdamW's peak for the embedding")
+    eval_interval: Positive = Field(250, description="steps between evaluations on the whole validation split")
+    sample_interval: Count = Field(250, description="steps between written samples; 0: none")
+    log_interval: Positive = Field(10, description="steps between rows of metrics")
+    checkpoint_interval: Positive = Field(250, description="steps between checkpoints")
+    keep_checkpoints: Annotated[Whole, Field(ge=2)] = Field(3, description="newest checkpoints kept")
+    early_stopping_patience: Count = Field(0, description="evaluations without a better loss; 0: never stop early")
+    max_seconds: Rate | None = Field(None, description="training time at which the cool-down has ended; null: no clock")
+    seed: Count = Field(1337, description="of initial weights, dropout and the order of the data")
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> TrainingConfig:
+        if self.warmup_iters >= self.max_iters:
+            raise ValueError(f"warmup_iters {self.warmup_iters} must be below max_iters {self.max_iters}")
+        return self
+
+
+class DataConfig(Section):
+    """What is learned from."""
+
+    source: str = Field("tiny_shakespeare", description="a name of the catalogue, a text file, a folder, or embedded")
+    tokenizer: Literal["auto", "char", "bpe", "gpt2"] = Field("auto", description="auto: characters for small data")
+    bpe_vocab_size: Annotated[Whole, Field(ge=257, le=65536)] = Field(1024, description="tokens of a trained BPE")
+    mirror: str | None = Field(None, description="folder or URL tried before the public home of a download")
+    val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
+    test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
+
+
+class DeviceConfig(Section):
+    """What computes. A device that is not there is said, and what is there is taken."""
+
+    type: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="auto: cuda, else mps, else cpu")
+    mixed_precision: bool | Literal["auto"] = Field("auto", description="bfloat16 products; auto: where faster")
+    compile: bool = Field(False, description="torch.compile; falls back to eager when the compiler fails")
+    threads: Positive | None = Field(None, description="CPU threads; null: one a physical core")
+
+
+class Config(Section):
+    """One model to train, whole."""
+
+    name: str = Field("model", pattern=r"^[a-z0-9][a-z0-9_.-]*$", description="folder name of the model")
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = DataConfig()
+    device: DeviceConfig = DeviceConfig()
+
+    def with_changes(self, changes: dict[str, Any]) -> Config:
+        """A validated copy with dotted keys replaced: {"training.max_iters": 100}. Raises UserError."""
+        values = self.model_dump()
+        for key, value in changes.items():
+            set_key(values, key, value)
+        return validate(Config, values, self.name)
+
+
+def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
+    """The configuration in a YAML file, with `key=value` overrides on top. Raises UserError."""
+    path = Path(path)
+    values = read_yaml(path)
+    values.setdefault("name", path.stem.lower())
+    for key, value in parse_overrides(overrides):
+        set_key(values, key, value)
+    return validate(Config, values, str(path))
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write `config` as YAML that load_config reads back equal."""
+    durable.write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=False))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError naming the file and the line."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not a text file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected sections such as 'model:', found {type(values).__name__}")
+    return values
+
+
+def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """`training.learning_rate=3e-4` -> ("training.learning_rate", "3e-4"), values read as YAML. Raises UserError."""
+    pairs = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f'--set {override}: expected KEY=VALUE, such as "training.learning_rate=3e-4"')
+        try:
+            pairs.append((key.strip(), yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override}: the value is not valid YAML") from error
+    return pairs
+
+
+def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a dotted key in nested mappings. Raises UserError when the path runs through a plain value."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f'{dotted}: "{parent}" is not a section')
+    values[last] = value
+
+
+def validate(kind: type[Model], values: dict[str, Any], where: str) -> Model:
+    """`values` as a `kind`. Raises UserError with the first mistake: file, key, what was found, what is allowed."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(kind, error)}") from None
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
+    location = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "literal[", "bool"))]
+    key = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{nearest(location[-1], _keys(kind, location[:-1]))}"
+    if first["type"] == "value_error":
+        return f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
+    message = first["msg"].removeprefix("Input should be ")
+    return f"{key}: found {first['input']!r}, should be {message}"
+
+
+def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        inner = kind.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)

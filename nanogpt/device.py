@@ -1,0 +1,130 @@
+"""The device: choose it, describe it, measure it, free it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A device that is there, and what a person should know about the choice ("" when it is what was asked)."""
+
+    device: str
+    warning: str = ""
+
+
+def choose(asked: str = "auto") -> Chosen:
+    """The device for `asked` (auto, cpu, mps, cuda). One that is absent is said and the best present is taken."""
+    present = available()
+    if asked == "auto":
+        return Chosen(present[0])
+    if asked in present:
+        return Chosen(asked)
+    return Chosen(present[0], f"device.type {asked} is not on this machine; taking {present[0]}")
+
+
+def available() -> list[str]:
+    """Devices on this machine, best first."""
+    present = []
+    if torch.cuda.is_available():
+        present.append("cuda")
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    return [*present, "cpu"]
+
+
+def describe(device: str) -> dict:
+    """Facts about `device` for a report: name, memory in bytes, cores, thread count, native precisions."""
+    facts: dict = {"device": device, "torch": torch.__version__, "platform": platform.platform()}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        facts |= {"name": properties.name, "memory_bytes": properties.total_memory,
+                  "bfloat16": torch.cuda.is_bf16_supported()}  # fmt: skip
+    elif device == "mps":
+        facts |= {"name": "Apple GPU (Metal)", "memory_bytes": torch.mps.recommended_max_memory(), "bfloat16": True}
+    else:
+        facts |= {"name": processor_name(), "memory_bytes": psutil.virtual_memory().total,
+                  "bfloat16": native_bfloat16(), "threads": torch.get_num_threads()}  # fmt: skip
+    return facts
+
+
+def processor_name() -> str:
+    """The processor as its maker calls it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere it is emulated, slowly."""
+    flags = torch.backends.cpu.get_cpu_capability()
+    if not flags.startswith("AVX512"):
+        return False
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        text = file.read(20000)
+        return "avx512_bf16" in text or "amx_bf16" in text
+    return False
+
+
+def physical_cores() -> int:
+    """Physical cores this process may use: hyper-threads share the units that matrix products keep busy."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def autocast(device: str, mixed_precision: bool) -> contextlib.AbstractContextManager:
+    """Matrix products in bfloat16 inside the context when `mixed_precision`, else nothing changes."""
+    if not mixed_precision:
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device, dtype=torch.bfloat16)
+
+
+def synchronize(device: str) -> None:
+    """Wait until `device` has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def memory_in_use(device: str) -> int:
+    """Bytes: allocated tensors on an accelerator, the resident set of this process on the CPU."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    if device == "mps":
+        return torch.mps.current_allocated_memory()
+    return psutil.Process().memory_info().rss
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: the most that this process has held. MPS keeps no peak: what its driver holds now stands for it."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if device == "mps":
+        return torch.mps.driver_allocated_memory()
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+
+
+def empty_cache(device: str) -> None:
+    """Give unused memory back to the device."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
