@@ -1,0 +1,101 @@
+"""Causal self-attention with grouped key/value heads, optional QK-norm and rotary positions, and a cache to decode."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanogpt.model.norm import RMSNorm
+from nanogpt.model.positional import rotate
+
+
+class KVCache:
+    """The keys and values of the positions already seen, so that each new token costs one position of work.
+
+    Per layer two tensors of (B, n_kv_head, max_len, head_dim), allocated once. `length` positions are filled; the
+    model advances it once per forward pass, after all layers have written.
+    """
+
+    def __init__(
+        self, config, batch_size: int = 1, max_len: int | None = None, device="cpu", dtype=torch.float32
+    ):
+        self.max_len = max_len or config.block_size
+        shape = (batch_size, config.kv_heads, self.max_len, config.head_width)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v (B, n_kv_head, T, head_dim) behind what is filled; returns all keys and values up to them."""
+        end = self.length + k.size(2)
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def reset(self) -> None:
+        """Forget everything; the memory stays."""
+        self.length = 0
+
+
+class Attention(nn.Module):
+    """Multi-head (Vaswani et al. 2017) or grouped-query (Ainslie et al. 2023) causal attention.
+
+    The query, key and value matrices are the row blocks `row_blocks` of one matrix, `qkv`: one product instead of
+    three, and an optimizer that works on matrices can split it without a copy.
+    """
+
+    def __init__(self, config, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.kv_heads, config.head_width
+        self.row_blocks = tuple(
+            heads * self.head_dim for heads in (self.n_head, self.n_kv_head, self.n_kv_head)
+        )
+        self.qkv = nn.utils.skip_init(nn.Linear, config.n_embd, sum(self.row_blocks), bias=config.bias)
+        self.output = nn.utils.skip_init(
+            nn.Linear, self.n_head * self.head_dim, config.n_embd, bias=config.bias
+        )
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.dropout = config.dropout
+
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None = None
+    ) -> Tensor:
+        """x (B, T, n_embd) -> (B, T, n_embd); `rotation` are the rotary tables of these T positions, or None."""
+        B, T, _ = x.shape
+        heads = self.qkv(x).view(B, T, -1, self.head_dim)  # (B, T, n_head + 2 n_kv_head, head_dim)
+        q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=2)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = (part.transpose(1, 2) for part in (q, k.to(v.dtype), v))  # (B, heads, T, head_dim)
+        q = q.to(v.dtype)
+        y = self.attend(q, k, v) if cache is None else self.attend_cached(q, k, v, cache)
+        y = y.transpose(1, 2).reshape(B, T, -1)  # (B, T, n_head * head_dim)
+        y = self.output(y)
+        return F.dropout(y, self.dropout, self.training) if self.dropout else y
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Each position attends to itself and those before it."""
+        dropout = self.dropout if self.training else 0.0
+        k, v = self.share(k), self.share(v)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+    def attend_cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
+        """The same with the keys and values of `cache` before these T positions."""
+        B, H, T, D = q.shape
+        past = cache.length
+        k, v = cache.append(self.layer, k.to(cache.keys[0].dtype), v.to(cache.keys[0].dtype))
+        q = q.to(k.dtype)
+        if T == 1:  # the group of query heads that share a key head become its rows: nothing is copied
+            q = q.view(B, self.n_kv_head, H // self.n_kv_head, D)
+            return F.scaled_dot_product_attention(q, k, v).view(B, H, 1, D)
+        rows = torch.arange(past, past + T, device=q.device)[:, None]
+        visible = torch.arange(past + T, device=q.device) <= rows  # (T, past + T)
+        return F.scaled_dot_product_attention(q, self.share(k), self.share(v), attn_mask=visible)
+
+    def share(self, x: Tensor) -> Tensor:
+        """Repeat each key/value head for its group of query heads: (B, n_kv_head, ...) -> (B, n_head, ...)."""
+        groups = self.n_head // self.n_kv_head
+        return x if groups == 1 else x.repeat_interleave(groups, dim=1)

@@ -1,0 +1,191 @@
+"""GPT: a decoder-only transformer whose options compose. Two presets matter: GPT-2's shape and Qwen3's.
+
+Sources: Radford et al. 2019 (GPT-2), Karpathy's nanoGPT (initialisation, FLOP estimate), the Qwen3 report (2025).
+"""
+
+import math
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nanogpt.config import ModelConfig
+from nanogpt.model.attention import Attention, KVCache
+from nanogpt.model.feedforward import FeedForward
+from nanogpt.model.norm import make_norm
+from nanogpt.model.positional import Rotary
+
+LOGITS_AT_ONCE = 32 * 2**20  # elements; 128 MiB in float32. Beyond it the loss is computed in chunks.
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)); the pre-norm order of GPT-2."""
+
+    def __init__(self, config: ModelConfig, layer: int):
+        super().__init__()
+        norm = partial(make_norm, config.norm, config.n_embd, config.norm_eps, config.bias)
+        self.attention_norm = norm()
+        self.attention = Attention(config, layer)
+        self.feedforward_norm = norm()
+        self.feedforward = FeedForward(config)
+
+    def forward(self, x: Tensor, rotation, cache: KVCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, cache)
+        return x + self.feedforward(self.feedforward_norm(x))
+
+
+class GPT(nn.Module):
+    """A language model over `config.vocab_size` tokens.
+
+    `seed` alone decides the initial weights: torch's global generator is neither read nor advanced.
+    Raises ValueError when `config.vocab_size` is not known yet.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 1337):
+        super().__init__()
+        if config.vocab_size is None:
+            raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
+        self.config = config
+        self.token_embedding = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.n_embd)
+        learned = config.position == "learned"
+        self.position_embedding = (
+            nn.utils.skip_init(nn.Embedding, config.block_size, config.n_embd) if learned else None
+        )
+        self.rotary = None if learned else Rotary(config.head_width, config.block_size, config.rope_theta)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.final_norm = make_norm(config.norm, config.n_embd, config.norm_eps, config.bias)
+        self.head = nn.utils.skip_init(nn.Linear, config.n_embd, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.head.weight = self.token_embedding.weight
+        self.initialise(torch.Generator().manual_seed(seed))
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """tokens (B, T) int64 -> (logits (B, T, vocab_size), None); with targets (B, T), (None, loss).
+
+        The loss is the mean cross entropy in nats over targets other than -1, float32. Logits are not returned with
+        it, so that they never have to exist as a whole. With a cache the T tokens follow those that it holds.
+        Raises ValueError when the sequence is longer than block_size.
+        """
+        x = self.hidden(tokens, cache)
+        if targets is None:
+            return self.head(x), None
+        total, count = self._loss_sum(x, targets)
+        return None, total / count
+
+    def loss_sum(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy in nats (float32) and the number of targets other than -1."""
+        return self._loss_sum(self.hidden(tokens), targets)
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the head reads: tokens (B, T) -> (B, T, n_embd), after the final norm."""
+        _, T = tokens.shape
+        start = cache.length if cache is not None else 0
+        if start + T > self.config.block_size:
+            raise ValueError(
+                f"sequence of {start + T} tokens is longer than block_size {self.config.block_size}"
+            )
+        x = self.embed(tokens, start)
+        rotation = self.rotary(start, T) if self.rotary is not None else None
+        for block in self.blocks:
+            x = block(x, rotation, cache)
+        if cache is not None:
+            cache.length += T
+        return self.final_norm(x)
+
+    def embed(self, tokens: Tensor, start: int) -> Tensor:
+        """tokens (B, T) -> (B, T, n_embd), with learned positions from `start` on where the model has them."""
+        x = self.token_embedding(tokens)
+        if self.config.embedding_norm:
+            x = F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start : start + tokens.size(1)]
+        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+
+    def _loss_sum(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)
+        count = (targets != -1).sum()
+        rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
+        if x.size(0) <= rows:
+            return self._cross_entropy(x, targets), count
+        # The logits of a chunk are computed again in the backward pass instead of being kept.
+        chunk_loss = partial(checkpoint, self._cross_entropy, use_reentrant=False, preserve_rng_state=False)
+        losses = [chunk_loss(*chunk) for chunk in zip(x.split(rows), targets.split(rows), strict=True)]
+        return torch.stack(losses).sum(), count
+
+    def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.head(x).float(), targets, ignore_index=-1, reduction="sum")
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights from `generator`.
+
+        With zero_init, output projections and untied head start at zero, so that each block starts as the identity,
+        and the other matrices are uniform in ±sqrt(3 / n_embd). Without, GPT-2's scheme: normal with deviation 0.02,
+        residual projections divided by sqrt(2 n_layer). Norms start at one, biases at zero.
+        """
+        config = self.config
+        for (
+            name,
+            parameter,
+        ) in self.named_parameters():  # a tied head is the token embedding and comes up once
+            if parameter.dim() < 2:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            residual = name.endswith(("output.weight", "down.weight"))
+            if name == "token_embedding.weight":
+                parameter.normal_(
+                    0.0,
+                    1.0 if config.embedding_norm and not config.tie_weights else 0.02,
+                    generator=generator,
+                )
+            elif config.zero_init and (residual or name == "head.weight"):
+                parameter.zero_()
+            elif config.zero_init and name.startswith("blocks"):
+                bound = math.sqrt(3 / config.n_embd)
+                parameter.uniform_(-bound, bound, generator=generator)
+            else:
+                parameter.normal_(
+                    0.0, 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02, generator=generator
+                )
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The hidden matrices, (out, in) each: what an optimizer for matrices such as Muon updates."""
+        return [parameter for parameter in self.blocks.parameters() if parameter.dim() == 2]
+
+    def row_blocks(self) -> dict[nn.Parameter, tuple[int, ...]]:
+        """For each of matrices(): the numbers of rows of the matrices that are stacked in it.
+
+        The query, key and value projections are one parameter, and so are SwiGLU's gate and up; as linear maps they
+        are separate, so an optimizer for matrices treats `parameter.split(row_blocks[parameter])` one by one.
+        """
+        blocks = {parameter: (parameter.size(0),) for parameter in self.matrices()}
+        for block in self.blocks:
+            blocks[block.attention.qkv.weight] = block.attention.row_blocks
+            feedforward = block.feedforward
+            blocks[feedforward.up.weight] = (feedforward.hidden,) * feedforward.parts
+        return blocks
+
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """The tables that are looked up: tokens (also the head, when tied) and learned positions."""
+        tables = [self.token_embedding, self.position_embedding]
+        return [table.weight for table in tables if table is not None]
+
+    def num_parameters(self, non_embedding: bool = False) -> int:
+        """All parameters, a tied head counted once; without the tables of embedding_parameters() if `non_embedding`."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        return total - sum(p.numel() for p in self.embedding_parameters()) if non_embedding else total
+
+    def flops_per_token(self) -> int:
+        """Floating point operations of forward and backward per token of a full window (PaLM, appendix B).
+
+        6 per parameter that takes part in a product (looked-up tables do not; a tied table does, as the head), and
+        12 n_layer n_head head_dim block_size for the attention scores and their use.
+        """
+        config = self.config
+        head = config.vocab_size * config.n_embd
+        in_products = self.num_parameters(non_embedding=True) + (head if config.tie_weights else 0)
+        return 6 * in_products + 12 * config.n_layer * config.n_head * config.head_width * config.block_size
