@@ -1,0 +1,89 @@
+"""The files that tell what a training does: one JSON object a line, readable while it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from nanogpt import durable
+
+
+class JsonLines:
+    """An append-only file of JSON objects; each row is flushed, so that a reader sees it at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "ab")  # noqa: SIM115  held open for the training's life
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            self._file.write(b"\n")  # the last row was cut by a crash: it must not swallow the next one
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row. Numbers that are not finite become null: JSON has none."""
+        self._file.write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Bring all rows to the disk: a checkpoint must never be ahead of the metrics that led to it."""
+        durable.fsync_file(self._file)
+
+    def keep(self, wanted: Callable[[dict], bool]) -> None:
+        """Drop the rows that are not `wanted`, and any that a crash cut short."""
+        rows = [row for row in read_rows(self.path) if wanted(row)]
+        self._file.close()
+        durable.write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._file = open(self.path, "ab")  # noqa: SIM115
+
+    def close(self) -> None:
+        """Bring all rows to the disk and let go of the file."""
+        self.sync()
+        self._file.close()
+
+
+def read_rows(path: Path) -> Iterable[dict]:
+    """The whole rows of a JSON-lines file, in order; an absent file has none, a torn row is left out."""
+    if not path.is_file():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+class Heartbeat:
+    """A small file that says the training lives and what it does; whoever supervises it reads its time.
+
+    Rewritten at most once a second, whole or not at all, without fsync: it says nothing that must survive.
+    """
+
+    def __init__(self, path: Path, max_iters: int):
+        self.path, self.max_iters = path, max_iters
+        self._next = 0.0
+        self._activity = ""
+
+    def beat(self, step: int, activity: str) -> None:
+        """Tell `step` and `activity` if a second has passed or the activity is another one."""
+        now = time.monotonic()
+        if now < self._next and activity == self._activity:
+            return
+        self._next, self._activity = now + 1.0, activity
+        row = {"step": step, "max_iters": self.max_iters, "time": time.time(), "activity": activity}
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text(json.dumps(row))
+        os.replace(temporary, self.path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return value
