@@ -1,0 +1,314 @@
+"""Every figure, drawn from metrics files: one style, readable in print and by colour-blind eyes.
+
+The ending of the path chooses the format (.svg or .png). The same numbers give the same bytes: no dates, no random
+identifiers. Nothing of pyplot's global state is touched, so a figure may be drawn while training runs.
+Colours: Okabe and Ito (2008), "Color Universal Design"; what colour says is said again by line, marker or label.
+"""
+
+import io
+import json
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from nanogpt import durable
+
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
+LINES = [(BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, (0, (5, 1, 1, 1, 1, 1))), (ORANGE, ":"), (SKY, "-")]
+STYLE = {
+    "figure.facecolor": "white", "axes.facecolor": "white", "font.family": "DejaVu Sans", "font.size": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9ca3af", "axes.labelcolor": INK,
+    "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 10,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "text.color": INK,
+    "xtick.color": SOFT, "ytick.color": SOFT, "legend.frameon": False, "legend.fontsize": 9.5,
+    "lines.linewidth": 1.9, "svg.hashsalt": "nanogpt", "svg.fonttype": "path", "path.simplify_threshold": 0.3,
+}  # fmt: skip
+MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
+_style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a .jsonl file; a line that a writer has not finished yet is left out. No file: no rows."""
+    rows = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
+    """(train rows, eval rows) of a model's metrics.jsonl."""
+    rows = read_rows(model_folder / "metrics.jsonl")
+    return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
+
+
+def loss_plot(model_folder: Path, path: Path) -> Path:
+    """Loss over steps: training, validation, the best evaluation, the cool-down shaded. 0.1-0.2 s: it is redrawn
+    while the model trains."""
+    train, evaluations = read_metrics(model_folder)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _title(axes, f"Loss of {model_folder.name}", "step", "cross-entropy (nats per token)")
+        if not train and not evaluations:
+            return _empty(axes, "no metrics yet")
+        steps, losses = _column(train, "step", "loss")
+        axes.plot(*_thin(steps, losses), color=SKY, linewidth=0.9, alpha=0.75, label="train, as logged")
+        smooth = _smooth(losses)
+        axes.plot(*_thin(steps, smooth), color=BLUE, linestyle="--", label="train, smoothed")
+        steps, values = _column(evaluations, "step", "val_loss")
+        axes.plot(steps, values, color=VERMILION, marker="o", markersize=3.5, label="validation")
+        if values:
+            _mark_best(axes, steps, values)
+        _shade_cool_down(axes, train)
+        _room_for_the_curve(axes, smooth, values)
+        axes.legend(loc="upper right")
+
+    return _write(draw, path, height=3.5)
+
+
+def learning_rate_plot(model_folder: Path, path: Path) -> Path:
+    """Learning rate and, under it, gradient norm over steps."""
+    train, _ = read_metrics(model_folder)
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True)
+        _title(above, f"Learning rate and gradient norm of {model_folder.name}", "", "learning rate")
+        _title(below, "", "step", "gradient norm")
+        if not train:
+            return _empty(above, "no metrics yet")
+        above.plot(*_thin(*_column(train, "step", "learning_rate")), color=BLUE)
+        above.set_ylim(bottom=0)
+        steps, norms = _column(train, "step", "grad_norm")
+        below.plot(*_thin(steps, norms), color=SKY, linewidth=0.9)
+        below.plot(*_thin(steps, _smooth(norms)), color=BLUE)
+        if norms and min(norms) > 0 and max(norms) > 20 * sorted(norms)[len(norms) // 2]:
+            below.set_yscale("log")
+        for axes in (above, below):
+            _shade_cool_down(axes, train)
+
+    return _write(draw, path, height=4.2)
+
+
+def speed_plot(model_folder: Path, path: Path) -> Path:
+    """Tokens a second and memory over training time."""
+    train, _ = read_metrics(model_folder)
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True)
+        _title(above, f"Speed and memory of {model_folder.name}", "", "tokens per second")
+        scale, unit = _time_unit(max(_column(train, "step", "seconds")[1], default=0))
+        _title(below, "", f"training time ({unit})", "memory (GiB)")
+        if not train:
+            return _empty(above, "no metrics yet")
+        seconds, speeds = _column(train, "seconds", "tokens_per_second")
+        times = [second / scale for second in seconds]
+        above.plot(*_thin(times, speeds), color=SKY, linewidth=0.9)
+        above.plot(*_thin(times, _smooth(speeds)), color=BLUE)
+        above.set_ylim(0, 1.15 * max(speeds, default=1))
+        above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        seconds, memory = _column(train, "seconds", "memory_bytes")
+        times = [second / scale for second in seconds]
+        below.plot(*_thin(times, [value / 2**30 for value in memory]), color=GREEN)
+        below.set_ylim(0, 1.15 * max(memory, default=2**30) / 2**30)
+
+    return _write(draw, path, height=4.2)
+
+
+def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[str, float] | None = None) -> Path:
+    """Bits per byte on the validation split over training seconds, every model; baselines as level lines."""
+    curves = {name: _column(read_metrics(folder)[1], "seconds", "bits_per_byte") for name, folder in folders.items()}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        longest = max((max(seconds, default=0) for seconds, _ in curves.values()), default=0)
+        shortest = min((max(seconds) for seconds, _ in curves.values() if seconds), default=0)
+        scale, unit = _time_unit(longest)
+        _title(axes, "All models", f"training time ({unit})", "bits per byte, validation")
+        if not longest:
+            return _empty(axes, "no evaluations yet")
+        for (name, (seconds, values)), (color, dash) in zip(curves.items(), _endless(LINES), strict=False):
+            axes.plot([s / scale for s in seconds], values, color=color, linestyle=dash, marker="o", markersize=3.5,
+                      label=name)  # fmt: skip
+        if longest > 12 * shortest:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        everything = [value for _, values in curves.values() for value in values]
+        _room_for_the_curve(axes, [], everything)
+        for name, value in (baselines or {}).items():
+            _level(axes, name, value)
+        axes.legend(loc="upper right")
+
+    return _write(draw, path, height=3.5)
+
+
+def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], path: Path) -> Path:
+    """Bits per byte on the test split as bars, worst above: baselines grey, models in colour."""
+    bars = sorted([(value, name, False) for name, value in baselines.items()]
+                  + [(value, name, True) for name, value in models.items()], reverse=True)  # fmt: skip
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _title(axes, "Test split: bits per byte (shorter is better)", "", "")
+        if not bars:
+            return _empty(axes, "no measurements")
+        places = range(len(bars))
+        axes.barh(places, [value for value, _, _ in bars], height=0.62,
+                  color=[BLUE if ours else "#c3c9d2" for _, _, ours in bars])  # fmt: skip
+        for place, (value, _, ours) in zip(places, bars, strict=True):
+            axes.annotate(f"{value:.3f}", (value, place), xytext=(5, 0), textcoords="offset points", va="center",
+                          fontweight="bold" if ours else "normal")  # fmt: skip
+        _categories(axes, [name for _, name, _ in bars])
+        axes.set_xlim(0, 1.12 * bars[0][0])
+
+    return _write(draw, path, height=0.8 + 0.36 * max(1, len(bars)))
+
+
+def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], path: Path) -> Path:
+    """Planned and actual seconds of each phase as pairs of bars; None where there was no plan or no run."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        scale, unit = _time_unit(max((max(plan or 0, actual or 0) for _, plan, actual in phases), default=0))
+        _title(axes, f"Time of each phase ({unit})", "", "")
+        rows = [(-0.19, 1, "#c3c9d2", "plan"), (0.19, 2, BLUE, "actual")]
+        for shift, column, color, label in rows:
+            values = [(phase[column] or 0) / scale for phase in phases]
+            places = [place + shift for place in range(len(phases))]
+            axes.barh(places, values, height=0.36, color=color, label=label)
+            for place, value, phase in zip(places, values, phases, strict=True):
+                text = _duration(phase[column]) if phase[column] is not None else "not run" if column == 2 else ""
+                axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+                              fontsize=8.5, color=INK if column == 2 else SOFT)  # fmt: skip
+        _categories(axes, [name for name, _, _ in phases])
+        axes.margins(x=0.1)
+        axes.legend(loc="best")
+
+    return _write(draw, path, height=0.9 + 0.46 * max(1, len(phases)))
+
+
+def _write(draw: Any, path: Path, height: float, width: float = 7.6) -> Path:
+    """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`."""
+    kind = path.suffix.lstrip(".")
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    data = io.BytesIO()
+    with _style_lock, matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+    durable.write_bytes(path, data.getvalue())
+    return path
+
+
+def _title(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    # parse_math off: a model named "$x$" is a name, not a formula
+    axes.set_title(title, parse_math=False)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+
+
+def _empty(axes: Axes, message: str) -> None:
+    axes.text(0.5, 0.5, message, ha="center", va="center", color=SOFT, transform=axes.transAxes)
+
+
+def _categories(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names, color=INK, parse_math=False)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
+    """The two named columns where both are finite numbers."""
+    pairs = [(row.get(x), row.get(y)) for row in rows]
+    finite = [pair for pair in pairs if all(isinstance(v, int | float) and math.isfinite(v) for v in pair)]
+    return [pair[0] for pair in finite], [pair[1] for pair in finite]
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """Mean of a centred window of a 25th of the points."""
+    reach = max(1, len(values) // 50)
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    smooth = []
+    for place in range(len(values)):
+        near = min(reach, place, len(values) - 1 - place)  # the window shrinks at the ends, and stays centred
+        smooth.append((sums[place + near + 1] - sums[place - near]) / (2 * near + 1))
+    return smooth
+
+
+def _thin(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """At most about MOST_POINTS of the points, the last among them."""
+    stride = max(1, math.ceil(len(xs) / MOST_POINTS))
+    keep = sorted({*range(0, len(xs), stride), len(xs) - 1} if xs else ())
+    return [xs[i] for i in keep], [ys[i] for i in keep]
+
+
+def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:
+    best = min(range(len(values)), key=values.__getitem__)
+    axes.plot([steps[best]], [values[best]], marker="*", markersize=13, color=INK, linestyle="none",
+              label=f"best validation: {values[best]:.4f} at step {steps[best]:,.0f}", zorder=5)  # fmt: skip
+
+
+def _shade_cool_down(axes: Axes, train: list[Row]) -> None:
+    """Shade from the last step at the peak rate on, where the rate had a plateau (warm-up, stable, decay)."""
+    steps, rates = _column(train, "step", "learning_rate")
+    if not steps or rates[-1] > 0.97 * max(rates):
+        return
+    plateau = [step for step, rate in zip(steps, rates, strict=True) if rate >= 0.999 * max(rates)]
+    # a cosine is within 0.1 % of its peak for 2 % of its steps only
+    if plateau[-1] - plateau[0] > 0.05 * steps[-1]:
+        axes.axvspan(plateau[-1], steps[-1], color=SHADE, zorder=0, label="cool-down")
+
+
+def _room_for_the_curve(axes: Axes, train: list[float], evaluations: list[float]) -> None:
+    """Cut the first steep fall off the top, so that the later, slow gains can be seen."""
+    values = train[len(train) // 33 :] + evaluations
+    if values and max(values) > min(values):
+        reach = max(values) - min(values)
+        axes.set_ylim(min(values) - 0.06 * reach, max(values) + 0.12 * reach)
+
+
+def _level(axes: Axes, name: str, value: float) -> None:
+    low, high = axes.get_ylim()
+    if low < value < high:
+        axes.axhline(value, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        axes.annotate(f"{name} {value:.3f}", (0, value), xycoords=("axes fraction", "data"), xytext=(4, 3),
+                      textcoords="offset points", color=SOFT, fontsize=8.5, parse_math=False)  # fmt: skip
+
+
+def _time_unit(longest: float) -> tuple[float, str]:
+    if longest >= 2 * 3600:
+        return 3600, "hours"
+    return (60, "minutes") if longest >= 180 else (1, "seconds")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _endless(items: Sequence[Any]) -> Any:
+    while True:
+        yield from items
