@@ -1,0 +1,357 @@
+"""The run in Prefect's pages: phases and steps as tasks, progress, documents and log lines.
+
+Prefect is the display, never the judge. It never sees an exception of ours: a task's body catches it, tells
+Prefect the state to show, and the caller gets the exception from us. Nothing that talks to the server is waited
+for, but for the flow run's own first and last state.
+
+Signals: Prefect's flow engine takes SIGTERM (not SIGINT) and turns it into an exception of its own; the handlers
+of before the flow are put back before our code runs, so a run's own handlers hold in every phase and step.
+"""
+
+import json
+import logging
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.display import Call, Function, Log, PlainDisplay, Scope, with_company
+from flows.prefect_server import Server
+from nanogpt.faults import UserError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.states import State
+
+FLOW_NAME = "nanogpt-autopilot"
+PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
+RESTART_PATIENCE = 10.0  # at the end of a flow, for a server that is just being started again
+DRAIN_SECONDS = 3.0  # at the end of a flow, for what is still on its way to the server
+
+
+class PrefectDisplay(PlainDisplay):
+    """Shows the run in the pages of `server`; Prefect's own complaints go to `log`."""
+
+    def __init__(self, server: Server, log: Log) -> None:
+        super().__init__()
+        _quiet_prefect(log)
+        self._server = server
+        self._log = log
+        self._courier = _Courier(server, log)
+        self._flow_run_id: Any = None
+        self._progress_sent: dict[str, float] = {}
+
+    @property
+    def url(self) -> str | None:
+        page = f"/runs/flow-run/{self._flow_run_id}" if self._flow_run_id else ""
+        return None if self._server.lost.is_set() else self._server.url + page
+
+    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
+        from prefect import Flow
+        from prefect.context import FlowRunContext, TagsContext
+        from prefect.context import tags as with_tags
+        from prefect.exceptions import TerminationSignal
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        scope = Scope()
+        call = Call(lambda: with_company(function, scope))
+        handlers = _Handlers()
+
+        def body() -> "State":
+            handlers.restore()
+            self._flow_run_id = FlowRunContext.get().flow_run.id
+            # Tasks must not inherit the flow's tags: each tag is a request to the server before each task.
+            with TagsContext(current_tags=set()), self.within(scope):
+                call.run()
+                if call.error is None or isinstance(call.error, Exception):
+                    self._server.wait_until_healthy(RESTART_PATIENCE)
+                return _flow_state(call, scope)
+
+        flow = Flow(
+            body, name=FLOW_NAME, flow_run_name=lambda: run_name, persist_result=False, retries=0,
+            validate_parameters=False,
+        )  # fmt: skip
+        try:
+            # Heartbeats serve Prefect Cloud's automations; ending their thread takes up to 1 s.
+            with with_tags(*tags), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                flow(return_state=True)
+        except Exception as error:
+            self._log(f"Prefect could not record the flow run: {_cause(error)}")
+        except TerminationSignal:
+            # Prefect holds SIGTERM before and after `body`; it is for whoever handled it before the flow.
+            handlers.restore()
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            handlers.restore()
+        try:
+            return call.result()
+        finally:
+            self._courier.drain()
+            _drain_events(self._server)
+
+    def phase(self, number: int, title: str, function: Function) -> Any:
+        around, scope = self.scope.get(), Scope()
+        call = Call(lambda: with_company(function, scope))
+
+        def ending() -> "State":
+            kept = f"{scope.kept} of {scope.steps} steps kept" if scope.kept else None
+            return _cached(kept) if kept and scope.kept == scope.steps and not call.error else _state(call, kept)
+
+        with self.within(scope):
+            try:
+                return self._task(f"{number} {title}", call, ending)
+            finally:
+                if isinstance(call.error, Exception):
+                    around.failures.append(f"{number} {title}: {_cause(call.error)}")
+
+    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
+        scope = self.scope.get()
+        scope.steps += 1
+        if kept_reason is None:
+            call = Call(function)
+            return self._task(title, call, lambda: _state(call))
+        scope.kept += 1
+        return self._task(title, Call(lambda: None), lambda: _cached(kept_reason))
+
+    def beside(self, title: str, function: Function) -> Future:
+        self.scope.get().steps += 1
+        call = Call(function)
+        return self.in_thread(title, lambda: self._task(title, call, lambda: _state(call)))
+
+    def progress(self, key: str, fraction: float, description: str) -> None:
+        now = time.monotonic()
+        if fraction < 1.0 and now - self._progress_sent.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+            return
+        self._progress_sent[key] = now
+        self._courier.artifact(key, "progress", round(100 * min(max(fraction, 0.0), 1.0), 1), description)
+
+    def markdown(self, key: str, text: str, description: str = "") -> None:
+        self._courier.artifact(key, "markdown", text, description)
+
+    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
+        self._courier.artifact(key, "table", json.dumps(rows, default=str), description)
+
+    def link(self, key: str, url: str, text: str, description: str = "") -> None:
+        self._courier.artifact(key, "markdown", f"[{text}]({url})", description)
+
+    def note(self, message: str, level: str = "info") -> None:
+        self._courier.line(message, level)
+
+    def _task(self, title: str, call: Call, ending: Callable[[], "State"]) -> Any:
+        from prefect import Task
+        from prefect.cache_policies import NO_CACHE
+        from prefect.context import FlowRunContext
+
+        if self._server.lost.is_set() or FlowRunContext.get() is None:
+            return call.result()
+
+        def body() -> "State":
+            call.run()
+            if isinstance(call.error, Exception):
+                self.note("".join(traceback.format_exception(call.error)).rstrip(), "error")
+            return ending()
+
+        task = Task(
+            body, name=title, task_run_name=lambda: title, cache_policy=NO_CACHE, persist_result=False, retries=0
+        )
+        try:
+            task(return_state=True)
+        except Exception as error:
+            self._log(f"Prefect could not show {title!r}: {_cause(error)}")
+        return call.result()
+
+
+# ---------------------------------------------------------------------------------------------------- states
+
+
+def _cached(reason: str) -> "State":
+    from prefect.states import Completed
+
+    return Completed(name="Cached", message=reason)
+
+
+def _state(call: Call, message: str | None = None) -> "State":
+    from prefect.states import Cancelled, Completed, Failed
+
+    if call.error is None:
+        return Completed(message=message)
+    if isinstance(call.error, Exception):
+        return Failed(message=_cause(call.error))
+    return Cancelled(message="stopped; the same command goes on from here")
+
+
+def _flow_state(call: Call, scope: Scope) -> "State":
+    from prefect.states import Failed
+
+    if call.error is None and scope.failures:
+        return Failed(message="; ".join(scope.failures))
+    return _state(call)
+
+
+def _cause(error: BaseException) -> str:
+    """An exception in one line: a person's mistake speaks for itself, the rest is named."""
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class _Handlers:
+    """The handlers of SIGTERM and SIGINT as they were before Prefect's flow engine put its own."""
+
+    def __init__(self) -> None:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+# ------------------------------------------------------------------------------------- what goes to the server
+
+
+class _Courier:
+    """Takes log lines and artifacts to the server from a thread of its own, so that nobody waits for them.
+
+    What can't be delivered is dropped, with one warning.
+    """
+
+    def __init__(self, server: Server, log: Log) -> None:
+        self._server = server
+        self._log = log
+        self._errands: queue.Queue[Callable[[SyncPrefectClient], None]] = queue.Queue(maxsize=1000)
+        self._progress_ids: dict[str, Any] = {}
+        self._warned = False
+        threading.Thread(target=self._work, name="prefect-courier", daemon=True).start()
+
+    def line(self, message: str, level: str) -> None:
+        from prefect.client.schemas.actions import LogCreate
+
+        flow_run_id, task_run_id = _current_run()
+        if flow_run_id is None:
+            return
+        number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+        entry = LogCreate(
+            name=FLOW_NAME, level=number, message=message, timestamp=datetime.now(UTC),
+            flow_run_id=flow_run_id, task_run_id=task_run_id,
+        )  # fmt: skip
+        self._send(lambda client: client.create_logs([entry]))
+
+    def artifact(self, key: str, kind: str, data: Any, description: str) -> None:
+        from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+
+        flow_run_id, task_run_id = _current_run()
+        if flow_run_id is None:
+            return
+
+        def deliver(client: "SyncPrefectClient") -> None:
+            if kind == "progress" and key in self._progress_ids:
+                client.update_artifact(self._progress_ids[key], ArtifactUpdate(data=data, description=description))
+                return
+            wanted = ArtifactCreate(
+                key=key, type=kind, data=data, description=description,
+                flow_run_id=flow_run_id, task_run_id=task_run_id,
+            )  # fmt: skip
+            made = client.create_artifact(wanted)
+            if kind == "progress":
+                self._progress_ids[key] = made.id
+
+        self._send(deliver)
+
+    def drain(self) -> None:
+        """Wait a little for what is under way."""
+        arrived = threading.Event()
+        self._send(lambda client: arrived.set())
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while not (arrived.wait(0.05) or self._server.lost.is_set() or time.monotonic() > deadline):
+            pass
+
+    def _send(self, errand: "Callable[[SyncPrefectClient], None]") -> None:
+        try:
+            self._errands.put_nowait(errand)
+        except queue.Full:
+            self._warn("more than can be delivered")
+
+    def _work(self) -> None:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            while True:
+                errand = self._errands.get()
+                if not self._server.wait_until_healthy(RESTART_PATIENCE):
+                    self._warn("the server does not answer")
+                    continue
+                try:
+                    errand(client)
+                except Exception as error:
+                    self._warn(_cause(error))
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            self._log(f"Prefect's pages miss some log lines or artifacts: {why}")
+        self._warned = True
+
+
+def _current_run() -> tuple[Any, Any]:
+    """Ids of the flow run and task run that this thread is in, None where there is none."""
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    return (flow.flow_run.id if flow else None), (task.task_run.id if task else None)
+
+
+def _drain_events(server: Server) -> None:
+    """Let the task states that are still on their way arrive; then drop the rest.
+
+    Without this the interpreter's exit waits for each of them in turn, 7 s a piece when the server is gone.
+    """
+    from prefect.events.worker import EventsWorker
+
+    workers = list(EventsWorker._instances.values())
+    EventsWorker.drain_all(timeout=0 if server.lost.is_set() else DRAIN_SECONDS)
+    for worker in workers:
+        with worker._queue.mutex:
+            worker._queue.queue.clear()
+        worker._queue.put(None)
+
+
+# ------------------------------------------------------------------------------------------- Prefect's own words
+
+
+class _OnceHandler(logging.Handler):
+    """Passes each different warning of Prefect's on once; its reports on our tasks we give ourselves."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._pass_on = log
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = " ".join(record.getMessage().split())[:300]
+        if record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) or message in self._seen:
+            return
+        self._seen.add(message)
+        self._pass_on(f"Prefect: {message}")
+
+
+def _quiet_prefect(log: Log) -> None:
+    """Keep Prefect off the terminal: importing it puts its console handler on the root logger."""
+    import prefect.main  # noqa: F401
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
+        root.removeHandler(handler)
+    once = _OnceHandler(log)
+    for name in ("prefect", "prefect._internal", "EventsWorker"):
+        logger = logging.getLogger(name)
+        logger.handlers = [once]
+        logger.propagate = False
