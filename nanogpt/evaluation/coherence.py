@@ -1,0 +1,110 @@
+"""Whether a sample reads like the text it was learned from: a stated measure, with real text as its reference.
+
+Four figures, each a fault that samples really have. A sample is coherent when all four hold:
+
+    known words   share of its words that occur in train       at least 0.7 of what held-out text reaches
+    surprise      bits per byte under a 5-gram of train        at most 1 bit above held-out text
+    repetition    share of its word 4-grams seen before in it  at most 0.5
+    copying       longest run that train holds word for word   at most 100 characters, or a fifth of the sample
+
+It judges words and spelling, loops and copying; it does not see whether sentences make sense.
+"""
+
+import re
+from dataclasses import dataclass
+
+from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey
+
+KNOWN_WORDS_SHARE = 0.7  # of the reference's
+SURPRISE_MARGIN = 1.0  # bits per byte above the reference
+LARGEST_REPETITION = 0.5
+LONGEST_COPY = 100  # characters
+LONGEST_COPY_SHARE = 0.2
+SHORTEST_SAMPLE = 100  # characters: less says nothing
+REFERENCE_LENGTH = 5_000  # characters of held-out text
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one text; `longest_copy` is in characters."""
+
+    known_words: float
+    surprise: float
+    repetition: float
+    longest_copy: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reasons` names each threshold that was missed, with its figure; empty for a coherent sample."""
+
+    coherent: bool
+    reasons: list[str]
+    figures: Figures
+    reference: Figures
+
+
+class Judge:
+    """Judges samples of models that learned from `training_text`, with `held_out_text` as the reference."""
+
+    def __init__(self, training_text: str, held_out_text: str):
+        """About a second a megabyte; of more than 8 MB the last 8 count. Raises ValueError for empty texts."""
+        if not training_text or not held_out_text:
+            raise ValueError("both texts must hold something")
+        self._training_text = training_text[-LARGEST_TRAINING_TEXT:]
+        self._vocabulary = set(_words(self._training_text))
+        self._language = KneserNey(self._training_text.encode("utf-8"))
+        self._held_out = held_out_text[:REFERENCE_LENGTH]
+        self.reference = self.measure(self._held_out)
+
+    def judge(self, sample: str) -> Verdict:
+        """The verdict on one sample (its prompt left out)."""
+        figures, reference = self.measure(sample), self.reference
+        reasons = []
+        if figures.characters < SHORTEST_SAMPLE:
+            reasons.append(f"{figures.characters} characters are too few to judge (at least {SHORTEST_SAMPLE})")
+        least_known = KNOWN_WORDS_SHARE * reference.known_words
+        if figures.known_words < least_known:
+            reasons.append(f"{figures.known_words:.0%} of its words are known, at least {least_known:.0%} needed")
+        most_surprise = reference.surprise + SURPRISE_MARGIN
+        if figures.surprise > most_surprise:
+            reasons.append(f"{figures.surprise:.2f} bits per byte under the 5-gram, at most {most_surprise:.2f}")
+        if figures.repetition > LARGEST_REPETITION:
+            reasons.append(f"{figures.repetition:.0%} of it repeats itself, at most {LARGEST_REPETITION:.0%}")
+        longest = max(LONGEST_COPY, int(LONGEST_COPY_SHARE * figures.characters))
+        if figures.longest_copy > longest:
+            reasons.append(f"{figures.longest_copy} characters in a row are copied from train, at most {longest}")
+        return Verdict(not reasons, reasons, figures, reference)
+
+    def measure(self, text: str) -> Figures:
+        """The four figures of any text; a text without words has no known ones."""
+        words = _words(text)
+        known = sum(word in self._vocabulary for word in words)
+        return Figures(
+            known_words=known / len(words) if words else 0.0,
+            surprise=self._language.bits_per_byte(text.encode("utf-8")) if text else 0.0,
+            repetition=_repetition(words),
+            longest_copy=_longest_copy(text, self._training_text),
+            characters=len(text),
+        )
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _repetition(words: list[str], length: int = 4) -> float:
+    """The share of word 4-grams that occurred before in the same text."""
+    grams = [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _longest_copy(text: str, source: str) -> int:
+    """Length of the longest substring of `text` that `source` holds."""
+    longest = 0
+    for start in range(len(text)):
+        while start + longest < len(text) and text[start : start + longest + 1] in source:
+            longest += 1
+    return longest
