@@ -1,5 +1,6 @@
 """The feed-forward half of a block: each position on its own."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,9 +17,7 @@ class FeedForward(nn.Module):
         self.activation = config.activation
         self.hidden = config.ffn_width
         self.parts = 2 if config.activation == "swiglu" else 1
-        self.up = nn.utils.skip_init(
-            nn.Linear, config.n_embd, self.parts * config.ffn_width, bias=config.bias
-        )
+        self.up = nn.utils.skip_init(nn.Linear, config.n_embd, self.parts * config.ffn_width, bias=config.bias)
         self.down = nn.utils.skip_init(nn.Linear, config.ffn_width, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
@@ -29,8 +28,32 @@ class FeedForward(nn.Module):
     def activate(self, hidden: Tensor) -> Tensor:
         """(B, T, parts * ffn_dim) -> (B, T, ffn_dim)"""
         if self.activation == "swiglu":
-            gate, up = hidden.split(self.hidden, dim=-1)
-            return F.silu(gate) * up
+            return _SwiGLU.apply(hidden)
         if self.activation == "relu2":
             return F.relu(hidden).square()
         return F.gelu(hidden, approximate="tanh")
+
+
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) * up of the two halves of the last dimension.
+
+    Written out so that both gradients land in one tensor: autograd would make two and concatenate them, which cost a
+    tenth of a training step of a small model on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor) -> Tensor:
+        gate, up = hidden.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(hidden, activated)
+        return activated * up
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        hidden, activated = ctx.saved_tensors
+        gate, up = hidden.chunk(2, dim=-1)
+        of_hidden = torch.empty_like(hidden)
+        of_gate, of_up = of_hidden.chunk(2, dim=-1)
+        torch.mul(gradient, activated, out=of_up)
+        of_gate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
+        return of_hidden

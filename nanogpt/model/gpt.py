@@ -85,9 +85,7 @@ class GPT(nn.Module):
         _, T = tokens.shape
         start = cache.length if cache is not None else 0
         if start + T > self.config.block_size:
-            raise ValueError(
-                f"sequence of {start + T} tokens is longer than block_size {self.config.block_size}"
-            )
+            raise ValueError(f"sequence of {start + T} tokens is longer than block_size {self.config.block_size}")
         x = self.embed(tokens, start)
         rotation = self.rotary(start, T) if self.rotary is not None else None
         for block in self.blocks:
@@ -148,9 +146,7 @@ class GPT(nn.Module):
                 bound = math.sqrt(3 / config.n_embd)
                 parameter.uniform_(-bound, bound, generator=generator)
             else:
-                parameter.normal_(
-                    0.0, 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02, generator=generator
-                )
+                parameter.normal_(0.0, 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02, generator=generator)
 
     def matrices(self) -> list[nn.Parameter]:
         """The hidden matrices, (out, in) each: what an optimizer for matrices such as Muon updates."""

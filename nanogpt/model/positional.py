@@ -14,14 +14,10 @@ class Rotary(nn.Module):
     def __init__(self, head_dim: int, block_size: int, theta: float):
         super().__init__()
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-        angles = torch.outer(
-            torch.arange(block_size, dtype=torch.float64), frequencies
-        )  # (block, head_dim/2)
+        angles = torch.outer(torch.arange(block_size, dtype=torch.float64), frequencies)  # (block, head_dim/2)
         cos, sin = angles.cos().float(), angles.sin().float()
         # x.roll(head_dim/2) is (second half, first half); the sign of the rotation goes into the sine's table.
-        self.register_buffer(
-            "cos", torch.cat([cos, cos], dim=-1)[:, None], persistent=False
-        )  # (block, 1, head_dim)
+        self.register_buffer("cos", torch.cat([cos, cos], dim=-1)[:, None], persistent=False)  # (block, 1, head_dim)
         self.register_buffer("sin", torch.cat([-sin, sin], dim=-1)[:, None], persistent=False)
 
     def forward(self, start: int, count: int) -> tuple[Tensor, Tensor]:
