@@ -1,0 +1,520 @@
+"""Progress markers: what is kept, what is run again, and the reason given."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from flows.ledger import Ledger, Outcome, Step, settings_changes
+from nanogpt.faults import UserError
+
+pytestmark = pytest.mark.fast
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SETTINGS = {"training": {"max_iters": 2000, "seed": 1}}
+
+
+class House:
+    """A checkout, a workspace and steps in them; each `session` is what a new process would see."""
+
+    def __init__(self, folder: Path):
+        self.checkout = folder / "checkout"
+        self.workspace = folder / "workspace"
+        self.workspace.mkdir(parents=True)
+        self.source = self.checkout / "nanogpt" / "data" / "tokenizer.py"
+        self.source.parent.mkdir(parents=True)
+        self.source.write_text("version = 1\n")
+
+    def session(self) -> Ledger:
+        return Ledger(self.workspace / "state" / "default" / "markers", self.workspace, self.checkout)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def done(self, step: Step, text: str = "tokens", settings: dict = SETTINGS, **outcome) -> Ledger:
+        """One session in which `step` ran and wrote `text`."""
+        ledger = self.session()
+        ledger.start(step, settings, ledger.decide(step, settings).reason)
+        path = self.write(f"data/{step.name}.bin", text)
+        ledger.finish(step, Outcome(files=[path], **outcome), seconds=1.5, remedies=[], commit="abc")
+        return ledger
+
+    def marker_file(self, step: Step) -> Path:
+        return self.workspace / "state" / "default" / "markers" / f"{step.name}.json"
+
+
+@pytest.fixture
+def house(tmp_path) -> House:
+    return House(tmp_path)
+
+
+def work(_run) -> Outcome:
+    raise AssertionError("the ledger never does the work")
+
+
+CLEAN = Step("dataset.clean", "Clean the text", work)
+TOKENISE = Step("dataset.tokenise", "Tokenise", work, needs=("dataset.clean",), code=("nanogpt.data.tokenizer",))
+TRAIN = Step("training.small", "Train small", work, code=("nanogpt.data.tokenizer",), costly=True)
+
+
+def reason(house: House, step: Step, settings: dict = SETTINGS) -> str:
+    decision = house.session().decide(step, settings)
+    assert not decision.keep
+    return decision.reason
+
+
+def kept(house: House, step: Step, settings: dict = SETTINGS) -> bool:
+    return house.session().decide(step, settings).keep
+
+
+# Kept
+
+
+def test_a_step_that_never_ran_is_run(house):
+    assert reason(house, CLEAN) == "never run"
+    assert house.session().marker("dataset.clean") is None
+
+
+def test_a_finished_step_is_kept_with_the_time_it_finished(house):
+    house.done(CLEAN, facts={"characters": 6})
+    decision = house.session().decide(CLEAN, SETTINGS)
+    assert decision.keep
+    assert not decision.older_code
+    assert re.fullmatch(r"finished \d{4}-\d\d-\d\d \d\d:\d\d, inputs and outputs unchanged", decision.reason)
+    assert house.session().facts("dataset.clean") == {"characters": 6}
+
+
+def test_the_marker_is_readable_and_tells_how_the_step_was_made(house):
+    house.done(CLEAN)
+    text = house.marker_file(CLEAN).read_text()
+    marker = json.loads(text)
+    assert '\n  "title": "Clean the text",\n' in text
+    assert marker["outputs"][0]["path"] == "data/dataset.clean.bin"
+    assert marker["outputs"][0]["size"] == 6
+    assert marker["seconds"] == 1.5
+    assert marker["commit"] == "abc"
+    assert marker["reason"] == "never run"
+    assert set(marker["versions"]) == {"python", "torch", "prefect"}
+
+
+def test_deciding_writes_nothing(house):
+    house.done(CLEAN)
+    house.marker_file(CLEAN).write_text("{")
+    before = sorted(house.workspace.rglob("*"))
+    house.session().decide(CLEAN, SETTINGS)
+    assert sorted(house.workspace.rglob("*")) == before
+    assert house.marker_file(CLEAN).read_text() == "{"
+
+
+def test_redo_runs_a_step_that_would_be_kept(house):
+    house.done(CLEAN)
+    decision = house.session().decide(CLEAN, SETTINGS, redo=True)
+    assert (decision.keep, decision.reason) == (False, "asked for (--redo)")
+
+
+# Settings
+
+
+def test_a_changed_setting_is_named_with_both_values(house):
+    house.done(CLEAN)
+    assert reason(house, CLEAN, {"training": {"max_iters": 5000, "seed": 1}}) == "training.max_iters 2000 -> 5000"
+
+
+def test_of_many_changed_settings_two_are_named(house):
+    house.done(CLEAN, settings={"a": 1, "b": {"c": 2, "d": 3}, "e": 4})
+    assert reason(house, CLEAN, {"a": 5, "b": {"c": 6, "d": 7}, "e": 8}) == "a 1 -> 5, b.c 2 -> 6 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ({}, {"seed": 3}, ["seed added (3)"]),
+        ({"seed": 3}, {}, ["seed removed (was 3)"]),
+        ({"a": {"b": None}}, {"a": {"b": True}}, ["a.b null -> true"]),
+        ({"betas": [0.9, 0.95]}, {"betas": [0.9, 0.99]}, ["betas.1 0.95 -> 0.99"]),
+        ({"a": 1}, {"a": True}, ["a 1 -> true"]),
+        ({"a": 1}, {"a": 1.0}, ["a 1 -> 1.0"]),
+        ({"a": ""}, {"a": "x"}, ['a "" -> x']),
+        ({"a": "x" * 50 + "1"}, {"a": "x" * 50 + "2"}, ["a changed"]),
+        ({"a": {}}, {"a": {}}, []),
+        ({"b": 1, "a": 2}, {"a": 2, "b": 1}, []),
+        ({"a": [1, 2]}, {"a": [1]}, ["a.1 removed (was 2)"]),
+    ],
+)
+def test_differences_of_settings_in_words(old, new, said):
+    assert settings_changes(old, new) == said
+
+
+def test_settings_are_recorded_as_they_were_at_the_start(house):
+    settings = {"training": {"max_iters": 1}}
+    ledger = house.session()
+    ledger.start(CLEAN, settings, "never run")
+    settings["training"]["max_iters"] = 2
+    ledger.finish(CLEAN, Outcome(), seconds=0.0)
+    assert kept(house, CLEAN, {"training": {"max_iters": 1}})
+    assert not kept(house, CLEAN, settings)
+
+
+def test_tuples_count_as_the_lists_that_json_makes_of_them(house):
+    house.done(CLEAN, settings={"shape": (1, 2)})
+    assert kept(house, CLEAN, {"shape": (1, 2)})
+    assert kept(house, CLEAN, {"shape": [1, 2]})
+
+
+# Inputs
+
+
+def test_other_output_of_an_upstream_step_is_the_reason(house):
+    house.done(CLEAN, "one")
+    house.done(TOKENISE)
+    house.done(CLEAN, "two")
+    assert reason(house, TOKENISE) == "Clean the text gave other output"
+
+
+def test_identical_output_of_an_upstream_step_stops_the_wave(house):
+    house.done(CLEAN, "one", facts={"characters": 3})
+    house.done(TOKENISE)
+    house.done(CLEAN, "one", settings={"training": {"max_iters": 9}}, facts={"characters": 3})
+    assert kept(house, TOKENISE)
+
+
+def test_other_facts_are_other_output(house):
+    house.done(CLEAN, "one", facts={"characters": 3})
+    house.done(TOKENISE)
+    house.done(CLEAN, "one", facts={"characters": 4})
+    assert reason(house, TOKENISE) == "Clean the text gave other output"
+
+
+def test_a_declared_identity_is_all_that_later_steps_see(house):
+    house.done(CLEAN, "log of one day", identity="same", facts={"seconds": 1.0})
+    house.done(TOKENISE)
+    digest = house.session().output_digest("dataset.clean")
+    house.done(CLEAN, "log of another day", identity="same", facts={"seconds": 2.0})
+    assert house.session().output_digest("dataset.clean") == digest
+    assert kept(house, TOKENISE)
+
+
+def test_an_upstream_step_under_way_is_named(house):
+    house.done(CLEAN)
+    house.done(TOKENISE)
+    house.session().start(CLEAN, SETTINGS, "asked for (--redo)")
+    assert reason(house, TOKENISE) == "Clean the text has not finished"
+
+
+def test_a_report_made_without_a_failed_step_is_made_again_when_that_changes(house):
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    ledger.fail(CLEAN, "disk full")
+    house.done(TOKENISE)
+    assert kept(house, TOKENISE)
+    ledger.start(CLEAN, SETTINGS, "failed")
+    ledger.fail(CLEAN, "no network")
+    assert not kept(house, TOKENISE)
+    house.done(TOKENISE)
+    house.done(CLEAN)
+    assert reason(house, TOKENISE) == "Clean the text has finished since"
+
+
+def test_a_new_and_a_dropped_need_are_named(house):
+    house.done(CLEAN)
+    house.done(TOKENISE)
+    assert reason(house, dataclasses.replace(TOKENISE, needs=())) == "no longer needs dataset.clean"
+    two = dataclasses.replace(TOKENISE, needs=("dataset.clean", "dataset.split"))
+    assert reason(house, two) == "now needs dataset.split"
+
+
+# Code
+
+
+def test_changed_code_of_a_cheap_step_is_named(house):
+    house.done(TOKENISE)
+    house.source.write_text("version = 2\n")
+    assert reason(house, TOKENISE) == "code of nanogpt.data.tokenizer changed"
+
+
+def test_a_costly_step_is_kept_as_made_by_older_code(house):
+    house.done(TRAIN)
+    house.source.write_text("version = 2\n")
+    decision = house.session().decide(TRAIN, SETTINGS)
+    assert decision.keep
+    assert decision.older_code
+    expected = "made by older code of nanogpt.data.tokenizer; --redo training.small to run it again"
+    assert decision.reason == expected
+
+
+def test_a_costly_step_with_older_code_is_still_checked_otherwise(house):
+    house.done(TRAIN)
+    house.source.write_text("version = 2\n")
+    assert reason(house, TRAIN, {"training": {"max_iters": 3, "seed": 1}}) == "training.max_iters 2000 -> 3"
+    house.write("data/training.small.bin", "tok")
+    assert reason(house, TRAIN) == "data/training.small.bin is 3 bytes short"
+
+
+def test_code_may_be_a_file_a_folder_or_a_package(house):
+    templates = house.checkout / "templates"
+    templates.mkdir()
+    (templates / "report.md.j2").write_text("a")
+    for entry in ("templates/", "templates/report.md.j2", "nanogpt.data", "nanogpt", "json.decoder"):
+        step = dataclasses.replace(TRAIN, code=(entry,), costly=False)
+        house.done(step)
+        assert kept(house, step), entry
+    step = dataclasses.replace(TRAIN, code=("templates/", "nanogpt.data"), costly=False)
+    house.done(step)
+    (templates / "card.md.j2").write_text("new")
+    assert reason(house, step) == "code of templates/ changed"
+    house.done(step)
+    (house.source.parent / "shards.py").write_text("new")
+    assert reason(house, step) == "code of nanogpt.data changed"
+
+
+def test_compiled_files_are_no_code(house):
+    step = dataclasses.replace(TRAIN, code=("nanogpt",), costly=False)
+    house.done(step)
+    cache = house.source.parent / "__pycache__"
+    cache.mkdir()
+    (cache / "tokenizer.cpython-311.pyc").write_bytes(b"x")
+    assert kept(house, step)
+
+
+def test_code_that_does_not_exist_is_refused(house):
+    with pytest.raises(FileNotFoundError, match=r"nanogpt\.daat"):
+        house.session().start(dataclasses.replace(TRAIN, code=("nanogpt.daat",)), SETTINGS, "never run")
+
+
+def test_code_edited_during_the_work_runs_the_step_next_time(house):
+    ledger = house.session()
+    ledger.start(TOKENISE, SETTINGS, "never run")
+    house.source.write_text("version = 2\n")
+    ledger.finish(TOKENISE, Outcome(), seconds=0.0)
+    assert reason(house, TOKENISE) == "code of nanogpt.data.tokenizer changed"
+
+
+def test_a_module_edited_between_the_start_of_the_run_and_of_the_step_is_not_trusted(house):
+    ledger = house.session()  # this process may have imported version 1 by now
+    house.source.write_text("version = 2\n")
+    ledger.start(TOKENISE, SETTINGS, "never run")
+    ledger.finish(TOKENISE, Outcome(), seconds=0.0)
+    assert reason(house, TOKENISE) == "code of nanogpt.data.tokenizer changed"
+
+
+def test_digests_of_code_import_nothing(tmp_path):
+    script = """
+        import sys
+        from pathlib import Path
+        from flows.ledger import Ledger, Step, Outcome
+        ledger = Ledger(Path("markers"), Path("."), Path(sys.argv[1]))
+        step = Step("a", "A", None, code=("nanogpt.durable", "flows", "torch.nn.functional", "prefect"))
+        ledger.start(step, {}, "never run")
+        ledger.finish(step, Outcome(), 0.0)
+        print([name for name in ("torch", "prefect", "git", "flows.run") if name in sys.modules])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(CHECKOUT)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+# Outputs
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_text("tok"), "data/dataset.clean.bin is 3 bytes short"),
+        (lambda path: path.write_text("token"), "data/dataset.clean.bin is 1 byte short"),
+        (lambda path: path.write_text("tokens!!"), "data/dataset.clean.bin is 2 bytes longer"),
+        (lambda path: path.write_text("tokenz"), "data/dataset.clean.bin changed (sha256 differs)"),
+        (lambda path: path.unlink(), "data/dataset.clean.bin is missing"),
+        (lambda path: shutil.rmtree(path.parent), "data/dataset.clean.bin is missing"),
+    ],
+)
+def test_damaged_output_is_the_reason(house, damage, said):
+    house.done(CLEAN)
+    damage(house.workspace / "data" / "dataset.clean.bin")
+    assert reason(house, CLEAN) == said
+
+
+def test_big_outputs_are_hashed_like_small_ones(house):
+    files = [house.write(f"data/{name}.bin", name * (5 << 20)) for name in "abc"]
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    ledger.finish(CLEAN, Outcome(files=files), seconds=0.0)
+    assert kept(house, CLEAN)
+    with open(files[1], "r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"?")
+    assert reason(house, CLEAN) == "data/b.bin changed (sha256 differs)"
+
+
+def test_a_promised_output_that_is_not_there_is_no_finish(house):
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    with pytest.raises(FileNotFoundError):
+        ledger.finish(CLEAN, Outcome(files=[house.workspace / "absent.bin"]), seconds=0.0)
+    ledger.fail(CLEAN, "absent.bin was not written")
+    assert "absent.bin was not written" in reason(house, CLEAN)
+
+
+def test_an_output_outside_the_workspace_is_refused(house, tmp_path):
+    (tmp_path / "elsewhere.txt").write_text("x")
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    with pytest.raises(ValueError, match="not under the workspace"):
+        ledger.finish(CLEAN, Outcome(files=[tmp_path / "elsewhere.txt"]), seconds=0.0)
+
+
+def test_a_workspace_reached_by_a_link_is_the_same_workspace(house, tmp_path):
+    (tmp_path / "link").symlink_to(house.workspace)
+    ledger = Ledger(house.marker_file(CLEAN).parent, tmp_path / "link", house.checkout)
+    ledger.start(CLEAN, SETTINGS, "never run")
+    house.write("out.txt", "x")
+    ledger.finish(CLEAN, Outcome(files=[tmp_path / "link" / "out.txt"]), seconds=0.0)
+    assert ledger.marker("dataset.clean")["outputs"][0]["path"] == "out.txt"
+    assert kept(house, CLEAN)
+
+
+# Ends that are no result
+
+
+def test_an_interrupted_step_runs_again_and_says_when_it_stopped(house):
+    house.session().start(CLEAN, SETTINGS, "never run")
+    assert re.fullmatch(r"interrupted at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", reason(house, CLEAN))
+    assert reason(house, CLEAN, {"training": {"max_iters": 9, "seed": 1}}).endswith("; training.max_iters 2000 -> 9")
+
+
+def test_the_time_of_an_interruption_is_the_last_sign_of_life(house, monkeypatch):
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    utime = os.utime
+    monkeypatch.setattr("flows.markers.os.utime", lambda path: utime(path, (2_000_000_000, 2_000_000_000)))
+    ledger.pulse()
+    assert reason(house, CLEAN).startswith("interrupted at 2033-05-1")
+
+
+def test_a_failed_step_runs_again_and_says_why_it_failed(house):
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    ledger.fail(CLEAN, "no space\nleft on device", seconds=2.0, remedies=[{"symptom": "disk_full"}])
+    assert re.fullmatch(r"failed at [\d :-]{19}: no space left on device", reason(house, CLEAN))
+    assert ledger.marker("dataset.clean")["remedies"] == [{"symptom": "disk_full"}]
+    assert ledger.facts("dataset.clean") == {}
+    assert ledger.output_digest("dataset.clean") is None
+
+
+def test_a_persons_mistake_leaves_the_step_not_done(house):
+    ledger = house.session()
+    ledger.start(CLEAN, SETTINGS, "never run")
+    with pytest.raises(UserError):
+        raise UserError("input.txt is empty")
+    assert not kept(house, CLEAN)
+
+
+def test_attempts_and_their_reasons_are_remembered(house):
+    for _ in range(2):
+        ledger = house.session()
+        ledger.start(CLEAN, SETTINGS, ledger.decide(CLEAN, SETTINGS).reason)
+    marker = house.done(CLEAN).marker("dataset.clean")
+    assert marker["attempts"] == 3
+    assert [attempt["ended"] for attempt in marker["history"]] == ["interrupted", "interrupted"]
+    assert marker["history"][0]["reason"] == "never run"
+    other = {"training": {"max_iters": 9, "seed": 1}}
+    ledger = house.session()
+    ledger.start(CLEAN, other, ledger.decide(CLEAN, other).reason)
+    marker = ledger.marker("dataset.clean")
+    assert marker["attempts"] == 1
+    assert marker["reason"] == "training.max_iters 2000 -> 9"
+    assert marker["previous"]["settings"] == SETTINGS
+    assert marker["previous"]["outputs"][0]["size"] == 6
+    house.session().start(CLEAN, other, "interrupted")
+    assert house.session().marker("dataset.clean")["previous"]["settings"] == SETTINGS
+
+
+def test_history_does_not_grow_without_end(house):
+    for _ in range(30):
+        house.session().start(CLEAN, SETTINGS, "interrupted")
+    marker = house.session().marker("dataset.clean")
+    assert marker["attempts"] == 30
+    assert len(marker["history"]) == 20
+
+
+# Damaged markers
+
+
+def spoilt(marker: dict, **fields) -> str:
+    return json.dumps({**marker, **fields})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda marker: "",
+        lambda marker: json.dumps(marker)[:-40],
+        lambda marker: "[]",
+        lambda marker: "null",
+        lambda marker: "\x00" * 500,
+        lambda marker: "[" * 100_000,
+        lambda marker: spoilt(marker, state="done"),
+        lambda marker: spoilt(marker, state=["finished"]),
+        lambda marker: spoilt(marker, settings=[]),
+        lambda marker: spoilt(marker, outputs=[{"path": "data/x"}]),
+        lambda marker: spoilt(marker, outputs=None),
+        lambda marker: spoilt(marker, code={"a": 1}),
+        lambda marker: spoilt(marker, finished_at=5),
+        lambda marker: spoilt(marker, step="another"),
+    ],
+)
+def test_a_damaged_marker_is_set_aside_and_made_again(house, spoil):
+    ledger = house.done(CLEAN)
+    broken = spoil(ledger.marker("dataset.clean"))
+    house.marker_file(CLEAN).write_text(broken)
+    assert reason(house, CLEAN).startswith("its marker is damaged (")
+    assert house.session().marker("dataset.clean") is None
+    house.done(CLEAN)
+    assert kept(house, CLEAN)
+    aside = house.marker_file(CLEAN).with_name("dataset.clean.json.corrupt")
+    assert aside.read_text() == broken
+
+
+def test_step_names_are_file_names(house):
+    with pytest.raises(ValueError, match="step name"):
+        house.session().marker("../../etc/passwd")
+
+
+KILLED = """
+    import sys
+    from pathlib import Path
+    from flows.ledger import Ledger, Outcome, Step
+    workspace = Path(sys.argv[1])
+    step = Step("a", "A", None)
+    print("ready", flush=True)
+    while True:
+        ledger = Ledger(workspace / "markers", workspace, workspace)
+        ledger.start(step, {"n": 1}, "never run")
+        (workspace / "out").write_text("result")
+        ledger.finish(step, Outcome(files=[workspace / "out"]), 0.0)
+"""
+
+
+def test_markers_survive_kill_9_at_any_instant(tmp_path):
+    step = Step("a", "A", work)
+    for turn in range(4):
+        command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)]
+        child = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.013 * (turn + 1))
+        child.kill()
+        child.communicate()
+        decision = Ledger(tmp_path / "markers", tmp_path, tmp_path).decide(step, {"n": 1})
+        assert "damaged" not in decision.reason
+        if decision.keep:
+            assert (tmp_path / "out").read_text() == "result"
