@@ -1,11 +1,26 @@
 """What several tests share."""
 
+import importlib.util
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+EXTRAS = [name for name in ("hypothesis", "transformers") if importlib.util.find_spec(name) is None]
+
+
+def pytest_report_header() -> str | None:
+    return f"left out: the tests that need {' or '.join(EXTRAS)} (not installed)" if EXTRAS else None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Phase 6 of a run executes the fast tests where only the runtime dependencies may be installed."""
+    if not EXTRAS or not collection_path.name.startswith("test_") or collection_path.suffix != ".py":
+        return None
+    needs = re.compile(rf"^(from|import) ({'|'.join(EXTRAS)})\b", re.MULTILINE)
+    return True if needs.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.fixture(scope="session")
