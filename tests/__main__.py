@@ -1,0 +1,27 @@
+"""`python3 -m tests [pytest's arguments]`: sets everything up, then runs the suite; exits as pytest does."""
+
+import os
+import sys
+
+from flows.bootstrap import ensure
+
+ensure("tests", sys.argv[1:], extras=("test",))
+
+import pytest  # noqa: E402
+
+
+def main(argv):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each fight for two cores
+    return pytest.main([*workers(argv), *argv])
+
+
+def workers(argv):
+    """Two processes unless the person chose, or wants to stand in one with a debugger."""
+    chosen = ("-n", "--numprocesses", "--pdb", "--trace")
+    if any(argument.startswith(chosen) for argument in argv):
+        return []
+    return ["-n", "2", "--dist", "worksteal"]
+
+
+if __name__ == "__main__":
+    sys.exit(main([argument for argument in sys.argv[1:] if argument != "--no-bootstrap"]))
