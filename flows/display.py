@@ -2,7 +2,7 @@
 
 Phases know only `Display`. Here is the one that shows nothing; prefect_display.py has the one with pages.
 Whatever a display does, each function given to it runs exactly once and its result or exception reaches the
-caller.
+caller. An exception with an attribute `shown_as` ("Blocked") is shown under that name instead of Failed.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Display(Protocol):
     def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
         """Run `function` as a task within the phase. With `kept_reason` it isn't run: the task is Cached."""
 
-    def beside(self, title: str, function: Function) -> Future:
+    def beside(self, title: str, function: Function) -> "Beside":
         """Run `function` as a task in a thread, beside what follows. The phase or flow around it waits for it."""
 
     def progress(self, key: str, fraction: float, description: str) -> None:
@@ -62,11 +62,21 @@ def open_display(server: Server | None, log: Log) -> Display:
     return PrefectDisplay(server, log)
 
 
+class Beside(Future):
+    """The outcome of a function that runs in a thread; knows whether anybody asked for it."""
+
+    asked = False
+
+    def result(self, timeout: float | None = None) -> Any:
+        self.asked = True
+        return super().result(timeout)
+
+
 class Scope:
     """A flow or phase in progress: what it started beside itself, and how many of its steps were kept."""
 
     def __init__(self) -> None:
-        self.beside: list[Future] = []
+        self.beside: list[Beside] = []
         self.steps = 0
         self.kept = 0
         self.failures: list[str] = []
@@ -103,8 +113,13 @@ class PlainDisplay:
     url: str | None = None
 
     def __init__(self) -> None:
-        self.scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("scope")
-        self.scope.set(Scope())
+        self._scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("scope")
+        self._outside = Scope()
+
+    @property
+    def scope(self) -> Scope:
+        """The phase or flow that this thread is in."""
+        return self._scope.get(self._outside)
 
     def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
         with self.within(Scope()) as scope:
@@ -117,7 +132,7 @@ class PlainDisplay:
     def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
         return None if kept_reason is not None else function()
 
-    def beside(self, title: str, function: Function) -> Future:
+    def beside(self, title: str, function: Function) -> Beside:
         return self.in_thread(title, function)
 
     def progress(self, key: str, fraction: float, description: str) -> None: ...
@@ -132,15 +147,15 @@ class PlainDisplay:
 
     @contextlib.contextmanager
     def within(self, scope: Scope) -> Iterator[Scope]:
-        token = self.scope.set(scope)
+        token = self._scope.set(scope)
         try:
             yield scope
         finally:
-            self.scope.reset(token)
+            self._scope.reset(token)
 
-    def in_thread(self, title: str, function: Function) -> Future:
+    def in_thread(self, title: str, function: Function) -> Beside:
         # A daemon, not a pool: a pool's threads hold back the end of an interrupted process.
-        future: Future = Future()
+        future = Beside()
         context = contextvars.copy_context()
 
         def work() -> None:
@@ -149,7 +164,7 @@ class PlainDisplay:
             except BaseException as error:
                 future.set_exception(error)
 
-        self.scope.get().beside.append(future)
+        self.scope.beside.append(future)
         threading.Thread(target=work, name=title, daemon=True).start()
         return future
 
@@ -166,5 +181,18 @@ def with_company(function: Function, scope: Scope) -> Any:
             future.exception()
         raise
     for future in scope.beside:
-        future.result()
+        failure = future.exception()
+        if failure is not None and not future.asked:
+            raise failure
     return value
+
+
+def one_line(words: object) -> str:
+    """A text or an exception in one line of bounded length; exceptions of other people's code are named."""
+    text = " ".join(str(words).split())[:500]
+    ours = type(words).__module__.startswith(("flows.", "nanogpt."))
+    if isinstance(words, KeyboardInterrupt):
+        return "stopped by a person"
+    if not isinstance(words, BaseException) or (ours and text):
+        return text
+    return f"{type(words).__name__}: {text}" if text else type(words).__name__

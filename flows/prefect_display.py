@@ -16,13 +16,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.display import Call, Function, Log, PlainDisplay, Scope, with_company
+from flows.display import Beside, Call, Function, Log, PlainDisplay, Scope, one_line, with_company
 from flows.prefect_server import Server
-from nanogpt.faults import UserError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
-RESTART_PATIENCE = 10.0  # at the end of a flow, for a server that is just being started again
+RESTART_PATIENCE = 8.0  # for a server that is just being started again (measured: back within 5 s)
 DRAIN_SECONDS = 3.0  # at the end of a flow, for what is still on its way to the server
 
 
@@ -56,7 +54,11 @@ class PrefectDisplay(PlainDisplay):
         from prefect.context import FlowRunContext, TagsContext
         from prefect.context import tags as with_tags
         from prefect.exceptions import TerminationSignal
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        from prefect.settings import (
+            PREFECT_CLIENT_MAX_RETRIES,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            temporary_settings,
+        )
 
         scope = Scope()
         call = Call(lambda: with_company(function, scope))
@@ -68,20 +70,22 @@ class PrefectDisplay(PlainDisplay):
             # Tasks must not inherit the flow's tags: each tag is a request to the server before each task.
             with TagsContext(current_tags=set()), self.within(scope):
                 call.run()
-                if call.error is None or isinstance(call.error, Exception):
-                    self._server.wait_until_healthy(RESTART_PATIENCE)
-                return _flow_state(call, scope)
+            return _flow_state(call, scope)
 
         flow = Flow(
             body, name=FLOW_NAME, flow_run_name=lambda: run_name, persist_result=False, retries=0,
             validate_parameters=False,
         )  # fmt: skip
+        settings = {
+            PREFECT_CLIENT_MAX_RETRIES: 0,  # `_record_end` tries again, and knows whether that has any hope
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # for Prefect Cloud's automations; its end takes up to 1 s
+        }
+        self._server.wait_until_healthy(RESTART_PATIENCE)
         try:
-            # Heartbeats serve Prefect Cloud's automations; ending their thread takes up to 1 s.
-            with with_tags(*tags), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            with with_tags(*tags), temporary_settings(settings):
                 flow(return_state=True)
         except Exception as error:
-            self._log(f"Prefect could not record the flow run: {_cause(error)}")
+            self._record_end(call, scope, error)
         except TerminationSignal:
             # Prefect holds SIGTERM before and after `body`; it is for whoever handled it before the flow.
             handlers.restore()
@@ -91,11 +95,26 @@ class PrefectDisplay(PlainDisplay):
         try:
             return call.result()
         finally:
-            self._courier.drain()
-            _drain_events(self._server)
+            patience = DRAIN_SECONDS if self._server.healthy() else 0
+            self._courier.drain(patience)
+            _drain_events(patience)
+
+    def _record_end(self, call: Call, scope: Scope, error: Exception) -> None:
+        """The flow engine could not tell the server: wait for a restart that may be going on, then say it again."""
+        from prefect.client.orchestration import get_client
+
+        patience = 0 if _interrupted(call) else RESTART_PATIENCE
+        if self._flow_run_id is None or not self._server.wait_until_healthy(patience):
+            self._log(f"Prefect could not record the flow run: {one_line(error)}")
+            return
+        try:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(self._flow_run_id, _flow_state(call, scope), force=True)
+        except Exception as second:
+            self._log(f"Prefect could not record the end of the flow run: {one_line(second)}")
 
     def phase(self, number: int, title: str, function: Function) -> Any:
-        around, scope = self.scope.get(), Scope()
+        around, scope = self.scope, Scope()
         call = Call(lambda: with_company(function, scope))
 
         def ending() -> "State":
@@ -107,10 +126,10 @@ class PrefectDisplay(PlainDisplay):
                 return self._task(f"{number} {title}", call, ending)
             finally:
                 if isinstance(call.error, Exception):
-                    around.failures.append(f"{number} {title}: {_cause(call.error)}")
+                    around.failures.append(f"{number} {title}: {one_line(call.error)}")
 
     def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
-        scope = self.scope.get()
+        scope = self.scope
         scope.steps += 1
         if kept_reason is None:
             call = Call(function)
@@ -118,8 +137,8 @@ class PrefectDisplay(PlainDisplay):
         scope.kept += 1
         return self._task(title, Call(lambda: None), lambda: _cached(kept_reason))
 
-    def beside(self, title: str, function: Function) -> Future:
-        self.scope.get().steps += 1
+    def beside(self, title: str, function: Function) -> Beside:
+        self.scope.steps += 1
         call = Call(function)
         return self.in_thread(title, lambda: self._task(title, call, lambda: _state(call)))
 
@@ -162,7 +181,7 @@ class PrefectDisplay(PlainDisplay):
         try:
             task(return_state=True)
         except Exception as error:
-            self._log(f"Prefect could not show {title!r}: {_cause(error)}")
+            self._log(f"Prefect could not show {title!r}: {one_line(error)}")
         return call.result()
 
 
@@ -181,8 +200,12 @@ def _state(call: Call, message: str | None = None) -> "State":
     if call.error is None:
         return Completed(message=message)
     if isinstance(call.error, Exception):
-        return Failed(message=_cause(call.error))
+        return Failed(name=getattr(call.error, "shown_as", "Failed"), message=one_line(call.error))
     return Cancelled(message="stopped; the same command goes on from here")
+
+
+def _interrupted(call: Call) -> bool:
+    return call.error is not None and not isinstance(call.error, Exception)
 
 
 def _flow_state(call: Call, scope: Scope) -> "State":
@@ -191,14 +214,6 @@ def _flow_state(call: Call, scope: Scope) -> "State":
     if call.error is None and scope.failures:
         return Failed(message="; ".join(scope.failures))
     return _state(call)
-
-
-def _cause(error: BaseException) -> str:
-    """An exception in one line: a person's mistake speaks for itself, the rest is named."""
-    text = " ".join(str(error).split())[:500]
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class _Handlers:
@@ -266,13 +281,11 @@ class _Courier:
 
         self._send(deliver)
 
-    def drain(self) -> None:
+    def drain(self, seconds: float) -> None:
         """Wait a little for what is under way."""
         arrived = threading.Event()
         self._send(lambda client: arrived.set())
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while not (arrived.wait(0.05) or self._server.lost.is_set() or time.monotonic() > deadline):
-            pass
+        arrived.wait(seconds)
 
     def _send(self, errand: "Callable[[SyncPrefectClient], None]") -> None:
         try:
@@ -292,7 +305,7 @@ class _Courier:
                 try:
                     errand(client)
                 except Exception as error:
-                    self._warn(_cause(error))
+                    self._warn(one_line(error))
 
     def _warn(self, why: str) -> None:
         if not self._warned:
@@ -308,26 +321,25 @@ def _current_run() -> tuple[Any, Any]:
     return (flow.flow_run.id if flow else None), (task.task_run.id if task else None)
 
 
-def _drain_events(server: Server) -> None:
+def _drain_events(seconds: float) -> None:
     """Let the task states that are still on their way arrive; then drop the rest.
 
     Without this the interpreter's exit waits for each of them in turn, 7 s a piece when the server is gone.
     """
     from prefect.events.worker import EventsWorker
 
-    workers = list(EventsWorker._instances.values())
-    EventsWorker.drain_all(timeout=0 if server.lost.is_set() else DRAIN_SECONDS)
-    for worker in workers:
-        with worker._queue.mutex:
-            worker._queue.queue.clear()
-        worker._queue.put(None)
+    under_way = [(worker._loop, worker._task) for worker in EventsWorker._instances.values() if worker._task]
+    EventsWorker.drain_all(timeout=seconds)
+    for loop, task in under_way:
+        if not task.done():
+            loop.call_soon_threadsafe(task.cancel)
 
 
 # ------------------------------------------------------------------------------------------- Prefect's own words
 
 
 class _OnceHandler(logging.Handler):
-    """Passes each different warning of Prefect's on once; its reports on our tasks we give ourselves."""
+    """Passes each kind of warning of Prefect's on once; its reports on our tasks we give ourselves."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -335,10 +347,10 @@ class _OnceHandler(logging.Handler):
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = " ".join(record.getMessage().split())[:300]
-        if record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) or message in self._seen:
+        message = " ".join(record.getMessage().split())[:200]
+        if record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) or record.msg in self._seen:
             return
-        self._seen.add(message)
+        self._seen.add(record.msg)
         self._pass_on(f"Prefect: {message}")
 
 
@@ -351,7 +363,7 @@ def _quiet_prefect(log: Log) -> None:
     for handler in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
         root.removeHandler(handler)
     once = _OnceHandler(log)
-    for name in ("prefect", "prefect._internal", "EventsWorker"):
+    for name, handler in (("prefect", once), ("prefect._internal", once), ("EventsWorker", logging.NullHandler())):
         logger = logging.getLogger(name)
-        logger.handlers = [once]
+        logger.handlers = [handler]
         logger.propagate = False

@@ -1,0 +1,250 @@
+"""What a person sees while a run goes on: a live table of the phases on a terminal, one line an event in a pipe."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from flows.display import Beside, Display, Function, one_line
+from flows.wording import duration
+
+WAITING, RUNNING, DONE, KEPT, FAILED, STOPPED = "waiting", "running", "done", "kept", "failed", "stopped"
+MARKS = {WAITING: "·", RUNNING: "▶", DONE: "✓", KEPT: "✓", FAILED: "✗", STOPPED: "‖"}
+ASCII_MARKS = {WAITING: ".", RUNNING: ">", DONE: "+", KEPT: "+", FAILED: "x", STOPPED: "-"}
+STYLES = {WAITING: "dim", RUNNING: "bold cyan", DONE: "green", KEPT: "blue", FAILED: "bold red", STOPPED: "yellow"}
+LEVEL_STYLES = {"warning": "yellow", "error": "red"}
+REFRESHES_A_SECOND = 2  # the cores are for training
+PIPED_PROGRESS_SECONDS = 30.0
+
+
+@dataclass
+class _Phase:
+    number: int
+    title: str
+    state: str = WAITING
+    began: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
+    kept: int = 0
+    running: dict[str, float] = field(default_factory=dict)  # title of a step -> when it began
+    cause: str = ""
+
+
+class Terminal:
+    """Shows phases and steps on `console`. `phases` are the titles to come; `time_left` gives seconds of the budget.
+
+    Every method may be called from any thread.
+    """
+
+    def __init__(
+        self, console: Console, phases: list[str], heading: str, time_left: Callable[[], float] | None = None
+    ) -> None:
+        self._console = console
+        self._heading = heading
+        self._time_left = time_left
+        self._began = time.monotonic()
+        self._phases = {number: _Phase(number, title) for number, title in enumerate(phases, 1)}
+        self._current: _Phase | None = None
+        self._progress = ""
+        self._progress_printed = 0.0
+        self._lock = threading.RLock()
+        self._marks = MARKS if console.encoding.lower().startswith("utf") else ASCII_MARKS
+        self._live: Live | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._live = Live(self, console=console, refresh_per_second=REFRESHES_A_SECOND)
+            self._live.start()
+
+    def phase_started(self, number: int, title: str) -> None:
+        with self._lock:
+            phase = self._phases.setdefault(number, _Phase(number, title))
+            phase.title, phase.state, phase.began = title, RUNNING, time.monotonic()
+            self._current = phase
+            self._line(f"{number} {title}")
+
+    def phase_finished(self, number: int, cause: str | None = None, stopped: bool = False) -> None:
+        """The phase has ended: failed with `cause`, stopped by a person, or well."""
+        with self._lock:
+            phase = self._phases[number]
+            phase.seconds = time.monotonic() - phase.began
+            phase.cause = cause or ""
+            all_kept = phase.steps > 0 and phase.kept == phase.steps
+            phase.state = STOPPED if stopped else FAILED if cause else KEPT if all_kept else DONE
+            phase.running.clear()
+            self._progress = ""
+            done = f"done in {duration(phase.seconds)}" if phase.state == DONE else ""
+            self._line(f"{number} {phase.title}: {', '.join(filter(None, [done, self._outcome(phase)]))}")
+
+    def step_started(self, title: str) -> None:
+        with self._lock:
+            self._of_step().running[title] = time.monotonic()
+            self._of_step().steps += 1
+            self._line(f"  {title} ...")
+
+    def step_finished(self, title: str, seconds: float) -> None:
+        self._step_ended(title, f"done in {duration(seconds)}")
+
+    def step_failed(self, title: str, cause: str) -> None:
+        self._step_ended(title, f"failed: {cause}")
+
+    def step_kept(self, title: str, reason: str) -> None:
+        with self._lock:
+            self._of_step().steps += 1
+            self._of_step().kept += 1
+            self._line(f"  {title}: kept ({reason})")
+
+    def progress(self, text: str) -> None:
+        """The latest line of the running step; piped, one every half minute."""
+        with self._lock:
+            self._progress = text
+            if time.monotonic() - self._progress_printed >= PIPED_PROGRESS_SECONDS:
+                self._progress_printed = time.monotonic()
+                self._line(f"    {text}")
+
+    def message(self, text: str, level: str = "info") -> None:
+        with self._lock:
+            prefix = "" if level == "info" else f"{level}: "
+            if self._live:
+                self._console.print(Text(f"{prefix}{text}", style=LEVEL_STYLES.get(level, "")))
+            else:
+                self._line(f"{prefix}{text}")
+
+    def close(self) -> None:
+        """Leave the last picture standing and give the terminal back."""
+        if self._live:
+            self._live.stop()
+
+    def _of_step(self) -> _Phase:
+        """The phase that a step belongs to; a step before the first phase gets a nameless one."""
+        return self._current or _Phase(0, "")
+
+    def _step_ended(self, title: str, how: str) -> None:
+        with self._lock:
+            for phase in self._phases.values():  # a step beside may outlive its phase
+                if phase.running.pop(title, None) is not None:
+                    break
+            self._progress = ""
+            self._line(f"  {title}: {how}")
+
+    def _line(self, text: str) -> None:
+        """One event in a pipe; the live table shows it by itself."""
+        if self._live is None:
+            at = time.strftime("%H:%M:%S")
+            self._console.print(f"{at} {' ' * (len(text) - len(text.lstrip()))}{one_line(text)}",
+                                markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------ the live table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        with self._lock:
+            yield self._header()
+            yield self._table()
+
+    def _header(self) -> Text:
+        spent = f"{duration(time.monotonic() - self._began)} elapsed"
+        left = self._time_left() if self._time_left else None
+        budget = "" if left is None else f", {duration(left)} of the budget left" if left > 0 else ", budget spent"
+        return Text.assemble((self._heading, "bold"), "  ", (spent + budget, "dim"))
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, justify="right")
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for phase in self._phases.values():
+            style = STYLES[phase.state]
+            spent = time.monotonic() - phase.began if phase.state == RUNNING else phase.seconds
+            table.add_row(
+                Text(self._marks[phase.state], style),
+                Text(f"{phase.number} {phase.title}", style),
+                Text("" if phase.state in (WAITING, KEPT) else duration(spent), "dim"),
+                Text(self._doing(phase) if phase.state == RUNNING else self._outcome(phase), "dim"),
+            )
+            if phase.state == RUNNING and self._progress:
+                table.add_row("", "", "", Text(self._progress))
+        return table
+
+    @staticmethod
+    def _doing(phase: _Phase) -> str:
+        return ", ".join(phase.running)
+
+    @staticmethod
+    def _outcome(phase: _Phase) -> str:
+        kept = f"{phase.kept} of {phase.steps} steps kept" if phase.kept else ""
+        return {FAILED: f"failed: {phase.cause}", STOPPED: "stopped", DONE: kept, KEPT: kept, WAITING: ""}[phase.state]
+
+
+class OnTerminal:
+    """A display that tells the terminal what it is told, and passes everything on to another display."""
+
+    def __init__(self, display: Display, terminal: Terminal) -> None:
+        self._display = display
+        self._terminal = terminal
+
+    @property
+    def url(self) -> str | None:
+        return self._display.url
+
+    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
+        return self._display.flow(function, run_name, tags)
+
+    def phase(self, number: int, title: str, function: Function) -> Any:
+        self._terminal.phase_started(number, title)
+        try:
+            value = self._display.phase(number, title, function)
+        except Exception as error:
+            self._terminal.phase_finished(number, cause=one_line(error))
+            raise
+        except BaseException:
+            self._terminal.phase_finished(number, stopped=True)
+            raise
+        self._terminal.phase_finished(number)
+        return value
+
+    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
+        if kept_reason is None:
+            return self._display.step(title, self._told(title, function))
+        self._terminal.step_kept(title, kept_reason)
+        return self._display.step(title, function, kept_reason)
+
+    def beside(self, title: str, function: Function) -> Beside:
+        return self._display.beside(title, self._told(title, function))
+
+    def progress(self, key: str, fraction: float, description: str) -> None:
+        self._terminal.progress(description)
+        self._display.progress(key, fraction, description)
+
+    def markdown(self, key: str, text: str, description: str = "") -> None:
+        self._display.markdown(key, text, description)
+
+    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
+        self._display.table(key, rows, description)
+
+    def link(self, key: str, url: str, text: str, description: str = "") -> None:
+        self._display.link(key, url, text, description)
+
+    def note(self, message: str, level: str = "info") -> None:
+        self._terminal.message(message, level)
+        self._display.note(message, level)
+
+    def _told(self, title: str, function: Function) -> Function:
+        """`function`, with its start and end told to the terminal."""
+
+        def told() -> Any:
+            began = time.monotonic()
+            self._terminal.step_started(title)
+            try:
+                value = function()
+            except BaseException as error:
+                self._terminal.step_failed(title, one_line(error))
+                raise
+            self._terminal.step_finished(title, time.monotonic() - began)
+            return value
+
+        return told
