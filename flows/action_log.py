@@ -1,0 +1,39 @@
+"""What a run did and when, line by line, in a file that people read."""
+
+import os
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
+
+
+class ActionLog:
+    """Lines `2026-11-20 23:50:12.345 INFO  message`, appended by any thread of any session of a run.
+
+    The file is opened for each line, so a person may move it away during a run. A disk that takes no more does not
+    stop the run: the line goes to stderr.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+
+    def write(self, message: str, level: str = "info") -> None:
+        """Append a line; further lines of `message` are indented below it."""
+        time = datetime.now().isoformat(sep=" ", timespec="milliseconds")
+        text = "\n    ".join(message.splitlines())
+        line = f"{time} {level.upper():<5} {text}\n".encode("utf-8", "replace")
+        with self._lock:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._append(line)
+            except OSError as error:
+                print(f"{self.path}: {error.strerror}: {line.decode().rstrip()}", file=sys.stderr)
+
+    def _append(self, line: bytes) -> None:
+        with open(self.path, "a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a session was killed within its last line
+                    line = b"\n" + line
+            file.write(line)
