@@ -7,10 +7,13 @@ import gc
 import os
 import platform
 import sys
+import time
 from dataclasses import dataclass
 
 import psutil
 import torch
+
+LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,62 @@ def available() -> list[str]:
     if torch.backends.mps.is_available():
         present.append("mps")
     return [*present, "cpu"]
+
+
+def prove(asked: str) -> dict:
+    """Allocate and compute on every device present, compare with the CPU in float64, and choose: facts for a report.
+
+    A device that fails is told in `candidates` and passed over; the CPU remains.
+    """
+    candidates, chosen, warning = [], "cpu", ""
+    for device in available():
+        try:
+            error = _relative_error(device)
+            works = error < LARGEST_RELATIVE_ERROR
+            problem = None if works else f"a product differs from the CPU's by {error:.1e}"
+        except (RuntimeError, NotImplementedError, TypeError) as exception:
+            error, works, problem = None, False, str(exception).splitlines()[0]
+        candidates.append({"device": device, "works": works, "error": problem, "max_relative_error": error})
+    working = [row["device"] for row in candidates if row["works"]]
+    if not working:
+        raise RuntimeError(f"not even the CPU computes correctly: {candidates[-1]['error']}")
+    chosen = asked if asked in working else working[0]
+    if asked not in ("auto", chosen):
+        problem = next((row["error"] for row in candidates if row["device"] == asked), "it is not on this machine")
+        warning = f"device.type {asked}: {problem}; taking {chosen}"
+    proof = next(row for row in candidates if row["device"] == chosen)
+    facts = describe(chosen)
+    half = matmul_rate(chosen, torch.bfloat16) if facts["bfloat16"] else None
+    return {
+        **facts, "asked": asked, "device": chosen, "warning": warning, "candidates": candidates,
+        "max_relative_error": proof["max_relative_error"],
+        "float32_flops": matmul_rate(chosen, torch.float32), "bfloat16_flops": half,
+    }  # fmt: skip
+
+
+def matmul_rate(device: str, dtype: torch.dtype, size: int = 1024, seconds: float = 0.4) -> float:
+    """FLOP/s of a square matrix product of `size`: the practical peak that a training's rate is held against."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    for _ in range(3):
+        a @ b
+    synchronize(device)
+    products, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for _ in range(4):
+            a @ b
+        synchronize(device)
+        products += 4
+    return products * 2 * size**3 / (time.perf_counter() - began)
+
+
+def _relative_error(device: str) -> float:
+    """Of a float32 product on `device` against float64 on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = a.double() @ b.double()
+    found = (a.to(device) @ b.to(device)).cpu().double()
+    return float((found - exact).norm() / exact.norm())
 
 
 def describe(device: str) -> dict:

@@ -1,0 +1,219 @@
+"""The command line of a run -> `RunOptions`: typed, validated, and refused in one line before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from nanogpt.config import (
+    Config,
+    DataConfig,
+    DeviceConfig,
+    Section,
+    load_config,
+    parse_overrides,
+    read_yaml,
+    set_key,
+    validate,
+)
+from nanogpt.faults import UserError, nearest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PHASES = ("environment", "implementation", "configuration", "dataset",
+          "training", "evaluation", "deployment", "documentation")  # fmt: skip
+MODEL_SECTIONS = ("model", "training")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SHORTEST_BUDGET = 60.0
+
+
+def seconds_of(budget: Any) -> float:
+    """`90s`, `10m`, `1.5h` or a number of seconds -> seconds. Raises ValueError saying what is allowed."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(budget))
+    if not match:
+        raise ValueError(f"found {str(budget)!r}, expected a time such as 90s, 10m, 1h or 8h")
+    seconds = float(match[1]) * SECONDS[match[2] or "s"]
+    if seconds < SHORTEST_BUDGET:
+        raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s")
+    return seconds
+
+
+class RunConfig(Section):
+    """A run, as configs/runs/*.yaml writes it."""
+
+    run: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    budget: float = 21600.0
+    ladder: tuple[str, ...] = ("micro", "tiny_model")
+    data: DataConfig = DataConfig()
+    device: DeviceConfig = DeviceConfig()
+    milestones: bool = True
+    tests: bool = True
+    port: int = Field(4200, ge=1024, le=65535)
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget_in_seconds(cls, value: Any) -> float:
+        return seconds_of(value)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Everything a person asked for, validated."""
+
+    config: RunConfig
+    rungs: tuple[Config, ...]  # the models to consider, smallest first
+    fixed: bool  # one model from --config: trained as written, not sized by the planner
+    pinned: frozenset[str]  # dotted keys that a person set: the planner leaves them alone
+    workspace: Path
+    ui: bool
+    status: bool
+    plan: bool
+    only: str | None
+    redo: tuple[str, ...]
+    fresh: bool
+    command: str  # reproduces this run
+
+    @property
+    def run(self) -> str:
+        return self.config.run
+
+
+def parse(argv: list[str]) -> RunOptions:
+    """`RunOptions` for a command line. Raises UserError; SystemExit for --help and unknown options."""
+    given = _parser().parse_args(argv)
+    values, model_file = _read_files(given)
+    model_changes = []
+    for override in given.set:
+        [(key, value)] = parse_overrides([override])
+        if key.split(".")[0] in MODEL_SECTIONS:
+            model_changes.append(override)
+        else:
+            set_key(values, key, value)
+    for key, value in (("run", given.run), ("budget", given.budget)):
+        if value is not None:
+            values[key] = value
+    if given.data is not None:
+        set_key(values, "data.source", _source(given.data))
+    config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"))
+    rungs = tuple(_rung(path, config, model_changes) for path in _rung_files(config, model_file))
+    _check_names(given, rungs)
+    return RunOptions(
+        config=config, rungs=rungs, fixed=model_file is not None,
+        pinned=frozenset(change.partition("=")[0].strip() for change in model_changes),
+        workspace=_workspace(given.workspace), ui=not given.no_ui, status=given.status, plan=given.plan,
+        only=given.only, redo=tuple(given.redo), fresh=given.fresh, command=command_line(argv),
+    )  # fmt: skip
+
+
+def command_line(argv: list[str]) -> str:
+    """The command that goes on with, or reproduces, a run: without what applies to one start only."""
+    kept, skip = [], False
+    for word in argv:
+        if skip:
+            skip = False
+        elif word in ("--redo", "--only"):
+            skip = True
+        elif word not in ("--fresh", "--status", "--plan") and not word.startswith(("--redo=", "--only=")):
+            kept.append(word)
+    return shlex.join(["python3", "-m", "flows.full_run", *kept])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.full_run",
+        description="From nothing to a trained, evaluated, exported and documented GPT. "
+        "Kill it at any time; the same command goes on.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
+    )
+    add = parser.add_argument
+    add("--budget", metavar="TIME", help="wall clock for the whole run: 2m, 10m, 1h, 8h (default 6h)")
+    add("--data", metavar="NAME|PATH", help="tiny_shakespeare, embedded, a text file or a folder of them")
+    add("--run", metavar="NAME", help="name of the run (default: default)")
+    add("--workspace", metavar="DIR", type=Path, default=CHECKOUT, help="where results go (default: the checkout)")
+    add("--config", metavar="FILE", type=Path, help="a model's YAML (trains exactly that) or a run's YAML")
+    add("--set", metavar="KEY=VALUE", action="append", default=[],
+        help="change a setting: training.learning_rate=3e-4, data.mirror=DIR (repeatable)")  # fmt: skip
+    add("--status", action="store_true", help="table of steps with state and reason, then end")
+    add("--plan", action="store_true", help="what would run, with expected time and memory; changes nothing")
+    add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")
+    add("--redo", metavar="STEP", action="append", default=[], help="run a step again, such as training.micro")
+    add("--fresh", action="store_true", help="begin anew; what this run had made is set aside")
+    add("--no-ui", action="store_true", help="without the Prefect server and its pages")
+    add("--no-bootstrap", action="store_true", help="use this Python as it is, install nothing")
+    return parser
+
+
+def _read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+    """The run's values and, when --config names a model's file, that file."""
+    defaults = read_yaml(CHECKOUT / "configs/runs/default.yaml")
+    if given.config is None:
+        return defaults, None
+    values = read_yaml(given.config)
+    if not set(MODEL_SECTIONS) & set(values):
+        return {**defaults, **values}, None
+    sections = {name: {**defaults.get(name, {}), **(values.get(name) or {})} for name in ("data", "device")}
+    return {**defaults, **sections}, given.config
+
+
+def _rung_files(config: RunConfig, model_file: Path | None) -> list[Path]:
+    if model_file is not None:
+        return [model_file]
+    if not config.ladder:
+        raise UserError("ladder: is empty; name at least one model of configs/")
+    files = [CHECKOUT / "configs" / f"{name}.yaml" for name in config.ladder]
+    known = sorted(path.stem for path in (CHECKOUT / "configs").glob("*.yaml"))
+    for file in files:
+        if not file.exists():
+            raise UserError(f"ladder: no model named {file.stem!r}{nearest(file.stem, known)}; "
+                            f"configs/ has {', '.join(known)}")  # fmt: skip
+    return files
+
+
+def _rung(file: Path, config: RunConfig, changes: list[str]) -> Config:
+    rung = load_config(file, changes)
+    return rung.model_copy(update={"data": config.data, "device": config.device})
+
+
+def _source(text: str) -> str:
+    """A path is kept absolute, so that the run means the same from any folder."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() or os.sep in text else text
+
+
+def _check_names(given: argparse.Namespace, rungs: tuple[Config, ...]) -> None:
+    if given.only is not None and given.only not in PHASES:
+        raise UserError(f"--only {given.only}: no such phase{nearest(given.only, PHASES)}; "
+                        f"phases are {', '.join(PHASES)}")  # fmt: skip
+    from flows.phases import steps_of
+
+    known = [step.name for step in steps_of([rung.name for rung in rungs])]
+    for name in given.redo:
+        if name not in known:
+            raise UserError(f"--redo {name}: no such step{nearest(name, known)}; steps are {', '.join(known)}")
+
+
+def _workspace(folder: Path) -> Path:
+    folder = folder.expanduser().resolve()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"--workspace {folder}: {existing} is a file, a folder is needed")
+    if not _writable(existing):
+        raise UserError(f"--workspace {folder}: cannot be written; choose a folder of your own or change its rights")
+    return folder
+
+
+def _writable(folder: Path) -> bool:
+    """Asks the file system itself: os.access answers yes to root even on a read-only mount."""
+    probe = folder / f".autopilot-probe-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

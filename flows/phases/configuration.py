@@ -1,0 +1,133 @@
+"""Phase 3: a short measurement on this machine, and from it and the budget every model's resolved YAML."""
+
+from __future__ import annotations
+
+import psutil
+
+from flows import planner
+from flows.ledger import Outcome, Step
+from flows.run import Run
+from flows.worker import WorkerDied
+from nanogpt import durable
+from nanogpt.config import save_config
+from nanogpt.faults import OUT_OF_MEMORY, classify
+
+MEASURE_SECONDS = 5.0  # per model and precision; a step of the largest rung may take longer
+BYTES_PER_BPE_TOKEN = 2.8  # of a vocabulary of 1,024 on English text (measured; 1.0 for characters)
+
+
+def configuration(run: Run) -> None:
+    run.do(MEASURE)
+    run.do(PLAN)
+
+
+def measure_speed(run: Run) -> Outcome:
+    """Seconds per real step of each model that might be trained, in the faster precision."""
+    budget, fetched = run.config.budget, run.facts("dataset.fetch")
+    rungs, models, unmeasured = run.options.rungs, {}, {}
+    rate = 0.0
+    for rung in rungs:
+        rung = _with_vocabulary(run, rung, fetched)
+        if models and rough_flops(rung) * planner.LEAST_TOKENS > planner.training_seconds(budget) * rate:
+            unmeasured[rung.name] = (
+                f"at this machine's {rate / 1e9:.0f} GFLOP/s the budget feeds it "
+                f"{planner.training_seconds(budget) * rate / rough_flops(rung):,.0f} tokens; "
+                f"{planner.LEAST_TOKENS:,} are the least that make sense"
+            )
+            continue
+        try:
+            speed = run.worker.call("nanogpt.training.profiler:choose_precision", config=rung.model_dump(),
+                                    device=run.facts("implementation.checks")["device"],
+                                    seconds=min(MEASURE_SECONDS, budget / 60), timeout=300)  # fmt: skip
+        except (WorkerDied, RuntimeError, MemoryError) as error:
+            if not models:
+                raise
+            memory = isinstance(error, WorkerDied) or classify(error) == OUT_OF_MEMORY
+            unmeasured[rung.name] = "does not fit into memory" if memory else f"cannot be trained here: {error}"
+            continue
+        models[rung.name] = speed
+        rate = max(rate, speed["flops_per_second"])
+        run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
+                 f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}")  # fmt: skip
+    return Outcome(facts={"models": models, "unmeasured": unmeasured})
+
+
+def make_plan(run: Run) -> Outcome:
+    fetched, measured = run.facts("dataset.fetch"), run.facts("configuration.measure")
+    tokenizer = planner.tokenizer_for(run.options.rungs[0], fetched["bytes"], fetched["alphabet_size"])
+    device = run.facts("implementation.checks")["device"]
+    rungs = [
+        rung.with_changes({"data.tokenizer": tokenizer, "device.type": device})
+        for rung in run.options.rungs
+    ]  # fmt: skip
+    corpus = planner.Corpus(
+        fetched["bytes"], fetched["characters"], fetched["alphabet_size"], run.config.data.val_fraction,
+        run.config.data.test_fraction, bytes_per_token(tokenizer, fetched),
+    )  # fmt: skip
+    plan = planner.make_plan(
+        rungs, {name: planner.speed_of(name, facts) for name, facts in measured["models"].items()},
+        measured["unmeasured"], run.config.budget, corpus, psutil.virtual_memory().total,
+        run.options.fixed, run.options.pinned,
+    )  # fmt: skip
+    files = []
+    for rung in plan.ladder:
+        files.append(run.paths.configs / f"{rung.config.name}.yaml")
+        save_config(rung.config, files[-1])
+        run.tell(f"{rung.config.name}: {rung.config.training.max_iters:,} steps, {rung.tokens:,} tokens, "
+                 f"about {rung.seconds:.0f} s ({rung.why})")  # fmt: skip
+    for row in plan.left_out:
+        run.tell(f"{row['name']} is left out: {row['reason']}")
+    plan_file = run.paths.state / "plan.json"
+    durable.write_json(plan_file, plan.facts())
+    return Outcome([*files, plan_file], plan.facts())
+
+
+def rough_flops(config) -> float:
+    """Operations per token, forward and backward, without building the model: 6 per parameter in a product."""
+    model = config.model
+    return 6 * (12 * model.n_layer * model.n_embd**2 + (model.vocab_size or 0) * model.n_embd)
+
+
+def bytes_per_token(tokenizer: str, fetched: dict) -> float:
+    return fetched["bytes"] / fetched["characters"] if tokenizer == "char" else BYTES_PER_BPE_TOKEN
+
+
+def _with_vocabulary(run: Run, rung, fetched: dict):
+    """The rung with the vocabulary that its tokenizer will have, near enough for a measurement."""
+    kind = planner.tokenizer_for(rung, fetched["bytes"], fetched["alphabet_size"])
+    sizes = {"char": fetched["alphabet_size"] + 1, "bpe": run.config.data.bpe_vocab_size, "gpt2": 50257}
+    return rung.with_changes({"model.vocab_size": sizes[kind]})
+
+
+def _measure_settings(run: Run) -> dict:
+    """Shapes and batch decide the speed; learning rates and schedules do not."""
+    return {
+        "budget": run.config.budget,
+        "device": run.config.device.model_dump(),
+        "models": {
+            rung.name: {"model": rung.model.model_dump(), "batch_size": rung.training.batch_size,
+                        "gradient_accumulation": rung.training.gradient_accumulation,
+                        "optimizer": rung.training.optimizer, "tokenizer": rung.data.tokenizer}
+            for rung in run.options.rungs
+        },
+    }  # fmt: skip
+
+
+def _plan_settings(run: Run) -> dict:
+    return {
+        "budget": run.config.budget, "data": run.config.data.model_dump(), "device": run.config.device.model_dump(),
+        "models": {rung.name: rung.model_dump(include={"model", "training"}) for rung in run.options.rungs},
+        "pinned": sorted(run.options.pinned),
+    }  # fmt: skip
+
+
+MEASURE = Step(
+    "configuration.measure", "Measure the speed of each model", measure_speed, _measure_settings,
+    needs=("implementation.checks", "dataset.fetch"), code=("flows.phases.configuration",), costly=True,
+)  # fmt: skip
+PLAN = Step(
+    "configuration.plan", "Plan the ladder and write its YAML", make_plan, _plan_settings,
+    needs=("configuration.measure", "dataset.fetch", "implementation.checks"),
+    code=("flows.planner", "flows.phases.configuration"), costly=True,
+)  # fmt: skip
+STEPS = [MEASURE, PLAN]

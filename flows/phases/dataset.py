@@ -1,0 +1,84 @@
+"""Phase 4: text is fetched, verified, cleaned, split and tokenised; nothing here depends on when or where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.ledger import Outcome, Step
+from flows.run import Run
+from nanogpt.data import preprocessing, shards, sources
+
+
+def dataset(run: Run) -> None:
+    run.do(FETCH)  # began beside phase 2
+    run.do(CLEAN)
+    byte_pairs = run.beside(BYTE_PAIRS)
+    run.do(CHARACTERS)
+    byte_pairs()
+
+
+def fetch_text(run: Run) -> Outcome:
+    data = run.config.data
+    fetched = sources.fetch(data.source, run.paths.downloads, data.mirror,
+                            notify=lambda line: run.tell(line, "warning"))  # fmt: skip
+    alphabet, characters = set(), 0
+    for document in fetched.documents:
+        text, _ = preprocessing.decode(document.read_bytes(), document)
+        alphabet |= set(text)
+        characters += len(text)
+    facts = {
+        "source": data.source, "origin": fetched.origin, "sha256": fetched.sha256, "bytes": fetched.bytes,
+        "documents": len(fetched.documents),
+        "files": [str(document) for document in fetched.documents], "characters": characters,
+        "alphabet_size": len(alphabet), "fallback_reason": fetched.fallback_reason,
+        "licence": sources.CATALOGUE[data.source].licence if data.source in sources.CATALOGUE else None,
+    }  # fmt: skip
+    ours = [document for document in fetched.documents if document.is_relative_to(run.paths.workspace)]
+    identity = {key: facts[key] for key in ("sha256", "bytes", "characters", "alphabet_size")}
+    return Outcome(ours, facts, identity)
+
+
+def clean_text(run: Run) -> Outcome:
+    documents = [Path(document) for document in run.facts("dataset.fetch")["files"]]
+    folder = run.paths.data / "text"
+    statistics = preprocessing.prepare(documents, folder, run.config.data)
+    statistics["alphabet_size"] = len(statistics["alphabet"])
+    files = [folder / f"{split}.txt" for split in preprocessing.SPLITS]
+    return Outcome([*files, folder / preprocessing.STATISTICS], statistics)
+
+
+def tokenise(run: Run, kind: str) -> Outcome:
+    folder = run.paths.data / kind
+    manifest = shards.tokenise(run.paths.data / "text", kind, folder, run.config.data,
+                               notify=lambda line: run.tell(line, "warning"))  # fmt: skip
+    files = [folder / name for name in manifest["files"]]
+    facts = {"folder": run.relative(folder), "splits": manifest["splits"], **manifest["statistics"]}
+    return Outcome([*files, folder / shards.MANIFEST], facts)
+
+
+def _fetch_settings(run: Run) -> dict:
+    """A person's own text counts by its content: an edited file is fetched, and learned from, anew."""
+    return {"data": {"source": run.config.data.source, "content": sources.fingerprint(run.config.data.source)}}
+
+
+def _bpe_kind(run: Run) -> str:
+    return "gpt2" if run.config.data.tokenizer == "gpt2" else "bpe"
+
+
+FETCH = Step("dataset.fetch", "Fetch and verify the text", fetch_text, _fetch_settings,
+             code=("nanogpt.data.sources",))  # fmt: skip
+CLEAN = Step(
+    "dataset.clean", "Clean the text and split it", clean_text,
+    lambda run: {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"})},
+    needs=("dataset.fetch",), code=("nanogpt.data.preprocessing",),
+)  # fmt: skip
+CHARACTERS = Step(
+    "dataset.characters", "Tokenise into characters", lambda run: tokenise(run, "char"), needs=("dataset.clean",),
+    code=("nanogpt.data.tokenizer", "nanogpt.data.shards"),
+)  # fmt: skip
+BYTE_PAIRS = Step(
+    "dataset.bpe", "Learn byte pairs and tokenise", lambda run: tokenise(run, _bpe_kind(run)),
+    lambda run: {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}},
+    needs=("dataset.clean",), code=("nanogpt.data.tokenizer", "nanogpt.data.shards"),
+)  # fmt: skip
+STEPS = [FETCH, CLEAN, CHARACTERS, BYTE_PAIRS]

@@ -1,0 +1,167 @@
+"""Phase 8: the facts of the whole run, and everything that a person reads, rendered from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from flows import documents
+from flows.ledger import Outcome, Step
+from flows.run import Run
+from nanogpt import durable
+from nanogpt.config import load_config
+from nanogpt.faults import UserError
+
+FACTS = "facts.json"
+
+
+def documentation(run: Run) -> None:
+    names = [name for name in run.rung_names() if run.ledger.facts(f"training.{name}")]
+    run.do(figures_step(names))
+    run.do(report_step(run.rung_names()))
+
+
+def draw_figures(run: Run, names: Sequence[str]) -> Outcome:
+    from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
+
+    folder = run.paths.reports / "figures"
+    folders = {name: run.paths.checkpoints / name for name in names}
+    figures = []
+    for name, model in folders.items():
+        for kind, plot in (("loss", plots.loss_plot), ("learning-rate", plots.learning_rate_plot),
+                           ("speed", plots.speed_plot)):  # fmt: skip
+            figures.append(plot(model, folder / f"{name}-{kind}.svg"))
+    baselines = run.ledger.facts("evaluation.baselines").get("bits_per_byte", {})
+    figures.append(plots.comparison_plot(folders, folder / "comparison.svg", _five_gram(baselines)))
+    tested = {name: figures_of["test"]["bits_per_byte"]
+              for name, figures_of in run.ledger.facts("evaluation.models").get("models", {}).items()}  # fmt: skip
+    figures.append(plots.baselines_plot(baselines, tested, folder / "baselines.svg"))
+    return Outcome(figures)
+
+
+def write_report(run: Run) -> Outcome:
+    from nanogpt import plots
+
+    facts = collect(run)
+    times = run.paths.reports / "figures" / "phase-times.svg"
+    plots.phase_times_plot(
+        [(f"{phase['number']} {phase['title']}", phase["planned_seconds"], phase["seconds"])
+         for phase in facts["phases"]],
+        times,
+    )
+    figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}
+    durable.write_json(run.paths.reports / FACTS, facts)
+    files = documents.render(facts, run.paths.reports, figures)
+    criteria = documents.criteria(facts)
+    return Outcome([*files, times, run.paths.reports / FACTS], {"criteria": criteria})
+
+
+def collect(run: Run) -> dict:
+    """Everything that the documents say, as JSON."""
+    models = [_model(run, name) for name in run.rung_names()]
+    steps = {step.name: facts for step in _all_steps(run) if (facts := run.ledger.facts(step.name))}
+    _add_best_to_baselines(steps)
+    return {
+        "run": run.options.run, "workspace": str(run.paths.workspace), "command": run.options.command,
+        "resume_command": run.options.command, "prefect_url": run.prefect_url, "versions": run.versions(),
+        "started": run.started, "ended": datetime.now().isoformat(sep=" ", timespec="seconds"),
+        "sessions": run.sessions, "budget_seconds": run.config.budget, "spent_seconds": round(run.clock.spent, 1),
+        "phases": _phases(run), "steps": steps, "models": models, "remedies": _remedies(run),
+        "milestones": [{**commit, "when": commit["time"]} for commit in run.milestones.commits()],
+        "configs": {name: config for name in run.rung_names() if (config := _config(run, name))},
+    }  # fmt: skip
+
+
+def _phases(run: Run) -> list[dict]:
+    planned = {phase["number"]: phase["planned_seconds"]
+               for phase in run.ledger.facts("configuration.plan").get("phases", [])}  # fmt: skip
+    rows = []
+    for record in run.phases:
+        seconds = sum(step["seconds"] for step in record.steps) if record.steps else None
+        rows.append({
+            "number": record.number, "title": record.title, "status": record.status, "seconds": seconds,
+            "planned_seconds": planned.get(record.number), "cause": record.cause,
+            "next_command": record.next_command, "steps": record.steps,
+        })  # fmt: skip
+    return rows
+
+
+def _model(run: Run, name: str) -> dict:
+    marker = run.ledger.marker(f"training.{name}") or {}
+    facts = run.ledger.facts(f"training.{name}")
+    if not facts and marker.get("cause"):
+        facts = {"status": "failed", "message": marker["cause"]}
+    return {"name": name, "folder": str(run.paths.checkpoints / name), "facts": facts}
+
+
+def _config(run: Run, name: str) -> dict | None:
+    try:
+        return load_config(run.paths.configs / f"{name}.yaml").model_dump()
+    except UserError:
+        return None
+
+
+def _remedies(run: Run) -> list[dict]:
+    """Of every step and every session: what the markers keep, and what this session has added."""
+    kept = [row for step in _all_steps(run) for row in (run.ledger.marker(step.name) or {}).get("remedies", [])]
+    new = [row for row in run.remedies if row not in kept]
+    return sorted(kept + new, key=lambda row: row["when"])
+
+
+def _add_best_to_baselines(steps: dict) -> None:
+    evaluated, baselines = steps.get("evaluation.models"), steps.get("evaluation.baselines")
+    if evaluated and baselines:
+        bits = evaluated["models"][evaluated["best"]]["test"]["bits_per_byte"]
+        steps["evaluation.baselines"] = {**baselines, "model": bits if math.isfinite(bits) else None}
+
+
+def _five_gram(baselines: dict) -> dict:
+    return {name: bits for name, bits in baselines.items() if name.startswith("5-gram")}
+
+
+def _all_steps(run: Run) -> list[Step]:
+    from flows.phases import steps_of
+
+    return steps_of(run.rung_names())
+
+
+def _report_settings(run: Run) -> dict:
+    """A failed or blocked phase is news for the report; that a phase was kept this time is not."""
+    return {"troubles": {record.title: record.cause for record in run.phases if record.cause}}
+
+
+def _upstream(names: Sequence[str]) -> tuple[str, ...]:
+    from flows.phases import steps_of
+
+    return tuple(step.name for step in steps_of(names) if not step.name.startswith("documentation."))
+
+
+def figures_step(names: Sequence[str]) -> Step:
+    return Step("documentation.figures", "Draw the figures", lambda run: draw_figures(run, names),
+                lambda run: {"models": list(names), "made_of": _digests(run, names)},
+                code=("nanogpt.plots",))  # fmt: skip
+
+
+def report_step(names: Sequence[str]) -> Step:
+    return Step(
+        "documentation.report", "Write the report and the guides", write_report,
+        lambda run: {**_report_settings(run), "made_of": _digests(run, names)},
+        code=("templates/", "flows.documents", "flows.judgement", "flows.wording", "flows.phases.documentation"),
+    )  # fmt: skip
+
+
+def _digests(run: Run, names: Sequence[str]) -> dict:
+    """Outputs of every other step as they are now, missing ones too: a report never waits for a step that failed."""
+    return {name: run.ledger.output_digest(name) for name in _upstream(names)}
+
+
+def steps(models: Sequence[str]) -> list[Step]:
+    return [figures_step(models), report_step(models)]
+
+
+def report_file(run: Run) -> Path:
+    return run.paths.reports / "training_report.html"
+
+

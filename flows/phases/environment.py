@@ -1,0 +1,131 @@
+"""Phase 1: folders, machine, device and packages - what there is, and whether it is enough."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import distributions
+
+import psutil
+
+from flows import documents
+from flows.ledger import Outcome, Step
+from flows.run import Run
+from nanogpt import durable
+
+GIB = 2**30
+LEAST_MEMORY = 2 * GIB  # Prefect's server 0.2, the autopilot 0.2, a trainer of the smallest model 0.7 (measured)
+BYTES_PER_PARAMETER = 4 * 3  # weights and two moments in float32, in one checkpoint
+CHECKPOINTS = 6  # three last, the best, the one before the cool-down, and one being written
+
+
+def environment(run: Run) -> None:
+    run.do(FOLDERS)
+    packages = run.beside(PACKAGES)
+    run.do(SYSTEM)
+    run.do(DEVICE)
+    packages()
+
+
+def make_folders(run: Run) -> Outcome:
+    for folder in run.paths.folders():
+        folder.mkdir(parents=True, exist_ok=True)
+    return Outcome(facts={"folders": [run.relative(folder) for folder in run.paths.folders()]})
+
+
+def check_system(run: Run) -> Outcome:
+    memory = psutil.virtual_memory()
+    free = shutil.disk_usage(run.paths.workspace).free
+    needed = disk_needed(run)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    checks = [
+        _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,
+               "install a newer Python"),
+        _check("memory", _gib(memory.total), f"{_gib(LEAST_MEMORY)} at least", memory.total >= LEAST_MEMORY,
+               memory.available >= LEAST_MEMORY, f"{_gib(memory.available)} are free: close other programs"),
+        _check("disk", _gib(free), f"{_gib(needed)} for this plan", free >= needed, free >= 2 * needed,
+               f"free {_gib(2 * needed - free)}, or choose another --workspace or a smaller ladder"),
+        _check("processor cores", str(cores), "2 or more", True, cores >= 2, "training will take longer"),
+    ]  # fmt: skip
+    facts = {
+        "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(),
+        "cores": cores, "physical_cores": psutil.cpu_count(logical=False) or cores,
+        "memory_bytes": memory.total, "memory_available_bytes": memory.available,
+        "disk_free_bytes": free, "disk_needed_bytes": needed, "checks": checks,
+    }  # fmt: skip
+    durable.write_json(run.paths.state / "system.json", facts)
+    for check in checks:
+        if check["level"] == "fail":
+            raise RuntimeError(f"{check['name']}: found {check['found']}, needed {check['needed']}; {check['advice']}")
+        if check["level"] == "warn":
+            run.tell(f"{check['name']}: {check['found']} is tight; {check['advice']}", "warning")
+    return Outcome([run.paths.state / "system.json"], facts, identity={"memory_bytes": memory.total})
+
+
+def check_device(run: Run) -> Outcome:
+    facts = run.worker.call("nanogpt.device:prove", asked=run.config.device.type, timeout=120)
+    if facts["warning"]:
+        run.tell(facts["warning"], "warning")
+    report = run.paths.state / "system_report.md"
+    documents.render_system_report({"environment.system": run.facts("environment.system"),
+                                    "environment.device": facts}, report)  # fmt: skip
+    return Outcome([report], facts, identity={"device": facts["device"]})
+
+
+def freeze_packages(run: Run) -> Outcome:
+    packages = {
+        package.metadata["Name"]: package.version for package in distributions() if package.metadata["Name"]
+    }
+    file = run.paths.state / "requirements.txt"
+    lines = [f"{name}=={packages[name]}\n" for name in sorted(packages, key=str.lower)]
+    durable.write_text(file, "".join(line for line in lines if not line.startswith("nanogpt-autopilot==")))
+    return Outcome([file], {"count": len(packages), "packages": packages, "file": run.relative(file)}, identity={})
+
+
+def disk_needed(run: Run) -> int:
+    """Bytes that the largest model of the ladder and its checkpoints will take, and 1 GiB for the rest."""
+    largest = max(rough_parameters(rung) for rung in run.options.rungs)
+    return CHECKPOINTS * BYTES_PER_PARAMETER * largest + GIB
+
+
+def rough_parameters(config) -> int:
+    """Parameters within a tenth, without building the model: 12 n_layer n_embd^2 and two tables."""
+    model = config.model
+    return 12 * model.n_layer * model.n_embd**2 + 2 * (model.vocab_size or 1024) * model.n_embd
+
+
+def _check(name: str, found: str, needed: str, enough: bool, ample: bool, advice: str) -> dict:
+    level = "fail" if not enough else "ok" if ample else "warn"
+    return {"name": name, "level": level, "found": found, "needed": needed, "advice": "" if level == "ok" else advice}
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def _processor() -> str:
+    """As the maker calls it; nanogpt.device knows too, but would bring torch into this process."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _system_settings(run: Run) -> dict:
+    return {"workspace": str(run.paths.workspace), "ladder": [rung.name for rung in run.options.rungs],
+            "disk_needed_bytes": disk_needed(run)}  # fmt: skip
+
+
+THIS = "flows.phases.environment"
+FOLDERS = Step("environment.folders", "Make the folders", make_folders, code=("flows.run",))
+SYSTEM = Step("environment.system", "Check Python, memory, disk and cores", check_system, _system_settings,
+              needs=("environment.folders",), code=(THIS,))  # fmt: skip
+DEVICE = Step("environment.device", "Prove the device against the CPU", check_device,
+              lambda run: {"device": {"type": run.config.device.type}}, needs=("environment.system",),
+              code=(THIS, "nanogpt.device"))  # fmt: skip
+PACKAGES = Step("environment.packages", "Freeze the exact packages", freeze_packages,
+                needs=("environment.folders",), code=(THIS,))  # fmt: skip
+STEPS = [FOLDERS, PACKAGES, SYSTEM, DEVICE]

@@ -1,0 +1,125 @@
+"""Phase 6: how good the models are, on text they never saw, against baselines; and whether the project's tests pass."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from flows.ledger import Outcome, Step
+from flows.options import CHECKOUT
+from flows.run import Run
+from nanogpt import durable
+
+TEMPERATURES = (0.5, 0.8, 1.0)
+SAMPLE_TOKENS = 400
+TEST_SECONDS = 120
+
+
+def evaluation(run: Run) -> None:
+    baselines = run.beside(BASELINES)
+    run.do(models_step(run.rung_names()))
+    run.do(SAMPLES)
+    run.do(SPEED)
+    baselines()
+    if run.config.tests:
+        run.do(TESTS)
+
+
+def evaluate_models(run: Run, names: Sequence[str]) -> Outcome:
+    models = {}
+    for name in names:
+        folder = run.paths.checkpoints / name
+        models[name] = run.worker.call("nanogpt.evaluation.summary:summarise", model_folder=folder,
+                                       data_folder=_data_folder(run, name), timeout=3600)  # fmt: skip
+        figures = models[name]["test"]
+        run.tell(f"{name}: test loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}, "
+                 f"{figures['bits_per_byte']:.3f} bits per byte")  # fmt: skip
+    # Chosen by the validation split: the test split judges, once, and decides nothing.
+    best = min(models, key=lambda name: models[name]["val"]["bits_per_byte"])
+    return Outcome(facts={"best": best, "models": models})
+
+
+def write_samples(run: Run) -> Outcome:
+    best = run.facts("evaluation.models")["best"]
+    facts = run.worker.call(
+        "nanogpt.evaluation.summary:sample_and_judge", model_folder=run.paths.checkpoints / best,
+        text_folder=run.paths.data / "text", temperatures=TEMPERATURES, tokens=SAMPLE_TOKENS,
+        seed=_config(run, best)["training"]["seed"], timeout=600,
+    )  # fmt: skip
+    return Outcome(facts={"model": best, **facts})
+
+
+def measure_decoding(run: Run) -> Outcome:
+    best = run.facts("evaluation.models")["best"]
+    facts = run.worker.call("nanogpt.evaluation.summary:decoding", model_folder=run.paths.checkpoints / best,
+                            timeout=300)  # fmt: skip
+    return Outcome(facts={"model": best, **facts}, identity={})
+
+
+def compare_baselines(run: Run) -> Outcome:
+    from nanogpt.evaluation import baselines
+
+    rows = baselines.compare(run.paths.data / "text")
+    return Outcome(facts={
+        "bits_per_byte": {row.name: row.bits_per_byte for row in rows},
+        "explanations": {row.name: row.explanation for row in rows},
+    })  # fmt: skip
+
+
+def run_fast_tests(run: Run) -> Outcome:
+    """The project's own fast tests, in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "-q", "tests"]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=TEST_SECONDS,
+                          env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    facts = {
+        "command": "python -m pytest -m fast", "passed": counts.get("passed", 0),
+        "failed": counts.get("failed", 0) + counts.get("error", 0), "skipped": counts.get("skipped", 0),
+        "seconds": round(time.monotonic() - began, 1), "tail": "\n".join(done.stdout.strip().splitlines()[-15:]),
+    }  # fmt: skip
+    if done.returncode:
+        durable.write_text(run.paths.logs / "tests.log", done.stdout + done.stderr)
+        last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        raise RuntimeError(f"the project's tests fail here: {' '.join(last)}; all of it is in "
+                           f"{run.relative(run.paths.logs / 'tests.log')}")  # fmt: skip
+    return Outcome(facts=facts, identity={"failed": 0})
+
+
+def _config(run: Run, name: str) -> dict:
+    from nanogpt.config import load_config
+
+    return load_config(run.paths.configs / f"{name}.yaml").model_dump()
+
+
+def _data_folder(run: Run, name: str):
+    return run.paths.data / _config(run, name)["data"]["tokenizer"]
+
+
+
+def models_step(names: Sequence[str]) -> Step:
+    return Step(
+        "evaluation.models", "Judge every model on the test split", lambda run: evaluate_models(run, names),
+        needs=tuple(f"training.{name}" for name in names),
+        code=("nanogpt/evaluation/perplexity.py", "nanogpt/evaluation/summary.py", "nanogpt/model/"),
+    )  # fmt: skip
+
+
+SAMPLES = Step("evaluation.samples", "Write and judge samples", write_samples,
+               needs=("evaluation.models", "dataset.clean"),
+               code=("nanogpt/evaluation/coherence.py", "nanogpt/evaluation/summary.py",
+                     "nanogpt/inference/"))  # fmt: skip
+SPEED = Step("evaluation.speed", "Measure decoding", measure_decoding, needs=("evaluation.models",),
+             code=("nanogpt/evaluation/speed.py", "nanogpt/inference/", "nanogpt/model/"))  # fmt: skip
+BASELINES = Step("evaluation.baselines", "Compare with simple models and xz", compare_baselines,
+                 needs=("dataset.clean",), code=("nanogpt.evaluation.baselines",))  # fmt: skip
+TESTS = Step("evaluation.tests", "Run the project's fast tests", run_fast_tests,
+             code=("tests/nanogpt/", "tests/flows/", "nanogpt/", "flows/"))  # fmt: skip
+
+
+def steps(models: Sequence[str]) -> list[Step]:
+    return [BASELINES, models_step(models), SAMPLES, SPEED, TESTS]

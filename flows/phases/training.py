@@ -1,0 +1,224 @@
+"""Phase 5: each model of the plan is trained in a supervised child process, with remedies for what goes wrong."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows import documents, supervisor
+from flows.ledger import Outcome, Step
+from flows.remedies import Attempt, Doctor
+from flows.run import Run
+from nanogpt import durable
+from nanogpt.config import Config, load_config
+from nanogpt.faults import UserError
+
+PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.2 s of this process
+PAGE_SECONDS = 5.0  # between updates of the progress on the task's page
+
+
+def training(run: Run) -> None:
+    run.worker.close()  # its memory is the trainer's now
+    for name in run.rung_names():
+        run.do(step(name))
+
+
+def train_model(run: Run, name: str) -> Outcome:
+    config = load_config(run.paths.configs / f"{name}.yaml")
+    folder = run.paths.checkpoints / name
+    _set_aside_other_training(run, config, folder)
+    ending = _train_with_remedies(run, config, folder)
+    facts = {
+        **ending.outcome, "folder": run.relative(folder), "predicted_seconds": _planned(run, name)["seconds"],
+        "expected_bits_per_byte": _planned(run, name)["expected_bits_per_byte"],
+        "remedies": [row for row in run.remedies if row["step"] == f"training.{name}"],
+    }  # fmt: skip
+    _draw_loss(folder)
+    documents.render_model_card({"name": name, "facts": facts, "config": config.model_dump()}, folder / "README.md")
+    run.milestone(
+        f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
+        f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
+        [run.paths.configs / f"{name}.yaml", folder / "metrics.jsonl", folder / "outcome.json", folder / "loss.svg"],
+    )
+    weights = sorted((folder / "best").iterdir()) + sorted((folder / "final").iterdir())
+    return Outcome([*weights, folder / "metrics.jsonl"], facts, identity={"sha256": facts["sha256"],
+                   "best": durable.sha256_file(folder / "best" / "model.safetensors")})  # fmt: skip
+
+
+def _train_with_remedies(run: Run, config: Config, folder: Path) -> supervisor.Ending:
+    """The ending of a training that finished. Raises RuntimeError when the remedies are used up, UserError."""
+    doctor = Doctor()
+    attempt = Attempt(config.training.batch_size, config.device.type, bool(config.device.mixed_precision))
+    while True:
+        began = time.monotonic()
+        progress = _Progress(run, config, folder)
+        ending = supervisor.train(
+            _arguments(run, config, folder, attempt), folder, run.paths.logs / f"{config.name}.log", progress
+        )
+        if not ending.symptom:
+            return ending
+        if ending.symptom == "user_error":
+            raise UserError(ending.evidence)
+        prescription = doctor.prescribe(ending.symptom, attempt)
+        if prescription is None:
+            raise RuntimeError(f"{config.name}: {ending.symptom} ({ending.evidence}); no remedy is left")
+        remedy, attempt = prescription
+        run.remedy(
+            step=f"training.{config.name}", symptom=ending.symptom, evidence=ending.evidence, remedy=remedy.name,
+            outcome=f"micro-batch {attempt.micro_batch}, {attempt.device}",
+            cost_seconds=round(time.monotonic() - began - progress.saved_seconds(), 1),
+            steps_lost=progress.steps_lost(),
+        )  # fmt: skip
+
+
+def _arguments(run: Run, config: Config, folder: Path, attempt: Attempt) -> list[str]:
+    arguments = [
+        str(run.paths.configs / f"{config.name}.yaml"), "--data", str(_data_folder(run, config)),
+        "--folder", str(folder), "--micro-batch", str(attempt.micro_batch),
+    ]  # fmt: skip
+    if attempt.device != config.device.type:
+        arguments += ["--set", f"device.type={attempt.device}", "--set", "device.mixed_precision=false"]
+    if config.training.max_seconds is not None:
+        arguments += ["--max-seconds", f"{_seconds_to_train(run, config, folder):.1f}"]
+    return arguments
+
+
+def _seconds_to_train(run: Run, config: Config, folder: Path) -> float:
+    """Training time, over all restarts, at which this model must end: as planned, sooner when time was lost."""
+    plan = durable.read_json(run.paths.state / "plan.json")
+    names = [rung["name"] for rung in plan["ladder"]]
+    larger = sum(rung["seconds"] for rung in plan["ladder"][names.index(config.name) + 1 :])
+    later = sum(phase["planned_seconds"] for phase in plan["phases"] if phase["number"] > 5)
+    left = run.clock.left - later - larger
+    return max(10.0, min(config.training.max_seconds, _trained_seconds(folder) + left))
+
+
+def _trained_seconds(folder: Path) -> float:
+    """Training time already in this model's latest heartbeat; 0 before the first."""
+    try:
+        return float(durable.read_json(folder / "heartbeat").get("seconds", 0.0))
+    except (OSError, ValueError):
+        return 0.0
+
+
+class _Progress:
+    """Passes heartbeats on to the terminal, the task's page and the loss plot, each at its own pace."""
+
+    def __init__(self, run: Run, config: Config, folder: Path):
+        self.run, self.config, self.folder = run, config, folder
+        self.heartbeat: dict = {}
+        self.began = time.monotonic()
+        self.drawn = self.shown = self.began
+
+    def __call__(self, heartbeat: dict) -> None:
+        self.heartbeat = heartbeat
+        now = time.monotonic()
+        line = describe(heartbeat)
+        self.run.terminal.progress(f"{self.config.name}  {line}")
+        self.run.ledger.pulse()
+        if now - self.shown >= PAGE_SECONDS:
+            self.shown = now
+            fraction = heartbeat.get("step", 0) / max(1, heartbeat.get("max_iters", 1))
+            self.run.display.progress(f"training-{_key(self.config.name)}", fraction, f"{self.config.name}: {line}")
+            self.run.clock.save()
+        if now - self.drawn >= PLOT_SECONDS:
+            self.drawn = now
+            _draw_loss(self.folder)
+
+    def steps_lost(self) -> int:
+        """Steps done since the newest checkpoint."""
+        checkpoints = sorted((self.folder / "checkpoints").glob("step-*"))
+        saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+        return max(0, self.heartbeat.get("step", 0) - saved)
+
+    def saved_seconds(self) -> float:
+        """Seconds of this attempt whose steps are kept in a checkpoint."""
+        done = self.heartbeat.get("step", 0)
+        kept = done - self.steps_lost()
+        return (time.monotonic() - self.began) * kept / done if done else 0.0
+
+
+def describe(heartbeat: dict) -> str:
+    """One line: step, losses, speed, time left, memory."""
+    parts = [f"step {heartbeat.get('step', 0):,}/{heartbeat.get('max_iters', 0):,}"]
+    for key, text in (("loss", "loss {:.3f}"), ("val_loss", "val {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s")):
+        if heartbeat.get(key) is not None:
+            parts.append(text.format(heartbeat[key]))
+    if heartbeat.get("eta_seconds") is not None:
+        minutes, seconds = divmod(round(heartbeat["eta_seconds"]), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    if heartbeat.get("memory_bytes"):
+        parts.append(f"{heartbeat['memory_bytes'] / 2**30:.2f} GiB")
+    if heartbeat.get("activity") not in (None, "training"):
+        parts.append(heartbeat["activity"])
+    return "  ".join(parts)
+
+
+def _set_aside_other_training(run: Run, config: Config, folder: Path) -> None:
+    """A folder that was trained with other settings is moved away whole; one such predecessor is kept."""
+    try:
+        before = load_config(folder / "config.yaml")
+    except UserError:
+        return
+    data = durable.sha256_file(_data_folder(run, config) / "manifest.json")
+    if _trajectory(before) == _trajectory(config) and _data_of(folder) in (None, data):
+        return
+    previous = folder.with_name(f"{folder.name}.previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    folder.rename(previous)
+    run.tell(f"{config.name} was trained with other settings before; that is now in {run.relative(previous)}")
+
+
+def _trajectory(config: Config) -> dict:
+    """What decides the weights: the clock and how often something is written do not."""
+    values = config.model_dump()
+    for key in ("max_seconds", "sample_interval", "log_interval", "checkpoint_interval", "keep_checkpoints"):
+        values["training"].pop(key)
+    values["model"].pop("vocab_size")  # the trainer learns it from the tokenizer
+    values["data"] = {"tokenizer": values["data"]["tokenizer"]}
+    values["device"].pop("threads")
+    return values
+
+
+def _data_of(folder: Path) -> str | None:
+    try:
+        return durable.read_json(folder / "data.json")["manifest_sha256"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _draw_loss(folder: Path) -> None:
+    from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
+
+    plots.loss_plot(folder, folder / "loss.svg")
+
+
+def _planned(run: Run, name: str) -> dict:
+    return next(rung for rung in run.facts("configuration.plan")["ladder"] if rung["name"] == name)
+
+
+def _data_folder(run: Run, config: Config) -> Path:
+    return run.paths.data / config.data.tokenizer
+
+
+def _key(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
+
+
+def _settings(run: Run, name: str) -> dict:
+    return _trajectory(load_config(run.paths.configs / f"{name}.yaml"))
+
+
+def step(name: str) -> Step:
+    return Step(
+        f"training.{name}", f"Train {name}", lambda run: train_model(run, name), lambda run: _settings(run, name),
+        needs=("dataset.characters", "dataset.bpe", "implementation.checks"),
+        code=("nanogpt/model/", "nanogpt/training/", "nanogpt/data/data_loader.py"), costly=True,
+    )  # fmt: skip
+
+
+def steps(models: Sequence[str]) -> list[Step]:
+    return [step(name) for name in models]

@@ -1,0 +1,270 @@
+"""Budget + measured speed + memory + data -> the ladder of models to train, and for each one left out, why.
+
+Pure arithmetic on measured figures: the same measurements and the same budget give the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from flows.options import PHASES
+from nanogpt.config import Config
+from nanogpt.faults import UserError
+
+# Seconds of each phase but training on two cores (measured, 10-minute runs, docs/plan.md); a short budget measures
+# and tests less.
+PHASE_SECONDS = {
+    "environment": 7.0, "implementation": 12.0, "configuration": 14.0, "dataset": 6.0,
+    "evaluation": 36.0, "deployment": 16.0, "documentation": 7.0,
+}  # fmt: skip
+START_SECONDS = 10.0  # Prefect's server and the imports
+MARGIN = 0.05  # of the budget: noise of the machine
+FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
+EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
+MEMORY_SHARE = 0.7  # of the memory that a training may take
+MOST_EPOCHS = 30  # beyond it more passes over the same text did not lower the loss (Muennighoff et al. 2023, fig. 3)
+SMALL_DATA_BYTES = 16 << 20  # characters up to here, BPE beyond: fewer, better known symbols
+LARGEST_ALPHABET = 512
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a short measurement of real steps gave for one model."""
+
+    name: str
+    parameters: int
+    seconds_per_step: float
+    flops_per_second: float
+    peak_memory_bytes: int
+    mixed_precision: bool
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What there is to learn from."""
+
+    bytes: int
+    characters: int
+    alphabet_size: int
+    val_fraction: float
+    test_fraction: float
+    bytes_per_token: float
+
+    @property
+    def train_tokens(self) -> int:
+        return int(self.bytes / self.bytes_per_token * (1 - self.val_fraction - self.test_fraction))
+
+    @property
+    def val_tokens(self) -> int:
+        return int(self.bytes / self.bytes_per_token * self.val_fraction)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One model of the ladder: its resolved configuration and what is expected of it."""
+
+    config: Config
+    parameters: int
+    tokens: int
+    seconds: float
+    memory_bytes: int
+    expected_bits_per_byte: float
+    why: str
+
+    def facts(self) -> dict:
+        model, training = self.config.model, self.config.training
+        return {
+            "name": self.config.name, "parameters": self.parameters, "n_layer": model.n_layer,
+            "n_head": model.n_head, "n_embd": model.n_embd, "block_size": model.block_size,
+            "tokenizer": self.config.data.tokenizer,
+            "precision": "bfloat16" if self.config.device.mixed_precision else "float32",
+            "batch_size": training.batch_size, "gradient_accumulation": training.gradient_accumulation,
+            "max_iters": training.max_iters, "tokens": self.tokens, "seconds": round(self.seconds, 1),
+            "memory_bytes": self.memory_bytes, "expected_bits_per_byte": round(self.expected_bits_per_byte, 3),
+            "why": self.why,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    budget_seconds: float
+    ladder: list[Rung]
+    left_out: list[dict]  # {name, reason}
+    phase_seconds: dict[str, float]
+
+    def facts(self) -> dict:
+        phases = [
+            {"number": number, "title": name.capitalize(), "planned_seconds": round(self.phase_seconds[name], 1)}
+            for number, name in enumerate(PHASES, 1)
+        ]
+        return {"budget_seconds": self.budget_seconds, "ladder": [rung.facts() for rung in self.ladder],
+                "left_out": self.left_out, "phases": phases}  # fmt: skip
+
+
+def training_seconds(budget: float) -> float:
+    """What the other seven phases leave of the budget."""
+    return max(0.1 * budget, budget * (1 - MARGIN) - sum(PHASE_SECONDS.values()) - START_SECONDS)
+
+
+def tokenizer_for(config: Config, corpus_bytes: int, alphabet_size: int) -> str:
+    """`auto` resolved: characters for small data with a small alphabet, BPE for the rest."""
+    if config.data.tokenizer != "auto":
+        return config.data.tokenizer
+    small = corpus_bytes <= SMALL_DATA_BYTES and alphabet_size <= LARGEST_ALPHABET
+    return "char" if small else "bpe"
+
+
+def worth_measuring(rungs: Sequence[Config], budget: float, flops: dict[str, float], rate: float) -> list[str]:
+    """Names of the rungs that could see a tenth of an epoch-like 1 M tokens in the time there is.
+
+    `flops`: operations per token of each rung; `rate`: FLOP/s that this machine has just reached.
+    """
+    seconds = training_seconds(budget)
+    return [rung.name for rung in rungs if flops[rung.name] * LEAST_TOKENS <= seconds * rate]
+
+
+LEAST_TOKENS = 250_000  # fewer, and a larger model is worse than a small one: the curves cross above (docs/plan.md)
+
+
+def make_plan(
+    rungs: Sequence[Config], speeds: dict[str, Speed], unmeasured: dict[str, str], budget: float, corpus: Corpus,
+    memory_bytes: int, fixed: bool, pinned: frozenset[str],
+) -> Plan:  # fmt: skip
+    """The ladder for `budget` seconds. Raises UserError when the data cannot feed even the smallest model."""
+    left_out = [{"name": name, "reason": reason} for name, reason in unmeasured.items()]
+    candidates = []
+    for rung in rungs:
+        if rung.name not in speeds:
+            continue
+        obstacle = _obstacle(rung, speeds[rung.name], corpus, memory_bytes)
+        if obstacle is None:
+            candidates.append(rung)
+        elif len(rungs) == 1 or rung is rungs[0]:
+            raise UserError(f"{rung.name}: {obstacle}")
+        else:
+            left_out.append({"name": rung.name, "reason": obstacle})
+
+    seconds = training_seconds(budget)
+    if fixed:
+        ladder = [_rung(candidates[0], speeds, corpus, seconds, pinned, fixed, "the model that --config names")]
+    else:
+        ladder = _ladder(candidates, speeds, corpus, seconds, pinned)
+    chosen = {rung.config.name for rung in ladder}
+    for rung in candidates:
+        if rung.name not in chosen:
+            left_out.append({"name": rung.name, "reason": _why_not(rung, speeds, corpus, seconds, pinned, ladder[-1])})
+    phase_seconds = {**PHASE_SECONDS, "training": sum(rung.seconds for rung in ladder)}
+    return Plan(budget, ladder, left_out, phase_seconds)
+
+
+def _ladder(
+    candidates: list[Config], speeds: dict[str, Speed], corpus: Corpus, seconds: float, pinned: frozenset[str]
+) -> list[Rung]:
+    """The small one first, then the one that is expected to predict best in the time that is left."""
+    first, *larger = candidates
+    alone = _rung(first, speeds, corpus, seconds, pinned, False, "the whole training time: best in so short a time")
+    share = _rung(first, speeds, corpus, seconds * FIRST_SHARE, pinned, False, "the first proof: small and soon done")
+    rest = seconds - share.seconds
+    others = [
+        _rung(rung, speeds, corpus, rest, pinned, False, "expected to predict best in the time that is left")
+        for rung in larger
+    ]
+    best = min([alone, *others], key=lambda rung: rung.expected_bits_per_byte)
+    return [alone] if best is alone else [share, best]
+
+
+def _rung(
+    config: Config, speeds: dict[str, Speed], corpus: Corpus, seconds: float, pinned: frozenset[str], fixed: bool,
+    why: str,
+) -> Rung:  # fmt: skip
+    """`config` sized to `seconds`: steps, intervals, precision, dropout; what a person has set stays as it is."""
+    speed = speeds[config.name]
+    step_tokens = tokens_per_step(config)
+    evaluation = corpus.val_tokens / (3 * step_tokens) * speed.seconds_per_step  # forward only: a third of a step
+    steps_by_time = seconds * (1 - EVALUATION_SHARE) / speed.seconds_per_step
+    steps_by_data = MOST_EPOCHS * corpus.train_tokens / step_tokens
+    max_iters = max(config.training.warmup_iters + 30, int(min(steps_by_time, steps_by_data)))
+    if fixed or "training.max_iters" in pinned:
+        max_iters = config.training.max_iters
+    stepping = max_iters * speed.seconds_per_step
+    evaluations = max(2, min(20, int(stepping * EVALUATION_SHARE / max(evaluation, 1e-6))))
+    needed = stepping + (evaluations + 1) * evaluation
+    epochs = max_iters * step_tokens / corpus.train_tokens
+    changes = {
+        "training.max_iters": max_iters,
+        "training.eval_interval": max(1, max_iters // evaluations),
+        "training.sample_interval": max(1, max_iters // 5),
+        "training.log_interval": max(1, max_iters // 400),
+        "training.checkpoint_interval": max(1, int(_checkpoint_seconds(needed) / speed.seconds_per_step)),
+        "model.dropout": 0.0 if epochs <= 4 else 0.1 if epochs <= 10 else 0.2,
+    }
+    if fixed:
+        changes = {}
+    # A fixed number of steps that fits the time needs no clock: the weights then depend on the steps alone.
+    free_of_clock = (fixed or "training.max_iters" in pinned) and needed <= seconds
+    changes["training.max_seconds"] = None if free_of_clock else round(seconds, 1)
+    changes["device.mixed_precision"] = speed.mixed_precision
+    config = config.with_changes({key: value for key, value in changes.items() if key not in pinned})
+    tokens = max_iters * step_tokens
+    return Rung(
+        config=config, parameters=speed.parameters, tokens=tokens, seconds=min(needed, seconds),
+        memory_bytes=speed.peak_memory_bytes,
+        expected_bits_per_byte=expected_bits_per_byte(speed.parameters, tokens, corpus.train_tokens), why=why,
+    )  # fmt: skip
+
+
+def tokens_per_step(config: Config) -> int:
+    return config.training.batch_size * config.training.gradient_accumulation * config.model.block_size
+
+
+def _checkpoint_seconds(training: float) -> float:
+    """Between checkpoints: what a kill may cost. 15 s in a short run, two minutes in a long one."""
+    return min(120.0, max(15.0, training / 20))
+
+
+def _obstacle(config: Config, speed: Speed, corpus: Corpus, memory_bytes: int) -> str | None:
+    shortest = min(corpus.val_tokens, corpus.train_tokens)
+    if shortest <= config.model.block_size:
+        return (
+            f"model.block_size {config.model.block_size} is longer than the validation text of about "
+            f"{shortest:,} tokens; a longer text or a smaller model.block_size is needed"
+        )
+    if speed.peak_memory_bytes > MEMORY_SHARE * memory_bytes:
+        return f"needs {speed.peak_memory_bytes / 2**30:.1f} GiB of {memory_bytes / 2**30:.1f} GiB of memory"
+    return None
+
+
+def _why_not(
+    config: Config, speeds: dict[str, Speed], corpus: Corpus, seconds: float, pinned: frozenset[str], best: Rung
+) -> str:
+    rung = _rung(config, speeds, corpus, seconds, pinned, False, "")
+    return (
+        f"in {seconds:.0f} s it would see {rung.tokens:,} tokens and reach about {rung.expected_bits_per_byte:.2f} "
+        f"bits per byte; {best.config.name} reaches about {best.expected_bits_per_byte:.2f}"
+    )
+
+
+# Fitted to runs on tiny Shakespeare's characters (docs/plan.md): E + A / N^a + B / D^b, the form of Hoffmann et al.
+# 2022, eq. 2, with repeated data discounted as Muennighoff et al. 2023, eq. 5 (R* = 15.4).
+E, A, ALPHA, B, BETA = 1.20, 38.0, 0.36, 560.0, 0.52
+REPEAT_DECAY = 15.4
+
+
+def expected_bits_per_byte(parameters: int, tokens: int, train_tokens: int) -> float:
+    """Bits per byte on held-out text after `tokens` of training, of which `train_tokens` are distinct."""
+    distinct = min(tokens, train_tokens)
+    repeats = max(0.0, tokens / distinct - 1)
+    worth = distinct * (1 + REPEAT_DECAY * (1 - math.exp(-repeats / REPEAT_DECAY)))
+    return E + A / parameters**ALPHA + B / worth**BETA
+
+
+def speed_of(name: str, facts: dict) -> Speed:
+    """A measurement as nanogpt.training.profiler reports it."""
+    fields = {key: facts[key] for key in Speed.__dataclass_fields__ if key in facts}
+    return Speed(**{**fields, "name": name})
+
+
+def speed_facts(speed: Speed) -> dict:
+    return asdict(speed)

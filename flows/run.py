@@ -1,0 +1,391 @@
+"""One run: where its files are, what it was asked for, and how a step of it is kept, done, recorded and shown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from flows.action_log import ActionLog
+from flows.ledger import Ledger, Step
+from flows.milestones import Milestones
+from flows.options import CHECKOUT, PHASES, RunOptions
+from flows.worker import Worker
+from nanogpt import durable
+from nanogpt.faults import UserError
+
+SESSION = "session.json"
+
+
+class Blocked(Exception):
+    """A step whose inputs are not there because an earlier one failed or was left out."""
+
+
+class Paths:
+    """Every place a run writes to, all under the workspace."""
+
+    def __init__(self, workspace: Path, run: str):
+        self.workspace = workspace
+        self.state = workspace / "state" / run
+        self.logs = workspace / "logs" / run
+        self.checkpoints = workspace / "checkpoints" / run
+        self.exports = workspace / "exports" / run
+        self.reports = workspace / "reports" / run
+        self.data = workspace / "data" / run
+        self.downloads = workspace / "data" / "downloads"  # shared by all runs, verified by digest
+        self.configs = self.state / "configs"
+        self.markers = self.state / "markers"
+
+        self.prefect_home = workspace / "state" / ".prefect"  # one server for all runs of a workspace
+
+    def own_folders(self) -> list[Path]:
+        return [self.state, self.logs, self.checkpoints, self.exports, self.reports, self.data]
+
+    def folders(self) -> list[Path]:
+        return [*self.own_folders(), self.downloads]
+
+
+@dataclass
+class PhaseRecord:
+    """What became of a phase in this session."""
+
+    number: int
+    title: str
+    status: str = "waiting"  # running | done | kept | failed | blocked | skipped
+    seconds: float = 0.0
+    cause: str | None = None
+    next_command: str | None = None
+    steps: list[dict] = field(default_factory=list)  # {name, title, state, reason, seconds}
+
+
+class Run:
+    """A run in this process: options, paths, markers, clock, log and display."""
+
+    def __init__(self, options: RunOptions):
+        self.options = options
+        self.config = options.config
+        self.paths = Paths(options.workspace, options.run)
+        self.ledger = Ledger(self.paths.markers, options.workspace, CHECKOUT)
+        self.log = ActionLog(self.paths.logs / "automation_log.txt")
+        self.milestones = Milestones(CHECKOUT, options.workspace, options.run, self.paths.state)
+        self.phases = [PhaseRecord(number, name.capitalize()) for number, name in enumerate(PHASES, 1)]
+        self.worker = Worker(self.paths.logs / "worker.log")
+        self.display: Any = None  # set by the session once it is known whether Prefect is there
+        self.terminal: Any = None
+        self.prefect_url: str | None = None
+        self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
+        self.remedies: list[dict] = []
+        self.clock = Clock(self.paths.state / "clock.json", self.config.budget)
+        self.started, self.sessions = "", 0
+        self._record_lock = threading.Lock()
+
+    # -- a session -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up what an interrupted session left: clock, start, count of sessions; --fresh sets the past aside."""
+        if self.options.fresh:
+            self._set_past_aside()
+        for folder in (self.paths.state, self.paths.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.clock.go_on()
+        before = _read_or_empty(self.paths.state / SESSION)
+        going_on = self.clock.spent_before > 0
+        self.started = before.get("started", _now()) if going_on else _now()
+        self.sessions = (int(before.get("sessions", 0)) if going_on else 0) + 1
+        self._save_session("running")
+        self.log.write(f"session {self.sessions} of run {self.options.run}: {self.options.command}")
+
+    def end(self, stopped: bool) -> None:
+        """Record how the session ended."""
+        troubled = any(record.status in ("failed", "blocked") for record in self.phases)
+        self.clock.save(finished=not stopped and not troubled)
+        self._save_session("stopped" if stopped else "failed" if troubled else "finished")
+        self.log.write("stopped by a person" if stopped else "ended with failures" if troubled else "ended")
+
+    def _save_session(self, state: str) -> None:
+        durable.write_json(self.paths.state / SESSION, {
+            "started": self.started, "sessions": self.sessions, "state": state, "pid": os.getpid(),
+            "command": self.options.command, "prefect_url": self.prefect_url,
+            "phases": [asdict(record) for record in self.phases],
+        })  # fmt: skip
+
+    def _set_past_aside(self) -> None:
+        """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        for folder in self.paths.own_folders():
+            if folder.exists() and folder != self.paths.state:
+                folder.rename(folder.with_name(f"{folder.name}.{stamp}"))
+        past = self.paths.state.with_name(f"{self.paths.state.name}.{stamp}")
+        past.mkdir()
+        for entry in list(self.paths.state.iterdir()):
+            if entry.name not in ("lock", "holder.json"):  # the lock is held, by this process
+                entry.rename(past / entry.name)
+
+    @cached_property
+    def code_commit(self) -> str | None:
+        """The commit that the checkout stands on; None outside a repository."""
+        import git
+
+        try:
+            return git.Repo(CHECKOUT).head.commit.hexsha
+        except (git.GitError, ValueError):
+            return None
+
+    def versions(self) -> dict:
+        from importlib.metadata import version
+
+        names = ("nanogpt-autopilot", "torch", "prefect", "tiktoken", "numpy")
+        return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def do(self, step: Step) -> dict:
+        """Keep or do one step, on this thread; its facts. Raises what the work raises, Blocked without its inputs."""
+        decision, settings = self._decide(step)
+        self.display.step(step.title, lambda: self._work(step, settings, decision), _kept_reason(decision))
+        return self._settle(step, decision)
+
+    def beside(self, step: Step) -> Callable[[], dict]:
+        """Start a short step beside what follows; the returned function waits for it and gives its facts."""
+        decision, settings = self._decide(step)
+        if decision.keep:
+            return lambda: self.do(step)
+        submitted = self.display.beside(step.title, lambda: self._work(step, settings, decision))
+
+        def join() -> dict:
+            submitted.result()
+            return self._settle(step, decision)
+
+        return join
+
+    def ahead(self, step: Step) -> Callable[[], object]:
+        """Start a step of a later phase before its turn; the returned function waits for it.
+
+        A failure is left to its own phase, where it is tried again and told.
+        """
+        if self.options.only is not None:
+            return lambda: None
+        try:
+            join = self.beside(step)
+        except Blocked:
+            return lambda: None
+
+        def wait() -> object:
+            with suppress(Exception):
+                return join()
+
+        return wait
+
+    def facts(self, step_name: str) -> dict:
+        """The facts of a finished step. Raises Blocked when it has not finished in this session."""
+        if step_name not in self.finished_steps:
+            raise Blocked(f"{step_name} has not finished")
+        return self.ledger.facts(step_name)
+
+    def _decide(self, step: Step):
+        for name in step.needs:
+            self.facts(name)
+        settings = step.settings(self)
+        decision = self.ledger.decide(step, settings, redo=step.name in self.options.redo)
+        return decision, settings
+
+    def _work(self, step: Step, settings: dict, decision) -> None:
+        self.log.write(f"{step.name}: started ({decision.reason})")
+        self.ledger.start(step, settings, decision.reason)
+        began, remedies_before = time.monotonic(), len(self.remedies)
+        try:
+            outcome = step.work(self)
+            seconds = time.monotonic() - began
+            self.ledger.finish(step, outcome, seconds, self.remedies[remedies_before:], self.code_commit)
+        except BaseException as error:
+            cause, seconds = _cause_of(error), time.monotonic() - began
+            self.ledger.fail(step, cause, seconds, self.remedies[remedies_before:])
+            self._record(step, "failed", cause, seconds)
+            self.log.write(f"{step.name}: failed: {cause}", level="error")
+            raise
+        self._record(step, "done", decision.reason, seconds)
+        self.log.write(f"{step.name}: finished in {seconds:.1f} s")
+
+    def _settle(self, step: Step, decision) -> dict:
+        if decision.keep:
+            marker = self.ledger.marker(step.name) or {}
+            self._record(step, "kept", decision.reason, marker.get("seconds") or 0.0)
+            self.log.write(f"{step.name}: kept ({decision.reason})")
+        self.finished_steps.add(step.name)
+        return self.ledger.facts(step.name)
+
+    def _record(self, step: Step, state: str, reason: str, seconds: float) -> None:
+        phase = self.phases[PHASES.index(phase_of(step))]
+        row = {"name": step.name, "title": step.title, "state": state, "reason": reason, "seconds": seconds}
+        with self._record_lock:
+            phase.steps = [old for old in phase.steps if old["name"] != step.name] + [row]
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def phase(self, name: str, function: Callable[[Run], None], after: Callable[[], object] | None = None) -> None:
+        """Run a phase, `after` something begun ahead; its failure is recorded and never stops what can still run."""
+        if after is not None:
+            after()
+        record = self.phases[PHASES.index(name)]
+        if self.options.only not in (None, name):
+            self._accept_finished_steps(name)
+            record.status = "skipped"
+            return
+        record.status = "running"
+        try:
+            self.display.phase(record.number, record.title, lambda: function(self))
+        except UserError:
+            raise
+        except Blocked as error:
+            record.status, record.cause = "blocked", str(error)
+        except Exception as error:
+            record.status, record.cause = "failed", _cause_of(error)
+        else:
+            record.status = "kept" if all(step["state"] == "kept" for step in record.steps) else "done"
+        if record.status in ("failed", "blocked"):
+            record.next_command = self.options.command
+            self.tell(f"{record.number} {record.title} {record.status}: {record.cause}", "error")
+        record.seconds = sum(step["seconds"] for step in record.steps)
+        self.clock.save()
+
+    def _accept_finished_steps(self, phase: str) -> None:
+        """With --only, the other phases' steps count as they are, when their outputs are whole."""
+        from flows.phases import steps_of
+
+        for step in steps_of(self.rung_names()):
+            if phase_of(step) == phase and set(step.needs) <= self.finished_steps:
+                settings = step.settings(self)
+                if self.ledger.decide(step, settings).keep:
+                    self.finished_steps.add(step.name)
+
+    def rung_names(self) -> list[str]:
+        """The models that the plan chose; before there is a plan, those it may choose from."""
+        plan = self.paths.state / "plan.json"
+        if plan.exists():
+            return [rung["name"] for rung in durable.read_json(plan)["ladder"]]
+        return [rung.name for rung in self.options.rungs]
+
+    # -- telling -------------------------------------------------------------------------------------------------
+
+    def tell(self, message: str, level: str = "info") -> None:
+        """A line for the person: terminal, action log and the task's page."""
+        self.log.write(message, level=level)
+        self.display.note(message, level)
+
+    def remedy(self, **row: Any) -> None:
+        """Record a remedy taken: when, step, symptom, evidence, remedy, outcome, cost_seconds, steps_lost."""
+        row = {"when": datetime.now().isoformat(timespec="seconds"), **row}
+        self.remedies.append(row)
+        self.tell(f"{row['symptom']}: {row['evidence']} -> {row['remedy']}", "warning")
+
+    def milestone(self, title: str, body: str, files: list[Path]) -> None:
+        """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are."""
+        if not self.config.milestones:
+            return
+        commit = self.milestones.commit(title, body, files)
+        if commit:
+            self.log.write(f"milestone {commit[:10]}: {title}")
+        else:
+            self.log.write(f"no milestone for {title!r}: {self.milestones.reason}", level="warning")
+
+    def relative(self, path: Path) -> str:
+        return os.path.relpath(path, self.paths.workspace)
+
+
+class Clock:
+    """How much of the budget is spent, over kills and restarts; a new budget or a finished run winds it up again."""
+
+    def __init__(self, path: Path, budget: float):
+        self.path, self.budget = path, budget
+        self._began = time.monotonic()
+        self._before = 0.0
+
+    def go_on(self) -> None:
+        """Read what earlier, interrupted sessions of the same budget spent."""
+        try:
+            saved = durable.read_json(self.path)
+            same = saved["budget_seconds"] == self.budget and not saved["finished"]
+            self._before = float(saved["spent_seconds"]) if same else 0.0
+        except (OSError, ValueError, KeyError, TypeError):
+            self._before = 0.0
+
+    @property
+    def spent_before(self) -> float:
+        return self._before
+
+    @property
+    def spent(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def left(self) -> float:
+        return self.budget - self.spent
+
+    def save(self, finished: bool = False) -> None:
+        durable.write_json(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
+                                       "finished": finished})  # fmt: skip
+
+
+@contextmanager
+def exclusive(run: Run):
+    """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
+    run.paths.state.mkdir(parents=True, exist_ok=True)
+    holder = run.paths.state / "holder.json"
+    lock = FileLock(run.paths.state / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
+                        f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
+    try:
+        started = datetime.now().isoformat(timespec="seconds")
+        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
+        yield
+    finally:
+        lock.release()
+
+
+def _describe_holder(holder: Path) -> str:
+    try:
+        record = durable.read_json(holder)
+        return f"process {record['pid']}, started {record['started']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process holds its lock"
+
+
+def phase_of(step: Step) -> str:
+    """The phase a step belongs to is the first part of its name."""
+    return step.name.split(".")[0]
+
+
+def _kept_reason(decision) -> str | None:
+    return decision.reason if decision.keep else None
+
+
+def _cause_of(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by a person"
+    return f"{error}".strip() or type(error).__name__
+
+
+def _read_or_empty(path: Path) -> dict:
+    try:
+        value = durable.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _now() -> str:
+    return datetime.now().isoformat(sep=" ", timespec="seconds")

@@ -1,0 +1,138 @@
+"""One start of a run: options, lock, signals, server and display around the flow, and what is said at its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from flows import status
+from flows.options import PHASES, RunOptions, parse
+from flows.run import Run, exclusive
+from nanogpt.faults import UserError
+
+STOPPED = 130
+
+
+def main(argv: list[str], flow: Callable[[Run], None]) -> int:
+    try:
+        options = parse([word for word in argv if word != "--no-bootstrap"])
+        run = Run(options)
+        if options.status:
+            return status.show(run)
+        if options.plan:
+            return status.show_plan(run)
+        check_before_writing(options)
+        with exclusive(run):
+            return _run_in_session(run, flow)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return STOPPED
+
+
+def check_before_writing(options: RunOptions) -> None:
+    """What a person's data must be like. Raises UserError."""
+    from nanogpt.data import sources
+
+    data = options.config.data
+    sources.check_source(data.source, data.mirror)
+    if data.source in sources.CATALOGUE or data.source == sources.EMBEDDED:
+        return
+    size = sum(path.stat().st_size for path in sources.own_documents(data.source))
+    smallest = min(rung.model.block_size for rung in options.rungs)
+    least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
+    if size < least:
+        raise UserError(
+            f"data.source: {data.source} has {size:,} bytes; model.block_size {smallest} with data.val_fraction "
+            f"{data.val_fraction:g} needs at least {least:,}: a longer text or a smaller model.block_size"
+        )
+
+
+def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
+    from flows.display import open_display
+    from flows.terminal import OnTerminal, Terminal
+
+    options = run.options
+    _quiet_environment()
+    run.begin()
+    terminal = Terminal(Console(), [name.capitalize() for name in PHASES], _heading(run), lambda: run.clock.left)
+    server = _server(run, terminal) if options.ui else None
+    run.terminal, run.display = terminal, OnTerminal(open_display(server, run.log.write), terminal)
+    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    stopped = False
+    try:
+        run.display.flow(lambda: flow(run), options.run, [f"run:{options.run}"])
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        run.worker.close(kill=stopped)
+        run.end(stopped)
+        terminal.close()
+        if server is not None:
+            server.close()
+    return _farewell(run, stopped)
+
+
+def _server(run: Run, terminal) -> object | None:
+    from flows.prefect_server import connect
+
+    def log(line: str) -> None:
+        run.log.write(line)
+
+    server = connect(run.paths.prefect_home, log, run.config.port)
+    if server is None:
+        terminal.message("No Prefect server: the run goes on without its pages (why: the action log).", "warning")
+        return None
+    run.prefect_url = server.url
+    terminal.message(f"Pages of this run: {server.url}")
+    server.mark_crashed(f"run:{run.options.run}")
+    return server
+
+
+def _heading(run: Run) -> str:
+    return f"nanogpt-autopilot  run {run.options.run}  budget {run.config.budget / 60:.0f} min"
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: save, stop, say how to go on."""
+    raise KeyboardInterrupt
+
+
+def _quiet_environment() -> None:
+    """Set before any child starts: no telemetry, no swap storm on MPS, no oversubscribed tokenizers."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # The defaults let MPS take 1.7 times the working set, and the machine swaps before torch says out of memory.
+    os.environ.setdefault("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "1.0")
+    os.environ.setdefault("PYTORCH_MPS_LOW_WATERMARK_RATIO", "0.8")
+
+
+def _farewell(run: Run, stopped: bool) -> int:
+    """What a person reads last; the exit code."""
+    if stopped:
+        print(f"Stopped. What was done is kept; go on with:\n  {run.options.command}")
+        return STOPPED
+    troubles = [record for record in run.phases if record.status in ("failed", "blocked")]
+    report = run.paths.reports / "training_report.html"
+    for record in troubles:
+        print(f"{record.number} {record.title} {record.status}: {record.cause}")
+    if report.exists():
+        print(f"Report: {_near(report)}")
+    if run.prefect_url:
+        print(f"Pages:  {run.prefect_url}")
+    if troubles:
+        print(f"When the cause is mended, go on with:\n  {run.options.command}")
+    return 1 if troubles else 0
+
+
+def _near(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

@@ -1,0 +1,96 @@
+"""`--status` and `--plan`: what is done and what would run, and why; both change nothing and need no torch."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.ledger import Step
+from flows.run import Blocked, Run, phase_of
+from flows.wording import byte_size, count, duration
+from nanogpt.faults import UserError
+
+MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
+
+
+def show(run: Run) -> int:
+    """A table of every step with its state and the reason."""
+    table = Table(title=f"run {run.options.run}: {_state(run)}", title_justify="left")
+    for column in ("phase", "step", "state", "reason"):
+        table.add_column(column, overflow="fold")
+    last = ""
+    for step, state, reason in decisions(run):
+        phase = phase_of(step)
+        table.add_row("" if phase == last else phase, step.name.split(".", 1)[1], MARKS[state], reason)
+        last = phase
+    Console().print(table)
+    return 0
+
+
+def show_plan(run: Run) -> int:
+    """What would run now, with the time and memory that the plan expects, as far as it is known."""
+    console = Console()
+    table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
+    for column in ("step", "what happens", "time", "memory"):
+        table.add_column(column, overflow="fold")
+    plan = run.ledger.facts("configuration.plan")
+    rungs = {f"training.{rung['name']}": rung for rung in plan.get("ladder", [])}
+    for step, state, reason in decisions(run):
+        seconds = (run.ledger.marker(step.name) or {}).get("seconds")
+        rung = rungs.get(step.name)
+        time = "" if state == "kept" else duration(rung["seconds"]) if rung else duration(seconds) if seconds else ""
+        memory = byte_size(rung["memory_bytes"]) if rung and state != "kept" else ""
+        verb = {"kept": "kept", "run": "runs", "waits": "runs"}[state]
+        table.add_row(step.name, f"{verb}: {reason}", time, memory)
+    console.print(table)
+    if not plan:
+        _show_expected(run, console)
+    for row in plan.get("left_out", []):
+        console.print(f"{row['name']} is left out: {row['reason']}")
+    return 0
+
+
+def decisions(run: Run) -> list[tuple[Step, str, str]]:
+    """Each step with "kept", "run" or "waits" and the reason, as a start would decide now."""
+    from flows.phases import steps_of
+
+    rows, undone = [], set()
+    for step in steps_of(run.rung_names()):
+        missing = [name for name in step.needs if name in undone]
+        try:
+            decision = run.ledger.decide(step, step.settings(run))
+        except (OSError, UserError, Blocked, KeyError):
+            rows.append((step, "waits", "depends on the plan, which is not made yet"))
+            undone.add(step.name)
+            continue
+        if decision.keep and not missing:
+            rows.append((step, "kept", decision.reason))
+            continue
+        undone.add(step.name)
+        if missing and decision.keep:
+            rows.append((step, "waits", f"for {missing[0]}: kept if its output stays the same"))
+        else:
+            rows.append((step, "run", decision.reason))
+    return rows
+
+
+def _show_expected(run: Run, console: Console) -> None:
+    """Before anything was measured: the seven fixed phases by experience, training by what is left."""
+    from flows import planner
+    from flows.phases.environment import disk_needed, rough_parameters
+
+    training = planner.training_seconds(run.config.budget)
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in planner.PHASE_SECONDS.items())
+    console.print(f"Nothing is measured yet. About {duration(training)} of the budget go to training; {phases}.")
+    sizes = ", ".join(f"{rung.name} ({count(rough_parameters(rung))} parameters)" for rung in run.options.rungs)
+    console.print(f"Models to choose from: {sizes}.")
+    console.print(f"Disk needed at most: {byte_size(disk_needed(run))}.")
+
+
+def _state(run: Run) -> str:
+    from nanogpt import durable
+
+    try:
+        return durable.read_json(run.paths.state / "session.json")["state"]
+    except (OSError, ValueError, KeyError):
+        return "never started"

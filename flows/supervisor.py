@@ -1,0 +1,131 @@
+"""Runs the trainer as a child process and watches it: heartbeat, progress, stall, stop, exit -> symptom.
+
+The contract with the trainer is files in the model's folder (heartbeat, metrics.jsonl, events.jsonl, outcome.json)
+and the exit code; neither knows the other's code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from nanogpt import durable
+
+EXIT_STOPPED = 143
+POLL_SECONDS = 0.25
+GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; a save of 125 M parameters takes about 3 s
+STALL_SECONDS = 300.0
+MEMORY_PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trainer ended: a symptom of nanogpt.faults ("" when it finished), the evidence, and its outcome."""
+
+    symptom: str
+    evidence: str
+    outcome: dict
+
+
+def train(
+    arguments: list[str],
+    folder: Path,
+    log: Path,
+    on_progress: Callable[[dict], None],
+    stall_seconds: float = STALL_SECONDS,
+) -> Ending:
+    """Run `nanogpt train` with `arguments` in `folder` until it ends.
+
+    `on_progress` gets each new heartbeat. KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which saves, and is
+    raised again. Child output goes to `log`.
+    """
+    (folder / "outcome.json").unlink(missing_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "nanogpt.cli", "train", *arguments, "--parent", str(os.getpid())]
+    with open(log, "ab") as output:
+        began_at = output.tell()
+        # A session of its own: Ctrl-C reaches the child once, from here, and never twice.
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    memory_left = 1.0
+    try:
+        heartbeat, seen_at = {}, time.monotonic()
+        while child.poll() is None:
+            time.sleep(POLL_SECONDS)
+            memory_left = _memory_left()
+            latest = _read(folder / "heartbeat")
+            if latest and latest != heartbeat:
+                heartbeat, seen_at = latest, time.monotonic()
+                on_progress(heartbeat)
+            elif time.monotonic() - seen_at > stall_seconds:
+                _dump_and_stop(child)
+                return Ending("stall", f"no heartbeat for {stall_seconds:.0f} s at step {heartbeat.get('step')}", {})
+    except BaseException:
+        _stop(child)
+        raise
+    return _ending(child.returncode, _read(folder / "outcome.json"), memory_left, _last_words(log, began_at))
+
+
+def _ending(code: int, outcome: dict, memory_left: float, last_words: str) -> Ending:
+    if code == 0 and outcome.get("status") == "finished":
+        return Ending("", "", outcome)
+    if code == 2:
+        return Ending("user_error", outcome.get("message") or last_words, outcome)
+    if code == EXIT_STOPPED:
+        return Ending("stopped", "somebody asked the trainer to stop", outcome)
+    if code == -signal.SIGKILL and memory_left < MEMORY_PRESSURE:
+        return Ending("out_of_memory", f"killed with {memory_left:.0%} of memory left", outcome)
+    if code < 0:
+        return Ending("killed", f"ended by {signal.Signals(-code).name}; {last_words}", outcome)
+    if outcome.get("symptom"):
+        return Ending(outcome["symptom"], outcome.get("message", ""), outcome)
+    return Ending("crashed", f"exit code {code}; {last_words}", outcome)
+
+
+def _stop(child: subprocess.Popen) -> None:
+    """Ask the child to save and end; insist after a grace."""
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _dump_and_stop(child: subprocess.Popen) -> None:
+    """The child's stacks into its log (faulthandler listens to SIGUSR1), then its end."""
+    child.send_signal(signal.SIGUSR1)
+    time.sleep(1)
+    _stop(child)
+
+
+def _memory_left() -> float:
+    memory = psutil.virtual_memory()
+    return memory.available / memory.total
+
+
+def _read(path: Path) -> dict:
+    try:
+        value = durable.read_json(path)
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _last_words(log: Path, began_at: int) -> str:
+    with open(log, "rb") as file:
+        file.seek(began_at)
+        lines = file.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,0 +1,86 @@
+"""A process of its own for library calls that may crash, hang or exhaust memory, so that the autopilot never does.
+
+The orchestrator stays free of torch: functions are named by text ("nanogpt.study.component_checks:run_checks") and
+imported in the worker only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+
+class WorkerDied(Exception):
+    """The worker ended by a signal or an abort; what it last printed is in the message."""
+
+
+class Worker:
+    """One child process, started at the first call and again after a death; `close` frees its memory."""
+
+    def __init__(self, log: Path):
+        self._log = log
+        self._pool: ProcessPoolExecutor | None = None
+
+    def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
+        """The picklable result of `module:function`(**arguments), run in the worker.
+
+        Raises what the function raises, WorkerDied when the process ends or outlasts `timeout` seconds.
+        """
+        if self._pool is None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._pool = ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(str(self._log),)
+            )
+        try:
+            return self._pool.submit(_invoke, target, arguments).result(timeout)
+        except BrokenProcessPool:
+            self.close(kill=True)
+            raise WorkerDied(f"{target}: its process died; last words: {self._last_words()}") from None
+        except TimeoutError:
+            self.close(kill=True)
+            raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed") from None
+        except KeyboardInterrupt:
+            self.close(kill=True)
+            raise
+
+    def close(self, kill: bool = False) -> None:
+        """End the process; `kill` does not wait for what it is doing."""
+        if self._pool is None:
+            return
+        if kill:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else "none"
+
+
+def _prepare(log: str) -> None:
+    """In the worker: output to its log, Ctrl-C left to the parent, and no life without the parent."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _invoke(target: str, arguments: dict) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)(**arguments)
