@@ -302,7 +302,7 @@ def say_size_of_torch():
     if "index-url" in configuration or "find-links" in configuration:
         return  # the person chose where packages come from
     say(
-        "  There is no NVIDIA driver here, yet PyTorch's ordinary Linux package brings about 3 GB for CUDA. For the\n"
+        "  There is no NVIDIA driver here, yet PyTorch's ordinary Linux package brings gigabytes for CUDA. For the\n"
         "  small one stop now and start with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu set."
     )
 

@@ -1,0 +1,315 @@
+"""The way from a bare machine into an environment, played on a tiny project whose packages lie beside it."""
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from flows import bootstrap
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)  # outside every environment
+
+COMMAND = """
+import sys
+from flows.bootstrap import ensure
+ensure("flows.command", sys.argv[1:], extras=("test",) if "--with-extra" in sys.argv else ())
+import json, os
+print(json.dumps({"prefix": sys.prefix, "argv": sys.argv[1:], "pythonpath": os.environ["PYTHONPATH"]}))
+"""
+
+OLD_PYTHON = """
+import sys
+sys.version_info, sys.executable = (3, 9, 6, "final", 0), "/nowhere/python3.9"
+from flows.bootstrap import ensure
+ensure("flows.command", ["--budget", "10m"])
+"""
+
+# A build backend that needs no package, so that no index is asked.
+BACKEND = """
+import os, zipfile
+def build_editable(folder, *_):
+    name = "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        wheel.writestr("tiny.pth", os.getcwd())
+        for file, text in metadata("tiny", os.environ["TINY_REQUIRES"].split()).items():
+            wheel.writestr(file, text)
+    return name
+def metadata(name, requires):
+    return {
+        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n"
+        "Provides-Extra: test\\n" + "".join(f"Requires-Dist: {r}\\n" for r in requires),
+        f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: tiny\\nRoot-Is-Purelib: true\\n"
+        "Tag: py3-none-any\\n",
+        f"{name}-1.0.dist-info/RECORD": "",
+    }
+"""
+
+
+class Project:
+    """A checkout in a folder with a space in its name, and a machine that reaches only its own wheels."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "the checkout"
+        self.wheels = folder / "wheels"
+        (self.folder / "flows").mkdir(parents=True)
+        self.wheels.mkdir()
+        shutil.copy(bootstrap.__file__, self.folder / "flows" / "bootstrap.py")
+        (self.folder / "flows" / "__init__.py").touch()
+        (self.folder / "flows" / "command.py").write_text(COMMAND)
+        (self.folder / "backend.py").write_text(BACKEND)
+        self.require("leaf")
+        for name in ("leaf", "twig"):
+            self.wheel(name)
+        self.path = os.environ["PATH"]
+
+    def require(self, *names: str) -> None:
+        self.requires = names
+        (self.folder / "pyproject.toml").write_text(
+            '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+            f'[project]\nname = "tiny"\nversion = "1.0"\ndependencies = {json.dumps(names)}\n'
+            '[project.optional-dependencies]\ntest = ["twig"]\n'
+        )
+
+    def wheel(self, name: str) -> None:
+        helpers: dict = {}
+        exec(BACKEND, helpers)
+        with zipfile.ZipFile(self.wheels / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", "")
+            for file, text in helpers["metadata"](name, []).items():
+                wheel.writestr(file, text)
+
+    def start(self, *arguments: str, python: str = BASE_PYTHON) -> subprocess.Popen:
+        drop = ("PIP_", "PYTHON", "CONDA", "VIRTUAL_ENV", bootstrap.HOPS)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
+        environment |= {
+            "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": self.wheels.as_uri(),
+            "TINY_REQUIRES": " ".join([*self.requires, 'twig;extra=="test"']), "PATH": self.path,
+        }
+        return subprocess.Popen(
+            [python, *arguments], cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+
+    def run(self, *arguments: str, python: str = BASE_PYTHON) -> tuple[int, str, str]:
+        process = self.start(*arguments, python=python)
+        stdout, stderr = process.communicate(timeout=120)
+        return process.returncode, stdout, stderr
+
+    def command(self, *arguments: str, python: str = BASE_PYTHON) -> tuple[dict, str]:
+        """What the command saw, and what was said on the way to it."""
+        code, stdout, stderr = self.run("-m", "flows.command", *arguments, python=python)
+        assert code == 0, stderr
+        return json.loads(stdout), stderr
+
+    def program(self, name: str, script: str) -> None:
+        """Put a program on a PATH that has nothing else."""
+        folder = self.wheels.parent / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+        self.path = str(folder)
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / ".venv"
+
+    @property
+    def stamp(self) -> Path:
+        return self.venv / ".autopilot-stamp"
+
+    @property
+    def pip_log(self) -> str:
+        return (self.folder / "logs" / "bootstrap.log").read_text()
+
+    def has(self, name: str) -> bool:
+        return any(self.venv.glob(f"lib/python*/site-packages/{name}.py"))
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(tmp_path)
+
+
+def wait_until_half_made(project: Project, process: subprocess.Popen) -> None:
+    while not (project.venv / "bin").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_life_of_one_checkout(project):
+    seen, said = project.command("--budget", "10m")
+    assert seen["prefix"] == str(project.venv)
+    assert seen["argv"] == ["--budget", "10m"]
+    assert seen["pythonpath"] == str(project.folder)
+    assert "Making .venv" in said and "Installing 1 packages" in said
+    assert project.has("leaf")
+
+    log = project.pip_log
+    seen, said = project.command("again")
+    assert (seen["prefix"], said, project.pip_log) == (str(project.venv), "", log), "a warm start calls no pip"
+
+    _, said = project.command("--with-extra")
+    assert "Bringing .venv up to date" in said and project.has("twig")
+    log = project.pip_log
+    assert project.command()[1] == "", "more extras than needed are no reason to install"
+
+    project.require("leaf", "twig")
+    kept = project.venv / "kept-through-an-update"
+    kept.touch()
+    _, said = project.command(python=str(project.venv / "bin" / "python"))
+    assert "Bringing .venv up to date" in said and kept.exists(), "also when it is .venv's own Python that starts"
+    assert json.loads(project.stamp.read_text())["extras"] == ["test"], "what tests need stays stamped"
+
+    # As after a system upgrade: the Python in .venv is another than the packages were installed for.
+    project.stamp.write_text(project.stamp.read_text().replace(f"[{sys.version_info[0]}, ", "[2, "))
+    seen, said = project.command()
+    assert "making it again" in said and not kept.exists() and seen["prefix"] == str(project.venv)
+
+    moved = project.folder.with_name("moved")
+    project.folder = project.folder.rename(moved)
+    seen, said = project.command()
+    assert "making it again" in said and seen["prefix"] == str(moved / ".venv")
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_is_noticed_and_made_again(project):
+    process = project.start("-m", "flows.command")
+    wait_until_half_made(project, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not project.stamp.exists()
+    seen, said = project.command()
+    assert "making it again" in said and seen["prefix"] == str(project.venv)
+    assert project.has("leaf")
+
+
+@pytest.mark.slow
+def test_terminated_it_takes_pip_along(project):
+    process = project.start("-m", "flows.command")
+    wait_until_half_made(project, process)
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 143 and "Traceback" not in said
+    assert "waiting" not in project.command()[1], "nobody holds the lock any more"
+
+
+@pytest.mark.slow
+def test_a_failed_installation_is_one_message_with_pips_last_lines(project):
+    project.require("leaf", "no-such-package")
+    code, _, said = project.run("-m", "flows.command")
+    assert code == 1 and not project.stamp.exists()
+    assert "No matching distribution found for no-such-package" in said
+    assert "logs/bootstrap.log" in said and "Traceback" not in said
+    project.require("leaf")
+    assert project.command()[0]["prefix"] == str(project.venv)
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_make_one_environment(project):
+    starts = [project.start("-m", "flows.command") for _ in range(2)]
+    ends = [(*start.communicate(timeout=120), start.returncode) for start in starts]
+    assert [code for *_, code in ends] == [0, 0]
+    said = "".join(stderr for _, stderr, _ in ends)
+    assert said.count("Making .venv") == 1
+
+
+@pytest.mark.slow
+def test_a_persons_own_venv_is_filled_or_set_aside_but_never_deleted(project):
+    project.venv.mkdir()
+    (project.venv / "precious").touch()
+    project.command()
+    (aside,) = project.folder.glob(".venv.old-*")
+    assert (aside / "precious").exists()
+
+    shutil.rmtree(project.venv)
+    subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", project.venv], check=True)
+    (project.venv / "precious").touch()
+    seen, said = project.command()
+    assert "Bringing .venv up to date" in said and (project.venv / "precious").exists() and project.has("leaf")
+    assert seen["prefix"] == str(project.venv)
+
+
+@pytest.mark.slow
+def test_an_old_python_goes_on_with_a_newer_one(project):
+    project.program("python3.13", "echo 'pyenv: python3.13: command not found'; exit 127")
+    project.program("python3.12", f'exec "{BASE_PYTHON}" "$@"')
+    code, stdout, said = project.run("-c", OLD_PYTHON)
+    assert code == 0, said
+    assert "going on with" in said and "python3.12" in said
+    assert json.loads(stdout)["argv"] == ["--budget", "10m"]
+    code, stdout, said = project.run("-c", OLD_PYTHON)
+    assert (code, said) == (0, ""), "once .venv is there, an old Python finds it at once"
+
+
+def test_an_old_python_asks_uv(project):
+    project.program("uv", f'[ "$2" = find ] && echo "{BASE_PYTHON}"')
+    code, stdout, said = project.run("-c", OLD_PYTHON.replace("ensure(", "ensure; from flows import bootstrap\n"
+                                                             "print(bootstrap.find_python(), "))
+    assert code == 0 and stdout.startswith(BASE_PYTHON) and "uv's" in said
+
+
+def test_no_usable_python_is_one_line_that_says_what_to_install(project):
+    project.program("git", "exit 0")
+    code, stdout, said = project.run("-c", OLD_PYTHON)
+    assert (code, stdout) == (2, "")
+    assert said.count("\n") == 1 and "3.9.6" in said and "install" in said
+    assert not project.venv.exists()
+
+
+def test_python_without_ensurepip_is_one_line_that_names_the_package(project):
+    project.program("git", "exit 0")
+    lacking = "from flows import bootstrap; bootstrap.can_make_environments = lambda python: False; "
+    code, _, said = project.run("-c", lacking + "bootstrap.ensure('flows.command', [])")
+    assert code == 2 and said.count("\n") == 1
+    assert f"python{sys.version_info[0]}.{sys.version_info[1]}-venv" in said
+
+
+def test_no_bootstrap_leaves_everything_alone(project):
+    seen, said = project.command("--no-bootstrap", "x")
+    assert seen["prefix"] != str(project.venv) and seen["argv"] == ["--no-bootstrap", "x"]
+    assert said == "" and not project.venv.exists()
+
+
+def test_an_environment_that_has_everything_is_used_as_it_is(project):
+    pytest.importorskip("packaging")
+    project.require("packaging>=20", 'leaf; sys_platform == "nowhere"')
+    seen, said = project.command("x", python=sys.executable)
+    assert (seen["prefix"], said) == (sys.prefix, "") and not project.venv.exists()
+
+
+@pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="these tests do not run in a virtual environment")
+@pytest.mark.slow
+def test_an_activated_environment_that_lacks_something_is_not_touched(project):
+    seen, said = project.command(python=sys.executable)
+    assert "activated environment lacks leaf" in said and seen["prefix"] == str(project.venv)
+
+
+@pytest.mark.fast
+def test_missing_compares_versions(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["packaging>=20", "packaging>=2000", "no-such-package", "pytest!=0.1"]\n'
+        '[project.optional-dependencies]\nmore = ["no-such-extra"]\n'
+    )
+    monkeypatch.setattr(bootstrap, "PYPROJECT", str(tmp_path / "pyproject.toml"))
+    assert bootstrap.missing() == ["packaging>=2000", "no-such-package"]
+    assert bootstrap.missing(["more"])[-1] == "no-such-extra"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("path", ["flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py",
+                                  "tests/__init__.py", "tests/__main__.py"])
+def test_what_runs_before_the_environment_parses_on_old_pythons(path):
+    file = CHECKOUT / path
+    if not file.exists():
+        pytest.skip(f"{path} is not there")
+    ast.parse(file.read_text(), feature_version=(3, 7))
