@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -62,7 +63,10 @@ def load_model(folder: Path | str) -> GPT:
         raise UserError(f"{folder / 'config.json'}: not the configuration of a GPT-2 or Qwen3: {error}") from error
     model = GPT(config)
     read = _from_qwen3 if config.position == "rope" else _from_gpt2
-    tensors = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    except SafetensorError as error:
+        raise UserError(f"{folder / WEIGHTS}: is not a safetensors file ({error})") from error
     try:
         model.load_state_dict(read(tensors, config))
     except (KeyError, RuntimeError) as error:

@@ -115,7 +115,9 @@ class GPT(nn.Module):
         return torch.stack(losses).sum(), count
 
     def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.head(x).float(), targets, ignore_index=-1, reduction="sum")
+        logits = self.head(x)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -169,22 +169,18 @@ def test_gradients_are_those_of_finite_differences(preset):
     config = small(preset, n_embd=8, n_head=2, block_size=4, vocab_size=7, n_layer=1)
     model, tokens = randomised(config).double(), some_tokens(config, batch=1)
     parameters = list(model.parameters())
-    gradients = torch.autograd.grad(_double_loss(model, tokens), parameters)
+    gradients = torch.autograd.grad(model(tokens, tokens)[1], parameters)
     generator = torch.Generator().manual_seed(2)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
-            above = _double_loss_at(model, tokens, parameter, direction * 1e-5)
-            below = _double_loss_at(model, tokens, parameter, -direction * 1e-5)
+            above = loss_at(model, tokens, parameter, direction * 1e-5)
+            below = loss_at(model, tokens, parameter, -direction * 1e-5)
         torch.testing.assert_close((above - below) / 2e-5, (gradient * direction).sum(), atol=1e-6, rtol=1e-5)
 
 
-def _double_loss(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(model(tokens)[0].flatten(0, 1), tokens.flatten())
-
-
-def _double_loss_at(model, tokens, parameter, shift) -> torch.Tensor:
+def loss_at(model, tokens, parameter, shift) -> torch.Tensor:
     parameter.add_(shift)
-    loss = _double_loss(model, tokens)
+    loss = model(tokens, tokens)[1]
     parameter.sub_(shift)
     return loss

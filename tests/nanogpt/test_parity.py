@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from nanogpt.config import ModelConfig
+from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.export import huggingface
+from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from tests.nanogpt.test_model import randomised, small, some_tokens
 
@@ -46,3 +48,46 @@ def test_equal_to_transformers(options):
     reference.tie_weights()
     with torch.no_grad():
         torch.testing.assert_close(reference(tokens).logits, model(tokens)[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [dict(preset="gpt2"), dict(preset="modern", n_kv_head=2)], ids=str)
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_an_export_opens_in_transformers(options, kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    text = "the cat sat on the mat, the cat sat on the hat.\n" * 5
+    tokenizer = CharTokenizer(text) if kind == "char" else BPETokenizer.train(text, 270)
+    model = randomised(small(**options, vocab_size=tokenizer.vocab_size))
+    huggingface.export(model, tokenizer, tmp_path)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = their_tokenizer("the cat sat")["input_ids"]
+    assert ids == tokenizer.encode("the cat sat").tolist()
+    assert their_tokenizer.decode(ids) == "the cat sat"
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs(torch.tensor([ids])).logits, model(torch.tensor([ids]))[0], atol=1e-4, rtol=1e-4
+        )
+    written = theirs.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False, pad_token_id=0)[0, len(ids) :]
+    ours = Engine(model, tokenizer)._tokens("the cat sat", 4, lambda logits: int(logits.argmax()))
+    assert written.tolist() == list(ours)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
+def test_what_transformers_saves_opens_here(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    if kind == "gpt2":
+        config = transformers.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=16)
+        theirs = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.Qwen3Config(
+            vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=12, max_position_embeddings=16, tie_word_embeddings=True,
+        )  # fmt: skip
+        theirs = transformers.Qwen3ForCausalLM(config)
+    theirs.eval().save_pretrained(tmp_path)
+    ours = huggingface.load_model(tmp_path)
+    tokens = some_tokens(ours.config)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens)[0], theirs(tokens).logits, atol=1e-4, rtol=1e-4)

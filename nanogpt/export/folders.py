@@ -1,0 +1,41 @@
+"""Which folders hold a model, and how each is opened: an export, or what the trainer leaves."""
+
+from pathlib import Path
+from typing import Any
+
+from nanogpt.config import load_config
+from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.export import huggingface
+from nanogpt.faults import UserError
+from nanogpt.model.gpt import GPT
+from nanogpt.training import checkpoint
+
+CONFIG, BEST = "config.yaml", "best"
+
+
+def open_folder(folder: Path) -> tuple[GPT, Any]:
+    """The model and tokenizer in an exported folder, or of the best checkpoint in a training folder.
+
+    Raises UserError naming what is missing, CorruptFileError when a checkpoint is not what was written.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; expected an exported or a trained model")
+    if (folder / "config.json").is_file():
+        return huggingface.load(folder)
+    if (folder / CONFIG).is_file():
+        return open_trained(folder), load_tokenizer(folder)
+    raise UserError(f"{folder}: holds no model: neither config.json of an export nor {CONFIG} of a training")
+
+
+def open_trained(folder: Path) -> GPT:
+    """The model of the best checkpoint in a training folder. Raises UserError when there is none yet."""
+    best = folder / BEST
+    checkpoint.finish_replacement(best)
+    if not best.is_dir():
+        raise UserError(f"{best}: there is no checkpoint yet; training writes one at its first evaluation")
+    saved = checkpoint.load(best)
+    config = load_config(folder / CONFIG).model
+    vocab_size = saved.weights["token_embedding.weight"].size(0)
+    model = GPT(config.model_copy(update={"vocab_size": vocab_size}))
+    checkpoint.put_weights(model, saved.weights, str(best))
+    return model.eval()

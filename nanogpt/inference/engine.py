@@ -1,0 +1,123 @@
+"""Text from a trained model: a prompt goes in, pieces of text come out as they are made."""
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanogpt.inference.sampling import check_options, sample
+from nanogpt.model.attention import KVCache
+from nanogpt.model.gpt import GPT
+
+
+class Engine:
+    """A model and its tokenizer, ready to generate on `device`. The model is moved there and set to evaluation."""
+
+    def __init__(self, model: GPT, tokenizer, device: str = "cpu"):
+        self.model = model.to(device).eval()
+        self.tokenizer = tokenizer
+        self.device = device
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, device: str = "cpu") -> "Engine":
+        """Open an exported folder, or the best checkpoint of a training folder.
+
+        Raises UserError naming what is missing, CorruptFileError when a file is not what was written.
+        """
+        from nanogpt.export.folders import open_folder  # here, because the trainer samples and needs no folders
+
+        return cls(*open_folder(Path(folder)), device)
+
+    def generate(
+        self,
+        prompt: str,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: str | list[str] | None = None,
+    ) -> Iterator[str]:
+        """Pieces of the text that follows `prompt`, each of whole characters.
+
+        Ends after `max_new_tokens` (half a character there is left out), at the tokenizer's end of text, or before
+        the first of `stop`. An empty prompt stands for the end of a text, or a new line where the tokenizer has none.
+        The same seed gives the same text; None draws a fresh one.
+        Raises UserError for an option out of range.
+        """
+        check_options(temperature, top_k, top_p)
+        generator = torch.Generator()
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        tokens = self._tokens(
+            prompt, max_new_tokens, lambda logits: sample(logits, generator, temperature, top_k, top_p)
+        )
+        stops = [stop] if isinstance(stop, str) else stop or []
+        return _until(stops, self._text(tokens))
+
+    def complete(self, prompt: str, **options) -> str:
+        """The text that follows `prompt`, whole; the options are generate()'s."""
+        return "".join(self.generate(prompt, **options))
+
+    def _tokens(self, prompt: str, count: int, choose) -> Iterator[int]:
+        """New tokens, one at a time.
+
+        Past block_size: when the window is full, its newer half is read again as a new window and decoding goes on
+        behind it. So at least half a window is always seen, and a token costs two positions of work on average.
+        """
+        block_size = self.model.config.block_size
+        window = self.tokenizer.encode(prompt).tolist() or self._start()
+        window = window[-block_size:]
+        cache = KVCache(self.model.config, device=self.device)
+        unread = window
+        for _ in range(count):
+            token = choose(self.read(unread, cache))
+            if token == self.tokenizer.end_of_text:
+                return
+            yield token
+            window = [*window, token]
+            unread = [token]
+            if len(window) > block_size:
+                window = window[-max(1, block_size // 2) :]
+                unread = window
+                cache.reset()
+
+    @torch.inference_mode()
+    def read(self, tokens: list[int], cache: KVCache) -> Tensor:
+        """Append `tokens` to what the cache holds; the logits (vocab_size,) float32, on the CPU, of what comes next."""
+        x = self.model.hidden(torch.tensor([tokens], device=self.device), cache)  # (1, T, n_embd)
+        return self.model.head(x[0, -1]).float().cpu()
+
+    def _start(self) -> list[int]:
+        end_of_text = self.tokenizer.end_of_text
+        return [end_of_text] if end_of_text is not None else self.tokenizer.encode("\n").tolist()
+
+    def _text(self, tokens: Iterator[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for token in tokens:
+            if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
+                yield piece
+
+
+def _until(stops: list[str], pieces: Iterator[str]) -> Iterator[str]:
+    """`pieces` up to the first of `stops`; what may be the beginning of one waits for what follows."""
+    waiting = ""
+    for piece in pieces:
+        waiting += piece
+        found = [waiting.index(stop) for stop in stops if stop in waiting]
+        if found:
+            if text := waiting[: min(found)]:
+                yield text
+            return
+        ready = len(waiting) - max((_begun(stop, waiting) for stop in stops), default=0)
+        if ready:
+            yield waiting[:ready]
+        waiting = waiting[ready:]
+    if waiting:
+        yield waiting
+
+
+def _begun(stop: str, text: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,46 @@
+"""Choose the next token from the model's logits."""
+
+import torch
+from torch import Tensor
+
+from nanogpt.faults import UserError
+
+
+def check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises UserError naming the option that is out of range."""
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"temperature: found {temperature}, should be 0 (always the likeliest token) or above")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k: found {top_k}, should be 1 or more tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p: found {top_p}, should be above 0 and at most 1")
+
+
+def sample(
+    logits: Tensor, generator: torch.Generator, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> int:
+    """One token from logits (vocab_size,) float32 on the CPU.
+
+    temperature divides the logits, 0 takes the likeliest token; top_k keeps the k likeliest; top_p then keeps the
+    fewest whose probabilities reach p (nucleus sampling, Holtzman et al. 2020).
+    """
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities = nucleus(kept_k(logits / temperature, top_k).softmax(-1), top_p)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def kept_k(logits: Tensor, top_k: int | None) -> Tensor:
+    """Logits (vocab_size,) with all but the `top_k` largest at minus infinity; ties with the k-th stay."""
+    if top_k is None or top_k >= logits.numel():
+        return logits
+    return logits.masked_fill(logits < logits.topk(top_k).values[-1], float("-inf"))
+
+
+def nucleus(probabilities: Tensor, top_p: float | None) -> Tensor:
+    """Probabilities (vocab_size,) with zero outside the smallest set that reaches `top_p`; not normalised again."""
+    if top_p is None or top_p >= 1:
+        return probabilities
+    ordered, tokens = probabilities.sort(descending=True, stable=True)
+    unneeded = ordered.cumsum(0) - ordered >= top_p  # those before it reach top_p already
+    return probabilities.index_fill(0, tokens[unneeded], 0.0)

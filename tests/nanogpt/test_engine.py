@@ -1,0 +1,147 @@
+"""Generation: the same text as without a cache, whole characters, stops, windows that slide."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt.config import Config, ModelConfig, save_config
+from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
+from nanogpt.evaluation.speed import bytes_per_token, decoding_speed
+from nanogpt.export import huggingface
+from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.inference.engine import Engine, _until
+from nanogpt.model.gpt import GPT
+from nanogpt.training import checkpoint
+
+pytestmark = pytest.mark.fast
+LETTERS = CharTokenizer("abcdefgh \n")
+
+
+def model_for(tokenizer, preset="modern", **options) -> GPT:
+    shape = dict(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=tokenizer.vocab_size) | options
+    model = GPT(ModelConfig(preset=preset, **shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    return model.eval()
+
+
+@pytest.fixture(params=["gpt2", "modern"])
+def engine(request) -> Engine:
+    return Engine(model_for(LETTERS, request.param), LETTERS)
+
+
+def test_greedy_text_is_that_of_the_full_forward_pass(engine):
+    tokens = LETTERS.encode("abc").tolist()
+    while len(tokens) < 16:
+        with torch.no_grad():
+            tokens.append(int(engine.model(torch.tensor([tokens]))[0][0, -1].argmax()))
+    assert engine.complete("abc", max_new_tokens=13, temperature=0) == LETTERS.decode(tokens[3:])
+
+
+@pytest.mark.parametrize("prompt", ["", "a", "abcdefgh" * 2, "abcdefgh " * 9])
+def test_text_goes_on_past_the_window(engine, prompt):
+    text = engine.complete(prompt, max_new_tokens=70, seed=1)
+    assert len(text) == 70
+
+
+def test_past_the_window_the_newer_half_is_read_again(engine):
+    written = engine.complete("abcdefgh", max_new_tokens=10, temperature=0)
+    seen = ("abcdefgh" + written)[:17][-8:]
+    with torch.no_grad():
+        expected = int(engine.model(torch.tensor([LETTERS.encode(seen).tolist()]))[0][0, -1].argmax())
+    assert written[9] == LETTERS.decode([expected])
+
+
+def test_a_seed_gives_one_text_and_no_seed_another(engine):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first, again, other = (engine.complete("a", max_new_tokens=50, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert engine.complete("a", max_new_tokens=50) != engine.complete("a", max_new_tokens=50)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_text_stops_before_the_stop(engine):
+    text = engine.complete("ab", max_new_tokens=60, seed=3)
+    stop = text[20:23]
+    assert engine.complete("ab", max_new_tokens=60, seed=3, stop=stop) == text[: text.index(stop)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    pieces=st.lists(st.text("ab", min_size=1, max_size=4), max_size=12),
+    stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+)
+def test_pieces_until_a_stop_are_the_text_until_it(pieces, stops):
+    text = "".join(pieces)
+    ends = [text.index(stop) for stop in stops if stop in text]
+    # Streaming meets the stop that ends first; the whole text, the one that begins first.
+    streamed = "".join(_until(stops, iter(pieces)))
+    assert text.startswith(streamed)
+    assert not any(stop in streamed for stop in stops)
+    assert streamed == text if not ends else len(streamed) >= min(ends)
+
+
+def test_no_piece_splits_a_character():
+    tokenizer = BPETokenizer.train("añ€😀 " * 3, 257)  # every byte is a token of its own
+    text = "añ€😀ñ"
+    ids = tokenizer.encode(text)
+    pieces = list(Engine(model_for(tokenizer), tokenizer)._text(iter(ids.tolist())))
+    assert pieces == list(text)
+    unfinished = list(Engine(model_for(tokenizer), tokenizer)._text(iter(ids.tolist()[:-1])))
+    assert unfinished == list(text[:-1])
+
+
+def test_the_end_of_a_text_ends_it():
+    tokenizer = BPETokenizer.train("abc", 257)
+    engine = Engine(model_for(tokenizer), tokenizer)
+    chosen = iter([65, 66, tokenizer.end_of_text, 67])
+    assert list(engine._tokens("a", 10, lambda logits: next(chosen))) == [65, 66]
+
+
+def test_options_are_checked_before_the_first_piece(engine):
+    with pytest.raises(UserError, match="temperature"):
+        engine.generate("a", temperature=-1)
+
+
+def test_opens_an_export_and_a_training_folder(tmp_path):
+    model = model_for(LETTERS)
+    huggingface.export(model, LETTERS, tmp_path / "export")
+    trained = tmp_path / "trained"
+    config = Config(model=model.config.model_copy(update={"vocab_size": None}))
+    save_config(config, trained / "config.yaml")
+    LETTERS.save(trained)
+    checkpoint.save(trained / "best", model, step=3, facts={})
+    expected = Engine(model, LETTERS).complete("abc", seed=1)
+    assert Engine.from_folder(tmp_path / "export").complete("abc", seed=1) == expected
+    assert Engine.from_folder(str(trained)).complete("abc", seed=1) == expected
+
+    weights = trained / "best" / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CorruptFileError, match=r"model\.safetensors"):
+        Engine.from_folder(trained)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        Engine.from_folder(tmp_path / "absent")
+    with pytest.raises(UserError, match="holds no model"):
+        Engine.from_folder(tmp_path)
+    save_config(Config(), tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        Engine.from_folder(tmp_path)
+
+
+def test_speed_counts_what_it_says(engine):
+    speed = decoding_speed(engine, max_seconds=0.05)
+    assert speed["prompt_tokens"] == 8
+    assert speed["new_tokens"] >= 1
+    assert speed["achieved_bytes_per_second"] == speed["weight_bytes"] * speed["tokens_per_second"]
+
+
+def test_tables_that_are_looked_up_are_not_read_whole():
+    tied, untied = model_for(LETTERS, "gpt2"), model_for(LETTERS, "modern")
+    assert bytes_per_token(tied) == 4 * (tied.num_parameters() - 16 * 16)
+    assert bytes_per_token(untied) == 4 * untied.num_parameters(non_embedding=True)

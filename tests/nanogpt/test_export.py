@@ -1,0 +1,74 @@
+"""An exported folder: read back equal, opened by transformers, refused when it is not one."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanogpt.data.tokenizer import CharTokenizer
+from nanogpt.export import huggingface
+from nanogpt.faults import UserError
+from tests.nanogpt.test_model import randomised, small, some_tokens
+
+pytestmark = pytest.mark.fast
+TEXT = "the cat sat on the mat, the cat sat on the hat.\n" * 5
+SHAPES = [
+    dict(preset="gpt2"),
+    dict(preset="gpt2", bias=False, embedding_norm=True),
+    dict(preset="modern", n_kv_head=2),
+    dict(preset="modern", tie_weights=True),
+    dict(preset="modern", tie_weights=True, embedding_norm=False),
+]
+
+
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+def test_read_back_equal(options, tmp_path):
+    tokenizer = CharTokenizer(TEXT)
+    model = randomised(small(**options, vocab_size=tokenizer.vocab_size))
+    files = huggingface.export(model, tokenizer, tmp_path, card="# A model\n")
+    assert {path.name for path in files} == {
+        "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    other, read = huggingface.load(tmp_path)
+    tokens = some_tokens(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(other(tokens)[0], model(tokens)[0], atol=1e-5, rtol=1e-5)
+    assert read.digest == tokenizer.digest
+
+
+def test_written_twice_is_the_same_to_the_byte(tmp_path):
+    tokenizer = CharTokenizer(TEXT)
+    model = randomised(small(vocab_size=tokenizer.vocab_size))
+    first = {path.name: path.read_bytes() for path in huggingface.export(model, tokenizer, tmp_path)}
+    assert first == {path.name: path.read_bytes() for path in huggingface.export(model, tokenizer, tmp_path)}
+
+
+def test_options_that_fit_no_published_shape_are_refused(tmp_path):
+    model = randomised(small("modern", qk_norm=False))
+    with pytest.raises(UserError, match="fit neither published shape"):
+        huggingface.export(model, CharTokenizer(TEXT), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_is_no_export_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        huggingface.load_model(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match='model_type "bert"'):
+        huggingface.load_model(tmp_path)
+
+
+def test_weights_of_another_shape_are_named(tmp_path):
+    tokenizer = CharTokenizer(TEXT)
+    huggingface.export(randomised(small(vocab_size=tokenizer.vocab_size)), tokenizer, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"does not fit config\.json.*up_proj"):
+        huggingface.load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(UserError, match=r"model\.safetensors: is not a safetensors file"):
+        huggingface.load_model(tmp_path)
