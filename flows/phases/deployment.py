@@ -25,7 +25,7 @@ def export_best(run: Run) -> Outcome:
     best = run.facts("evaluation.models")["best"]
     folder = run.paths.exports / best
     card = (run.paths.checkpoints / best / "README.md").read_text(encoding="utf-8")
-    run.worker.call("nanogpt.export.huggingface:export_trained", model_folder=run.paths.checkpoints / best,
+    run.worker.call("nanogpt.export.folders:export_trained", model_folder=run.paths.checkpoints / best,
                     folder=folder, card=card, timeout=600)  # fmt: skip
     files = sorted(path for path in folder.iterdir() if path.is_file())
     rows = [{"path": run.relative(path), "bytes": path.stat().st_size, "sha256": durable.sha256_file(path)}

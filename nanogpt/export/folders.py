@@ -39,3 +39,8 @@ def open_trained(folder: Path) -> GPT:
     model = GPT(config.model_copy(update={"vocab_size": vocab_size}))
     checkpoint.put_weights(model, saved.weights, str(best))
     return model.eval()
+
+
+def export_trained(model_folder: Path, folder: Path, card: str | None = None) -> list[Path]:
+    """huggingface.export() of the best checkpoint in a training folder; returns the files written to `folder`."""
+    return huggingface.export(open_trained(model_folder), load_tokenizer(model_folder), folder, card)

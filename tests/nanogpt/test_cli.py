@@ -1,0 +1,134 @@
+"""The command and the examples as a person runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanogpt import cli
+from nanogpt.config import Config, DataConfig, save_config
+from nanogpt.data import preprocessing, shards
+from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.export import folders
+from nanogpt.model.gpt import GPT
+from nanogpt.training import checkpoint
+from tests.nanogpt.test_model import small
+
+CHECKOUT = Path(__file__).parents[2]
+EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))
+TEXT = "ROMEO:\nWhat say you to the moon?\n\nJULIET:\nIt is late, my lord, and the moon is asleep.\n\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    source = folder / "play.txt"
+    source.write_text(TEXT * 40, encoding="utf-8")
+    preprocessing.prepare([source], folder / "text", DataConfig())
+    shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
+    return folder / "char"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = load_tokenizer(data)
+    model = GPT(small(vocab_size=tokenizer.vocab_size))
+    save_config(Config(model=model.config), folder / "config.yaml")
+    tokenizer.save(folder)
+    checkpoint.save(folder / "best", model, step=1, facts={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    folders.export_trained(trained, folder)
+    return folder
+
+
+@pytest.mark.fast
+def test_generate_writes_the_same_from_training_folder_and_export(trained, exported, capsys):
+    options = ["--prompt", "ROMEO:", "--tokens", "30", "--seed", "1", "--device", "cpu"]
+    assert cli.main(["generate", str(trained), *options]) == 0
+    written = capsys.readouterr().out
+    assert written.startswith("ROMEO:")
+    assert len(written) == len("ROMEO:") + 31
+    assert cli.main(["generate", str(exported), *options]) == 0
+    assert capsys.readouterr().out == written
+
+
+@pytest.mark.fast
+def test_eval_covers_the_split(exported, data, capsys):
+    assert cli.main(["eval", str(exported), "--data", str(data), "--window", "8", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    predicted = len(shards.open_split(data, "test").tokens) - 1
+    assert f"test: {predicted:,} tokens, windows of 8" in told
+    assert "bits per byte" in told
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["generate", "absent"], "absent: there is no such folder"),
+        (["generate", "MODEL", "--temperature", "-1"], "temperature: found -1.0"),
+        (["eval", "MODEL", "--data", "absent"], "absent: there is no such folder"),
+        (["eval", "MODEL", "--data", "DATA", "--window", "17"], "--window 17: the model sees at most 16 tokens"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, told, exported, data, capsys):
+    arguments = [{"MODEL": str(exported), "DATA": str(data)}.get(word, word) for word in arguments]
+    assert cli.main([*arguments, "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "arguments", [["fly"], ["generate"], ["train", "x.yaml", "--data", "d", "--folder", "f", "--micro-batch", "0"]]
+)
+def test_a_wrong_command_line_is_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 2
+
+
+@pytest.mark.fast
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from nanogpt import cli\n"
+        "try: cli.main(['generate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pydantic')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--temperature" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_runs_without_a_terminal(script, exported):
+    done = subprocess.run(
+        [sys.executable, str(script), str(exported)], cwd=CHECKOUT, input="Good day!\nWho are you?\n",
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout) > 100
+
+
+@pytest.mark.slow
+def test_an_example_names_a_missing_folder(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES[0]), str(tmp_path / "absent")], cwd=CHECKOUT, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "there is no such folder" in done.stderr
+    assert "Traceback" not in done.stderr
