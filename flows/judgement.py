@@ -1,0 +1,130 @@
+"""Did the run reach what it exists for? The mission's success criteria, judged from facts alone.
+
+Each verdict carries its evidence: the number or the file that it rests on.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from flows import wording
+from nanogpt import plots
+
+Facts = dict[str, Any]
+
+DOCUMENTS = ("training_report.md", "training_report.html", "README.md", "troubleshooting.md", "system_report.md")
+
+
+def criteria(facts: Facts) -> list[Facts]:
+    """The mission's success criteria: [{name, met: True | False | None (not known yet), evidence: one line}]."""
+    judged = [
+        ("Environment set up", _environment(facts)),
+        ("Component checks pass", _component_checks(facts)),
+        ("A model was trained", _trained(facts)),
+        ("Its loss fell", _loss_fell(facts)),
+        ("Its samples are coherent", _coherent(facts)),
+        ("The project's tests pass", _tests(facts)),
+        ("Documents written", _documents(facts)),
+        ("Report made", _report(facts)),
+    ]
+    return [{"name": name, "met": met, "evidence": evidence} for name, (met, evidence) in judged]
+
+
+def trained_models(facts: Facts) -> list[Facts]:
+    """The models whose training finished, in the order of the ladder."""
+    return [model for model in facts["models"] if (model.get("facts") or {}).get("status") == "finished"]
+
+
+def best_model(facts: Facts) -> Facts | None:
+    """The evaluated best model, or without an evaluation the trained one of lowest validation loss."""
+    trained = trained_models(facts)
+    name = facts["steps"].get("evaluation.models", {}).get("best")
+    for model in trained:
+        if model["name"] == name:
+            return model
+    return min(trained, key=lambda model: model["facts"].get("best_val_loss") or math.inf, default=None)
+
+
+def _environment(facts: Facts) -> tuple[bool | None, str]:
+    system, device = facts["steps"].get("environment.system"), facts["steps"].get("environment.device")
+    if not system or not device:
+        return _phase_says(facts, 1)
+    failed = [check["name"] for check in system["checks"] if check["level"] == "fail"]
+    if failed:
+        return False, f"failed: {', '.join(failed)}"
+    packages = facts["steps"].get("environment.packages", {}).get("count")
+    passed = f"{len(system['checks'])} checks passed on {device['device']}"
+    return True, f"{passed}, {wording.number(packages)} packages frozen"
+
+
+def _component_checks(facts: Facts) -> tuple[bool | None, str]:
+    checks = facts["steps"].get("implementation.checks")
+    if not checks:
+        return _phase_says(facts, 2)
+    total = checks["passed"] + checks["failed"]
+    return checks["failed"] == 0 and total > 0, f"{checks['passed']} of {total} passed on {checks['device']}"
+
+
+def _trained(facts: Facts) -> tuple[bool | None, str]:
+    trained = trained_models(facts)
+    if not trained:
+        return _phase_says(facts, 5)
+    tokens = sum(model["facts"].get("tokens") or 0 for model in trained)
+    names = ", ".join(model["name"] for model in trained)
+    return True, f"{names}: {wording.count(tokens)} tokens in all"
+
+
+def _loss_fell(facts: Facts) -> tuple[bool | None, str]:
+    best = best_model(facts)
+    if best is None:
+        return _phase_says(facts, 5)
+    train, _ = plots.read_metrics(Path(best["folder"]))
+    start = next((row["loss"] for row in train if row.get("loss") is not None), None)
+    end = best["facts"].get("best_val_loss")
+    if start is None or end is None:
+        return None, f"no metrics in {best['folder']}"
+    return end < start, f"{best['name']}: from {start:.3f} (first step) to {end:.4f} (best validation) nats per token"
+
+
+def _coherent(facts: Facts) -> tuple[bool | None, str]:
+    judged = facts["steps"].get("evaluation.samples", {}).get("coherence")
+    if not judged:
+        return _phase_says(facts, 6)
+    return bool(judged["coherent"]), (
+        f"score {wording.number(judged['score'])}, limit {wording.number(judged['limit'])}, "
+        f"real text {wording.number(judged['reference'])} ({judged['measure']})"
+    )
+
+
+def _tests(facts: Facts) -> tuple[bool | None, str]:
+    tests = facts["steps"].get("evaluation.tests")
+    if not tests:
+        return _phase_says(facts, 6)
+    return tests["failed"] == 0 and tests["passed"] > 0, (
+        f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped in "
+        f"{wording.duration(tests['seconds'])}"
+    )
+
+
+def _documents(facts: Facts) -> tuple[bool | None, str]:
+    return _written(facts, [name for name in DOCUMENTS if not name.startswith("training_report")])
+
+
+def _report(facts: Facts) -> tuple[bool | None, str]:
+    return _written(facts, [name for name in DOCUMENTS if name.startswith("training_report")])
+
+
+def _written(facts: Facts, names: list[str]) -> tuple[bool | None, str]:
+    written = facts.get("documents")
+    if written is None:
+        return _phase_says(facts, 8)
+    missing = [name for name in names if name not in written]
+    return (False, f"missing: {', '.join(missing)}") if missing else (True, ", ".join(names))
+
+
+def _phase_says(facts: Facts, number: int) -> tuple[bool | None, str]:
+    """The verdict where a phase left no figures: failed when it failed, else not known."""
+    phase = facts["phases"][number - 1]
+    evidence = f"phase {number} {phase['title']}: {phase['status']}"
+    cause = phase.get("cause")
+    return False if phase["status"] == "failed" else None, f"{evidence} – {cause}" if cause else evidence
