@@ -188,11 +188,11 @@ def with_company(function: Function, scope: Scope) -> Any:
 
 
 def one_line(words: object) -> str:
-    """A text or an exception in one line of bounded length; exceptions of other people's code are named."""
+    """A text or an exception in one line of bounded length. Other people's exceptions are named."""
     text = " ".join(str(words).split())[:500]
-    ours = type(words).__module__.startswith(("flows.", "nanogpt."))
     if isinstance(words, KeyboardInterrupt):
         return "stopped by a person"
-    if not isinstance(words, BaseException) or (ours and text):
+    speaks_for_itself = type(words).__module__.startswith(("flows.", "nanogpt.")) or hasattr(words, "shown_as")
+    if not isinstance(words, BaseException) or (speaks_for_itself and text):
         return text
     return f"{type(words).__name__}: {text}" if text else type(words).__name__

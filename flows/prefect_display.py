@@ -10,25 +10,25 @@ of before the flow are put back before our code runs, so a run's own handlers ho
 
 import json
 import logging
-import queue
+import re
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.display import Beside, Call, Function, Log, PlainDisplay, Scope, one_line, with_company
-from flows.prefect_server import Server
+from flows.prefect_courier import Courier, drain_events
+from flows.prefect_server import RESTART_PATIENCE, Server
+from nanogpt.faults import UserError
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.states import State
 
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
-RESTART_PATIENCE = 8.0  # for a server that is just being started again (measured: back within 5 s)
+DISPLAY_FILES = ("flows/display.py", "flows/terminal.py", "flows/prefect_display.py")
 DRAIN_SECONDS = 3.0  # at the end of a flow, for what is still on its way to the server
 
 
@@ -40,8 +40,9 @@ class PrefectDisplay(PlainDisplay):
         _quiet_prefect(log)
         self._server = server
         self._log = log
-        self._courier = _Courier(server, log)
+        self._courier = Courier(server, log)
         self._flow_run_id: Any = None
+        self._explained: Exception | None = None
         self._progress_sent: dict[str, float] = {}
 
     @property
@@ -97,7 +98,7 @@ class PrefectDisplay(PlainDisplay):
         finally:
             patience = DRAIN_SECONDS if self._server.healthy() else 0
             self._courier.drain(patience)
-            _drain_events(patience)
+            drain_events(patience)
 
     def _record_end(self, call: Call, scope: Scope, error: Exception) -> None:
         """The flow engine could not tell the server: wait for a restart that may be going on, then say it again."""
@@ -135,7 +136,7 @@ class PrefectDisplay(PlainDisplay):
             call = Call(function)
             return self._task(title, call, lambda: _state(call))
         scope.kept += 1
-        return self._task(title, Call(lambda: None), lambda: _cached(kept_reason))
+        return self._task(title, Call(lambda: self.note(f"kept: {kept_reason}")), lambda: _cached(kept_reason))
 
     def beside(self, title: str, function: Function) -> Beside:
         self.scope.steps += 1
@@ -147,16 +148,16 @@ class PrefectDisplay(PlainDisplay):
         if fraction < 1.0 and now - self._progress_sent.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
             return
         self._progress_sent[key] = now
-        self._courier.artifact(key, "progress", round(100 * min(max(fraction, 0.0), 1.0), 1), description)
+        self._courier.artifact(_key(key), "progress", round(100 * min(max(fraction, 0.0), 1.0), 1), description)
 
     def markdown(self, key: str, text: str, description: str = "") -> None:
-        self._courier.artifact(key, "markdown", text, description)
+        self._courier.artifact(_key(key), "markdown", text, description)
 
     def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
-        self._courier.artifact(key, "table", json.dumps(rows, default=str), description)
+        self._courier.artifact(_key(key), "table", json.dumps(rows, default=str), description)
 
     def link(self, key: str, url: str, text: str, description: str = "") -> None:
-        self._courier.artifact(key, "markdown", f"[{text}]({url})", description)
+        self._courier.artifact(_key(key), "markdown", f"[{text}]({url})", description)
 
     def note(self, message: str, level: str = "info") -> None:
         self._courier.line(message, level)
@@ -171,8 +172,9 @@ class PrefectDisplay(PlainDisplay):
 
         def body() -> "State":
             call.run()
-            if isinstance(call.error, Exception):
-                self.note("".join(traceback.format_exception(call.error)).rstrip(), "error")
+            if isinstance(call.error, Exception) and call.error is not self._explained:
+                self._explained = call.error  # once, in the step's log; the phase around it only fails with it
+                self.note(_explanation(call.error), "error")
             return ending()
 
         task = Task(
@@ -185,7 +187,9 @@ class PrefectDisplay(PlainDisplay):
         return call.result()
 
 
-# ---------------------------------------------------------------------------------------------------- states
+def _key(words: str) -> str:
+    """An artifact's key as the server takes it: small_model -> small-model."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def _cached(reason: str) -> "State":
@@ -216,6 +220,18 @@ def _flow_state(call: Call, scope: Scope) -> "State":
     return _state(call)
 
 
+def _explanation(error: Exception) -> str:
+    """What a step's log says of `error`: a known kind speaks for itself, others with where they arose."""
+    if isinstance(error, UserError) or hasattr(error, "shown_as"):
+        return one_line(error)
+    whole = part = traceback.TracebackException.from_exception(error)
+    while part is not None:
+        frames = [frame for frame in part.stack if not frame.filename.endswith(DISPLAY_FILES)]
+        part.stack = traceback.StackSummary.from_list(frames)
+        part = part.__cause__ or part.__context__
+    return "".join(whole.format()).rstrip()
+
+
 class _Handlers:
     """The handlers of SIGTERM and SIGINT as they were before Prefect's flow engine put its own."""
 
@@ -228,114 +244,6 @@ class _Handlers:
         for number, handler in self._before.items():
             if handler is not None:
                 signal.signal(number, handler)
-
-
-# ------------------------------------------------------------------------------------- what goes to the server
-
-
-class _Courier:
-    """Takes log lines and artifacts to the server from a thread of its own, so that nobody waits for them.
-
-    What can't be delivered is dropped, with one warning.
-    """
-
-    def __init__(self, server: Server, log: Log) -> None:
-        self._server = server
-        self._log = log
-        self._errands: queue.Queue[Callable[[SyncPrefectClient], None]] = queue.Queue(maxsize=1000)
-        self._progress_ids: dict[str, Any] = {}
-        self._warned = False
-        threading.Thread(target=self._work, name="prefect-courier", daemon=True).start()
-
-    def line(self, message: str, level: str) -> None:
-        from prefect.client.schemas.actions import LogCreate
-
-        flow_run_id, task_run_id = _current_run()
-        if flow_run_id is None:
-            return
-        number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-        entry = LogCreate(
-            name=FLOW_NAME, level=number, message=message, timestamp=datetime.now(UTC),
-            flow_run_id=flow_run_id, task_run_id=task_run_id,
-        )  # fmt: skip
-        self._send(lambda client: client.create_logs([entry]))
-
-    def artifact(self, key: str, kind: str, data: Any, description: str) -> None:
-        from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-
-        flow_run_id, task_run_id = _current_run()
-        if flow_run_id is None:
-            return
-
-        def deliver(client: "SyncPrefectClient") -> None:
-            if kind == "progress" and key in self._progress_ids:
-                client.update_artifact(self._progress_ids[key], ArtifactUpdate(data=data, description=description))
-                return
-            wanted = ArtifactCreate(
-                key=key, type=kind, data=data, description=description,
-                flow_run_id=flow_run_id, task_run_id=task_run_id,
-            )  # fmt: skip
-            made = client.create_artifact(wanted)
-            if kind == "progress":
-                self._progress_ids[key] = made.id
-
-        self._send(deliver)
-
-    def drain(self, seconds: float) -> None:
-        """Wait a little for what is under way."""
-        arrived = threading.Event()
-        self._send(lambda client: arrived.set())
-        arrived.wait(seconds)
-
-    def _send(self, errand: "Callable[[SyncPrefectClient], None]") -> None:
-        try:
-            self._errands.put_nowait(errand)
-        except queue.Full:
-            self._warn("more than can be delivered")
-
-    def _work(self) -> None:
-        from prefect.client.orchestration import get_client
-
-        with get_client(sync_client=True) as client:
-            while True:
-                errand = self._errands.get()
-                if not self._server.wait_until_healthy(RESTART_PATIENCE):
-                    self._warn("the server does not answer")
-                    continue
-                try:
-                    errand(client)
-                except Exception as error:
-                    self._warn(one_line(error))
-
-    def _warn(self, why: str) -> None:
-        if not self._warned:
-            self._log(f"Prefect's pages miss some log lines or artifacts: {why}")
-        self._warned = True
-
-
-def _current_run() -> tuple[Any, Any]:
-    """Ids of the flow run and task run that this thread is in, None where there is none."""
-    from prefect.context import FlowRunContext, TaskRunContext
-
-    flow, task = FlowRunContext.get(), TaskRunContext.get()
-    return (flow.flow_run.id if flow else None), (task.task_run.id if task else None)
-
-
-def _drain_events(seconds: float) -> None:
-    """Let the task states that are still on their way arrive; then drop the rest.
-
-    Without this the interpreter's exit waits for each of them in turn, 7 s a piece when the server is gone.
-    """
-    from prefect.events.worker import EventsWorker
-
-    under_way = [(worker._loop, worker._task) for worker in EventsWorker._instances.values() if worker._task]
-    EventsWorker.drain_all(timeout=seconds)
-    for loop, task in under_way:
-        if not task.done():
-            loop.call_soon_threadsafe(task.cancel)
-
-
-# ------------------------------------------------------------------------------------------- Prefect's own words
 
 
 class _OnceHandler(logging.Handler):

@@ -31,6 +31,7 @@ WATCH_SECONDS = 0.5
 HEALTH_SECONDS = 10.0  # between questions to a server whose process lives
 HUNG_AFTER = 4  # such questions in a row without an answer
 RESTARTS = 5
+RESTART_PATIENCE = 8.0  # for those who need a server that is just being started again: it takes 4 to 5 s
 CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
 
 Log = Callable[[str], None]
@@ -191,6 +192,9 @@ def _environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # its default is port 4200, whatever port the pages come from
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the older pages fold steps into their phase
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "NO_PROXY": local,
         "no_proxy": local,

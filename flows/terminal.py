@@ -33,7 +33,7 @@ class _Phase:
     steps: int = 0
     kept: int = 0
     running: dict[str, float] = field(default_factory=dict)  # title of a step -> when it began
-    cause: str = ""
+    failure: str = ""
 
 
 class Terminal:
@@ -67,14 +67,14 @@ class Terminal:
             self._current = phase
             self._line(f"{number} {title}")
 
-    def phase_finished(self, number: int, cause: str | None = None, stopped: bool = False) -> None:
-        """The phase has ended: failed with `cause`, stopped by a person, or well."""
+    def phase_finished(self, number: int, failure: str | None = None, stopped: bool = False) -> None:
+        """The phase has ended: with `failure` ("failed: cause"), stopped by a person, or well."""
         with self._lock:
             phase = self._phases[number]
             phase.seconds = time.monotonic() - phase.began
-            phase.cause = cause or ""
+            phase.failure = failure or ""
             all_kept = phase.steps > 0 and phase.kept == phase.steps
-            phase.state = STOPPED if stopped else FAILED if cause else KEPT if all_kept else DONE
+            phase.state = STOPPED if stopped else FAILED if failure else KEPT if all_kept else DONE
             phase.running.clear()
             self._progress = ""
             done = f"done in {duration(phase.seconds)}" if phase.state == DONE else ""
@@ -86,11 +86,13 @@ class Terminal:
             self._of_step().steps += 1
             self._line(f"  {title} ...")
 
-    def step_finished(self, title: str, seconds: float) -> None:
-        self._step_ended(title, f"done in {duration(seconds)}")
-
-    def step_failed(self, title: str, cause: str) -> None:
-        self._step_ended(title, f"failed: {cause}")
+    def step_ended(self, title: str, how: str) -> None:
+        with self._lock:
+            for phase in self._phases.values():  # a step beside may outlive its phase
+                if phase.running.pop(title, None) is not None:
+                    break
+            self._progress = ""
+            self._line(f"  {title}: {how}")
 
     def step_kept(self, title: str, reason: str) -> None:
         with self._lock:
@@ -122,14 +124,6 @@ class Terminal:
     def _of_step(self) -> _Phase:
         """The phase that a step belongs to; a step before the first phase gets a nameless one."""
         return self._current or _Phase(0, "")
-
-    def _step_ended(self, title: str, how: str) -> None:
-        with self._lock:
-            for phase in self._phases.values():  # a step beside may outlive its phase
-                if phase.running.pop(title, None) is not None:
-                    break
-            self._progress = ""
-            self._line(f"  {title}: {how}")
 
     def _line(self, text: str) -> None:
         """One event in a pipe; the live table shows it by itself."""
@@ -177,7 +171,7 @@ class Terminal:
     @staticmethod
     def _outcome(phase: _Phase) -> str:
         kept = f"{phase.kept} of {phase.steps} steps kept" if phase.kept else ""
-        return {FAILED: f"failed: {phase.cause}", STOPPED: "stopped", DONE: kept, KEPT: kept, WAITING: ""}[phase.state]
+        return {FAILED: phase.failure, STOPPED: "stopped", DONE: kept, KEPT: kept, WAITING: ""}[phase.state]
 
 
 class OnTerminal:
@@ -199,7 +193,8 @@ class OnTerminal:
         try:
             value = self._display.phase(number, title, function)
         except Exception as error:
-            self._terminal.phase_finished(number, cause=one_line(error))
+            verb = getattr(error, "shown_as", "failed").lower()
+            self._terminal.phase_finished(number, failure=f"{verb}: {one_line(error)}")
             raise
         except BaseException:
             self._terminal.phase_finished(number, stopped=True)
@@ -242,9 +237,10 @@ class OnTerminal:
             try:
                 value = function()
             except BaseException as error:
-                self._terminal.step_failed(title, one_line(error))
+                failed = "failed: " if isinstance(error, Exception) else ""
+                self._terminal.step_ended(title, f"{failed}{one_line(error)}")
                 raise
-            self._terminal.step_finished(title, time.monotonic() - began)
+            self._terminal.step_ended(title, f"done in {duration(time.monotonic() - began)}")
             return value
 
         return told

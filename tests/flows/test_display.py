@@ -1,0 +1,362 @@
+"""What a display must keep: functions run exactly once, outcomes reach the caller, the pages tell the truth."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows import prefect_server
+from flows.display import PlainDisplay, one_line
+from nanogpt.faults import UserError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+# ------------------------------------------------------------------------------------------ without a server
+
+
+@pytest.mark.fast
+def test_results_reach_the_caller_and_kept_steps_are_not_run():
+    display = PlainDisplay()
+
+    def phase():
+        assert display.step("kept", lambda: pytest.fail("a kept step was run"), "unchanged") is None
+        return display.step("run", lambda: 41) + 1
+
+    assert display.flow(lambda: display.phase(1, "Environment", phase), "name", ["tag"]) == 42
+
+
+@pytest.mark.fast
+def test_an_exception_reaches_the_caller_as_it_is():
+    display, error = PlainDisplay(), RuntimeError("boom")
+
+    def fail():
+        raise error
+
+    with pytest.raises(RuntimeError) as caught:
+        display.flow(lambda: display.phase(1, "Environment", lambda: display.step("step", fail)), "name", [])
+    assert caught.value is error
+
+
+@pytest.mark.fast
+def test_beside_runs_while_the_phase_goes_on():
+    display, go_on = PlainDisplay(), threading.Event()
+
+    def phase():
+        future = display.beside("waits", lambda: go_on.wait(10))
+        display.step("lets it go on", go_on.set)
+        return future.result()
+
+    assert display.phase(1, "Environment", phase) is True
+
+
+@pytest.mark.fast
+def test_a_failure_beside_that_nobody_asked_for_fails_the_phase():
+    display = PlainDisplay()
+    with pytest.raises(ZeroDivisionError):
+        display.phase(1, "Environment", lambda: display.beside("fails", lambda: 1 / 0) and None)
+
+
+@pytest.mark.fast
+def test_a_failure_beside_that_was_dealt_with_does_not():
+    display = PlainDisplay()
+
+    def phase():
+        future = display.beside("fails", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            future.result()
+        return "went on"
+
+    assert display.phase(1, "Environment", phase) == "went on"
+
+
+@pytest.mark.fast
+def test_an_interrupt_waits_for_nothing_beside():
+    display, never = PlainDisplay(), threading.Event()
+
+    def phase():
+        display.beside("hangs", never.wait)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        display.phase(1, "Environment", phase)
+    never.set()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (UserError("training.lr: unknown"), "training.lr: unknown"),
+        (KeyError(), "KeyError"),
+        (KeyboardInterrupt(), "stopped by a person"),
+        ("a  text", "a text"),
+    ],
+)
+def test_causes_are_one_line(words, line):
+    assert one_line(words) == line
+
+
+@pytest.mark.fast
+def test_importing_a_display_does_not_import_prefect():
+    modules = "flows.display, flows.prefect_display, flows.prefect_server, flows.terminal"
+    code = f"import sys, {modules}; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------- with a real server
+
+
+@dataclass
+class Stage:
+    """A workspace's Prefect server, and plays on it: flows run by a process of their own."""
+
+    home: Path
+    port: int
+
+    def start(self, play: str) -> subprocess.Popen:
+        script = PRELUDE.format(home=str(self.home), port=self.port) + textwrap.dedent(play)
+        return subprocess.Popen(
+            [sys.executable, "-c", script], cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def run(self, play: str, seconds: float = 90) -> tuple[int, str, str]:
+        process = self.start(play)
+        output, errors = process.communicate(timeout=seconds)
+        return process.returncode, output, errors
+
+    def ask(self, path: str, question: dict) -> list[dict]:
+        data, headers = json.dumps(question).encode(), {"content-type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/{path}", data, headers)
+        return json.load(urllib.request.urlopen(request, timeout=10))
+
+    def flow_run(self, name: str) -> dict:
+        return self.ask("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})[0]
+
+    def shown(self, name: str) -> dict[str, tuple[str, str | None]]:
+        """Task -> (state, message) of the flow run `name`."""
+        tasks = self.ask("task_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        recorded = {task["name"]: task["state"] for task in tasks if task["state"]}
+        return {name: (state["name"], state["message"] or None) for name, state in recorded.items()}
+
+    def shows(self, name: str, expected: dict[str, tuple[str, str | None]]) -> None:
+        """Task states are recorded a moment after they were sent."""
+        deadline = time.monotonic() + 10
+        while self.shown(name) != expected and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert self.shown(name) == expected
+
+
+PRELUDE = """
+import os, signal, sys, time
+from pathlib import Path
+from flows import prefect_server
+from flows.display import open_display
+logged, ran = [], []
+server = prefect_server.connect(Path({home!r}), logged.append, {port})
+display = open_display(server, logged.append)
+
+def step(title, value=None):
+    return display.step(title, lambda: ran.append(title) or value)
+
+def lose_server():
+    server.close()
+    prefect_server.stop(Path({home!r}))
+    server.lost.set()
+
+"""
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory) -> Iterator[Stage]:
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    yield Stage(home, port)
+    prefect_server.stop(home)
+
+
+@pytest.mark.slow
+def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
+    code, output, errors = stage.run(
+        """
+        class Blocked(Exception):
+            shown_as = "Blocked"
+
+        def environment():
+            display.step("Make {folders}", None, "unchanged")
+            display.step("Freeze packages", None, "unchanged")
+
+        def dataset():
+            display.step("Fetch", None, "unchanged")
+            tokenise = display.beside("Tokenise", lambda: 7)
+            display.note("a line", "warning")
+            display.table("Component_checks", [{"a": 1}], "a table")
+            display.progress("rung", 0.25, "a quarter")
+            display.markdown("report", "# Report")
+            return tokenise.result()
+
+        def training():
+            display.step("Train", lambda: 1 / 0)
+
+        def evaluation():
+            raise Blocked("training has not finished")
+
+        def main():
+            display.phase(1, "Environment", environment)
+            assert display.phase(4, "Dataset", dataset) == 7
+            for number, title, function in (5, "Training", training), (6, "Evaluation", evaluation):
+                try:
+                    display.phase(number, title, function)
+                except Exception as error:
+                    print(type(error).__name__)
+            return "done"
+
+        print(display.flow(main, "all states", ["run:states"]), display.url.rsplit("/", 1)[0])
+        """
+    )
+    assert code == 0 and errors == "", errors  # Prefect is quiet on the terminal
+    address = f"http://127.0.0.1:{stage.port}/runs/flow-run"
+    assert output.split("\n")[:-1] == ["ZeroDivisionError", "Blocked", f"done {address}"]
+    stage.shows(
+        "all states",
+        {
+            "1 Environment": ("Cached", "2 of 2 steps kept"),
+            "Make {folders}": ("Cached", "unchanged"),
+            "Freeze packages": ("Cached", "unchanged"),
+            "4 Dataset": ("Completed", "1 of 2 steps kept"),
+            "Fetch": ("Cached", "unchanged"),
+            "Tokenise": ("Completed", None),
+            "5 Training": ("Failed", "ZeroDivisionError: division by zero"),
+            "Train": ("Failed", "ZeroDivisionError: division by zero"),
+            "6 Evaluation": ("Blocked", "training has not finished"),
+        },
+    )
+    run = stage.flow_run("all states")
+    assert run["state"]["type"] == "FAILED" and run["tags"] == ["run:states"]
+    assert run["state"]["message"].startswith("5 Training: ZeroDivisionError: division by zero; 6 Evaluation:")
+    artifacts = stage.ask("artifacts/filter", {"flow_runs": {"name": {"any_": ["all states"]}}})
+    assert {(a["key"], a["type"]) for a in artifacts} == {
+        ("component-checks", "table"), ("rung", "progress"), ("report", "markdown")
+    }  # fmt: skip
+    lines = stage.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    texts = [line["message"] for line in lines]
+    assert "a line" in texts and "kept: unchanged" in texts
+    assert sum("ZeroDivisionError" in text for text in texts) == 1  # explained once, not at every level
+
+
+@pytest.mark.slow
+def test_a_server_lost_for_good_changes_nothing_for_the_run(stage):
+    code, output, _ = stage.run(
+        """
+        def phase():
+            step("before")
+            beside = display.beside("beside", lambda: ran.append("beside") or 2)
+            lose_server()
+            display.note("goes nowhere")
+            display.progress("rung", 0.5, "goes nowhere")
+            return step("after", 40) + beside.result()
+
+        value = display.flow(lambda: display.phase(1, "Environment", phase), "lost", ["run:lost"])
+        print(value, sorted(ran), display.url)
+        """,
+        seconds=60,  # without care: 146 s
+    )
+    assert (code, output.strip()) == (0, "42 ['after', 'before', 'beside'] None")
+
+
+@pytest.mark.slow
+def test_a_server_lost_before_the_flow_changes_nothing_for_the_run(stage):
+    code, output, _ = stage.run(
+        """
+        lose_server()
+        print(display.flow(lambda: display.phase(1, "Environment", lambda: step("one", 1)), "never", []), ran)
+        """
+    )
+    assert (code, output.strip()) == (0, "1 ['one']")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_comes_back_and_knows_everything(stage):
+    code, output, _ = stage.run(
+        """
+        def phase():
+            step("before")
+            time.sleep(1)  # the first states are there
+            os.kill(server.record.pid, signal.SIGKILL)
+            step("after")
+
+        display.flow(lambda: display.phase(1, "Environment", phase), "killed", [])
+        print(ran, any("back" in line for line in logged))
+        """
+    )
+    assert (code, output.strip()) == (0, "['before', 'after'] True")
+    completed = ("Completed", None)
+    stage.shows("killed", {"1 Environment": completed, "before": completed, "after": completed})
+    assert stage.flow_run("killed")["state"]["type"] == "COMPLETED"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
+    code, output, errors = stage.run(
+        f"""
+        def handler(number, frame):
+            raise KeyboardInterrupt
+
+        def interrupted():
+            os.kill(os.getpid(), {number:d})
+            time.sleep(30)
+
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, handler)
+        def phase():
+            display.step("long", interrupted)
+
+        try:
+            display.flow(lambda: display.phase(1, "Environment", phase), "signal {number:d}", [])
+        except KeyboardInterrupt:
+            print("interrupted", signal.getsignal(signal.SIGTERM) is handler)
+        """,
+        seconds=20,
+    )
+    assert (code, output.strip()) == (0, "interrupted True"), errors
+    stopped = ("Cancelled", "stopped; the same command goes on from here")
+    stage.shows(f"signal {number:d}", {"1 Environment": stopped, "long": stopped})
+    assert stage.flow_run(f"signal {number:d}")["state"]["type"] == "CANCELLED"
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
+    play = """
+        def long():
+            time.sleep(1)  # the states so far are there
+            print("running", flush=True)
+            time.sleep(60)
+
+        def phase():
+            display.step("long", long)
+
+        display.flow(lambda: display.phase(1, "Environment", phase), "crash", ["run:crash"])
+        """
+    process = stage.start(play)
+    assert process.stdout.readline() == "running\n"
+    process.kill()
+    process.communicate()
+    assert stage.flow_run("crash")["state"]["type"] == "RUNNING"
+    _, output, _ = stage.run('print(server.mark_crashed("run:other"), server.mark_crashed("run:crash"))')
+    assert output.strip() == "0 1"
+    assert stage.flow_run("crash")["state"]["type"] == "CRASHED"
+    assert {state for state, _ in stage.shown("crash").values()} == {"Crashed"}

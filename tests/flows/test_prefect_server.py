@@ -1,0 +1,182 @@
+"""The server that a workspace shares: started, reused, restarted, replaced; or done without."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows import prefect_server
+from flows.prefect_server import Record, Server, connect
+from nanogpt import durable
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before(monkeypatch) -> Iterator[None]:
+    """`connect` sets the environment of its process for good."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory) -> Iterator[Path]:
+    """A home whose database is made once; tests find a server there or not, and may end it."""
+    home = tmp_path_factory.mktemp("prefect")
+    yield home
+    prefect_server.stop(home)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.slow
+def test_a_healthy_server_is_reused(shared_home):
+    first = connect(shared_home, print, free_port())
+    second = connect(shared_home, print, free_port())
+    assert second.record == first.record and second.healthy()
+    for server in (first, second):
+        server.close()
+    assert second.healthy()  # it outlives the runs
+
+
+@pytest.mark.slow
+def test_a_persons_own_prefect_settings_are_left_out(shared_home):
+    os.environ.update(PREFECT_API_URL="https://api.prefect.cloud/x", PREFECT_API_KEY="key", PREFECT_PROFILE="mine")
+    server = connect(shared_home, print, free_port())
+    server.close()
+    assert os.environ["PREFECT_API_URL"] == f"{server.url}/api"
+    assert os.environ["PREFECT_HOME"] == str(shared_home)
+    assert not {"PREFECT_API_KEY", "PREFECT_PROFILE"} & set(os.environ)
+    assert os.environ["DO_NOT_TRACK"] == "1" and os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+@pytest.mark.slow
+def test_a_taken_port_gives_the_next_one(shared_home):
+    prefect_server.stop(shared_home)
+    lines: list[str] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = connect(shared_home, lines.append, port)
+    server.close()
+    assert server.healthy() and port < server.record.port < port + prefect_server.PORTS_TRIED
+    assert f"port {port} is taken: Prefect listens on {server.record.port}" in lines
+
+
+@pytest.mark.slow
+def test_a_killed_server_comes_back_at_the_same_address(shared_home):
+    server = connect(shared_home, print, free_port())
+    before = server.record
+    os.kill(before.pid, signal.SIGKILL)
+    assert eventually(lambda: server.record.pid != before.pid and server.healthy())
+    assert server.url == before.url and not server.lost.is_set()
+    server.close()
+
+
+@pytest.mark.slow
+def test_a_broken_database_is_kept_aside_and_replaced(tmp_path):
+    (tmp_path / "prefect.db").write_bytes(b"this was a database before the disk went full" * 100)
+    lines: list[str] = []
+    server = connect(tmp_path, lines.append, free_port())
+    try:
+        assert server.healthy()
+        (aside,) = tmp_path.glob("prefect.db.broken-*")
+        assert aside.read_bytes().startswith(b"this was")
+        assert any("database was unusable" in line and str(aside) in line for line in lines)
+    finally:
+        server.close()
+        prefect_server.stop(tmp_path)
+
+
+@pytest.mark.slow
+def test_stop_ends_it_and_says_so(shared_home):
+    server = connect(shared_home, print, free_port())
+    server.close()
+    command = [sys.executable, "-m", "flows.prefect_server", "stop", str(shared_home)]
+    checkout = Path(__file__).resolve().parents[2]
+    said = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
+    assert f"(pid {server.record.pid}) ended" in said and not psutil.pid_exists(server.record.pid)
+    assert "is running" in prefect_server.stop(shared_home)
+
+
+@pytest.mark.fast
+def test_a_server_that_cannot_start_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    before, lines = dict(os.environ), []
+    assert connect(tmp_path, lines.append, free_port()) is None
+    assert len(lines) == 1 and "no Prefect server, the run goes on" in lines[0] and "server.log" in lines[0]
+    assert dict(os.environ) == before
+
+
+@pytest.mark.fast
+def test_a_home_that_cannot_be_made_is_done_without(tmp_path):
+    (tmp_path / "file").touch()
+    lines: list[str] = []
+    assert connect(tmp_path / "file" / "home", lines.append) is None
+    assert len(lines) == 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
+def test_a_damaged_record_is_no_server(tmp_path, content):
+    (tmp_path / "server.json").write_text(content)
+    assert "no Prefect server" in prefect_server.stop(tmp_path)
+
+
+@pytest.mark.fast
+def test_another_process_with_the_recorded_pid_is_left_alone(tmp_path):
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        born = psutil.Process(bystander.pid).create_time()
+        record = {"pid": bystander.pid, "port": 4200, "url": "http://127.0.0.1:4200", "create_time": born - 100}
+        durable.write_json(tmp_path / "server.json", record)
+        assert "no Prefect server" in prefect_server.stop(tmp_path)
+        assert bystander.poll() is None
+    finally:
+        bystander.communicate(b"\n")
+
+
+@pytest.mark.fast
+def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
+    def refuse(*_: object) -> Record:
+        raise prefect_server.StartError("no memory")
+
+    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_server, "_start_despite_database", refuse)
+    lines: list[str] = []
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    server = Server(tmp_path, Record(gone.pid, 4200, "http://127.0.0.1:4200", 0.0), lines.append)
+    assert server.lost.wait(10)
+    assert sum("no memory" in line for line in lines) == prefect_server.RESTARTS
+    assert "the run goes on without it" in lines[-1]
+    assert not server.wait_until_healthy(60)  # does not wait for what is lost
+    server.close()
+
+
+@pytest.mark.fast
+def test_closing_ends_the_watch(tmp_path):
+    record = Record(os.getpid(), free_port(), "http://127.0.0.1:1", psutil.Process().create_time())
+    server = Server(tmp_path, record, print)
+    server.close()
+    assert "prefect-server-watch" not in {thread.name for thread in threading.enumerate()}

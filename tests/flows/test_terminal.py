@@ -1,0 +1,116 @@
+"""The piped form says each event in a line; the live form draws the phases."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from flows.display import PlainDisplay
+from flows.terminal import OnTerminal, Terminal
+
+pytestmark = pytest.mark.fast
+PHASES = ["Environment", "Dataset", "Training"]
+
+
+class Blocked(Exception):
+    shown_as = "Blocked"
+
+
+def piped() -> tuple[OnTerminal, io.StringIO]:
+    output = io.StringIO()
+    return OnTerminal(PlainDisplay(), Terminal(Console(file=output, width=40), PHASES, "run x")), output
+
+
+def lines(output: io.StringIO) -> list[str]:
+    """What was printed, without times of day and durations."""
+    return [re.sub(r"\d+(\.\d+)? (ms|s)\b", "T", line[9:]) for line in output.getvalue().splitlines()]
+
+
+def test_each_event_is_a_line():
+    display, output = piped()
+
+    def environment():
+        display.step("Make the folders", lambda: None, "finished 2026-11-20 23:50")
+        return display.step("Compute", lambda: 7)
+
+    assert display.phase(1, "Environment", environment) == 7
+    display.note("[bold] out of memory: micro-batch 12 -> 6, and a long line that must not be wrapped", "warning")
+    assert lines(output) == [
+        "1 Environment",
+        "  Make the folders: kept (finished 2026-11-20 23:50)",
+        "  Compute ...",
+        "  Compute: done in T",
+        "1 Environment: done in T, 1 of 2 steps kept",
+        "warning: [bold] out of memory: micro-batch 12 -> 6, and a long line that must not be wrapped",
+    ]
+    assert "\x1b" not in output.getvalue()
+
+
+def test_failures_say_what_and_why_and_go_through():
+    display, output = piped()
+    with pytest.raises(ZeroDivisionError):
+        display.phase(2, "Dataset", lambda: display.step("Divide", lambda: 1 / 0))
+
+    def blocked():
+        raise Blocked("dataset has not finished")
+
+    with pytest.raises(Blocked):
+        display.phase(3, "Training", blocked)
+    assert lines(output)[2:] == [
+        "  Divide: failed: ZeroDivisionError: division by zero",
+        "2 Dataset: failed: ZeroDivisionError: division by zero",
+        "3 Training",
+        "3 Training: blocked: dataset has not finished",
+    ]
+
+
+def test_an_interrupted_phase_is_stopped_not_failed():
+    display, output = piped()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        display.phase(3, "Training", lambda: display.step("Train", interrupted))
+    assert lines(output)[-2:] == ["  Train: stopped by a person", "3 Training: stopped"]
+
+
+def test_progress_in_a_pipe_is_not_a_flood():
+    display, output = piped()
+    for step in range(1000):
+        display.progress("rung", step / 1000, f"step {step}")
+    assert lines(output) == ["    step 0"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_sees_the_phases_in_any_encoding(encoding):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=output, force_terminal=True, width=80, height=20, _environ={"TERM": "xterm"})
+    terminal = Terminal(console, PHASES, "run x", time_left=lambda: 90.0)
+    display = OnTerminal(PlainDisplay(), terminal)
+    display.phase(1, "Environment", lambda: display.step("Make the folders", lambda: None, "unchanged"))
+
+    def dataset():
+        display.beside("Fetch the text", lambda: None).result()
+        display.progress("fetch", 0.5, "step 1200  loss 1.62")
+
+    display.phase(2, "Dataset", dataset)
+    terminal.close()
+    output.flush()
+    picture = output.buffer.getvalue().decode(encoding)
+    last = picture[picture.rindex("run x") :]
+    assert "1 min 30 s of the budget left" in last
+    assert all(f"{number} {title}" in last for number, title in enumerate(PHASES, 1))
+    assert "1 of 1 steps kept" in last
+
+
+def test_the_live_table_shows_the_running_step_and_its_progress():
+    output = io.StringIO()
+    terminal = Terminal(Console(file=output, force_terminal=False, width=100), PHASES, "run x")
+    terminal.phase_started(3, "Training")
+    terminal.step_started("Train small_model")
+    terminal.progress("step 1200  loss 1.62")
+    picture = io.StringIO()
+    Console(file=picture, width=100).print(terminal)
+    assert "Train small_model" in picture.getvalue() and "step 1200  loss 1.62" in picture.getvalue()
