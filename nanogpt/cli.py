@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train in this process until finished, stopped or failed; the trainer's exit code."""
-    from nanogpt.training.trainer import run_child
+    from nanogpt.training.child import run_child
 
     return run_child(
         arguments.config,

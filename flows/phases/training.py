@@ -14,6 +14,7 @@ from flows.run import Run
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import UserError
+from nanogpt.training.progress import check_same_training, trajectory
 
 PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.2 s of this process
 PAGE_SECONDS = 5.0  # between updates of the progress on the task's page
@@ -157,37 +158,25 @@ def describe(heartbeat: dict) -> str:
 
 
 def _set_aside_other_training(run: Run, config: Config, folder: Path) -> None:
-    """A folder that was trained with other settings is moved away whole; one such predecessor is kept."""
+    """A folder that was trained with other settings is moved away whole; one such predecessor is kept.
+
+    More steps, or more time, are the same training: it goes on from before the cool-down.
+    """
     try:
         before = load_config(folder / "config.yaml")
-    except UserError:
+        data = durable.read_json(folder / "data.json")["manifest_sha256"]
+    except (UserError, OSError, ValueError, KeyError):
         return
-    data = durable.sha256_file(_data_folder(run, config) / "manifest.json")
-    if _trajectory(before) == _trajectory(config) and _data_of(folder) in (None, data):
-        return
-    previous = folder.with_name(f"{folder.name}.previous")
-    if previous.exists():
-        shutil.rmtree(previous)
-    folder.rename(previous)
-    run.tell(f"{config.name} was trained with other settings before; that is now in {run.relative(previous)}")
-
-
-def _trajectory(config: Config) -> dict:
-    """What decides the weights: the clock and how often something is written do not."""
-    values = config.model_dump()
-    for key in ("max_seconds", "sample_interval", "log_interval", "checkpoint_interval", "keep_checkpoints"):
-        values["training"].pop(key)
-    values["model"].pop("vocab_size")  # the trainer learns it from the tokenizer
-    values["data"] = {"tokenizer": values["data"]["tokenizer"]}
-    values["device"].pop("threads")
-    return values
-
-
-def _data_of(folder: Path) -> str | None:
+    same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
+    now = durable.sha256_file(_data_folder(run, config) / "manifest.json")
     try:
-        return durable.read_json(folder / "data.json")["manifest_sha256"]
-    except (OSError, ValueError, KeyError):
-        return None
+        check_same_training(trajectory(before, data), trajectory(same_vocabulary, now), config.training.schedule, "")
+    except UserError:
+        previous = folder.with_name(f"{folder.name}.previous")
+        if previous.exists():
+            shutil.rmtree(previous)
+        folder.rename(previous)
+        run.tell(f"{config.name} was trained with other settings before; that is now in {run.relative(previous)}")
 
 
 def _draw_loss(folder: Path) -> None:
@@ -209,7 +198,9 @@ def _key(name: str) -> str:
 
 
 def _settings(run: Run, name: str) -> dict:
-    return _trajectory(load_config(run.paths.configs / f"{name}.yaml"))
+    """What decides the weights; the device, the clock and how often something is written do not."""
+    config = load_config(run.paths.configs / f"{name}.yaml")
+    return {**trajectory(config, ""), "tokenizer": config.data.tokenizer}
 
 
 def step(name: str) -> Step:
