@@ -31,6 +31,7 @@ __all__ = ["criteria", "recommendations", "render", "render_model_card", "render
 
 Facts = dict[str, Any]
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+UNEXPECTED_FACTS = (UndefinedError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -122,10 +123,10 @@ def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
 
     return {
         "facts": facts, "steps": facts["steps"], "phases": phases, "figure": figure, "best": best_model(facts),
-        "trained": trained_models(facts), "criteria": criteria(facts), "recommendations": recommendations(facts),
+        "trained": trained_models(facts), "criteria": lambda: criteria(facts),
+        "recommendations": lambda: recommendations(facts),
         "curve": _curve, "reached": _best_bits_per_byte,
-        "sampled": lambda model: plots.read_rows(Path(model["folder"]) / "samples.jsonl"),
-        "absent": lambda number: _absent(phases[number]), "with_option": with_option,
+        "absent": lambda number: _absent(phases[number]), "sentence": _sentence, "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
         "quoted": shlex.quote, "python_text": repr,
     }  # fmt: skip
@@ -133,13 +134,15 @@ def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
 
 def _absent(phase: Facts) -> Markup:
     """Why a phase left no figures, and the command that goes on."""
-    name = f"Phase {phase['number']} {wording.safe(phase['title'])}"
-    text = f"*{name} left no figures here: {wording.safe(phase['status'])}.*"
-    if phase.get("cause"):
-        text += f" {wording.safe(phase['cause'])}."
+    text = f"Nothing here: phase {phase['number']} {wording.safe(phase['title'])}, {wording.safe(phase['status'])}"
+    text += f" – {_sentence(phase['cause'])}" if phase.get("cause") else "."
     if phase.get("next_command"):
         text += f" Next: {wording.code(phase['next_command'])}"
     return Markup(text)
+
+
+def _sentence(text: str | None) -> Markup:
+    return Markup(wording.safe((text or "no cause was recorded").rstrip(" .")) + ".")
 
 
 def _curve(model: Facts, most: int = 12) -> list[Facts]:
@@ -164,9 +167,10 @@ def _render(template_name: str, path: Path, context: Facts) -> Path:
     for name, block in template.blocks.items():
         try:
             parts.append("".join(block(template.new_context(context))))
-        except (UndefinedError, KeyError, TypeError) as error:
+        except UNEXPECTED_FACTS as error:
             heading = name.replace("_", " ").capitalize()
-            parts.append(f"## {heading}\n\nThis part could not be written: {wording.safe(error)}.\n")
+            reason = wording.safe(f"{type(error).__name__}: {error}")
+            parts.append(f"## {heading}\n\nThis part could not be written from the facts there are ({reason}).\n")
     text = "\n".join(part.strip("\n") + "\n" for part in parts if part.strip())
     durable.write_text(path, re.sub(r"\n{4,}", "\n\n\n", text))
     return path

@@ -48,7 +48,7 @@ def best_model(facts: Facts) -> Facts | None:
 def _environment(facts: Facts) -> tuple[bool | None, str]:
     system, device = facts["steps"].get("environment.system"), facts["steps"].get("environment.device")
     if not system or not device:
-        return _phase_says(facts, 1)
+        return _no_figures(facts, 1, "environment.")
     failed = [check["name"] for check in system["checks"] if check["level"] == "fail"]
     if failed:
         return False, f"failed: {', '.join(failed)}"
@@ -60,7 +60,7 @@ def _environment(facts: Facts) -> tuple[bool | None, str]:
 def _component_checks(facts: Facts) -> tuple[bool | None, str]:
     checks = facts["steps"].get("implementation.checks")
     if not checks:
-        return _phase_says(facts, 2)
+        return _no_figures(facts, 2, "implementation.")
     total = checks["passed"] + checks["failed"]
     return checks["failed"] == 0 and total > 0, f"{checks['passed']} of {total} passed on {checks['device']}"
 
@@ -68,7 +68,7 @@ def _component_checks(facts: Facts) -> tuple[bool | None, str]:
 def _trained(facts: Facts) -> tuple[bool | None, str]:
     trained = trained_models(facts)
     if not trained:
-        return _phase_says(facts, 5)
+        return _no_figures(facts, 5, "training.")
     tokens = sum(model["facts"].get("tokens") or 0 for model in trained)
     names = ", ".join(model["name"] for model in trained)
     return True, f"{names}: {wording.count(tokens)} tokens in all"
@@ -77,7 +77,7 @@ def _trained(facts: Facts) -> tuple[bool | None, str]:
 def _loss_fell(facts: Facts) -> tuple[bool | None, str]:
     best = best_model(facts)
     if best is None:
-        return _phase_says(facts, 5)
+        return _no_figures(facts, 5, "training.")
     train, _ = plots.read_metrics(Path(best["folder"]))
     start = next((row["loss"] for row in train if row.get("loss") is not None), None)
     end = best["facts"].get("best_val_loss")
@@ -89,7 +89,7 @@ def _loss_fell(facts: Facts) -> tuple[bool | None, str]:
 def _coherent(facts: Facts) -> tuple[bool | None, str]:
     judged = facts["steps"].get("evaluation.samples", {}).get("coherence")
     if not judged:
-        return _phase_says(facts, 6)
+        return _no_figures(facts, 6, "evaluation.samples")
     return bool(judged["coherent"]), (
         f"score {wording.number(judged['score'])}, limit {wording.number(judged['limit'])}, "
         f"real text {wording.number(judged['reference'])} ({judged['measure']})"
@@ -99,7 +99,7 @@ def _coherent(facts: Facts) -> tuple[bool | None, str]:
 def _tests(facts: Facts) -> tuple[bool | None, str]:
     tests = facts["steps"].get("evaluation.tests")
     if not tests:
-        return _phase_says(facts, 6)
+        return _no_figures(facts, 6, "evaluation.tests")
     return tests["failed"] == 0 and tests["passed"] > 0, (
         f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped in "
         f"{wording.duration(tests['seconds'])}"
@@ -117,14 +117,18 @@ def _report(facts: Facts) -> tuple[bool | None, str]:
 def _written(facts: Facts, names: list[str]) -> tuple[bool | None, str]:
     written = facts.get("documents")
     if written is None:
-        return _phase_says(facts, 8)
+        return _no_figures(facts, 8, "documentation.")
     missing = [name for name in names if name not in written]
     return (False, f"missing: {', '.join(missing)}") if missing else (True, ", ".join(names))
 
 
-def _phase_says(facts: Facts, number: int) -> tuple[bool | None, str]:
-    """The verdict where a phase left no figures: failed when it failed, else not known."""
+def _no_figures(facts: Facts, number: int, step: str) -> tuple[bool | None, str]:
+    """The verdict where `step` of phase `number` left no figures: failed when it failed, else not known."""
     phase = facts["phases"][number - 1]
-    evidence = f"phase {number} {phase['title']}: {phase['status']}"
-    cause = phase.get("cause")
-    return False if phase["status"] == "failed" else None, f"{evidence} – {cause}" if cause else evidence
+    for row in phase["steps"]:
+        if row["name"].startswith(step) and row["state"] == "failed":
+            return False, str(row["reason"])
+    if phase["status"] == "failed" and not phase["steps"]:
+        return False, str(phase.get("cause"))
+    cause = f" ({phase['cause']})" if phase.get("cause") else ""
+    return None, f"not measured; phase {number} {phase['title']}: {phase['status']}{cause}"

@@ -90,7 +90,7 @@ def safe(value: Any) -> Markup:
     text = NOTHING if value is None else "yes" if value is True else "no" if value is False else str(value)
     text = " ".join(_printable(text).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
     # what would begin a heading, a list or a rule at the start of a line
     text = re.sub(r"^([-+=#])", r"\\\1", text)
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
@@ -98,17 +98,22 @@ def safe(value: Any) -> Markup:
 
 
 def code(value: Any) -> Markup:
-    """`value` as a code span on one line, usable in a table: its fence is longer than any run of backticks in it."""
+    """`value` as a code span on one line: its fence is longer than any run of backticks in it."""
     if isinstance(value, Undefined):
         return str(value)
     if value is None:
         return Markup(NOTHING)
-    text = " ".join(_printable(str(value)).split()).replace("|", "\\|")
+    text = " ".join(_printable(str(value)).split())
     if not text:
         return Markup(NOTHING)
     fence = "`" * (_longest_run(text, "`") + 1)
     edge = " " if text.startswith("`") or text.endswith("`") else ""
     return Markup(f"{fence}{edge}{text}{edge}{fence}")
+
+
+def code_cell(value: Any) -> Markup:
+    """A code span for a table, where a bar must be escaped even inside it."""
+    return Markup(str(code(value)).replace("|", "\\|"))
 
 
 def block(value: Any, language: str = "text") -> Markup:
@@ -142,5 +147,5 @@ def _longest_run(text: str, character: str) -> int:
 
 FILTERS = {
     "bytes": byte_size, "seconds": duration, "number": number, "count": count, "flops": flops, "percent": percent,
-    "code": code, "block": block, "visible": visible, "bullets": bullets,
+    "code": code, "code_cell": code_cell, "block": block, "visible": visible, "bullets": bullets,
 }  # fmt: skip

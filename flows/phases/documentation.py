@@ -54,7 +54,7 @@ def write_report(run: Run) -> Outcome:
     figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}
     durable.write_json(run.paths.reports / FACTS, facts)
     files = documents.render(facts, run.paths.reports, figures)
-    criteria = documents.criteria(facts)
+    criteria = documents.criteria({**facts, "documents": [file.name for file in files]})
     return Outcome([*files, times, run.paths.reports / FACTS], {"criteria": criteria})
 
 
@@ -148,7 +148,8 @@ def report_step(names: Sequence[str]) -> Step:
     return Step(
         "documentation.report", "Write the report and the guides", write_report,
         lambda run: {**_report_settings(run), "made_of": _digests(run, names)},
-        code=("templates/", "flows.documents", "flows.judgement", "flows.wording", "flows.phases.documentation"),
+        code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.wording",
+              "flows.phases.documentation"),
     )  # fmt: skip
 
 

@@ -587,7 +587,7 @@ def _evaluation() -> dict[str, Any]:
                     "longest_copy": 41,
                     "characters": 5000,
                 },
-                "measure": "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text",
+                "measure": "known words, surprise under a 5-gram, repetition and copying, each against held-out text",
             },
         },
         "evaluation.speed": {

@@ -1,0 +1,224 @@
+"""The documents of a run: whole, sure of their facts, and never broken by what data holds or what a phase left out."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from flows import documents
+from tests.flows import report_facts
+
+pytestmark = pytest.mark.fast
+
+SECTIONS = [
+    "What to do next",
+    "The machine",
+    "Component checks",
+    "Data",
+    "Plan",
+    "Models",
+    "Memory and speed",
+    "Samples",
+    "Compared with simple models",
+    "The project's own tests",
+    "Export and examples",
+    "What went wrong and was mended",
+    "Time",
+    "What ran and what was kept",
+    "Git commits",
+    "The same again",
+]
+BROKEN = "could not be written"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A complete run and its documents: (facts, figures, folder)."""
+    folder = tmp_path_factory.mktemp("run")
+    facts = report_facts.complete_facts(folder)
+    figures = report_facts.draw_figures(facts, folder / "reports" / "figures")
+    documents.render(facts, folder / "reports", figures)
+    return facts, figures, folder / "reports"
+
+
+def render(facts, folder: Path) -> tuple[str, str]:
+    """The report without figures: (Markdown, HTML)."""
+    documents.render(facts, folder, {})
+    return (folder / "training_report.md").read_text(), (folder / "training_report.html").read_text()
+
+
+def headings(markdown: str, level: str = "h2") -> list[str]:
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+    return [after.content for token, after in pairwise(tokens) if token.type == "heading_open" and token.tag == level]
+
+
+class Page(HTMLParser):
+    """The elements of a page, for questions about what is really in it."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def tags(self) -> set[str]:
+        return {tag for tag, _ in self.elements}
+
+
+def test_the_report_has_all_its_sections_and_none_is_broken(run):
+    _, _, folder = run
+    markdown = (folder / "training_report.md").read_text()
+    assert headings(markdown) == SECTIONS
+    for document in folder.glob("*.md"):
+        assert BROKEN not in document.read_text(), document.name
+
+
+def test_every_document_is_written_and_named(run):
+    facts, figures, folder = run
+    written = [path.name for path in documents.render(facts, folder, figures)]
+    assert written == [
+        "training_report.md",
+        "training_report.html",
+        "README.md",
+        "troubleshooting.md",
+        "system_report.md",
+        "model_card-micro.md",
+        "model_card-tiny.md",
+    ]
+    assert all((folder / name).exists() for name in written)
+
+
+def test_the_page_holds_each_figure_once_and_loads_nothing(run):
+    _, figures, folder = run
+    elements = Page((folder / "training_report.html").read_text()).elements
+    sources = [attributes["src"] for tag, attributes in elements if tag == "img"]
+    assert len(sources) == len(figures)
+    assert len(set(sources)) == len(figures)
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in elements}
+
+
+def test_the_markdown_names_its_figures_by_paths_that_exist(run):
+    _, figures, folder = run
+    paths = re.findall(r"!\[[^]]*\]\(<([^>]+)>\)", (folder / "training_report.md").read_text())
+    assert sorted(paths) == sorted(f"figures/{path.name}" for path in figures.values())
+
+
+def test_the_same_facts_give_the_same_bytes(run, tmp_path):
+    facts, figures, folder = run
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
+    documents.render(json.loads(json.dumps(facts)), folder, figures)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+def test_the_best_models_figures_stand_in_the_first_lines(run):
+    _, _, folder = run
+    first = "\n".join((folder / "training_report.md").read_text().splitlines()[:12])
+    assert "**tiny** is the best of 2 trained models: **2.236 bits per byte**" in first
+    assert "1.5500" in first
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_phase_without_figures_is_told_with_cause_and_next_command(run, number, tmp_path):
+    facts = report_facts.without_phase(run[0], number)
+    markdown, _ = render(facts, tmp_path)
+    assert headings(markdown) == SECTIONS
+    assert BROKEN not in markdown
+    title = report_facts.TITLES[number - 1]
+    assert rf"**Phase {number} {title} failed:** phase {number} broke \| here. Next: " in markdown
+    assert f"`{facts['resume_command']}`" in markdown
+
+
+def test_a_failed_training_shows_the_model_that_is_there_and_the_one_that_is_not(tmp_path):
+    facts = report_facts.failed_facts(tmp_path)
+    markdown, _ = render(facts, tmp_path / "reports")
+    assert "**micro** is the best of 1 trained model" in markdown
+    assert "**tiny was not finished:**" in markdown
+    assert "**Not run:** 7 Deployment." in markdown
+    assert "--set device.type=cpu" in markdown
+    assert not (tmp_path / "reports" / "model_card-tiny.md").exists()
+
+
+def test_a_run_that_failed_at_once_has_all_documents(tmp_path):
+    markdown, _ = render(report_facts.bare_facts(), tmp_path)
+    assert headings(markdown) == SECTIONS
+    assert "No model was trained." in markdown
+    for path in tmp_path.glob("*.md"):
+        assert BROKEN not in path.read_text()
+
+
+def test_facts_of_another_shape_cost_their_part_alone(run, tmp_path):
+    facts = copy.deepcopy(run[0])
+    del facts["steps"]["dataset.fetch"]["sha256"]
+    facts["steps"]["evaluation.baselines"]["bits_per_byte"] = {"uniform": "not a number"}
+    markdown, _ = render(facts, tmp_path)
+    assert "part could not be written" in markdown
+    assert "sha256" in markdown.split("## Plan")[0].split("## Data")[1]
+    assert headings(markdown)[4:8] == SECTIONS[4:8]
+
+
+def test_a_hostile_text_cannot_leave_its_place(run, tmp_path):
+    hostile = report_facts.HOSTILE
+    facts = copy.deepcopy(run[0])
+    for sample in facts["steps"]["evaluation.samples"]["samples"]:
+        sample["text"] = hostile
+    facts["steps"]["deployment.examples"]["examples"][0].update(output=hostile, name=hostile, command=hostile)
+    facts["steps"]["dataset.fetch"].update(source=hostile, origin=hostile)
+    facts["steps"]["dataset.characters"]["most_frequent"] = [[hostile, 1], ["`", 1], ["|", 1]]
+    facts["remedies"][0].update(evidence=hostile, symptom=hostile)
+    facts["milestones"][0]["title"] = hostile
+    facts["phases"][2].update(status="failed", cause=hostile)
+    facts["phases"][3]["steps"][0]["reason"] = hostile
+    markdown, html = render(facts, tmp_path)
+    page = Page(html)
+    assert BROKEN not in markdown
+    assert headings(markdown) == SECTIONS
+    assert not {"script", "b", "iframe"} & page.tags()
+    assert "{{ facts.run }} {% raw %}" in html  # shown, not run
+    plain = (run[2] / "training_report.html").read_text()
+    assert table_widths(html) == table_widths(plain)  # no bar made a cell more or less
+
+
+def table_widths(html: str) -> set[int]:
+    return {row.count("<td") for row in re.findall(r"<tr>(.*?)</tr>", html, flags=re.DOTALL)}
+
+
+def test_a_model_card_has_the_front_matter_that_hugging_face_reads(run):
+    text = (run[2] / "model_card-tiny.md").read_text()
+    _, front, rest = text.split("---\n", 2)
+    metadata = yaml.safe_load(front)
+    assert metadata["pipeline_tag"] == "text-generation"
+    assert metadata["model-index"][0]["results"][0]["metrics"][1] == {"type": "bits_per_byte", "value": 2.2362}
+    assert rest.strip().startswith("# tiny")
+
+
+def test_a_card_can_be_written_while_the_run_still_trains(run, tmp_path):
+    model = run[0]["models"][0]
+    facts = {"name": "micro", "facts": model["facts"], "config": run[0]["configs"]["micro"]}
+    text = documents.render_model_card(facts, tmp_path / "README.md").read_text()
+    assert BROKEN not in text and "1.8300 at step 420" in text
+
+
+def test_the_system_report_is_written_from_the_first_steps_alone(run, tmp_path):
+    steps = {name: run[0]["steps"][name] for name in ("environment.system", "environment.device")}
+    text = documents.render_system_report(steps, tmp_path / "system_report.md").read_text()
+    assert "**This machine can do this plan**, with a warning." in text and BROKEN not in text
+
+
+def test_the_readme_says_how_to_use_the_model_where_it_is(run):
+    text = (run[2] / "README.md").read_text()
+    assert "nanogpt generate exports/night/tiny" in text and "from_pretrained" in text
+
+
+def test_troubleshooting_marks_what_happened_here(run):
+    text = (run[2] / "troubleshooting.md").read_text()
+    assert "### Out of memory (happened in this run)" in text
+    assert "### The device fails\n" in text

@@ -1,0 +1,100 @@
+"""Each criterion follows its figures, and says so; each recommendation names the number that caused it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.judgement import DOCUMENTS, criteria
+from flows.recommendations import recommendations, with_option
+from tests.flows import report_facts
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def facts(tmp_path):
+    return report_facts.complete_facts(tmp_path)
+
+
+def verdicts(facts) -> dict[str, bool | None]:
+    return {row["name"]: row["met"] for row in criteria(facts)}
+
+
+def test_a_complete_run_meets_all_criteria_each_with_evidence(facts):
+    facts = {**facts, "documents": DOCUMENTS}
+    assert all(verdicts(facts).values())
+    assert all(row["evidence"] for row in criteria(facts))
+
+
+def test_what_was_never_measured_is_neither_met_nor_failed():
+    met = verdicts(report_facts.bare_facts())
+    assert met["Environment set up"] is False
+    assert {met[name] for name in ("Component checks pass", "A model was trained", "The project's tests pass")} == {
+        None
+    }
+
+
+def test_criteria_follow_the_figures(facts):
+    facts["steps"]["evaluation.tests"]["failed"] = 1
+    facts["steps"]["evaluation.samples"]["coherence"]["coherent"] = False
+    facts["steps"]["environment.system"]["checks"][0]["level"] = "fail"
+    facts["models"][1]["facts"]["best_val_loss"] = 9.0
+    met = verdicts(facts)
+    assert not any(met[name] for name in ("The project's tests pass", "Its samples are coherent", "Environment set up",
+                                          "Its loss fell"))  # fmt: skip
+    assert met["A model was trained"] and met["Component checks pass"]
+
+
+def advice(facts, word: str) -> str:
+    lines = [line for line in recommendations(facts) if word in line]
+    assert len(lines) == 1, (word, recommendations(facts))
+    return lines[0]
+
+
+def test_a_remedy_becomes_a_permanent_setting(facts):
+    line = advice(facts, "out_of_memory")
+    assert "--set training.batch_size=6 --set training.gradient_accumulation=8" in line
+
+
+def test_a_gap_between_train_and_validation_is_overfitting(facts):
+    line = advice(facts, "overfits")
+    assert "1.5200 against 1.3600" in line and "model.dropout=0.1" in line
+
+
+def test_a_loss_that_still_falls_asks_for_time(facts):
+    rows = [{"kind": "eval", "step": step, "val_loss": 4 - step / 1000, "train_loss": 4 - step / 1000, "seconds": step}
+            for step in range(100, 2100, 100)]  # fmt: skip
+    (Path(facts["models"][1]["folder"]) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = advice(facts, "was still learning")
+    assert "fell by 1.000 per 1,000 steps" in line and "--budget 40m" in line
+
+
+def test_a_loss_that_rose_again_asks_to_stop_early(facts):
+    rows = [{"kind": "eval", "step": step, "val_loss": 2 + abs(step - 500) / 1000, "train_loss": 1.0, "seconds": step}
+            for step in range(100, 1100, 100)]  # fmt: skip
+    (Path(facts["models"][1]["folder"]) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = advice(facts, "trained past its best")
+    assert "2.0000 at step 500" in line and "training.early_stopping_patience=3" in line
+
+
+def test_figures_that_stand_out_are_named_with_their_number(facts):
+    facts["steps"]["evaluation.baselines"]["model"] = 2.5
+    facts["steps"]["evaluation.models"]["best"] = "micro"
+    facts["steps"]["configuration.measure"]["models"]["micro"]["share_of_peak"] = 0.04
+    facts["phases"][5]["seconds"] = 90
+    assert "2.500 against 2.410" in advice(facts, "no better than 5-gram")
+    assert "2,300 steps" in advice(facts, "beats tiny")
+    assert "4.0 %" in advice(facts, "matrix-product peak")
+    assert "1 min 30 s, planned 40.0 s" in advice(facts, "Phase 6 Evaluation took")
+
+
+def test_a_failed_phase_is_the_first_thing_to_do(tmp_path):
+    first = recommendations(report_facts.failed_facts(tmp_path))[0]
+    assert first.startswith("**Phase 5 Training failed:**") and "device.type=cpu" in first
+
+
+def test_an_option_is_replaced_a_setting_is_added():
+    command = "python3 -m flows.full_run --budget 10m --data 'my text' --set a=1"
+    assert with_option(command, "--budget", "1h") == "python3 -m flows.full_run --budget 1h --data 'my text' --set a=1"
+    assert with_option(command, "--set", "b=2") == f"{command} --set b=2"

@@ -1,0 +1,112 @@
+"""Figures are drawn from metrics files as they are: unfinished, empty, with holes; the same numbers, the same bytes."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+from nanogpt import plots
+
+pytestmark = pytest.mark.fast
+
+PLOTS_OF_A_MODEL = [plots.loss_plot, plots.learning_rate_plot, plots.speed_plot]
+
+
+def model_folder(path: Path, steps: int = 40, decay_start: int = 20) -> Path:
+    path.mkdir(parents=True)
+    rows = []
+    for step in range(1, steps + 1):
+        rate = 0.01 if step <= decay_start else 0.01 * (steps + 1 - step) / (steps - decay_start)
+        rows.append({
+            "kind": "train", "step": step, "loss": 4 / step**0.3, "learning_rate": rate, "grad_norm": 1 / step,
+            "tokens": 100 * step, "seconds": 0.5 * step, "tokens_per_second": 200.0, "memory_bytes": 2**28,
+        })  # fmt: skip
+        if step % 10 == 0:
+            rows.append({"kind": "eval", "step": step, "val_loss": 4.1 / step**0.3, "train_loss": 4 / step**0.3,
+                         "bits_per_byte": 6 / step**0.3, "seconds": 0.5 * step, "best": True})  # fmt: skip
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("plot", PLOTS_OF_A_MODEL)
+def test_a_figure_is_a_whole_picture_and_the_same_numbers_give_the_same_bytes(plot, tmp_path):
+    folder = model_folder(tmp_path / "tiny")
+    first, second = plot(folder, tmp_path / "a.svg"), plot(folder, tmp_path / "b.svg")
+    assert ElementTree.parse(first).getroot().tag.endswith("svg")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_png_is_drawn_when_the_path_says_so(tmp_path):
+    picture = plots.loss_plot(model_folder(tmp_path / "tiny"), tmp_path / "loss.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("plot", PLOTS_OF_A_MODEL)
+def test_before_the_first_row_a_figure_says_that_there_is_nothing(plot, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    assert plot(tmp_path / "tiny", tmp_path / "a.svg").stat().st_size > 1000
+
+
+def test_rows_leave_out_what_is_not_finished_or_not_a_row(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"kind":"train","step":1}\n\xff\xfe\n[1]\n{"kind":"eval","step":2}\n{"kind":"tra')
+    assert plots.read_rows(file) == [{"kind": "train", "step": 1}, {"kind": "eval", "step": 2}]
+
+
+def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):
+    folder = model_folder(tmp_path / "tiny")
+    rows = [{"kind": "train", "step": 41, "loss": float("nan"), "learning_rate": None, "seconds": 21.0},
+            {"kind": "eval", "step": 41, "val_loss": float("inf"), "bits_per_byte": None}]  # fmt: skip
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    for plot in PLOTS_OF_A_MODEL:
+        plot(folder, tmp_path / "a.svg")
+    plots.comparison_plot({"tiny": folder}, tmp_path / "b.svg", {"5-gram": 2.4})
+
+
+def test_a_plateau_and_a_fall_are_a_cool_down_and_a_cosine_is_none(tmp_path):
+    stable = plots.read_metrics(model_folder(tmp_path / "stable"))[0]
+    cosine = [dict(row, learning_rate=1 / row["step"]) for row in stable]
+    drawn = []
+
+    class Axes:
+        def axvspan(self, start, end, **_):
+            drawn.append((start, end))
+
+    plots._shade_cool_down(Axes(), stable)
+    plots._shade_cool_down(Axes(), cosine)
+    assert drawn == [(21, 40)]  # the row at step 21 still has the peak's rate
+
+
+def test_bars_take_any_names_and_missing_times(tmp_path):
+    names = {"<b>&": 6.0, "$x_1$": 2.0, "": 1.0}
+    ElementTree.parse(plots.baselines_plot(names, {"model": 1.5}, tmp_path / "a.svg"))
+    ElementTree.parse(plots.baselines_plot({}, {}, tmp_path / "b.svg"))
+    ElementTree.parse(plots.phase_times_plot([("1 A", 3.0, None), ("2 B", None, 7200.0)], tmp_path / "c.svg"))
+    ElementTree.parse(plots.phase_times_plot([], tmp_path / "d.svg"))
+
+
+def test_drawing_touches_no_global_state(tmp_path):
+    before = {key: matplotlib.rcParams[key] for key in plots.STYLE}
+    plots.loss_plot(model_folder(tmp_path / "tiny"), tmp_path / "a.svg")
+    assert {key: matplotlib.rcParams[key] for key in plots.STYLE} == before
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 60, 301])
+def test_smoothing_keeps_length_range_and_a_straight_line(length):
+    zigzag = [(-1.0) ** i * i for i in range(length)]
+    smooth = plots._smooth(zigzag)
+    assert len(smooth) == length
+    assert all(min(zigzag) <= value <= max(zigzag) for value in smooth)
+    line = [0.5 * i for i in range(length)]
+    assert plots._smooth(line) == pytest.approx(line)
+
+
+@pytest.mark.parametrize("length", [0, 1, 499, 500, 501, 4999])
+def test_thinning_keeps_the_ends_and_few_points(length):
+    xs = [float(x) for x in range(length)]
+    kept, _ = plots._thin(xs, xs)
+    assert len(kept) <= plots.MOST_POINTS + 1
+    assert not xs or (kept[0], kept[-1]) == (xs[0], xs[-1])
