@@ -195,7 +195,7 @@ def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], p
             places = [place + shift for place in range(len(phases))]
             axes.barh(places, values, height=0.36, color=color, label=label)
             for place, value, phase in zip(places, values, phases, strict=True):
-                text = _duration(phase[column]) if phase[column] is not None else "not run" if column == 2 else ""
+                text = _duration(phase[column]) if phase[column] is not None else "–" if column == 2 else ""
                 axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center",
                               fontsize=8.5, color=INK if column == 2 else SOFT)  # fmt: skip
         _categories(axes, [name for name, _, _ in phases])
@@ -305,8 +305,8 @@ def _time_unit(longest: float) -> tuple[float, str]:
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _endless(items: Sequence[Any]) -> Any:
