@@ -34,7 +34,7 @@ class RMSNorm(nn.Module):
 
 
 class _TrainedRMSNorm(torch.autograd.Function):
-    """RMSNorm with its gradient written out: on CPUs torch composes it of fifteen passes over the data, this of nine.
+    """RMSNorm with its gradient written out: on CPUs torch composes it of fifteen passes over the data, these are ten.
 
     With u = x / rms(x): y = w u, so dw = sum(dy u) and dx = (w dy - u mean(w dy u)) / rms(x).
     """
