@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+# Before torch is imported: at the tests' shapes two threads wait for one another, on a busy machine 30 times longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 EXTRAS = [name for name in ("hypothesis", "transformers") if importlib.util.find_spec(name) is None]
 
 
