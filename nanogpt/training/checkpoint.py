@@ -96,12 +96,12 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def load_newest(folder: Path, notify) -> Checkpoint | None:
-    """The newest checkpoint in `folder` that verifies, or None.
+def load_newest(folder: Path, notify, interval: int = 1) -> Checkpoint | None:
+    """The newest checkpoint in `folder`, at a multiple of `interval`, that verifies, or None.
 
     Each newer one that does not is renamed to *.bad, and notify(path, error) is told.
     """
-    for path in reversed(list(steps_in(folder))):
+    for path in reversed([path for path in steps_in(folder) if step_of(path) % interval == 0]):
         checkpoint = load_or_set_aside(path, notify)
         if checkpoint:
             return checkpoint
@@ -134,6 +134,18 @@ def steps_in(folder: Path) -> Iterator[Path]:
     yield from sorted(path for path in folder.glob("step-*") if path.suffix == "" and path.is_dir())
 
 
+def step_of(path: Path) -> int:
+    """The step that a folder of step_folder() is named for."""
+    return int(path.name.removeprefix("step-"))
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: another trajectory goes on from here."""
+    for path in steps_in(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+
+
 def prune(folder: Path, keep: int, interval: int) -> None:
     """Remove all but the newest `keep` of the checkpoints at multiples of `interval`, and the newest of all.
 
@@ -141,9 +153,14 @@ def prune(folder: Path, keep: int, interval: int) -> None:
     the run was interrupted or not.
     """
     paths = list(steps_in(folder))
-    regular = [path for path in paths if int(path.name.removeprefix("step-")) % interval == 0]
+    regular = [path for path in paths if step_of(path) % interval == 0]
     for path in set(paths[:-1]) - set(regular[-keep:]):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def finish_replacement(folder: Path) -> None:

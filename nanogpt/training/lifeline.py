@@ -33,11 +33,15 @@ class StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heard)
 
+    def check(self) -> None:
+        """Raise StopRequested if there was such a wish."""
+        if self.requested:
+            raise StopRequested
+
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Work that takes long and changes nothing: a wish to stop ends it at once, by StopRequested."""
-        if self.requested:
-            raise StopRequested
+        self.check()
         self._may_raise = True
         try:
             yield

@@ -69,15 +69,15 @@ class Heartbeat:
         self._next = 0.0
         self._activity = ""
 
-    def beat(self, step: int, activity: str) -> None:
-        """Tell `step` and `activity` if a second has passed or the activity is another one."""
+    def beat(self, step: int, activity: str, **figures: Any) -> None:
+        """Tell `step`, `activity` and `figures` if a second has passed or the activity is another one."""
         now = time.monotonic()
         if now < self._next and activity == self._activity:
             return
         self._next, self._activity = now + 1.0, activity
-        row = {"step": step, "max_iters": self.max_iters, "time": time.time(), "activity": activity}
+        row = {"step": step, "max_iters": self.max_iters, "time": time.time(), "activity": activity, **figures}
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(json.dumps(row))
+        temporary.write_text(json.dumps(_finite(row)))
         os.replace(temporary, self.path)
 
 

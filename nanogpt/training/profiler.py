@@ -1,88 +1,109 @@
-"""How fast this machine trains a configuration: real steps - forward, backward, optimizer - on random tokens."""
+"""How fast real training steps are on this machine: forward, backward and update, at full block size.
+
+    python -m nanogpt.training.profiler CONFIG --vocab 65 --seconds 5
+"""
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import json
+import sys
 import time
-from collections.abc import Callable
+from statistics import median
 
 import torch
 
 from nanogpt import device as devices
-from nanogpt.config import Config, validate
+from nanogpt.config import Config, load_config
+from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.trainer import native_precision
 
-WARM_UP_STEPS = 2
-FASTER = 1.05  # bfloat16 is taken when it is at least this much faster: it costs digits
-
-
-def measure_speed(config: Config, vocab_size: int, seconds: float, device: str, mixed_precision: bool) -> dict:
-    """Facts of about `seconds` of real steps of `config`'s effective batch: median seconds a step, tokens/s, FLOP/s.
-
-    Raises what the device raises when it is out of memory.
-    """
-    config = config.with_changes({"model.vocab_size": vocab_size})
-    torch.set_num_threads(config.device.threads or devices.physical_cores())
-    model = GPT(config.model).to(device).train()
-    native = device == "cuda" or (device == "cpu" and devices.native_bfloat16())
-    optimizer = Optimizer(model, config.training, torch.bfloat16 if native else torch.float32)
-    step = _stepper(config, model, optimizer, device, mixed_precision)
-    for _ in range(WARM_UP_STEPS):
-        step()
-    times, until = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < until:
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    sequences = config.training.batch_size * config.training.gradient_accumulation
-    tokens = sequences * config.model.block_size
-    seconds_per_step = statistics.median(times)
-    return {
-        "name": config.name, "parameters": model.num_parameters(), "seconds_per_step": seconds_per_step,
-        "tokens_per_second": tokens / seconds_per_step,
-        "flops_per_second": model.flops_per_token() * tokens / seconds_per_step,
-        "peak_memory_bytes": devices.peak_memory(device), "micro_batch": config.training.batch_size,
-        "mixed_precision": mixed_precision, "precision": "bfloat16" if mixed_precision else "float32",
-        "steps": len(times),
-    }  # fmt: skip
+WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
+LEAST_STEPS = 3
 
 
 def choose_precision(config: dict, device: str, seconds: float) -> dict:
-    """The facts of the faster precision, with those of the other as `other`; only what the configuration allows.
+    """measure_speed() in the faster of float32 and bfloat16; each gets half of `seconds`.
 
-    `config` is a Config as a dict with its model.vocab_size known. `share_of_peak` is of this device's rate for
-    matrix products in the precision chosen, measured here.
+    `config`: a Config as plain values, with model.vocab_size. With device.mixed_precision true or false only that
+    one is measured.
     """
-    wanted = validate(Config, config, "configuration")
-    allowed = [False, True] if wanted.device.mixed_precision == "auto" else [wanted.device.mixed_precision]
-    if wanted.device.mixed_precision == "auto" and not devices.describe(device)["bfloat16"]:
-        allowed = [False]
-    measured = [
-        measure_speed(wanted, wanted.model.vocab_size, seconds / len(allowed), device, mixed) for mixed in allowed
+    whole = Config.model_validate(config).with_changes({"device.type": device})
+    asked = whole.device.mixed_precision
+    candidates = [False, True] if asked == "auto" else [asked]
+    share = seconds / len(candidates)
+    speeds = [
+        measure_speed(whole.with_changes({"device.mixed_precision": mixed}), whole.model.vocab_size, share)
+        for mixed in candidates
     ]
-    best = measured[-1] if measured[0]["seconds_per_step"] > FASTER * measured[-1]["seconds_per_step"] else measured[0]
-    peak = devices.matmul_rate(device, torch.bfloat16 if best["mixed_precision"] else torch.float32)
-    other = next((facts for facts in measured if facts is not best), None)
-    return {**best, "other": other, "peak_flops_per_second": peak, "share_of_peak": best["flops_per_second"] / peak}
+    return min(speeds, key=lambda speed: speed["seconds_per_step"])
 
 
-def _stepper(
-    config: Config, model: GPT, optimizer: Optimizer, device: str, mixed_precision: bool
-) -> Callable[[], None]:
-    """One whole training step as a function; it returns when the device is done."""
-    training, block_size = config.training, config.model.block_size
-    shape = (training.batch_size, block_size)
-    tokens = torch.randint(config.model.vocab_size, shape, device=device)  # (batch_size, block_size)
+def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict:
+    """Real steps on random tokens for about `seconds`: median seconds a step, tokens/s, FLOP/s, peak memory in bytes.
 
-    def step() -> None:
+    At least three steps are timed, however long they take. Raises what a device raises when it is out of memory.
+    """
+    config = config.with_changes({"model.vocab_size": vocab_size})
+    device = devices.choose(config.device.type).device
+    torch.set_num_threads(config.device.threads or devices.physical_cores())
+    mixed_precision = config.device.mixed_precision
+    if mixed_precision == "auto":
+        mixed_precision = native_precision(device) == "bfloat16"
+    model = GPT(config.model, seed=config.training.seed).to(device)
+    optimizer = Optimizer(model, config.training, getattr(torch, native_precision(device)))
+    generator = torch.Generator().manual_seed(config.training.seed)
+    shape = (config.training.batch_size, config.model.block_size)
+    tokens = torch.randint(vocab_size, shape, generator=generator).to(device)  # (batch_size, block_size)
+    accumulation = config.training.gradient_accumulation
+
+    def step() -> float:
+        began = time.perf_counter()
         optimizer.forget_gradients()
-        for _ in range(training.gradient_accumulation):
+        for _ in range(accumulation):
             with devices.autocast(device, mixed_precision):
-                total, count = model.loss_sum(tokens, tokens)
-            (total / count / training.gradient_accumulation).backward()
+                summed, count = model.loss_sum(tokens, tokens)
+            (summed / (count * accumulation)).backward()
         optimizer.gradient_norm().item()
-        optimizer.step(1e-3)
+        optimizer.step(0.01)  # of the peak: the weights stay near where they began
         devices.synchronize(device)
+        return time.perf_counter() - began
 
-    return step
+    ends = time.perf_counter() + seconds
+    for _ in range(WARM_UP_STEPS):
+        step()
+    times = [step() for _ in range(LEAST_STEPS)]
+    while time.perf_counter() < ends:
+        times.append(step())
+    seconds_per_step = median(times)
+    tokens_per_second = tokens.numel() * accumulation / seconds_per_step
+    return {
+        "parameters": model.num_parameters(), "seconds_per_step": seconds_per_step,
+        "tokens_per_second": tokens_per_second, "flops_per_second": tokens_per_second * model.flops_per_token(),
+        "peak_memory_bytes": devices.peak_memory(device), "mixed_precision": mixed_precision,
+        "precision": "bfloat16" if mixed_precision else "float32", "device": device,
+        "threads": torch.get_num_threads(), "steps": len(times),
+    }  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print one line of JSON: choose_precision() for a configuration file."""
+    parser = argparse.ArgumentParser(prog="python -m nanogpt.training.profiler", description=__doc__)
+    parser.add_argument("config", metavar="CONFIG", help="YAML file of a model")
+    parser.add_argument("--vocab", type=int, required=True, help="tokens in the vocabulary")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time to measure")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_config(arguments.config).with_changes({"model.vocab_size": arguments.vocab})
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    device = devices.choose(config.device.type).device
+    print(json.dumps(choose_precision(config.model_dump(), device, arguments.seconds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

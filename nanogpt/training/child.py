@@ -1,0 +1,62 @@
+"""A training as a process of its own: signals, the tie to its parent, and its ending as exit code and file."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from nanogpt import durable
+from nanogpt.config import load_config
+from nanogpt.faults import UserError, classify
+from nanogpt.training import lifeline
+from nanogpt.training.trainer import train
+
+FINISHED, USER_ERROR, FAULT = 0, 2, 3
+
+
+def run_child(
+    config_path: Path | str,
+    data: Path | str,
+    folder: Path | str,
+    *,
+    overrides: Iterable[str] = (),
+    max_seconds: float | None = None,
+    micro_batch: int | None = None,
+    parent: int | None = None,
+) -> int:
+    """Train in this process; its exit code: 0 finished, 143 stopped after saving, 2 a person's mistake, 3 a fault.
+
+    outcome.json in `folder` tells the same with more words. SIGUSR1 prints every thread's stack to stderr. With
+    `parent`, this process saves and ends when that one is gone.
+    """
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):  # not on Windows
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+    stop = lifeline.StopRequest()
+    stop.listen()
+    lifeline.hold(parent)
+    try:
+        config = load_config(config_path, overrides)
+        outcome = train(config, Path(data), Path(folder), max_seconds=max_seconds, micro_batch=micro_batch, stop=stop)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return USER_ERROR
+    except Exception as error:
+        traceback.print_exc()
+        _record_failure(Path(folder), error)
+        return FAULT
+    if outcome.status == "finished":
+        return FINISHED
+    return lifeline.STOPPED_AFTER_SAVING
+
+
+def _record_failure(folder: Path, error: Exception) -> None:
+    failure = {"status": "failed", "symptom": classify(error), "message": f"{type(error).__name__}: {error}"}
+    try:
+        durable.write_json(folder / "outcome.json", failure)
+    except OSError as cause:  # the disk may be the fault that is being told
+        print(f"{folder}/outcome.json could not be written: {cause}", file=sys.stderr)
