@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
 DISPLAY_FILES = ("flows/display.py", "flows/terminal.py", "flows/prefect_display.py")
-DRAIN_SECONDS = 3.0  # at the end of a flow, for what is still on its way to the server
+DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
 
 
 class PrefectDisplay(PlainDisplay):
@@ -120,6 +120,8 @@ class PrefectDisplay(PlainDisplay):
 
         def ending() -> "State":
             kept = f"{scope.kept} of {scope.steps} steps kept" if scope.kept else None
+            if kept:
+                self.note(kept)  # the pages show a state's name, but not its message
             return _cached(kept) if kept and scope.kept == scope.steps and not call.error else _state(call, kept)
 
         with self.within(scope):

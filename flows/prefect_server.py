@@ -30,9 +30,11 @@ START_SECONDS = 60.0  # measured: 3 to 4.4 s, 8 to 9 s with a new database, seve
 WATCH_SECONDS = 0.5
 HEALTH_SECONDS = 10.0  # between questions to a server whose process lives
 HUNG_AFTER = 4  # such questions in a row without an answer
-RESTARTS = 5
-RESTART_PATIENCE = 8.0  # for those who need a server that is just being started again: it takes 4 to 5 s
+RESTARTS = 3
+RESTART_PATIENCE = 5.0  # for those who need the server while it is away and nobody has begun to start it again
 CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
+# What a server says that can't read its database: damaged, or written by another version of Prefect.
+DATABASE_WORDINGS = ("sqlite3.DatabaseError", "alembic.", "no such table", "no such column")
 
 Log = Callable[[str], None]
 
@@ -67,6 +69,7 @@ class Server:
         self.lost = threading.Event()
         self._log = log
         self._closing = threading.Event()
+        self._restarting = threading.Event()
         self._restarts = 0
         self._up_since = time.monotonic()
         self._watch = threading.Thread(target=self._keep_alive, name="prefect-server-watch", daemon=True)
@@ -86,10 +89,14 @@ class Server:
         return _answers(self.record.port)
 
     def wait_until_healthy(self, seconds: float) -> bool:
-        """True as soon as the server answers; False when it is lost or `seconds` have passed."""
+        """True as soon as the server answers; False when it is lost or `seconds` have passed.
+
+        A restart that is going on is waited for, however long it takes on a busy machine; with 0 nothing is.
+        """
         deadline = time.monotonic() + seconds
         while not self.healthy():
-            if self.lost.is_set() or time.monotonic() > deadline:
+            patient = time.monotonic() < deadline or (seconds > 0 and self._restarting.is_set())
+            if self.lost.is_set() or not patient:
                 return False
             time.sleep(0.1)
         return True
@@ -134,6 +141,7 @@ class Server:
             self.lost.set()
             return
         self._restarts += 1
+        self._restarting.set()
         self._log(f"Prefect server (pid {self.record.pid}) {what}: starting it again on port {self.record.port}")
         try:
             with _only_one(self.home):
@@ -144,8 +152,10 @@ class Server:
             self.record = current
             self._up_since = time.monotonic()
             self._log(f"Prefect server is back (pid {current.pid})")
-        except (StartError, OSError) as error:
+        except (StartError, OSError, psutil.Error) as error:
             self._log(f"Prefect server could not be started again: {_one_line(error)}")
+        finally:
+            self._restarting.clear()
 
 
 def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
@@ -163,7 +173,7 @@ def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
             if record is None:
                 record = _start_on_free_port(home, log, port)
                 origin = "started"
-    except (StartError, OSError, filelock.Timeout) as error:
+    except (StartError, OSError, psutil.Error) as error:
         log(f"no Prefect server, the run goes on without its pages: {_one_line(error)}")
         return None
     _use(home, record.url)
@@ -312,7 +322,7 @@ def _start_despite_database(home: Path, port: int, log: Log, closing: threading.
         try:
             return _start(home, port, closing)
         except StartError as error:
-            if not any(word in error.log_tail for word in ("sqlite3.", "sqlalchemy.", "alembic.")):
+            if not any(wording in error.log_tail for wording in DATABASE_WORDINGS):
                 raise
             fault = error.log_tail.strip().splitlines()[-1]
     kept = _set_aside(home / "prefect.db")
@@ -329,8 +339,9 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
             command, cwd=home, env=_environment(home), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    born = psutil.Process(child.pid).create_time()  # before it can be reaped
     _reap(child)
-    record = Record(child.pid, port, f"http://{HOST}:{port}", psutil.Process(child.pid).create_time())
+    record = Record(child.pid, port, f"http://{HOST}:{port}", born)
     durable.write_json(home / "server.json", asdict(record))  # at once: a killed run leaves no unknown server
     if _becomes_healthy(record, START_SECONDS, closing):
         return record
@@ -360,13 +371,15 @@ def _reap(child: subprocess.Popen) -> None:
 
 
 def _database_fault(path: Path) -> str | None:
-    """What SQLite finds wrong in the file, None when it is sound or absent."""
+    """What SQLite finds damaged in the file, None when it is sound, absent or only busy."""
     if not path.exists():
         return None
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
             verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError:  # locked, or not to be opened: the server will say
+        return None
+    except sqlite3.DatabaseError as error:
         return str(error)
     return None if verdict == "ok" else verdict.splitlines()[0]
 
