@@ -20,7 +20,7 @@ def workers(argv):
     chosen = ("-n", "--numprocesses", "--pdb", "--trace")
     if any(argument.startswith(chosen) for argument in argv):
         return []
-    return ["-n", "2", "--dist", "worksteal"]
+    return ["-n", "2", "--dist", "loadgroup"]
 
 
 if __name__ == "__main__":

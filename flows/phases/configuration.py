@@ -45,6 +45,7 @@ def measure_speed(run: Run) -> Outcome:
             memory = isinstance(error, WorkerDied) or classify(error) == OUT_OF_MEMORY
             unmeasured[rung.name] = "does not fit into memory" if memory else f"cannot be trained here: {error}"
             continue
+        speed["share_of_peak"] = speed["flops_per_second"] / _peak(run, speed["precision"])
         models[rung.name] = speed
         rate = max(rate, speed["flops_per_second"])
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
@@ -80,6 +81,12 @@ def make_plan(run: Run) -> Outcome:
     plan_file = run.paths.state / "plan.json"
     durable.write_json(plan_file, plan.facts())
     return Outcome([*files, plan_file], plan.facts())
+
+
+def _peak(run: Run, precision: str) -> float:
+    """FLOP/s of this device's plain matrix products, measured in phase 1."""
+    device = run.facts("environment.device")
+    return device[f"{precision}_flops"] or device["float32_flops"]
 
 
 def rough_flops(config) -> float:

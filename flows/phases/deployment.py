@@ -55,7 +55,7 @@ def run_examples(run: Run) -> Outcome:
     failed = [row["name"] for row in rows if row["exit_code"]]
     if failed:
         raise RuntimeError(f"examples failed: {', '.join(failed)}; their output is in {run.relative(file)}")
-    return Outcome([file], {"examples": rows})
+    return Outcome([file], {"examples": rows}, identity={row["name"]: row["output"] for row in rows})
 
 
 EXPORT = Step("deployment.export", "Export the best model", export_best, needs=("evaluation.models",),

@@ -40,7 +40,8 @@ def evaluate_models(run: Run, names: Sequence[str]) -> Outcome:
                  f"{figures['bits_per_byte']:.3f} bits per byte")  # fmt: skip
     # Chosen by the validation split: the test split judges, once, and decides nothing.
     best = min(models, key=lambda name: models[name]["val"]["bits_per_byte"])
-    return Outcome(facts={"best": best, "models": models})
+    figures = {name: {key: facts[key] for key in ("val", "test", "nanogpt_loss")} for name, facts in models.items()}
+    return Outcome(facts={"best": best, "models": models}, identity={"best": best, "figures": figures})
 
 
 def write_samples(run: Run) -> Outcome:

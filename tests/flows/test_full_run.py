@@ -1,0 +1,279 @@
+"""The one command, for real: killed at a random moment of every phase, gone on with, run again, changed.
+
+One small run in a copy of the checkout is shared by all tests here; they look at what it left, then change things.
+"""
+
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from nanogpt import durable
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+PHASES = ("environment", "implementation", "configuration", "dataset", "training", "evaluation", "deployment",
+          "documentation")  # fmt: skip
+SMALL = """\
+model: {preset: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32, dropout: 0.1}
+training: {batch_size: 8, gradient_accumulation: 2, max_iters: 300, warmup_iters: 10, eval_interval: 60,
+           sample_interval: 150, checkpoint_interval: 25, log_interval: 5, learning_rate: 0.01}
+data: {tokenizer: char}
+device: {type: cpu, mixed_precision: false, threads: 1}
+"""
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full_run")]
+
+
+class Copy:
+    """A copy of the checkout with a repository of its own, a person's unfinished work in it, and a run."""
+
+    def __init__(self, folder: Path):
+        self.checkout, self.workspace = folder / "checkout", folder / "workspace"
+        listed = _git(CHECKOUT, "ls-files", "-coz", "--exclude-standard").split("\0")
+        for name in filter(None, listed):
+            if (CHECKOUT / name).is_file():
+                (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(CHECKOUT / name, self.checkout / name)
+        _git(self.checkout, "init", "-q")
+        _git(self.checkout, "add", "-A")
+        _git(self.checkout, "commit", "-qm", "as it is")
+        (self.checkout / "README.md").write_text("staged\n")
+        _git(self.checkout, "add", "README.md")
+        (self.checkout / "README.md").write_text("staged, then changed again\n")
+        (self.checkout / "untracked.txt").write_text("mine\n")
+        self.config = folder / "small.yaml"
+        self.config.write_text(SMALL)
+        self.text = folder / "text.txt"
+        self.text.write_text(_english()[:60_000])
+        self.port = _free_port()
+        self.environment = {**os.environ, "PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+    def command(self, *more: str) -> list[str]:
+        return [sys.executable, "-m", "flows.full_run", "--no-bootstrap", "--workspace", str(self.workspace),
+                "--config", str(self.config), "--data", str(self.text), "--budget", "10m", "--set", "tests=false",
+                "--set", f"port={self.port}", *more]  # fmt: skip
+
+    def start(self, *more: str) -> subprocess.Popen:
+        return subprocess.Popen(self.command(*more), cwd=self.checkout, env=self.environment, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+    def run(self, *more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(self.command(*more), cwd=self.checkout, env=self.environment, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        file = self.workspace / "logs/default/automation_log.txt"
+        return file.read_text() if file.exists() else ""
+
+    def since(self, length: int) -> str:
+        return self.log[length:]
+
+    def marker(self, step: str) -> dict:
+        return durable.read_json(self.workspace / f"state/default/markers/{step}.json")
+
+    def snapshot(self) -> dict[str, int]:
+        """When each artefact was written; what a session notes of itself is left out."""
+        own = ("logs/", "state/.prefect/", "state/default/session.json", "state/default/clock.json",
+               "state/default/holder.json", "state/default/lock")  # fmt: skip
+        files = {str(path.relative_to(self.workspace)): path for path in self.workspace.rglob("*") if path.is_file()}
+        return {name: path.stat().st_mtime_ns for name, path in files.items() if not name.startswith(own)}
+
+    def repository(self) -> tuple:
+        """HEAD, index and work tree, byte for byte."""
+        git = self.checkout / ".git"
+        tree = {path: path.read_bytes() for path in self.checkout.rglob("*")
+                if path.is_file() and git not in path.parents and "__pycache__" not in path.parts}  # fmt: skip
+        return (git / "HEAD").read_bytes(), (git / "index").read_bytes(), _git(self.checkout, "rev-parse", "HEAD"), tree
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The run, killed once in every phase - in training also its trainer, and both - and then finished, with pages."""
+    copy = Copy(tmp_path_factory.mktemp("run"))
+    copy.before = copy.repository()
+    dice = random.Random(seed := random.randrange(10**6))
+    print(f"moments of the kills: seed {seed}")
+    for phase in PHASES[:5]:
+        _kill_during(copy, phase, "orchestrator", dice)
+    for victim in ("trainer", "both"):
+        _kill_during(copy, "training", victim, dice)
+    for phase in PHASES[5:]:
+        _kill_during(copy, phase, "orchestrator", dice)
+    copy.finish = copy.run()
+    yield copy
+    subprocess.run([sys.executable, "-m", "flows.prefect_server", "stop", str(copy.workspace / "state/.prefect")],
+                   cwd=copy.checkout, env=copy.environment, check=False)  # fmt: skip
+
+
+def test_a_run_killed_in_every_phase_is_finished_by_the_same_command(copy):
+    assert copy.finish.returncode == 0, copy.finish.stdout[-3000:]
+    assert (copy.workspace / "reports/default/training_report.html").stat().st_size > 10_000
+
+
+def test_no_finished_step_is_repeated(copy):
+    finished = re.findall(r"INFO +(\S+): finished in", copy.log)
+    assert sorted(finished) == sorted(set(finished))
+
+
+def test_the_weights_are_those_of_the_uninterrupted_training(copy, tmp_path):
+    resolved = copy.workspace / "state/default/configs/small.yaml"
+    command = [sys.executable, "-m", "nanogpt.cli", "train", str(resolved), "--data",
+               str(copy.workspace / "data/default/char"), "--folder", str(tmp_path)]  # fmt: skip
+    subprocess.run(command, cwd=copy.checkout, env=copy.environment, check=True, timeout=120)
+    reference = durable.sha256_file(tmp_path / "final/model.safetensors")
+    assert copy.marker("training.small")["facts"]["sha256"] == reference
+    assert durable.sha256_file(copy.workspace / "checkpoints/default/small/final/model.safetensors") == reference
+
+
+def test_no_process_outlives_its_killed_orchestrator(copy):
+    ours = [process for process in psutil.process_iter(["cmdline", "environ"])
+            if (process.info["environ"] or {}).get("PYTHONPATH") == str(copy.checkout)
+            and "prefect" not in " ".join(process.info["cmdline"] or [])]  # fmt: skip
+    assert ours == []
+
+
+def test_a_persons_repository_is_as_it_was_and_the_branch_tells_the_story(copy):
+    assert copy.repository() == copy.before
+    story = _git(copy.checkout, "log", "--format=%s", "autopilot/default").splitlines()
+    assert story[-1] == "as it is"  # the first milestone stands on HEAD
+    assert any(line.startswith("small: validation loss") for line in story)
+    assert any("report" in line.lower() for line in story)
+
+
+def test_the_pages_show_eight_phases_and_why_steps_were_kept(copy):
+    flows = _ask(copy, "flow_runs/filter", {})
+    assert [flow["state"]["type"] for flow in flows] == ["COMPLETED"]
+    tasks = {task["name"]: task["state"] for task in _ask(copy, "task_runs/filter", {"limit": 100})}
+    for number, phase in enumerate(PHASES, 1):
+        assert f"{number} {phase.capitalize()}" in tasks
+    kept = tasks["Train small"]
+    assert kept["name"] == "Cached" and "inputs and outputs unchanged" in kept["message"]
+
+
+def test_again_after_success_everything_is_cached_and_nothing_is_rewritten(copy):
+    before, length = copy.snapshot(), len(copy.log)
+    done = copy.run()
+    assert done.returncode == 0, done.stdout
+    assert copy.snapshot() == before
+    assert ": started" not in copy.since(length)
+    states = [task["state"]["name"] for task in _ask(copy, "task_runs/filter", {"limit": 100, "sort": "EXPECTED_START_TIME_DESC"})]
+    assert states[:8].count("Cached") == 8
+
+
+def test_two_starts_at_once_the_second_says_who_holds_the_run(copy):
+    first = copy.start("--redo", "implementation.checks", "--no-ui")
+    _wait_for(lambda: "implementation.checks: started" in copy.log.rsplit("session", 1)[-1], first)
+    second = copy.run("--no-ui")
+    first.communicate(timeout=120)
+    assert second.returncode == 2
+    assert second.stdout.startswith("error: run 'default' is already going on: process ")
+    assert str(first.pid) in second.stdout
+
+
+def test_a_changed_template_renders_only_the_documents(copy):
+    template = copy.checkout / "templates/training_report.md.j2"
+    template.write_text(template.read_text() + "\nA line of mine.\n")
+    length = len(copy.log)
+    done = copy.run("--no-ui")
+    assert done.returncode == 0, done.stdout
+    assert _started(copy.since(length)) == {"documentation.report": "code of templates/ changed"}
+    assert "A line of mine." in (copy.workspace / "reports/default/training_report.md").read_text()
+
+
+def test_a_changed_learning_rate_trains_again_and_says_why(copy):
+    length = len(copy.log)
+    done = copy.run("--no-ui", "--set", "training.learning_rate=2e-2")
+    assert done.returncode == 0, done.stdout
+    started = _started(copy.since(length))
+    assert started["training.small"] == "training.learning_rate 0.01 -> 0.02"
+    assert started["evaluation.models"] == "Train small gave other output"
+    untouched = ("environment.", "implementation.", "dataset.", "configuration.measure", "evaluation.baselines")
+    assert [step for step in started if step.startswith(untouched)] == []
+
+
+def test_ctrl_c_saves_stops_and_prints_the_command_that_goes_on(copy):
+    going = copy.start("--no-ui", "--set", "training.learning_rate=3e-2")
+    _wait_for(lambda: _trainer_of(going) is not None, going)
+    time.sleep(3)
+    asked = time.monotonic()
+    going.send_signal(2)
+    said, _ = going.communicate(timeout=30)
+    assert time.monotonic() - asked < 10
+    assert going.returncode == 130
+    assert said.rstrip().splitlines()[-1].strip().startswith("python3 -m flows.full_run --workspace ")
+    assert "training.learning_rate=3e-2" in said
+
+
+def _kill_during(copy: Copy, phase: str, victim: str, dice: random.Random) -> None:
+    """Start the command, wait for `phase` to begin a step, and kill -9 at a random moment after that."""
+    length = len(copy.log)
+    going = copy.start("--no-ui")
+    _wait_for(lambda: re.search(rf" {phase}\.\S+: started", copy.since(length)), going)
+    if victim != "orchestrator":
+        _wait_for(lambda: _trainer_of(going) is not None, going)
+    time.sleep(dice.uniform(0.0, 2.0 if phase in ("implementation", "training", "evaluation", "deployment") else 0.2))
+    trainer = _trainer_of(going)
+    if victim in ("trainer", "both") and trainer is not None:
+        trainer.kill()
+    if victim in ("orchestrator", "both"):
+        going.kill()
+    elif trainer is not None:
+        _wait_for(lambda: "killed:" in copy.since(length) or going.poll() is not None, going)
+        going.kill()
+    going.communicate()
+    time.sleep(0.7)  # the lifelines look twice a second
+
+
+def _trainer_of(going: subprocess.Popen) -> psutil.Process | None:
+    try:
+        children = psutil.Process(going.pid).children()
+        return next((child for child in children if "nanogpt.cli" in child.cmdline()), None)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _wait_for(condition, going: subprocess.Popen, seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        if going.poll() is not None:
+            return
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.02)
+
+
+def _started(log: str) -> dict[str, str]:
+    """Steps that were started, with the reason."""
+    return dict(re.findall(r"INFO +(\S+): started \((.*)\)$", log, re.MULTILINE))
+
+
+def _ask(copy: Copy, what: str, question: dict) -> list[dict]:
+    server = durable.read_json(copy.workspace / "state/.prefect/server.json")
+    answer = httpx.post(f"{server['url']}/api/{what}", json=question, timeout=20)
+    return answer.raise_for_status().json()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=A Person", "-c", "user.email=person@example.org"]
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, text=True,
+                          capture_output=True).stdout.strip("\n")  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _english() -> str:
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
