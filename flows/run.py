@@ -289,9 +289,13 @@ class Run:
         self.remedies.append(row)
         self.tell(f"{row['symptom']}: {row['evidence']} -> {row['remedy']}", "warning")
 
-    def milestone(self, title: str, body: str, files: list[Path]) -> None:
-        """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are."""
-        if not self.config.milestones:
+    def milestone(self, phase: str, title: str, body: str, files: list[Path]) -> None:
+        """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are.
+
+        Nothing is committed for a phase whose steps were all kept.
+        """
+        steps = self.phases[PHASES.index(phase)].steps
+        if not self.config.milestones or all(step["state"] == "kept" for step in steps):
             return
         commit = self.milestones.commit(title, body, files)
         if commit:

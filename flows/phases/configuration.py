@@ -18,7 +18,12 @@ BYTES_PER_BPE_TOKEN = 2.8  # of a vocabulary of 1,024 on English text (measured;
 
 def configuration(run: Run) -> None:
     run.do(MEASURE)
-    run.do(PLAN)
+    ladder = run.do(PLAN)["ladder"]
+    run.milestone(
+        "configuration", f"plan: {', then '.join(rung['name'] for rung in ladder)}",
+        "\n".join(f"{rung['name']}: {rung['max_iters']:,} steps, about {rung['seconds']:.0f} s" for rung in ladder),
+        [run.paths.state / "plan.json", *(run.paths.configs / f"{rung['name']}.yaml" for rung in ladder)],
+    )  # fmt: skip
 
 
 def measure_speed(run: Run) -> Outcome:

@@ -15,6 +15,12 @@ def dataset(run: Run) -> None:
     byte_pairs = run.beside(BYTE_PAIRS)
     run.do(CHARACTERS)
     byte_pairs()
+    text = run.facts("dataset.clean")
+    run.milestone(
+        "dataset", f"data: {Path(run.config.data.source).name}, {text['characters']:,} characters",
+        f"{text['words']:,} words, an alphabet of {text['alphabet_size']}; sha256 {text['sha256']}.",
+        [run.paths.data / "text/statistics.json", run.paths.data / "char/manifest.json"],
+    )  # fmt: skip
 
 
 def fetch_text(run: Run) -> Outcome:

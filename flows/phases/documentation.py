@@ -20,7 +20,11 @@ FACTS = "facts.json"
 def documentation(run: Run) -> None:
     names = [name for name in run.rung_names() if run.ledger.facts(f"training.{name}")]
     run.do(figures_step(names))
-    run.do(report_step(run.rung_names()))
+    criteria = run.do(report_step(run.rung_names()))["criteria"]
+    met = sum(bool(criterion["met"]) for criterion in criteria)
+    run.display.table("criteria", [_criterion_row(criterion) for criterion in criteria], "Success criteria")
+    run.display.markdown("report", (run.paths.reports / "training_report.md").read_text(encoding="utf-8"), "The report")
+    run.milestone("documentation", f"report: {met} of {len(criteria)} criteria met", "", report_files(run))
 
 
 def draw_figures(run: Run, names: Sequence[str]) -> Outcome:
@@ -162,7 +166,12 @@ def steps(models: Sequence[str]) -> list[Step]:
     return [figures_step(models), report_step(models)]
 
 
-def report_file(run: Run) -> Path:
-    return run.paths.reports / "training_report.html"
+def report_files(run: Run) -> list[Path]:
+    return [run.paths.reports / name for name in ("training_report.md", "training_report.html", FACTS, "README.md")]
+
+
+def _criterion_row(criterion: dict) -> dict:
+    met = {True: "yes", False: "no", None: "not known"}[criterion["met"]]
+    return {"criterion": criterion["name"], "met": met, "evidence": criterion["evidence"]}
 
 

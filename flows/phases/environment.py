@@ -27,6 +27,12 @@ def environment(run: Run) -> None:
     run.do(SYSTEM)
     run.do(DEVICE)
     packages()
+    device, system = run.facts("environment.device"), run.facts("environment.system")
+    run.milestone(
+        "environment", f"environment: {device['device']}, {device['name']}",
+        f"{system['cores']} cores, {_gib(system['memory_bytes'])} of memory, {_gib(system['disk_free_bytes'])} free.",
+        [run.paths.state / name for name in ("system.json", "system_report.md", "requirements.txt")],
+    )  # fmt: skip
 
 
 def make_folders(run: Run) -> Outcome:

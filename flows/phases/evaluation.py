@@ -27,6 +27,13 @@ def evaluation(run: Run) -> None:
     baselines()
     if run.config.tests:
         run.do(TESTS)
+    evaluated = run.facts("evaluation.models")
+    best = evaluated["models"][evaluated["best"]]["test"]
+    run.milestone(
+        "evaluation", f"evaluation: {evaluated['best']} is best, {best['bits_per_byte']:.3f} bits per byte on test",
+        f"Test loss {best['loss']:.4f}, perplexity {best['perplexity']:.2f}.",
+        [run.paths.markers / f"{step['name']}.json" for step in run.phases[5].steps],
+    )  # fmt: skip
 
 
 def evaluate_models(run: Run, names: Sequence[str]) -> Outcome:

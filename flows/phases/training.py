@@ -23,7 +23,12 @@ PAGE_SECONDS = 5.0  # between updates of the progress on the task's page
 def training(run: Run) -> None:
     run.worker.close()  # its memory is the trainer's now
     for name in run.rung_names():
-        run.do(step(name))
+        facts, folder = run.do(step(name)), run.paths.checkpoints / name
+        run.milestone(
+            "training", f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
+            f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
+            [run.paths.configs / f"{name}.yaml", folder / "metrics.jsonl", folder / "outcome.json", folder / "loss.svg"],
+        )  # fmt: skip
 
 
 def train_model(run: Run, name: str) -> Outcome:
@@ -38,11 +43,6 @@ def train_model(run: Run, name: str) -> Outcome:
     }  # fmt: skip
     _draw_loss(folder)
     documents.render_model_card({"name": name, "facts": facts, "config": config.model_dump()}, folder / "README.md")
-    run.milestone(
-        f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
-        f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
-        [run.paths.configs / f"{name}.yaml", folder / "metrics.jsonl", folder / "outcome.json", folder / "loss.svg"],
-    )
     weights = sorted((folder / "best").iterdir()) + sorted((folder / "final").iterdir())
     return Outcome([*weights, folder / "metrics.jsonl"], facts, identity={"sha256": facts["sha256"],
                    "best": durable.sha256_file(folder / "best" / "model.safetensors")})  # fmt: skip
