@@ -27,7 +27,8 @@ def training(run: Run) -> None:
         run.milestone(
             "training", f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
             f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
-            [run.paths.configs / f"{name}.yaml", folder / "metrics.jsonl", folder / "outcome.json", folder / "loss.svg"],
+            [run.paths.configs / f"{name}.yaml",
+             *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
         )  # fmt: skip
 
 
