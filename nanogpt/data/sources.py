@@ -77,7 +77,7 @@ def check_source(source: str, mirror: str | None = None) -> None:
     if mirror is not None and not _is_url(mirror) and not Path(mirror).expanduser().is_dir():
         raise UserError(f"data.mirror: {mirror} is neither a folder nor a http(s) URL")
     if source not in CATALOGUE and source != EMBEDDED:
-        for document in _own_documents(source):
+        for document in own_documents(source):
             _check_document(document)
 
 
@@ -87,7 +87,7 @@ def fingerprint(source: str) -> str:
         return CATALOGUE[source].sha256
     if source == EMBEDDED:
         return EMBEDDED
-    return durable.digest([[str(path), durable.sha256_file(path)] for path in _own_documents(source)])
+    return durable.digest([[str(path), durable.sha256_file(path)] for path in own_documents(source)])
 
 
 def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify = lambda line: None) -> Fetched:
@@ -100,7 +100,7 @@ def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify =
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
     if source not in CATALOGUE:
-        return _fetched(_own_documents(source), str(Path(source).expanduser().resolve()))
+        return _fetched(own_documents(source), str(Path(source).expanduser().resolve()))
     try:
         path, origin = obtain(CATALOGUE[source], folder, mirror, notify)
     except Unobtainable as error:
@@ -166,7 +166,8 @@ def _embedded_pieces() -> Iterator[str]:
                     yield docstring
 
 
-def _own_documents(source: str) -> list[Path]:
+def own_documents(source: str) -> list[Path]:
+    """The files of a source that is a person's own. Raises UserError when there are none."""
     path = Path(source).expanduser()
     if path.is_file():
         return [path]

@@ -227,7 +227,7 @@ def _kill_during(copy: Copy, phase: str, victim: str, dice: random.Random) -> No
     if victim in ("orchestrator", "both"):
         going.kill()
     elif trainer is not None:
-        _wait_for(lambda: "killed:" in copy.since(length) or going.poll() is not None, going)
+        _wait_for(lambda: "killed:" in copy.since(length), going)
         going.kill()
     going.communicate()
     time.sleep(0.7)  # the lifelines look twice a second
@@ -244,8 +244,7 @@ def _trainer_of(going: subprocess.Popen) -> psutil.Process | None:
 def _wait_for(condition, going: subprocess.Popen, seconds: float = 90.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        if going.poll() is not None:
-            return
+        assert going.poll() is None, going.stdout.read()[-3000:]
         assert time.monotonic() < until, "it did not come to that"
         time.sleep(0.02)
 
