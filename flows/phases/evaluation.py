@@ -80,7 +80,7 @@ def compare_baselines(run: Run) -> Outcome:
 
 def run_fast_tests(run: Run) -> Outcome:
     """The project's own fast tests, in a process of their own."""
-    command = [sys.executable, "-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "-q", "tests"]
+    command = [sys.executable, "-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "tests"]
     began = time.monotonic()
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=TEST_SECONDS,
                           env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
