@@ -179,11 +179,12 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 def put_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Copy `weights` into `model`. Raises UserError naming what is missing, left over or of another shape."""
     parameters = dict(model.named_parameters())
-    for name in sorted(parameters.keys() | weights.keys()):
-        mine = tuple(parameters[name].shape) if name in parameters else "absent"
-        theirs = tuple(weights[name].shape) if name in weights else "absent"
-        if mine != theirs:
-            raise UserError(f"{where}: another architecture: {name} is {theirs} there, {mine} in this model")
+    shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (weights, parameters)]
+    differing = [name for name in sorted(shapes[0] | shapes[1]) if shapes[0].get(name) != shapes[1].get(name)]
+    if differing:
+        theirs, mine = ([side.get(name, "absent") for name in differing] for side in shapes)
+        told = ", ".join(f"{n} is {t} there, {m} here" for n, t, m in zip(differing, theirs, mine, strict=True))
+        raise UserError(f"{where}: another architecture: {told}")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
 

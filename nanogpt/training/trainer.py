@@ -119,7 +119,7 @@ class Trainer:
                     self.save()
                 if reason or (self.progress.step and self.is_due("eval_interval")):
                     self.evaluate()
-                if reason or (self.progress.step and self.is_due("sample_interval")):
+                if self.sample_is_due(reason):
                     self.write_sample()
                 reason = reason or self.reason_to_end()
                 if reason:
@@ -204,14 +204,18 @@ class Trainer:
         self.restart_clock()
         self.restore(found)
         self.drop_rows_after(found.step)
+        checkpoint.remove_after(self.checkpoints, found.step)  # an interruption's, of the trajectory that is left
         self.saved_step = -1
         self.event("rewound", f"{told}; back to {found.step} at {self.progress.learning_rate_scale:g} x learning rate")
 
     # ---------------------------------------------------------------- when
 
     def is_due(self, interval: str) -> bool:
-        every = getattr(self.config.training, interval)
-        return bool(every) and self.progress.step % every == 0
+        return self.progress.step % getattr(self.config.training, interval) == 0
+
+    def sample_is_due(self, reason_to_end: str | None) -> bool:
+        wanted = self.config.training.sample_interval
+        return bool(wanted and self.progress.step) and (reason_to_end is not None or self.is_due("sample_interval"))
 
     def reason_to_end(self) -> str | None:
         progress, config = self.progress, self.config.training

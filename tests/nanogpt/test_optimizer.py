@@ -1,0 +1,100 @@
+"""Muon's orthogonalisation and grouping, AdamW's groups, and states that go through a file."""
+
+import io
+
+import pytest
+import torch
+
+from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.model.gpt import GPT
+from nanogpt.training.optimizer import Muon, Optimizer, orthogonalize
+
+pytestmark = pytest.mark.fast
+
+SIZES = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=11)
+SHAPE = ModelConfig(**SIZES)
+
+
+def backward(model: GPT, seed: int = 0) -> None:
+    tokens = torch.randint(11, (4, 9), generator=torch.Generator().manual_seed(seed))
+    model(tokens[:, :-1], tokens[:, 1:])[1].backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_singular_values_come_near_one(dtype):
+    matrices = torch.randn(5, 12, 30, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalize(matrices, dtype).float())
+    assert values.min() > 0.5 and values.max() < 1.35  # the range that the quintic leaves (Jordan et al. 2024)
+
+
+def test_the_batched_update_is_that_of_each_matrix_alone():
+    torch.manual_seed(0)
+    stacked = torch.nn.Parameter(torch.randn(20, 8))  # three matrices on top of one another
+    wide = torch.nn.Parameter(torch.randn(8, 12))
+    parameters = {stacked: (8, 8, 4), wide: (8,)}
+    expected = []
+    for parameter, rows in parameters.items():
+        parameter.grad = torch.randn_like(parameter)
+        blocks = []
+        for weight, gradient in zip(parameter.detach().split(rows), parameter.grad.split(rows), strict=True):
+            momentum = 0.05 * gradient
+            nesterov = torch.lerp(gradient, momentum, 0.95)
+            tall = weight.size(0) > weight.size(1)
+            flat = nesterov.mT if tall else nesterov
+            step = orthogonalize(flat[None], torch.float32)[0]
+            blocks.append(weight - 0.1 * max(1, weight.size(0) / weight.size(1)) ** 0.5 * (step.mT if tall else step))
+        expected.append(torch.cat(blocks))
+    Muon(parameters, 0.1, 0.95, 0.0, torch.float32).step(1.0)
+    for parameter, wanted in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("preset", ["modern", "gpt2"])
+def test_every_parameter_moves(optimizer, preset):
+    model = GPT(ModelConfig(**SIZES, preset=preset))
+    optimizer = Optimizer(model, TrainingConfig(optimizer=optimizer))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for seed in range(3):  # what starts at zero lets gradients through only after it has moved
+        optimizer.forget_gradients()
+        backward(model, seed)
+        optimizer.step(1.0)
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+def test_a_tied_table_has_the_rate_of_a_head():
+    config = TrainingConfig(embedding_learning_rate=0.5, learning_rate=0.25)
+    tied = Optimizer(GPT(ModelConfig(**SIZES, preset="gpt2", position="rope")), config)
+    assert set(tied.peaks) == {0.25}
+    assert set(Optimizer(GPT(SHAPE), config).peaks) == {0.25, 0.5}
+
+
+def test_the_dial_turns_every_rate():
+    model = GPT(SHAPE)
+    optimizer = Optimizer(model, TrainingConfig())
+    backward(model)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer.step(0.0)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_state_that_went_through_a_file_goes_on_the_same(kind):
+    config = TrainingConfig(optimizer=kind, weight_decay=0.1)
+    straight, resumed = GPT(SHAPE), GPT(SHAPE)
+    first = Optimizer(straight, config)
+    for seed in range(3):
+        first.forget_gradients()
+        backward(straight, seed)
+        first.step(1.0)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(straight.state_dict())
+    second = Optimizer(resumed, config)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for model, optimizer in ((straight, first), (resumed, second)):
+        optimizer.forget_gradients()
+        backward(model, 9)
+        optimizer.step(0.5)
+    assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
