@@ -1,0 +1,130 @@
+"""The trainer as a real process: signals, sudden death, its parent's death, and what its exit code and files say."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nanogpt.config import save_config
+from nanogpt.training import checkpoint
+from nanogpt.training.trainer import train
+from tests.conftest import CHECKOUT
+from tests.nanogpt.training_case import events, losses, make_data, tiny
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 120.0  # seconds until a test gives up; the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """(configuration file, data folder, folder of the uninterrupted training, its outcome)."""
+    folder = tmp_path_factory.mktemp("case")
+    config = tiny(max_iters=400, eval_interval=100, checkpoint_interval=50)
+    save_config(config, folder / "tiny.yaml")
+    data = make_data(folder / "data")
+    return folder / "tiny.yaml", data, folder / "whole", train(config, data, folder / "whole")
+
+
+def start(config: Path, data: Path, folder: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "nanogpt.cli", "train", str(config), "--data", str(data), "--folder", str(folder)]
+    return subprocess.Popen([*command, *more], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    """Until metrics.jsonl has a row of `step`."""
+    ends = time.monotonic() + PATIENCE
+    while time.monotonic() < ends:
+        assert process.poll() is None, f"ended before step {step}"
+        if any(row[1] >= step for row in losses(folder)):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} never came")
+
+
+def ends_as(case, folder: Path) -> None:
+    config, data, whole_folder, whole = case
+    process = start(config, data, folder)
+    assert process.wait(PATIENCE) == 0, process.stderr.read()
+    outcome = json.loads((folder / "outcome.json").read_text())
+    assert (outcome["status"], outcome["sha256"]) == ("finished", whole.sha256)
+    assert losses(folder) == losses(whole_folder)
+    best, whole_best = (checkpoint.read_manifest(f / "best") for f in (folder, whole_folder))
+    assert best["files"] == whole_best["files"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path, number):
+    process = start(*case[:2], tmp_path)
+    wait_for_step(tmp_path, 60, process)
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == 143
+    saved = checkpoint.load_newest(tmp_path / "checkpoints", pytest.fail)
+    assert saved.step >= 60 and not (tmp_path / "outcome.json").exists()
+    ends_as(case, tmp_path)
+    assert events(tmp_path, "resumed")[0]["step"] == saved.step
+
+
+def test_killed_again_and_again_it_ends_in_the_same_bytes(case, tmp_path):
+    for step in (5, 75, 230, 345):
+        process = start(*case[:2], tmp_path)
+        wait_for_step(tmp_path, step, process)
+        process.kill()
+        process.wait()
+    ends_as(case, tmp_path)
+
+
+def test_it_does_not_outlive_its_parent(case, tmp_path):
+    """A parent that starts the trainer and is killed at once: the trainer saves and ends."""
+    config, data = case[:2]
+    launcher = (
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-m', 'nanogpt.cli', 'train', {str(config)!r}, '--data',"
+        f" {str(data)!r}, '--folder', {str(tmp_path)!r}, '--parent', str(os.getpid()),"
+        " '--set', 'training.max_iters=100000'])\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", launcher], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    wait_for_step(tmp_path, 20, parent)
+    parent.kill()
+    parent.wait()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert len(events(tmp_path, "stopped")) == 1
+
+
+def test_a_mistake_is_one_line_and_code_2(case, tmp_path):
+    process = start(*case[:2], tmp_path, "--set", "training.learning_rat=1")
+    assert process.wait(PATIENCE) == 2
+    told = process.stderr.read().strip()
+    assert len(told.splitlines()) == 1 and "learning_rate" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_is_code_3_and_a_symptom(case, tmp_path):
+    config, data = case[:2]
+    folder = tmp_path / "broken"
+    shutil.copytree(data, folder)
+    (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-10])
+    process = start(config, folder, tmp_path / "m")
+    assert process.wait(PATIENCE) == 3
+    outcome = json.loads((tmp_path / "m" / "outcome.json").read_text())
+    assert (outcome["status"], outcome["symptom"]) == ("failed", "corrupt_file")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_it_shows_its_stacks_on_request(case, tmp_path):
+    process = start(*case[:2], tmp_path)
+    wait_for_step(tmp_path, 5, process)
+    os.kill(process.pid, signal.SIGUSR1)
+    assert process.wait(PATIENCE) == 0
+    assert "most recent call first" in process.stderr.read()
