@@ -223,7 +223,16 @@ class Run:
             self._record(step, "kept", decision.reason, marker.get("seconds") or 0.0)
             self.log.write(f"{step.name}: kept ({decision.reason})")
         self.finished_steps.add(step.name)
+        self._show_progress(phase_of(step))
         return self.ledger.facts(step.name)
+
+    def _show_progress(self, phase: str) -> None:
+        """The phase's progress on its page: how many of its steps are done."""
+        from flows.phases import steps_of
+
+        steps = [step.name for step in steps_of(self.rung_names()) if phase_of(step) == phase]
+        done = sum(name in self.finished_steps for name in steps)
+        self.display.progress(f"phase-{phase}", done / len(steps), f"{phase}: {done} of {len(steps)} steps")
 
     def _record(self, step: Step, state: str, reason: str, seconds: float) -> None:
         phase = self.phases[PHASES.index(phase_of(step))]

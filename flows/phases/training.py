@@ -17,7 +17,7 @@ from nanogpt.faults import UserError
 from nanogpt.training.progress import check_same_training, trajectory
 
 PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.2 s of this process
-PAGE_SECONDS = 5.0  # between updates of the progress on the task's page
+CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
 
 
 def training(run: Run) -> None:
@@ -112,18 +112,17 @@ class _Progress:
         self.run, self.config, self.folder = run, config, folder
         self.heartbeat: dict = {}
         self.began = time.monotonic()
-        self.drawn = self.shown = self.began
+        self.drawn = self.noted = self.began
 
     def __call__(self, heartbeat: dict) -> None:
         self.heartbeat = heartbeat
         now = time.monotonic()
-        line = describe(heartbeat)
-        self.run.terminal.progress(f"{self.config.name}  {line}")
+        fraction = heartbeat.get("step", 0) / max(1, heartbeat.get("max_iters", 1))
+        line = f"{self.config.name}  {describe(heartbeat)}"
+        self.run.display.progress(f"training-{_key(self.config.name)}", fraction, line)
         self.run.ledger.pulse()
-        if now - self.shown >= PAGE_SECONDS:
-            self.shown = now
-            fraction = heartbeat.get("step", 0) / max(1, heartbeat.get("max_iters", 1))
-            self.run.display.progress(f"training-{_key(self.config.name)}", fraction, f"{self.config.name}: {line}")
+        if now - self.noted >= CLOCK_SECONDS:
+            self.noted = now
             self.run.clock.save()
         if now - self.drawn >= PLOT_SECONDS:
             self.drawn = now
