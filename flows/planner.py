@@ -39,6 +39,7 @@ class Speed:
     flops_per_second: float
     peak_memory_bytes: int
     mixed_precision: bool
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def _rung(
     free_of_clock = (fixed or "training.max_iters" in pinned) and needed <= seconds
     changes["training.max_seconds"] = None if free_of_clock else round(seconds, 1)
     changes["device.mixed_precision"] = speed.mixed_precision
+    changes["device.threads"] = speed.threads
     config = config.with_changes({key: value for key, value in changes.items() if key not in pinned})
     tokens = max_iters * step_tokens
     return Rung(

@@ -41,7 +41,8 @@ def measure_speed(run: Run) -> Outcome:
             )
             continue
         try:
-            speed = run.worker.call("nanogpt.training.profiler:choose_precision", config=rung.model_dump(),
+            speed = run.worker.call("nanogpt.training.profiler:choose_precision_and_threads",
+                                    config=rung.model_dump(),
                                     device=run.facts("implementation.checks")["device"],
                                     seconds=min(MEASURE_SECONDS, budget / 60), timeout=300)  # fmt: skip
         except (WorkerDied, RuntimeError, MemoryError) as error:
@@ -53,8 +54,9 @@ def measure_speed(run: Run) -> Outcome:
         speed["share_of_peak"] = speed["flops_per_second"] / _peak(run, speed["precision"])
         models[rung.name] = speed
         rate = max(rate, speed["flops_per_second"])
+        threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
-                 f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}")  # fmt: skip
+                 f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
     return Outcome(facts={"models": models, "unmeasured": unmeasured})
 
 
