@@ -87,14 +87,14 @@ class Call:
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        self._started = False
+        self.started = False
         self._value: Any = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        if self._started:
+        if self.started:
             return
-        self._started = True
+        self.started = True
         try:
             self._value = self._function()
         except BaseException as error:

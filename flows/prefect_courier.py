@@ -3,9 +3,11 @@
 import logging
 import queue
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextvars import Context
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flows.display import Log, one_line
@@ -140,3 +142,25 @@ def drain_events(seconds: float) -> None:
     for loop, task in under_way:
         if not task.done():
             loop.call_soon_threadsafe(task.cancel)
+
+
+def tell_again(flow_run_id: Any, task_runs: list[Any], flow_context: Context, attempt: int) -> bool:
+    """Send the final states of those tasks that the server does not have; True when there were any.
+
+    What is sent in the moment in which a server dies counts as sent. The events say by `flow_context` which flow
+    they belong to; `attempt` counts from 1.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.utilities.engine import emit_task_run_state_change_event
+
+    of_this_flow = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    with get_client(sync_client=True) as client:
+        recorded = {run.id: run.state for run in client.read_task_runs(flow_run_filter=of_this_flow)}
+    missing = [run for run in task_runs if not (recorded.get(run.id) and recorded[run.id].is_final())]
+    for run in missing:
+        # A known id would be taken for a duplicate, and a known time fails the server's whole batch.
+        fresh = {"id": uuid.uuid4(), "timestamp": run.state.timestamp + timedelta(microseconds=attempt)}
+        state = run.state.model_copy(update=fresh)
+        flow_context.run(emit_task_run_state_change_event, run, recorded.get(run.id), state)
+    return bool(missing)

@@ -8,6 +8,7 @@ Signals: Prefect's flow engine takes SIGTERM (not SIGINT) and turns it into an e
 of before the flow are put back before our code runs, so a run's own handlers hold in every phase and step.
 """
 
+import contextvars
 import json
 import logging
 import re
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flows.display import Beside, Call, Function, Log, PlainDisplay, Scope, one_line, with_company
-from flows.prefect_courier import Courier, drain_events
+from flows.prefect_courier import Courier, drain_events, tell_again
 from flows.prefect_server import RESTART_PATIENCE, Server
 from nanogpt.faults import UserError
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
+RECORDING_SECONDS = 1.5  # the server stores what it is told once a second
 DISPLAY_FILES = ("flows/display.py", "flows/terminal.py", "flows/prefect_display.py")
+BEGINNINGS = 3  # attempts to make the flow run known to the server
 DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
 
 
@@ -42,6 +45,8 @@ class PrefectDisplay(PlainDisplay):
         self._log = log
         self._courier = Courier(server, log)
         self._flow_run_id: Any = None
+        self._flow_context = contextvars.Context()
+        self._task_runs: list[Any] = []
         self._explained: Exception | None = None
         self._progress_sent: dict[str, float] = {}
 
@@ -70,6 +75,7 @@ class PrefectDisplay(PlainDisplay):
             self._flow_run_id = FlowRunContext.get().flow_run.id
             # Tasks must not inherit the flow's tags: each tag is a request to the server before each task.
             with TagsContext(current_tags=set()), self.within(scope):
+                self._flow_context = contextvars.copy_context()
                 call.run()
             return _flow_state(call, scope)
 
@@ -81,12 +87,14 @@ class PrefectDisplay(PlainDisplay):
             PREFECT_CLIENT_MAX_RETRIES: 0,  # `_record_end` tries again, and knows whether that has any hope
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # for Prefect Cloud's automations; its end takes up to 1 s
         }
-        self._server.wait_until_healthy(RESTART_PATIENCE)
+        falls = self._server.falls
         try:
             with with_tags(*tags), temporary_settings(settings):
-                flow(return_state=True)
+                shown = self._begin(flow, call)
+            if shown.type != _flow_state(call, scope).type:  # the engine took a lost request for our failure
+                self._record_end(call, scope, shown.message)
         except Exception as error:
-            self._record_end(call, scope, error)
+            self._record_end(call, scope, one_line(error))
         except TerminationSignal:
             # Prefect holds SIGTERM before and after `body`; it is for whoever handled it before the flow.
             handlers.restore()
@@ -96,17 +104,42 @@ class PrefectDisplay(PlainDisplay):
         try:
             return call.result()
         finally:
-            patience = DRAIN_SECONDS if self._server.healthy() else 0
-            self._courier.drain(patience)
-            drain_events(patience)
+            self._deliver_rest(falls)
 
-    def _record_end(self, call: Call, scope: Scope, error: Exception) -> None:
+    def _begin(self, flow: Any, call: Call) -> "State":
+        """Run Prefect's flow; again, when it failed before it came to our function (a server busy or restarting)."""
+        for _ in range(BEGINNINGS - 1):
+            self._server.wait_until_healthy(RESTART_PATIENCE)
+            try:
+                return flow(return_state=True)
+            except Exception:
+                if call.started or self._server.lost.is_set():
+                    raise
+        return flow(return_state=True)
+
+    def _deliver_rest(self, falls: int) -> None:
+        """Let what is under way arrive; after a restart of the server within the flow, see that all of it did."""
+        patience = DRAIN_SECONDS if self._server.healthy() else 0
+        self._courier.drain(patience)
+        drain_events(patience)
+        if not patience or self._flow_run_id is None or self._server.falls == falls:
+            return
+        try:
+            for attempt in range(1, 4):
+                time.sleep(RECORDING_SECONDS)
+                if not tell_again(self._flow_run_id, self._task_runs, self._flow_context, attempt):
+                    return
+                drain_events(patience)
+        except Exception as error:
+            self._log(f"Prefect's pages may miss the end of some tasks: {one_line(error)}")
+
+    def _record_end(self, call: Call, scope: Scope, why: str | None) -> None:
         """The flow engine could not tell the server: wait for a restart that may be going on, then say it again."""
         from prefect.client.orchestration import get_client
 
         patience = 0 if _interrupted(call) else RESTART_PATIENCE
         if self._flow_run_id is None or not self._server.wait_until_healthy(patience):
-            self._log(f"Prefect could not record the flow run: {one_line(error)}")
+            self._log(f"Prefect could not record the flow run: {why}")
             return
         try:
             with get_client(sync_client=True) as client:
@@ -167,12 +200,13 @@ class PrefectDisplay(PlainDisplay):
     def _task(self, title: str, call: Call, ending: Callable[[], "State"]) -> Any:
         from prefect import Task
         from prefect.cache_policies import NO_CACHE
-        from prefect.context import FlowRunContext
+        from prefect.context import FlowRunContext, TaskRunContext
 
         if self._server.lost.is_set() or FlowRunContext.get() is None:
             return call.result()
 
         def body() -> "State":
+            self._task_runs.append(TaskRunContext.get().task_run)
             call.run()
             if isinstance(call.error, Exception) and call.error is not self._explained:
                 self._explained = call.error  # once, in the step's log; the phase around it only fails with it

@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import prefect_server
-from flows.prefect_server import Record, Server, connect
+from flows import prefect_process, prefect_server
+from flows.prefect_process import Record
+from flows.prefect_server import Server, connect
 from nanogpt import durable
 
 
@@ -79,7 +80,7 @@ def test_a_taken_port_gives_the_next_one(shared_home):
         port = taken.getsockname()[1]
         server = connect(shared_home, lines.append, port)
     server.close()
-    assert server.healthy() and port < server.record.port < port + prefect_server.PORTS_TRIED
+    assert server.healthy() and port < server.record.port < port + prefect_process.PORTS_TRIED
     assert f"port {port} is taken: Prefect listens on {server.record.port}" in lines
 
 
@@ -159,10 +160,10 @@ def test_another_process_with_the_recorded_pid_is_left_alone(tmp_path):
 @pytest.mark.fast
 def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     def refuse(*_: object) -> Record:
-        raise prefect_server.StartError("no memory")
+        raise prefect_process.StartError("no memory")
 
     monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.01)
-    monkeypatch.setattr(prefect_server, "_start_despite_database", refuse)
+    monkeypatch.setattr(prefect_server, "start_despite_database", refuse)
     lines: list[str] = []
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
