@@ -1,0 +1,103 @@
+"""The folder of a model in training: every file that the trainer leaves there, and what may be dropped or replaced.
+
+    config.yaml  data.json  tokenizer.json  metrics.jsonl  samples.jsonl  events.jsonl  heartbeat  outcome.json
+    checkpoints/step-00000500/  checkpoints/before-cooldown/  best/  final/
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nanogpt import durable
+from nanogpt.config import Config, save_config
+from nanogpt.data.tokenizer import Tokenizer
+from nanogpt.training import checkpoint
+from nanogpt.training.checkpoint import Checkpoint
+from nanogpt.training.metrics import Heartbeat, JsonLines
+
+
+class ModelFolder:
+    """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
+
+    def __init__(self, path: Path, max_iters: int):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "outcome.json").unlink(missing_ok=True)
+        self.path, self.checkpoints = path, path / "checkpoints"
+        self.metrics = JsonLines(path / "metrics.jsonl")
+        self.samples = JsonLines(path / "samples.jsonl")
+        self.events = JsonLines(path / "events.jsonl")
+        self.shown: dict[str, float | None] = {}
+        self.step = 0
+        self._heartbeat = Heartbeat(path / "heartbeat", max_iters)
+        self._best_val_loss: float | None = None
+        self.beat("loading")
+
+    def describe(self, config: Config, tokenizer: Tokenizer, data_sha256: str) -> None:
+        """Say what this folder is: its configuration, its tokenizer, its data."""
+        save_config(config, self.path / "config.yaml")
+        tokenizer.save(self.path)
+        durable.write_json(self.path / "data.json", {"manifest_sha256": data_sha256})
+
+    def beat(self, activity: str) -> None:
+        """Show life; cheap enough for every step."""
+        self._heartbeat.beat(self.step, activity, **self.shown)
+
+    def event(self, name: str, message: str) -> None:
+        """Add a row to events.jsonl."""
+        self.events.append({"event": name, "step": self.step, "time": time.time(), "message": message})
+
+    def go_back_to(self, step: int) -> None:
+        """Drop the rows that a state of `step` has yet to write: its own evaluation and sample, and all later ones."""
+        self.step = step
+        self.metrics.keep(lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step)
+        self.samples.keep(lambda row: row["step"] < step)
+
+    def save(self, folder: Path, model: nn.Module, facts: dict, state: dict[str, Any]) -> None:
+        """A whole checkpoint; never ahead of the metrics that led to it."""
+        self.beat("saving")
+        self.metrics.sync()
+        checkpoint.save(folder, model, step=self.step, facts=facts, state=state)
+
+    def newest(self, interval: int = 1) -> Checkpoint | None:
+        """The newest checkpoint, at a multiple of `interval`, that verifies; bad ones are set aside."""
+        return checkpoint.load_newest(self.checkpoints, self._set_aside, interval)
+
+    @property
+    def before_cool_down(self) -> Path:
+        return self.checkpoints / checkpoint.BEFORE_COOL_DOWN
+
+    def load_before_cool_down(self) -> Checkpoint | None:
+        """The checkpoint from before the cool-down, if there is one that verifies."""
+        return checkpoint.load_or_set_aside(self.before_cool_down, self._set_aside)
+
+    def keep_if_best(self, model: nn.Module, val_loss: float, facts: dict) -> None:
+        """Keep the weights in best/ if no better ones are there, from whatever session."""
+        if math.isfinite(val_loss) and val_loss < self.best_val_loss:
+            checkpoint.save(self.path / "best", model, step=self.step, facts={**facts, "val_loss": val_loss})
+            self._best_val_loss = val_loss
+
+    @property
+    def best_val_loss(self) -> float:
+        """Of the weights in best/; infinity without any."""
+        if self._best_val_loss is None:
+            found = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
+            self._best_val_loss = found.facts["val_loss"] if found else math.inf
+        return self._best_val_loss
+
+    def best_step(self) -> int:
+        """The step of the weights in best/; 0 without any."""
+        best = self.path / "best"
+        return checkpoint.read_manifest(best)["step"] if best.is_dir() else 0
+
+    def close(self) -> None:
+        """Bring all rows to the disk."""
+        for file in (self.metrics, self.samples, self.events):
+            file.close()
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        self.event("corrupt checkpoint", f"{path.name} is set aside: {error}")
