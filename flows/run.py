@@ -31,6 +31,10 @@ SESSION = "session.json"
 class Blocked(Exception):
     """A step whose inputs are not there because an earlier one failed or was left out."""
 
+    shown_as = "Blocked"  # the name of the state on its page
+
+    shown_as = "Blocked"
+
 
 class Paths:
     """Every place a run writes to, all under the workspace."""
@@ -108,10 +112,11 @@ class Run:
 
     def end(self, stopped: bool) -> None:
         """Record how the session ended."""
-        troubled = any(record.status in ("failed", "blocked") for record in self.phases)
-        self.clock.save(finished=not stopped and not troubled)
-        self._save_session("stopped" if stopped else "failed" if troubled else "finished")
-        self.log.write("stopped by a person" if stopped else "ended with failures" if troubled else "ended")
+        # A phase still running or waiting here was cut short by what no phase records: a mistake, a closed pipe.
+        whole = all(record.status in ("done", "kept", "skipped") for record in self.phases)
+        self.clock.save(finished=not stopped and whole)
+        self._save_session("stopped" if stopped else "finished" if whole else "failed")
+        self.log.write("stopped by a person" if stopped else "ended" if whole else "ended with failures")
 
     def _save_session(self, state: str) -> None:
         durable.write_json(self.paths.state / SESSION, {
@@ -178,7 +183,7 @@ class Run:
             return lambda: None
         try:
             join = self.beside(step)
-        except Blocked:
+        except Exception:
             return lambda: None
 
         def wait() -> object:
@@ -197,7 +202,8 @@ class Run:
         for name in step.needs:
             self.facts(name)
         settings = step.settings(self)
-        decision = self.ledger.decide(step, settings, redo=step.name in self.options.redo)
+        redo = step.name in self.options.redo and step.name not in self.finished_steps
+        decision = self.ledger.decide(step, settings, redo)
         return decision, settings
 
     def _work(self, step: Step, settings: dict, decision) -> None:
@@ -218,7 +224,7 @@ class Run:
         self.log.write(f"{step.name}: finished in {seconds:.1f} s")
 
     def _settle(self, step: Step, decision) -> dict:
-        if decision.keep:
+        if decision.keep and step.name not in self.finished_steps:  # else it was done ahead, in this session
             marker = self.ledger.marker(step.name) or {}
             self._record(step, "kept", decision.reason, marker.get("seconds") or 0.0)
             self.log.write(f"{step.name}: kept ({decision.reason})")
@@ -254,7 +260,8 @@ class Run:
         record.status = "running"
         try:
             self.display.phase(record.number, record.title, lambda: function(self))
-        except UserError:
+        except UserError as error:
+            record.status, record.cause = "failed", str(error)
             raise
         except Blocked as error:
             record.status, record.cause = "blocked", str(error)
@@ -274,9 +281,9 @@ class Run:
 
         for step in steps_of(self.rung_names()):
             if phase_of(step) == phase and set(step.needs) <= self.finished_steps:
-                settings = step.settings(self)
-                if self.ledger.decide(step, settings).keep:
-                    self.finished_steps.add(step.name)
+                with suppress(OSError, UserError, Blocked, KeyError):  # what its settings are read from is not there
+                    if self.ledger.decide(step, step.settings(self)).keep:
+                        self.finished_steps.add(step.name)
 
     def rung_names(self) -> list[str]:
         """The models that the plan chose; before there is a plan, those it may choose from."""
@@ -353,7 +360,10 @@ class Clock:
 @contextmanager
 def exclusive(run: Run):
     """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
-    run.paths.state.mkdir(parents=True, exist_ok=True)
+    try:
+        run.paths.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workspace: {run.paths.state} cannot be made ({error.strerror})") from None
     holder = run.paths.state / "holder.json"
     lock = FileLock(run.paths.state / "lock")
     try:

@@ -69,7 +69,7 @@ def collect(run: Run) -> dict:
     _add_best_to_baselines(steps)
     return {
         "run": run.options.run, "workspace": str(run.paths.workspace), "command": run.options.command,
-        "resume_command": run.options.command, "prefect_url": run.prefect_url, "versions": run.versions(),
+        "resume_command": run.options.command, "prefect_url": run.display.url, "versions": run.versions(),
         "started": run.started, "ended": datetime.now().isoformat(sep=" ", timespec="seconds"),
         "sessions": run.sessions, "budget_seconds": run.config.budget, "spent_seconds": round(run.clock.spent, 1),
         "phases": _phases(run), "steps": steps, "models": models, "remedies": _remedies(run),
