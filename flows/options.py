@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import Field, field_validator
 
@@ -17,6 +17,7 @@ from nanogpt.config import (
     DataConfig,
     DeviceConfig,
     Section,
+    apply_overrides,
     load_config,
     parse_overrides,
     read_yaml,
@@ -56,6 +57,13 @@ class RunConfig(Section):
     tests: bool = True
     port: int = Field(4200, ge=1024, le=65535)
 
+    @field_validator("run")
+    @classmethod
+    def _run_has_folders_of_its_own(cls, name: str) -> str:
+        if name == "downloads":
+            raise ValueError("found 'downloads', the folder of what all runs share; choose another name")
+        return name
+
     @field_validator("budget", mode="before")
     @classmethod
     def _budget_in_seconds(cls, value: Any) -> float:
@@ -85,29 +93,27 @@ class RunOptions:
 
 
 def parse(argv: list[str]) -> RunOptions:
-    """`RunOptions` for a command line. Raises UserError; SystemExit for --help and unknown options."""
+    """`RunOptions` for a command line. Raises UserError; SystemExit for --help."""
     given = _parser().parse_args(argv)
     values, model_file = _read_files(given)
-    model_changes = []
-    for override in given.set:
-        [(key, value)] = parse_overrides([override])
-        if key.split(".")[0] in MODEL_SECTIONS:
-            model_changes.append(override)
-        else:
-            set_key(values, key, value)
+    model_changes = [override for override in given.set if _is_of_model(override)]
+    run_changes = [override for override in given.set if not _is_of_model(override)]
+    _check_sections(run_changes)
+    origins = apply_overrides(values, run_changes)
     for key, value in (("run", given.run), ("budget", given.budget)):
         if value is not None:
-            values[key] = value
+            values[key], origins[key] = value, f"--{key}"
     if given.data is not None:
         set_key(values, "data.source", _source(given.data))
-    config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"))
+    config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
     rungs = tuple(_rung(path, config, model_changes) for path in _rung_files(config, model_file))
     _check_names(given, rungs)
     return RunOptions(
         config=config, rungs=rungs, fixed=model_file is not None,
         pinned=frozenset(change.partition("=")[0].strip() for change in model_changes),
-        workspace=_workspace(given.workspace), ui=not given.no_ui, status=given.status, plan=given.plan,
-        only=given.only, redo=tuple(given.redo), fresh=given.fresh, command=command_line(argv),
+        workspace=_workspace(given.workspace, only_looks=given.status or given.plan), ui=not given.no_ui,
+        status=given.status, plan=given.plan, only=given.only, redo=tuple(given.redo), fresh=given.fresh,
+        command=command_line(argv),
     )  # fmt: skip
 
 
@@ -124,9 +130,18 @@ def command_line(argv: list[str]) -> str:
     return shlex.join(["python3", "-m", "flows.full_run", *kept])
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake in the command line is one line, as every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.search("unrecognized arguments: (--[^ =]+)", message)
+        near = nearest(unknown[1], self._option_string_actions) if unknown else ""
+        raise UserError(f"{message}{near}; --help lists the options")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.full_run",
+    parser = _Parser(
+        prog="python -m flows.full_run", allow_abbrev=False,
         description="From nothing to a trained, evaluated, exported and documented GPT. "
         "Kill it at any time; the same command goes on.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
@@ -155,9 +170,16 @@ def _read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]
     if given.config is None:
         return defaults, None
     values = read_yaml(given.config)
+    known = [*Config.model_fields, *RunConfig.model_fields]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{given.config}: {key}: unknown key{nearest(str(key), known)}")
     if not set(MODEL_SECTIONS) & set(values):
         return {**defaults, **values}, None
-    sections = {name: {**defaults.get(name, {}), **(values.get(name) or {})} for name in ("data", "device")}
+    for name in ("data", "device"):
+        if not isinstance(values.get(name, {}), dict):
+            raise UserError(f"{given.config}: {name}: found {values[name]!r}, should be a section")
+    sections = {name: {**defaults.get(name, {}), **values.get(name, {})} for name in ("data", "device")}
     return {**defaults, **sections}, given.config
 
 
@@ -198,12 +220,24 @@ def _check_names(given: argparse.Namespace, rungs: tuple[Config, ...]) -> None:
             raise UserError(f"--redo {name}: no such step{nearest(name, known)}; steps are {', '.join(known)}")
 
 
-def _workspace(folder: Path) -> Path:
+def _is_of_model(override: str) -> bool:
+    return override.partition("=")[0].strip().split(".")[0] in MODEL_SECTIONS
+
+
+def _check_sections(overrides: list[str]) -> None:
+    known = [*MODEL_SECTIONS, *RunConfig.model_fields]
+    for key, _ in parse_overrides(overrides):
+        section = key.split(".")[0]
+        if section not in known:
+            raise UserError(f"--set {key}: unknown key{nearest(section, known)}")
+
+
+def _workspace(folder: Path, only_looks: bool) -> Path:
     folder = folder.expanduser().resolve()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():
         raise UserError(f"--workspace {folder}: {existing} is a file, a folder is needed")
-    if not _writable(existing):
+    if not only_looks and not _writable(existing):
         raise UserError(f"--workspace {folder}: cannot be written; choose a folder of your own or change its rights")
     return folder
 

@@ -30,7 +30,7 @@ def main(argv: list[str], flow: Callable[[Run], None]) -> int:
         with exclusive(run):
             return _run_in_session(run, flow)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
         return 2
     except KeyboardInterrupt:
         return STOPPED
@@ -42,9 +42,12 @@ def check_before_writing(options: RunOptions) -> None:
 
     data = options.config.data
     sources.check_source(data.source, data.mirror)
-    if data.source in sources.CATALOGUE or data.source == sources.EMBEDDED:
+    if data.source == sources.EMBEDDED:
         return
-    size = sum(path.stat().st_size for path in sources.own_documents(data.source))
+    if data.source in sources.CATALOGUE:
+        size = sources.CATALOGUE[data.source].bytes
+    else:
+        size = sum(path.stat().st_size for path in sources.own_documents(data.source))
     smallest = min(rung.model.block_size for rung in options.rungs)
     least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
     if size < least:
@@ -54,6 +57,14 @@ def check_before_writing(options: RunOptions) -> None:
         )
 
 
+class _LastingConsole(Console):
+    """A run goes on when whoever read its output has gone (`| head`, a closed window)."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     from flows.display import open_display
     from flows.terminal import OnTerminal, Terminal
@@ -61,7 +72,8 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     options = run.options
     _quiet_environment()
     run.begin()
-    terminal = Terminal(Console(), [name.capitalize() for name in PHASES], _heading(run), lambda: run.clock.left)
+    titles = [name.capitalize() for name in PHASES]
+    terminal = Terminal(_LastingConsole(), titles, _heading(run), lambda: run.clock.left)
     server = _server(run, terminal) if options.ui else None
     run.terminal, run.display = terminal, OnTerminal(open_display(server, run.log.write), terminal)
     handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}

@@ -5,6 +5,7 @@ A mistake is one line naming the file, the key, what was found and what is allow
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -197,9 +198,7 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
     path = Path(path)
     values = read_yaml(path)
     values.setdefault("name", path.stem.lower())
-    for key, value in parse_overrides(overrides):
-        set_key(values, key, value)
-    return validate(Config, values, str(path))
+    return validate(Config, values, str(path), apply_overrides(values, overrides))
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -238,6 +237,18 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
     return pairs
 
 
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, str]:
+    """Set each `key=value` in `values`; {key: the words of the command line that set it}. Raises UserError."""
+    origins = {}
+    for key, value in parse_overrides(overrides):
+        origins[key] = f"--set {key}"
+        try:
+            set_key(values, key, value)
+        except UserError as error:
+            raise UserError(f"--set {error}") from None
+    return origins
+
+
 def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted key in nested mappings. Raises UserError when the path runs through a plain value."""
     *parents, last = dotted.split(".")
@@ -248,24 +259,49 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def validate(kind: type[Model], values: dict[str, Any], where: str) -> Model:
-    """`values` as a `kind`. Raises UserError with the first mistake: file, key, what was found, what is allowed."""
+def validate(
+    kind: type[Model], values: dict[str, Any], where: str, origins: dict[str, str] | None = None
+) -> Model:
+    """`values` as a `kind`. Raises UserError with the first mistake: where, key, what was found, what is allowed.
+
+    `where` names the file; `origins` the words of the command line behind those keys that come from there.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_explain(kind, error)}") from None
+        key, mistake = _explain(kind, error)
+        raise UserError(f"{_place(where, origins or {}, key)}: {mistake}") from None
 
 
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
-    first = next((e for e in error.errors() if e["type"] == "extra_forbidden"), error.errors()[0])
+def _place(where: str, origins: dict[str, str], key: str) -> str:
+    """Where a person finds what is wrong with `key`: the command line, the file, or (a section) both."""
+    for origin, words in origins.items():
+        if key == origin:
+            return words
+        if key.startswith(f"{origin}."):
+            return f"{words}: {key}"
+    within = [words for origin, words in origins.items() if origin.startswith(f"{key}.")]
+    return ": ".join(filter(None, [f"{where} with {', '.join(within)}" if within else where, key]))
+
+
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")  # the second: YAML may have keys that are no text
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> tuple[str, str]:
+    """The key of the first mistake ("" for the whole) and what is wrong with it; an unknown key comes first."""
+    first = next((e for e in error.errors() if e["type"] in UNKNOWN_KEY), error.errors()[0])
     location = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "literal[", "bool"))]
     key = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{nearest(location[-1], _keys(kind, location[:-1]))}"
+    if first["type"] in UNKNOWN_KEY:
+        return key, f"unknown key{nearest(location[-1], _keys(kind, location[:-1]))}"
     if first["type"] == "value_error":
-        return f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
-    message = first["msg"].removeprefix("Input should be ")
-    return f"{key}: found {first['input']!r}, should be {message}"
+        return key, str(first["ctx"]["error"])
+    if first["type"] == "model_type":
+        return key, f"found {first['input']!r}, should be a section with {', '.join(_keys(kind, location)[:3])} ..."
+    if first["type"] == "tuple_type":
+        return key, f"found {first['input']!r}, should be a list such as [first, second]"
+    message = re.sub("^(Input|String) should ", "", first["msg"])
+    return key, f"found {first['input']!r}, should {message}"
 
 
 def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:

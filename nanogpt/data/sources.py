@@ -39,6 +39,7 @@ class Entry:
     licence: str
     citation: str
     mirror_file: str = ""
+    bytes: int = 0  # 0: not known
 
     def mirrored_at(self) -> str:
         return self.mirror_file or self.file
@@ -53,6 +54,7 @@ CATALOGUE = {
         description="40,000 lines of Shakespeare's plays, 1.1 MB",
         licence="public domain",
         citation="Andrej Karpathy, char-rnn, 2015, https://github.com/karpathy/char-rnn",
+        bytes=1_115_394,
     )
 }
 

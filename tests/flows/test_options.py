@@ -1,0 +1,262 @@
+"""A command line: what it means, and for every mistake one line, exit code 2 and nothing written."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows import session
+from flows.options import CHECKOUT, SHORTEST_BUDGET, command_line, parse, seconds_of
+from nanogpt.faults import UserError
+
+MODEL = "model: {n_layer: 1, n_head: 2, n_embd: 32, block_size: 32}\ntraining: {max_iters: 100}\n"
+LONG_ENOUGH = "To be, or not to be, that is the question.\n" * 100
+
+
+def refusal(arguments, capsys) -> str:
+    """What the command says on stderr as it refuses `arguments`."""
+    assert session.main(arguments, lambda run: pytest.fail("the flow was started")) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
+    return said.err.removeprefix("error: ").rstrip("\n")
+
+
+BAD_ARGUMENTS = {
+    "an unknown option": (["--budgt", "3m"], '--budgt 3m (did you mean "--budget"?)'),
+    "an option without its value": (["--budget"], "argument --budget: expected one argument"),
+    "an abbreviated option": (["--stat"], '(did you mean "--status"?)'),
+    "a budget that is no time": (["--budget", "soon"], "--budget: found 'soon', expected a time such as 90s, 10m"),
+    "a negative budget": (["--budget=-5m"], "--budget: found '-5m'"),
+    "a budget too short": (["--budget", "5s"], "--budget: found 5s, the shortest budget is 60s"),
+    "a budget in --set": (["--set", "budget=1s"], "--set budget: found 1s"),
+    "an unknown phase": (["--only", "trainin"], '--only trainin: no such phase (did you mean "training"?); phases are'),
+    "an unknown step": (["--redo", "training.mikro"], 'no such step (did you mean "training.micro"?); steps are'),
+    "an unknown data set": (["--data", "tiny_shakespear"], '(did you mean "tiny_shakespeare"?)'),
+    "a missing file": (["--data", "nowhere/text.txt"], "data.source: there is no file or folder"),
+    "a missing mirror": (["--set", "data.mirror=/nowhere"], "data.mirror: /nowhere is neither a folder nor"),
+    "a run with a slash": (["--run", "a/b"], "--run: found 'a/b', should match"),
+    "a run without a name": (["--run", ""], "--run: found ''"),
+    "the folder of all runs": (["--run", "downloads"], "--run: found 'downloads'"),
+    "no value": (["--set", "training.seed"], "--set training.seed: expected KEY=VALUE"),
+    "no key": (["--set", "=3"], "--set =3: expected KEY=VALUE"),
+    "not YAML": (["--set", "training.seed=["], "--set training.seed=[: the value is not valid YAML"),
+    "not a number": (["--set", "training.learning_rate=fast"], "--set training.learning_rate: found 'fast', should be"),
+    "a misspelt key": (["--set", "training.learning_rat=1"],
+                       '--set training.learning_rat: unknown key (did you mean "learning_rate"?)'),
+    "a misspelt section": (["--set", "trainng.seed=1"], '--set trainng.seed: unknown key (did you mean "training"?)'),
+    "a misspelt key of the run": (["--set", "data.sorce=x"], '--set data.sorce: unknown key (did you mean "source"?)'),
+    "a section without keys": (["--set", "training=3"], "--set training: found 3, should be a section"),
+    "a key in a value": (["--set", "model.n_layer.x=3"], '--set model.n_layer.x: "n_layer" is not a section'),
+    "a choice there is not": (["--set", "model.preset=gpt3"], "--set model.preset: found 'gpt3', should be 'gpt2' or"),
+    "out of bounds": (["--set", "data.val_fraction=0.6"], "--set data.val_fraction: found 0.6, should be less than"),
+    "heads that do not divide": (["--set", "model.n_embd=100", "--set", "model.n_head=3"],
+                                 "with --set model.n_embd, --set model.n_head: model: n_embd 100 is not divisible by "
+                                 "n_head 3; the nearest n_embd that is: 99"),
+    "a block longer than the data": (["--set", "model.block_size=100000"], "block_size 100000"),
+    "an unknown rung": (["--set", "ladder=[mikro]"], '(did you mean "micro"?)'),
+    "a ladder that is no list": (["--set", "ladder=micro"], "--set ladder: found 'micro', should be a list"),
+    "no rung": (["--set", "ladder=[]"], "ladder: is empty"),
+    "a line break": (["--set", "training\n=\n3", "--set", "a\nb"], "--set a b: expected KEY=VALUE"),
+    "a missing config": (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, words", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_a_bad_command_line_is_one_line_and_writes_nothing(arguments, words, tmp_path, capsys):
+    assert words in refusal(["--workspace", str(tmp_path), *arguments], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD_FILES = {
+    "misspelt key of a model": ("model: {n_layr: 2}", 'model.n_layr: unknown key (did you mean "n_layer"?)'),
+    "misspelt key of training": ("training: {max_iter: 2}", 'unknown key (did you mean "max_iters"?)'),
+    "misspelt section": ("modle: {n_layer: 2}", 'modle: unknown key (did you mean "model"?)'),
+    "misspelt key of a run": ("bugdet: 10m", 'bugdet: unknown key (did you mean "budget"?)'),
+    "misspelt key of a run's data": ("data: {sorce: x}", 'data.sorce: unknown key (did you mean "source"?)'),
+    "misspelt key of a model's data": ("model: {}\ndata: {sorce: x}", '(did you mean "source"?)'),
+    "a run's key in a model": ("model: {}\nbudget: 10m", "budget: unknown key"),
+    "a key that is no text": ("model: {3: 4}", "model.3: unknown key"),
+    "heads that do not divide": ("model: {n_embd: 100, n_head: 3}", "n_embd 100 is not divisible by n_head 3"),
+    "warm-up longer than training": ("training: {max_iters: 10, warmup_iters: 10}", "warmup_iters 10 must be below"),
+    "a budget left blank": ("budget:", "budget: found 'None', expected a time"),
+    "text for a section": ("data: tiny", "data: found 'tiny', should be a section"),
+    "text for a model's section": ("model: {}\ndata: tiny", "data: found 'tiny', should be a section"),
+    "a number for a section": ("model: 3", "model: found 3, should be a section"),
+    "an empty file": ("", "expected sections such as 'model:'"),
+    "a list": ("- model", "expected sections such as 'model:', found list"),
+    "broken YAML": ("model: {n_layer: 2", "not valid YAML"),
+    "binary": ("\0\1", "not valid YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text, words", BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_one_line_that_names_it(text, words, tmp_path, capsys):
+    file, workspace = tmp_path / "mine.yaml", tmp_path / "workspace"
+    file.write_text(text)
+    said = refusal(["--workspace", str(workspace), "--config", str(file)], capsys)
+    assert said.startswith(f"{file}:") and words in said
+    assert not workspace.exists()
+
+
+BAD_TEXTS = {"empty": b"", "blank": b" \n\n", "binary": bytes(range(256)) * 20, "too short": b"To be, or not to be.\n"}
+
+
+@pytest.mark.parametrize("content", BAD_TEXTS.values(), ids=BAD_TEXTS)
+def test_text_that_cannot_be_learned_from_is_refused_before_anything_is_written(content, tmp_path, capsys):
+    text, workspace = tmp_path / "text.txt", tmp_path / "workspace"
+    text.write_bytes(content)
+    said = refusal(["--workspace", str(workspace), "--data", str(text)], capsys)
+    assert said.startswith("data.source:") and str(text) in said
+    assert not workspace.exists()
+
+
+def test_a_block_longer_than_a_persons_own_text_names_both(tmp_path, capsys):
+    config, text, workspace = tmp_path / "mine.yaml", tmp_path / "text.txt", tmp_path / "workspace"
+    config.write_text(MODEL)
+    text.write_text(LONG_ENOUGH)
+    arguments = ["--workspace", str(workspace), "--config", str(config), "--data", str(text)]
+    said = refusal([*arguments, "--set", "model.block_size=1024"], capsys)
+    assert f"{len(LONG_ENOUGH):,} bytes" in said and "block_size 1024" in said
+    assert not workspace.exists()
+    session.check_before_writing(parse(arguments))  # 32 characters fit
+
+
+def test_a_folder_without_text_is_refused(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    assert "holds no text" in refusal(["--workspace", str(tmp_path), "--data", str(tmp_path / "pictures")], capsys)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="/proc is where even root cannot write")
+def test_a_workspace_that_cannot_be_written_is_refused(capsys):
+    assert "--workspace /proc/mine: cannot be written" in refusal(["--workspace", "/proc/mine"], capsys)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_workspace_that_is_a_file_is_refused(below, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert f"{file} is a file" in refusal(["--workspace", str(file / below)], capsys)
+    assert file.read_text() == "mine"
+
+
+def test_a_workspace_whose_state_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "state").write_text("mine")
+    assert "cannot be made" in refusal(["--workspace", str(tmp_path), "--data", "embedded"], capsys)
+
+
+def test_the_real_command_refuses_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.full_run", "--no-bootstrap", "--workspace", str(tmp_path), "--set", "model.n=1"],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "--set model.n: unknown key" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is right ----------------------------------------------------------------------------------------------------
+
+
+def test_without_arguments_it_is_six_hours_of_tiny_shakespeare_in_the_checkout():
+    options = parse([])
+    assert options.run == "default" and options.config.budget == 6 * 3600
+    assert options.config.data.source == "tiny_shakespeare" and options.workspace == CHECKOUT
+    assert [rung.name for rung in options.rungs] == list(options.config.ladder)
+    assert not options.fixed and options.pinned == frozenset() and options.ui
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    """PyYAML reads `3e-4` and `1e3` as text."""
+    config = tmp_path / "mine.yaml"
+    config.write_text("training: {learning_rate: 3e-4, max_iters: 1e3}")
+    assert parse(["--config", str(config)]).rungs[0].training.learning_rate == 3e-4
+    assert parse(["--config", str(config)]).rungs[0].training.max_iters == 1000
+    changed = parse(["--set", "training.learning_rate=3e-4", "--set", "training.max_iters=2e3"])
+    assert {rung.training.learning_rate for rung in changed.rungs} == {3e-4}
+    assert {rung.training.max_iters for rung in changed.rungs} == {2000}
+    assert changed.pinned == {"training.learning_rate", "training.max_iters"}
+
+
+def test_a_models_file_is_trained_as_written_with_the_runs_own_settings_beside(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text(MODEL + "data: {tokenizer: char}\ndevice: {type: cpu}\n")
+    options = parse(["--config", str(config), "--set", "port=5000", "--budget", "1h", "--run", "mine"])
+    [rung] = options.rungs
+    assert options.fixed and rung.name == "mine" and rung.training.max_iters == 100
+    assert rung.data.tokenizer == "char" and rung.data.source == "tiny_shakespeare" and rung.device.type == "cpu"
+    assert (options.config.port, options.config.budget, options.run) == (5000, 3600, "mine")
+
+
+def test_a_runs_file_gives_defaults_and_the_command_line_wins(tmp_path):
+    config = tmp_path / "night.yaml"
+    config.write_text("run: night\nbudget: 8h\nladder: [micro]\n")
+    options = parse(["--config", str(config), "--budget", "10m"])
+    assert not options.fixed and (options.run, options.config.budget) == ("night", 600)
+    assert [rung.name for rung in options.rungs] == ["micro"]
+
+
+def test_a_persons_path_is_kept_absolute(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(LONG_ENOUGH)
+    monkeypatch.chdir(tmp_path)
+    assert parse(["--data", "text.txt"]).config.data.source == str(tmp_path / "text.txt")
+    assert parse(["--data", "embedded"]).config.data.source == "embedded"
+
+
+def test_the_shipped_config_holds_the_missions_values():
+    [rung] = parse(["--config", str(CHECKOUT / "configs/tiny_shakespeare.yaml")]).rungs
+    model, training, device = rung.model, rung.training, rung.device
+    assert (model.n_layer, model.n_head, model.n_embd, model.dropout, model.block_size) == (6, 6, 384, 0.2, 256)
+    assert (training.batch_size, training.learning_rate, training.max_iters) == (12, 3e-4, 5000)
+    assert (training.warmup_iters, training.eval_interval, training.gradient_accumulation) == (100, 500, 4)
+    assert (device.type, device.mixed_precision, device.compile) == ("mps", False, False)
+
+
+def test_the_command_that_goes_on_leaves_out_what_is_for_one_start():
+    asked = ["--budget", "10m", "--fresh", "--only", "training", "--redo=dataset.fetch", "--data", "my text.txt"]
+    assert command_line(asked) == "python3 -m flows.full_run --budget 10m --data 'my text.txt'"
+
+
+def test_looking_needs_no_rights_and_leaves_the_folder_untouched(tmp_path):
+    os.utime(tmp_path, (1, 1))
+    assert parse(["--workspace", str(tmp_path), "--status"]).status
+    assert parse(["--workspace", str(tmp_path), "--plan"]).plan
+    assert tmp_path.stat().st_mtime == 1
+
+
+# Budgets ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(1, 1e6, allow_nan=False).map(lambda number: round(number, 2)), st.sampled_from("smhd"))
+def test_a_budget_is_its_number_times_its_unit(number, unit):
+    expected = number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+    if expected >= SHORTEST_BUDGET:
+        assert seconds_of(f" {number}{unit} ") == pytest.approx(expected)
+    else:
+        with pytest.raises(ValueError, match="shortest budget"):
+            seconds_of(f"{number}{unit}")
+
+
+@given(st.integers(60, 10**7))
+def test_a_plain_number_is_seconds(seconds):
+    assert seconds_of(seconds) == seconds_of(str(seconds)) == seconds
+
+
+@given(st.text() | st.floats() | st.booleans() | st.none() | st.lists(st.integers()))
+def test_anything_else_is_refused_in_words_or_a_time(value):
+    """Whatever stands there: a number of seconds, or ValueError, never another exception."""
+    try:
+        assert seconds_of(value) >= SHORTEST_BUDGET
+    except ValueError as error:
+        assert "found" in str(error)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
+def test_no_setting_ends_in_anything_but_options_or_a_refusal(text):
+    with contextlib.suppress(UserError):
+        parse(["--set", text])
