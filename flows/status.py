@@ -58,7 +58,7 @@ def decisions(run: Run) -> list[tuple[Step, str, str]]:
     for step in steps_of(run.rung_names()):
         missing = [name for name in step.needs if name in undone]
         try:
-            decision = run.ledger.decide(step, step.settings(run))
+            decision = run.ledger.decide(step, step.settings(run), redo=step.name in run.options.redo)
         except (OSError, UserError, Blocked, KeyError):
             rows.append((step, "waits", "depends on the plan, which is not made yet"))
             undone.add(step.name)

@@ -50,16 +50,17 @@ def train(
     """
     (folder / "outcome.json").unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "nanogpt.cli", "train", *arguments, "--parent", str(os.getpid())]
+    memory_left = 1.0
+    heartbeat = _read(folder / "heartbeat")  # an earlier attempt's is no sign of life
     with open(log, "ab") as output:
         began_at = output.tell()
         # A session of its own: Ctrl-C reaches the child once, from here, and never twice.
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    memory_left = 1.0
+            trainer_command(arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
     try:
-        heartbeat, seen_at = {}, time.monotonic()
+        seen_at = time.monotonic()
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
             memory_left = _memory_left()
@@ -74,6 +75,10 @@ def train(
         _stop(child)
         raise
     return _ending(child.returncode, _read(folder / "outcome.json"), memory_left, _last_words(log, began_at))
+
+
+def trainer_command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "nanogpt.cli", "train", *arguments, "--parent", str(os.getpid())]
 
 
 def _ending(code: int, outcome: dict, memory_left: float, last_words: str) -> Ending:
@@ -93,7 +98,7 @@ def _ending(code: int, outcome: dict, memory_left: float, last_words: str) -> En
 
 
 def _stop(child: subprocess.Popen) -> None:
-    """Ask the child to save and end; insist after a grace."""
+    """Ask the child to save and end; insist after a grace, or when a person asks twice."""
     if child.poll() is not None:
         return
     child.terminate()
@@ -102,6 +107,9 @@ def _stop(child: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+    except KeyboardInterrupt:
+        child.kill()
+        raise
 
 
 def _dump_and_stop(child: subprocess.Popen) -> None:

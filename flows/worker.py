@@ -27,6 +27,7 @@ class Worker:
 
     def __init__(self, log: Path):
         self._log = log
+        self._log_began_at = 0
         self._pool: ProcessPoolExecutor | None = None
 
     def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
@@ -36,15 +37,19 @@ class Worker:
         """
         if self._pool is None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._log_began_at = self._log.stat().st_size if self._log.exists() else 0
             self._pool = ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(str(self._log),)
             )
+        answer = self._pool.submit(_invoke, target, arguments)
         try:
-            return self._pool.submit(_invoke, target, arguments).result(timeout)
+            return answer.result(timeout)
         except BrokenProcessPool:
             self.close(kill=True)
             raise WorkerDied(f"{target}: its process died; last words: {self._last_words()}") from None
         except TimeoutError:
+            if answer.done():  # the function's own
+                raise
             self.close(kill=True)
             raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed") from None
         except KeyboardInterrupt:
@@ -62,7 +67,8 @@ class Worker:
         self._pool = None
 
     def _last_words(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        said = self._log.read_bytes()[self._log_began_at :]
+        lines = said.decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:300] if lines else "none"
 
 
