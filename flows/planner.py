@@ -22,6 +22,7 @@ PHASE_SECONDS = {
 START_SECONDS = 10.0  # Prefect's server and the imports
 MARGIN = 0.05  # of the budget: noise of the machine
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
+LEAST_SHARE = 0.1  # of the budget for training, however short it is
 EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
 MEMORY_SHARE = 0.7  # of the memory that a training may take
 MOST_EPOCHS = 30  # beyond it more passes over the same text did not lower the loss (Muennighoff et al. 2023, fig. 3)
@@ -106,7 +107,14 @@ class Plan:
 
 def training_seconds(budget: float) -> float:
     """What the other seven phases leave of the budget."""
-    return max(0.1 * budget, budget * (1 - MARGIN) - sum(PHASE_SECONDS.values()) - START_SECONDS)
+    return max(LEAST_SHARE * budget, budget * (1 - MARGIN) - sum(PHASE_SECONDS.values()) - START_SECONDS)
+
+
+def phase_seconds(budget: float) -> dict[str, float]:
+    """Seconds of each phase but training; in a budget shorter than they need, their share of it."""
+    available = budget - training_seconds(budget) - START_SECONDS
+    share = min(1.0, available / sum(PHASE_SECONDS.values()))
+    return {name: seconds * share for name, seconds in PHASE_SECONDS.items()}
 
 
 def tokenizer_for(config: Config, corpus_bytes: int, alphabet_size: int) -> str:
@@ -115,15 +123,6 @@ def tokenizer_for(config: Config, corpus_bytes: int, alphabet_size: int) -> str:
         return config.data.tokenizer
     small = corpus_bytes <= SMALL_DATA_BYTES and alphabet_size <= LARGEST_ALPHABET
     return "char" if small else "bpe"
-
-
-def worth_measuring(rungs: Sequence[Config], budget: float, flops: dict[str, float], rate: float) -> list[str]:
-    """Names of the rungs that could see a tenth of an epoch-like 1 M tokens in the time there is.
-
-    `flops`: operations per token of each rung; `rate`: FLOP/s that this machine has just reached.
-    """
-    seconds = training_seconds(budget)
-    return [rung.name for rung in rungs if flops[rung.name] * LEAST_TOKENS <= seconds * rate]
 
 
 LEAST_TOKENS = 250_000  # fewer, and a larger model is worse than a small one: the curves cross above (docs/plan.md)
@@ -156,8 +155,8 @@ def make_plan(
     for rung in candidates:
         if rung.name not in chosen:
             left_out.append({"name": rung.name, "reason": _why_not(rung, speeds, corpus, seconds, pinned, ladder[-1])})
-    phase_seconds = {**PHASE_SECONDS, "training": sum(rung.seconds for rung in ladder)}
-    return Plan(budget, ladder, left_out, phase_seconds)
+    seconds_of_phases = {**phase_seconds(budget), "training": sum(rung.seconds for rung in ladder)}
+    return Plan(budget, ladder, left_out, seconds_of_phases)
 
 
 def _ladder(
@@ -182,6 +181,8 @@ def _rung(
 ) -> Rung:  # fmt: skip
     """`config` sized to `seconds`: steps, intervals, precision, dropout; what a person has set stays as it is."""
     speed = speeds[config.name]
+    if config.training.max_seconds is not None:
+        seconds = min(seconds, config.training.max_seconds)
     step_tokens = tokens_per_step(config)
     evaluation = corpus.val_tokens / (3 * step_tokens) * speed.seconds_per_step  # forward only: a third of a step
     steps_by_time = seconds * (1 - EVALUATION_SHARE) / speed.seconds_per_step
@@ -204,12 +205,14 @@ def _rung(
     if fixed:
         changes = {}
     # A fixed number of steps that fits the time needs no clock: the weights then depend on the steps alone.
-    free_of_clock = (fixed or "training.max_iters" in pinned) and needed <= seconds
+    free_of_clock = (
+        (fixed or "training.max_iters" in pinned) and needed <= seconds and config.training.max_seconds is None
+    )
     changes["training.max_seconds"] = None if free_of_clock else round(seconds, 1)
     changes["device.mixed_precision"] = speed.mixed_precision
     changes["device.threads"] = speed.threads
     config = config.with_changes({key: value for key, value in changes.items() if key not in pinned})
-    tokens = max_iters * step_tokens
+    tokens = max(1, min(max_iters, int(steps_by_time))) * step_tokens  # the clock may end it before max_iters
     return Rung(
         config=config, parameters=speed.parameters, tokens=tokens, seconds=min(needed, seconds),
         memory_bytes=speed.peak_memory_bytes,

@@ -80,7 +80,7 @@ def _show_expected(run: Run, console: Console) -> None:
     from flows.phases.environment import disk_needed, rough_parameters
 
     training = planner.training_seconds(run.config.budget)
-    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in planner.PHASE_SECONDS.items())
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in planner.phase_seconds(run.config.budget).items())
     console.print(f"Nothing is measured yet. About {duration(training)} of the budget go to training; {phases}.")
     sizes = ", ".join(f"{rung.name} ({count(rough_parameters(rung))} parameters)" for rung in run.options.rungs)
     console.print(f"Models to choose from: {sizes}.")

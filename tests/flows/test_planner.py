@@ -1,0 +1,206 @@
+"""Plans: whatever was measured, the budget is kept, the small model comes first, and more time is never worse."""
+
+import dataclasses
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from flows import planner
+from flows.options import PHASES, SHORTEST_BUDGET
+from flows.planner import Corpus, Speed
+from nanogpt.config import Config
+from nanogpt.faults import UserError
+
+GIB = 2**30
+MEMORY = 16 * GIB
+PLAY = Corpus(1_115_394, 1_115_394, 65, 0.05, 0.05, 1.0)
+SIZES = {"small": (64, 10**6), "middle": (128, 10**7), "large": (256, 10**8)}  # name: block_size, parameters
+
+
+def model(name: str = "small", **training) -> Config:
+    values = {"batch_size": 8, "max_iters": 1000, "warmup_iters": 20, **training}
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": SIZES[name][0]}
+    return Config.model_validate({"name": name, "model": shape, "training": values})
+
+
+def speed(name: str = "small", seconds_per_step: float = 0.05, memory: float = GIB) -> Speed:
+    return Speed(name, SIZES[name][1], seconds_per_step, 1e10, int(memory), False, 1)
+
+
+def plan(rungs, speeds, budget=600.0, corpus=PLAY, memory=MEMORY, fixed=False, pinned=(), unmeasured=()):
+    return planner.make_plan(rungs, {speed.name: speed for speed in speeds}, dict(unmeasured), budget, corpus, memory,
+                             fixed, frozenset(pinned))  # fmt: skip
+
+
+LADDER = [model("small"), model("middle"), model("large")]
+
+budgets = st.floats(SHORTEST_BUDGET, 30 * 86400)
+corpora = st.builds(
+    lambda size, fraction, bytes_per_token: Corpus(size, size, 65, fraction, fraction, bytes_per_token),
+    st.integers(20_000, 10**10), st.floats(0.05, 0.3), st.floats(1.0, 4.0),
+)  # fmt: skip
+# Seconds a step of the smallest; each larger one takes some times longer.
+machines = st.builds(
+    lambda first, second, third: [speed("small", first), speed("middle", first * second),
+                                  speed("large", first * second * third)],
+    st.floats(1e-3, 2.0), st.floats(1.1, 30), st.floats(1.1, 30),
+)  # fmt: skip
+
+
+@given(machines, budgets, corpora)
+def test_the_planned_seconds_never_exceed_the_budget(speeds, budget, corpus):
+    made = plan(LADDER, speeds, budget, corpus)
+    assert list(made.phase_seconds) and set(made.phase_seconds) == set(PHASES)
+    assert all(seconds > 0 for seconds in made.phase_seconds.values())
+    assert sum(made.phase_seconds.values()) + planner.START_SECONDS <= budget * (1 + 1e-9)
+    assert sum(rung.seconds for rung in made.ladder) <= planner.training_seconds(budget) * (1 + 1e-9)
+
+
+@given(machines, budgets, corpora)
+def test_the_ladder_is_never_empty_and_begins_with_the_smallest(speeds, budget, corpus):
+    made = plan(LADDER, speeds, budget, corpus)
+    names = [rung.config.name for rung in made.ladder]
+    assert names[0] == "small" and names == sorted(set(names), key=list(SIZES).index)
+    left_out = [row["name"] for row in made.left_out]
+    assert sorted(names + left_out) == sorted(SIZES)  # every model is chosen or told why not
+    assert all(row["reason"] for row in made.left_out)
+
+
+@settings(max_examples=300)
+@given(machines, budgets, st.floats(1.0, 20.0), corpora)
+def test_more_time_is_never_expected_to_predict_worse(speeds, budget, times, corpus):
+    worse, better = (plan(LADDER, speeds, seconds, corpus).ladder[-1] for seconds in (budget, budget * times))
+    # Whole evaluations and whole steps move the plan by a hair.
+    assert better.expected_bits_per_byte <= worse.expected_bits_per_byte * 1.01
+
+
+@given(machines, budgets, corpora)
+def test_the_expectation_counts_only_the_tokens_that_there_is_time_for(speeds, budget, corpus):
+    """A model too slow for its least number of steps must not be chosen for tokens that it will never see."""
+    for rung in plan(LADDER, speeds, budget, corpus).ladder:
+        step = next(speed.seconds_per_step for speed in speeds if speed.name == rung.config.name)
+        most = planner.training_seconds(budget) / step
+        assert rung.tokens <= max(1, most) * planner.tokens_per_step(rung.config)
+
+
+@given(machines, budgets, corpora)
+def test_the_same_measurements_give_the_same_plan(speeds, budget, corpus):
+    assert plan(LADDER, speeds, budget, corpus).facts() == plan(LADDER, speeds, budget, corpus).facts()
+
+
+@given(machines, budgets, corpora)
+def test_every_rung_can_be_trained_as_it_stands(speeds, budget, corpus):
+    for rung in plan(LADDER, speeds, budget, corpus).ladder:
+        training = rung.config.training
+        assert Config.model_validate(rung.config.model_dump()) == rung.config
+        assert training.max_iters > training.warmup_iters and training.eval_interval <= training.max_iters
+        assert 0 < training.max_seconds <= planner.training_seconds(budget) + 0.1
+
+
+# What is left out -------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_machine_trains_the_small_one_alone_and_says_why():
+    made = plan(LADDER, [speed("small", 0.5), speed("middle", 20.0), speed("large", 300.0)], 300.0)
+    assert [rung.config.name for rung in made.ladder] == ["small"]
+    reasons = {row["name"]: row["reason"] for row in made.left_out}
+    assert "bits per byte; small reaches about" in reasons["large"]
+
+
+def test_a_fast_machine_proves_itself_on_the_small_one_and_gives_the_rest_to_a_large_one():
+    made = plan(LADDER, [speed("small", 0.01), speed("middle", 0.02), speed("large", 0.05)], 8 * 3600)
+    first, second = made.ladder
+    assert (first.config.name, second.config.name) == ("small", "large")
+    assert first.seconds <= second.seconds
+
+
+@pytest.mark.parametrize("needed, fits", [(11.0, True), (11.3, False), (40.0, False)])
+def test_a_rung_that_does_not_fit_the_memory_is_left_out_with_the_figures(needed, fits):
+    fast = [speed("small", 0.01), speed("middle", 0.01), speed("large", 0.01, needed * GIB)]
+    made = plan(LADDER, fast, 8 * 3600, memory=16 * GIB)
+    assert (made.ladder[-1].config.name == "large") is fits
+    if not fits:
+        assert f"needs {needed:.1f} GiB of 16.0 GiB" in {row["name"]: row["reason"] for row in made.left_out}["large"]
+
+
+def test_a_rung_whose_block_is_longer_than_the_text_is_left_out_with_the_figures():
+    short = Corpus(4_000, 4_000, 65, 0.05, 0.05, 1.0)  # 200 characters to validate on
+    made = plan(LADDER, [speed("small"), speed("middle"), speed("large")], corpus=short)
+    reason = {row["name"]: row["reason"] for row in made.left_out}["large"]
+    assert "block_size 256" in reason and "200 tokens" in reason
+
+
+@pytest.mark.parametrize("corpus, memory, words", [
+    (dataclasses.replace(PLAY, bytes=1000), MEMORY, "block_size 64 is longer than the validation text of about 50"),
+    (PLAY, GIB, "needs 1.0 GiB of 1.0 GiB"),
+])  # fmt: skip
+def test_when_not_even_the_smallest_fits_a_person_is_told(corpus, memory, words):
+    with pytest.raises(UserError, match=words):
+        plan(LADDER, [speed("small"), speed("middle"), speed("large")], corpus=corpus, memory=memory)
+
+
+def test_what_was_not_measured_is_left_out_for_the_reason_given():
+    made = plan(LADDER, [speed("small")], unmeasured={"middle": "does not fit into memory", "large": "too slow"})
+    assert made.left_out == [{"name": "middle", "reason": "does not fit into memory"},
+                             {"name": "large", "reason": "too slow"}]  # fmt: skip
+
+
+# What a person has decided ----------------------------------------------------------------------------------------
+
+
+@given(machines, budgets, st.integers(50, 10**6))
+def test_pinned_steps_stay(speeds, budget, steps):
+    pinned = [model(name, max_iters=steps) for name in SIZES]
+    made = plan(pinned, speeds, budget, pinned=["training.max_iters"])
+    assert {rung.config.training.max_iters for rung in made.ladder} == {steps}
+
+
+@pytest.mark.parametrize("key, value", [("eval_interval", 7), ("log_interval", 3), ("checkpoint_interval", 11),
+                                        ("max_seconds", 33.0)])  # fmt: skip
+def test_any_pinned_setting_stays(key, value):
+    made = plan([model(**{key: value})], [speed()], pinned=[f"training.{key}"])
+    assert getattr(made.ladder[0].config.training, key) == value
+
+
+@given(st.floats(1e-4, 10.0), budgets)
+def test_a_fixed_config_stays_as_it_is_written(seconds_per_step, budget):
+    written = model()
+    [rung] = plan([written], [speed("small", seconds_per_step)], budget, fixed=True).ladder
+    assert rung.config.model == written.model and rung.config.data == written.data
+    assert rung.config.training.model_copy(update={"max_seconds": None}) == written.training
+
+
+@given(st.floats(1e-4, 10.0), budgets)
+def test_a_fixed_number_of_steps_has_a_clock_only_when_it_does_not_fit(seconds_per_step, budget):
+    [rung] = plan([model()], [speed("small", seconds_per_step)], budget, fixed=True).ladder
+    available = planner.training_seconds(budget)
+    stepping = 1000 * seconds_per_step
+    assume(not 0.5 * available < stepping < available)  # between, evaluations decide
+    assert (rung.config.training.max_seconds is None) == (stepping < available)
+
+
+def test_a_written_clock_stays_and_shortens_the_plan():
+    [rung] = plan([model(max_seconds=30)], [speed()], fixed=True).ladder
+    assert rung.config.training.max_seconds == 30 and rung.seconds <= 30
+
+
+# Expectations and tokenizers --------------------------------------------------------------------------------------
+
+
+@given(st.integers(10**4, 10**9), st.integers(10**3, 10**9), st.integers(10**3, 10**9), st.floats(1.0, 100.0))
+def test_larger_models_more_tokens_and_more_text_are_expected_to_be_better(parameters, tokens, text, times):
+    expected = planner.expected_bits_per_byte(parameters, tokens, text)
+    assert expected > planner.E
+    assert planner.expected_bits_per_byte(int(parameters * times), tokens, text) <= expected + 1e-12
+    assert planner.expected_bits_per_byte(parameters, int(tokens * times), text) <= expected + 1e-12
+    assert planner.expected_bits_per_byte(parameters, tokens, int(text * times)) <= expected + 1e-12
+
+
+@pytest.mark.parametrize("size, alphabet, asked, chosen", [
+    (10**6, 65, "auto", "char"), (10**9, 65, "auto", "bpe"), (10**6, 5000, "auto", "bpe"),
+    (10**9, 65, "char", "char"), (10**6, 65, "gpt2", "gpt2"),
+])  # fmt: skip
+def test_small_text_with_a_small_alphabet_is_learned_by_characters(size, alphabet, asked, chosen):
+    config = model().with_changes({"data.tokenizer": asked})
+    assert planner.tokenizer_for(config, size, alphabet) == chosen
