@@ -80,7 +80,7 @@ def _arguments(run: Run, config: Config, folder: Path, attempt: Attempt) -> list
         str(run.paths.configs / f"{config.name}.yaml"), "--data", str(_data_folder(run, config)),
         "--folder", str(folder), "--micro-batch", str(attempt.micro_batch),
     ]  # fmt: skip
-    if attempt.device != config.device.type:
+    if (attempt.device, attempt.mixed_precision) != (config.device.type, bool(config.device.mixed_precision)):
         arguments += ["--set", f"device.type={attempt.device}", "--set", "device.mixed_precision=false"]
     if config.training.max_seconds is not None:
         arguments += ["--max-seconds", f"{_seconds_to_train(run, config, folder):.1f}"]

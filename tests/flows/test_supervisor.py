@@ -1,0 +1,253 @@
+"""The watch over the trainer: every way a child can end, with real processes and real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from flows import supervisor
+from nanogpt import durable
+
+pytestmark = pytest.mark.slow
+
+FINISHED = {"status": "finished", "step": 3}
+# What a stand-in for the trainer begins with: its folder, and how it shows that it lives.
+PREAMBLE = """
+import json, os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+
+def write(name, value):
+    (folder / "part").write_text(json.dumps(value))
+    os.replace(folder / "part", folder / name)
+
+def beat(step):
+    write("heartbeat", {"step": step, "time": time.time()})
+
+def forever():
+    while True:
+        time.sleep(0.01)
+"""
+
+
+class Watch:
+    """A model's folder, a stand-in for the trainer in it, and what the supervisor made of it."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self.log = folder / "model", folder / "logs" / "model.log"
+        self.folder.mkdir()
+        self.beats: list[dict] = []
+        self.pid = None
+        self.monkeypatch = monkeypatch
+
+    def over(self, script: str, on_progress=None, **options) -> supervisor.Ending:
+        file = self.folder.parent / "trainer.py"
+        file.write_text(PREAMBLE + textwrap.dedent(script))
+        command = [sys.executable, str(file), str(self.folder)]
+        self.monkeypatch.setattr(supervisor, "trainer_command", lambda arguments: command)
+        return supervisor.train([], self.folder, self.log, on_progress or self.beats.append, **options)
+
+    @property
+    def trainer_is_gone(self) -> bool:
+        pid = int((self.folder / "pid").read_text())
+        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def watch(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 1.0)
+    return Watch(tmp_path, monkeypatch)
+
+
+def test_a_trainer_that_finishes_gives_its_outcome(watch):
+    ending = watch.over("""
+        for step in range(4):
+            beat(step)
+            time.sleep(0.1)
+        write("outcome.json", {"status": "finished", "step": 3})
+    """)
+    assert (ending.symptom, ending.outcome) == ("", FINISHED)
+    assert [beat["step"] for beat in watch.beats] == [0, 1, 2, 3]  # each once, in order
+
+
+def test_an_earlier_attempts_files_are_believed_no_more(watch):
+    durable.write_json(watch.folder / "outcome.json", FINISHED)
+    durable.write_json(watch.folder / "heartbeat", {"step": 99, "time": 0})
+    ending = watch.over("time.sleep(0.2)")
+    assert ending.symptom == "crashed" and ending.outcome == {}
+    assert watch.beats == []
+
+
+def test_code_zero_without_an_outcome_is_no_success(watch):
+    assert watch.over("print('bye')").symptom == "crashed"
+    assert watch.over("(folder / 'outcome.json').write_text('{half')").symptom == "crashed"
+
+
+@pytest.mark.parametrize("script, symptom, evidence", [
+    ("write('outcome.json', {'status': 'failed', 'symptom': 'non_finite', 'message': 'NaN at 7'}); sys.exit(3)",
+     "non_finite", "NaN at 7"),
+    ("write('outcome.json', {'status': 'failed', 'symptom': 'out_of_memory', 'message': '3 GiB'}); sys.exit(3)",
+     "out_of_memory", "3 GiB"),
+    ("print('model.n_embd: bad'); sys.exit(2)", "user_error", "model.n_embd: bad"),
+    ("sys.exit(143)", "stopped", "asked the trainer to stop"),
+    ("print('fine so far'); raise RuntimeError('odd')", "crashed", "exit code 1; RuntimeError: odd"),
+    ("sys.exit(7)", "crashed", "exit code 7; it said nothing"),
+    ("print('half way', flush=True); os.kill(os.getpid(), signal.SIGSEGV)", "killed", "SIGSEGV; half way"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", "killed", "SIGKILL; it said nothing"),
+])  # fmt: skip
+def test_each_ending_has_its_symptom_and_its_evidence(watch, script, symptom, evidence):
+    ending = watch.over(script)
+    assert ending.symptom == symptom and evidence in ending.evidence
+
+
+def test_the_last_words_are_this_attempts_own(watch):
+    assert "first" in watch.over("print('first'); sys.exit(1)").evidence
+    assert "it said nothing" in watch.over("sys.exit(1)").evidence
+    assert watch.log.read_text() == "first\n"
+
+
+def test_a_kill_while_memory_runs_out_is_the_kernels(watch, monkeypatch):
+    monkeypatch.setattr(supervisor, "_memory_left", lambda: 0.01)
+    ending = watch.over("beat(1); time.sleep(0.2); os.kill(os.getpid(), signal.SIGKILL)")
+    assert ending.symptom == "out_of_memory" and "1% of memory left" in ending.evidence
+
+
+def test_a_persons_mistake_is_told_by_the_real_trainer(tmp_path):
+    config = tmp_path / "bad.yaml"
+    config.write_text("model: {n_layr: 2}")
+    arguments = [str(config), "--data", str(tmp_path), "--folder", str(tmp_path / "model")]
+    ending = supervisor.train(arguments, tmp_path / "model", tmp_path / "log", lambda heartbeat: None)
+    assert ending.symptom == "user_error"
+    assert ending.evidence == f'{config}: model.n_layr: unknown key (did you mean "n_layer"?)'
+
+
+# A trainer that does not go on -----------------------------------------------------------------------------------
+
+
+def test_a_trainer_without_a_heartbeat_is_asked_for_its_stacks_and_stopped(watch):
+    ending = watch.over("""
+        import faulthandler
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        (folder / "pid").write_text(str(os.getpid()))
+        beat(5)
+        forever()
+    """, stall_seconds=0.7)  # fmt: skip
+    assert ending.symptom == "stall" and "at step 5" in ending.evidence
+    assert "in forever" in watch.log.read_text()
+    assert watch.trainer_is_gone
+
+
+def test_a_trainer_that_hears_no_signal_is_killed(watch):
+    ending = watch.over("""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        (folder / "pid").write_text(str(os.getpid()))
+        forever()
+    """, stall_seconds=0.7)  # fmt: skip
+    assert ending.symptom == "stall"
+    assert watch.trainer_is_gone
+
+
+def test_a_frozen_trainer_is_a_stall_too(watch):
+    ending = watch.over("""
+        (folder / "pid").write_text(str(os.getpid()))
+        beat(1)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    """, stall_seconds=0.7)  # fmt: skip
+    assert ending.symptom == "stall"
+    assert watch.trainer_is_gone
+
+
+# A person who stops the run --------------------------------------------------------------------------------------
+
+SAVES = """
+def save(number, frame):
+    (folder / "saved").write_text("whole")
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, save)
+(folder / "pid").write_text(str(os.getpid()))
+beat(1)
+forever()
+"""
+
+
+def interrupt(heartbeat):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_lets_the_trainer_save_and_goes_on_upward(watch):
+    with pytest.raises(KeyboardInterrupt):
+        watch.over(SAVES, on_progress=interrupt)
+    assert (watch.folder / "saved").read_text() == "whole"
+    assert watch.trainer_is_gone
+
+
+def test_any_failure_of_the_watcher_stops_the_trainer(watch):
+    def stumble(heartbeat):
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk"):
+        watch.over(SAVES, on_progress=stumble)
+    assert watch.trainer_is_gone
+
+
+def test_ctrl_c_ends_within_the_grace_whatever_the_trainer_does(watch):
+    with pytest.raises(KeyboardInterrupt):
+        watch.over("""
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            (folder / "pid").write_text(str(os.getpid()))
+            beat(1)
+            forever()
+        """, on_progress=interrupt)  # fmt: skip
+    assert watch.trainer_is_gone
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_save(watch, monkeypatch):
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 60.0)
+
+    def twice(heartbeat):
+        signal.setitimer(signal.ITIMER_REAL, 0.3)  # while the first is being heeded
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watch.over("""
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                (folder / "pid").write_text(str(os.getpid()))
+                beat(1)
+                forever()
+            """, on_progress=twice)  # fmt: skip
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    deadline = time.monotonic() + 5
+    while not watch.trainer_is_gone and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert watch.trainer_is_gone
+
+
+def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
+    """A terminal sends SIGINT to the whole foreground group: the trainer is in a session of its own."""
+    file = watch.folder.parent / "trainer.py"
+    file.write_text(PREAMBLE + "signal.signal(signal.SIGINT, lambda *_: write('interrupted', 1))" + SAVES)
+    watcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from flows import supervisor
+        supervisor.trainer_command = lambda arguments: [sys.executable, {str(file)!r}, {str(watch.folder)!r}]
+        supervisor.train([], Path({str(watch.folder)!r}), Path({str(watch.log)!r}),
+                         lambda heartbeat: print("beat", flush=True))
+    """)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    assert watcher.stdout.readline() == b"beat\n"
+    os.killpg(watcher.pid, signal.SIGINT)
+    watcher.communicate(timeout=15)
+    assert (watch.folder / "saved").exists() and not (watch.folder / "interrupted").exists()
+    assert watch.trainer_is_gone
