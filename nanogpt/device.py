@@ -102,7 +102,7 @@ def _relative_error(device: str) -> float:
 
 def describe(device: str) -> dict:
     """Facts about `device` for a report: name, memory in bytes, cores, thread count, native precisions."""
-    facts: dict = {"device": device, "torch": torch.__version__, "platform": platform.platform()}
+    facts: dict = {"device": device, "torch": str(torch.__version__), "platform": platform.platform()}
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         facts |= {"name": properties.name, "memory_bytes": properties.total_memory,

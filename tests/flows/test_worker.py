@@ -149,7 +149,7 @@ def test_a_worker_does_not_outlive_its_parent_and_the_parent_stays_free_of_torch
 
         if __name__ == "__main__":
             worker = Worker(Path({str(tmp_path / "log")!r}))
-            print(worker.call("os:getpid"), worker.call("nanogpt.device:choose", asked="cpu").device,
+            print(worker.call("os:getpid"), worker.call("nanogpt.device:prove", asked="cpu")["device"],
                   "torch" in sys.modules, flush=True)
             worker.call("{HERE}:sleep", seconds=60)
     """)], stdout=subprocess.PIPE, text=True)  # fmt: skip
