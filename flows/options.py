@@ -94,7 +94,7 @@ class RunOptions:
 
 def parse(argv: list[str]) -> RunOptions:
     """`RunOptions` for a command line. Raises UserError; SystemExit for --help."""
-    given = _parser().parse_args(argv)
+    given = make_parser().parse_args(argv)
     values, model_file = _read_files(given)
     model_changes = [override for override in given.set if _is_of_model(override)]
     run_changes = [override for override in given.set if not _is_of_model(override)]
@@ -139,7 +139,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{near}; --help lists the options")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m flows.full_run", allow_abbrev=False,
         description="From nothing to a trained, evaluated, exported and documented GPT. "

@@ -13,7 +13,7 @@ USER_ERROR = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code. A person's mistake is one line on stderr and code 2."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         return arguments.command(arguments)
     except (UserError, CorruptFileError) as error:
@@ -91,7 +91,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nanogpt", description="Train, use and measure a small GPT.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands)

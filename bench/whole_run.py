@@ -1,0 +1,96 @@
+"""The whole command against the clock: python -m bench.whole_run [--budgets 2m 10m] [--mirror DIR] [--write]
+
+Each budget is run from nothing in a workspace of its own, then once more when all is done; every figure is read from
+the facts that the run left. `--write` puts the table into docs/whole_run.md.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from flows.options import CHECKOUT, PHASES, seconds_of
+from nanogpt import durable
+
+NANOGPT_CPU_RECIPE = 1.8857  # its README's recipe for CPUs, after about 100 s on two cores (measured)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--budgets", nargs="+", default=["2m", "10m"])
+    parser.add_argument("--mirror", help="folder or URL with copies of the downloads")
+    parser.add_argument("--write", action="store_true", help="write docs/whole_run.md")
+    given = parser.parse_args()
+    rows = [measure(budget, given.mirror) for budget in given.budgets]
+    text = table(rows)
+    print(text)
+    if given.write:
+        durable.write_text(CHECKOUT / "docs/whole_run.md", text)
+    return 0
+
+
+def measure(budget: str, mirror: str | None) -> dict:
+    """One run from nothing and one more of the same command; seconds of both, and the first one's facts."""
+    with tempfile.TemporaryDirectory() as workspace:
+        command = [sys.executable, "-m", "flows.full_run", "--no-bootstrap", "--budget", budget,
+                   "--workspace", workspace, "--set", "milestones=false"]  # fmt: skip
+        if mirror:
+            command += ["--set", f"data.mirror={mirror}"]
+        first, again = timed(command), timed(command)
+        facts = durable.read_json(Path(workspace) / "reports/default/facts.json")
+        stop = [sys.executable, "-m", "flows.prefect_server", "stop", f"{workspace}/state/.prefect"]
+        subprocess.run(stop, cwd=CHECKOUT, check=False)
+    return {"budget": budget, "seconds": first, "again": again, "facts": facts}
+
+
+def timed(command: list[str]) -> float:
+    began = time.monotonic()
+    subprocess.run(command, cwd=CHECKOUT, check=True)
+    return time.monotonic() - began
+
+
+def table(rows: list[dict]) -> str:
+    machine = rows[0]["facts"]["steps"]["environment.device"]
+    lines = [
+        "# The whole run against the clock",
+        "",
+        "Made by `python -m bench.whole_run --write`, from nothing to the report, set-up of packages aside.",
+        f"{machine['name']}, {platform.machine()}, {rows[0]['facts']['steps']['environment.system']['cores']} cores.",
+        "",
+        "| budget | took | again, all cached | models | best | nanoGPT's measure | test bits per byte | 5-gram |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        steps = row["facts"]["steps"]
+        evaluated, grams = steps["evaluation.models"], steps["evaluation.baselines"]["bits_per_byte"]
+        best = evaluated["models"][evaluated["best"]]
+        lines.append(
+            f"| {row['budget']} ({seconds_of(row['budget']):.0f} s) | {row['seconds']:.1f} s | {row['again']:.1f} s "
+            f"| {', '.join(evaluated['models'])} | {evaluated['best']} ({best['parameters'] / 1e6:.2f} M) "
+            f"| {best['nanogpt_loss']:.4f} | {best['test']['bits_per_byte']:.3f} | {grams['5-gram']:.3f} |"
+        )
+    lines += [
+        "",
+        f"nanoGPT's README recipe for CPUs ends at {NANOGPT_CPU_RECIPE} on its measure (characters, windows of 64",
+        "over the last tenth of the text) after about 100 s of training on two cores.",
+        "",
+        "Seconds of each phase, planned and taken:",
+        "",
+        "| phase | " + " | ".join(f"{row['budget']} planned | {row['budget']} taken" for row in rows) + " |",
+        "|---" * (1 + 2 * len(rows)) + "|",
+    ]
+    for number, phase in enumerate(PHASES):
+        cells = []
+        for row in rows:
+            facts = row["facts"]["phases"][number]
+            taken = f"{facts['seconds']:.1f}" if facts["seconds"] is not None else "-"
+            cells += [f"{facts['planned_seconds']:.1f}", taken]
+        lines.append(f"| {number + 1} {phase} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

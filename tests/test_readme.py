@@ -1,0 +1,58 @@
+"""What README.md tells people to type is accepted, and what it says is there is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from flows import options
+from nanogpt import cli
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def letters(tmp_path, monkeypatch):
+    """The folder ~/letters that the README speaks of."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("Dear Ada, " * 1000)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "flows.full_run" in line])
+def test_the_run_commands_are_understood(command, letters):
+    words = shlex.split(command)
+    assert words[:3] == ["python3", "-m", "flows.full_run"]
+    options.parse([str(Path(word).expanduser()) if word.startswith("~") else word for word in words[3:]])
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("nanogpt ")])
+def test_the_library_commands_are_understood(command):
+    parsed = cli.make_parser().parse_args(shlex.split(command)[1:])
+    assert callable(parsed.command)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "examples/" in line])
+def test_the_examples_are_there(command):
+    assert (CHECKOUT / shlex.split(command)[1]).is_file()
+
+
+def test_every_option_is_in_the_readme_and_no_other():
+    known = {word for action in options.make_parser()._actions for word in action.option_strings if word.startswith("--")}
+    told = set(re.findall(r"`(--[a-z-]+)", README.split("## Options")[1].split("##")[0]))
+    assert told == known - {"--help"}
+
+
+def test_every_file_of_the_tree_exists():
+    tree = README.split("## The house")[1].split("```")[1]
+    for name in re.findall(r"\b([a-z_]+\.py)\b", tree):
+        assert list(CHECKOUT.glob(f"flows/**/{name}")) or list(CHECKOUT.glob(f"nanogpt/**/{name}")), name
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (CHECKOUT / target).exists(), target
