@@ -103,7 +103,7 @@ class Run:
         for folder in (self.paths.state, self.paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
         self.clock.go_on()
-        before = _read_or_empty(self.paths.state / SESSION)
+        before = self.latest_session()
         going_on = self.clock.spent_before > 0
         self.started = before.get("started", _now()) if going_on else _now()
         self.sessions = (int(before.get("sessions", 0)) if going_on else 0) + 1
@@ -117,6 +117,10 @@ class Run:
         self.clock.save(finished=not stopped and whole)
         self._save_session("stopped" if stopped else "finished" if whole else "failed")
         self.log.write("stopped by a person" if stopped else "ended" if whole else "ended with failures")
+
+    def latest_session(self) -> dict:
+        """The record of the session that goes on or was the last; empty before the first."""
+        return _read_or_empty(self.paths.state / SESSION)
 
     def _save_session(self, state: str) -> None:
         durable.write_json(self.paths.state / SESSION, {

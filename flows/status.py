@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from graphlib import TopologicalSorter
+
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -23,13 +26,13 @@ def show(run: Run) -> int:
         phase = phase_of(step)
         table.add_row("" if phase == last else phase, step.name.split(".", 1)[1], MARKS[state], reason)
         last = phase
-    Console().print(table)
+    _console().print(table)
     return 0
 
 
 def show_plan(run: Run) -> int:
     """What would run now, with the time and memory that the plan expects, as far as it is known."""
-    console = Console()
+    console = _console()
     table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
     for column in ("step", "what happens", "time", "memory"):
         table.add_column(column, overflow="fold")
@@ -54,24 +57,29 @@ def decisions(run: Run) -> list[tuple[Step, str, str]]:
     """Each step with "kept", "run" or "waits" and the reason, as a start would decide now."""
     from flows.phases import steps_of
 
-    rows, undone = [], set()
-    for step in steps_of(run.rung_names()):
-        missing = [name for name in step.needs if name in undone]
-        try:
-            decision = run.ledger.decide(step, step.settings(run), redo=step.name in run.options.redo)
-        except (OSError, UserError, Blocked, KeyError):
-            rows.append((step, "waits", "depends on the plan, which is not made yet"))
-            undone.add(step.name)
-            continue
-        if decision.keep and not missing:
-            rows.append((step, "kept", decision.reason))
-            continue
-        undone.add(step.name)
-        if missing and decision.keep:
-            rows.append((step, "waits", f"for {missing[0]}: kept if its output stays the same"))
-        else:
-            rows.append((step, "run", decision.reason))
-    return rows
+    steps = steps_of(run.rung_names())
+    rows: dict[str, tuple[str, str]] = {}
+    for step in _by_need(steps):
+        missing = [name for name in step.needs if rows.get(name, ("run",))[0] != "kept"]
+        rows[step.name] = _decision(run, step, missing)
+    return [(step, *rows[step.name]) for step in steps]
+
+
+def _decision(run: Run, step: Step, missing: list[str]) -> tuple[str, str]:
+    try:
+        decision = run.ledger.decide(step, step.settings(run), redo=step.name in run.options.redo)
+    except (OSError, UserError, Blocked, KeyError):
+        return "waits", "depends on the plan, which is not made yet"
+    if missing and decision.keep:
+        return "waits", f"for {missing[0]}: kept if its output stays the same"
+    return "kept" if decision.keep else "run", decision.reason
+
+
+def _by_need(steps: list[Step]) -> list[Step]:
+    """Each step after those it needs: a step done ahead of its phase comes first."""
+    named = {step.name: step for step in steps}
+    order = TopologicalSorter({step.name: step.needs for step in steps}).static_order()
+    return [named[name] for name in order if name in named]
 
 
 def _show_expected(run: Run, console: Console) -> None:
@@ -87,10 +95,14 @@ def _show_expected(run: Run, console: Console) -> None:
     console.print(f"Disk needed at most: {byte_size(disk_needed(run))}.")
 
 
-def _state(run: Run) -> str:
-    from nanogpt import durable
+def _console() -> Console:
+    """Reasons hold other programs' words, where [brackets] are no markup."""
+    return Console(markup=False, highlight=False)
 
-    try:
-        return durable.read_json(run.paths.state / "session.json")["state"]
-    except (OSError, ValueError, KeyError):
-        return "never started"
+
+def _state(run: Run) -> str:
+    """How the latest session ended, or that it goes on."""
+    session = run.latest_session()
+    state = session.get("state", "never started")
+    alive = psutil.pid_exists(session.get("pid", 0))
+    return "interrupted" if state == "running" and not alive else state

@@ -1,0 +1,209 @@
+"""`--status` and `--plan`: what is done, what would run, and why - read in a moment, changing nothing."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from flows import status
+from flows.ledger import Outcome
+from flows.options import CHECKOUT, parse
+from flows.phases import steps_of
+from flows.run import Run
+from nanogpt import durable
+from nanogpt.config import save_config
+
+MODELS = ("micro", "tiny_model")
+SHORT = ["--set", "ladder=[micro, tiny_model]", "--budget", "10m", "--data", "embedded"]
+
+
+class Workspace:
+    """A workspace in which some steps are finished: markers and outputs as the run's own ledger writes them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "workspace"
+        self.folder.mkdir()
+
+    def arguments(self, *more: str) -> list[str]:
+        return ["--workspace", str(self.folder), *SHORT, *more]
+
+    def run(self, *more: str) -> Run:
+        return Run(parse(self.arguments(*more)))
+
+    def finish(self, last: str) -> None:
+        """Every step up to and with `last`; the text is fetched ahead of its phase."""
+        run = self.run()
+        fetch = next(step for step in steps_of(MODELS) if step.name == "dataset.fetch")
+        for step in [fetch, *steps_of(MODELS)]:
+            settings = step.settings(run)
+            run.ledger.start(step, settings, "never run")
+            run.ledger.finish(step, self._outcome(run, step.name), seconds=12.0)
+            if step.name == last:
+                return
+
+    def _outcome(self, run: Run, name: str) -> Outcome:
+        output = run.paths.data / f"{name}.bin"
+        durable.write_text(output, name)
+        if name != "configuration.plan":
+            return Outcome([output])
+        plan = {"ladder": [{"name": name, "seconds": 100.0, "memory_bytes": 3 << 30} for name in MODELS],
+                "left_out": [{"name": "small_model", "reason": "needs 9.0 GiB of 4.0 GiB"}]}  # fmt: skip
+        for rung in run.options.rungs:
+            save_config(rung, run.paths.configs / f"{rung.name}.yaml")
+        durable.write_json(run.paths.state / "plan.json", plan)
+        return Outcome([output, run.paths.state / "plan.json"], plan)
+
+    def picture(self) -> dict:
+        """Every file and folder with its bytes and times."""
+        return {
+            path.relative_to(self.folder): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+            for path in [self.folder, *self.folder.rglob("*")]
+        }
+
+    def decisions(self, *more: str) -> dict[str, tuple[str, str]]:
+        return {step.name: (state, reason) for step, state, reason in status.decisions(self.run(*more))}
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+LOOK = """
+import sys
+from flows import full_run
+code = full_run.main(sys.argv[1:])
+heavy = {"torch", "prefect", "transformers"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [None, "dataset.clean", "configuration.plan", "training.micro",
+                                  "documentation.report"])  # fmt: skip
+def test_looking_changes_nothing_and_imports_nothing_heavy(workspace, last):
+    if last:
+        workspace.finish(last)
+    before = workspace.picture()
+    for option in ("--status", "--plan"):
+        looked = subprocess.run([sys.executable, "-c", LOOK, *workspace.arguments(option)], cwd=CHECKOUT, timeout=60,
+                                capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})  # fmt: skip
+        assert (looked.returncode, looked.stderr) == (0, "")
+        assert "micro" in looked.stdout and "report" in looked.stdout
+    assert workspace.picture() == before
+
+
+def test_before_the_first_start_every_step_is_to_do(workspace, capsys):
+    assert {state for state, _ in workspace.decisions().values()} <= {"run", "waits"}
+    assert status.show(workspace.run()) == 0
+    assert "never started" in capsys.readouterr().out
+
+
+def test_a_half_done_run_keeps_what_is_done_and_says_what_waits(workspace):
+    workspace.finish("training.micro")
+    rows = workspace.decisions()
+    assert rows["training.micro"][0] == "kept" and "inputs and outputs unchanged" in rows["training.micro"][1]
+    assert rows["training.tiny_model"] == ("run", "never run")
+    assert rows["documentation.report"][0] == "run"
+
+
+def test_a_finished_run_keeps_everything(workspace):
+    workspace.finish("documentation.report")
+    assert {state for state, _ in workspace.decisions().values()} == {"kept"}
+
+
+def test_what_depends_on_a_step_that_runs_again_waits_for_it(workspace):
+    workspace.finish("documentation.report")
+    (workspace.run().paths.data / "dataset.clean.bin").unlink()
+    rows = workspace.decisions()
+    assert rows["dataset.fetch"][0] == "kept"
+    assert rows["dataset.clean"] == ("run", "data/default/dataset.clean.bin is missing")
+    assert rows["dataset.characters"] == ("waits", "for dataset.clean: kept if its output stays the same")
+
+
+def test_a_changed_setting_is_told_where_it_counts_and_only_there(workspace):
+    workspace.finish("documentation.report")
+    rows = workspace.decisions("--set", "training.muon_learning_rate=3e-3")
+    assert rows["configuration.plan"][0] == "run" and "muon_learning_rate" in rows["configuration.plan"][1]
+    assert rows["configuration.measure"][0] == rows["dataset.clean"][0] == "kept"
+
+
+def test_what_needs_a_step_done_ahead_of_its_phase_waits_for_it_too(workspace):
+    workspace.finish("documentation.report")
+    (workspace.run().paths.data / "dataset.fetch.bin").unlink()
+    rows = workspace.decisions()
+    assert rows["dataset.fetch"][0] == "run"
+    assert rows["configuration.measure"] == ("waits", "for dataset.fetch: kept if its output stays the same")
+
+
+def test_redo_is_part_of_the_plan(workspace):
+    workspace.finish("documentation.report")
+    assert workspace.decisions("--redo", "training.micro")["training.micro"] == ("run", "asked for (--redo)")
+
+
+def test_the_plan_shows_time_and_memory_and_what_is_left_out(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    workspace.finish("configuration.plan")
+    assert status.show_plan(workspace.run()) == 0
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if "training.tiny_model" in line)
+    assert "1 min 40 s" in row and "3.0 GiB" in row
+    assert "small_model is left out: needs 9.0 GiB of 4.0 GiB" in said
+
+
+def test_before_anything_is_measured_the_plan_says_what_it_expects(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    assert status.show_plan(workspace.run()) == 0
+    said = capsys.readouterr().out
+    assert "Nothing is measured yet" in said and "Disk needed at most" in said and "parameters" in said
+
+
+def test_other_programs_words_are_shown_as_they_are(workspace, capsys, monkeypatch):
+    """rich reads [brackets] as markup and fails on [/what looks like an end]."""
+    monkeypatch.setenv("COLUMNS", "200")
+    run = workspace.run()
+    step = steps_of(MODELS)[0]
+    run.ledger.start(step, step.settings(run), "never run")
+    run.ledger.fail(step, "cannot open [/mnt/data] [red]now[/red]")
+    assert status.show(run) == 0 and status.show_plan(run) == 0
+    assert capsys.readouterr().out.count("cannot open [/mnt/data] [red]now[/red]") == 2
+
+
+def test_a_session_that_was_killed_is_not_told_as_running(workspace, capsys):
+    session = workspace.run().paths.state / "session.json"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid, state in ((os.getpid(), "running"), (ended.pid, "interrupted")):
+        durable.write_json(session, {"state": "running", "pid": pid})
+        assert status.show(workspace.run()) == 0
+        assert f"run default: {state}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["", "{half", "[]", '"text"', "{}"])
+def test_a_damaged_record_of_the_session_is_no_reason_to_fail(workspace, damage, capsys):
+    durable.write_text(workspace.run().paths.state / "session.json", damage)
+    assert status.show(workspace.run()) == 0
+    assert "run default" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_look_at_a_run_that_goes_on_does_not_disturb_it(workspace):
+    holder = textwrap.dedent(f"""
+        import sys
+        from flows.options import parse
+        from flows.run import Run, exclusive
+        with exclusive(Run(parse({workspace.arguments()!r}))):
+            print("held", flush=True)
+            sys.stdin.read()
+    """)
+    process = subprocess.Popen([sys.executable, "-c", holder], cwd=CHECKOUT, text=True, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    try:
+        assert process.stdout.readline() == "held\n"
+        assert status.show(workspace.run("--status")) == 0
+    finally:
+        process.communicate("")
+    assert process.returncode == 0
