@@ -7,11 +7,12 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,11 @@ class Run:
             self._set_past_aside()
         for folder in (self.paths.state, self.paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        self.clock.go_on()
-        before = self.latest_session()
-        going_on = self.clock.spent_before > 0
-        self.started = before.get("started", _now()) if going_on else _now()
-        self.sessions = (int(before.get("sessions", 0)) if going_on else 0) + 1
+        going_on = self.clock.go_on()
+        self.clock.save()
+        before = self.latest_session() if going_on else {}
+        self.started = before.get("started", _now())
+        self.sessions = before.get("sessions", 0) + 1
         self._save_session("running")
         self.log.write(f"session {self.sessions} of run {self.options.run}: {self.options.command}")
 
@@ -233,6 +234,7 @@ class Run:
             self._record(step, "kept", decision.reason, marker.get("seconds") or 0.0)
             self.log.write(f"{step.name}: kept ({decision.reason})")
         self.finished_steps.add(step.name)
+        self.clock.save()
         self._show_progress(phase_of(step))
         return self.ledger.facts(step.name)
 
@@ -258,9 +260,10 @@ class Run:
             after()
         record = self.phases[PHASES.index(name)]
         if self.options.only not in (None, name):
-            self._accept_finished_steps(name)
             record.status = "skipped"
             return
+        if self.options.only is not None:
+            self._accept_finished_steps()
         record.status = "running"
         try:
             self.display.phase(record.number, record.title, lambda: function(self))
@@ -279,12 +282,12 @@ class Run:
         record.seconds = sum(step["seconds"] for step in record.steps)
         self.clock.save()
 
-    def _accept_finished_steps(self, phase: str) -> None:
+    def _accept_finished_steps(self) -> None:
         """With --only, the other phases' steps count as they are, when their outputs are whole."""
         from flows.phases import steps_of
 
-        for step in steps_of(self.rung_names()):
-            if phase_of(step) == phase and set(step.needs) <= self.finished_steps:
+        for step in by_need(steps_of(self.rung_names())):
+            if phase_of(step) != self.options.only and set(step.needs) <= self.finished_steps:
                 with suppress(OSError, UserError, Blocked, KeyError):  # what its settings are read from is not there
                     if self.ledger.decide(step, step.settings(self)).keep:
                         self.finished_steps.add(step.name)
@@ -335,18 +338,16 @@ class Clock:
         self._began = time.monotonic()
         self._before = 0.0
 
-    def go_on(self) -> None:
-        """Read what earlier, interrupted sessions of the same budget spent."""
+    def go_on(self) -> bool:
+        """Take over what earlier, interrupted sessions of the same budget spent; whether there are any."""
         try:
             saved = durable.read_json(self.path)
-            same = saved["budget_seconds"] == self.budget and not saved["finished"]
-            self._before = float(saved["spent_seconds"]) if same else 0.0
+            if saved["finished"] or saved["budget_seconds"] != self.budget:
+                return False
+            self._before = float(saved["spent_seconds"])
         except (OSError, ValueError, KeyError, TypeError):
-            self._before = 0.0
-
-    @property
-    def spent_before(self) -> float:
-        return self._before
+            return False
+        return True
 
     @property
     def spent(self) -> float:
@@ -389,6 +390,13 @@ def _describe_holder(holder: Path) -> str:
         return f"process {record['pid']}, started {record['started']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process holds its lock"
+
+
+def by_need(steps: Iterable[Step]) -> list[Step]:
+    """Each step after those it needs: one that is done ahead of its phase comes first."""
+    named = {step.name: step for step in steps}
+    order = TopologicalSorter({step.name: step.needs for step in named.values()}).static_order()
+    return [named[name] for name in order if name in named]
 
 
 def phase_of(step: Step) -> str:

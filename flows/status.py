@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from graphlib import TopologicalSorter
-
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from flows.ledger import Step
-from flows.run import Blocked, Run, phase_of
+from flows.run import Blocked, Run, by_need, phase_of
 from flows.wording import byte_size, count, duration
 from nanogpt.faults import UserError
 
@@ -59,7 +57,7 @@ def decisions(run: Run) -> list[tuple[Step, str, str]]:
 
     steps = steps_of(run.rung_names())
     rows: dict[str, tuple[str, str]] = {}
-    for step in _by_need(steps):
+    for step in by_need(steps):
         missing = [name for name in step.needs if rows.get(name, ("run",))[0] != "kept"]
         rows[step.name] = _decision(run, step, missing)
     return [(step, *rows[step.name]) for step in steps]
@@ -73,13 +71,6 @@ def _decision(run: Run, step: Step, missing: list[str]) -> tuple[str, str]:
     if missing and decision.keep:
         return "waits", f"for {missing[0]}: kept if its output stays the same"
     return "kept" if decision.keep else "run", decision.reason
-
-
-def _by_need(steps: list[Step]) -> list[Step]:
-    """Each step after those it needs: a step done ahead of its phase comes first."""
-    named = {step.name: step for step in steps}
-    order = TopologicalSorter({step.name: step.needs for step in steps}).static_order()
-    return [named[name] for name in order if name in named]
 
 
 def _show_expected(run: Run, console: Console) -> None:
