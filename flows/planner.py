@@ -253,7 +253,7 @@ def _why_not(
 
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md): E + A / N^a + B / D^b, the form of Hoffmann et al.
 # 2022, eq. 2, with repeated data discounted as Muennighoff et al. 2023, eq. 5 (R* = 15.4).
-E, A, ALPHA, B, BETA = 1.20, 38.0, 0.36, 560.0, 0.52
+E, A, ALPHA, B, BETA = 1.43, 22.80, 0.34, 62.40, 0.34
 REPEAT_DECAY = 15.4
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import time
@@ -23,6 +22,7 @@ from nanogpt.training.trainer import native_precision
 
 WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
 LEAST_STEPS = 3
+LONG_STEP = 0.5  # seconds; products that take so long gain from every core
 
 
 def choose_precision_and_threads(config: dict, device: str, seconds: float) -> dict:
@@ -34,24 +34,29 @@ def choose_precision_and_threads(config: dict, device: str, seconds: float) -> d
     """
     whole = Config.model_validate(config).with_changes({"device.type": device})
     precisions = [False, True] if whole.device.mixed_precision == "auto" else [whole.device.mixed_precision]
-    several = device == "cpu" and whole.device.threads is None and devices.physical_cores() > 1
-    threads = [devices.physical_cores(), 1] if several else [whole.device.threads]
-    candidates = list(itertools.product(precisions, threads))
-    speeds = [
-        measure_speed(
-            whole.with_changes({"device.mixed_precision": mixed, "device.threads": count}),
-            whole.model.vocab_size,
-            seconds / len(candidates),
-        )
-        for mixed, count in candidates
-    ]
-    return min(speeds, key=lambda speed: speed["seconds_per_step"])
+    share = seconds / (len(precisions) + 1)
+    fastest = min((_speed_with(whole, share, mixed_precision=mixed) for mixed in precisions), key=_step)
+    threads_matter = device == "cpu" and whole.device.threads is None and devices.physical_cores() > 1
+    if threads_matter and _step(fastest) < LONG_STEP:
+        single = _speed_with(whole, share, mixed_precision=fastest["mixed_precision"], threads=1)
+        fastest = min(fastest, single, key=_step)
+    return fastest
+
+
+def _speed_with(config: Config, seconds: float, **device: bool | int) -> dict:
+    changes = {f"device.{key}": value for key, value in device.items()}
+    return measure_speed(config.with_changes(changes), config.model.vocab_size, seconds)
+
+
+def _step(speed: dict) -> float:
+    return speed["seconds_per_step"]
 
 
 def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict:
     """Real steps on random tokens for about `seconds`: median seconds a step, tokens/s, FLOP/s, peak memory in bytes.
 
-    At least three steps are timed, however long they take. Raises what a device raises when it is out of memory.
+    At least three steps are timed, or one where three take longer than that. Raises what a device raises when it is
+    out of memory.
     """
     config = config.with_changes({"model.vocab_size": vocab_size})
     device = devices.choose(config.device.type).device
@@ -79,10 +84,12 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
         return time.perf_counter() - began
 
     ends = time.perf_counter() + seconds
-    for _ in range(WARM_UP_STEPS):
-        step()
-    times = [step() for _ in range(LEAST_STEPS)]
-    while time.perf_counter() < ends:
+    first = step()
+    if first < seconds / (WARM_UP_STEPS + LEAST_STEPS):
+        for _ in range(WARM_UP_STEPS - 1):
+            step()
+    times = [step()]  # of a model whose step outlasts `seconds`, one warm step has to do
+    while time.perf_counter() < ends or (len(times) < LEAST_STEPS and times[0] < seconds / LEAST_STEPS):
         times.append(step())
     seconds_per_step = median(times)
     tokens_per_second = tokens.numel() * accumulation / seconds_per_step
