@@ -46,6 +46,7 @@ Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
+Seed = Annotated[Whole, Field(ge=0, lt=2**63)]  # what torch's generators take
 
 
 class Section(BaseModel):
@@ -83,7 +84,7 @@ class ModelConfig(Section):
     def _fill_from_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        preset = PRESETS.get(values.get("preset", "modern"), {})
+        preset = PRESETS.get(str(values.get("preset", "modern")), {})
         return {**preset, **values}
 
     @model_validator(mode="after")
@@ -147,7 +148,7 @@ class TrainingConfig(Section):
     keep_checkpoints: Annotated[Whole, Field(ge=2)] = Field(3, description="newest checkpoints kept")
     early_stopping_patience: Count = Field(0, description="evaluations without a better loss; 0: never stop early")
     max_seconds: Rate | None = Field(None, description="training time at which the cool-down has ended; null: no clock")
-    seed: Count = Field(1337, description="of initial weights, dropout and the order of the data")
+    seed: Seed = Field(1337, description="of initial weights, dropout and the order of the data")
 
     @model_validator(mode="after")
     def _check_schedule(self) -> TrainingConfig:
@@ -159,7 +160,9 @@ class TrainingConfig(Section):
 class DataConfig(Section):
     """What is learned from."""
 
-    source: str = Field("tiny_shakespeare", description="a name of the catalogue, a text file, a folder, or embedded")
+    source: str = Field(
+        "tiny_shakespeare", min_length=1, description="a name of the catalogue, a text file, a folder, or embedded"
+    )
     tokenizer: Literal["auto", "char", "bpe", "gpt2"] = Field("auto", description="auto: characters for small data")
     bpe_vocab_size: Annotated[Whole, Field(ge=257, le=65536)] = Field(1024, description="tokens of a trained BPE")
     mirror: str | None = Field(None, description="folder or URL tried before the public home of a download")
@@ -214,10 +217,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not a text file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the second: a date such as 2026-99-99
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', error)}") from error
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{path}:{where} is not valid YAML: {problem}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected sections such as 'model:', found {type(values).__name__}")
     return values
@@ -232,7 +236,7 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
             raise UserError(f'--set {override}: expected KEY=VALUE, such as "training.learning_rate=3e-4"')
         try:
             pairs.append((key.strip(), yaml.safe_load(text)))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError(f"--set {override}: the value is not valid YAML") from error
     return pairs
 

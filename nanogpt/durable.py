@@ -3,6 +3,7 @@
 A reader never meets half a file, whatever moment the machine stopped at.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,9 +60,10 @@ def fsync_file(file: BinaryIO) -> None:
     if sys.platform == "darwin":
         import fcntl
 
-        fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # network and FAT volumes do not know it
+            fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
+            return
+    os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:

@@ -1,0 +1,71 @@
+"""Files are whole or as they were before, whatever fails."""
+
+import errno
+import hashlib
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt import durable
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, monkeypatch, broken):
+    path = tmp_path / "facts.json"
+    durable.write_json(path, {"old": 1})
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="No space"):
+        durable.write_json(path, {"new": 2})
+    monkeypatch.undo()
+    assert durable.read_json(path) == {"old": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_made_and_text_comes_back(tmp_path):
+    path = tmp_path / "a" / "b" / "text.txt"
+    durable.write_text(path, "naïve\n")
+    assert path.read_bytes() == "naïve\n".encode()
+    assert durable.sha256_file(path) == hashlib.sha256("naïve\n".encode()).hexdigest()
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        durable.write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_a_digest_is_of_the_value_and_not_of_its_order(value):
+    turned = json.loads(json.dumps(value), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    assert durable.digest(turned) == durable.digest(value) != durable.digest([value])
+
+
+def test_a_volume_that_does_not_know_full_fsync_is_flushed_the_ordinary_way(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*args):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    flushed = []
+    monkeypatch.setattr(durable.sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    with open(tmp_path / "x", "wb") as file:
+        durable.fsync_file(file)
+        assert flushed == [file.fileno()]

@@ -1,0 +1,57 @@
+"""Rows of metrics: each whole or absent, whatever moment a crash chose; the heartbeat is always a whole file."""
+
+import json
+import math
+
+import pytest
+
+from nanogpt.training.metrics import Heartbeat, JsonLines, read_rows
+
+pytestmark = pytest.mark.fast
+
+
+def test_rows_leave_out_what_is_not_finished_or_not_a_row(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"kind":"train","step":1}\n\xff\xfe\n[1]\n{"kind":"eval","step":2}\n{"kind":"tra')
+    assert list(read_rows(file)) == [{"kind": "train", "step": 1}, {"kind": "eval", "step": 2}]
+    assert list(read_rows(tmp_path / "absent")) == []
+
+
+def test_a_row_that_was_cut_does_not_swallow_the_next_one(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st')
+    rows = JsonLines(path)
+    rows.append({"step": 2})
+    assert list(read_rows(path)) == [{"step": 1}, {"step": 2}]
+    rows.close()
+
+
+def test_a_row_can_be_read_at_once_and_what_is_not_finite_is_null(tmp_path):
+    rows = JsonLines(tmp_path / "metrics.jsonl")
+    rows.append({"loss": math.nan, "of": {"worst": math.inf}, "step": 1})
+    assert list(read_rows(rows.path)) == [{"loss": None, "of": {"worst": None}, "step": 1}]
+    rows.close()
+
+
+def test_rows_that_are_not_wanted_go_and_later_ones_follow_the_rest(tmp_path):
+    rows = JsonLines(tmp_path / "metrics.jsonl")
+    for step in range(5):
+        rows.append({"step": step})
+    rows.keep(lambda row: row["step"] < 2)
+    rows.append({"step": 9})
+    rows.close()
+    assert [row["step"] for row in read_rows(rows.path)] == [0, 1, 9]
+
+
+def test_the_heartbeat_is_rewritten_when_a_second_passed_or_the_activity_changed(tmp_path, monkeypatch):
+    clock = iter([0.0, 0.5, 0.6, 1.7])
+    monkeypatch.setattr("nanogpt.training.metrics.time.monotonic", lambda: next(clock))
+    heart = Heartbeat(tmp_path / "heartbeat", max_iters=10)
+    seen = []
+    for step, activity in enumerate(["training", "training", "saving", "saving"]):
+        heart.beat(step, activity, loss=math.nan)
+        seen.append(json.loads((tmp_path / "heartbeat").read_text()))
+    assert [(row["step"], row["activity"]) for row in seen] == [
+        (0, "training"), (0, "training"), (2, "saving"), (3, "saving"),
+    ]  # fmt: skip
+    assert seen[0]["max_iters"] == 10 and seen[0]["loss"] is None
