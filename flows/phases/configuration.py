@@ -6,6 +6,7 @@ import psutil
 
 from flows import planner
 from flows.ledger import Outcome, Step
+from flows.phases.environment import rough_parameters
 from flows.run import Run
 from flows.worker import WorkerDied
 from nanogpt import durable
@@ -29,18 +30,16 @@ def configuration(run: Run) -> None:
 def measure_speed(run: Run) -> Outcome:
     """Seconds per real step of each model that might be trained, in the faster precision."""
     budget, fetched = run.config.budget, run.facts("dataset.fetch")
-    rungs, models, unmeasured = run.options.rungs, {}, {}
-    rate, in_bfloat16 = 0.0, False
-    for rung in rungs:
+    models, unmeasured, in_bfloat16 = {}, {}, False
+    corpus = _corpus(run, planner.tokenizer_for(run.options.rungs[0], fetched["bytes"], fetched["alphabet_size"]))
+    step_tokens = {rung.name: planner.tokens_per_step(rung) for rung in run.options.rungs}
+    for rung in run.options.rungs:
         rung = _with_vocabulary(run, rung, fetched)
         if in_bfloat16:  # faster for a smaller model already, and larger products gain more: float32 is not timed
             rung = rung.with_changes({"device.mixed_precision": True})
-        if models and rough_flops(rung) * planner.LEAST_TOKENS > planner.training_seconds(budget) * rate:
-            unmeasured[rung.name] = (
-                f"at this machine's {rate / 1e9:.0f} GFLOP/s the budget feeds it "
-                f"{planner.training_seconds(budget) * rate / rough_flops(rung):,.0f} tokens; "
-                f"{planner.LEAST_TOKENS:,} are the least that make sense"
-            )
+        measured = [planner.speed_of(name, facts) for name, facts in models.items()]
+        if models and (reason := planner.hopeless(rough_parameters(rung), measured, step_tokens, budget, corpus)):
+            unmeasured[rung.name] = reason
             continue
         try:
             speed = run.worker.call("nanogpt.training.profiler:choose_precision_and_threads",
@@ -55,7 +54,7 @@ def measure_speed(run: Run) -> Outcome:
             continue
         speed["share_of_peak"] = speed["flops_per_second"] / _peak(run, speed["precision"])
         models[rung.name] = speed
-        rate, in_bfloat16 = max(rate, speed["flops_per_second"]), speed["mixed_precision"]
+        in_bfloat16 = speed["mixed_precision"]
         threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
                  f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
@@ -70,13 +69,9 @@ def make_plan(run: Run) -> Outcome:
         rung.with_changes({"data.tokenizer": tokenizer, "device.type": device})
         for rung in run.options.rungs
     ]  # fmt: skip
-    corpus = planner.Corpus(
-        fetched["bytes"], fetched["characters"], fetched["alphabet_size"], run.config.data.val_fraction,
-        run.config.data.test_fraction, bytes_per_token(tokenizer, fetched),
-    )  # fmt: skip
     plan = planner.make_plan(
         rungs, {name: planner.speed_of(name, facts) for name, facts in measured["models"].items()},
-        measured["unmeasured"], run.config.budget, corpus, psutil.virtual_memory().total,
+        measured["unmeasured"], run.config.budget, _corpus(run, tokenizer), psutil.virtual_memory().total,
         run.options.fixed, run.options.pinned,
     )  # fmt: skip
     files = []
@@ -98,10 +93,10 @@ def _peak(run: Run, precision: str) -> float:
     return device[f"{precision}_flops"] or device["float32_flops"]
 
 
-def rough_flops(config) -> float:
-    """Operations per token, forward and backward, without building the model: 6 per parameter in a product."""
-    model = config.model
-    return 6 * (12 * model.n_layer * model.n_embd**2 + (model.vocab_size or 0) * model.n_embd)
+def _corpus(run: Run, tokenizer: str) -> planner.Corpus:
+    fetched, data = run.facts("dataset.fetch"), run.config.data
+    return planner.Corpus(fetched["bytes"], fetched["characters"], fetched["alphabet_size"], data.val_fraction,
+                          data.test_fraction, bytes_per_token(tokenizer, fetched))  # fmt: skip
 
 
 def bytes_per_token(tokenizer: str, fetched: dict) -> float:

@@ -71,8 +71,8 @@ def test_the_ladder_is_never_empty_and_begins_with_the_smallest(speeds, budget, 
 @given(machines, budgets, st.floats(1.0, 20.0), corpora)
 def test_more_time_is_never_expected_to_predict_worse(speeds, budget, times, corpus):
     worse, better = (plan(LADDER, speeds, seconds, corpus).ladder[-1] for seconds in (budget, budget * times))
-    # Whole evaluations and whole steps move the plan by a hair.
-    assert better.expected_bits_per_byte <= worse.expected_bits_per_byte * 1.01
+    # Whole evaluations and steps move the plan by a hair; of similar models the larger is taken.
+    assert better.expected_bits_per_byte <= worse.expected_bits_per_byte * planner.SIMILAR * 1.01
 
 
 @given(machines, budgets, corpora)
