@@ -128,7 +128,7 @@ class Optimizer:
 
     def gradient_norm(self) -> Tensor:
         """Euclidean norm of all gradients together, a scalar on their device."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters], foreach=True)
+        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters])  # foreach=True is refused on MPS
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply all gradients by `factor`."""

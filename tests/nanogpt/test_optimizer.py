@@ -69,6 +69,17 @@ def test_a_tied_table_has_the_rate_of_a_head():
     assert set(Optimizer(GPT(SHAPE), config).peaks) == {0.25, 0.5}
 
 
+def test_the_gradient_norm_needs_no_foreach_kernels(monkeypatch):
+    """MPS has none: torch refuses foreach=True there."""
+    optimizer = Optimizer(model := GPT(SHAPE), TrainingConfig())
+    backward(model)
+    expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
+    torch.testing.assert_close(optimizer.gradient_norm(), expected)
+    for name in ("_device_has_foreach_support", "_has_foreach_support"):
+        monkeypatch.setattr(f"torch.nn.utils.clip_grad.{name}", lambda *args: False)
+    torch.testing.assert_close(optimizer.gradient_norm(), expected)
+
+
 def test_the_dial_turns_every_rate():
     model = GPT(SHAPE)
     optimizer = Optimizer(model, TrainingConfig())
