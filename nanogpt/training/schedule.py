@@ -18,13 +18,8 @@ class CoolDown:
     start_factor: float = 1.0
 
 
-def learning_rate_at(step: int, config: TrainingConfig, cool_down: CoolDown | None = None) -> float:
-    """The learning rate of the update that leads from `step` to `step + 1`."""
-    return config.learning_rate * factor_at(step, config, cool_down)
-
-
 def factor_at(step: int, config: TrainingConfig, cool_down: CoolDown | None = None) -> float:
-    """The same as a share of the peak, 0 to 1, for optimizers with several peaks.
+    """The share of each peak learning rate, 0 to 1, that the update from `step` to `step + 1` has.
 
     WSD without `cool_down` follows planned_cool_down(config); a clock may begin another one earlier.
     """

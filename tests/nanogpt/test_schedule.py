@@ -9,7 +9,6 @@ from nanogpt.training.schedule import (
     CoolDown,
     cool_down_for_clock,
     factor_at,
-    learning_rate_at,
     planned_cool_down,
 )
 
@@ -21,10 +20,7 @@ def config(**values) -> TrainingConfig:
 
 
 def test_warm_up_rises_in_equal_parts_to_the_peak():
-    shape = config(learning_rate=0.5)
-    assert [learning_rate_at(step, shape) for step in range(10)] == pytest.approx(
-        [0.05 * (step + 1) for step in range(10)]
-    )
+    assert [factor_at(step, config()) for step in range(10)] == pytest.approx([0.1 * (n + 1) for n in range(10)])
 
 
 def test_wsd_is_constant_until_its_cool_down_and_then_straight():
