@@ -25,6 +25,10 @@ class Display(Protocol):
     def url(self) -> str | None:
         """The page of this run, None without a server."""
 
+    @property
+    def pages(self) -> "Display":
+        """The pages alone, for what the terminal shows in its own way."""
+
     def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
         """Run `function` as the flow and return what it returns."""
 
@@ -120,6 +124,10 @@ class PlainDisplay:
     def scope(self) -> Scope:
         """The phase or flow that this thread is in."""
         return self._scope.get(self._outside)
+
+    @property
+    def pages(self) -> Display:
+        return self
 
     def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
         with self.within(Scope()) as scope:

@@ -244,7 +244,7 @@ class Run:
 
         steps = [step.name for step in steps_of(self.rung_names()) if phase_of(step) == phase]
         done = sum(name in self.finished_steps for name in steps)
-        self.display.progress(f"phase-{phase}", done / len(steps), f"{phase}: {done} of {len(steps)} steps")
+        self.display.pages.progress(f"phase-{phase}", done / len(steps), f"{phase}: {done} of {len(steps)} steps")
 
     def _record(self, step: Step, state: str, reason: str, seconds: float) -> None:
         phase = self.phases[PHASES.index(phase_of(step))]

@@ -185,6 +185,10 @@ class OnTerminal:
     def url(self) -> str | None:
         return self._display.url
 
+    @property
+    def pages(self) -> Display:
+        return self._display
+
     def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
         return self._display.flow(function, run_name, tags)
 
