@@ -94,11 +94,15 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
 
 
 def _server(run: Run, terminal) -> object | None:
+    from flows.prefect_process import healthy_record
     from flows.prefect_server import connect
 
     def log(line: str) -> None:
         run.log.write(line)
 
+    if healthy_record(run.paths.prefect_home) is None and _nothing_to_do(run):
+        terminal.message("All is done already: no Prefect server was running, and none is started for that.")
+        return None
     server = connect(run.paths.prefect_home, log, run.config.port)
     if server is None:
         terminal.message("No Prefect server: the run goes on without its pages (why: the action log).", "warning")
@@ -107,6 +111,10 @@ def _server(run: Run, terminal) -> object | None:
     terminal.message(f"Pages of this run: {server.url}")
     server.mark_crashed(f"run:{run.options.run}")
     return server
+
+
+def _nothing_to_do(run: Run) -> bool:
+    return all(state == "kept" for _, state, _ in status.decisions(run))
 
 
 def _heading(run: Run) -> str:
