@@ -34,6 +34,23 @@ def failed(check) -> list[str]:
     return [one.name for one in check("cpu", 0) if not one.passed]
 
 
+@pytest.mark.parametrize(
+    "check",
+    [component_checks.causal_mask, component_checks.initial_loss, component_checks.cached_decoding,
+     component_checks.overfitting, component_checks.device_parity],
+)  # fmt: skip
+@pytest.mark.parametrize("preset", component_checks.PRESETS)
+def test_a_device_that_computes_nan_fails(monkeypatch, check, preset):
+    whole = gpt.GPT.hidden
+
+    def broken(self, *args):
+        x = whole(self, *args)
+        return x * float("nan") if self.config.preset == preset and x.dtype == torch.float32 else x
+
+    monkeypatch.setattr(gpt.GPT, "hidden", broken)
+    assert failed(check)
+
+
 def test_a_model_that_sees_the_future_fails(monkeypatch):
     monkeypatch.setattr(Attention, "attend", lambda self, q, k, v: SDPA(q, self.share(k), self.share(v)))
     assert failed(component_checks.causal_mask)
