@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import platform
 import sys
@@ -55,6 +56,7 @@ def prove(asked: str) -> dict:
             error = _relative_error(device)
             works = error < LARGEST_RELATIVE_ERROR
             problem = None if works else f"a product differs from the CPU's by {error:.1e}"
+            error = error if math.isfinite(error) else None  # the facts are JSON
         except (RuntimeError, NotImplementedError, TypeError) as exception:
             error, works, problem = None, False, str(exception).splitlines()[0]
         candidates.append({"device": device, "works": works, "error": problem, "max_relative_error": error})
@@ -105,14 +107,13 @@ def describe(device: str) -> dict:
     facts: dict = {"device": device, "torch": str(torch.__version__), "platform": platform.platform()}
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        facts |= {"name": properties.name, "memory_bytes": properties.total_memory,
-                  "bfloat16": torch.cuda.is_bf16_supported()}  # fmt: skip
+        facts |= {"name": properties.name, "memory_bytes": properties.total_memory}
     elif device == "mps":
-        facts |= {"name": "Apple GPU (Metal)", "memory_bytes": torch.mps.recommended_max_memory(), "bfloat16": True}
+        facts |= {"name": "Apple GPU (Metal)", "memory_bytes": torch.mps.recommended_max_memory()}
     else:
         facts |= {"name": processor_name(), "memory_bytes": psutil.virtual_memory().total,
-                  "bfloat16": native_bfloat16(), "threads": torch.get_num_threads()}  # fmt: skip
-    return facts
+                  "threads": torch.get_num_threads()}  # fmt: skip
+    return {**facts, "bfloat16": native_bfloat16(device)}
 
 
 def processor_name() -> str:
@@ -125,8 +126,10 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere it is emulated, slowly."""
+def native_bfloat16(device: str) -> bool:
+    """Whether `device` multiplies bfloat16 in hardware (a CPU: by AVX-512 BF16 or AMX); else it is emulated, slowly."""
+    if device != "cpu":
+        return device == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
     flags = torch.backends.cpu.get_cpu_capability()
     if not flags.startswith("AVX512"):
         return False
@@ -140,6 +143,13 @@ def physical_cores() -> int:
     """Physical cores this process may use: hyper-threads share the units that matrix products keep busy."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def configure(device: str, threads: int) -> None:
+    """What training and its measurement compute with: threads on the CPU, TF32 in CUDA's float32 products."""
+    torch.set_num_threads(threads)
+    if device == "cuda":  # elsewhere float32 stays float32: oneDNN would take TF32 too where a CPU has it
+        torch.set_float32_matmul_precision("high")
 
 
 def autocast(device: str, mixed_precision: bool) -> contextlib.AbstractContextManager:
@@ -180,10 +190,11 @@ def peak_memory(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # ru_maxrss: bytes on macOS, KiB on Linux
 
 
-def empty_cache(device: str) -> None:
-    """Give unused memory back to the device."""
+def reset_peak_memory(device: str) -> None:
+    """Give unused memory back to an accelerator and count its peak anew; a process's peak on the CPU only grows."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     elif device == "mps":
         torch.mps.empty_cache()

@@ -96,12 +96,14 @@ def read_manifest(folder: Path) -> dict:
     return manifest
 
 
-def load_newest(folder: Path, notify, interval: int = 1) -> Checkpoint | None:
-    """The newest checkpoint in `folder`, at a multiple of `interval`, that verifies, or None.
+def load_newest(folder: Path, notify, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that verifies, at a multiple of `interval` and no step beyond `at_most`.
 
-    Each newer one that does not is renamed to *.bad, and notify(path, error) is told.
+    Each newer one that does not verify is renamed to *.bad, and notify(path, error) is told. None without any.
     """
-    for path in reversed([path for path in steps_in(folder) if step_of(path) % interval == 0]):
+    for path in reversed(list(steps_in(folder))):
+        if step_of(path) % interval or (at_most is not None and step_of(path) > at_most):
+            continue
         checkpoint = load_or_set_aside(path, notify)
         if checkpoint:
             return checkpoint
@@ -116,12 +118,17 @@ def load_or_set_aside(path: Path, notify) -> Checkpoint | None:
     try:
         return load(path)
     except CorruptFileError as error:
-        aside = path.with_name(f"{path.name}.bad")
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(path, aside)
-        durable.fsync_folder(path.parent)
+        set_aside(path)
         notify(path, error)
         return None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a checkpoint to *.bad, in place of an older one of that name."""
+    aside = path.with_name(f"{path.name}.bad")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(path, aside)
+    durable.fsync_folder(path.parent)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -131,7 +138,7 @@ def step_folder(folder: Path, step: int) -> Path:
 
 def steps_in(folder: Path) -> Iterator[Path]:
     """The checkpoints of steps in `folder`, oldest first; unfinished and bad ones are not among them."""
-    yield from sorted(path for path in folder.glob("step-*") if path.suffix == "" and path.is_dir())
+    yield from sorted(path for path in folder.glob("step-*") if path.name[5:].isdigit() and path.is_dir())
 
 
 def step_of(path: Path) -> int:
@@ -150,17 +157,12 @@ def prune(folder: Path, keep: int, interval: int) -> None:
     """Remove all but the newest `keep` of the checkpoints at multiples of `interval`, and the newest of all.
 
     Those of an interruption lie between: a rewind never goes back to them, so that it goes to the same place whether
-    the run was interrupted or not.
+    the run was interrupted or not. What a sudden end left half written goes too.
     """
     paths = list(steps_in(folder))
     regular = [path for path in paths if step_of(path) % interval == 0]
-    for path in set(paths[:-1]) - set(regular[-keep:]):
+    for path in {*paths[:-1], *folder.glob(".step-*.tmp")} - set(regular[-keep:]):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def discard(path: Path) -> None:
-    """Remove a checkpoint."""
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def finish_replacement(folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.config import load_config
+from nanogpt.device import choose
 from nanogpt.faults import UserError, classify
 from nanogpt.training import lifeline
 from nanogpt.training.trainer import train
@@ -41,6 +42,8 @@ def run_child(
     lifeline.hold(parent)
     try:
         config = load_config(config_path, overrides)
+        if warning := choose(config.device.type).warning:
+            print(warning, file=sys.stderr)
         outcome = train(config, Path(data), Path(folder), max_seconds=max_seconds, micro_batch=micro_batch, stop=stop)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -16,6 +16,7 @@ from torch import nn
 from nanogpt import durable
 from nanogpt.config import Config, save_config
 from nanogpt.data.tokenizer import Tokenizer
+from nanogpt.faults import UserError
 from nanogpt.training import checkpoint
 from nanogpt.training.checkpoint import Checkpoint
 from nanogpt.training.metrics import Heartbeat, JsonLines
@@ -25,8 +26,10 @@ class ModelFolder:
     """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
 
     def __init__(self, path: Path, max_iters: int):
+        """Raises UserError when `path` is a file."""
+        if path.is_file():
+            raise UserError(f"{path}: is a file; expected the folder of a model, or a new one's name")
         path.mkdir(parents=True, exist_ok=True)
-        (path / "outcome.json").unlink(missing_ok=True)
         self.path, self.checkpoints = path, path / "checkpoints"
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
@@ -38,7 +41,8 @@ class ModelFolder:
         self.beat("loading")
 
     def describe(self, config: Config, tokenizer: Tokenizer, data_sha256: str) -> None:
-        """Say what this folder is: its configuration, its tokenizer, its data."""
+        """Say what this folder is: its configuration, its tokenizer, its data; an older outcome is no longer true."""
+        (self.path / "outcome.json").unlink(missing_ok=True)
         save_config(config, self.path / "config.yaml")
         tokenizer.save(self.path)
         durable.write_json(self.path / "data.json", {"manifest_sha256": data_sha256})
@@ -50,6 +54,14 @@ class ModelFolder:
     def event(self, name: str, message: str) -> None:
         """Add a row to events.jsonl."""
         self.events.append({"event": name, "step": self.step, "time": time.time(), "message": message})
+
+    def start_anew(self, trajectory: dict) -> None:
+        """Drop all rows, and set aside a best/ that another training left here: it would pass for this one's."""
+        self.go_back_to(0)
+        best = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
+        if best and best.facts["trajectory"] != trajectory:
+            checkpoint.set_aside(best.folder)
+            self.event("set aside", "best/ is of another training")
 
     def go_back_to(self, step: int) -> None:
         """Drop the rows that a state of `step` has yet to write: its own evaluation and sample, and all later ones."""
@@ -63,9 +75,9 @@ class ModelFolder:
         self.metrics.sync()
         checkpoint.save(folder, model, step=self.step, facts=facts, state=state)
 
-    def newest(self, interval: int = 1) -> Checkpoint | None:
-        """The newest checkpoint, at a multiple of `interval`, that verifies; bad ones are set aside."""
-        return checkpoint.load_newest(self.checkpoints, self._set_aside, interval)
+    def newest(self, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint that verifies, as checkpoint.load_newest() finds it; bad ones are set aside."""
+        return checkpoint.load_newest(self.checkpoints, self._set_aside, interval, at_most)
 
     @property
     def before_cool_down(self) -> Path:

@@ -60,7 +60,8 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
     """
     config = config.with_changes({"model.vocab_size": vocab_size})
     device = devices.choose(config.device.type).device
-    torch.set_num_threads(config.device.threads or devices.physical_cores())
+    devices.configure(device, config.device.threads or devices.physical_cores())
+    devices.reset_peak_memory(device)
     mixed_precision = config.device.mixed_precision
     if mixed_precision == "auto":
         mixed_precision = native_precision(device) == "bfloat16"

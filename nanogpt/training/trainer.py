@@ -16,9 +16,9 @@ from torch import Tensor
 
 from nanogpt import device as devices
 from nanogpt import durable
-from nanogpt.config import Config, save_config
+from nanogpt.config import Config
 from nanogpt.data.data_loader import IGNORED, Samples, windows
-from nanogpt.data.shards import open_split
+from nanogpt.data.shards import open_split, verify
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
@@ -71,7 +71,7 @@ def train(
 
     max_seconds counts training over all sessions and replaces training.max_seconds. micro_batch splits the effective
     batch otherwise and changes nothing else. Raises UserError (other settings or data than before, among others),
-    NonFiniteError after the last rewind, OSError (disk), and what a device raises when it is out of memory.
+    CorruptFileError, NonFiniteError after the last rewind, OSError (disk), and what a device raises when it is out of memory.
     """
     trainer = Trainer(config, Path(data_folder), Path(model_folder), max_seconds, micro_batch, stop or StopRequest())
     return trainer.run()
@@ -84,6 +84,7 @@ class Trainer:
         self, config: Config, data_folder: Path, model_folder: Path, max_seconds: float | None,
         micro_batch: int | None, stop: StopRequest,
     ):  # fmt: skip
+        verify(data_folder)
         self.train_split, self.val_split = (open_split(data_folder, name) for name in ("train", "val"))
         self.config = config = with_vocabulary(config, self.train_split.vocab_size)
         self.samples = Samples(self.train_split.tokens, config.model.block_size, config.training.seed)
@@ -188,12 +189,14 @@ class Trainer:
     def rewind(self) -> None:
         """Back to a healthy checkpoint, with half the learning rate and other data ahead.
 
-        Only to a checkpoint of the regular interval, which every run has, interrupted or not. Raises NonFiniteError.
+        Only to a checkpoint of the regular interval, which every run has, interrupted or not, and from before the bad
+        steps began. Raises NonFiniteError.
         """
-        told = f"{self.progress.stability.bad_in_a_row} bad steps in a row at step {self.progress.step}"
+        bad_steps = self.progress.stability.bad_in_a_row
+        told = f"{bad_steps} bad steps in a row at step {self.progress.step}"
         if self.progress.rewinds >= MAX_REWINDS:
             raise NonFiniteError(f"{told}, after {MAX_REWINDS} rewinds")
-        found = self.folder.newest(self.config.training.checkpoint_interval)
+        found = self.folder.newest(self.config.training.checkpoint_interval, self.progress.step - bad_steps)
         if found is None:
             raise NonFiniteError(f"{told}, and no checkpoint to go back to")
         bad, seconds = self.progress, self.clock.seconds()
@@ -381,8 +384,7 @@ class Trainer:
         before = found.facts if found else {}
         wanted, chosen = self.config.device, devices.choose(self.config.device.type)
         self.device = chosen.device
-        torch.set_num_threads(wanted.threads or before.get("threads") or devices.physical_cores())
-        torch.set_float32_matmul_precision("high")  # TF32 on CUDA; nothing changes elsewhere
+        devices.configure(self.device, wanted.threads or before.get("threads") or devices.physical_cores())
         native, same_device = native_precision(self.device), before.get("device") == self.device
         self.mixed_precision = wanted.mixed_precision
         if wanted.mixed_precision == "auto":
@@ -410,9 +412,9 @@ class Trainer:
             self.saved_step = found.step
             self.folder.event("resumed", f"from {found.folder.name} at step {found.step}")
         else:
-            self.folder.go_back_to(0)
-            self.folder.describe(self.config, self.tokenizer, self.data_sha256)
+            self.folder.start_anew(self.identity)
             self.folder.event("started", f"{self.model.num_parameters():,} parameters, {self.computing['precision']}")
+        self.folder.describe(self.config, self.tokenizer, self.data_sha256)
         if math.isinf(self.folder.best_val_loss):  # none, or set aside as corrupt: the next evaluation is the best
             self.progress.best_val_loss = None
         self.clock = Clock(self.progress.seconds, self.max_seconds)
@@ -424,7 +426,6 @@ class Trainer:
         self.folder.event("extended", "more steps or time than before: the cool-down comes later")
         self.write_checkpoint(checkpoint.step_folder(self.folder.checkpoints, self.progress.step))
         checkpoint.remove_after(self.folder.checkpoints, self.progress.step)
-        save_config(self.config, self.folder.path / "config.yaml")
 
     def restore(self, found: Checkpoint) -> None:
         self.progress = Progress.from_state_dict(found.state["progress"])
@@ -454,7 +455,7 @@ def native_precision(device: str) -> str:
 
     MPS: float32, because opinions on bfloat16 differ by the chip (26 % less memory, 17 % slower to 31 % faster).
     """
-    return "bfloat16" if device == "cuda" or (device == "cpu" and devices.native_bfloat16()) else "float32"
+    return "bfloat16" if device != "mps" and devices.native_bfloat16(device) else "float32"
 
 
 def with_vocabulary(config: Config, vocab_size: int) -> Config:

@@ -151,6 +151,29 @@ def test_pruning_keeps_the_regular_ones_and_the_newest(tmp_path):
     assert [checkpoint.step_of(path) for path in checkpoint.steps_in(tmp_path)] == [20, 30, 33]
 
 
+def test_pruning_takes_what_a_sudden_end_left_half_written(tmp_path):
+    save(tmp_path, 10)
+    (tmp_path / ".step-00000007.tmp").mkdir()
+    checkpoint.prune(tmp_path, keep=2, interval=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000010"]
+
+
+def test_a_persons_copy_of_a_checkpoint_is_left_alone(tmp_path):
+    shutil.copytree(save(tmp_path, 10), tmp_path / "step-00000020 copy")
+    assert checkpoint.load_newest(tmp_path, pytest.fail).step == 10
+    checkpoint.prune(tmp_path, keep=2, interval=10)
+    checkpoint.remove_after(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000020 copy"]
+
+
+def test_the_newest_at_most(tmp_path):
+    for step in (0, 10, 20, 25):
+        save(tmp_path, step)
+    found = [checkpoint.load_newest(tmp_path, pytest.fail, 10, at_most) for at_most in (None, 24, 19, 9)]
+    assert [checkpoint.step for checkpoint in found] == [20, 20, 10, 0]
+    assert checkpoint.load_newest(tmp_path, pytest.fail).step == 25
+
+
 def test_another_architecture_names_the_field():
     with pytest.raises(UserError, match=r"bias is \(3,\) there, \(2,\) here, weight is \(3, 2\)"):
         checkpoint.put_weights(model(), checkpoint.named_tensors(nn.Linear(2, 3)), "there")

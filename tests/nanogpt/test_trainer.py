@@ -1,13 +1,14 @@
 """The training loop: exact resume, the best kept, bad steps left behind, the clock, the split of a batch."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from nanogpt.config import Config
-from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.config import Config, load_config
+from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.training import checkpoint
 from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.metrics import read_rows
@@ -155,6 +156,16 @@ def test_the_best_is_never_overwritten_by_a_worse_one(data, tmp_path):
     assert checkpoint.load(tmp_path / "best").step == outcome.best_step
 
 
+@pytest.mark.fast
+def test_the_best_of_another_training_is_not_taken_for_this_ones(data, tmp_path):
+    train(tiny(), data, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    worse = train(tiny(max_iters=4, warmup_iters=1), data, tmp_path)
+    best = checkpoint.load(tmp_path / "best")
+    assert (best.step, best.facts["val_loss"]) == (4, worse.final_val_loss) == (worse.best_step, worse.best_val_loss)
+    assert len(events(tmp_path, "set aside")) == 1
+
+
 def test_early_stopping_counts_evaluations_without_gain(data, tmp_path):
     config = tiny(learning_rate=3.0, muon_learning_rate=3.0, schedule="constant", eval_interval=2, max_iters=400,
                   early_stopping_patience=3)  # fmt: skip
@@ -204,6 +215,15 @@ def test_three_bad_steps_go_back_with_half_the_rate_and_other_data(data, tmp_pat
         assert_same(outcome, whole, tmp_path / str(looks), tmp_path / "whole")
 
 
+def test_a_checkpoint_among_the_bad_steps_is_not_healthy(data, tmp_path, monkeypatch):
+    poison(monkeypatch, {4 * step for step in (15, 16, 17)})
+    config = tiny(schedule="constant")
+    whole = train(config, data, tmp_path / "whole")
+    assert "at step 18; back to 8" in events(tmp_path / "whole", "rewound")[0]["message"]
+    outcome = train_with_stops(config, data, tmp_path / "stopped", 4)
+    assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_after_three_rewinds_it_gives_up(data, tmp_path, monkeypatch):
     poison(monkeypatch, set(range(4 * 12, 4 * 1000)))
     with pytest.raises(NonFiniteError, match="after 3 rewinds"):
@@ -227,6 +247,7 @@ def test_more_steps_go_on_from_before_the_cool_down(data, tmp_path):
     straight = train(tiny(max_iters=40, decay_fraction=0.5), data, tmp_path / "straight")
     assert grown.sha256 == straight.sha256
     assert [row["step"] for row in events(tmp_path / "grown", "resumed")] == [10]
+    assert load_config(tmp_path / "grown" / "config.yaml").training.max_iters == 40
 
 
 def test_a_corrupt_checkpoint_is_left_for_the_one_before(data, tmp_path):
@@ -250,6 +271,30 @@ def test_other_settings_or_data_are_refused_by_name(data, tmp_path):
     other = make_data(tmp_path / "other", TEXT.replace("sheep", "ships"))
     with pytest.raises(UserError, match=r"data [0-9a-f]{64} -> [0-9a-f]{64}"):
         train(tiny(), other, tmp_path / "m")
+
+
+@pytest.mark.fast
+def test_a_refusal_leaves_a_finished_training_as_it_is(data, tmp_path):
+    train(tiny(max_iters=3, warmup_iters=1), data, tmp_path / "m")
+    kept = {name: (tmp_path / "m" / name).read_bytes() for name in ("outcome.json", "config.yaml", "metrics.jsonl")}
+    with pytest.raises(UserError, match="other settings"):
+        train(tiny(max_iters=3, warmup_iters=1, learning_rate=0.02), data, tmp_path / "m")
+    assert kept == {name: (tmp_path / "m" / name).read_bytes() for name in kept}
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        train(tiny(), data, tmp_path / "file")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["val.bin", "tokenizer.json"])
+def test_data_with_a_flipped_bit_is_not_learned_from(data, tmp_path, name):
+    folder = shutil.copytree(data, tmp_path / "data")
+    content = bytearray((folder / name).read_bytes())
+    content[-3] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CorruptFileError, match=name):
+        train(tiny(), folder, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.fast

@@ -1,0 +1,51 @@
+"""The device: what is not there is said, and one that computes wrongly is passed over."""
+
+import json
+
+import pytest
+import torch
+
+from nanogpt import device
+
+pytestmark = pytest.mark.fast
+
+
+def test_a_device_that_is_not_there_is_said_and_what_is_there_is_taken(monkeypatch):
+    monkeypatch.setattr(device, "available", lambda: ["cpu"])
+    chosen = device.choose("mps")
+    assert chosen.device == "cpu" and "mps is not on this machine; taking cpu" in chosen.warning
+    assert device.choose("auto") == device.choose("cpu") == device.Chosen("cpu")
+
+
+def test_the_best_there_is_comes_first(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.available() == ["mps", "cpu"]
+    assert device.choose("auto").device == "mps"
+    assert device.choose("cuda").device == "mps" and "cuda" in device.choose("cuda").warning
+
+
+@pytest.mark.parametrize("error", [0.5, float("nan"), RuntimeError("MPSGraph failed\nwith details")])
+def test_a_device_that_computes_wrongly_is_passed_over(monkeypatch, error):
+    honest = device._relative_error
+
+    def measured(name):
+        if name == "cpu":
+            return honest("cpu")
+        if isinstance(error, Exception):
+            raise error
+        return error
+
+    monkeypatch.setattr(device, "available", lambda: ["mps", "cpu"])
+    monkeypatch.setattr(device, "_relative_error", measured)
+    monkeypatch.setattr(device, "matmul_rate", lambda *_: 1e9)
+    facts = device.prove("mps")
+    json.dumps(facts, allow_nan=False)
+    assert facts["device"] == "cpu" and facts["max_relative_error"] < device.LARGEST_RELATIVE_ERROR
+    assert facts["warning"].startswith("device.type mps: ") and "\n" not in facts["warning"]
+    assert [row["works"] for row in facts["candidates"]] == [False, True]
+
+
+def test_memory_is_counted_in_bytes():
+    held = device.memory_in_use("cpu")
+    assert 10e6 < held <= device.peak_memory("cpu") * 1.05
