@@ -87,9 +87,9 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
 
     Raises UserError naming `path` when it is none of them.
     """
-    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
+    candidates = ("utf-16",) if data.startswith(_UTF16_MARKS) else ("utf-8-sig", "cp1252")
     if not is_binary(data[: 1 << 20]):
-        for candidate in (encoding, "cp1252"):
+        for candidate in candidates:
             try:
                 return data.decode(candidate), candidate.removesuffix("-sig")
             except UnicodeDecodeError:
@@ -102,8 +102,8 @@ def clean(text: str) -> str:
 
     Idempotent, and tiny Shakespeare comes out byte for byte as it went in.
     """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", _CONTROL.sub("", text))
+    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return unicodedata.normalize("NFC", text.lstrip("\ufeff"))
 
 
 def distinct(texts: list[str]) -> list[str]:

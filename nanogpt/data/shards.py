@@ -138,12 +138,17 @@ def open_split(folder: Path, split: str) -> Split:
 def read_manifest(folder: Path) -> dict:
     """The manifest of a data folder. Raises UserError when there is none, CorruptFileError when it is not JSON."""
     path = Path(folder) / MANIFEST
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: there is no such folder; expected tokenised data (train.bin, {MANIFEST})")
+    if not path.is_file():
+        raise UserError(f"{folder} is not a data folder (it has no {MANIFEST})")
     try:
-        return durable.read_json(path)
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a data folder (it has no {MANIFEST})") from None
+        manifest = durable.read_json(path)
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON ({error})") from error
+    if not isinstance(manifest, dict) or not {"splits", "tokenizer", "files"} <= manifest.keys():
+        raise UserError(f"{folder} is not a data folder: its {MANIFEST} is of something else, such as a checkpoint")
+    return manifest
 
 
 def verify(folder: Path) -> dict:

@@ -76,7 +76,7 @@ class Unobtainable(Exception):
 
 def check_source(source: str, mirror: str | None = None) -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; touches no network."""
-    if mirror is not None and not _is_url(mirror) and not Path(mirror).expanduser().is_dir():
+    if mirror is not None and not _is_url(mirror) and not _own(mirror).is_dir():
         raise UserError(f"data.mirror: {mirror} is neither a folder nor a http(s) URL")
     if source not in CATALOGUE and source != EMBEDDED:
         for document in own_documents(source):
@@ -102,7 +102,7 @@ def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify =
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
     if source not in CATALOGUE:
-        return _fetched(own_documents(source), str(Path(source).expanduser().resolve()))
+        return _fetched(own_documents(source), str(_own(source).resolve()))
     try:
         path, origin = obtain(CATALOGUE[source], folder, mirror, notify)
     except Unobtainable as error:
@@ -115,7 +115,7 @@ def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify =
 def obtain(
     entry: Entry, folder: Path, mirror: str | None = None, notify: Notify = lambda line: None
 ) -> tuple[Path, str]:
-    """The verified file of `entry` in `folder`, and where its bytes came from.
+    """The verified file of `entry` in `folder`, and where its bytes came from (one that was there: its public home).
 
     Raises Unobtainable when mirror and home both fail, OSError when `folder` cannot be written.
     """
@@ -132,7 +132,7 @@ def obtain(
                 url = entry.url if place == entry.url else f"{place.rstrip('/')}/{entry.mirrored_at()}"
                 _download(entry, url, folder, deadline)
                 return path, url
-            copy = Path(place).expanduser() / entry.mirrored_at()
+            copy = _own(place) / entry.mirrored_at()
             _copy(entry, copy, path)
             return path, str(copy)
         except Unobtainable as error:
@@ -170,7 +170,7 @@ def _embedded_pieces() -> Iterator[str]:
 
 def own_documents(source: str) -> list[Path]:
     """The files of a source that is a person's own. Raises UserError when there are none."""
-    path = Path(source).expanduser()
+    path = _own(source)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -216,6 +216,11 @@ def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = N
     else:
         sha256 = durable.digest([durable.sha256_file(path) for path in documents])
     return Fetched(documents, origin, sha256, sum(path.stat().st_size for path in documents), fallback_reason)
+
+
+def _own(place: str) -> Path:
+    """A path that a person wrote; unlike Path.expanduser, a user that does not exist is no error yet."""
+    return Path(os.path.expanduser(place))
 
 
 def _is_url(place: str) -> bool:

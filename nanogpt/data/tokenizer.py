@@ -237,7 +237,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if content["model"]["type"] == "WordLevel":
             return CharTokenizer(token for token in content["model"]["vocab"] if token != UNKNOWN)
         return BPETokenizer.from_json(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"{path} is not a tokenizer of characters or byte pairs ({error})") from error
 
 

@@ -64,7 +64,7 @@ def test_every_document_is_there_once(tmp_path):
     assert sorted(whole(tmp_path / "out").split("\n\n")) == sorted(texts)
 
 
-@given(st.text())
+@given(st.text() | st.text(alphabet="\ufeff\0\r\n\x85e\u0301"))
 def test_cleaning_is_idempotent_and_composed(text):
     once = clean(text)
     assert clean(once) == once
@@ -83,7 +83,8 @@ def test_the_encodings_people_have(tmp_path, encoding):
     assert clean(decoded) == text.replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", bytes(range(1, 32)) * 9, b"fine\x81" * 40])
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", bytes(range(1, 32)) * 9, b"fine\x81" * 40,
+                                  "half a character".encode("utf-16")[:-1]])  # fmt: skip
 def test_binary_is_refused_by_name(tmp_path, data):
     with pytest.raises(UserError, match=r"photo\.txt is not text"):
         decode(data, tmp_path / "photo.txt")

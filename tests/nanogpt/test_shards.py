@@ -91,6 +91,15 @@ def test_a_folder_without_manifest_holds_no_data(data):
         shards.open_split(data, "train")
 
 
+@pytest.mark.parametrize("content", ['{"step": 500, "facts": {}, "files": {}}', "[]"])
+def test_a_folder_of_something_else_holds_no_data(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="such as a checkpoint"):
+        shards.open_split(tmp_path, "train")
+    with pytest.raises(UserError, match=r"manifest\.json: there is no such folder"):
+        shards.open_split(tmp_path / "manifest.json", "train")
+
+
 def test_ids_beyond_sixteen_bits(tmp_path):
     tokenizer = CharTokenizer(map(chr, range(0x10000, 0x10000 + 70_000)))
     tokens = np.array([0, 65_536, 70_000], dtype=np.uint32)

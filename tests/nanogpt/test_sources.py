@@ -195,6 +195,7 @@ def test_fingerprint_follows_the_content(tmp_path):
     [
         ("missing.txt", "no file or folder"),
         ("some/where", "no file or folder"),
+        ("~nobody-of-that-name/text.txt", "no file or folder"),
         ("tiny_shakespear", 'did you mean "tiny_shakespeare"'),
         ("{folder}/empty.txt", "empty"),
         ("{folder}/binary.txt", "not text"),

@@ -116,6 +116,8 @@ def test_gpt2_is_gpt2(tmp_path, shared_data, monkeypatch):
 def test_no_tokenizer_and_a_damaged_one(tmp_path):
     with pytest.raises(UserError, match="no tokenizer"):
         load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
-    with pytest.raises(CorruptFileError, match=r"tokenizer\.json"):
-        load_tokenizer(tmp_path)
+    without_rule = '{"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": null}'
+    for content in ('{"model": {"type": "BPE"}}', without_rule, "[]"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(CorruptFileError, match=r"tokenizer\.json"):
+            load_tokenizer(tmp_path)
