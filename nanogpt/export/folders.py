@@ -21,10 +21,16 @@ def open_folder(folder: Path) -> tuple[GPT, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; expected an exported or a trained model")
     if (folder / "config.json").is_file():
-        return huggingface.load(folder)
-    if (folder / CONFIG).is_file():
-        return open_trained(folder), load_tokenizer(folder)
-    raise UserError(f"{folder}: holds no model: neither config.json of an export nor {CONFIG} of a training")
+        model, tokenizer = huggingface.load(folder)
+    elif (folder / CONFIG).is_file():
+        model, tokenizer = open_trained(folder), load_tokenizer(folder)
+    else:
+        raise UserError(f"{folder}: holds no model: neither config.json of an export nor {CONFIG} of a training")
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model only {model.config.vocab_size:,}"
+        )
+    return model, tokenizer
 
 
 def open_trained(folder: Path) -> GPT:

@@ -5,7 +5,6 @@ one, Qwen3 stores (out, in) and all apart. A weightless norm of the embedding de
 applied once to the table.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nanogpt import durable
-from nanogpt.config import ModelConfig
+from nanogpt.config import ModelConfig, validate
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
@@ -29,13 +28,14 @@ GPT2_ACTIVATIONS = {"gelu": "gelu_new", "relu2": "relu2"}
 
 
 def export(model: GPT, tokenizer, folder: Path | str, card: str | None = None) -> list[Path]:
-    """Write `model` and `tokenizer` to `folder`, each file whole or absent, the weights last; returns the files.
+    """Write `model` and `tokenizer` to `folder`, each file whole or absent; returns the files.
 
+    The weights come last, and those of an older export go first: half an export is never taken for a whole one.
     Weights are float32. `card` is the text of README.md. Raises UserError when the model's options fit neither shape.
     """
     folder = Path(folder)
     settings, tensors = reference_config(model), weights(model)
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).unlink(missing_ok=True)
     tokenizer.save(folder)
     durable.write_json(folder / "config.json", settings)
     durable.write_json(folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_k": 50})
@@ -57,10 +57,12 @@ def load_model(folder: Path | str) -> GPT:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: {name} is missing; expected a folder written by the export")
+    path = folder / "config.json"
     try:
-        config = model_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: not the configuration of a GPT-2 or Qwen3: {error}") from error
+        values = model_values(durable.read_json(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the configuration of a GPT-2 or Qwen3: {error}") from error
+    config = validate(ModelConfig, values, str(path))
     model = GPT(config)
     read = _from_qwen3 if config.position == "rope" else _from_gpt2
     try:
@@ -70,7 +72,8 @@ def load_model(folder: Path | str) -> GPT:
     try:
         model.load_state_dict(read(tensors, config))
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{folder / WEIGHTS}: does not fit config.json: {error}") from error
+        told = " ".join(str(error).split())  # torch lists the tensors a line each
+        raise UserError(f"{folder / WEIGHTS}: does not fit config.json: {told}") from error
     return model.eval()
 
 
@@ -127,8 +130,8 @@ def reference_config(model: GPT) -> dict[str, Any]:
     )
 
 
-def model_config(settings: dict[str, Any]) -> ModelConfig:
-    """The configuration that a config.json of a GPT-2 or Qwen3 describes. Raises KeyError or ValueError."""
+def model_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """ModelConfig's values from config.json of a GPT-2 or Qwen3. Raises KeyError, TypeError or ValueError."""
     kind = settings["model_type"]
     if kind == "qwen3":
         if settings.get("use_sliding_window") or settings.get("attention_bias"):
@@ -136,7 +139,7 @@ def model_config(settings: dict[str, Any]) -> ModelConfig:
         rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
         if rope.get("rope_type", "default") != "default":
             raise ValueError(f"rope type {rope['rope_type']} is not supported")
-        return ModelConfig(
+        return dict(
             preset="modern",
             embedding_norm=False,
             vocab_size=settings["vocab_size"],
@@ -153,7 +156,7 @@ def model_config(settings: dict[str, Any]) -> ModelConfig:
         )
     if kind == "gpt2":
         activations = {theirs: ours for ours, theirs in GPT2_ACTIVATIONS.items()}
-        return ModelConfig(
+        return dict(
             preset="gpt2",
             vocab_size=settings["vocab_size"],
             tie_weights=settings.get("tie_word_embeddings", True),

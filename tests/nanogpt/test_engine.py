@@ -124,6 +124,12 @@ def test_opens_an_export_and_a_training_folder(tmp_path):
         Engine.from_folder(trained)
 
 
+def test_a_tokenizer_of_another_model_is_named(tmp_path):
+    huggingface.export(model_for(LETTERS), CharTokenizer("abcdefgh \n and more"), tmp_path)
+    with pytest.raises(UserError, match=r"its tokenizer has \d+ tokens, its model only 11"):
+        Engine.from_folder(tmp_path)
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         Engine.from_folder(tmp_path / "absent")

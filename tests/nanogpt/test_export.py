@@ -45,6 +45,20 @@ def test_written_twice_is_the_same_to_the_byte(tmp_path):
     assert first == {path.name: path.read_bytes() for path in huggingface.export(model, tokenizer, tmp_path)}
 
 
+def test_an_export_that_is_cut_is_never_taken_for_a_whole_one(tmp_path, monkeypatch):
+    tokenizer = CharTokenizer(TEXT)
+    huggingface.export(randomised(small(vocab_size=tokenizer.vocab_size)), tokenizer, tmp_path)
+
+    def cut(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(huggingface.durable, "write_bytes", cut)
+    with pytest.raises(KeyboardInterrupt):
+        huggingface.export(randomised(small(vocab_size=tokenizer.vocab_size), seed=1), tokenizer, tmp_path)
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        huggingface.load(tmp_path)
+
+
 def test_options_that_fit_no_published_shape_are_refused(tmp_path):
     model = randomised(small("modern", qk_norm=False))
     with pytest.raises(UserError, match="fit neither published shape"):
@@ -59,6 +73,14 @@ def test_a_folder_that_is_no_export_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match='model_type "bert"'):
         huggingface.load_model(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="not the configuration of a GPT-2 or Qwen3"):
+        huggingface.load_model(tmp_path)
+    shape = dict(model_type="gpt2", vocab_size=5, n_layer=1, n_head=3, n_embd=32, n_positions=8)
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    with pytest.raises(UserError, match=r"config\.json: n_embd 32 is not divisible by n_head 3") as caught:
+        huggingface.load_model(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_weights_of_another_shape_are_named(tmp_path):
@@ -69,6 +91,10 @@ def test_weights_of_another_shape_are_named(tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"does not fit config\.json.*up_proj"):
         huggingface.load_model(tmp_path)
+    save_file(weights | {"model.layers.1.mlp.up_proj.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="does not fit") as caught:
+        huggingface.load_model(tmp_path)
+    assert "\n" not in str(caught.value)
     (tmp_path / "model.safetensors").write_bytes(b"half a file")
     with pytest.raises(UserError, match=r"model\.safetensors: is not a safetensors file"):
         huggingface.load_model(tmp_path)
