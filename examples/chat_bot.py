@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt.faults import UserError
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.inference.engine import Engine
 
 
@@ -62,7 +62,8 @@ def lines_of_the_person(name: str) -> Iterator[str]:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as mistake:
-        sys.exit(f"chat_bot.py: {mistake}")
+    except (UserError, CorruptFileError) as mistake:
+        print(f"chat_bot.py: {mistake}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print()

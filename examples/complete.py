@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nanogpt.faults import UserError
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.inference.engine import Engine
 
 
@@ -33,5 +33,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as mistake:
-        sys.exit(f"complete.py: {mistake}")
+    except (UserError, CorruptFileError) as mistake:
+        print(f"complete.py: {mistake}", file=sys.stderr)
+        sys.exit(2)

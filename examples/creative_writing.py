@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nanogpt.faults import UserError
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.inference.engine import Engine
 
 MOODS = {0.5: "cautious", 0.8: "balanced", 1.1: "adventurous"}
@@ -41,5 +41,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as mistake:
-        sys.exit(f"creative_writing.py: {mistake}")
+    except (UserError, CorruptFileError) as mistake:
+        print(f"creative_writing.py: {mistake}", file=sys.stderr)
+        sys.exit(2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -19,9 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, CorruptFileError) as error:
         print(f"nanogpt: {error}", file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python flushes once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"nanogpt: {error}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
@@ -44,13 +49,9 @@ def train(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Print the prompt and, piece by piece, what follows it."""
-    from nanogpt import device
     from nanogpt.inference.engine import Engine
-    from nanogpt.inference.sampling import check_options
 
-    check_options(arguments.temperature, arguments.top_k, arguments.top_p)
-    engine = Engine.from_folder(arguments.folder, device.choose(arguments.device).device)
-    print(arguments.prompt, end="", flush=True)
+    engine = Engine.from_folder(arguments.folder, _device(arguments.device))
     pieces = engine.generate(
         arguments.prompt,
         max_new_tokens=arguments.tokens,
@@ -59,6 +60,7 @@ def generate(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         seed=arguments.seed,
     )
+    print(arguments.prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
@@ -67,17 +69,13 @@ def generate(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print loss, perplexity and bits per byte over a whole split."""
-    from nanogpt import device
-    from nanogpt.data.tokenizer import load_tokenizer
+    from nanogpt.data import shards
     from nanogpt.evaluation.perplexity import evaluate_split
     from nanogpt.inference.engine import Engine
 
-    if not arguments.data.is_dir():
-        raise UserError(
-            f"{arguments.data}: there is no such folder; expected tokenised data (train.bin, manifest.json)"
-        )
-    engine = Engine.from_folder(arguments.folder, device.choose(arguments.device).device)
-    if load_tokenizer(arguments.data).digest != engine.tokenizer.digest:
+    manifest = shards.verify(arguments.data)
+    engine = Engine.from_folder(arguments.folder, _device(arguments.device))
+    if manifest["tokenizer"]["digest"] != engine.tokenizer.digest:
         raise UserError(f"{arguments.data}: is tokenised otherwise than what {arguments.folder} was trained on")
     block_size = engine.model.config.block_size
     window = arguments.window or block_size
@@ -89,6 +87,16 @@ def evaluate(arguments: argparse.Namespace) -> int:
     print(f"perplexity     {found.perplexity:.3f}")
     print(f"bits per byte  {found.bits_per_byte:.4f}")
     return 0
+
+
+def _device(asked: str) -> str:
+    """The device to compute on; on stderr, when it is not the one that was asked for."""
+    from nanogpt import device
+
+    chosen = device.choose(asked)
+    if chosen.warning:
+        print(f"nanogpt: {chosen.warning}", file=sys.stderr)
+    return chosen.device
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -115,7 +123,7 @@ def _add_train(commands) -> None:
     parser.add_argument(
         "--micro-batch", type=_positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"
     )
-    parser.add_argument("--parent", type=int, metavar="PID", help="end when this process does")
+    parser.add_argument("--parent", type=int, metavar="PID", help="who starts this process: end when it does")
 
 
 def _add_generate(commands) -> None:
@@ -152,7 +160,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _positive(kind: type):
     def parse(text: str):
         value = kind(text)
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError
         return value
 

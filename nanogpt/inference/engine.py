@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nanogpt.faults import UserError
 from nanogpt.inference.sampling import check_options, sample
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
@@ -45,9 +46,10 @@ class Engine:
         Ends after `max_new_tokens` (half a character there is left out), at the tokenizer's end of text, or before
         the first of `stop`. An empty prompt stands for the end of a text, or a new line where the tokenizer has none.
         The same seed gives the same text; None draws a fresh one.
-        Raises UserError for an option out of range.
+        Raises UserError for an option out of range and for a prompt that is not text.
         """
-        check_options(temperature, top_k, top_p)
+        check_options(temperature, top_k, top_p, seed)
+        check_prompt(prompt)
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         tokens = self._tokens(
@@ -98,6 +100,14 @@ class Engine:
         for token in tokens:
             if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
                 yield piece
+
+
+def check_prompt(prompt: str) -> None:
+    """Raises UserError for bytes of a command line that are no UTF-8: Python carries them as lone surrogates."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"prompt: its character {error.start + 1} is not text in UTF-8") from None
 
 
 def _until(stops: list[str], pieces: Iterator[str]) -> Iterator[str]:

@@ -5,8 +5,11 @@ from torch import Tensor
 
 from nanogpt.faults import UserError
 
+GREEDY_BELOW = 1e-6  # temperature: dividing logits by less overflows, and the likeliest token is all that is left
+LARGEST_SEED = 2**63 - 1
 
-def check_options(temperature: float, top_k: int | None, top_p: float | None) -> None:
+
+def check_options(temperature: float, top_k: int | None, top_p: float | None, seed: int | None = None) -> None:
     """Raises UserError naming the option that is out of range."""
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature: found {temperature}, should be 0 (always the likeliest token) or above")
@@ -14,6 +17,8 @@ def check_options(temperature: float, top_k: int | None, top_p: float | None) ->
         raise UserError(f"top_k: found {top_k}, should be 1 or more tokens")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top_p: found {top_p}, should be above 0 and at most 1")
+    if seed is not None and not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed: found {seed}, should be 0 or above and below 2**63")
 
 
 def sample(
@@ -24,7 +29,7 @@ def sample(
     temperature divides the logits, 0 takes the likeliest token; top_k keeps the k likeliest; top_p then keeps the
     fewest whose probabilities reach p (nucleus sampling, Holtzman et al. 2020).
     """
-    if temperature == 0:
+    if temperature < GREEDY_BELOW:
         return int(logits.argmax())
     probabilities = nucleus(kept_k(logits / temperature, top_k).softmax(-1), top_p)
     return int(torch.multinomial(probabilities, 1, generator=generator))

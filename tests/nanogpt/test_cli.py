@@ -1,6 +1,7 @@
 """The command and the examples as a person runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,10 @@ def test_eval_covers_the_split(exported, data, capsys):
         (["generate", "MODEL", "--temperature", "-1"], "temperature: found -1.0"),
         (["eval", "MODEL", "--data", "absent"], "absent: there is no such folder"),
         (["eval", "MODEL", "--data", "DATA", "--window", "17"], "--window 17: the model sees at most 16 tokens"),
+        (["eval", "MODEL", "--data", "MODEL"], "is not a data folder"),
+        (["generate", "MODEL", "--prompt", "a\udcff"], "prompt: its character 2 is not text in UTF-8"),
+        (["generate", "MODEL", "--seed", "99999999999999999999"], "seed: found 99999999999999999999"),
+        (["generate", "MODEL", "--top-k", "0"], "top_k: found 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, told, exported, data, capsys):
@@ -90,12 +95,40 @@ def test_a_mistake_is_one_line_and_code_2(arguments, told, exported, data, capsy
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    "arguments", [["fly"], ["generate"], ["train", "x.yaml", "--data", "d", "--folder", "f", "--micro-batch", "0"]]
-)
+    "arguments",
+    [["fly"], ["generate"], ["train", "x.yaml", "--data", "d", "--folder", "f", "--micro-batch", "0"],
+     ["train", "x.yaml", "--data", "d", "--folder", "f", "--max-seconds", "inf"]],
+)  # fmt: skip
 def test_a_wrong_command_line_is_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(arguments)
     assert exit.value.code == 2
+
+
+@pytest.mark.fast
+def test_a_device_that_is_not_there_is_said(exported, capsys, monkeypatch):
+    monkeypatch.setattr("nanogpt.device.available", lambda: ["cpu"])
+    assert cli.main(["generate", str(exported), "--tokens", "3", "--device", "mps"]) == 0
+    assert "mps is not on this machine; taking cpu" in capsys.readouterr().err
+
+
+@pytest.mark.fast
+def test_data_with_a_flipped_bit_is_refused(exported, data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    content = bytearray((folder / "test.bin").read_bytes())
+    content[-1] ^= 1
+    (folder / "test.bin").write_bytes(content)
+    assert cli.main(["eval", str(exported), "--data", str(folder), "--device", "cpu"]) == 2
+    assert "test.bin changed after it was written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_is_no_fault(exported):
+    command = [sys.executable, "-m", "nanogpt.cli", "generate", str(exported), "--tokens", "3000", "--device", "cpu"]
+    writer = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer.stdout.read(5)
+    writer.stdout.close()
+    assert writer.wait(120) == 0 and writer.stderr.read() == b""
 
 
 @pytest.mark.fast
@@ -129,6 +162,6 @@ def test_an_example_names_a_missing_folder(tmp_path):
         [sys.executable, str(EXAMPLES[0]), str(tmp_path / "absent")], cwd=CHECKOUT, capture_output=True, text=True,
         timeout=120, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "there is no such folder" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1

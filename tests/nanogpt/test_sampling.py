@@ -25,6 +25,11 @@ def test_temperature_zero_takes_the_likeliest(logits):
     assert logits[token] == max(logits)
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-7, 1e-45, 5e-324])
+def test_next_to_zero_is_zero(temperature):
+    assert set(draws([1.0, 80.0, -3.0], count=5, temperature=temperature)) == {1}
+
+
 @settings(max_examples=30)
 @given(logits=logit_lists, top_k=st.integers(1, 25))
 def test_top_k_draws_no_other(logits, top_k):
@@ -53,7 +58,8 @@ def test_frequencies_follow_the_temperature():
 @pytest.mark.parametrize(
     "options, key",
     [((-0.1, None, None), "temperature"), ((1.0, 0, None), "top_k"), ((1.0, None, 0.0), "top_p"),
-     ((float("nan"), None, None), "temperature"), ((1.0, None, 1.5), "top_p")],
+     ((float("nan"), None, None), "temperature"), ((1.0, None, 1.5), "top_p"), ((1.0, None, None, -1), "seed"),
+     ((1.0, None, None, 2**63), "seed")],
 )  # fmt: skip
 def test_an_option_out_of_range_is_named(options, key):
     with pytest.raises(UserError, match=key):
