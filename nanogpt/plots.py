@@ -6,7 +6,6 @@ Colours: Okabe and Ito (2008), "Color Universal Design"; what colour says is sai
 """
 
 import io
-import json
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from nanogpt import durable
+from nanogpt.training.metrics import read_rows
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
@@ -37,26 +37,9 @@ _style_lock = threading.Lock()  # rc_context changes what is global to matplotli
 Row = dict[str, Any]
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a .jsonl file; a line that a writer has not finished yet is left out. No file: no rows."""
-    rows = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
 def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
     """(train rows, eval rows) of a model's metrics.jsonl."""
-    rows = read_rows(model_folder / "metrics.jsonl")
+    rows = list(read_rows(model_folder / "metrics.jsonl"))
     return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
 
 

@@ -12,7 +12,7 @@ from nanogpt.model.attention import KVCache
 
 
 def decoding_speed(engine: Engine, prompt_tokens: int | None = None, max_seconds: float = 3.0) -> dict:
-    """Measure batch 1 with a KV cache; one window is read and written first, unmeasured.
+    """Measure batch 1 with a KV cache for max_seconds, after as long at most, unmeasured, on one window.
 
     Returns tokens_per_second (median written token, sampling included), prefill_tokens_per_second (median), the
     tokens counted, weight_bytes read for each token, and achieved_bytes_per_second = weight_bytes x tokens_per_second:
@@ -23,7 +23,7 @@ def decoding_speed(engine: Engine, prompt_tokens: int | None = None, max_seconds
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(engine.model.config.vocab_size, (prompt_tokens,), generator=generator).tolist()
     prefills, steps = [], []
-    _window(engine, prompt, generator)
+    _window(engine, prompt, generator, deadline=time.perf_counter() + max_seconds)
     deadline = time.perf_counter() + max_seconds
     while not prefills or time.perf_counter() < deadline:
         prefill, written = _window(engine, prompt, generator, deadline)
@@ -48,8 +48,8 @@ def bytes_per_token(model: torch.nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in looked_up)
 
 
-def _window(engine: Engine, prompt: list[int], generator, deadline: float = float("inf")) -> tuple[float, list[float]]:
-    """Seconds to read the prompt, and seconds of each token written behind it until the window is full."""
+def _window(engine: Engine, prompt: list[int], generator, deadline: float) -> tuple[float, list[float]]:
+    """Seconds to read the prompt, and of each token written behind it until the window is full or the time is up."""
     cache = KVCache(engine.model.config, device=engine.device)
     devices.synchronize(engine.device)
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from nanogpt import device as devices
 from nanogpt.data.preprocessing import read_split
 from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.evaluation import speed
-from nanogpt.evaluation.coherence import Judge
+from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
 from nanogpt.evaluation.perplexity import evaluate, nanogpt_measure
 from nanogpt.inference.engine import Engine
 
@@ -73,7 +73,7 @@ def _verdict(samples: list[dict], judge: Judge) -> dict:
     middle = samples[len(samples) // 2]["coherence"]
     return {
         "coherent": middle["coherent"], "score": middle["figures"]["known_words"],
-        "limit": 0.7 * judge.reference.known_words, "reference": judge.reference.known_words,
+        "limit": KNOWN_WORDS_SHARE * judge.reference.known_words, "reference": judge.reference.known_words,
         "figures": middle["figures"], "reference_figures": asdict(judge.reference), "reasons": middle["reasons"],
         "measure": "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text",
     }  # fmt: skip

@@ -49,12 +49,6 @@ def test_before_the_first_row_a_figure_says_that_there_is_nothing(plot, tmp_path
     assert plot(tmp_path / "tiny", tmp_path / "a.svg").stat().st_size > 1000
 
 
-def test_rows_leave_out_what_is_not_finished_or_not_a_row(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    file.write_bytes(b'{"kind":"train","step":1}\n\xff\xfe\n[1]\n{"kind":"eval","step":2}\n{"kind":"tra')
-    assert plots.read_rows(file) == [{"kind": "train", "step": 1}, {"kind": "eval", "step": 2}]
-
-
 def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):
     folder = model_folder(tmp_path / "tiny")
     rows = [{"kind": "train", "step": 41, "loss": float("nan"), "learning_rate": None, "seconds": 21.0},

@@ -1,0 +1,47 @@
+"""What is said of a trained model is what the parts measure."""
+
+import pytest
+
+from nanogpt.data.shards import open_split
+from nanogpt.evaluation import summary
+from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE
+from nanogpt.evaluation.perplexity import evaluate_split
+from nanogpt.inference.engine import Engine
+from nanogpt.training.trainer import train
+from tests.nanogpt.training_case import make_data, tiny
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """(data folder, folder of a model that was trained on it)."""
+    folder = tmp_path_factory.mktemp("case")
+    data = make_data(folder / "data")
+    train(tiny(max_iters=30), data, folder / "model")
+    return data, folder / "model"
+
+
+def test_figures_are_those_of_whole_splits(case):
+    data, model = case
+    facts = summary.summarise(model, data)
+    engine = Engine.from_folder(model)
+    assert facts["test"]["loss"] == evaluate_split(engine.model, data, "test", 16).loss
+    assert facts["val"]["tokens"] == len(open_split(data, "val").tokens) - 1
+    assert facts["parameters"] == engine.model.num_parameters() and facts["tokenizer"] == "char"
+    assert facts["nanogpt_loss"] is None  # its windows of 64 do not fit into a block of 16
+
+
+def test_each_temperature_is_judged_and_the_middle_one_decides(case):
+    data, model = case
+    facts = summary.sample_and_judge(model, data.parent / "text", (0.1, 1.0, 3.0), tokens=120, seed=1)
+    assert [row["temperature"] for row in facts["samples"]] == [0.1, 1.0, 3.0]
+    assert all(len(row["text"]) == 120 and row["prompt"] == facts["prompts"][0] for row in facts["samples"])
+    verdict, middle = facts["coherence"], facts["samples"][1]["coherence"]
+    assert (verdict["coherent"], verdict["figures"]) == (middle["coherent"], middle["figures"])
+    assert verdict["limit"] == KNOWN_WORDS_SHARE * verdict["reference"]
+
+
+def test_decoding_says_what_it_measured_on(case):
+    facts = summary.decoding(case[1])
+    assert facts["tokens_per_second"] > 0 and facts["device"] == "cpu" and facts["threads"] >= 1
