@@ -128,10 +128,7 @@ class GPT(nn.Module):
         residual projections divided by sqrt(2 n_layer). Norms start at one, biases at zero.
         """
         config = self.config
-        for (
-            name,
-            parameter,
-        ) in self.named_parameters():  # a tied head is the token embedding and comes up once
+        for name, parameter in self.named_parameters():  # a tied head is the token embedding and comes up once
             if parameter.dim() < 2:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
