@@ -71,7 +71,8 @@ def train(
 
     max_seconds counts training over all sessions and replaces training.max_seconds. micro_batch splits the effective
     batch otherwise and changes nothing else. Raises UserError (other settings or data than before, among others),
-    CorruptFileError, NonFiniteError after the last rewind, OSError (disk), and what a device raises when it is out of memory.
+    CorruptFileError (data), NonFiniteError after the last rewind, OSError (disk), and what a device raises when it is
+    out of memory.
     """
     trainer = Trainer(config, Path(data_folder), Path(model_folder), max_seconds, micro_batch, stop or StopRequest())
     return trainer.run()
