@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -159,12 +160,12 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _positive(kind: type):
     def parse(text: str):
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if 0 < value < math.inf:
+                return value
+        raise argparse.ArgumentTypeError(f"found {text!r}, should be a {'whole ' * (kind is int)}number above 0")
 
-    parse.__name__ = f"number above 0, a {'whole one' if kind is int else 'decimal one'}"
     return parse
 
 

@@ -39,13 +39,12 @@ def failed(check) -> list[str]:
     [component_checks.causal_mask, component_checks.initial_loss, component_checks.cached_decoding,
      component_checks.overfitting, component_checks.device_parity],
 )  # fmt: skip
-@pytest.mark.parametrize("preset", component_checks.PRESETS)
-def test_a_device_that_computes_nan_fails(monkeypatch, check, preset):
+def test_a_device_that_computes_nan_fails(monkeypatch, check):
     whole = gpt.GPT.hidden
 
     def broken(self, *args):
         x = whole(self, *args)
-        return x * float("nan") if self.config.preset == preset and x.dtype == torch.float32 else x
+        return x * float("nan") if self.config.preset == "modern" and x.dtype == torch.float32 else x
 
     monkeypatch.setattr(gpt.GPT, "hidden", broken)
     assert failed(check)
