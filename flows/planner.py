@@ -16,10 +16,10 @@ from nanogpt.faults import UserError
 # Seconds of each phase but training on two cores (measured, 10-minute runs, docs/plan.md); a short budget measures
 # and tests less.
 PHASE_SECONDS = {
-    "environment": 7.0, "implementation": 12.0, "configuration": 14.0, "dataset": 6.0,
-    "evaluation": 36.0, "deployment": 16.0, "documentation": 7.0,
+    "environment": 4.0, "implementation": 3.0, "configuration": 11.0, "dataset": 2.0,
+    "evaluation": 36.0, "deployment": 12.0, "documentation": 3.0,
 }  # fmt: skip
-START_SECONDS = 10.0  # Prefect's server and the imports
+START_SECONDS = 7.0  # Prefect's server and the imports
 MARGIN = 0.05  # of the budget: noise of the machine
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
 LEAST_SHARE = 0.1  # of the budget for training, however short it is

@@ -42,7 +42,8 @@ def test_the_examples_are_there(command):
 
 
 def test_every_option_is_in_the_readme_and_no_other():
-    known = {word for action in options.make_parser()._actions for word in action.option_strings if word.startswith("--")}
+    actions = options.make_parser()._actions
+    known = {word for action in actions for word in action.option_strings if word.startswith("--")}
     told = set(re.findall(r"`(--[a-z-]+)", README.split("## Options")[1].split("##")[0]))
     assert told == known - {"--help"}
 

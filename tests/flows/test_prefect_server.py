@@ -167,7 +167,7 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     lines: list[str] = []
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    server = Server(tmp_path, Record(gone.pid, 4200, "http://127.0.0.1:4200", 0.0), lines.append)
+    server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append)
     assert server.lost.wait(10)
     assert sum("no memory" in line for line in lines) == prefect_server.RESTARTS
     assert "the run goes on without it" in lines[-1]

@@ -15,7 +15,7 @@ from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.export import folders
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint
-from tests.nanogpt.test_model import small
+from tests.nanogpt.model_case import small
 
 CHECKOUT = Path(__file__).parents[2]
 EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))

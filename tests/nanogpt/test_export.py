@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
-from tests.nanogpt.test_model import randomised, small, some_tokens
+from tests.nanogpt.model_case import randomised, small, some_tokens
 
 pytestmark = pytest.mark.fast
 TEXT = "the cat sat on the mat, the cat sat on the hat.\n" * 5

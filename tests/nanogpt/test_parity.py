@@ -8,7 +8,7 @@ from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from tests.nanogpt.test_model import randomised, small, some_tokens
+from tests.nanogpt.model_case import randomised, small, some_tokens
 
 
 def test_counts_of_the_published_gpt2():
