@@ -19,33 +19,33 @@ from nanogpt.inference.engine import Engine
 PROMPT_CHARACTERS = 60
 
 
-def summarise(model_folder: Path, data_folder: Path) -> dict:
+def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> dict:
     """Loss, perplexity and bits per byte on the whole of val and test; nanoGPT's own measure for characters.
 
     Raises UserError, CorruptFileError as open_split and Engine.from_folder do.
     """
-    model = Engine.from_folder(model_folder).model
+    model = Engine.from_folder(model_folder, device).model
     figures = {}
     for name in ("val", "test"):
         split = open_split(data_folder, name)
-        figures[name] = asdict(evaluate(model, split.tokens, model.config.block_size, split.bytes))
+        figures[name] = asdict(evaluate(model, split.tokens, model.config.block_size, split.bytes, device))
     tokenizer = read_manifest(data_folder)["tokenizer"]["name"]
     comparable = tokenizer == "char" and model.config.block_size >= 64
     return {
-        **figures, "nanogpt_loss": nanogpt_measure(model, data_folder).loss if comparable else None,
+        **figures, "nanogpt_loss": nanogpt_measure(model, data_folder, device).loss if comparable else None,
         "parameters": model.num_parameters(), "tokenizer": tokenizer, "block_size": model.config.block_size,
-        "peak_memory_bytes": devices.peak_memory("cpu"),
+        "peak_memory_bytes": devices.peak_memory(device),
     }  # fmt: skip
 
 
 def sample_and_judge(
-    model_folder: Path, text_folder: Path, temperatures: Sequence[float], tokens: int, seed: int
+    model_folder: Path, text_folder: Path, temperatures: Sequence[float], tokens: int, seed: int, device: str = "cpu"
 ) -> dict:
     """A sample at each temperature, each judged by the stated measure of coherence (nanogpt.evaluation.coherence).
 
     The prompt is the beginning of the test text. `coherent` is the verdict on the sample at the middle temperature.
     """
-    engine = Engine.from_folder(model_folder)
+    engine = Engine.from_folder(model_folder, device)
     test = read_split(text_folder, "test")
     judge = Judge(read_split(text_folder, "train"), test)
     prompt = _first_lines(test)
@@ -57,10 +57,10 @@ def sample_and_judge(
     return {"prompts": [prompt], "samples": samples, "coherence": _verdict(samples, judge)}
 
 
-def decoding(model_folder: Path) -> dict:
+def decoding(model_folder: Path, device: str = "cpu") -> dict:
     """Tokens a second with a cache, one sequence at a time, and the peak of this process's memory."""
-    return {**speed.decoding_speed(Engine.from_folder(model_folder)), "peak_memory_bytes": devices.peak_memory("cpu"),
-            "threads": torch.get_num_threads()}  # fmt: skip
+    figures = speed.decoding_speed(Engine.from_folder(model_folder, device))
+    return {**figures, "peak_memory_bytes": devices.peak_memory(device), "threads": torch.get_num_threads()}
 
 
 def _first_lines(text: str) -> str:
