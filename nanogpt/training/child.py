@@ -6,8 +6,11 @@ import faulthandler
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from nanogpt import durable
 from nanogpt.config import load_config
@@ -44,7 +47,10 @@ def run_child(
         config = load_config(config_path, overrides)
         if warning := choose(config.device.type).warning:
             print(warning, file=sys.stderr)
-        outcome = train(config, Path(data), Path(folder), max_seconds=max_seconds, micro_batch=micro_batch, stop=stop)
+        with alone_in(Path(folder)):
+            outcome = train(
+                config, Path(data), Path(folder), max_seconds=max_seconds, micro_batch=micro_batch, stop=stop
+            )
     except UserError as error:
         print(error, file=sys.stderr)
         return USER_ERROR
@@ -55,6 +61,17 @@ def run_child(
     if outcome.status == "finished":
         return FINISHED
     return lifeline.STOPPED_AFTER_SAVING
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold `folder` while training in it: an orphan of a killed run may still be saving there. Raises UserError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=lifeline.SECONDS_TO_SAVE + 5):
+            yield
+    except Timeout:
+        raise UserError(f"{folder}: another process is training there") from None
 
 
 def _record_failure(folder: Path, error: Exception) -> None:

@@ -54,6 +54,8 @@ def trajectory(config: Config, data_sha256: str) -> dict:
         for key, value in config.training.model_dump().items()
         if key not in NOT_THE_TRAJECTORY
     }
+    if not config.training.early_stopping_patience:
+        del training["training.eval_interval"]  # decides when to stop, and nothing else
     effective_batch = config.training.batch_size * config.training.gradient_accumulation
     model = {f"model.{key}": value for key, value in config.model.model_dump().items() if key != "preset"}
     return {**model, **training, "effective batch": effective_batch, "data": data_sha256}

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from nanogpt.config import save_config
-from nanogpt.training import checkpoint
+from nanogpt.faults import UserError
+from nanogpt.training import checkpoint, child, lifeline
 from nanogpt.training.trainer import train
 from tests.conftest import CHECKOUT
 from tests.nanogpt.training_case import events, losses, make_data, tiny
@@ -47,6 +48,15 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} never came")
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(lifeline, "SECONDS_TO_SAVE", -4.9)
+    told = pytest.raises(UserError, match="another process is training there")
+    with child.alone_in(tmp_path), told, child.alone_in(tmp_path):
+        pytest.fail("two held it")
+    with child.alone_in(tmp_path):
+        pass  # it is free again
 
 
 def ends_as(case, folder: Path) -> None:
