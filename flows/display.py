@@ -19,7 +19,7 @@ Log = Callable[[str], None]
 
 
 class Display(Protocol):
-    """What phases see. Titles are shown to people; keys consist of a-z, 0-9 and '-'."""
+    """What phases see. Titles are shown to people; a key names what is shown again and again."""
 
     @property
     def url(self) -> str | None:

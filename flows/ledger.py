@@ -41,6 +41,7 @@ class Step:
     needs: tuple[str, ...] = ()  # upstream step names; their OUTPUT digests count
     code: tuple[str, ...] = ()  # module names, or files and folders relative to the checkout
     costly: bool = False  # a change of code alone keeps it, marked "made by older code"
+    regardless: bool = False  # does its work with whatever of `needs` is there: a report is always made
 
 
 @dataclass

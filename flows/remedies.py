@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-TOTAL_LIMIT = 12  # remedies for one model; more means that something else is wrong
+TOTAL_LIMIT = 12  # remedies in a row for one model; more means that something else is wrong
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Doctor:
     """Chooses the remedy for each symptom of one model's training and remembers what was tried."""
 
     given: Counter = field(default_factory=Counter)
+
+    def recovered(self) -> None:
+        """Training came further since the last remedy: what comes next is a new fault, not the old one again."""
+        self.given.clear()
 
     def prescribe(self, symptom: str, attempt: Attempt) -> tuple[Remedy, Attempt] | None:
         """The remedy and the changed attempt, or None when nothing is left to try."""

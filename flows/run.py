@@ -34,8 +34,6 @@ class Blocked(Exception):
 
     shown_as = "Blocked"  # the name of the state on its page
 
-    shown_as = "Blocked"
-
 
 class Paths:
     """Every place a run writes to, all under the workspace."""
@@ -51,7 +49,6 @@ class Paths:
         self.downloads = workspace / "data" / "downloads"  # shared by all runs, verified by digest
         self.configs = self.state / "configs"
         self.markers = self.state / "markers"
-
         self.prefect_home = workspace / "state" / ".prefect"  # one server for all runs of a workspace
 
     def own_folders(self) -> list[Path]:
@@ -87,7 +84,6 @@ class Run:
         self.phases = [PhaseRecord(number, name.capitalize()) for number, name in enumerate(PHASES, 1)]
         self.worker = Worker(self.paths.logs / "worker.log")
         self.display: Any = None  # set by the session once it is known whether Prefect is there
-        self.terminal: Any = None
         self.prefect_url: str | None = None
         self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
         self.remedies: list[dict] = []
@@ -115,7 +111,8 @@ class Run:
         """Record how the session ended."""
         # A phase still running or waiting here was cut short by what no phase records: a mistake, a closed pipe.
         whole = all(record.status in ("done", "kept", "skipped") for record in self.phases)
-        self.clock.save(finished=not stopped and whole)
+        alone = self.options.only is not None and self.sessions > 1  # a part of an unfinished run, whose clock goes on
+        self.clock.save(finished=not stopped and whole and not alone)
         self._save_session("stopped" if stopped else "finished" if whole else "failed")
         self.log.write("stopped by a person" if stopped else "ended" if whole else "ended with failures")
 
@@ -124,11 +121,13 @@ class Run:
         return _read_or_empty(self.paths.state / SESSION)
 
     def _save_session(self, state: str) -> None:
-        durable.write_json(self.paths.state / SESSION, {
+        session = {
             "started": self.started, "sessions": self.sessions, "state": state, "pid": os.getpid(),
             "command": self.options.command, "prefect_url": self.prefect_url,
             "phases": [asdict(record) for record in self.phases],
-        })  # fmt: skip
+        }  # fmt: skip
+        with suppress(OSError):  # a full disk costs this note; the step that needs the disk says what is wrong
+            durable.write_json(self.paths.state / SESSION, session)
 
     def _set_past_aside(self) -> None:
         """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
@@ -144,19 +143,25 @@ class Run:
 
     @cached_property
     def code_commit(self) -> str | None:
-        """The commit that the checkout stands on; None outside a repository."""
-        import git
-
+        """The commit that the checkout stands on; None outside a repository or without git."""
+        try:
+            import git
+        except ImportError:  # GitPython's way to say that there is no git
+            return None
         try:
             return git.Repo(CHECKOUT).head.commit.hexsha
-        except (git.GitError, ValueError):
+        except (git.GitError, ValueError, OSError):
             return None
 
     def versions(self) -> dict:
-        from importlib.metadata import version
+        """Of Python, the packages that decide results, and this project where it is installed as one."""
+        from importlib.metadata import PackageNotFoundError, version
 
-        names = ("nanogpt-autopilot", "torch", "prefect", "tiktoken", "numpy")
-        return {"python": platform.python_version(), **{name: version(name) for name in names}}
+        versions = {"python": platform.python_version()}
+        for name in ("nanogpt-autopilot", "torch", "prefect", "tiktoken", "numpy"):
+            with suppress(PackageNotFoundError):
+                versions[name] = version(name)
+        return versions
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
@@ -204,8 +209,9 @@ class Run:
         return self.ledger.facts(step_name)
 
     def _decide(self, step: Step):
-        for name in step.needs:
-            self.facts(name)
+        if not step.regardless:
+            for name in step.needs:
+                self.facts(name)
         settings = step.settings(self)
         redo = step.name in self.options.redo and step.name not in self.finished_steps
         decision = self.ledger.decide(step, settings, redo)
@@ -240,9 +246,7 @@ class Run:
 
     def _show_progress(self, phase: str) -> None:
         """The phase's progress on its page: how many of its steps are done."""
-        from flows.phases import steps_of
-
-        steps = [step.name for step in steps_of(self.rung_names()) if phase_of(step) == phase]
+        steps = [step.name for step in self.steps() if phase_of(step) == phase]
         done = sum(name in self.finished_steps for name in steps)
         self.display.pages.progress(f"phase-{phase}", done / len(steps), f"{phase}: {done} of {len(steps)} steps")
 
@@ -284,20 +288,22 @@ class Run:
 
     def _accept_finished_steps(self) -> None:
         """With --only, the other phases' steps count as they are, when their outputs are whole."""
-        from flows.phases import steps_of
-
-        for step in by_need(steps_of(self.rung_names())):
+        for step in by_need(self.steps()):
             if phase_of(step) != self.options.only and set(step.needs) <= self.finished_steps:
                 with suppress(OSError, UserError, Blocked, KeyError):  # what its settings are read from is not there
                     if self.ledger.decide(step, step.settings(self)).keep:
                         self.finished_steps.add(step.name)
 
+    def steps(self) -> list[Step]:
+        """Every step of this run, in order."""
+        from flows.phases import steps_of
+
+        return steps_of(self.rung_names(), self.config.tests)
+
     def rung_names(self) -> list[str]:
         """The models that the plan chose; before there is a plan, those it may choose from."""
-        plan = self.paths.state / "plan.json"
-        if plan.exists():
-            return [rung["name"] for rung in durable.read_json(plan)["ladder"]]
-        return [rung.name for rung in self.options.rungs]
+        chosen = [rung["name"] for rung in self.ledger.facts("configuration.plan").get("ladder", [])]
+        return chosen or [rung.name for rung in self.options.rungs]
 
     # -- telling -------------------------------------------------------------------------------------------------
 
@@ -315,10 +321,11 @@ class Run:
     def milestone(self, phase: str, title: str, body: str, files: list[Path]) -> None:
         """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are.
 
-        Nothing is committed for a phase whose steps were all kept.
+        Nothing is committed for a phase whose steps were all kept, unless a kill came between them and their commit.
         """
-        steps = self.phases[PHASES.index(phase)].steps
-        if not self.config.milestones or all(step["state"] == "kept" for step in steps):
+        all_kept = all(step["state"] == "kept" for step in self.phases[PHASES.index(phase)].steps)
+        told = {commit["title"] for commit in self.milestones.commits()}
+        if not self.config.milestones or (all_kept and " ".join(title.split()) in told):
             return
         commit = self.milestones.commit(title, body, files)
         if commit:
@@ -358,27 +365,29 @@ class Clock:
         return self.budget - self.spent
 
     def save(self, finished: bool = False) -> None:
-        durable.write_json(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
-                                       "finished": finished})  # fmt: skip
+        """Note what is spent. A full disk costs the note, not the run."""
+        with suppress(OSError):
+            durable.write_json(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
+                                           "finished": finished})  # fmt: skip
 
 
 @contextmanager
 def exclusive(run: Run):
     """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
-    try:
-        run.paths.state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workspace: {run.paths.state} cannot be made ({error.strerror})") from None
     holder = run.paths.state / "holder.json"
     lock = FileLock(run.paths.state / "lock")
     try:
+        run.paths.state.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+        started = datetime.now().isoformat(timespec="seconds")
+        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
     except Timeout:
         raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
                         f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
+    except OSError as error:
+        lock.release()
+        raise UserError(f"--workspace: {run.paths.state} cannot be made or written ({error.strerror})") from None
     try:
-        started = datetime.now().isoformat(timespec="seconds")
-        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
         yield
     finally:
         lock.release()

@@ -32,6 +32,9 @@ def main(argv: list[str], flow: Callable[[Run], None]) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
         return 2
+    except OSError as error:  # outside every step: the run's own folders, mostly
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return STOPPED
 
@@ -74,20 +77,20 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     run.begin()
     titles = [name.capitalize() for name in PHASES]
     terminal = Terminal(_LastingConsole(), titles, _heading(run), lambda: run.clock.left)
-    server = _server(run, terminal) if options.ui else None
-    run.terminal, run.display = terminal, OnTerminal(open_display(server, run.log.write), terminal)
-    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    stopped = False
+    handlers = {number: signal.signal(number, _interrupt) for number in _signals_to_hear()}
+    server, stopped = None, False
     try:
+        server = _server(run, terminal) if options.ui else None
+        run.display = OnTerminal(open_display(server, run.log.write), terminal)
         run.display.flow(lambda: flow(run), options.run, [f"run:{options.run}"])
     except KeyboardInterrupt:
         stopped = True
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        terminal.close()
         run.worker.close(kill=stopped)
         run.end(stopped)
-        terminal.close()
         if server is not None:
             server.close()
     return _farewell(run, stopped)
@@ -119,6 +122,11 @@ def _nothing_to_do(run: Run) -> bool:
 
 def _heading(run: Run) -> str:
     return f"nanogpt-autopilot  run {run.options.run}  budget {run.config.budget / 60:.0f} min"
+
+
+def _signals_to_hear() -> list[int]:
+    """Not those that whoever started the run wants it to live through: nohup has SIGHUP ignored."""
+    return [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -53,9 +53,7 @@ def show_plan(run: Run) -> int:
 
 def decisions(run: Run) -> list[tuple[Step, str, str]]:
     """Each step with "kept", "run" or "waits" and the reason, as a start would decide now."""
-    from flows.phases import steps_of
-
-    steps = steps_of(run.rung_names())
+    steps = run.steps()
     rows: dict[str, tuple[str, str]] = {}
     for step in by_need(steps):
         missing = [name for name in step.needs if rows.get(name, ("run",))[0] != "kept"]
@@ -83,7 +81,7 @@ def _show_expected(run: Run, console: Console) -> None:
     console.print(f"Nothing is measured yet. About {duration(training)} of the budget go to training; {phases}.")
     sizes = ", ".join(f"{rung.name} ({count(rough_parameters(rung))} parameters)" for rung in run.options.rungs)
     console.print(f"Models to choose from: {sizes}.")
-    console.print(f"Disk needed at most: {byte_size(disk_needed(run))}.")
+    console.print(f"Disk needed at most: {byte_size(max(disk_needed(run)))}.")
 
 
 def _console() -> Console:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from flows.ledger import Step
 
 
-def steps_of(models: Sequence[str]) -> list[Step]:
-    """Every step of a run that trains `models`, in order."""
+def steps_of(models: Sequence[str], tests: bool = True) -> list[Step]:
+    """Every step of a run that trains `models`, in order; `tests`: the project's own are among them."""
     from flows.phases import (
         configuration,
         dataset,
@@ -18,7 +18,8 @@ def steps_of(models: Sequence[str]) -> list[Step]:
         training,
     )
 
-    return [
+    made = [
         *environment.STEPS, *implementation.STEPS, *configuration.STEPS, *dataset.STEPS, *training.steps(models),
-        *evaluation.steps(models), *deployment.STEPS, *documentation.steps(models),
+        *evaluation.steps(models, tests), *deployment.STEPS,
     ]  # fmt: skip
+    return [*made, *documentation.steps(made)]

@@ -15,9 +15,9 @@ def dataset(run: Run) -> None:
     byte_pairs = run.beside(BYTE_PAIRS)
     run.do(CHARACTERS)
     byte_pairs()
-    text = run.facts("dataset.clean")
+    text, source = run.facts("dataset.clean"), run.facts("dataset.fetch")["source"]
     run.milestone(
-        "dataset", f"data: {Path(run.config.data.source).name}, {text['characters']:,} characters",
+        "dataset", f"data: {Path(source).name}, {text['characters']:,} characters",
         f"{text['words']:,} words, an alphabet of {text['alphabet_size']}; sha256 {text['sha256']}.",
         [run.paths.data / "text/statistics.json", run.paths.data / "char/manifest.json"],
     )  # fmt: skip
@@ -32,12 +32,13 @@ def fetch_text(run: Run) -> Outcome:
         text, _ = preprocessing.decode(document.read_bytes(), document)
         alphabet |= set(text)
         characters += len(text)
+    source = sources.EMBEDDED if fetched.fallback_reason else data.source
     facts = {
-        "source": data.source, "origin": fetched.origin, "sha256": fetched.sha256, "bytes": fetched.bytes,
+        "source": source, "origin": fetched.origin, "sha256": fetched.sha256, "bytes": fetched.bytes,
         "documents": len(fetched.documents),
         "files": [str(document) for document in fetched.documents], "characters": characters,
         "alphabet_size": len(alphabet), "fallback_reason": fetched.fallback_reason,
-        "licence": sources.CATALOGUE[data.source].licence if data.source in sources.CATALOGUE else None,
+        "licence": sources.licence(source),
     }  # fmt: skip
     ours = [document for document in fetched.documents if document.is_relative_to(run.paths.workspace)]
     identity = {key: facts[key] for key in ("sha256", "bytes", "characters", "alphabet_size")}
@@ -63,8 +64,11 @@ def tokenise(run: Run, kind: str) -> Outcome:
 
 
 def _fetch_settings(run: Run) -> dict:
-    """A person's own text counts by its content: an edited file is fetched, and learned from, anew."""
-    return {"data": {"source": run.config.data.source, "content": sources.fingerprint(run.config.data.source)}}
+    """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
+    by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
+    data = run.config.data
+    settings = {"source": data.source, "content": sources.fingerprint(data.source)}
+    return {"data": settings | ({"mirror": data.mirror} if data.source in sources.CATALOGUE else {})}
 
 
 def _bpe_kind(run: Run) -> str:

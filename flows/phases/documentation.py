@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flows import documents
 from flows.ledger import Outcome, Step
-from flows.run import Run
+from flows.options import PHASES
+from flows.run import Run, phase_of
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.faults import UserError
@@ -18,29 +19,36 @@ FACTS = "facts.json"
 
 
 def documentation(run: Run) -> None:
-    names = [name for name in run.rung_names() if run.ledger.facts(f"training.{name}")]
-    run.do(figures_step(names))
-    criteria = run.do(report_step(run.rung_names()))["criteria"]
+    figures, report = (step for step in run.steps() if phase_of(step) == "documentation")
+    trouble = None
+    try:
+        run.do(figures)
+    except Exception as error:  # raised again below: a figure that cannot be drawn never costs the report
+        trouble = error
+    criteria = run.do(report)["criteria"]
     met = sum(bool(criterion["met"]) for criterion in criteria)
     run.display.table("criteria", [_criterion_row(criterion) for criterion in criteria], "Success criteria")
     run.display.markdown("report", (run.paths.reports / "training_report.md").read_text(encoding="utf-8"), "The report")
     run.milestone("documentation", f"report: {met} of {len(criteria)} criteria met", "", report_files(run))
+    if trouble is not None:
+        raise trouble
 
 
-def draw_figures(run: Run, names: Sequence[str]) -> Outcome:
+def draw_figures(run: Run) -> Outcome:
     from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
 
     folder = run.paths.reports / "figures"
-    folders = {name: run.paths.checkpoints / name for name in names}
+    begun = [name for name in run.rung_names() if (run.paths.checkpoints / name / "metrics.jsonl").is_file()]
+    folders = {name: run.paths.checkpoints / name for name in begun}
     figures = []
     for name, model in folders.items():
         for kind, plot in (("loss", plots.loss_plot), ("learning-rate", plots.learning_rate_plot),
                            ("speed", plots.speed_plot)):  # fmt: skip
             figures.append(plot(model, folder / f"{name}-{kind}.svg"))
-    baselines = run.ledger.facts("evaluation.baselines").get("bits_per_byte", {})
+    baselines = _facts(run, "evaluation.baselines").get("bits_per_byte", {})
     figures.append(plots.comparison_plot(folders, folder / "comparison.svg", _five_gram(baselines)))
     tested = {name: figures_of["test"]["bits_per_byte"]
-              for name, figures_of in run.ledger.facts("evaluation.models").get("models", {}).items()}  # fmt: skip
+              for name, figures_of in _facts(run, "evaluation.models").get("models", {}).items()}  # fmt: skip
     figures.append(plots.baselines_plot(baselines, tested, folder / "baselines.svg"))
     return Outcome(figures)
 
@@ -65,7 +73,7 @@ def write_report(run: Run) -> Outcome:
 def collect(run: Run) -> dict:
     """Everything that the documents say, as JSON."""
     models = [_model(run, name) for name in run.rung_names()]
-    steps = {step.name: facts for step in _all_steps(run) if (facts := run.ledger.facts(step.name))}
+    steps = {step.name: facts for step in run.steps() if (facts := _facts(run, step.name))}
     _add_best_to_baselines(steps)
     return {
         "run": run.options.run, "workspace": str(run.paths.workspace), "command": run.options.command,
@@ -78,9 +86,15 @@ def collect(run: Run) -> dict:
     }  # fmt: skip
 
 
+def _facts(run: Run, name: str) -> dict:
+    """A finished step's facts; none where its phase failed or was blocked before it, for then they are of the past."""
+    phase = run.phases[PHASES.index(name.partition(".")[0])]
+    return {} if phase.cause and name not in run.finished_steps else run.ledger.facts(name)
+
+
 def _phases(run: Run) -> list[dict]:
     planned = {phase["number"]: phase["planned_seconds"]
-               for phase in run.ledger.facts("configuration.plan").get("phases", [])}  # fmt: skip
+               for phase in _facts(run, "configuration.plan").get("phases", [])}  # fmt: skip
     rows = []
     for record in run.phases:
         seconds = sum(step["seconds"] for step in record.steps) if record.steps else None
@@ -94,7 +108,7 @@ def _phases(run: Run) -> list[dict]:
 
 def _model(run: Run, name: str) -> dict:
     marker = run.ledger.marker(f"training.{name}") or {}
-    facts = run.ledger.facts(f"training.{name}")
+    facts = _facts(run, f"training.{name}")
     if not facts and marker.get("cause"):
         facts = {"status": "failed", "message": marker["cause"]}
     return {"name": name, "folder": str(run.paths.checkpoints / name), "facts": facts}
@@ -109,7 +123,7 @@ def _config(run: Run, name: str) -> dict | None:
 
 def _remedies(run: Run) -> list[dict]:
     """Of every step and every session: what the markers keep, and what this session has added."""
-    kept = [row for step in _all_steps(run) for row in (run.ledger.marker(step.name) or {}).get("remedies", [])]
+    kept = [row for step in run.steps() for row in (run.ledger.marker(step.name) or {}).get("remedies", [])]
     new = [row for row in run.remedies if row not in kept]
     return sorted(kept + new, key=lambda row: row["when"])
 
@@ -125,45 +139,22 @@ def _five_gram(baselines: dict) -> dict:
     return {name: bits for name, bits in baselines.items() if name.startswith("5-gram")}
 
 
-def _all_steps(run: Run) -> list[Step]:
-    from flows.phases import steps_of
-
-    return steps_of(run.rung_names())
-
-
-def _report_settings(run: Run) -> dict:
+def _troubles(run: Run) -> dict:
     """A failed or blocked phase is news for the report; that a phase was kept this time is not."""
     return {"troubles": {record.title: record.cause for record in run.phases if record.cause}}
 
 
-def _upstream(names: Sequence[str]) -> tuple[str, ...]:
-    from flows.phases import steps_of
-
-    return tuple(step.name for step in steps_of(names) if not step.name.startswith("documentation."))
-
-
-def figures_step(names: Sequence[str]) -> Step:
-    return Step("documentation.figures", "Draw the figures", lambda run: draw_figures(run, names),
-                lambda run: {"models": list(names), "made_of": _digests(run, names)},
-                code=("nanogpt.plots",))  # fmt: skip
-
-
-def report_step(names: Sequence[str]) -> Step:
-    return Step(
-        "documentation.report", "Write the report and the guides", write_report,
-        lambda run: {**_report_settings(run), "made_of": _digests(run, names)},
-        code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.wording",
-              "flows.phases.documentation"),
-    )  # fmt: skip
-
-
-def _digests(run: Run, names: Sequence[str]) -> dict:
-    """Outputs of every other step as they are now, missing ones too: a report never waits for a step that failed."""
-    return {name: run.ledger.output_digest(name) for name in _upstream(names)}
-
-
-def steps(models: Sequence[str]) -> list[Step]:
-    return [figures_step(models), report_step(models)]
+def steps(upstream: Sequence[Step]) -> list[Step]:
+    """The steps that tell of all others."""
+    needs = tuple(step.name for step in upstream)
+    return [
+        Step("documentation.figures", "Draw the figures", draw_figures, _troubles, needs, code=("nanogpt.plots",),
+             regardless=True),
+        Step("documentation.report", "Write the report and the guides", write_report, _troubles, needs,
+             code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.wording",
+                   "flows.phases.documentation"),
+             regardless=True),
+    ]  # fmt: skip
 
 
 def report_files(run: Run) -> list[Path]:
@@ -173,5 +164,3 @@ def report_files(run: Run) -> list[Path]:
 def _criterion_row(criterion: dict) -> dict:
     met = {True: "yes", False: "no", None: "not known"}[criterion["met"]]
     return {"criterion": criterion["name"], "met": met, "evidence": criterion["evidence"]}
-
-

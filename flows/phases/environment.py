@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 
 import psutil
 
@@ -44,22 +44,22 @@ def make_folders(run: Run) -> Outcome:
 def check_system(run: Run) -> Outcome:
     memory = psutil.virtual_memory()
     free = shutil.disk_usage(run.paths.workspace).free
-    needed = disk_needed(run)
+    least, most = min(disk_needed(run)), max(disk_needed(run))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     checks = [
         _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,
                "install a newer Python"),
         _check("memory", _gib(memory.total), f"{_gib(LEAST_MEMORY)} at least", memory.total >= LEAST_MEMORY,
                memory.available >= LEAST_MEMORY, f"{_gib(memory.available)} are free: close other programs"),
-        _check("disk", _gib(free), f"{_gib(needed)} for this plan", free >= needed, free >= 2 * needed,
-               f"free {_gib(2 * needed - free)}, or choose another --workspace or a smaller ladder"),
+        _check("disk", _gib(free), f"{_gib(least)}, {_gib(most)} for the largest model", free >= least, free >= most,
+               f"free {_gib(most - free)}, or choose another --workspace or a smaller ladder"),
         _check("processor cores", str(cores), "2 or more", True, cores >= 2, "training will take longer"),
     ]  # fmt: skip
     facts = {
         "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(),
         "cores": cores, "physical_cores": psutil.cpu_count(logical=False) or cores,
         "memory_bytes": memory.total, "memory_available_bytes": memory.available,
-        "disk_free_bytes": free, "disk_needed_bytes": needed, "checks": checks,
+        "disk_free_bytes": free, "disk_needed_bytes": most, "checks": checks,
     }  # fmt: skip
     durable.write_json(run.paths.state / "system.json", facts)
     for check in checks:
@@ -81,25 +81,31 @@ def check_device(run: Run) -> Outcome:
 
 
 def freeze_packages(run: Run) -> Outcome:
-    packages = {
-        package.metadata["Name"]: package.version for package in distributions() if package.metadata["Name"]
-    }
+    packages = _packages()
     file = run.paths.state / "requirements.txt"
     lines = [f"{name}=={packages[name]}\n" for name in sorted(packages, key=str.lower)]
     durable.write_text(file, "".join(line for line in lines if not line.startswith("nanogpt-autopilot==")))
     return Outcome([file], {"count": len(packages), "packages": packages, "file": run.relative(file)}, identity={})
 
 
-def disk_needed(run: Run) -> int:
-    """Bytes that the largest model of the ladder and its checkpoints will take, and 1 GiB for the rest."""
-    largest = max(rough_parameters(rung) for rung in run.options.rungs)
-    return CHECKPOINTS * BYTES_PER_PARAMETER * largest + GIB
+def disk_needed(run: Run) -> list[int]:
+    """Bytes that each model of the ladder and its checkpoints would take, with 1 GiB for the rest."""
+    return [CHECKPOINTS * BYTES_PER_PARAMETER * rough_parameters(rung) + GIB for rung in run.options.rungs]
 
 
 def rough_parameters(config) -> int:
     """Parameters within a tenth, without building the model: 12 n_layer n_embd^2 and two tables."""
     model = config.model
     return 12 * model.n_layer * model.n_embd**2 + 2 * (model.vocab_size or 1024) * model.n_embd
+
+
+def machine() -> dict:
+    """What a proof of this machine holds for: another processor or another torch is to be proved anew."""
+    return {"processor": _processor(), "torch": version("torch")}
+
+
+def _packages() -> dict[str, str]:
+    return {package.metadata["Name"]: package.version for package in distributions() if package.metadata["Name"]}
 
 
 def _check(name: str, found: str, needed: str, enough: bool, ample: bool, advice: str) -> dict:
@@ -122,7 +128,7 @@ def _processor() -> str:
 
 def _system_settings(run: Run) -> dict:
     return {"workspace": str(run.paths.workspace), "ladder": [rung.name for rung in run.options.rungs],
-            "disk_needed_bytes": disk_needed(run)}  # fmt: skip
+            "disk_needed_bytes": max(disk_needed(run)), "processor": _processor()}  # fmt: skip
 
 
 THIS = "flows.phases.environment"
@@ -130,8 +136,8 @@ FOLDERS = Step("environment.folders", "Make the folders", make_folders, code=("f
 SYSTEM = Step("environment.system", "Check Python, memory, disk and cores", check_system, _system_settings,
               needs=("environment.folders",), code=(THIS,))  # fmt: skip
 DEVICE = Step("environment.device", "Prove the device against the CPU", check_device,
-              lambda run: {"device": {"type": run.config.device.type}}, needs=("environment.system",),
+              lambda run: {"device": {"type": run.config.device.type}, **machine()}, needs=("environment.system",),
               code=(THIS, "nanogpt.device"))  # fmt: skip
 PACKAGES = Step("environment.packages", "Freeze the exact packages", freeze_packages,
-                needs=("environment.folders",), code=(THIS,))  # fmt: skip
+                lambda run: {"packages": _packages()}, needs=("environment.folders",), code=(THIS,))  # fmt: skip
 STEPS = [FOLDERS, PACKAGES, SYSTEM, DEVICE]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from flows.ledger import Outcome, Step
 from flows.options import CHECKOUT
@@ -25,7 +26,7 @@ WORKER_SECONDS = 3600.0  # a device that hangs must not hold a night's run for l
 
 def evaluation(run: Run) -> None:
     baselines = run.beside(BASELINES)
-    run.do(models_step(run.rung_names()))
+    run.do(models_step(_trained(run)))
     run.do(SAMPLES)
     run.do(SPEED)
     baselines()
@@ -128,15 +129,20 @@ def _is_nanogpts_text(run: Run) -> bool:
     return held_out and run.facts("dataset.fetch")["sha256"] == sources.CATALOGUE["tiny_shakespeare"].sha256
 
 
+def _trained(run: Run) -> list[str]:
+    """The models to judge: one that could not be trained is no reason to leave out the others."""
+    names = run.rung_names()
+    return [name for name in names if f"training.{name}" in run.finished_steps] or names
+
+
 def _config(run: Run, name: str) -> dict:
     from nanogpt.config import load_config
 
     return load_config(run.paths.configs / f"{name}.yaml").model_dump()
 
 
-def _data_folder(run: Run, name: str):
+def _data_folder(run: Run, name: str) -> Path:
     return run.paths.data / _config(run, name)["data"]["tokenizer"]
-
 
 
 def models_step(names: Sequence[str]) -> Step:
@@ -159,5 +165,5 @@ TESTS = Step("evaluation.tests", "Run the project's fast tests", run_fast_tests,
              code=("tests/nanogpt/", "tests/flows/", "nanogpt/", "flows/"))  # fmt: skip
 
 
-def steps(models: Sequence[str]) -> list[Step]:
-    return [BASELINES, models_step(models), SAMPLES, SPEED, TESTS]
+def steps(models: Sequence[str], tests: bool) -> list[Step]:
+    return [BASELINES, models_step(models), SAMPLES, SPEED, *([TESTS] if tests else [])]

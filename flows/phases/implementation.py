@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flows.ledger import Outcome, Step
+from flows.phases.environment import machine
 from flows.run import Run
 from flows.worker import WorkerDied
 from nanogpt import durable
@@ -58,7 +59,7 @@ def _row(check: dict) -> dict:
 
 
 CHECKS = Step(
-    "implementation.checks", "Prove the parts of the model", check_components,
+    "implementation.checks", "Prove the parts of the model", check_components, lambda run: machine(),
     needs=("environment.device",),
     code=("flows.phases.implementation", "nanogpt/model/", "nanogpt/study/component_checks.py"),
 )  # fmt: skip

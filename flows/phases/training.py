@@ -21,8 +21,9 @@ CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the bu
 
 
 def training(run: Run) -> None:
+    ladder = run.facts("configuration.plan")["ladder"]
     run.worker.close()  # its memory is the trainer's now
-    for name in run.rung_names():
+    for name in (rung["name"] for rung in ladder):
         facts, folder = run.do(step(name)), run.paths.checkpoints / name
         run.milestone(
             "training", f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
@@ -35,7 +36,10 @@ def training(run: Run) -> None:
 def train_model(run: Run, name: str) -> Outcome:
     config = load_config(run.paths.configs / f"{name}.yaml")
     folder = run.paths.checkpoints / name
-    _set_aside_other_training(run, config, folder)
+    if f"training.{name}" in run.options.redo:
+        _set_aside(run, folder, "is trained again (--redo)")
+    elif _is_other_training(run, config, folder):
+        _set_aside(run, folder, "was trained with other settings before")
     ending = _train_with_remedies(run, config, folder)
     facts = {
         **ending.outcome, "folder": run.relative(folder), "predicted_seconds": _planned(run, name)["seconds"],
@@ -63,6 +67,8 @@ def _train_with_remedies(run: Run, config: Config, folder: Path) -> supervisor.E
             return ending
         if ending.symptom == "user_error":
             raise UserError(ending.evidence)
+        if progress.saved_steps() > 0:
+            doctor.recovered()
         prescription = doctor.prescribe(ending.symptom, attempt)
         if prescription is None:
             raise RuntimeError(f"{config.name}: {ending.symptom} ({ending.evidence}); no remedy is left")
@@ -89,7 +95,7 @@ def _arguments(run: Run, config: Config, folder: Path, attempt: Attempt) -> list
 
 def _seconds_to_train(run: Run, config: Config, folder: Path) -> float:
     """Training time, over all restarts, at which this model must end: as planned, sooner when time was lost."""
-    plan = durable.read_json(run.paths.state / "plan.json")
+    plan = run.facts("configuration.plan")
     names = [rung["name"] for rung in plan["ladder"]]
     larger = sum(rung["seconds"] for rung in plan["ladder"][names.index(config.name) + 1 :])
     later = sum(phase["planned_seconds"] for phase in plan["phases"] if phase["number"] > 5)
@@ -111,7 +117,7 @@ class _Progress:
     def __init__(self, run: Run, config: Config, folder: Path):
         self.run, self.config, self.folder = run, config, folder
         self.heartbeat: dict = {}
-        self.began = time.monotonic()
+        self.began, self.first_step = time.monotonic(), self._saved_step()
         self.drawn = self.noted = self.began
 
     def __call__(self, heartbeat: dict) -> None:
@@ -119,26 +125,37 @@ class _Progress:
         now = time.monotonic()
         fraction = heartbeat.get("step", 0) / max(1, heartbeat.get("max_iters", 1))
         line = f"{self.config.name}  {describe(heartbeat)}"
-        self.run.display.progress(f"training-{_key(self.config.name)}", fraction, line)
+        self.run.display.progress(f"training-{self.config.name}", fraction, line)
         self.run.ledger.pulse()
         if now - self.noted >= CLOCK_SECONDS:
             self.noted = now
             self.run.clock.save()
         if now - self.drawn >= PLOT_SECONDS:
             self.drawn = now
+            self._redraw()
+
+    def _redraw(self) -> None:
+        try:
             _draw_loss(self.folder)
+        except Exception as error:  # a plot is never worth a training
+            self.run.log.write(f"no loss plot of {self.config.name}: {type(error).__name__}: {error}", "warning")
 
     def steps_lost(self) -> int:
         """Steps done since the newest checkpoint."""
-        checkpoints = sorted((self.folder / "checkpoints").glob("step-*"))
-        saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
-        return max(0, self.heartbeat.get("step", 0) - saved)
+        return max(0, self.heartbeat.get("step", 0) - self._saved_step())
+
+    def saved_steps(self) -> int:
+        """Steps of this attempt that are kept in a checkpoint."""
+        return max(0, self._saved_step() - self.first_step)
 
     def saved_seconds(self) -> float:
-        """Seconds of this attempt whose steps are kept in a checkpoint."""
-        done = self.heartbeat.get("step", 0)
-        kept = done - self.steps_lost()
-        return (time.monotonic() - self.began) * kept / done if done else 0.0
+        """The time that those steps took."""
+        done = self.heartbeat.get("step", 0) - self.first_step
+        return (time.monotonic() - self.began) * min(1.0, self.saved_steps() / done) if done > 0 else 0.0
+
+    def _saved_step(self) -> int:
+        checkpoints = (self.folder / "checkpoints").glob("step-*")
+        return max((int(path.name[5:]) for path in checkpoints if path.name[5:].isdigit()), default=0)
 
 
 def describe(heartbeat: dict) -> str:
@@ -157,8 +174,8 @@ def describe(heartbeat: dict) -> str:
     return "  ".join(parts)
 
 
-def _set_aside_other_training(run: Run, config: Config, folder: Path) -> None:
-    """A folder that was trained with other settings is moved away whole; one such predecessor is kept.
+def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
+    """Whether `folder` holds a training with other settings or data.
 
     More steps, or more time, are the same training: it goes on from before the cool-down.
     """
@@ -166,17 +183,25 @@ def _set_aside_other_training(run: Run, config: Config, folder: Path) -> None:
         before = load_config(folder / "config.yaml")
         data = durable.read_json(folder / "data.json")["manifest_sha256"]
     except (UserError, OSError, ValueError, KeyError):
-        return
+        return False
     same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
     now = durable.sha256_file(_data_folder(run, config) / "manifest.json")
     try:
         check_same_training(trajectory(before, data), trajectory(same_vocabulary, now), config.training.schedule, "")
     except UserError:
-        previous = folder.with_name(f"{folder.name}.previous")
-        if previous.exists():
-            shutil.rmtree(previous)
-        folder.rename(previous)
-        run.tell(f"{config.name} was trained with other settings before; that is now in {run.relative(previous)}")
+        return True
+    return False
+
+
+def _set_aside(run: Run, folder: Path, why: str) -> None:
+    """Move a model's folder away whole; one predecessor is kept."""
+    if not folder.exists():
+        return
+    previous = folder.with_name(f"{folder.name}.previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    folder.rename(previous)
+    run.tell(f"{folder.name} {why}; what there was is now in {run.relative(previous)}")
 
 
 def _draw_loss(folder: Path) -> None:
@@ -191,10 +216,6 @@ def _planned(run: Run, name: str) -> dict:
 
 def _data_folder(run: Run, config: Config) -> Path:
     return run.paths.data / config.data.tokenizer
-
-
-def _key(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower())
 
 
 def _settings(run: Run, name: str) -> dict:

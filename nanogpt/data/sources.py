@@ -92,6 +92,13 @@ def fingerprint(source: str) -> str:
     return durable.digest([[str(path), durable.sha256_file(path)] for path in own_documents(source)])
 
 
+def licence(source: str) -> str | None:
+    """Under which a source may be used; None for a person's own text, of which only they can know."""
+    if source == EMBEDDED:
+        return "PSF-2.0 (Python's own documentation)"
+    return CATALOGUE[source].licence if source in CATALOGUE else None
+
+
 def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify = lambda line: None) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 

@@ -68,6 +68,14 @@ def test_symptoms_are_counted_apart():
     assert doctor.prescribe("device", ON_CPU) is None
 
 
+def test_a_symptom_that_comes_back_after_progress_is_a_new_one():
+    doctor = Doctor()
+    for _ in range(3):
+        assert doctor.prescribe("crashed", ON_CPU) == (RETRY, ON_CPU)
+        assert doctor.prescribe("crashed", ON_CPU) is None
+        doctor.recovered()
+
+
 def test_all_remedies_together_have_a_limit():
     doctor, attempt, given = Doctor(), Attempt(2**20, "cuda", True), 0
     for symptom in [*TABLE] * 20:

@@ -35,7 +35,7 @@ class Flow:
         self.judge = self.step("evaluation.models", needs=("training.micro",))
         self.report = self.step("documentation.report")
         self.steps = [self.device, self.fetch, self.train, self.judge, self.report]
-        monkeypatch.setattr("flows.phases.steps_of", lambda models: self.steps)
+        monkeypatch.setattr("flows.phases.steps_of", lambda models, tests=True: self.steps)
 
     def step(self, name: str, needs: tuple[str, ...] = ()) -> Step:
         def work(run: Run) -> Outcome:
@@ -313,6 +313,70 @@ def test_fresh_sets_everything_aside_and_loses_nothing(flow):
     assert list(flow.workspace.glob("data/default.*/training.micro.bin"))
 
 
+def test_one_phase_alone_does_not_wind_up_the_clock_of_an_unfinished_run(flow):
+    flow.failing["training.micro"] = RuntimeError("no remedy is left")
+    flow.session()
+    flow.session("--only", "documentation")
+    assert durable.read_json(flow.workspace / "state/default/clock.json")["finished"] is False
+    flow.failing.clear()
+    flow.session()
+    assert durable.read_json(flow.workspace / "state/default/clock.json")["finished"] is True
+
+
+def test_a_damaged_plan_file_does_not_stop_the_run_that_would_mend_it(flow):
+    durable.write_text(flow.workspace / "state/default/plan.json", "{half")
+    assert flow.session().rung_names() == [rung.name for rung in flow.run().options.rungs]
+    assert flow.ended == "finished"
+
+
+def test_notes_of_a_session_never_end_it(flow, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device", str(path))
+
+    run = flow.run()
+    run.begin()
+    monkeypatch.setattr("flows.run.durable.write_json", full)
+    run.phase("implementation", lambda run: None)
+    run.end(stopped=False)
+
+
+# What a run says of itself ----------------------------------------------------------------------------------------
+
+
+def test_a_project_that_is_not_installed_and_a_machine_without_git_are_no_reason_to_fail(flow, monkeypatch):
+    from importlib import metadata
+
+    def version(name):
+        if name == "nanogpt-autopilot":
+            raise metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "git", None)  # import git raises ImportError
+    run = flow.session()
+    assert run.versions()["torch"] == "1.0" and "nanogpt-autopilot" not in run.versions()
+    assert run.code_commit is None and flow.ended == "finished"
+
+
+def test_a_milestone_that_a_kill_came_before_is_made_by_the_next_session(flow, monkeypatch):
+    flow.session()
+    run = flow.run("--set", "milestones=true")
+    made: list[str] = []
+    monkeypatch.setattr(run.milestones, "commit", lambda title, *_: made.append(" ".join(title.split())) or "0" * 40)
+    monkeypatch.setattr(run.milestones, "commits", lambda: [{"title": title} for title in made])
+
+    def train(run):
+        run.do(flow.train)
+        run.milestone("training", "micro:  validation loss 1.8", "", [])
+
+    run.begin()
+    run.phase("dataset", lambda run: run.do(flow.fetch))
+    for _ in range(2):
+        run.phase("training", train)
+    assert run.phases[4].status == "kept"
+    assert made == ["micro: validation loss 1.8"]
+
+
 # One holder at a time ---------------------------------------------------------------------------------------------
 
 HOLDER = """
@@ -384,6 +448,34 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(flow, number):
     assert start(flow, work=lambda run: os.kill(os.getpid(), number)) == 130
     assert flow.ended == "stopped"
     assert signal.getsignal(number) is before
+
+
+def test_nohup_is_respected(flow):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert start(flow, work=lambda run: os.kill(os.getpid(), signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_while_the_server_starts_is_a_stop_like_any_other(flow, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.prefect_server.connect", interrupted)
+    arguments = ["--workspace", str(flow.workspace), "--data", "embedded"]
+    assert session.main(arguments, flow.phases) == 130
+    assert "go on with:\n  python3 -m flows.full_run" in capsys.readouterr().out
+    assert flow.ended == "stopped" and flow.worked == []
+
+
+def test_a_workspace_that_cannot_be_written_later_is_told_in_one_line(flow, monkeypatch, capsys):
+    def full(run):
+        raise OSError(28, "No space left on device", "state/default/markers")
+
+    monkeypatch.setattr(Run, "begin", full)
+    assert start(flow) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'state/default/markers'\n"
 
 
 @pytest.mark.slow
