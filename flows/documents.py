@@ -122,9 +122,9 @@ def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
         return Markup(f"![{wording.safe(alternative)}](<{_relative(figures[name], folder)}>)\n")
 
     return {
-        "facts": facts, "steps": facts["steps"], "phases": phases, "figure": figure, "best": best_model(facts),
-        "trained": trained_models(facts), "criteria": lambda: criteria(facts),
-        "recommendations": lambda: recommendations(facts),
+        "facts": facts, "steps": facts["steps"], "phases": phases, "checkout": str(TEMPLATES.parent),
+        "figure": figure, "best": best_model(facts), "trained": trained_models(facts),
+        "criteria": lambda: criteria(facts), "recommendations": lambda: recommendations(facts),
         "curve": _curve, "reached": _best_bits_per_byte,
         "absent": lambda number: _absent(phases[number]), "sentence": _sentence, "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),

@@ -119,15 +119,20 @@ def parse(argv: list[str]) -> RunOptions:
 
 def command_line(argv: list[str]) -> str:
     """The command that goes on with, or reproduces, a run: without what applies to one start only."""
-    kept, skip = [], False
-    for word in argv:
-        if skip:
-            skip = False
-        elif word in ("--redo", "--only"):
-            skip = True
-        elif word not in ("--fresh", "--status", "--plan") and not word.startswith(("--redo=", "--only=")):
+    kept, words = [], iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--redo", "--only", "--workspace", "--config", "--data"):
+            value = value if equals else next(words, "")
+        if option in ("--workspace", "--config", "--data"):
+            kept += [option, _as_seen_from_the_checkout(value)]
+        elif option not in ("--redo", "--only", "--fresh", "--status", "--plan"):
             kept.append(word)
     return shlex.join(["python3", "-m", "flows.full_run", *kept])
+
+
+def _as_seen_from_the_checkout(path: str) -> str:
+    return path if Path.cwd() == CHECKOUT else _source(path)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -29,6 +29,7 @@ from flows.prefect_process import (
     start_on_free_port,
 )
 
+HOME_IN_CHECKOUT = Path(__file__).resolve().parent.parent / "state" / ".prefect"  # without a --workspace
 WATCH_SECONDS = 0.5
 HEALTH_SECONDS = 10.0  # between questions to a server whose process lives
 HUNG_AFTER = 4  # such questions in a row without an answer
@@ -219,10 +220,10 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) == 2 and arguments[0] == "stop":
-        print(stop(Path(arguments[1])))
+    if arguments[:1] == ["stop"] and len(arguments) <= 2:
+        print(stop(Path(arguments[1]) if arguments[1:] else HOME_IN_CHECKOUT))
         return 0
-    print("usage: python -m flows.prefect_server stop HOME", file=sys.stderr)
+    print("usage: python -m flows.prefect_server stop [HOME]", file=sys.stderr)
     return 2
 
 

@@ -3,11 +3,12 @@
 import os
 import sys
 
-from flows.bootstrap import ensure
+if __name__ == "__main__":  # before any other import, and not again in the processes that tests start
+    from flows.bootstrap import ensure
 
-ensure("tests", sys.argv[1:], extras=("test",))
+    ensure("tests", sys.argv[1:], extras=("test",))
 
-import pytest  # noqa: E402
+import pytest
 
 
 def main(argv):

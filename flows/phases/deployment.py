@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from flows.ledger import Outcome, Step
 from flows.options import CHECKOUT
@@ -46,7 +48,7 @@ def run_examples(run: Run) -> Outcome:
             timeout=EXAMPLE_SECONDS, env={**os.environ, "PYTHONPATH": str(CHECKOUT), "NO_COLOR": "1"},
         )  # fmt: skip
         rows.append({
-            "name": script.stem, "command": f"python {arguments[0]} {run.relative(model)}",
+            "name": script.stem, "command": shlex.join(["python", arguments[0], _from_checkout(model)]),
             "exit_code": done.returncode, "seconds": round(time.monotonic() - began, 1),
             "output": (done.stdout if done.returncode == 0 else done.stdout + done.stderr).strip(),
         })  # fmt: skip
@@ -56,6 +58,11 @@ def run_examples(run: Run) -> Outcome:
     if failed:
         raise RuntimeError(f"examples failed: {', '.join(failed)}; their output is in {run.relative(file)}")
     return Outcome([file], {"examples": rows}, identity={row["name"]: row["output"] for row in rows})
+
+
+def _from_checkout(path: Path) -> str:
+    """`path` as a person types it who stands in the checkout, where the examples are."""
+    return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
 
 
 EXPORT = Step("deployment.export", "Export the best model", export_best, needs=("evaluation.models",),

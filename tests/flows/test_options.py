@@ -222,6 +222,17 @@ def test_the_command_that_goes_on_leaves_out_what_is_for_one_start():
     assert command_line(asked) == "python3 -m flows.full_run --budget 10m --data 'my text.txt'"
 
 
+def test_from_another_folder_the_command_names_paths_that_hold_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(LONG_ENOUGH)
+    monkeypatch.chdir(tmp_path)
+    command = command_line(["--data=text.txt", "--workspace", "here/there", "--set", "data.val_fraction=0.1"])
+    assert command == (f"python3 -m flows.full_run --data {tmp_path}/text.txt --workspace {tmp_path}/here/there "
+                       "--set data.val_fraction=0.1")  # fmt: skip
+    assert command_line(["--data", "embedded"]).endswith("--data embedded")
+    monkeypatch.chdir(CHECKOUT)
+    assert command_line(["--config", "configs/micro.yaml"]).endswith("--config configs/micro.yaml")
+
+
 def test_looking_needs_no_rights_and_leaves_the_folder_untouched(tmp_path):
     os.utime(tmp_path, (1, 1))
     assert parse(["--workspace", str(tmp_path), "--status"]).status
