@@ -24,6 +24,7 @@ def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> dic
 
     Raises UserError, CorruptFileError as open_split and Engine.from_folder do.
     """
+    devices.reset_peak_memory(device)
     model = Engine.from_folder(model_folder, device).model
     figures = {}
     for name in ("val", "test"):
@@ -59,6 +60,7 @@ def sample_and_judge(
 
 def decoding(model_folder: Path, device: str = "cpu") -> dict:
     """Tokens a second with a cache, one sequence at a time, and the peak of this process's memory."""
+    devices.reset_peak_memory(device)
     figures = speed.decoding_speed(Engine.from_folder(model_folder, device))
     return {**figures, "peak_memory_bytes": devices.peak_memory(device), "threads": torch.get_num_threads()}
 
