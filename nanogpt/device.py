@@ -69,7 +69,7 @@ def prove(asked: str) -> dict:
         warning = f"device.type {asked}: {problem}; taking {chosen}"
     proof = next(row for row in candidates if row["device"] == chosen)
     facts = describe(chosen)
-    half = matmul_rate(chosen, torch.bfloat16) if facts["bfloat16"] else None
+    half = _rate_or_none(chosen, torch.bfloat16) if facts["bfloat16"] else None
     return {
         **facts, "asked": asked, "device": chosen, "warning": warning, "candidates": candidates,
         "max_relative_error": proof["max_relative_error"],
@@ -91,6 +91,14 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int = 1024, seconds: floa
         synchronize(device)
         products += 4
     return products * 2 * size**3 / (time.perf_counter() - began)
+
+
+def _rate_or_none(device: str, dtype: torch.dtype) -> float | None:
+    """The rate, or None where the device refuses the type that it claims to know."""
+    try:
+        return matmul_rate(device, dtype)
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None
 
 
 def _relative_error(device: str) -> float:

@@ -58,6 +58,8 @@ def run_child(
         traceback.print_exc()
         _record_failure(Path(folder), error)
         return FAULT
+    loss = "none yet" if outcome.best_val_loss is None else f"{outcome.best_val_loss:.4f}"
+    print(f"{outcome.status} after {outcome.step:,} steps ({outcome.reason}): best validation loss {loss}, in {folder}")
     if outcome.status == "finished":
         return FINISHED
     return lifeline.STOPPED_AFTER_SAVING
