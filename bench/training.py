@@ -119,7 +119,8 @@ def train_theirs(nanogpt: Path, folder: Path) -> dict:
     steps = [float(milliseconds) for milliseconds in re.findall(r"iter \d+: loss [\d.]+, time ([\d.]+)ms", said)]
     seconds = median(steps) / 1000 * 2000
     command = [sys.executable, "-c", THEIR_LOSS, str(folder / "ckpt.pt")]
-    loss = json.loads(subprocess.run(command, cwd=nanogpt, check=True, capture_output=True, text=True).stdout)
+    said = subprocess.run(command, cwd=nanogpt, check=True, capture_output=True, text=True).stdout
+    loss = json.loads(said.splitlines()[-1])
     return {"seconds": round(seconds, 1), "loss": round(loss["loss"], 4), "parameters": loss["parameters"]}
 
 
