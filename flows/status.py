@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +13,7 @@ from flows.run import Blocked, Run, by_need, phase_of
 from flows.wording import byte_size, count, duration
 from nanogpt.faults import UserError
 
+PLAN = "configuration.plan"
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
 
 
@@ -34,14 +37,16 @@ def show_plan(run: Run) -> int:
     table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
     for column in ("step", "what happens", "time", "memory"):
         table.add_column(column, overflow="fold")
-    plan = run.ledger.facts("configuration.plan")
+    rows = decisions(run)
+    is_planned = all(state == "kept" for step, state, _ in rows if step.name == PLAN)
+    plan = run.ledger.facts(PLAN) if is_planned else {}
     rungs = {f"training.{rung['name']}": rung for rung in plan.get("ladder", [])}
-    for step, state, reason in decisions(run):
+    for step, state, reason in rows:
         seconds = (run.ledger.marker(step.name) or {}).get("seconds")
         rung = rungs.get(step.name)
         time = "" if state == "kept" else duration(rung["seconds"]) if rung else duration(seconds) if seconds else ""
         memory = byte_size(rung["memory_bytes"]) if rung and state != "kept" else ""
-        verb = {"kept": "kept", "run": "runs", "waits": "runs"}[state]
+        verb = "runs" if state == "run" else state
         table.add_row(step.name, f"{verb}: {reason}", time, memory)
     console.print(table)
     if not plan:
@@ -54,11 +59,17 @@ def show_plan(run: Run) -> int:
 def decisions(run: Run) -> list[tuple[Step, str, str]]:
     """Each step with "kept", "run" or "waits" and the reason, as a start would decide now."""
     steps = run.steps()
+    named = {step.name: step for step in steps}
     rows: dict[str, tuple[str, str]] = {}
-    for step in by_need(steps):
+    for step in by_need(map(_with_plan, steps)):
         missing = [name for name in step.needs if rows.get(name, ("run",))[0] != "kept"]
-        rows[step.name] = _decision(run, step, missing)
+        rows[step.name] = _decision(run, named[step.name], missing)
     return [(step, *rows[step.name]) for step in steps]
+
+
+def _with_plan(step: Step) -> Step:
+    """A training's settings are what the plan writes: before that is made again, nobody knows whether it is kept."""
+    return replace(step, needs=(*step.needs, PLAN)) if phase_of(step) == "training" else step
 
 
 def _decision(run: Run, step: Step, missing: list[str]) -> tuple[str, str]:
@@ -78,7 +89,8 @@ def _show_expected(run: Run, console: Console) -> None:
 
     training = planner.training_seconds(run.config.budget)
     phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in planner.phase_seconds(run.config.budget).items())
-    console.print(f"Nothing is measured yet. About {duration(training)} of the budget go to training; {phases}.")
+    known = "The plan is to be made anew." if run.ledger.marker(PLAN) else "Nothing is measured yet."
+    console.print(f"{known} About {duration(training)} of the budget go to training; {phases}.")
     sizes = ", ".join(f"{rung.name} ({count(rough_parameters(rung))} parameters)" for rung in run.options.rungs)
     console.print(f"Models to choose from: {sizes}.")
     console.print(f"Disk needed at most: {byte_size(max(disk_needed(run)))}.")

@@ -131,6 +131,19 @@ def test_a_changed_setting_is_told_where_it_counts_and_only_there(workspace):
     assert rows["configuration.measure"][0] == rows["dataset.clean"][0] == "kept"
 
 
+def test_another_budget_is_another_plan_and_nothing_is_told_of_the_old_one(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    workspace.finish("documentation.report")
+    rows = workspace.decisions("--budget", "1h")
+    assert rows["configuration.plan"][0] == "run" and "budget" in rows["configuration.plan"][1]
+    assert rows["training.micro"] == ("waits", "for configuration.plan: kept if its output stays the same")
+    assert rows["evaluation.models"][0] == rows["documentation.report"][0] == "waits"
+    assert status.show_plan(workspace.run("--budget", "1h")) == 0
+    said = capsys.readouterr().out
+    assert "The plan is to be made anew" in said
+    assert "1 min 40 s" not in said and "small_model is left out" not in said
+
+
 def test_what_needs_a_step_done_ahead_of_its_phase_waits_for_it_too(workspace):
     workspace.finish("documentation.report")
     (workspace.run().paths.data / "dataset.fetch.bin").unlink()
