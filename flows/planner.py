@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from flows.options import PHASES
 from nanogpt.config import Config
@@ -44,6 +44,8 @@ class Speed:
     peak_memory_bytes: int
     mixed_precision: bool
     threads: int
+    batch_size: int | None = None  # the micro-batch that fitted; None: as configured
+    gradient_accumulation: int | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,9 @@ def _rung(
         (fixed or "training.max_iters" in pinned) and needed <= seconds and config.training.max_seconds is None
     )
     changes["training.max_seconds"] = None if free_of_clock else round(seconds, 1)
+    if speed.batch_size is not None:
+        changes["training.batch_size"] = speed.batch_size
+        changes["training.gradient_accumulation"] = speed.gradient_accumulation
     changes["device.mixed_precision"] = speed.mixed_precision
     changes["device.threads"] = speed.threads
     config = config.with_changes({key: value for key, value in changes.items() if key not in pinned})
@@ -303,7 +308,3 @@ def speed_of(name: str, facts: dict) -> Speed:
     """A measurement as nanogpt.training.profiler reports it."""
     fields = {key: facts[key] for key in Speed.__dataclass_fields__ if key in facts}
     return Speed(**{**fields, "name": name})
-
-
-def speed_facts(speed: Speed) -> dict:
-    return asdict(speed)

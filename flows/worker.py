@@ -22,6 +22,10 @@ class WorkerDied(Exception):
     """The worker ended by a signal or an abort; what it last printed is in the message."""
 
 
+class WorkerTimedOut(WorkerDied):
+    """The worker gave no answer in time and was killed."""
+
+
 class Worker:
     """One child process, started at the first call and again after a death; `close` frees its memory."""
 
@@ -51,7 +55,7 @@ class Worker:
             if answer.done():  # the function's own
                 raise
             self.close(kill=True)
-            raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed") from None
+            raise WorkerTimedOut(f"{target}: no answer within {timeout:.0f} s; its process was killed") from None
         except KeyboardInterrupt:
             self.close(kill=True)
             raise

@@ -6,18 +6,22 @@ import psutil
 
 from flows import planner
 from flows.ledger import Outcome, Step
+from flows.phases.dataset import FETCH
 from flows.phases.environment import rough_parameters
 from flows.run import Run
-from flows.worker import WorkerDied
+from flows.worker import WorkerDied, WorkerTimedOut
 from nanogpt import durable
-from nanogpt.config import save_config
+from nanogpt.config import Config, save_config
 from nanogpt.faults import OUT_OF_MEMORY, classify
 
-MEASURE_SECONDS = 5.0  # per model and precision; a step of the largest rung may take longer
+MEASURE_SECONDS = 5.0  # per model; a step of the largest rung may take longer
+MEASURE_PATIENCE = 300.0
 BYTES_PER_BPE_TOKEN = 2.8  # of a vocabulary of 1,024 on English text (measured; 1.0 for characters)
 
 
 def configuration(run: Run) -> None:
+    if FETCH.name not in run.finished_steps:  # begun beside phase 2; if it failed there, here is another try
+        run.do(FETCH)
     run.do(MEASURE)
     ladder = run.do(PLAN)["ladder"]
     run.milestone(
@@ -42,23 +46,48 @@ def measure_speed(run: Run) -> Outcome:
             unmeasured[rung.name] = reason
             continue
         try:
-            speed = run.worker.call("nanogpt.training.profiler:choose_precision_and_threads",
-                                    config=rung.model_dump(),
-                                    device=run.facts("implementation.checks")["device"],
-                                    seconds=min(MEASURE_SECONDS, budget / 60), timeout=300)  # fmt: skip
+            models[rung.name] = speed = _measured(run, rung)
         except (WorkerDied, RuntimeError, MemoryError) as error:
             if not models:
                 raise
-            memory = isinstance(error, WorkerDied) or classify(error) == OUT_OF_MEMORY
-            unmeasured[rung.name] = "does not fit into memory" if memory else f"cannot be trained here: {error}"
+            unmeasured[rung.name] = f"cannot be trained here: {error}"
             continue
-        speed["share_of_peak"] = speed["flops_per_second"] / _peak(run, speed["precision"])
-        models[rung.name] = speed
         in_bfloat16 = speed["mixed_precision"]
         threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
                  f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
     return Outcome(facts={"models": models, "unmeasured": unmeasured})
+
+
+def _measured(run: Run, rung: Config) -> dict:
+    """The speed of `rung`, its micro-batch halved until it fits into memory; the effective batch stays."""
+    device = run.facts("implementation.checks")["device"]
+    while True:
+        training = rung.training
+        try:
+            speed = run.worker.call("nanogpt.training.profiler:choose_precision_and_threads", config=rung.model_dump(),
+                                    device=device, seconds=min(MEASURE_SECONDS, run.config.budget / 60),
+                                    timeout=MEASURE_PATIENCE)  # fmt: skip
+        except (WorkerDied, RuntimeError, MemoryError) as error:
+            if training.batch_size == 1 or not _is_out_of_memory(error):
+                raise
+            smaller = training.batch_size // 2 if training.batch_size % 2 == 0 else 1
+            sequences = training.batch_size * training.gradient_accumulation
+            rung = rung.with_changes({"training.batch_size": smaller,
+                                      "training.gradient_accumulation": sequences // smaller})  # fmt: skip
+            run.tell(f"{rung.name}: out of memory; now in micro-batches of {smaller}, not {training.batch_size}",
+                     "warning")  # fmt: skip
+            continue
+        peak = _peak(run, device, speed["precision"])
+        return {**speed, "batch_size": training.batch_size, "gradient_accumulation": training.gradient_accumulation,
+                "micro_batch": training.batch_size,
+                "share_of_peak": speed["flops_per_second"] / peak if peak else None}  # fmt: skip
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Told by the allocator, or by the death of the process that asked for too much."""
+    died = isinstance(error, WorkerDied) and not isinstance(error, WorkerTimedOut)
+    return died or classify(error) == OUT_OF_MEMORY
 
 
 def make_plan(run: Run) -> Outcome:
@@ -71,7 +100,7 @@ def make_plan(run: Run) -> Outcome:
     ]  # fmt: skip
     plan = planner.make_plan(
         rungs, {name: planner.speed_of(name, facts) for name, facts in measured["models"].items()},
-        measured["unmeasured"], run.config.budget, _corpus(run, tokenizer), psutil.virtual_memory().total,
+        measured["unmeasured"], run.config.budget, _corpus(run, tokenizer), _memory_of(run, device),
         run.options.fixed, run.options.pinned,
     )  # fmt: skip
     files = []
@@ -87,10 +116,15 @@ def make_plan(run: Run) -> Outcome:
     return Outcome([*files, plan_file], plan.facts())
 
 
-def _peak(run: Run, precision: str) -> float:
-    """FLOP/s of this device's plain matrix products, measured in phase 1."""
-    device = run.facts("environment.device")
-    return device[f"{precision}_flops"] or device["float32_flops"]
+def _peak(run: Run, device: str, precision: str) -> float | None:
+    """FLOP/s of plain matrix products, measured in phase 1; None for a device that phase 2 fell back to."""
+    proved = run.facts("environment.device")
+    return proved[f"{precision}_flops"] if proved["device"] == device else None
+
+
+def _memory_of(run: Run, device: str) -> int:
+    proved = run.facts("environment.device")
+    return proved["memory_bytes"] if proved["device"] == device else psutil.virtual_memory().total
 
 
 def _corpus(run: Run, tokenizer: str) -> planner.Corpus:

@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from flows import documents
 from flows.ledger import Outcome, Step
 from flows.options import CHECKOUT
+from flows.phases.documentation import collect
 from flows.run import Run
 from nanogpt import durable
 
@@ -26,9 +28,10 @@ def deployment(run: Run) -> None:
 def export_best(run: Run) -> Outcome:
     best = run.facts("evaluation.models")["best"]
     folder = run.paths.exports / best
-    card = (run.paths.checkpoints / best / "README.md").read_text(encoding="utf-8")
+    card_facts = documents.model_card_facts(collect(run), best)
+    card = documents.render_model_card(card_facts, run.paths.state / "model_card.md")
     run.worker.call("nanogpt.export.folders:export_trained", model_folder=run.paths.checkpoints / best,
-                    folder=folder, card=card, timeout=600)  # fmt: skip
+                    folder=folder, card=card.read_text(encoding="utf-8"), timeout=600)  # fmt: skip
     files = sorted(path for path in folder.iterdir() if path.is_file())
     rows = [{"path": run.relative(path), "bytes": path.stat().st_size, "sha256": durable.sha256_file(path)}
             for path in files]  # fmt: skip
