@@ -12,6 +12,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 EXTRAS = [name for name in ("hypothesis", "transformers") if importlib.util.find_spec(name) is None]
 
+if "hypothesis" not in EXTRAS:
+    from hypothesis import HealthCheck, settings
+
+    # Timings live in bench/: a busy machine is no failure.
+    settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("suite")
+
 
 def pytest_report_header() -> str | None:
     return f"left out: the tests that need {' or '.join(EXTRAS)} (not installed)" if EXTRAS else None
