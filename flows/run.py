@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -16,9 +15,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from flows.action_log import ActionLog
+from flows.clock import Clock
 from flows.ledger import Ledger, Step
 from flows.milestones import Milestones
 from flows.options import CHECKOUT, PHASES, RunOptions
@@ -335,70 +333,6 @@ class Run:
 
     def relative(self, path: Path) -> str:
         return os.path.relpath(path, self.paths.workspace)
-
-
-class Clock:
-    """How much of the budget is spent, over kills and restarts; a new budget or a finished run winds it up again."""
-
-    def __init__(self, path: Path, budget: float):
-        self.path, self.budget = path, budget
-        self._began = time.monotonic()
-        self._before = 0.0
-
-    def go_on(self) -> bool:
-        """Take over what earlier, interrupted sessions of the same budget spent; whether there are any."""
-        try:
-            saved = durable.read_json(self.path)
-            if saved["finished"] or saved["budget_seconds"] != self.budget:
-                return False
-            self._before = float(saved["spent_seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return True
-
-    @property
-    def spent(self) -> float:
-        return self._before + time.monotonic() - self._began
-
-    @property
-    def left(self) -> float:
-        return self.budget - self.spent
-
-    def save(self, finished: bool = False) -> None:
-        """Note what is spent. A full disk costs the note, not the run."""
-        with suppress(OSError):
-            durable.write_json(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
-                                           "finished": finished})  # fmt: skip
-
-
-@contextmanager
-def exclusive(run: Run):
-    """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
-    holder = run.paths.state / "holder.json"
-    lock = FileLock(run.paths.state / "lock")
-    try:
-        run.paths.state.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-        started = datetime.now().isoformat(timespec="seconds")
-        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
-    except Timeout:
-        raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
-                        f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
-    except OSError as error:
-        lock.release()
-        raise UserError(f"--workspace: {run.paths.state} cannot be made or written ({error.strerror})") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _describe_holder(holder: Path) -> str:
-    try:
-        record = durable.read_json(holder)
-        return f"process {record['pid']}, started {record['started']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process holds its lock"
 
 
 def by_need(steps: Iterable[Step]) -> list[Step]:

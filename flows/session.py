@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from flows import status
+from flows.lock import exclusive
 from flows.options import PHASES, RunOptions, parse
-from flows.run import Run, exclusive
+from flows.run import Run
 from nanogpt.faults import UserError
 
 STOPPED = 130

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from flows import session
+from flows.clock import Clock
 from flows.display import PlainDisplay
 from flows.ledger import Outcome, Step
+from flows.lock import exclusive
 from flows.options import CHECKOUT, PHASES, parse
-from flows.run import Blocked, Clock, Run, exclusive
+from flows.run import Blocked, Run
 from nanogpt import durable
 from nanogpt.faults import UserError
 
@@ -382,7 +384,8 @@ def test_a_milestone_that_a_kill_came_before_is_made_by_the_next_session(flow, m
 HOLDER = """
 import os, subprocess, sys
 from flows.options import parse
-from flows.run import Run, exclusive
+from flows.lock import exclusive
+from flows.run import Run
 with exclusive(Run(parse(["--workspace", sys.argv[1]]))):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print(child.pid, flush=True)

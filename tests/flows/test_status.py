@@ -207,7 +207,8 @@ def test_a_look_at_a_run_that_goes_on_does_not_disturb_it(workspace):
     holder = textwrap.dedent(f"""
         import sys
         from flows.options import parse
-        from flows.run import Run, exclusive
+        from flows.lock import exclusive
+        from flows.run import Run
         with exclusive(Run(parse({workspace.arguments()!r}))):
             print("held", flush=True)
             sys.stdin.read()

@@ -1,0 +1,46 @@
+"""One process at a time for a run: a lock that dies with its holder, and a note of who that is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from flows.run import Run
+from nanogpt import durable
+from nanogpt.faults import UserError
+
+
+@contextmanager
+def exclusive(run: Run) -> Iterator[None]:
+    """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
+    holder = run.paths.state / "holder.json"
+    lock = FileLock(run.paths.state / "lock")
+    try:
+        run.paths.state.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        started = datetime.now().isoformat(timespec="seconds")
+        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
+    except Timeout:
+        raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
+                        f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
+    except OSError as error:
+        lock.release()
+        raise UserError(f"--workspace: {run.paths.state} cannot be made or written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _describe_holder(holder: Path) -> str:
+    try:
+        record = durable.read_json(holder)
+        return f"process {record['pid']}, started {record['started']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process holds its lock"
