@@ -271,7 +271,8 @@ class Run:
             self.display.phase(record.number, record.title, lambda: function(self))
         except UserError as error:
             record.status, record.cause = "failed", str(error)
-            raise
+            if not self._is_trained(name):  # after that there is work to report, whoever made the mistake
+                raise
         except Blocked as error:
             record.status, record.cause = "blocked", str(error)
         except Exception as error:
@@ -283,6 +284,9 @@ class Run:
             self.tell(f"{record.number} {record.title} {record.status}: {record.cause}", "error")
         record.seconds = sum(step["seconds"] for step in record.steps)
         self.clock.save()
+
+    def _is_trained(self, phase: str) -> bool:
+        return PHASES.index(phase) > PHASES.index("training")
 
     def _accept_finished_steps(self) -> None:
         """With --only, the other phases' steps count as they are, when their outputs are whole."""

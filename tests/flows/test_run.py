@@ -430,6 +430,13 @@ def start(flow: Flow, *arguments: str, work=None) -> int:
                         work or flow.phases)  # fmt: skip
 
 
+def test_a_mistake_told_after_training_costs_its_phase_and_not_the_report(flow, capsys):
+    flow.failing["evaluation.models"] = UserError("checkpoints/default/micro/config.yaml: cannot be read")
+    assert start(flow) == 1
+    assert "6 Evaluation failed: checkpoints/default/micro/config.yaml: cannot be read" in capsys.readouterr().out
+    assert "documentation.report" in flow.worked
+
+
 def test_the_exit_code_tells_how_it_went(flow, capsys):
     flow.failing["training.micro"] = RuntimeError("no remedy is left")
     assert start(flow) == 1
