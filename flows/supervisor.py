@@ -22,7 +22,7 @@ from nanogpt import durable
 
 EXIT_STOPPED = 143
 POLL_SECONDS = 0.25
-GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; a save of 125 M parameters takes about 3 s
+GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; what is not saved by then is done again from the last checkpoint
 STALL_SECONDS = 300.0
 MEMORY_PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
 

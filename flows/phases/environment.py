@@ -16,7 +16,7 @@ from flows.run import Run
 from nanogpt import durable
 
 GIB = 2**30
-LEAST_MEMORY = 2 * GIB  # Prefect's server 0.2, the autopilot 0.2, a trainer of the smallest model 0.7 (measured)
+LEAST_MEMORY = 2 * GIB  # the smallest trainer peaks at 0.43 GiB, Prefect's server holds 0.2; the rest is the system's
 BYTES_PER_PARAMETER = 4 * 3  # weights and two moments in float32, in one checkpoint
 CHECKPOINTS = 6  # three last, the best, the one before the cool-down, and one being written
 

@@ -108,7 +108,7 @@ def _on_device(run: Run, function: str, **arguments) -> dict:
     target, device = f"nanogpt.evaluation.summary:{function}", run.facts("implementation.checks")["device"]
     try:
         return run.worker.call(target, device=device, timeout=WORKER_SECONDS, **arguments)
-    except (WorkerDied, RuntimeError, NotImplementedError, TypeError) as error:
+    except (WorkerDied, RuntimeError, TypeError) as error:
         if device == "cpu":
             raise
         run.remedy(step="evaluation", symptom="device", evidence=f"{device}: {str(error).splitlines()[0]}",

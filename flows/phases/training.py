@@ -16,7 +16,7 @@ from nanogpt.config import Config, load_config
 from nanogpt.faults import UserError
 from nanogpt.training.progress import check_same_training, trajectory
 
-PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.2 s of this process
+PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.1 s of this process
 CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
 
 
