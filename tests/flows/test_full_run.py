@@ -69,6 +69,11 @@ class Copy:
         return subprocess.run(self.command(*more), cwd=self.checkout, env=self.environment, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)  # fmt: skip
 
+    def stop_server(self) -> None:
+        home = str(self.workspace / "state/.prefect")
+        subprocess.run([sys.executable, "-m", "flows.prefect_server", "stop", home], cwd=self.checkout,
+                       env=self.environment, check=True)  # fmt: skip
+
     @property
     def log(self) -> str:
         file = self.workspace / "logs/default/automation_log.txt"
@@ -110,8 +115,7 @@ def copy(tmp_path_factory):
         _kill_during(copy, phase, "orchestrator", dice)
     copy.finish = copy.run()
     yield copy
-    subprocess.run([sys.executable, "-m", "flows.prefect_server", "stop", str(copy.workspace / "state/.prefect")],
-                   cwd=copy.checkout, env=copy.environment, check=False)  # fmt: skip
+    copy.stop_server()
 
 
 def test_a_run_killed_in_every_phase_is_finished_by_the_same_command(copy):
@@ -177,6 +181,16 @@ def test_again_after_success_everything_is_cached_and_nothing_is_rewritten(copy)
     while not phases <= cached() and time.monotonic() < until:
         time.sleep(0.5)
     assert phases <= cached()
+
+
+def test_a_finished_run_starts_no_server_only_to_say_so(copy):
+    copy.stop_server()
+    before = copy.snapshot()
+    done = copy.run()
+    assert done.returncode == 0, done.stdout
+    assert "none is started for that" in done.stdout
+    assert "Pages" not in done.stdout
+    assert copy.snapshot() == before
 
 
 def test_two_starts_at_once_the_second_says_who_holds_the_run(copy):
