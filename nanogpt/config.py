@@ -46,7 +46,13 @@ Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
+Temperature = Annotated[float, Field(ge=0)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]  # what torch's generators take
+
+
+def _is_reached_by_doubling(last: int, first: int) -> bool:
+    times, rest = divmod(last, first)
+    return rest == 0 and times > 0 and times & (times - 1) == 0
 
 
 class Section(BaseModel):
@@ -72,6 +78,7 @@ class ModelConfig(Section):
     norm_eps: Rate = Field(1e-6, description="added to the variance")
     position: Literal["learned", "rope"] = Field("rope", description="how a token knows its place")
     rope_theta: Rate = Field(10000.0, description="base wavelength of the rotary embedding")
+    position_scale: float = Field(1.0, ge=1, description="rope: positions are divided by it (a stretched context)")
     activation: Literal["gelu", "relu2", "swiglu"] = Field("swiglu", description="of the feed-forward layer")
     qk_norm: bool = Field(True, description="normalise queries and keys in each head")
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")
@@ -96,6 +103,8 @@ class ModelConfig(Section):
             )
         if self.n_head % self.kv_heads:
             raise ValueError(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
+        if self.position == "learned" and self.position_scale != 1:
+            raise ValueError(f"position_scale {self.position_scale} is for rotary positions; these are learned")
         if self.position == "rope" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even head width, found {self.head_width}")
         return self
@@ -141,10 +150,25 @@ class TrainingConfig(Section):
     muon_learning_rate: Rate = Field(0.02, description="Muon's peak")
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum")
     embedding_learning_rate: Rate = Field(0.05, description="with muon: AdamW's peak for the embedding")
+    weight_average: float = Field(0.0, ge=0, lt=1, description="decay a step of the weights' moving average; 0: none")
+    initial_block_size: Positive | None = Field(None, description="curriculum: shorter windows at first; null: none")
+    curriculum_fraction: Share = Field(0.3, description="share of the steps until the windows are block_size long")
+    initial_batch: Positive | None = Field(
+        None, description="sequences in a step at first, doubled whenever the loss stops falling; null: all at once"
+    )
+    init_from: str | None = Field(
+        None, min_length=1, description="a model's folder, a Hugging Face folder or nanoGPT's ckpt.pt; null: scratch"
+    )
+    lora_rank: Count = Field(0, description="rank of low-rank adapters beside frozen weights; 0: train all weights")
+    lora_alpha: Rate = Field(16.0, description="adapters count by lora_alpha / lora_rank")
     eval_interval: Positive = Field(250, description="steps between evaluations on the whole validation split")
     sample_interval: Count = Field(250, description="steps between written samples; 0: none")
+    sample_temperatures: Annotated[list[Temperature], Field(min_length=1)] = Field(
+        [0.6, 0.8, 1.0], description="one sample each; 0: always the likeliest token"
+    )
     log_interval: Positive = Field(10, description="steps between rows of metrics")
     checkpoint_interval: Positive = Field(250, description="steps between checkpoints")
+    checkpoint_minutes: Rate = Field(10.0, description="minutes after which one more is due, however slow the steps")
     keep_checkpoints: Annotated[Whole, Field(ge=2)] = Field(3, description="newest checkpoints kept")
     early_stopping_patience: Count = Field(0, description="evaluations without a better loss; 0: never stop early")
     max_seconds: Rate | None = Field(None, description="training time at which the cool-down has ended; null: no clock")
@@ -154,6 +178,15 @@ class TrainingConfig(Section):
     def _check_schedule(self) -> TrainingConfig:
         if self.warmup_iters >= self.max_iters:
             raise ValueError(f"warmup_iters {self.warmup_iters} must be below max_iters {self.max_iters}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_beginnings(self) -> TrainingConfig:
+        batch = self.batch_size * self.gradient_accumulation
+        if self.initial_batch is not None and not _is_reached_by_doubling(batch, self.initial_batch):
+            raise ValueError(f"initial_batch {self.initial_batch} does not become {batch} sequences by doubling")
+        if self.lora_rank and self.init_from is None:
+            raise ValueError("lora_rank needs init_from: adapters change a model that is there")
         return self
 
 
@@ -174,7 +207,10 @@ class DeviceConfig(Section):
     """What computes. A device that is not there is said, and what is there is taken."""
 
     type: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="auto: cuda, else mps, else cpu")
-    mixed_precision: bool | Literal["auto"] = Field("auto", description="bfloat16 products; auto: where faster")
+    mixed_precision: bool | Literal["auto", "bfloat16", "float16"] = Field(
+        "auto", description="half-precision products; true: of the better type; auto: where faster"
+    )
+    gradient_checkpointing: bool = Field(False, description="compute blocks again in the backward pass: less memory")
     compile: bool = Field(False, description="torch.compile; falls back to eager when the compiler fails")
     threads: Positive | None = Field(None, description="CPU threads; null: one a physical core")
 
@@ -187,6 +223,16 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     data: DataConfig = DataConfig()
     device: DeviceConfig = DeviceConfig()
+    tracking: Literal["none", "wandb"] = Field("none", description="wandb: Weights & Biases too, offline without a key")
+
+    @model_validator(mode="after")
+    def _check_curriculum(self) -> Config:
+        first, last = self.training.initial_block_size, self.model.block_size
+        if first is not None and not _is_reached_by_doubling(last, first):
+            raise ValueError(
+                f"training.initial_block_size {first} does not become model.block_size {last} by doubling"
+            )
+        return self
 
     def with_changes(self, changes: dict[str, Any]) -> Config:
         """A validated copy with dotted keys replaced: {"training.max_iters": 100}. Raises UserError."""

@@ -160,11 +160,21 @@ def configure(device: str, threads: int) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def autocast(device: str, mixed_precision: bool) -> contextlib.AbstractContextManager:
-    """Matrix products in bfloat16 inside the context when `mixed_precision`, else nothing changes."""
-    if not mixed_precision:
+def precision_of(device: str, mixed_precision: bool | str) -> str:
+    """The type of the products, "float32", "bfloat16" or "float16", for a setting other than "auto".
+
+    True is bfloat16, which needs no loss scaling, but for CUDA devices that would emulate it (before Ampere).
+    """
+    if mixed_precision is True:
+        return "float16" if device == "cuda" and not native_bfloat16(device) else "bfloat16"
+    return mixed_precision or "float32"
+
+
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
+    """Matrix products in `precision` ("bfloat16", "float16") inside the context; "float32" changes nothing."""
+    if precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device_type=device, dtype=torch.bfloat16)
+    return torch.autocast(device_type=device, dtype=getattr(torch, precision))
 
 
 def synchronize(device: str) -> None:

@@ -33,7 +33,7 @@ def test_the_run_commands_are_understood(command, letters):
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("nanogpt ")])
 def test_the_library_commands_are_understood(command):
     parsed = cli.make_parser().parse_args(shlex.split(command)[1:])
-    assert callable(parsed.command)
+    assert callable(parsed.run)
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "examples/" in line])

@@ -65,6 +65,7 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
     mixed_precision = config.device.mixed_precision
     if mixed_precision == "auto":
         mixed_precision = native_precision(device) == "bfloat16"
+    precision = devices.precision_of(device, mixed_precision)
     model = GPT(config.model, seed=config.training.seed).to(device)
     optimizer = Optimizer(model, config.training, getattr(torch, native_precision(device)))
     generator = torch.Generator().manual_seed(config.training.seed)
@@ -76,7 +77,7 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
         began = time.perf_counter()
         optimizer.forget_gradients()
         for _ in range(accumulation):
-            with devices.autocast(device, mixed_precision):
+            with devices.autocast(device, precision):
                 summed, count = model.loss_sum(tokens, tokens)
             (summed / (count * accumulation)).backward()
         optimizer.gradient_norm().item()
@@ -98,7 +99,7 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
         "parameters": model.num_parameters(), "seconds_per_step": seconds_per_step,
         "tokens_per_second": tokens_per_second, "flops_per_second": tokens_per_second * model.flops_per_token(),
         "peak_memory_bytes": devices.peak_memory(device), "mixed_precision": mixed_precision,
-        "precision": "bfloat16" if mixed_precision else "float32", "device": device,
+        "precision": precision, "device": device,
         "threads": torch.get_num_threads(), "steps": len(times),
     }  # fmt: skip
 

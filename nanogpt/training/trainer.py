@@ -168,7 +168,7 @@ class Trainer:
             if first and self.stop.requested:  # the step is repeated after resuming, with the same dropout
                 checkpoint.restore_random_state(before, self.device)
                 raise StopRequested
-            with devices.autocast(self.device, self.mixed_precision):
+            with devices.autocast(self.device, self.precision):
                 summed, _ = self.loss_sum(tokens, targets)
             loss = summed / self.tokens_per_step
             loss.backward()
@@ -304,7 +304,7 @@ class Trainer:
         rows = max(1, min(TOKENS_AT_ONCE // block_size, 4 * self.micro_batch))
         total, count = 0.0, 0
         self.model.eval()
-        with self.stop.interruptible(), devices.autocast(self.device, self.mixed_precision):
+        with self.stop.interruptible(), devices.autocast(self.device, self.precision):
             for tokens, targets in windows(self.val_split.tokens, block_size, rows):
                 summed, _ = self.model.loss_sum(tokens.to(self.device), targets.to(self.device))
                 total += summed.item()
@@ -387,11 +387,12 @@ class Trainer:
         self.device = chosen.device
         devices.configure(self.device, wanted.threads or before.get("threads") or devices.physical_cores())
         native, same_device = native_precision(self.device), before.get("device") == self.device
-        self.mixed_precision = wanted.mixed_precision
         if wanted.mixed_precision == "auto":
-            self.mixed_precision = (before["precision"] if same_device else native) == "bfloat16"
+            self.precision = before["precision"] if same_device else native
+        else:
+            self.precision = devices.precision_of(self.device, wanted.mixed_precision)
         self.computing = {
-            "device": self.device, "precision": "bfloat16" if self.mixed_precision else "float32",
+            "device": self.device, "precision": self.precision,
             "newton_schulz": before["newton_schulz"] if same_device else native,
             "threads": torch.get_num_threads(), "torch": torch.__version__,
         }  # fmt: skip
@@ -442,7 +443,7 @@ class Trainer:
         tokens = torch.zeros(self.micro_batch, self.config.model.block_size, dtype=torch.long, device=self.device)
         try:
             loss_sum = torch.compile(self.model.loss_sum)
-            with devices.autocast(self.device, self.mixed_precision):
+            with devices.autocast(self.device, self.precision):
                 loss_sum(tokens, tokens)[0].backward()
         except Exception as error:
             self.folder.event("not compiled", f"eager instead: {type(error).__name__}: {error}"[:500])

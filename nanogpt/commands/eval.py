@@ -1,0 +1,41 @@
+"""Loss, perplexity and bits per byte over a whole split."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nanogpt.commands.arguments import add_device, chosen_device, positive
+from nanogpt.faults import UserError
+
+HELP = "loss, perplexity and bits per byte over a whole split"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="an export or a model's training folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tokenised data")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: %(default)s")
+    parser.add_argument("--window", type=positive(int), metavar="N", help="tokens of context (default: block_size)")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what the model makes of the split."""
+    from nanogpt.data import shards
+    from nanogpt.evaluation.perplexity import evaluate_split
+    from nanogpt.inference.engine import Engine
+
+    manifest = shards.verify(arguments.data)
+    engine = Engine.from_folder(arguments.folder, chosen_device(arguments.device))
+    if manifest["tokenizer"]["digest"] != engine.tokenizer.digest:
+        raise UserError(f"{arguments.data}: is tokenised otherwise than what {arguments.folder} was trained on")
+    block_size = engine.model.config.block_size
+    window = arguments.window or block_size
+    if window > block_size:
+        raise UserError(f"--window {window}: the model sees at most {block_size} tokens")
+    found = evaluate_split(engine.model, arguments.data, arguments.split, window, engine.device)
+    print(f"{arguments.split}: {found.tokens:,} tokens, windows of {window}")
+    print(f"loss           {found.loss:.4f} nats per token")
+    print(f"perplexity     {found.perplexity:.3f}")
+    print(f"bits per byte  {found.bits_per_byte:.4f}")
+    return 0

@@ -1,0 +1,43 @@
+"""Write text behind a prompt."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nanogpt.commands.arguments import add_device, chosen_device, positive
+
+HELP = "write text behind a prompt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="an export or a model's training folder")
+    parser.add_argument("--prompt", default="\n", help="text to go on from (default: a new line)")
+    parser.add_argument("--tokens", type=positive(int), default=300, help="how many to write (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0: always the likeliest token (default: %(default)s)"
+    )
+    parser.add_argument("--top-k", type=int, help="draw from the K likeliest tokens")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that reach this probability")
+    parser.add_argument("--seed", type=int, help="the same seed writes the same text")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the prompt and, piece by piece, what follows it."""
+    from nanogpt.inference.engine import Engine
+
+    engine = Engine.from_folder(arguments.folder, chosen_device(arguments.device))
+    pieces = engine.generate(
+        arguments.prompt,
+        max_new_tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    print(arguments.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
