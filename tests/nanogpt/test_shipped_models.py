@@ -1,0 +1,45 @@
+"""The models of configs/: each is as large as its first line says, and the ladder is in order of size."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt.config import load_config, read_yaml
+from nanogpt.model.gpt import GPT
+
+pytestmark = pytest.mark.fast
+CONFIGS = Path(__file__).parents[2] / "configs"
+LADDER = read_yaml(CONFIGS / "runs/default.yaml")["ladder"]
+VOCABULARIES = {"with 66 characters": 66, "with a BPE of 1,024": 1024}
+
+
+def parameters(path: Path, vocab_size: int) -> int:
+    model = load_config(path).with_changes({"model.vocab_size": vocab_size}).model
+    with torch.device("meta"):  # shapes without memory
+        return GPT(model).num_parameters()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_has_the_parameters_that_its_first_line_names(path):
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    said = re.match(r"# ([\d,.]+) M parameters (with 66 characters|with a BPE of 1,024): ", first)
+    assert said, first
+    millions, vocabulary = said.groups()
+    decimals = len(millions.partition(".")[2])
+    assert f"{parameters(path, VOCABULARIES[vocabulary]) / 1e6:,.{decimals}f}" == millions
+
+
+def test_the_sizes_are_those_that_the_ladder_promises():
+    sizes = {name: parameters(CONFIGS / f"{name}.yaml", 66 if name in ("micro", "tiny_model") else 1024)
+             for name in LADDER}  # fmt: skip
+    assert list(sizes) == sorted(sizes, key=sizes.__getitem__)
+    assert 100_000 <= sizes["micro"] <= 810_000  # nanoGPT's recipe for CPUs has 0.80 M: the race is between equals
+    for name, millions in (("tiny_model", 5), ("small_model", 50), ("medium_model", 125)):
+        assert abs(sizes[name] / 1e6 / millions - 1) < 0.04
+
+
+def test_all_heads_are_as_wide_as_the_kernels_like():
+    for name in LADDER:
+        assert load_config(CONFIGS / f"{name}.yaml").model.head_width in (32, 64, 128)
