@@ -17,8 +17,8 @@ from nanogpt import device as devices
 from nanogpt.config import Config, load_config
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.training.computing import native_precision
 from nanogpt.training.optimizer import Optimizer
-from nanogpt.training.trainer import native_precision
 
 WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
 LEAST_STEPS = 3

@@ -1,0 +1,56 @@
+"""How good the weights are while they are trained: the validation loss, and what the model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from nanogpt import device as devices
+from nanogpt.data.data_loader import IGNORED, windows
+from nanogpt.data.shards import Split
+from nanogpt.inference.engine import Engine
+from nanogpt.model.gpt import GPT
+from nanogpt.training.computing import Computing
+from nanogpt.training.lifeline import StopRequest
+
+TOKENS_AT_ONCE = 8192  # in an evaluation's forward pass
+SAMPLE_TOKENS = 200
+
+
+class Judge:
+    """Reads the model and changes nothing of its training; a wish to stop ends what it does at once."""
+
+    def __init__(
+        self, model: GPT, tokenizer, split: Split, computing: Computing, rows: int, stop: StopRequest,
+        beat: Callable[[str], None],
+    ):  # fmt: skip
+        """rows: sequences of block_size that surely fit into memory without their gradients."""
+        self.model, self.tokenizer, self.split, self.computing = model, tokenizer, split, computing
+        self.stop, self.beat = stop, beat
+        self.rows = max(1, min(TOKENS_AT_ONCE // model.config.block_size, rows))
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss over the whole validation split in windows of block_size, nats a token."""
+        device, total, count = self.computing.device, 0.0, 0
+        self.model.eval()
+        with self.stop.interruptible(), devices.autocast(device, self.computing.precision):
+            for tokens, targets in windows(self.split.tokens, self.model.config.block_size, self.rows):
+                summed, _ = self.model.loss_sum(tokens.to(device), targets.to(device))
+                total += summed.item()
+                count += int((targets != IGNORED).sum())
+                self.beat("evaluating")
+        self.model.train()
+        return total / count
+
+    def sample(self, temperature: float, seed: int) -> str:
+        """What the model writes now, from a generator of its own: training does not notice."""
+        engine = Engine(self.model, self.tokenizer, self.computing.device)
+        pieces = []
+        with self.stop.interruptible():
+            for piece in engine.generate("\n", SAMPLE_TOKENS, temperature, seed=seed):
+                pieces.append(piece)
+                self.beat("writing a sample")
+        self.model.train()
+        return "".join(pieces)

@@ -1,0 +1,162 @@
+"""One session of a training: everything that it stands on, brought to the start or to where a checkpoint is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from nanogpt import durable
+from nanogpt.config import Config
+from nanogpt.data.data_loader import Samples
+from nanogpt.data.shards import open_split, verify
+from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.faults import UserError
+from nanogpt.model.gpt import GPT
+from nanogpt.training import checkpoint, computing
+from nanogpt.training.checkpoint import Checkpoint
+from nanogpt.training.clock import Clock
+from nanogpt.training.gradients import Gradients
+from nanogpt.training.judge import Judge
+from nanogpt.training.lifeline import StopRequest
+from nanogpt.training.model_folder import ModelFolder
+from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.progress import Progress, check_same_training, trajectory
+
+LARGER_CLOCK = 1.1  # a clock that grew by more is a larger budget: the cool-down is taken back and comes later
+
+
+class Session:
+    """Data, model, optimizer, progress, folder and clock, and the checkpoints that hold and bring back their state."""
+
+    def __init__(
+        self, config: Config, data_folder: Path, model_folder: Path, max_seconds: float | None,
+        micro_batch: int | None, stop: StopRequest,
+    ):  # fmt: skip
+        verify(data_folder)
+        self.train_split, self.val_split = (open_split(data_folder, name) for name in ("train", "val"))
+        self.config = config = with_vocabulary(config, self.train_split.vocab_size)
+        self.samples = Samples(self.train_split.tokens, config.model.block_size, config.training.seed)
+        self.data_sha256 = durable.sha256_file(data_folder / "manifest.json")
+        self.tokenizer = load_tokenizer(data_folder)
+        self.identity = trajectory(config, self.data_sha256)
+        self.max_seconds = max_seconds or config.training.max_seconds
+        self.batch = config.training.batch_size * config.training.gradient_accumulation  # sequences a step
+        self.micro_batch = min(micro_batch or config.training.batch_size, self.batch)
+        self.tokens_per_step = self.batch * config.model.block_size
+        self.model_folder, self.stop = model_folder, stop
+        self.folder: ModelFolder  # opened by whoever closes it
+        self.progress = Progress()
+        self.val_loss: float | None = None
+        self.saved_step = -1
+
+    def open(self) -> None:
+        """Go on from the newest checkpoint in the folder, or begin. Raises UserError, OSError."""
+        found = self.newest_checkpoint()
+        self.set_up(found)
+        self.begin(found)
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Where to go on. Raises UserError when the folder is another training's."""
+        found = self.folder.newest()
+        if found is None:
+            return None
+        schedule = self.config.training.schedule
+        check_same_training(found.facts["trajectory"], self.identity, schedule, str(self.model_folder))
+        if found.state["progress"]["cool_down"] and self.has_grown(found):
+            return self.folder.load_before_cool_down() or found
+        return found
+
+    def has_grown(self, found: Checkpoint) -> bool:
+        """Whether this session may take more steps, or more time, than the one that began to cool down."""
+        if found.facts["trajectory"]["training.max_iters"] < self.config.training.max_iters:
+            return True
+        clock = found.state["progress"]["max_seconds"]
+        return clock is not None and (self.max_seconds or math.inf) > LARGER_CLOCK * clock
+
+    def set_up(self, found: Checkpoint | None) -> None:
+        """Model, optimizer and what computes with them; a resumed run computes as it did before."""
+        before, folder = found.facts if found else {}, self.folder
+        self.computing, warning = computing.choose(self.config.device, before)
+        self.device = self.computing.device
+        seed = self.config.training.seed
+        torch.manual_seed(seed)  # dropout's generator; the model has its own
+        self.model = GPT(self.config.model, seed=seed).to(self.device).train()
+        newton_schulz = getattr(torch, self.computing.newton_schulz)
+        self.optimizer = Optimizer(self.model, self.config.training, newton_schulz)
+        self.gradients = Gradients(
+            self.model, self.optimizer, self.samples, self.computing, self.micro_batch, self.stop, folder.beat,
+            folder.event,
+        )  # fmt: skip
+        self.judge = Judge(
+            self.model, self.tokenizer, self.val_split, self.computing, 4 * self.micro_batch, self.stop, folder.beat
+        )
+        if self.config.device.compile:
+            self.gradients.compile()
+        if warning:
+            folder.event("device", warning)
+        if changes := self.computing.differences(before):
+            told = ", ".join(f"{name} {change}" for name, change in changes.items())
+            folder.event("computes otherwise", f"not to the byte as before: {told}")
+
+    def begin(self, found: Checkpoint | None) -> None:
+        """Bring state and files to where the checkpoint is, or to the start."""
+        if found:
+            self.restore(found)
+            self.saved_step = found.step
+            self.folder.event("resumed", f"from {found.folder.name} at step {found.step}")
+        else:
+            self.folder.start_anew(self.identity)
+            self.folder.event("started", f"{self.model.num_parameters():,} parameters, {self.computing.precision}")
+        self.folder.describe(self.config, self.tokenizer, self.data_sha256)
+        if math.isinf(self.folder.best_val_loss):  # none, or set aside as corrupt: the next evaluation is the best
+            self.progress.best_val_loss = None
+        self.clock = Clock(self.progress.seconds, self.max_seconds)
+        if found and found.folder == self.folder.before_cool_down:
+            self.leave_cool_down()
+
+    def leave_cool_down(self) -> None:
+        """Make the state before the cool-down the newest; what followed it is no longer part of this training."""
+        self.folder.event("extended", "more steps or time than before: the cool-down comes later")
+        self.write_checkpoint(checkpoint.step_folder(self.folder.checkpoints, self.progress.step))
+        checkpoint.remove_after(self.folder.checkpoints, self.progress.step)
+
+    def restore(self, found: Checkpoint) -> None:
+        """Take over the state of a checkpoint; the rows that it has yet to write are dropped."""
+        self.progress = Progress.from_state_dict(found.state["progress"])
+        checkpoint.put_weights(self.model, found.weights, str(found.folder))
+        self.optimizer.load_state_dict(found.state["optimizer"])
+        checkpoint.restore_random_state(found.state["random"], self.device)
+        self.folder.go_back_to(found.step)
+
+    def save(self) -> None:
+        """A checkpoint of this step, unless it is there; then the oldest go."""
+        if self.saved_step == self.progress.step:
+            return
+        self.write_checkpoint(checkpoint.step_folder(self.folder.checkpoints, self.progress.step))
+        self.saved_step = self.progress.step
+        config = self.config.training
+        checkpoint.prune(self.folder.checkpoints, config.keep_checkpoints, config.checkpoint_interval)
+
+    def write_checkpoint(self, folder: Path) -> None:
+        with self.clock.aside("saving"):
+            self.progress.seconds = self.clock.seconds()
+            state = {
+                "progress": self.progress.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "random": checkpoint.random_state(self.device),
+            }  # fmt: skip
+            self.folder.save(folder, self.model, self.facts(), state)
+
+    def facts(self) -> dict:
+        """What a checkpoint's manifest says about how it was made."""
+        return {"trajectory": self.identity, "micro_batch": self.micro_batch, **asdict(self.computing)}
+
+
+def with_vocabulary(config: Config, vocab_size: int) -> Config:
+    """`config` with the data's vocabulary. Raises UserError when it asks for a smaller one."""
+    asked = config.model.vocab_size
+    if asked is not None and asked < vocab_size:
+        raise UserError(f"model.vocab_size: found {asked}, but the data has {vocab_size} different tokens")
+    return config.with_changes({"model.vocab_size": asked or vocab_size})
