@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import os
 import platform
 import sys
 import time
@@ -13,6 +12,9 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+
+from nanogpt.machine import memory_bytes, processor_name
+from nanogpt.machine import physical_cores as physical_cores  # asked of this module, like all else of the device
 
 LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
 
@@ -119,19 +121,9 @@ def describe(device: str) -> dict:
     elif device == "mps":
         facts |= {"name": "Apple GPU (Metal)", "memory_bytes": torch.mps.recommended_max_memory()}
     else:
-        facts |= {"name": processor_name(), "memory_bytes": psutil.virtual_memory().total,
+        facts |= {"name": processor_name(), "memory_bytes": memory_bytes(),
                   "threads": torch.get_num_threads()}  # fmt: skip
     return {**facts, "bfloat16": native_bfloat16(device)}
-
-
-def processor_name() -> str:
-    """The processor as its maker calls it."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def native_bfloat16(device: str) -> bool:
@@ -145,12 +137,6 @@ def native_bfloat16(device: str) -> bool:
         text = file.read(20000)
         return "avx512_bf16" in text or "amx_bf16" in text
     return False
-
-
-def physical_cores() -> int:
-    """Physical cores this process may use: hyper-threads share the units that matrix products keep busy."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def configure(device: str, threads: int) -> None:

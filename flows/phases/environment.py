@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -14,6 +13,7 @@ from flows import documents
 from flows.ledger import Outcome, Step
 from flows.run import Run
 from nanogpt import durable
+from nanogpt.machine import cores, physical_cores, processor_name
 
 GIB = 2**30
 LEAST_MEMORY = 2 * GIB  # the smallest trainer peaks at 0.43 GiB, Prefect's server holds 0.2; the rest is the system's
@@ -45,7 +45,6 @@ def check_system(run: Run) -> Outcome:
     memory = psutil.virtual_memory()
     free = shutil.disk_usage(run.paths.workspace).free
     least, most = min(disk_needed(run)), max(disk_needed(run))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     checks = [
         _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,
                "install a newer Python"),
@@ -53,11 +52,11 @@ def check_system(run: Run) -> Outcome:
                memory.available >= LEAST_MEMORY, f"{_gib(memory.available)} are free: close other programs"),
         _check("disk", _gib(free), f"{_gib(least)}, {_gib(most)} for the largest model", free >= least, free >= most,
                f"free {_gib(most - free)}, or choose another --workspace or a smaller ladder"),
-        _check("processor cores", str(cores), "2 or more", True, cores >= 2, "training will take longer"),
+        _check("processor cores", str(cores()), "2 or more", True, cores() >= 2, "training will take longer"),
     ]  # fmt: skip
     facts = {
-        "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(),
-        "cores": cores, "physical_cores": psutil.cpu_count(logical=False) or cores,
+        "python": platform.python_version(), "platform": platform.platform(), "processor": processor_name(),
+        "cores": cores(), "physical_cores": physical_cores(),
         "memory_bytes": memory.total, "memory_available_bytes": memory.available,
         "disk_free_bytes": free, "disk_needed_bytes": most, "checks": checks,
     }  # fmt: skip
@@ -101,7 +100,7 @@ def rough_parameters(config) -> int:
 
 def machine() -> dict:
     """What a proof of this machine holds for: another processor or another torch is to be proved anew."""
-    return {"processor": _processor(), "torch": version("torch")}
+    return {"processor": processor_name(), "torch": version("torch")}
 
 
 def _packages() -> dict[str, str]:
@@ -117,18 +116,9 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
-def _processor() -> str:
-    """As the maker calls it; nanogpt.device knows too, but would bring torch into this process."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _system_settings(run: Run) -> dict:
     return {"workspace": str(run.paths.workspace), "ladder": [rung.name for rung in run.options.rungs],
-            "disk_needed_bytes": max(disk_needed(run)), "processor": _processor()}  # fmt: skip
+            "disk_needed_bytes": max(disk_needed(run)), "processor": processor_name()}  # fmt: skip
 
 
 THIS = "flows.phases.environment"
