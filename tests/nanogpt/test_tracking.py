@@ -1,0 +1,226 @@
+"""What TensorBoard and Weights & Biases read back is what the metrics say, through any interruption."""
+
+import importlib.util
+import json
+import math
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nanogpt.config import Config
+from nanogpt.faults import UserError
+from nanogpt.training import tracking
+from nanogpt.training.metrics import JsonLines
+from nanogpt.training.tracking import Tracker, curves
+
+
+def train_row(step: int) -> dict:
+    return {
+        "kind": "train", "step": step, "loss": 4 / step, "learning_rate": 0.01, "grad_norm": 1 / step,
+        "tokens": 64 * step, "seconds": 0.5 * step, "tokens_per_second": 128.0, "memory_bytes": 3 * 2**29,
+    }  # fmt: skip
+
+
+def eval_row(step: int, loss: float) -> dict:
+    return {"kind": "eval", "step": step, "val_loss": loss, "bits_per_byte": 2.0, "seconds": 0.5 * step, "best": True}
+
+
+class Training:
+    """Writes the files of a model folder as the trainer does: the row first, then what shows it."""
+
+    def __init__(self, folder: Path, config: Config | None = None):
+        self.folder, self.told = folder, []
+        self.metrics, self.samples = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "samples.jsonl")
+        self.config = config or Config()
+
+    def begin(self) -> None:
+        self.tracker = Tracker(self.folder, self.config, lambda *event: self.told.append(event))
+
+    def steps(self, first: int, last: int) -> None:
+        """Rows of the steps first to last; every tenth is evaluated and followed by a sample."""
+        for step in range(first, last + 1):
+            self.metrics.append(train_row(step))
+            self.tracker.row(train_row(step))
+            if step % 10 == 0:
+                self.metrics.append(eval_row(step, 3 / step))
+                self.tracker.row(eval_row(step, 3 / step))
+                for temperature in (0.6, 1.0):
+                    sample = {"step": step, "temperature": temperature, "text": f"at {step}"}
+                    self.samples.append(sample)
+                    self.tracker.sample(sample)
+
+    def cut(self, step: int) -> None:
+        """What ModelFolder.go_back_to() does to the files."""
+        self.metrics.keep(lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step)
+        self.samples.keep(lambda row: row["step"] < step)
+
+
+def read_back(folder: Path) -> dict[str, list[tuple]]:
+    """{tag: [(step, value), ...]} of curves and texts, as TensorBoard shows them."""
+    seen = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+    seen.Reload()
+    tags = seen.Tags()
+    shown = {tag: [(point.step, point.value) for point in seen.Scalars(tag)] for tag in tags["scalars"]}
+    for tag in tags["tensors"]:
+        shown[tag] = [(point.step, point.tensor_proto.string_val[0].decode()) for point in seen.Tensors(tag)]
+    return shown
+
+
+def float32(value: float) -> float:
+    return struct.unpack("f", struct.pack("f", value))[0]
+
+
+@pytest.fixture
+def whole(tmp_path) -> dict:
+    training = Training(tmp_path / "whole")
+    training.begin()
+    training.steps(1, 40)
+    training.tracker.close()
+    assert training.told == []
+    return read_back(tmp_path / "whole")
+
+
+def test_every_figure_is_a_curve_and_every_sample_a_text(whole):
+    assert set(whole) == {
+        "loss/train", "loss/val", "perplexity", "bits_per_byte", "learning_rate", "grad_norm", "tokens",
+        "tokens_per_second", "memory_gib", "sample/temperature 0.6", "sample/temperature 1.0",
+    }  # fmt: skip
+    assert whole["loss/train"] == [(step, float32(4 / step)) for step in range(1, 41)]
+    assert whole["perplexity"][-1] == (40, float32(math.exp(3 / 40)))
+    assert whole["memory_gib"][0] == (1, 1.5)
+    assert whole["sample/temperature 1.0"][-1] == (40, "```\nat 40\n```")
+
+
+@pytest.mark.parametrize("stopped_at, saved_at", [(40, 40), (27, 20), (30, 29), (9, 0)])
+def test_stopped_and_resumed_the_curves_are_those_of_the_uninterrupted(whole, tmp_path, stopped_at, saved_at):
+    first = Training(tmp_path / "m")
+    first.begin()
+    first.steps(1, stopped_at)  # and no close(): killed
+    second = Training(tmp_path / "m")
+    second.cut(saved_at)
+    second.begin()
+    if saved_at and saved_at % 10 == 0:  # saved before it was evaluated
+        second.tracker.row(eval_row(saved_at, 3 / saved_at))
+        for temperature in (0.6, 1.0):
+            second.tracker.sample({"step": saved_at, "temperature": temperature, "text": f"at {saved_at}"})
+    second.steps(saved_at + 1, 40)
+    assert read_back(tmp_path / "m") == whole
+
+
+def test_a_rewind_takes_back_the_points_after_it(whole, tmp_path):
+    training = Training(tmp_path / "m")
+    training.begin()
+    training.steps(1, 26)
+    training.cut(15)
+    training.tracker.redraw()
+    assert read_back(tmp_path / "m")["loss/train"] == whole["loss/train"][:15]
+    training.steps(16, 40)
+    assert read_back(tmp_path / "m") == whole
+
+
+def test_a_torn_event_file_of_a_killed_session_does_no_harm(whole, tmp_path):
+    first = Training(tmp_path / "m")
+    first.begin()
+    first.steps(1, 20)
+    (events,) = (tmp_path / "m" / "tensorboard").iterdir()
+    events.write_bytes(events.read_bytes()[:-7])
+    second = Training(tmp_path / "m")
+    second.begin()
+    second.steps(21, 40)
+    assert read_back(tmp_path / "m") == whole
+
+
+def test_figures_that_are_no_finite_numbers_are_left_out():
+    row = {"kind": "eval", "step": 3, "val_loss": None, "bits_per_byte": math.nan, "best": True, "note": "x"}
+    assert list(curves(row)) == []
+    assert dict(curves({"val_loss": 1e9}))["perplexity"] > 1e300  # and no OverflowError
+
+
+def test_a_full_disk_is_one_event_and_the_training_goes_on(tmp_path):
+    training = Training(tmp_path)
+    training.begin()
+    training.tracker._views["tensorboard"]._file.close()
+    training.steps(1, 20)
+    training.tracker.redraw()
+    training.tracker.close()
+    assert len(training.told) == 1
+    assert training.told[0][0] == "not tracked" and "tensorboard" in training.told[0][1]
+
+
+def test_without_tensorboard_there_is_an_event(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard.summary.writer.record_writer", None)
+    training = Training(tmp_path)
+    training.begin()
+    training.steps(1, 10)
+    assert [name for name, _ in training.told] == ["not tracked"]
+
+
+def test_asked_for_what_is_not_installed_it_says_how_to_install_it(monkeypatch):
+    tracking.require(Config())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install"):
+        tracking.require(Config(tracking="wandb"))
+
+
+@pytest.mark.slow
+def test_wandb_offline_goes_on_under_the_same_id_and_tells_no_step_twice(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = Config(name="small", tracking="wandb")
+    training = Training(tmp_path / "m", config)
+    training.begin()
+    training.steps(1, 20)
+    training.tracker.close()
+    assert training.told == []
+    resumed = Training(tmp_path / "m", config)
+    resumed.cut(12)
+    resumed.begin()
+    resumed.steps(13, 24)
+    resumed.tracker.close()
+    assert resumed.told == []
+    runs = sorted((tmp_path / "m" / "wandb").glob("offline-run-*"))
+    identity = json.loads((tmp_path / "m" / "wandb.json").read_text())["id"]
+    assert len(runs) == 2 and all(run.name.endswith(identity) for run in runs)
+    steps = [step for run in runs for step, _ in wandb_history(run)]
+    assert steps == list(range(1, 25))
+    settings, figures = wandb_settings(runs[0]), dict(wandb_history(runs[0]))[10]
+    assert settings["training.learning_rate"] == 0.01
+    assert figures["loss/train"] == 0.4 and figures["perplexity"] == math.exp(0.3)
+    assert any("sample/temperature 1.0" in key for key in figures)
+
+
+def wandb_records(run: Path) -> list:
+    """A .wandb file: seven bytes, then LevelDB's log format: blocks of 32 KiB with records (crc, length, type)."""
+    from wandb.proto import wandb_internal_pb2
+
+    data = next(run.glob("*.wandb")).read_bytes()
+    assert data.startswith(b":W&B")
+    place, parts, records = 7, [], []
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:  # no header fits into the rest of the block
+            place += 32768 - place % 32768
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        parts.append(data[place + 7 : place + 7 + length])
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(wandb_internal_pb2.Record.FromString(b"".join(parts)))
+            parts = []
+    return records
+
+
+def wandb_history(run: Path) -> list[tuple[int, dict]]:
+    """(step, figures) of each row of a run's history, in order."""
+    rows = []
+    for record in wandb_records(run):
+        if record.HasField("history"):
+            items = record.history.item
+            figures = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+            rows.append((record.history.step.num, figures))
+    return rows
+
+
+def wandb_settings(run: Path) -> dict:
+    started = next(record.run for record in wandb_records(run) if record.HasField("run"))
+    return {item.key: json.loads(item.value_json) for item in started.config.update}
