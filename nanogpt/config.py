@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from nanogpt import durable
 from nanogpt.faults import UserError, nearest
@@ -79,20 +87,25 @@ class ModelConfig(Section):
     position: Literal["learned", "rope"] = Field("rope", description="how a token knows its place")
     rope_theta: Rate = Field(10000.0, description="base wavelength of the rotary embedding")
     position_scale: float = Field(1.0, ge=1, description="rope: positions are divided by it (a stretched context)")
-    activation: Literal["gelu", "relu2", "swiglu"] = Field("swiglu", description="of the feed-forward layer")
+    activation: Literal["gelu", "gelu_erf", "relu2", "swiglu"] = Field(
+        "swiglu", description="of the feed-forward layer; gelu: GPT-2's, by tanh; gelu_erf: nanoGPT's, exact"
+    )
     qk_norm: bool = Field(True, description="normalise queries and keys in each head")
     bias: bool = Field(False, description="biases in linear layers and LayerNorm")
     tie_weights: bool = Field(False, description="the head shares the embedding's matrix")
     embedding_norm: bool = Field(True, description="weightless RMSNorm after the embedding")
     zero_init: bool = Field(True, description="output projections and untied head start at zero")
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_from_preset(cls, values: Any) -> Any:
+    def _fill_from_preset(cls, values: Any, validated: ModelWrapValidatorHandler[ModelConfig]) -> ModelConfig:
+        """model_fields_set are what was written, not what the preset filled: a source of weights fills the rest."""
         if not isinstance(values, dict):
-            return values
+            return validated(values)
         preset = PRESETS.get(str(values.get("preset", "modern")), {})
-        return {**preset, **values}
+        filled = validated({**preset, **values})
+        filled.model_fields_set.intersection_update(values)
+        return filled
 
     @model_validator(mode="after")
     def _check_shape(self) -> ModelConfig:

@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from nanogpt.config import load_config
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint
-
-CONFIG, BEST = "config.yaml", "best"
+from nanogpt.training.initial_weights import CONFIG, TrainedFolder
 
 
 def open_folder(folder: Path) -> tuple[GPT, Any]:
@@ -35,15 +33,9 @@ def open_folder(folder: Path) -> tuple[GPT, Any]:
 
 def open_trained(folder: Path) -> GPT:
     """The model of the best checkpoint in a training folder. Raises UserError when there is none yet."""
-    best = folder / BEST
-    checkpoint.finish_replacement(best)
-    if not best.is_dir():
-        raise UserError(f"{best}: there is no checkpoint yet; training writes one at its first evaluation")
-    saved = checkpoint.load(best)
-    config = load_config(folder / CONFIG).model
-    vocab_size = saved.weights["token_embedding.weight"].size(0)
-    model = GPT(config.model_copy(update={"vocab_size": vocab_size}))
-    checkpoint.put_weights(model, saved.weights, str(best))
+    source = TrainedFolder(folder)
+    model = GPT(source.config)
+    checkpoint.put_weights(model, source.weights(), str(source.checkpoint))
     return model.eval()
 
 

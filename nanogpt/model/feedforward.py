@@ -8,8 +8,9 @@ from torch import Tensor, nn
 class FeedForward(nn.Module):
     """up, activation, down: (B, T, n_embd) -> (B, T, n_embd).
 
-    Activations: "gelu" (tanh form, as GPT-2), "relu2" (squared ReLU, So et al. 2021) and "swiglu" (Shazeer 2020),
-    whose gate and up matrices are the two halves of one, because one large product is faster than two.
+    Activations: "gelu" (tanh form, as GPT-2), "gelu_erf" (exact, as nanoGPT), "relu2" (squared ReLU, So et al. 2021)
+    and "swiglu" (Shazeer 2020), whose gate and up matrices are the two halves of one, because one large product is
+    faster than two.
     """
 
     def __init__(self, config):
@@ -31,7 +32,7 @@ class FeedForward(nn.Module):
             return _SwiGLU.apply(hidden)
         if self.activation == "relu2":
             return F.relu(hidden).square()
-        return F.gelu(hidden, approximate="tanh")
+        return F.gelu(hidden, approximate="tanh" if self.activation == "gelu" else "none")
 
 
 class _SwiGLU(torch.autograd.Function):

@@ -53,7 +53,8 @@ class GPT(nn.Module):
         self.position_embedding = (
             nn.utils.skip_init(nn.Embedding, config.block_size, config.n_embd) if learned else None
         )
-        self.rotary = None if learned else Rotary(config.head_width, config.block_size, config.rope_theta)
+        theta, scale = config.rope_theta, config.position_scale
+        self.rotary = None if learned else Rotary(config.head_width, config.block_size, theta, scale)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = make_norm(config.norm, config.n_embd, config.norm_eps, config.bias)
         self.head = nn.utils.skip_init(nn.Linear, config.n_embd, config.vocab_size, bias=False)

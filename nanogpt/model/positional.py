@@ -8,13 +8,14 @@ class Rotary(nn.Module):
     """Tables of the rotation of every position, computed once.
 
     Coordinates i and i + head_dim/2 form a plane that turns by position * theta^(-2i / head_dim), so the product of
-    a query at position m and a key at position n depends on m - n alone.
+    a query at position m and a key at position n depends on m - n alone. Positions are divided by `scale`: with it
+    a longer context turns no further than the shorter one that was learned (Chen et al. 2023, equation 4).
     """
 
-    def __init__(self, head_dim: int, block_size: int, theta: float):
+    def __init__(self, head_dim: int, block_size: int, theta: float, scale: float = 1.0):
         super().__init__()
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-        angles = torch.outer(torch.arange(block_size, dtype=torch.float64), frequencies)  # (block, head_dim/2)
+        angles = torch.outer(torch.arange(block_size, dtype=torch.float64) / scale, frequencies)  # (block, head_dim/2)
         cos, sin = angles.cos().float(), angles.sin().float()
         # x.roll(head_dim/2) is (second half, first half); the sign of the rotation goes into the sine's table.
         self.register_buffer("cos", torch.cat([cos, cos], dim=-1)[:, None], persistent=False)  # (block, 1, head_dim)

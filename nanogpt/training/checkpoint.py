@@ -173,14 +173,14 @@ def finish_replacement(folder: Path) -> None:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter once (a tied head is its embedding), contiguous on the CPU."""
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    """Every trained parameter once (a tied head is its embedding), contiguous on the CPU; frozen ones never change."""
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()
 def put_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Copy `weights` into `model`. Raises UserError naming what is missing, left over or of another shape."""
-    parameters = dict(model.named_parameters())
+    """Copy named_tensors() into `model`. Raises UserError naming what is missing, left over or of another shape."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (weights, parameters)]
     differing = [name for name in sorted(shapes[0] | shapes[1]) if shapes[0].get(name) != shapes[1].get(name)]
     if differing:

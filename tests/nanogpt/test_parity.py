@@ -8,6 +8,7 @@ from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
+from nanogpt.weights import published_shapes
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
 
@@ -25,10 +26,12 @@ def test_counts_of_the_published_gpt2():
         dict(preset="gpt2"),
         dict(preset="gpt2", bias=False),
         dict(preset="gpt2", activation="relu2"),
+        dict(preset="gpt2", activation="gelu_erf"),
         dict(preset="gpt2", tie_weights=False, embedding_norm=True),
         dict(preset="modern"),
         dict(preset="modern", n_kv_head=2),
         dict(preset="modern", head_dim=12, n_kv_head=1),
+        dict(preset="modern", position_scale=2.0),
         dict(preset="modern", tie_weights=True),
         dict(preset="modern", embedding_norm=False, tie_weights=True),
     ],
@@ -38,11 +41,11 @@ def test_equal_to_transformers(options):
     transformers = pytest.importorskip("transformers")
     config = small(**options)
     model, tokens = randomised(config), some_tokens(config)
-    settings_of_reference = huggingface.reference_config(model)
+    settings_of_reference = published_shapes.settings_of(config)
     reference = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**settings_of_reference), attn_implementation="eager"
     ).eval()
-    missing, unexpected = reference.load_state_dict(huggingface.weights(model), strict=False)
+    missing, unexpected = reference.load_state_dict(published_shapes.tensors_of(model), strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
     reference.tie_weights()

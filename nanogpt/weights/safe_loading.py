@@ -1,0 +1,51 @@
+"""Files of weights read without running a line of what is in them: safetensors, and pickles of plain values."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nanogpt.faults import UserError
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in a .safetensors or, by torch.save, in any other file; float32. Raises UserError."""
+    if path.suffix != ".safetensors":
+        content = load_pickle(path)
+    else:
+        try:
+            content = load_file(path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: is not a safetensors file ({error})") from error
+    return tensors_in(content, path)
+
+
+def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """`content` as tensors by name, float32. Raises UserError when it is something else."""
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise UserError(f"{path}: expected tensors by their names, found {type(content).__name__}")
+    return {name: tensor.float() for name, tensor in content.items()}
+
+
+def load_pickle(path: Path) -> Any:
+    """What torch.save wrote, when it is tensors and plain values. Raises UserError for anything else.
+
+    torch's own allow-list decides (weights_only): a pickle may name any function to call, and calling it is loading.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"(?:class|function|type) (\S+)", str(error))
+        if "weights_only" in str(error) and refused:
+            name = refused.group(1).rstrip(".,")
+            raise UserError(
+                f"{path}: holds {name} beside tensors and plain values; refused, because loading it may run code"
+            ) from None
+        raise UserError(f"{path}: is not a file of torch.save") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: is not a whole file of torch.save ({' '.join(str(error).split())[:100]})") from None
