@@ -101,9 +101,9 @@ class Optimizer:
     """All updates of one training step, with one dial: the share of each peak learning rate."""
 
     def __init__(self, model: GPT, config: TrainingConfig, newton_schulz_dtype: torch.dtype = torch.float32):
-        self.parameters = list(model.parameters())
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.muon = None
-        if config.optimizer == "muon":
+        if _takes_muon(config):
             self.muon = Muon(
                 model.row_blocks(), config.muon_learning_rate, config.muon_momentum, config.weight_decay,
                 newton_schulz_dtype,
@@ -145,17 +145,22 @@ class Optimizer:
             self.muon.load_state_dict(state["muon"])
 
 
+def _takes_muon(config: TrainingConfig) -> bool:
+    """Adapters are AdamW's: only the product of the two small matrices is a map whose directions count equally."""
+    return config.optimizer == "muon" and not config.lora_rank
+
+
 def _adamw_groups(model: GPT, config: TrainingConfig) -> list[dict]:
     """Parameters by peak learning rate and weight decay.
 
     Alone, AdamW decays what has two dimensions (nanoGPT). Beside Muon it has the head, the vectors and the tables;
     a tied table keeps the head's rate, because 0.05 is too much for a head.
     """
-    matrices = set(model.matrices()) if config.optimizer == "muon" else set()
-    tables = set(model.embedding_parameters()) if config.optimizer == "muon" else set()
+    matrices = set(model.matrices()) if _takes_muon(config) else set()
+    tables = set(model.embedding_parameters()) if _takes_muon(config) else set()
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
-        if parameter in matrices:
+        if parameter in matrices or not parameter.requires_grad:
             continue
         is_tied = parameter is model.head.weight
         rate = config.embedding_learning_rate if parameter in tables and not is_tied else config.learning_rate
