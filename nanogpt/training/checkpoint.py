@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.model.lora import adapter_state, plain_weights
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 BEFORE_COOL_DOWN = "before-cooldown"
@@ -46,7 +47,16 @@ def save(folder: Path, model: nn.Module, *, step: int, facts: dict, state: dict 
     facts: JSON for the manifest. state: what torch.load(weights_only=True) accepts.
     Raises OSError (ENOSPC when space is short), with what was there before untouched.
     """
-    weights = named_tensors(model)
+    return _save(folder, named_tensors(model), step, facts, state)
+
+
+def save_model(folder: Path, model: nn.Module, *, step: int, facts: dict) -> str:
+    """save() for a model that is to be used: adapters are merged into its weights, and kept in its state too."""
+    adapters = adapter_state(model)
+    return _save(folder, plain_weights(model), step, facts, {"adapters": adapters} if adapters else None)
+
+
+def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, state: dict | None) -> str:
     _reserve_space(folder.parent, _bytes_of(weights) + _bytes_of(state))
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
