@@ -1,0 +1,71 @@
+"""What a configuration weighs before anything of it is built: parameters, operations, tokens. Arithmetic, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanogpt.config import Config, ModelConfig
+
+FLOAT32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers that are learned, by part; a tied head is counted with the embedding."""
+
+    embedding: int  # the tables that are looked up: tokens, learned positions
+    attention: int  # of all blocks, their norms included
+    feedforward: int
+    final_norm: int
+    head: int
+    matrices: int  # those of attention and feedforward that are matrices: what Muon updates, what LoRA adapts
+
+    @property
+    def total(self) -> int:
+        return self.embedding + self.attention + self.feedforward + self.final_norm + self.head
+
+
+def matrix_shapes(model: ModelConfig) -> list[tuple[int, int]]:
+    """(rows, columns) of each matrix of one block that is a linear map of its own: q, k, v, output, up, gate, down."""
+    width, queries, keys = model.n_embd, model.n_head * model.head_width, model.kv_heads * model.head_width
+    into_hidden = [(model.ffn_width, width)] * (2 if model.activation == "swiglu" else 1)
+    return [(queries, width), (keys, width), (keys, width), (width, queries), *into_hidden, (width, model.ffn_width)]
+
+
+def parameters(model: ModelConfig) -> Parameters:
+    """Counts of nanogpt.model.gpt.GPT. Raises ValueError while vocab_size is not known."""
+    if model.vocab_size is None:
+        raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
+    shapes = matrix_shapes(model)
+    table = model.vocab_size * model.n_embd
+    norm = model.n_embd * (2 if model.norm == "layernorm" and model.bias else 1)
+    biases = [rows if model.bias else 0 for rows, _ in shapes]
+    sizes = [rows * columns for rows, columns in shapes]
+    attention = sum(sizes[:4]) + sum(biases[:4]) + norm + (2 * model.head_width if model.qk_norm else 0)
+    feedforward = sum(sizes[4:]) + sum(biases[4:]) + norm
+    return Parameters(
+        embedding=table + (model.block_size * model.n_embd if model.position == "learned" else 0),
+        attention=model.n_layer * attention,
+        feedforward=model.n_layer * feedforward,
+        final_norm=norm,
+        head=0 if model.tie_weights else table,
+        matrices=model.n_layer * sum(sizes),
+    )
+
+
+def flops_per_token(model: ModelConfig) -> int:
+    """Of forward and backward, as nanogpt.model.gpt.GPT.flops_per_token counts them (PaLM, appendix B)."""
+    counts = parameters(model)
+    in_products = counts.total - counts.embedding + (model.vocab_size * model.n_embd if model.tie_weights else 0)
+    return 6 * in_products + 12 * model.n_layer * model.n_head * model.head_width * model.block_size
+
+
+def tokens_per_step(config: Config) -> int:
+    """Tokens that one whole step sees."""
+    training = config.training
+    return training.batch_size * training.gradient_accumulation * config.model.block_size
+
+
+def kv_cache_bytes(model: ModelConfig, sequences: int = 1, bytes_per_number: int = FLOAT32) -> int:
+    """Keys and values of `sequences` whole contexts while text is written (nanogpt.model.attention.KVCache)."""
+    return 2 * model.n_layer * sequences * model.kv_heads * model.head_width * model.block_size * bytes_per_number
