@@ -9,7 +9,16 @@ from importlib import import_module
 
 from nanogpt.faults import CorruptFileError, UserError
 
-COMMANDS = ("train", "generate", "eval")  # in the order of --help
+COMMANDS = (  # in the order of --help
+    "prepare",
+    "import-data",
+    "train",
+    "generate",
+    "eval",
+    "export",
+    "adapters",
+    "merge",
+)
 USER_ERROR = 2
 
 

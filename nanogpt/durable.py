@@ -8,17 +8,23 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, durably. Raises OSError (no space, read-only) with `path` as it was before."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Replace `path` by `pieces` one behind the other, durably; what does not fit into memory comes piece by piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             fsync_file(file)
         os.replace(temporary, path)
     except BaseException:

@@ -6,6 +6,7 @@ A .bin file is a 64-byte header (magic, version, bytes per token, vocabulary siz
 little-endian) and then the ids as uint16, or uint32 when the vocabulary needs it.
 """
 
+import itertools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ MANIFEST = "manifest.json"
 MAGIC = b"NANOGPT\0"
 VERSION = 1
 KINDS = ("char", "bpe", "gpt2")
+AT_ONCE = 1 << 24  # tokens: what is imported may be larger than the memory
 _HEADER = struct.Struct("<8sIIQQ32s")
 _DTYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 
@@ -52,35 +54,67 @@ def tokenise(
     The characters are the whole corpus's, so that no split has an unknown one; byte pairs are learned from train
     alone. Raises UserError for an unknown `kind` and a GPT-2 vocabulary that cannot be had.
     """
-    (out_folder / MANIFEST).unlink(missing_ok=True)
     texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
-    text_statistics = durable.read_json(text_folder / preprocessing.STATISTICS)
     tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
-    files = tokenizer.save(out_folder)
-    splits, counts = {}, np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    return _write_texts(text_folder, texts, tokenizer, out_folder)
+
+
+def tokenise_with(tokenizer: Tokenizer, text_folder: Path, out_folder: Path) -> dict:
+    """tokenise() with a tokenizer that is there, such as that of a model to go on from. Raises UserError."""
+    texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
+    return _write_texts(text_folder, texts, tokenizer, out_folder)
+
+
+def _write_texts(text_folder: Path, texts: dict[str, str], tokenizer: Tokenizer, out_folder: Path) -> dict:
+    """The token files of `texts` and the manifest, which is returned. Raises UserError."""
+    splits = {}
     for split, text in texts.items():
         tokens = tokenizer.encode(text)
-        files.append(write_split(out_folder, split, tokens, tokenizer))
-        size = len(text.encode("utf-8"))
-        splits[split] = {"tokens": len(tokens), "bytes": size, "characters": len(text)}
-        counts += np.bincount(tokens, minlength=tokenizer.vocab_size)
-    statistics = describe(tokenizer, splits, counts)
-    durable.write_json(out_folder / preprocessing.STATISTICS, statistics)
-    files.append(out_folder / preprocessing.STATISTICS)
+        splits[split] = tokens, {"tokens": len(tokens), "bytes": len(text.encode("utf-8")), "characters": len(text)}
+    source_sha256 = durable.read_json(text_folder / preprocessing.STATISTICS)["sha256"]
+    return write_folder(out_folder, tokenizer, splits, source_sha256)
+
+
+def write_folder(
+    folder: Path, tokenizer: Tokenizer, splits: dict[str, tuple[np.ndarray, dict[str, int]]], source_sha256: str
+) -> dict:
+    """A data folder of `splits`: name -> ids (T,) and their number of tokens, bytes and characters.
+
+    Returns the manifest, which is written last. Raises ValueError for an id outside the vocabulary.
+    """
+    (folder / MANIFEST).unlink(missing_ok=True)
+    files = tokenizer.save(folder)
+    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    for split, (tokens, _) in splits.items():
+        files.append(write_split(folder, split, tokens, tokenizer))
+        counts += count_tokens(tokens, tokenizer.vocab_size)
+    sizes = {split: facts for split, (_, facts) in splits.items()}
+    statistics = describe(tokenizer, sizes, counts)
+    durable.write_json(folder / preprocessing.STATISTICS, statistics)
+    files.append(folder / preprocessing.STATISTICS)
     manifest = {
         "version": VERSION,
-        "source_sha256": text_statistics["sha256"],
+        "source_sha256": source_sha256,
         "tokenizer": {
             "name": tokenizer.name,
             "vocab_size": tokenizer.vocab_size,
             "digest": tokenizer.digest,
         },
-        "splits": splits,
+        "splits": sizes,
         "statistics": statistics,
         "files": {path.name: {"bytes": path.stat().st_size, "sha256": durable.sha256_file(path)} for path in files},
     }
-    durable.write_json(out_folder / MANIFEST, manifest)
+    durable.write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def count_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How often each id occurs, (vocab_size,) int64, or more when an id is outside of the vocabulary."""
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(tokens), AT_ONCE):
+        found = np.bincount(tokens[start : start + AT_ONCE], minlength=vocab_size)
+        counts = np.pad(counts, (0, len(found) - len(counts))) + found
+    return counts
 
 
 def make_tokenizer(
@@ -105,7 +139,8 @@ def write_split(folder: Path, split: str, tokens: np.ndarray, tokenizer: Tokeniz
         MAGIC, VERSION, width, tokenizer.vocab_size, len(tokens), bytes.fromhex(tokenizer.digest)
     )  # fmt: skip
     path = folder / f"{split}.bin"
-    durable.write_bytes(path, header + tokens.astype(_DTYPES[width]).tobytes())
+    pieces = (tokens[start : start + AT_ONCE] for start in range(0, len(tokens), AT_ONCE))
+    durable.write_pieces(path, itertools.chain([header], (piece.astype(_DTYPES[width]).tobytes() for piece in pieces)))
     return path
 
 

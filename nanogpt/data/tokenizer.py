@@ -82,20 +82,25 @@ class CharTokenizer(Tokenizer):
 
     name = "char"
 
-    def __init__(self, alphabet: Iterable[str]):
-        self.alphabet = "".join(sorted(set(alphabet)))
-        self.vocab_size = len(self.alphabet) + 1
+    def __init__(self, alphabet: Iterable[str], closed: bool = False):
+        """`closed`: as nanoGPT has it, ids in the order given and none for any other character (UserError)."""
+        self.alphabet = "".join(alphabet if closed else sorted(set(alphabet)))
+        self.closed = closed
         self.unknown = len(self.alphabet)
+        self.vocab_size = self.unknown + (not closed)
         self._codes = _code_points(self.alphabet)
         self._ids = np.full(int(self._codes.max(initial=0)) + 2, self.unknown, dtype=np.uint32)
         self._ids[self._codes] = np.arange(len(self.alphabet))
 
     @cached_property
     def digest(self) -> str:
-        return durable.digest(["char", self.alphabet])
+        return durable.digest(["char", self.alphabet] + ["closed"] * self.closed)
 
     def encode(self, text: str) -> np.ndarray:
-        return self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]  # beyond the table: its unknown end
+        ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]  # beyond the table: its unknown end
+        if self.closed and self.unknown in ids:
+            raise UserError(f"the tokenizer has no id for the character {text[ids.tolist().index(self.unknown)]!r}")
+        return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return "".join(map(self.token, ids)).encode("utf-8")
@@ -107,11 +112,21 @@ class CharTokenizer(Tokenizer):
         from tokenizers import Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-        vocabulary = {character: index for index, character in enumerate(self.alphabet)} | {UNKNOWN: self.unknown}
-        tokenizer = HuggingFaceTokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        special = {} if self.closed else {"unk_token": UNKNOWN}
+        vocabulary = {character: index for index, character in enumerate([*self.alphabet, *special.values()])}
+        tokenizer = HuggingFaceTokenizer(models.WordLevel(vocabulary, **special))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
-        return json.loads(tokenizer.to_str()), _hf_settings(unk_token=UNKNOWN)
+        return json.loads(tokenizer.to_str()), _hf_settings(**special)
+
+    @classmethod
+    def from_json(cls, content: dict) -> "CharTokenizer":
+        """Read what hugging_face() gave. Raises KeyError, ValueError."""
+        vocabulary = content["model"]["vocab"]
+        characters = sorted(vocabulary, key=vocabulary.__getitem__)
+        if UNKNOWN in vocabulary:
+            return cls(character for character in characters if character != UNKNOWN)
+        return cls(characters, closed=True)
 
 
 class BPETokenizer(Tokenizer):
@@ -235,7 +250,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         content = durable.read_json(path)
         if content["model"]["type"] == "WordLevel":
-            return CharTokenizer(token for token in content["model"]["vocab"] if token != UNKNOWN)
+            return CharTokenizer.from_json(content)
         return BPETokenizer.from_json(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"{path} is not a tokenizer of characters or byte pairs ({error})") from error

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from nanogpt import durable
+from nanogpt.config import ModelConfig
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
@@ -16,11 +18,20 @@ from nanogpt.weights.hugging_face import CONFIG, WEIGHTS, HuggingFaceFolder
 def export(model: GPT, tokenizer, folder: Path | str, card: str | None = None) -> list[Path]:
     """Write `model` and `tokenizer` to `folder`, each file whole or absent; returns the files.
 
-    The weights come last, and those of an older export go first: half an export is never taken for a whole one.
     Weights are float32. `card` is the text of README.md. Raises UserError when the model's options fit neither shape.
     """
-    folder = Path(folder)
-    settings, tensors = published_shapes.settings_of(model.config), published_shapes.tensors_of(model)
+    published_shapes.settings_of(model.config)  # raises before the tensors are asked for
+    return export_tensors(model.config, published_shapes.tensors_of(model), tokenizer, folder, card)
+
+
+def export_tensors(
+    config: ModelConfig, tensors: dict[str, Tensor], tokenizer, folder: Path | str, card: str | None = None
+) -> list[Path]:
+    """export() of what published_shapes.tensors_of() gave.
+
+    The weights come last, and those of an older export go first: half an export is never taken for a whole one.
+    """
+    folder, settings = Path(folder), published_shapes.settings_of(config)
     (folder / WEIGHTS).unlink(missing_ok=True)
     tokenizer.save(folder)
     durable.write_json(folder / CONFIG, settings)

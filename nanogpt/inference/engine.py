@@ -92,8 +92,12 @@ class Engine:
         return self.model.head(x[0, -1]).float().cpu()
 
     def _start(self) -> list[int]:
-        end_of_text = self.tokenizer.end_of_text
-        return [end_of_text] if end_of_text is not None else self.tokenizer.encode("\n").tolist()
+        if self.tokenizer.end_of_text is not None:
+            return [self.tokenizer.end_of_text]
+        try:
+            return self.tokenizer.encode("\n").tolist()
+        except UserError:  # nanoGPT's alphabets have only the characters of their text, such as four of a genome
+            return [0]
 
     def _text(self, tokens: Iterator[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

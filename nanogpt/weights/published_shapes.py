@@ -139,6 +139,13 @@ def weights_from(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, T
     return _from_qwen3(tensors, config) if config.position == "rope" else from_gpt2(tensors, config)
 
 
+def published_names(config: ModelConfig, layer: int, part: str) -> tuple[str, ...]:
+    """What transformers calls `part` of a block, such as attention.qkv: one name, or one for each stacked in it."""
+    if is_qwen3(config):
+        return tuple(f"model.layers.{layer}.{name}" for name in QWEN3_PARTS[part])
+    return tuple(f"transformer.h.{layer}.{theirs}" for ours, theirs, _ in GPT2_PARTS if ours == part)
+
+
 def is_qwen3(config: ModelConfig) -> bool:
     """Whether these options are Qwen3's shape."""
     return _fits(config, QWEN3_SHAPE)
@@ -157,27 +164,30 @@ def _table(model: GPT) -> Tensor:
     return F.rms_norm(table, table.shape[-1:], eps=model.config.norm_eps) if model.config.embedding_norm else table
 
 
+# Our name of each part of a Qwen3 block, and theirs of what is stacked in it.
+QWEN3_PARTS = {
+    "attention_norm": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.q_norm": ("self_attn.q_norm",),
+    "attention.k_norm": ("self_attn.k_norm",),
+    "attention.output": ("self_attn.o_proj",),
+    "feedforward_norm": ("post_attention_layernorm",),
+    "feedforward.up": ("mlp.gate_proj", "mlp.up_proj"),
+    "feedforward.down": ("mlp.down_proj",),
+}
+
+
 def _to_qwen3(model: GPT) -> dict[str, Tensor]:
     tensors = {"model.embed_tokens.weight": _table(model), "model.norm.weight": model.final_norm.weight}
+    stacked_rows = model.row_blocks()
     if not _tied(model.config):
         tensors["lm_head.weight"] = model.head.weight
     for layer, block in enumerate(model.blocks):
-        q, k, v = block.attention.qkv.weight.split(block.attention.row_blocks)
-        gate, up = block.feedforward.up.weight.chunk(2)
-        parts = {
-            "input_layernorm": block.attention_norm.weight,
-            "self_attn.q_proj": q,
-            "self_attn.k_proj": k,
-            "self_attn.v_proj": v,
-            "self_attn.q_norm": block.attention.q_norm.weight,
-            "self_attn.k_norm": block.attention.k_norm.weight,
-            "self_attn.o_proj": block.attention.output.weight,
-            "post_attention_layernorm": block.feedforward_norm.weight,
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": block.feedforward.down.weight,
-        }
-        tensors |= {f"model.layers.{layer}.{name}.weight": tensor for name, tensor in parts.items()}
+        for ours, theirs in QWEN3_PARTS.items():
+            weight = block.get_submodule(ours).weight
+            rows = stacked_rows.get(weight, (weight.size(0),))
+            parts = zip(theirs, weight.split(rows), strict=True)
+            tensors |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts}
     return tensors
 
 
@@ -189,25 +199,9 @@ def _from_qwen3(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Te
     if not config.tie_weights:
         weights["head.weight"] = tensors["lm_head.weight"]
     for layer in range(config.n_layer):
-        part = {
-            name: tensors[f"model.layers.{layer}.{name}.weight"]
-            for name in (
-                "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_norm",
-                "self_attn.k_norm", "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
-                "mlp.down_proj",
-            )
-        }  # fmt: skip
-        block = {
-            "attention_norm": part["input_layernorm"],
-            "attention.qkv": torch.cat([part[f"self_attn.{name}_proj"] for name in "qkv"]),
-            "attention.q_norm": part["self_attn.q_norm"],
-            "attention.k_norm": part["self_attn.k_norm"],
-            "attention.output": part["self_attn.o_proj"],
-            "feedforward_norm": part["post_attention_layernorm"],
-            "feedforward.up": torch.cat([part["mlp.gate_proj"], part["mlp.up_proj"]]),
-            "feedforward.down": part["mlp.down_proj"],
-        }
-        weights |= {f"blocks.{layer}.{name}.weight": tensor for name, tensor in block.items()}
+        for ours, theirs in QWEN3_PARTS.items():
+            stacked = [tensors[f"model.layers.{layer}.{name}.weight"] for name in theirs]
+            weights[f"blocks.{layer}.{ours}.weight"] = torch.cat(stacked)
     return weights
 
 

@@ -1,0 +1,23 @@
+"""Write a model as a folder that transformers, vLLM and llama.cpp's converter open; adapters are merged into it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write a model in Hugging Face's layout"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model's training folder; best/ is taken")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the folder and say so."""
+    from nanogpt.export import folders, huggingface
+
+    model, tokenizer = folders.open_folder(arguments.folder)
+    huggingface.export(model, tokenizer, arguments.out)
+    print(f"{arguments.out}: {model.num_parameters():,} parameters, context {model.config.block_size}")
+    return 0

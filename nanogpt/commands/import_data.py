@@ -1,0 +1,28 @@
+"""Make a data folder from one of nanoGPT's: train.bin, val.bin and, for characters, meta.pkl. Ids stay as they are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "make a data folder from one of nanoGPT's (train.bin, val.bin, meta.pkl)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="DIR", help="nanoGPT's folder, such as data/shakespeare_char")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to write")
+    parser.add_argument("--mirror", metavar="PLACE", help="folder or URL asked for GPT-2's vocabulary first")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the folder and say what is in it."""
+    from nanogpt.data.nanogpt_format import import_folder
+
+    manifest = import_folder(
+        arguments.source, arguments.out, arguments.mirror, lambda line: print(f"nanogpt: {line}", file=sys.stderr)
+    )
+    tokenizer, splits = manifest["tokenizer"], manifest["splits"]
+    told = ", ".join(f"{name} {facts['tokens']:,}" for name, facts in splits.items())
+    print(f"{arguments.out}: {told} tokens of a vocabulary of {tokenizer['vocab_size']:,}; nanoGPT has no test split")
+    return 0

@@ -1,0 +1,23 @@
+"""Add adapters that were saved apart, here or by PEFT, to the model that they were trained on, and export the sum."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "add adapters that were saved apart to their model, and export it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", type=Path, metavar="BASE", help="an export or a model's training folder")
+    parser.add_argument("adapters", type=Path, metavar="ADAPTERS", help="a folder with adapter_config.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the folder and say so."""
+    from nanogpt.export import adapters
+
+    adapters.merge(arguments.base, arguments.adapters, arguments.out)
+    print(f"{arguments.out}: {arguments.base} with the adapters of {arguments.adapters}")
+    return 0

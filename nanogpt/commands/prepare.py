@@ -1,0 +1,47 @@
+"""Clean a text, split it into train, val and test, and tokenise it: anew, or as a model to go on from reads it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from nanogpt.commands.arguments import add_overrides
+
+HELP = "clean, split and tokenise a text"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="text file, folder of *.txt and *.md, or tiny_shakespeare")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to write")
+    tokenizer = parser.add_mutually_exclusive_group()
+    tokenizer.add_argument("--tokenizer", choices=("char", "bpe", "gpt2"), default="char", help="default: %(default)s")
+    tokenizer.add_argument(
+        "--tokenizer-of", type=Path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
+    )
+    add_overrides(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the folder, its text in DIR/text, and say what is in it."""
+    from nanogpt.config import Config, apply_overrides, validate
+    from nanogpt.data import preprocessing, shards, sources
+    from nanogpt.data.tokenizer import load_tokenizer
+
+    values: dict = {}
+    config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
+    tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
+
+    def warn(line: str) -> None:
+        print(f"nanogpt: {line}", file=sys.stderr)
+
+    text = arguments.out / "text"
+    documents = sources.fetch(arguments.source, arguments.out / "downloads", config.mirror, warn).documents
+    preprocessing.prepare(documents, text, config)
+    if tokenizer is not None:
+        manifest = shards.tokenise_with(tokenizer, text, arguments.out)
+    else:
+        manifest = shards.tokenise(text, arguments.tokenizer, arguments.out, config, warn)
+    told = ", ".join(f"{name} {facts['tokens']:,}" for name, facts in manifest["splits"].items())
+    print(f"{arguments.out}: {told} tokens of a vocabulary of {manifest['tokenizer']['vocab_size']:,}")
+    return 0

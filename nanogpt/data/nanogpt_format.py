@@ -1,0 +1,94 @@
+"""nanoGPT's data folders as ours: train.bin and val.bin (uint16 ids, no header), and meta.pkl with the characters.
+
+val.bin stays whole, so that losses compare with nanoGPT's. It has no test split, and none is made up: what asks for one
+is told so. Ids keep their meaning, so a ckpt.pt trained on the folder fits the imported data.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanogpt import durable
+from nanogpt.data import shards
+from nanogpt.data.sources import Notify
+from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
+from nanogpt.faults import UserError
+
+META = "meta.pkl"
+SPLITS = ("train", "val")
+CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
+
+
+def import_folder(
+    source: Path, out_folder: Path, mirror: str | None = None, notify: Notify = lambda line: None
+) -> dict:
+    """Write the data folder `out_folder` from nanoGPT's `source`; returns its manifest.
+
+    Without meta.pkl the ids are GPT-2's, as they are for nanoGPT. Raises UserError.
+    """
+    ids = {split: _read_ids(source / f"{split}.bin") for split in SPLITS}
+    meta = source / META
+    tokenizer = _read_tokenizer(meta) if meta.is_file() else gpt2_tokenizer(out_folder, mirror, notify)
+    splits = {split: (tokens, _sizes(tokens, tokenizer, source / f"{split}.bin")) for split, tokens in ids.items()}
+    digests = {split: durable.sha256_file(source / f"{split}.bin") for split in SPLITS}
+    return shards.write_folder(out_folder, tokenizer, splits, durable.digest(digests))
+
+
+def _read_ids(path: Path) -> np.ndarray:
+    """(T,) uint16, read from the disk as needed."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; expected a data folder of nanoGPT (train.bin, val.bin)")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if file.read(len(shards.MAGIC)) == shards.MAGIC:
+            raise UserError(f"{path}: is in this project's own format already")
+    if size % 2 or size < 4:
+        raise UserError(f"{path}: has {size:,} bytes; expected uint16 ids, two bytes each")
+    return np.memmap(path, dtype="<u2", mode="r")
+
+
+def _sizes(ids: np.ndarray, tokenizer: Tokenizer, path: Path) -> dict[str, int]:
+    """Tokens of a split, and bytes and characters of its text, from how often each id occurs."""
+    counts = shards.count_tokens(ids, tokenizer.vocab_size)
+    if len(counts) > tokenizer.vocab_size:
+        raise UserError(f"{path}: has the id {len(counts) - 1}, but the vocabulary has {tokenizer.vocab_size:,} tokens")
+    ends = {tokenizer.end_of_text}  # between texts, and no part of one
+    pieces = [b"" if index in ends else tokenizer.decode_bytes([index]) for index in range(tokenizer.vocab_size)]
+    sizes = np.array([len(piece) for piece in pieces])
+    begun = np.array([sum(byte not in CONTINUATION for byte in piece) for piece in pieces])  # characters that begin
+    return {"tokens": len(ids), "bytes": int(counts @ sizes), "characters": int(counts @ begun)}
+
+
+def _read_tokenizer(path: Path) -> CharTokenizer:
+    meta = _load_plain(path)
+    characters = meta.get("itos") if isinstance(meta, dict) else None
+    if not isinstance(characters, dict) or sorted(map(str, characters)) != sorted(map(str, range(len(characters)))):
+        raise UserError(f"{path}: expected itos, a character for each id from 0 on")
+    ordered = [characters.get(index) for index in range(len(characters))]
+    if not all(isinstance(character, str) and len(character) == 1 for character in ordered):
+        raise UserError(f"{path}: its tokens are not single characters")
+    if len(set(ordered)) != len(ordered):
+        raise UserError(f"{path}: two ids have the same character")
+    return CharTokenizer(ordered, closed=True)
+
+
+def _load_plain(path: Path) -> Any:
+    """What is pickled at `path`, if it is containers, text and numbers alone. Raises UserError."""
+    try:
+        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError, MemoryError) as error:
+        raise UserError(f"{path}: is not a whole pickle ({type(error).__name__})") from None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Containers, text and numbers are instructions of a pickle; whatever has to be found by a name could be code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(
+            f"names {module}.{name} beside plain values; refused, because loading it may run code"
+        )

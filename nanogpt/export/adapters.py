@@ -1,0 +1,144 @@
+"""Low-rank adapters apart from their model, in PEFT's layout: adapter_config.json and adapter_model.safetensors.
+
+PEFT puts them over the exported base; merge() puts them into it for good. Where the published shape keeps matrices
+stacked that have adapters of their own here (GPT-2's c_attn), the n pairs of rank r are one pair of rank n r, whose B
+is block-diagonal; rank_pattern and alpha_pattern say so, and the product stays the same.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from nanogpt import durable
+from nanogpt.config import Config, load_config
+from nanogpt.export import huggingface
+from nanogpt.export.folders import open_folder
+from nanogpt.faults import UserError
+from nanogpt.model.gpt import GPT
+from nanogpt.model.lora import ADAPTER_NAMES
+from nanogpt.training import checkpoint
+from nanogpt.training.initial_weights import BEST, CONFIG
+from nanogpt.weights import published_shapes
+from nanogpt.weights.safe_loading import load_tensors
+
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # PEFT's, before transformers' own names
+# What PEFT can do beyond W + scale B A, and the values that ask for nothing of it.
+PLAIN = {"use_dora": False, "bias": "none", "modules_to_save": None, "layers_pattern": None, "peft_type": "LORA"}
+Pair = tuple[Tensor, Tensor]  # A (rank, in) and B (out, rank)
+
+
+def save_apart(model_folder: Path, folder: Path) -> list[Path]:
+    """Write the adapters of best/ in a training folder to `folder`; returns the files.
+
+    Raises UserError when the model was not trained with adapters or fits neither published shape.
+    """
+    config = load_config(model_folder / CONFIG)
+    saved = checkpoint.load(model_folder / BEST)
+    if "adapters" not in saved.state:
+        raise UserError(f"{model_folder}: was trained without adapters (training.lora_rank is 0)")
+    published_shapes.settings_of(config.model)  # raises when transformers has no such model
+    pairs = _published_pairs(config, saved.state["adapters"])
+    settings = _settings(config, pairs)
+    tensors = {}
+    for name, (a, b) in pairs.items():
+        tensors |= {f"{PREFIX}{name}.lora_A.weight": a.contiguous(), f"{PREFIX}{name}.lora_B.weight": b.contiguous()}
+    durable.write_json(folder / SETTINGS, settings)
+    durable.write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    return [folder / SETTINGS, folder / WEIGHTS]
+
+
+def merge(base: Path, adapters: Path, folder: Path) -> list[Path]:
+    """Export the model in `base` with `adapters`, ours or PEFT's, added to its matrices; returns the files.
+
+    Raises UserError for adapters of another model, and for those that are more than low-rank products.
+    """
+    model, tokenizer = open_folder(base)
+    tensors = published_shapes.tensors_of(model)
+    in_first = not published_shapes.is_qwen3(model.config)
+    settings, pairs = _read(adapters)
+    for name, (a, b) in pairs.items():
+        weight = tensors.get(f"{name}.weight")
+        change = _scale(settings, name, a.size(0)) * (b @ a)
+        change = change.t() if in_first else change
+        if weight is None or weight.shape != change.shape:
+            found = "no such matrix" if weight is None else f"{tuple(weight.shape)} instead of {tuple(change.shape)}"
+            raise UserError(f"{adapters}: is of another model than {base}: {name} has {found}")
+        weight += change
+    return huggingface.export_tensors(model.config, tensors, tokenizer, folder)
+
+
+def _published_pairs(config: Config, adapters: dict[str, Tensor]) -> dict[str, Pair]:
+    """A and B of each matrix as transformers names and stacks it."""
+    with torch.device("meta"):
+        model = GPT(config.model)
+    row_blocks, pairs = model.row_blocks(), {}
+    for layer, block in enumerate(model.blocks):
+        for part, module in block.named_modules():
+            if getattr(module, "weight", None) not in row_blocks:
+                continue
+            a, b = (adapters[f"blocks.{layer}.{part}.{name}"] for name in ADAPTER_NAMES)
+            names = published_shapes.published_names(config.model, layer, part)
+            bs = b.split(row_blocks[module.weight])
+            if len(names) == len(bs):
+                pairs |= dict(zip(names, zip(a.split(config.training.lora_rank), bs, strict=True), strict=True))
+            else:
+                pairs[names[0]] = a, torch.block_diag(*bs)
+    return pairs
+
+
+def _settings(config: Config, pairs: dict[str, Pair]) -> dict[str, Any]:
+    """adapter_config.json for these pairs."""
+    rank, alpha = config.training.lora_rank, config.training.lora_alpha
+    ranks = {name.rsplit(".", 1)[-1]: a.size(0) for name, (a, _) in pairs.items()}
+    stacked = {name: found for name, found in ranks.items() if found != rank}
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": config.training.init_from,
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(ranks),
+        "rank_pattern": stacked,
+        "alpha_pattern": {name: alpha * found / rank for name, found in stacked.items()},
+        "fan_in_fan_out": not published_shapes.is_qwen3(config.model),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Pair]]:
+    """The settings, and A and B by the name of the matrix beside which they stand. Raises UserError."""
+    if not (folder / SETTINGS).is_file() or not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: expected adapters in PEFT's layout: {SETTINGS} and {WEIGHTS}")
+    try:
+        settings = durable.read_json(folder / SETTINGS)
+        unknown = [key for key, plain in PLAIN.items() if settings.get(key, plain) != plain]
+        settings["lora_alpha"] + 0  # a number
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / SETTINGS}: is not the configuration of adapters ({error})") from error
+    if unknown:
+        raise UserError(f"{folder / SETTINGS}: {unknown[0]} {settings[unknown[0]]} is not supported")
+    tensors = load_tensors(folder / WEIGHTS)
+    names = {name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name}
+    expected = {f"{PREFIX}{name}.lora_{side}.weight" for name in names for side in "AB"}
+    if expected != tensors.keys():
+        odd = sorted(expected ^ tensors.keys())[0]
+        raise UserError(f"{folder / WEIGHTS}: {odd} is {'left over' if odd in tensors else 'missing'}")
+    return settings, {
+        name: (tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"])
+        for name in sorted(names)
+    }
+
+
+def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
+    """What B A counts by at the matrix `name`; a pattern is matched as PEFT matches it, against the end of the name."""
+    patterns = settings.get("alpha_pattern") or {}
+    alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), settings["lora_alpha"])
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
