@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanogpt.commands.arguments import add_overrides, positive
+from nanogpt.commands.settings_help import add_settings
+
+if TYPE_CHECKING:
+    from nanogpt.training.trainer import Outcome
 
 HELP = "train a model on tokenised data; a folder with checkpoints goes on where it stopped"
 
@@ -15,23 +23,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tokenised data")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="the model's folder")
     add_overrides(parser)
+    parser.add_argument("--init", metavar="PATH", help="short for --set training.init_from=PATH")
     parser.add_argument("--max-seconds", type=positive(float), metavar="S", help="training time, over all restarts")
     parser.add_argument(
         "--micro-batch", type=positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"
     )
-    parser.add_argument("--parent", type=int, metavar="PID", help="who starts this process: end when it does")
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="who starts this process and shows it: end when that one does"
+    )
+    add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train in this process until finished, stopped or failed; the trainer's exit code."""
+    from nanogpt.training import live
     from nanogpt.training.child import run_child
 
+    init = [f"training.init_from={arguments.init}"] if arguments.init else []
+    is_shown_elsewhere = arguments.parent is not None
     return run_child(
         arguments.config,
         arguments.data,
         arguments.folder,
-        overrides=arguments.set,
+        overrides=[*arguments.set, *init],
         max_seconds=arguments.max_seconds,
         micro_batch=arguments.micro_batch,
         parent=arguments.parent,
+        beside=contextlib.nullcontext() if is_shown_elsewhere else live.shown(arguments.folder),
+        tell=lambda outcome: print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments)),
     )
+
+
+def headline(outcome: Outcome) -> str:
+    """One line: how it ended."""
+    loss = "none yet" if outcome.best_val_loss is None else f"{outcome.best_val_loss:.4f}"
+    reason = "saved" if outcome.status == "stopped" else outcome.reason
+    return f"{outcome.status} after {outcome.step:,} steps ({reason}): best validation loss {loss}"
+
+
+def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
+    """How it ended, what came out, and the commands that go on from here."""
+    from nanogpt.training.live import clock
+    from nanogpt.training.metrics import read_rows
+
+    folder = str(arguments.folder)
+    lines = [headline(outcome)]
+    if outcome.best_val_loss is not None:
+        rows = read_rows(arguments.folder / "metrics.jsonl")
+        bits = {row["step"]: row["bits_per_byte"] for row in rows if row["kind"] == "eval"}
+        bits_per_byte = bits.get(outcome.best_step)
+        told = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
+        told += f", {bits_per_byte:.4f} bits per byte" if bits_per_byte is not None else ""
+        lines.append(f"  best     {told}, at step {outcome.best_step:,}")
+    lines += [
+        f"  time     {clock(outcome.seconds)}, {outcome.tokens:,} tokens, {outcome.tokens_per_second:,.0f} a second",
+        f"  machine  {outcome.device}, {outcome.precision}, at most {outcome.peak_memory_bytes / 2**30:.2f} GiB",
+        f"  model    {folder} ({outcome.parameters:,} parameters; its curve: loss.svg)",
+        "",
+    ]
+    if outcome.status == "stopped":
+        return "\n".join([*lines, "It goes on with", f"  {command_again(arguments)}"])
+    commands = [
+        ["nanogpt", "generate", folder],
+        ["nanogpt", "eval", folder, "--data", str(arguments.data)],
+        ["tensorboard", "--logdir", f"{folder}/tensorboard"],
+    ]
+    return "\n".join([*lines, "Use it with", *(f"  {shlex.join(command)}" for command in commands)])
+
+
+def command_again(arguments: argparse.Namespace) -> str:
+    """The command line that these arguments were read from."""
+    words = ["nanogpt", "train", arguments.config, "--data", arguments.data, "--folder", arguments.folder]
+    for setting in arguments.set:
+        words += ["--set", setting]
+    for option in ("init", "max_seconds", "micro_batch"):
+        if (value := getattr(arguments, option)) is not None:
+            words += [f"--{option.replace('_', '-')}", value]
+    return shlex.join(str(word) for word in words)

@@ -6,8 +6,8 @@ import faulthandler
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,7 +17,7 @@ from nanogpt.config import load_config
 from nanogpt.device import choose
 from nanogpt.faults import UserError, classify
 from nanogpt.training import lifeline
-from nanogpt.training.trainer import train
+from nanogpt.training.trainer import Outcome, train
 
 FINISHED, USER_ERROR, FAULT = 0, 2, 3
 
@@ -31,11 +31,14 @@ def run_child(
     max_seconds: float | None = None,
     micro_batch: int | None = None,
     parent: int | None = None,
+    beside: AbstractContextManager = nullcontext(),  # noqa: B008  it holds no state
+    tell: Callable[[Outcome], None] = print,
 ) -> int:
     """Train in this process; its exit code: 0 finished, 143 stopped after saving, 2 a person's mistake, 3 a fault.
 
     outcome.json in `folder` tells the same with more words. SIGUSR1 prints every thread's stack to stderr. With
-    `parent`, this process saves and ends when that one is gone.
+    `parent`, this process saves and ends when that one is gone. `beside` is held while it trains, and `tell` gets the
+    outcome afterwards.
     """
     faulthandler.enable()
     if hasattr(faulthandler, "register"):  # not on Windows
@@ -47,7 +50,7 @@ def run_child(
         config = load_config(config_path, overrides)
         if warning := choose(config.device.type).warning:
             print(warning, file=sys.stderr)
-        with alone_in(Path(folder)):
+        with alone_in(Path(folder)), beside:
             outcome = train(
                 config, Path(data), Path(folder), max_seconds=max_seconds, micro_batch=micro_batch, stop=stop
             )
@@ -58,8 +61,7 @@ def run_child(
         traceback.print_exc()
         _record_failure(Path(folder), error)
         return FAULT
-    loss = "none yet" if outcome.best_val_loss is None else f"{outcome.best_val_loss:.4f}"
-    print(f"{outcome.status} after {outcome.step:,} steps ({outcome.reason}): best validation loss {loss}, in {folder}")
+    tell(outcome)
     if outcome.status == "finished":
         return FINISHED
     return lifeline.STOPPED_AFTER_SAVING

@@ -1,0 +1,166 @@
+"""What a person sees while a model trains: on a terminal, in a pipe, at the end, after Ctrl-C."""
+
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nanogpt import cli
+from nanogpt.config import save_config
+from nanogpt.training import live
+from tests.conftest import CHECKOUT
+from tests.nanogpt.training_case import make_data, tiny
+
+HEARTBEAT = {
+    "step": 1230, "max_iters": 2000, "time": 0.0, "activity": "training", "loss": 1.5234, "val_loss": 1.48712,
+    "tokens_per_second": 41230.4, "eta_seconds": 84.4, "memory_bytes": 2**30,
+}  # fmt: skip
+PATIENCE = 120.0
+NANOGPT = [sys.executable, "-m", "nanogpt.cli"]
+
+
+@pytest.mark.fast
+def test_the_line_says_step_losses_speed_time_and_memory():
+    told = "step 1,230/2,000  loss 1.523  val 1.4871  41,230 tokens/s  1:24 left  1.00 GiB"
+    assert live.describe(HEARTBEAT) == told
+    assert live.describe({**HEARTBEAT, "activity": "evaluating"}) == f"{told}  evaluating"
+    assert live.describe({"step": 0, "max_iters": 5, "activity": "loading"}) == "step 0/5  loading"
+    assert (live.clock(59.6), live.clock(7384)) == ("1:00", "2:03:04")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("width", [20, 80, 100, 200])
+def test_on_a_terminal_it_is_one_line_however_narrow(width):
+    screen = io.StringIO()
+    console = Console(file=screen, width=width, force_terminal=True, highlight=False)
+    with live.Line(console, "micro") as view:
+        view.show(HEARTBEAT)
+        shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).strip("\r\n")
+    assert "\n" not in shown and len(shown) <= width
+    assert shown.startswith("micro")
+    assert ("GiB" in shown) == (width >= 100)
+    assert ("━" in shown) == (width >= 100)
+
+
+@pytest.mark.fast
+def test_in_a_pipe_it_is_a_line_now_and_then(capsys, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    with live.Lines() as view:
+        view.show({"step": 0, "max_iters": 9, "activity": "loading"})  # nothing to tell yet
+        for step in range(50):
+            view.show({**HEARTBEAT, "step": step})
+            now += 1.0
+    steps = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert steps == [f"{step}/2,000" for step in range(0, 50, 10)]
+
+
+@pytest.mark.fast
+def test_an_earlier_sessions_signs_of_life_are_not_shown(tmp_path):
+    (tmp_path / "heartbeat").write_text(json.dumps(HEARTBEAT))
+    (tmp_path / "events.jsonl").write_text(json.dumps({"event": "old", "step": 1, "time": 1.0, "message": ""}) + "\n")
+    watched = live.Watched(tmp_path)
+    assert watched.heartbeat() is None and watched.news() == []
+    (tmp_path / "heartbeat").write_text(json.dumps({**HEARTBEAT, "time": time.time()}))
+    with open(tmp_path / "events.jsonl", "a") as file:
+        file.write(json.dumps({"event": "new", "step": 2, "time": time.time(), "message": ""}) + "\n")
+    assert watched.heartbeat()["step"] == 1230
+    assert [row["event"] for row in watched.news()] == ["new"] and watched.news() == []
+
+
+@pytest.mark.fast
+def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
+    (tmp_path / "heartbeat").write_text(json.dumps({**HEARTBEAT, "time": time.time()}))
+    watched = live.Watched(tmp_path)
+    watched.asked_to_stop(signal.SIGINT, None)
+    assert live.describe(watched.heartbeat()).endswith(live.STOPPING)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory) -> tuple[Path, Path]:
+    """(configuration file, data folder)."""
+    folder = tmp_path_factory.mktemp("case")
+    save_config(tiny(max_iters=60), folder / "tiny.yaml")
+    return folder / "tiny.yaml", make_data(folder / "data")
+
+
+def train(case, folder: Path, *more: str) -> subprocess.CompletedProcess:
+    command = [*NANOGPT, "train", str(case[0]), "--data", str(case[1]), "--folder", str(folder), *more]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.mark.slow
+def test_at_the_end_it_says_what_came_out_and_how_to_use_it(case, tmp_path):
+    done = train(case, tmp_path / "my model")
+    assert (done.returncode, done.stderr) == (0, "")
+    outcome = json.loads((tmp_path / "my model" / "outcome.json").read_text())
+    assert f"finished after 60 steps (max_iters): best validation loss {outcome['best_val_loss']:.4f}" in done.stdout
+    assert "bits per byte" in done.stdout and "perplexity" in done.stdout
+    commands = [line.strip() for line in done.stdout.split("Use it with")[1].strip().splitlines()]
+    for command in commands:
+        if command.startswith("nanogpt "):
+            assert cli.make_parser().parse_args(shlex.split(command)[1:]).folder == tmp_path / "my model"
+    assert len(commands) == 3
+    assert (tmp_path / "my model" / "loss.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_under_a_parent_it_tells_one_line_and_draws_nothing(case, tmp_path):
+    done = train(case, tmp_path / "m", "--parent", str(os.getpid()))
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1 and done.stdout.startswith("finished after 60 steps")
+    assert not (tmp_path / "m" / "loss.svg").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_prints_the_command_that_goes_on(case, tmp_path):
+    folder = tmp_path / "m"
+    words = ["train", str(case[0]), "--data", str(case[1]), "--folder", str(folder), "--micro-batch", "2"]
+    process, screen = os_terminal([*words, "--set", "training.max_iters=3000"])
+    while b"loss" not in (seen := screen.read()):
+        assert process.poll() is None, seen
+        time.sleep(0.05)
+    os.write(screen.descriptor, b"\x03")
+    assert process.wait(PATIENCE) == 143
+    told = screen.read().decode().replace("\r\n", "\n")
+    assert "stopped after" in told and "(saved)" in told
+    command = shlex.split(told.split("It goes on with")[1])
+    assert command == ["nanogpt", *words[:-2], "--set", "training.max_iters=3000", "--micro-batch", "2"]
+
+
+class Screen:
+    def __init__(self, descriptor: int):
+        self.descriptor, self.seen = descriptor, b""
+        os.set_blocking(descriptor, False)
+
+    def read(self) -> bytes:
+        """All that was written so far."""
+        try:
+            while part := os.read(self.descriptor, 65536):
+                self.seen += part
+        except OSError:  # nothing more now, or the other side is closed
+            pass
+        return self.seen
+
+
+def os_terminal(arguments: list[str]) -> tuple[subprocess.Popen, Screen]:
+    """`nanogpt` with a terminal of its own, so that Ctrl-C reaches all its processes, as it does a person's."""
+    ours, theirs = pty.openpty()
+    own_terminal = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
+    code = f"{own_terminal}; from nanogpt import cli; sys.exit(cli.main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=CHECKOUT, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, env={**os.environ, "TERM": "xterm", "COLUMNS": "300"},
+    )  # fmt: skip
+    os.close(theirs)
+    return process, Screen(ours)
