@@ -48,6 +48,7 @@ class GPT(nn.Module):
         if config.vocab_size is None:
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
         self.config = config
+        self.gradient_checkpointing = False  # when training: blocks are computed again in the backward pass
         self.token_embedding = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.n_embd)
         learned = config.position == "learned"
         self.position_embedding = (
@@ -89,8 +90,9 @@ class GPT(nn.Module):
             raise ValueError(f"sequence of {start + T} tokens is longer than block_size {self.config.block_size}")
         x = self.embed(tokens, start)
         rotation = self.rotary(start, T) if self.rotary is not None else None
+        recompute = self.gradient_checkpointing and self.training
         for block in self.blocks:
-            x = block(x, rotation, cache)
+            x = checkpoint(block, x, rotation, cache, use_reentrant=False) if recompute else block(x, rotation, cache)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)

@@ -14,9 +14,9 @@ class Clock:
 
     def __init__(self, spent: float, deadline: float | None):
         self.spent, self.deadline = spent, deadline
-        self.steps = 0  # in this session
-        self._started = self._lap_started = time.monotonic()
-        self._steps_at_lap, self._aside = 0, 0.0
+        self.sequences = 0  # trained on in this session; steps differ in size while the batch grows
+        self._started = self._lap_started = self._saved = time.monotonic()
+        self._sequences_at_lap, self._aside = 0, 0.0
         self._latest: dict[str, float] = {}
 
     def seconds(self) -> float:
@@ -24,15 +24,16 @@ class Clock:
         return self.spent + time.monotonic() - self._started
 
     def pace(self) -> float:
-        """Seconds a step in this session, with all that goes on beside stepping."""
-        return (self.seconds() - self.spent) / max(1, self.steps)
+        """Seconds a sequence in this session, with all that goes on beside stepping."""
+        return (self.seconds() - self.spent) / max(1, self.sequences)
 
-    def seconds_left(self, evaluation_in_steps: float) -> float:
+    def seconds_left(self, evaluation_in_sequences: float) -> float:
         """Until the deadline, less the evaluation and the sample at the end.
 
-        `evaluation_in_steps`: the work of an evaluation in steps, by which it is guessed before the first.
+        `evaluation_in_sequences`: the work of an evaluation in training sequences, by which it is guessed before the
+        first.
         """
-        evaluation = self._latest.get("evaluation", self.pace() * evaluation_in_steps)
+        evaluation = self._latest.get("evaluation", self.pace() * evaluation_in_sequences)
         return self.deadline - self.seconds() - RESERVE * (evaluation + self._latest.get("sample", 0.0))
 
     @contextmanager
@@ -43,10 +44,18 @@ class Clock:
         self._latest[activity] = time.monotonic() - began
         self._aside += self._latest[activity]
 
+    def saved(self) -> None:
+        """The state is safe as of now."""
+        self._saved = time.monotonic()
+
+    def minutes_since_saved(self) -> float:
+        """Of this session, whatever else went on."""
+        return (time.monotonic() - self._saved) / 60
+
     def lap(self) -> float:
-        """Steps a second since the last lap, stepping alone."""
+        """Sequences a second since the last lap, stepping alone."""
         now = time.monotonic()
         stepping = max(1e-9, now - self._lap_started - self._aside)
-        rate = (self.steps - self._steps_at_lap) / stepping
-        self._lap_started, self._steps_at_lap, self._aside = now, self.steps, 0.0
+        rate = (self.sequences - self._sequences_at_lap) / stepping
+        self._lap_started, self._sequences_at_lap, self._aside = now, self.sequences, 0.0
         return rate

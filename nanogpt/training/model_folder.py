@@ -1,7 +1,7 @@
 """The folder of a model in training: every file that the trainer leaves there, and what may be dropped or replaced.
 
     config.yaml  data.json  tokenizer.json  metrics.jsonl  samples.jsonl  events.jsonl  heartbeat  outcome.json
-    checkpoints/step-00000500/  checkpoints/before-cooldown/  best/  final/
+    checkpoints/step-00000500/  checkpoints/before-cooldown/  best/  final/  tensorboard/
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from nanogpt.faults import UserError
 from nanogpt.training import checkpoint
 from nanogpt.training.checkpoint import Checkpoint
 from nanogpt.training.metrics import Heartbeat, JsonLines
+from nanogpt.training.tracking import Tracker
 
 
 class ModelFolder:
     """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
 
-    def __init__(self, path: Path, max_iters: int):
+    def __init__(self, path: Path, config: Config):
         """Raises UserError when `path` is a file."""
         if path.is_file():
             raise UserError(f"{path}: is a file; expected the folder of a model, or a new one's name")
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self.checkpoints = path, path / "checkpoints"
+        self.path, self.checkpoints, self.config = path, path / "checkpoints", config
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.events = JsonLines(path / "events.jsonl")
         self.shown: dict[str, float | None] = {}
         self.step = 0
-        self._heartbeat = Heartbeat(path / "heartbeat", max_iters)
+        self._heartbeat = Heartbeat(path / "heartbeat", config.training.max_iters)
+        self._tracker: Tracker | None = None
         self._best_val_loss: float | None = None
         self.beat("loading")
 
-    def describe(self, config: Config, tokenizer: Tokenizer, data_sha256: str) -> None:
+    def describe(self, tokenizer: Tokenizer, data_sha256: str) -> None:
         """Say what this folder is: its configuration, its tokenizer, its data; an older outcome is no longer true."""
         (self.path / "outcome.json").unlink(missing_ok=True)
-        save_config(config, self.path / "config.yaml")
+        save_config(self.config, self.path / "config.yaml")
         tokenizer.save(self.path)
         durable.write_json(self.path / "data.json", {"manifest_sha256": data_sha256})
 
@@ -54,6 +56,20 @@ class ModelFolder:
     def event(self, name: str, message: str) -> None:
         """Add a row to events.jsonl."""
         self.events.append({"event": name, "step": self.step, "time": time.time(), "message": message})
+
+    def track(self) -> None:
+        """Show the rows from now on, and those that there are, to whatever tracks them."""
+        self._tracker = Tracker(self.path, self.config, self.event)
+
+    def row(self, row: dict) -> None:
+        """Add a row to metrics.jsonl."""
+        self.metrics.append(row)
+        self._tracker.row(row)
+
+    def sample(self, row: dict) -> None:
+        """Add a row to samples.jsonl."""
+        self.samples.append(row)
+        self._tracker.sample(row)
 
     def start_anew(self, trajectory: dict) -> None:
         """Drop all rows, and set aside a best/ that another training left here: it would pass for this one's."""
@@ -68,6 +84,8 @@ class ModelFolder:
         self.step = step
         self.metrics.keep(lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step)
         self.samples.keep(lambda row: row["step"] < step)
+        if self._tracker:
+            self._tracker.redraw()
 
     def save(self, folder: Path, model: nn.Module, facts: dict, state: dict[str, Any]) -> None:
         """A whole checkpoint; never ahead of the metrics that led to it."""
@@ -90,7 +108,7 @@ class ModelFolder:
     def keep_if_best(self, model: nn.Module, val_loss: float, facts: dict) -> None:
         """Keep the weights in best/ if no better ones are there, from whatever session."""
         if math.isfinite(val_loss) and val_loss < self.best_val_loss:
-            checkpoint.save(self.path / "best", model, step=self.step, facts={**facts, "val_loss": val_loss})
+            checkpoint.save_model(self.path / "best", model, step=self.step, facts={**facts, "val_loss": val_loss})
             self._best_val_loss = val_loss
 
     @property
@@ -106,8 +124,15 @@ class ModelFolder:
         best = self.path / "best"
         return checkpoint.read_manifest(best)["step"] if best.is_dir() else 0
 
+    def best_is_average(self) -> bool:
+        """Whether best/ has the moving average of the weights."""
+        best = self.path / "best"
+        return best.is_dir() and checkpoint.read_manifest(best)["facts"].get("averaged", False)
+
     def close(self) -> None:
         """Bring all rows to the disk."""
+        if self._tracker:
+            self._tracker.close()
         for file in (self.metrics, self.samples, self.events):
             file.close()
 

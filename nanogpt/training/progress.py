@@ -6,15 +6,18 @@ from dataclasses import asdict, dataclass, field
 
 from nanogpt.config import Config
 from nanogpt.faults import UserError
+from nanogpt.training.growth import BatchGrowth, curriculum_steps
+from nanogpt.training.loss_scale import LossScale
 from nanogpt.training.schedule import CoolDown
 from nanogpt.training.stability import Stability
 
 # Settings that leave the weights alone: how often something is written, and how the effective batch is split.
 NOT_THE_TRAJECTORY = {
-    "max_seconds", "log_interval", "sample_interval", "checkpoint_interval", "keep_checkpoints",
-    "batch_size", "gradient_accumulation",
+    "max_seconds", "log_interval", "sample_interval", "sample_temperatures", "checkpoint_interval",
+    "checkpoint_minutes", "keep_checkpoints", "batch_size", "gradient_accumulation",
 }  # fmt: skip
 MAY_GROW = {"training.max_iters"}
+SHA256_LENGTH, DIGEST_SHOWN = 64, 12  # characters of a sha256 that a person is shown
 
 
 @dataclass
@@ -22,7 +25,7 @@ class Progress:
     """All numbers that the next step depends on; with weights, optimizer and generators, the whole state."""
 
     step: int = 0
-    cursor: int = 0  # index of the next sample
+    cursor: int = 0  # index of the next sample: how many were seen, those of skipped and rewound steps too
     seconds: float = 0.0  # of training so far, evaluations included, over all sessions
     cool_down: CoolDown | None = None
     max_seconds: float | None = None  # the clock under which the cool-down began
@@ -32,31 +35,58 @@ class Progress:
     rewinds: int = 0
     learning_rate_scale: float = 1.0
     stability: Stability = field(default_factory=Stability)
+    loss_scale: LossScale = field(default_factory=LossScale)  # used in float16 only
+    growth: BatchGrowth | None = None  # None: each step has the whole batch
+    curriculum_steps: int = 0
+
+    @classmethod
+    def at_start(cls, config: Config) -> Progress:
+        """Before the first step."""
+        training = config.training
+        whole = training.batch_size * training.gradient_accumulation
+        growth = BatchGrowth(training.initial_batch, whole) if training.initial_batch else None
+        return cls(growth=growth, curriculum_steps=curriculum_steps(training))
 
     def state_dict(self) -> dict:
         """Numbers, lists and dictionaries only."""
-        cool_down = asdict(self.cool_down) if self.cool_down else None
-        return {**self.__dict__, "cool_down": cool_down, "stability": self.stability.state_dict()}
+        parts = {
+            "cool_down": asdict(self.cool_down) if self.cool_down else None,
+            "stability": self.stability.state_dict(), "loss_scale": asdict(self.loss_scale),
+            "growth": asdict(self.growth) if self.growth else None,
+        }  # fmt: skip
+        return {**self.__dict__, **parts}
 
     @classmethod
     def from_state_dict(cls, state: dict) -> Progress:
-        """What state_dict() gave."""
-        cool_down = CoolDown(**state["cool_down"]) if state["cool_down"] else None
-        stability = Stability.from_state_dict(state["stability"])
-        return cls(**{**state, "cool_down": cool_down, "stability": stability})
+        """What state_dict() gave; what an older checkpoint lacks is as it is without the settings behind it."""
+        parts = {
+            "cool_down": CoolDown(**state["cool_down"]) if state["cool_down"] else None,
+            "stability": Stability.from_state_dict(state["stability"]),
+            "loss_scale": LossScale(**state.get("loss_scale", {})),
+            "growth": BatchGrowth(**state["growth"]) if state.get("growth") else None,
+        }  # fmt: skip
+        return cls(**{**state, **parts})
 
 
 def trajectory(config: Config, data_sha256: str) -> dict:
     """Everything that decides the weights, by dotted key. How they are computed (device, precision, threads) may
-    change between sessions, and that is recorded as an event; these may not."""
+    change between sessions, and that is recorded as an event; these may not. Raises UserError when the weights of
+    training.init_from cannot be read: their digest counts, not where they are."""
+    settings = config.training
     training = {
-        f"training.{key}": value
-        for key, value in config.training.model_dump().items()
-        if key not in NOT_THE_TRAJECTORY
+        f"training.{key}": value for key, value in settings.model_dump().items() if key not in NOT_THE_TRAJECTORY
     }
-    if not config.training.early_stopping_patience:
+    if not settings.early_stopping_patience:
         del training["training.eval_interval"]  # decides when to stop, and nothing else
-    effective_batch = config.training.batch_size * config.training.gradient_accumulation
+    if settings.initial_block_size is None:
+        del training["training.curriculum_fraction"]
+    if not settings.lora_rank:
+        del training["training.lora_alpha"]
+    if settings.init_from is not None:
+        from nanogpt.training.initial_weights import digest_of  # most trainings start from scratch
+
+        training["training.init_from"] = digest_of(settings.init_from)
+    effective_batch = settings.batch_size * settings.gradient_accumulation
     model = {f"model.{key}": value for key, value in config.model.model_dump().items() if key != "preset"}
     return {**model, **training, "effective batch": effective_batch, "data": data_sha256}
 
@@ -64,11 +94,19 @@ def trajectory(config: Config, data_sha256: str) -> dict:
 def check_same_training(before: dict, now: dict, schedule: str, where: str) -> None:
     """Raise UserError, naming each differing key, when a checkpoint belongs to another training.
 
-    More steps under WSD are the same training: it goes on from before the cool-down.
+    More steps under WSD are the same training: it goes on from before the cool-down. A setting that one side does not
+    know was made later, or decides nothing there: it counts as having its default.
     """
-    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    defaults = trajectory(Config(), "")
+    before, now = defaults | before, defaults | now
+    differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if schedule == "wsd":
         differing = [key for key in differing if not (key in MAY_GROW and now[key] > before[key])]
     if differing:
-        told = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in differing)
+        told = ", ".join(f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in differing)
         raise UserError(f"{where}: was trained with other settings ({told}); choose another folder or move it away")
+
+
+def _shown(value: object) -> str:
+    """A setting as a person reads it; of a digest, the beginning."""
+    return value[:DIGEST_SHOWN] if isinstance(value, str) and len(value) == SHA256_LENGTH else str(value)

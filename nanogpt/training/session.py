@@ -15,7 +15,8 @@ from nanogpt.data.shards import open_split, verify
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint, computing
+from nanogpt.training import checkpoint, computing, tracking
+from nanogpt.training.averaging import WeightAverage
 from nanogpt.training.checkpoint import Checkpoint
 from nanogpt.training.clock import Clock
 from nanogpt.training.gradients import Gradients
@@ -35,20 +36,20 @@ class Session:
         self, config: Config, data_folder: Path, model_folder: Path, max_seconds: float | None,
         micro_batch: int | None, stop: StopRequest,
     ):  # fmt: skip
+        tracking.require(config)
         verify(data_folder)
         self.train_split, self.val_split = (open_split(data_folder, name) for name in ("train", "val"))
-        self.config = config = with_vocabulary(config, self.train_split.vocab_size)
+        self.config = config = with_vocabulary(with_initial_shape(config), self.train_split.vocab_size)
         self.samples = Samples(self.train_split.tokens, config.model.block_size, config.training.seed)
         self.data_sha256 = durable.sha256_file(data_folder / "manifest.json")
         self.tokenizer = load_tokenizer(data_folder)
         self.identity = trajectory(config, self.data_sha256)
         self.max_seconds = max_seconds or config.training.max_seconds
-        self.batch = config.training.batch_size * config.training.gradient_accumulation  # sequences a step
-        self.micro_batch = min(micro_batch or config.training.batch_size, self.batch)
-        self.tokens_per_step = self.batch * config.model.block_size
+        self.whole_batch = config.training.batch_size * config.training.gradient_accumulation  # sequences a step
+        self.asked_micro_batch = micro_batch
         self.model_folder, self.stop = model_folder, stop
         self.folder: ModelFolder  # opened by whoever closes it
-        self.progress = Progress()
+        self.progress = Progress.at_start(config)
         self.val_loss: float | None = None
         self.saved_step = -1
 
@@ -81,11 +82,14 @@ class Session:
         before, folder = found.facts if found else {}, self.folder
         self.computing, warning = computing.choose(self.config.device, before)
         self.device = self.computing.device
+        self.micro_batch = self.asked_micro_batch or self.settled_micro_batch(before)
         seed = self.config.training.seed
         torch.manual_seed(seed)  # dropout's generator; the model has its own
-        self.model = GPT(self.config.model, seed=seed).to(self.device).train()
+        self.model = self.made_model(fresh=found is None).to(self.device).train()
+        self.model.gradient_checkpointing = self.config.device.gradient_checkpointing
         newton_schulz = getattr(torch, self.computing.newton_schulz)
         self.optimizer = Optimizer(self.model, self.config.training, newton_schulz)
+        self.average = self.made_average()
         self.gradients = Gradients(
             self.model, self.optimizer, self.samples, self.computing, self.micro_batch, self.stop, folder.beat,
             folder.event,
@@ -101,6 +105,33 @@ class Session:
             told = ", ".join(f"{name} {change}" for name, change in changes.items())
             folder.event("computes otherwise", f"not to the byte as before: {told}")
 
+    def settled_micro_batch(self, before: dict) -> int:
+        """What an earlier session settled on, perhaps after running out of memory, unless the setting has changed."""
+        asked = self.config.training.batch_size
+        return before["micro_batch"] if before.get("batch_size") == asked else asked
+
+    def made_model(self, fresh: bool) -> GPT:
+        """The model, with the weights that training.init_from names at a fresh start, and adapters where asked for.
+
+        The checkpoints of adapters hold nothing else, so the weights under them are read again at each start.
+        """
+        config = self.config.training
+        model = GPT(self.config.model, seed=config.seed)
+        if config.init_from is not None and (fresh or config.lora_rank):
+            from nanogpt.training.initial_weights import put_initial_weights  # most trainings start from scratch
+
+            self.folder.event("initial weights", put_initial_weights(model, self.config, self.tokenizer))
+        if config.lora_rank:
+            from nanogpt.model.lora import add_adapters
+
+            add_adapters(model, config.lora_rank, config.lora_alpha)
+        return model
+
+    def made_average(self) -> WeightAverage | None:
+        decay = self.config.training.weight_average
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return WeightAverage(trained, decay) if decay else None
+
     def begin(self, found: Checkpoint | None) -> None:
         """Bring state and files to where the checkpoint is, or to the start."""
         if found:
@@ -110,9 +141,12 @@ class Session:
         else:
             self.folder.start_anew(self.identity)
             self.folder.event("started", f"{self.model.num_parameters():,} parameters, {self.computing.precision}")
-        self.folder.describe(self.config, self.tokenizer, self.data_sha256)
+        self.folder.describe(self.tokenizer, self.data_sha256)
+        self.folder.track()
         if math.isinf(self.folder.best_val_loss):  # none, or set aside as corrupt: the next evaluation is the best
             self.progress.best_val_loss = None
+        if found and {"device", "precision"} & self.computing.differences(found.facts).keys():
+            self.progress.rewinds = 0  # what was bad there may be good here: the remedy has all its attempts
         self.clock = Clock(self.progress.seconds, self.max_seconds)
         if found and found.folder == self.folder.before_cool_down:
             self.leave_cool_down()
@@ -128,6 +162,8 @@ class Session:
         self.progress = Progress.from_state_dict(found.state["progress"])
         checkpoint.put_weights(self.model, found.weights, str(found.folder))
         self.optimizer.load_state_dict(found.state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(found.state["average"])
         checkpoint.restore_random_state(found.state["random"], self.device)
         self.folder.go_back_to(found.step)
 
@@ -145,13 +181,27 @@ class Session:
             self.progress.seconds = self.clock.seconds()
             state = {
                 "progress": self.progress.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average else None,
                 "random": checkpoint.random_state(self.device),
             }  # fmt: skip
             self.folder.save(folder, self.model, self.facts(), state)
+        self.clock.saved()
 
     def facts(self) -> dict:
         """What a checkpoint's manifest says about how it was made."""
-        return {"trajectory": self.identity, "micro_batch": self.micro_batch, **asdict(self.computing)}
+        return {
+            "trajectory": self.identity, "micro_batch": self.micro_batch, "batch_size": self.config.training.batch_size,
+            "config_sha256": durable.digest(self.config.model_dump()), **asdict(self.computing),
+        }  # fmt: skip
+
+
+def with_initial_shape(config: Config) -> Config:
+    """`config` with the shape of the weights that training.init_from names, if any. Raises UserError."""
+    if config.training.init_from is None:
+        return config
+    from nanogpt.training.initial_weights import config_with_shape_of
+
+    return config_with_shape_of(config, config.training.init_from)
 
 
 def with_vocabulary(config: Config, vocab_size: int) -> Config:

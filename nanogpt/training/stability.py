@@ -1,8 +1,8 @@
 """What to do with a step whose loss or gradient looks wrong.
 
-Not finite: no step. Finite but more than 6 sigma above the last 128: no step (OLMo, Levanter). Three of those in a row:
-the weights themselves are suspect, so go back to a healthy checkpoint, with half the learning rate and other data
-ahead (PaLM, Chowdhery et al. 2022, section 5.1). After three times back, give up.
+Not finite: no step. Finite but more than 6 sigma above the last 128: no step (OLMo, Levanter). Three of those in a row,
+or more than five in a hundred: the weights themselves are suspect, so go back to a healthy checkpoint, with half the
+learning rate and other data ahead (PaLM, Chowdhery et al. 2022, section 5.1). After three times back, give up.
 """
 
 import math
@@ -14,6 +14,7 @@ WINDOW = 128
 SIGMAS = 6.0
 SMALLEST_SIGMA = 0.02  # as a share of the mean: on a plateau the spread is next to nothing and all would be outliers
 BAD_IN_A_ROW = 3
+BAD_AMONG, RECENT = 6, 100  # so many bad ones among the last so many
 MAX_REWINDS = 3
 LEARNING_RATE_AFTER_REWIND = 0.5
 
@@ -26,6 +27,7 @@ class Stability:
     gradient_norms: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     skipped: int = 0
     bad_in_a_row: int = 0
+    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))  # bad or not, oldest first
 
     def judge(self, loss: float, gradient_norm: float) -> str:
         """"" to take the step, or why it is skipped: "non-finite" or "spike"."""
@@ -36,15 +38,31 @@ class Stability:
         else:
             self.losses.append(loss)
             self.gradient_norms.append(gradient_norm)
-            self.bad_in_a_row = 0
-            return ""
-        self.skipped += 1
-        self.bad_in_a_row += 1
+            verdict = ""
+        self.recent.append(bool(verdict))
+        self.skipped += bool(verdict)
+        self.bad_in_a_row = self.bad_in_a_row + 1 if verdict else 0
         return verdict
 
     @property
-    def must_rewind(self) -> bool:
-        return self.bad_in_a_row >= BAD_IN_A_ROW
+    def suspicion(self) -> str:
+        """"" or why the weights are suspect: too many bad steps in a row, or among the last hundred."""
+        if self.bad_in_a_row >= BAD_IN_A_ROW:
+            return f"{self.bad_in_a_row} bad steps in a row"
+        if sum(self.recent) >= BAD_AMONG:
+            return f"{sum(self.recent)} bad steps among the last {len(self.recent)}"
+        return ""
+
+    def steps_since_healthy(self) -> int:
+        """How many steps back the bad ones began: the last row of them, or the first among the last hundred."""
+        if self.bad_in_a_row >= BAD_IN_A_ROW:
+            return self.bad_in_a_row
+        return len(self.recent) - self.recent.index(True)
+
+    def forgive(self) -> None:
+        """Count bad steps anew: those before a rewind are not held against the weights that it brought back."""
+        self.recent.clear()
+        self.bad_in_a_row = 0
 
     def recent_loss(self) -> float | None:
         """Mean training loss over the window."""
@@ -53,14 +71,14 @@ class Stability:
     def state_dict(self) -> dict:
         """Numbers and lists only."""
         return {"losses": list(self.losses), "gradient_norms": list(self.gradient_norms),
-                "skipped": self.skipped, "bad_in_a_row": self.bad_in_a_row}  # fmt: skip
+                "skipped": self.skipped, "bad_in_a_row": self.bad_in_a_row, "recent": list(self.recent)}  # fmt: skip
 
     @classmethod
     def from_state_dict(cls, state: dict) -> "Stability":
         """What state_dict() gave."""
         return cls(
             deque(state["losses"], WINDOW), deque(state["gradient_norms"], WINDOW),
-            state["skipped"], state["bad_in_a_row"],
+            state["skipped"], state["bad_in_a_row"], deque(state.get("recent", ()), RECENT),
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ interrupted is repeated from there with the same outcome, to the byte on a CPU.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,18 +17,22 @@ from nanogpt.config import Config
 from nanogpt.faults import NonFiniteError
 from nanogpt.training import checkpoint
 from nanogpt.training.clock import Clock
+from nanogpt.training.gradients import StepData
+from nanogpt.training.growth import window_at
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.model_folder import ModelFolder
 from nanogpt.training.schedule import cool_down_for_clock, factor_at, planned_cool_down
 from nanogpt.training.session import Session
 from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
-SAMPLE_TEMPERATURE = 0.8
-
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: status "finished" (for `reason`) or "stopped"; sha256 is of the final weights' file."""
+    """How a training ended: status "finished" (for `reason`) or "stopped"; sha256 is of the final weights' file.
+
+    tokens: all that were seen, those of skipped steps and of steps that a rewind took back as well; what is repeated
+    after an interruption counts once.
+    """
 
     status: str
     reason: str
@@ -36,6 +41,7 @@ class Outcome:
     tokens: int
     best_val_loss: float | None
     best_step: int
+    best_is_average: bool  # best/ has the moving average of the weights instead of the weights of its step
     final_val_loss: float | None
     sha256: str | None
     parameters: int
@@ -69,7 +75,7 @@ class Trainer(Session):
     """The loop over steps, and what is due between them."""
 
     def run(self) -> Outcome:
-        self.folder = ModelFolder(self.model_folder, self.config.training.max_iters)
+        self.folder = ModelFolder(self.model_folder, self.config)
         try:
             self.open()
             return self.loop()
@@ -85,7 +91,7 @@ class Trainer(Session):
             self.plan_cool_down()
             reason = self.reason_to_end()
             self.stop.check()
-            if reason or self.is_due("checkpoint_interval") or self.is_due("eval_interval"):
+            if reason or self.is_due("checkpoint_interval") or self.is_due("eval_interval") or self.is_long_unsaved():
                 self.save()
             if reason or (self.progress.step and self.is_due("eval_interval")):
                 self.evaluate()
@@ -101,20 +107,21 @@ class Trainer(Session):
     def step(self) -> None:
         """Gradients, judgement, update. A step that is skipped consumes its data like any other."""
         progress, config = self.progress, self.config.training
+        batch, loss_scale = self.batch, self.loss_scale
         loss, gradient_norm = self.compute_gradients()
-        verdict = progress.stability.judge(loss, gradient_norm)
+        verdict = self.verdict(loss, gradient_norm)
         factor = factor_at(progress.step, config, progress.cool_down) * progress.learning_rate_scale
         if not verdict:
-            if config.grad_clip and gradient_norm > config.grad_clip:
-                self.optimizer.scale_gradients(config.grad_clip / gradient_norm)
-            self.optimizer.step(factor)
+            self.update(gradient_norm, loss_scale, factor)
         progress.step += 1
-        progress.cursor += self.batch
-        self.clock.steps += 1
+        progress.cursor += batch
+        self.clock.sequences += batch
         self.folder.step = progress.step
         if verdict:
             self.folder.event("skipped", f"{verdict}: loss {loss:.4g}, gradient norm {gradient_norm:.4g}")
-        if progress.stability.must_rewind:
+        elif progress.growth and not progress.cool_down and progress.growth.note(loss):
+            self.folder.event("batch", f"the loss no longer falls: {batch} -> {self.batch} sequences a step")
+        if progress.stability.suspicion:
             self.rewind()
         elif self.is_due("log_interval") or progress.step == 1:
             self.log_step(loss, gradient_norm, config.learning_rate * factor)
@@ -122,7 +129,41 @@ class Trainer(Session):
 
     def compute_gradients(self) -> tuple[float, float]:
         """Loss and gradient norm of this step's samples, gradients in place."""
-        return self.gradients.compute(self.progress.cursor, self.batch)
+        return self.gradients.compute(StepData(self.progress.cursor, self.batch, self.window), self.loss_scale)
+
+    def verdict(self, loss: float, gradient_norm: float) -> str:
+        """"" to take the step, or why it is skipped. An overflow of float16's range is no sign of bad weights."""
+        in_float16 = self.computing.precision == "float16"
+        if in_float16 and math.isfinite(loss) and self.progress.loss_scale.overflows(gradient_norm):
+            return f"overflow, loss scale now {self.loss_scale:g}"
+        return self.progress.stability.judge(loss, gradient_norm)
+
+    def update(self, gradient_norm: float, loss_scale: float, factor: float) -> None:
+        """Clip the gradients, take the step, and take the weights into their average."""
+        clip = self.config.training.grad_clip
+        clipping = min(1.0, clip / gradient_norm) if clip and gradient_norm else 1.0
+        if clipping / loss_scale != 1.0:
+            self.optimizer.scale_gradients(clipping / loss_scale)
+        self.optimizer.step(factor)
+        if self.average:
+            self.average.update()
+
+    # ---- what a step sees
+
+    @property
+    def batch(self) -> int:
+        """Sequences in the next step."""
+        return self.progress.growth.size if self.progress.growth else self.whole_batch
+
+    @property
+    def window(self) -> int:
+        """Tokens in each window of the next step."""
+        first, last = self.config.training.initial_block_size, self.config.model.block_size
+        return window_at(self.progress.step, first, last, self.progress.curriculum_steps)
+
+    @property
+    def loss_scale(self) -> float:
+        return self.progress.loss_scale.factor if self.computing.precision == "float16" else 1.0
 
     def rewind(self) -> None:
         """Back to a healthy checkpoint, with half the learning rate and other data ahead.
@@ -130,11 +171,12 @@ class Trainer(Session):
         Only to a checkpoint of the regular interval, which every run has, interrupted or not, and from before the bad
         steps began. Raises NonFiniteError.
         """
-        bad_steps = self.progress.stability.bad_in_a_row
-        told = f"{bad_steps} bad steps in a row at step {self.progress.step}"
+        stability = self.progress.stability
+        told = f"{stability.suspicion} at step {self.progress.step}"
         if self.progress.rewinds >= MAX_REWINDS:
             raise NonFiniteError(f"{told}, after {MAX_REWINDS} rewinds")
-        found = self.folder.newest(self.config.training.checkpoint_interval, self.progress.step - bad_steps)
+        healthy = self.progress.step - stability.steps_since_healthy()
+        found = self.folder.newest(self.config.training.checkpoint_interval, healthy)
         if found is None:
             raise NonFiniteError(f"{told}, and no checkpoint to go back to")
         bad, seconds = self.progress, self.clock.seconds()
@@ -142,6 +184,7 @@ class Trainer(Session):
         self.progress.rewinds = bad.rewinds + 1
         self.progress.learning_rate_scale = bad.learning_rate_scale * LEARNING_RATE_AFTER_REWIND
         self.progress.cursor = bad.cursor
+        self.progress.stability.forgive()
         self.clock = Clock(seconds, self.max_seconds)
         checkpoint.remove_after(self.folder.checkpoints, found.step)  # an interruption's, of what is left behind
         self.saved_step = -1
@@ -152,6 +195,9 @@ class Trainer(Session):
 
     def is_due(self, interval: str) -> bool:
         return self.progress.step % getattr(self.config.training, interval) == 0
+
+    def is_long_unsaved(self) -> bool:
+        return self.clock.minutes_since_saved() >= self.config.training.checkpoint_minutes
 
     def sample_is_due(self, reason_to_end: str | None) -> bool:
         wanted = self.config.training.sample_interval
@@ -176,9 +222,10 @@ class Trainer(Session):
         if config.schedule != "wsd":
             return
         planned = progress.cool_down
-        if self.max_seconds and self.clock.steps:
+        if self.max_seconds and self.clock.sequences:
+            seconds_per_step = self.clock.pace() * self.batch
             planned = cool_down_for_clock(
-                progress.step, self.seconds_left(), self.clock.pace(), config, progress.cool_down
+                progress.step, self.seconds_left(), seconds_per_step, config, progress.cool_down
             )
         elif planned is None and progress.step >= planned_cool_down(config).start:
             planned = planned_cool_down(config)
@@ -189,7 +236,7 @@ class Trainer(Session):
         progress.cool_down = planned
 
     def seconds_left(self) -> float:
-        forward_alone = len(self.val_split.tokens) / (3 * self.tokens_per_step)  # a third of a step's work
+        forward_alone = len(self.val_split.tokens) / (3 * self.config.model.block_size)  # a third of training's work
         return self.clock.seconds_left(forward_alone)
 
     # ---- evaluate, sample, log, finish
@@ -199,35 +246,52 @@ class Trainer(Session):
         progress, split = self.progress, self.val_split
         with self.clock.aside("evaluation"):
             self.val_loss = val_loss = self.judge.validation_loss()
-            better = val_loss < (math.inf if progress.best_val_loss is None else progress.best_val_loss)
+            average_val_loss = self.average_validation_loss()
+            best_here = min(filter(math.isfinite, (val_loss, average_val_loss)), default=math.inf)
+            better = best_here < (math.inf if progress.best_val_loss is None else progress.best_val_loss)
             if better:
-                progress.best_val_loss, progress.best_step = val_loss, progress.step
+                progress.best_val_loss, progress.best_step = best_here, progress.step
             progress.evaluations_without_gain = 0 if better else progress.evaluations_without_gain + 1
-            self.folder.keep_if_best(self.model, val_loss, self.facts())
-        self.folder.metrics.append({
+            self.keep_if_best(best_here, averaged=best_here == average_val_loss)
+        self.folder.row({
             "kind": "eval", "step": progress.step, "val_loss": val_loss,
+            **({"average_val_loss": average_val_loss} if self.average else {}),
             "train_loss": progress.stability.recent_loss(),  # mean of the last 128 steps, dropout included
             "bits_per_byte": val_loss / math.log(2) * len(split.tokens) / split.bytes,
             "seconds": round(self.clock.seconds(), 3), "best": better,
         })  # fmt: skip
         self.folder.shown["val_loss"] = val_loss
 
+    def average_validation_loss(self) -> float:
+        """Of the moving average of the weights; NaN without one."""
+        if self.average is None:
+            return math.nan
+        with self.average.in_the_model():
+            return self.judge.validation_loss()
+
+    def keep_if_best(self, val_loss: float, averaged: bool) -> None:
+        facts = {**self.facts(), "averaged": averaged}
+        with self.average.in_the_model() if averaged else nullcontext():
+            self.folder.keep_if_best(self.model, val_loss, facts)
+
     def write_sample(self) -> None:
         """Add what the model writes now to samples.jsonl."""
+        config = self.config.training
         with self.clock.aside("sample"):
-            text = self.judge.sample(SAMPLE_TEMPERATURE, self.config.training.seed)
-        self.folder.samples.append({"step": self.progress.step, "temperature": SAMPLE_TEMPERATURE, "text": text})
+            for temperature in config.sample_temperatures:
+                text = self.judge.sample(temperature, config.seed)
+                self.folder.sample({"step": self.progress.step, "temperature": temperature, "text": text})
 
     def log_step(self, loss: float, gradient_norm: float, learning_rate: float) -> None:
-        step, steps_per_second = self.progress.step, self.clock.lap()
+        step, block_size, sequences_per_second = self.progress.step, self.config.model.block_size, self.clock.lap()
         row = {
             "kind": "train", "step": step, "loss": loss, "learning_rate": learning_rate, "grad_norm": gradient_norm,
-            "tokens": step * self.tokens_per_step, "seconds": round(self.clock.seconds(), 3),
-            "tokens_per_second": round(steps_per_second * self.tokens_per_step, 1),
+            "tokens": self.progress.cursor * block_size, "seconds": round(self.clock.seconds(), 3),
+            "tokens_per_second": round(sequences_per_second * block_size, 1),
             "memory_bytes": devices.memory_in_use(self.device),
         }  # fmt: skip
-        self.folder.metrics.append(row)
-        remaining = (self.config.training.max_iters - step) / steps_per_second
+        self.folder.row(row)
+        remaining = (self.config.training.max_iters - step) * self.batch / sequences_per_second
         if self.max_seconds:
             remaining = min(remaining, max(0.0, self.seconds_left()))
         self.folder.shown |= {key: row[key] for key in ("loss", "tokens_per_second", "memory_bytes", "seconds")}
@@ -236,7 +300,7 @@ class Trainer(Session):
     def finish(self, reason: str) -> Outcome:
         """Write final/ and outcome.json."""
         facts = {**self.facts(), "val_loss": self.val_loss if math.isfinite(self.val_loss) else None}
-        sha256 = checkpoint.save(self.folder.path / "final", self.model, step=self.progress.step, facts=facts)
+        sha256 = checkpoint.save_model(self.folder.path / "final", self.model, step=self.progress.step, facts=facts)
         self.folder.event("finished", reason)
         outcome = self.outcome("finished", reason, sha256)
         durable.write_json(self.folder.path / "outcome.json", asdict(outcome))
@@ -246,9 +310,9 @@ class Trainer(Session):
     def outcome(self, status: str, reason: str, sha256: str | None = None) -> Outcome:
         finite = [loss if loss is not None and math.isfinite(loss) else None
                   for loss in (self.folder.best_val_loss, self.val_loss)]  # fmt: skip
-        tokens, seconds = self.progress.step * self.tokens_per_step, self.clock.seconds()
+        tokens, seconds = self.progress.cursor * self.config.model.block_size, self.clock.seconds()
         return Outcome(
             status, reason, self.progress.step, round(seconds, 3), tokens, finite[0], self.folder.best_step(),
-            finite[1], sha256, self.model.num_parameters(), round(tokens / seconds, 1),
+            self.folder.best_is_average(), finite[1], sha256, self.model.num_parameters(), round(tokens / seconds, 1),
             devices.peak_memory(self.device), self.device, self.computing.precision,
         )  # fmt: skip

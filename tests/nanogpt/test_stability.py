@@ -41,9 +41,25 @@ def test_three_in_a_row_and_no_fewer_call_for_a_rewind():
     judge = settled()
     for bad in range(1, BAD_IN_A_ROW + 1):
         judge.judge(math.nan, 1.0)
-        assert judge.must_rewind == (bad == BAD_IN_A_ROW)
+        assert bool(judge.suspicion) == (bad == BAD_IN_A_ROW)
+        assert judge.steps_since_healthy() == bad
     judge.judge(2.0, 1.0)
-    assert not judge.must_rewind and judge.skipped == BAD_IN_A_ROW
+    assert not judge.suspicion and judge.skipped == BAD_IN_A_ROW
+
+
+def test_more_than_five_bad_steps_in_a_hundred_call_for_a_rewind():
+    often, seldom = Stability(), Stability()
+    for step in range(1, 400):
+        bad = step % 17 == 0
+        often.judge(math.nan if bad else 2.0, 1.0)
+        seldom.judge(math.nan if step % 20 == 0 else 2.0, 1.0)  # five in each hundred
+        assert not seldom.suspicion
+        if often.suspicion:
+            break
+    assert step == 6 * 17 and often.suspicion == "6 bad steps among the last 100"
+    assert step - often.steps_since_healthy() == 16  # the first bad step was the 17th
+    often.forgive()
+    assert not often.suspicion and often.skipped == 6
 
 
 @given(st.lists(st.sampled_from([2.0, 2.1, 9.0, math.nan]), max_size=200), st.integers(0, 200))
@@ -53,3 +69,4 @@ def test_a_judge_that_went_through_a_checkpoint_judges_the_same(losses, cut):
         if index == cut:
             resumed = Stability.from_state_dict(resumed.state_dict())
         assert straight.judge(loss, 1.0) == resumed.judge(loss, 1.0)
+        assert straight.suspicion == resumed.suspicion

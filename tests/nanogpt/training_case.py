@@ -1,11 +1,16 @@
 """A training so small that a test can run it many times: the data folder, the configuration, what came out."""
 
+import math
 from pathlib import Path
 
 from nanogpt.config import Config, DataConfig
 from nanogpt.data import preprocessing, shards
+from nanogpt.training import checkpoint
+from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.metrics import read_rows
+from nanogpt.training.trainer import Outcome, Trainer, train
 
+UNLIKE = {"seconds", "tokens_per_second", "memory_bytes"}
 TEXT = "".join(f"the {n} sheep and {n * 7 % 13} goats went over hill {n % 5}.\n" for n in range(400))
 
 
@@ -23,7 +28,7 @@ def tiny(**training) -> Config:
     """Two layers of 16, dropout on, checkpoints and evaluations every 8 and 10 of 24 steps, float32, one thread."""
     settings = dict(
         batch_size=4, gradient_accumulation=1, max_iters=24, warmup_iters=3, eval_interval=10, sample_interval=0,
-        log_interval=1, checkpoint_interval=8,
+        log_interval=1, checkpoint_interval=8, sample_temperatures=[0.8],
     )  # fmt: skip
     return Config(
         name="tiny",
@@ -34,14 +39,75 @@ def tiny(**training) -> Config:
 
 
 def losses(folder: Path) -> list[tuple]:
-    """What metrics.jsonl says about the mathematics; times and memory differ between runs."""
-    return [
-        (row["kind"], row["step"], row.get("loss"), row.get("grad_norm"), row.get("learning_rate"),
-         row.get("val_loss"), row.get("train_loss"), row.get("best"))
-        for row in read_rows(folder / "metrics.jsonl")
-    ]  # fmt: skip
+    """(kind, step, what metrics.jsonl says about the mathematics); times and memory differ between runs."""
+    rows = [{k: row[k] for k in row.keys() - UNLIKE} for row in read_rows(folder / "metrics.jsonl")]
+    return [(row.pop("kind"), row.pop("step"), row) for row in rows]
 
 
 def events(folder: Path, name: str) -> list[dict]:
     """The rows of events.jsonl of that name."""
     return [row for row in read_rows(folder / "events.jsonl") if row["event"] == name]
+
+
+class StopAt(StopRequest):
+    """A wish to stop that comes after so many looks at `requested`: any boundary, between micro-batches as well."""
+
+    def __init__(self, looks: int):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    @requested.setter
+    def requested(self, value: bool) -> None:
+        pass
+
+
+def train_with_stops(config: Config, data: Path, folder: Path, looks: int, **options) -> Outcome:
+    """Train in sessions that each are stopped after `looks` looks."""
+    for _ in range(200):
+        outcome = train(config, data, folder, stop=StopAt(looks), **options)
+        if outcome.status == "finished":
+            return outcome
+    raise AssertionError("never finished")
+
+
+def assert_same(outcome: Outcome, whole: Outcome, folder: Path, whole_folder: Path) -> None:
+    """The same final weights, metrics and best weights, to the byte."""
+    compared = "sha256", "step", "reason", "tokens", "best_val_loss", "best_step", "best_is_average"
+    assert [getattr(outcome, name) for name in compared] == [getattr(whole, name) for name in compared]
+    assert losses(folder) == losses(whole_folder)
+    assert read_best(folder) == read_best(whole_folder)
+
+
+def crash_in(monkeypatch, method: str, call: int) -> None:
+    """Raise after the `call`-th call of a method of Trainer has done its work."""
+    real, calls = getattr(Trainer, method), []
+
+    def crashing(self, *args, **named):
+        result = real(self, *args, **named)
+        calls.append(1)
+        if len(calls) == call:
+            raise RuntimeError("crash")
+        return result
+
+    monkeypatch.setattr(Trainer, method, crashing)
+
+
+def read_best(folder: Path) -> tuple[int, dict]:
+    manifest = checkpoint.read_manifest(folder / "best")
+    return manifest["step"], manifest["files"]
+
+
+def poison(monkeypatch, poisoned, value: float = math.nan) -> None:
+    """Make the loss of the steps whose first sample is in `poisoned` wrong: bad data stays bad wherever it comes."""
+    real = Trainer.compute_gradients
+
+    def compute(self):
+        loss, norm = real(self)
+        return (loss * value, norm) if self.progress.cursor in poisoned else (loss, norm)
+
+    monkeypatch.setattr(Trainer, "compute_gradients", compute)

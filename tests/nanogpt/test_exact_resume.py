@@ -1,0 +1,128 @@
+"""A training that was stopped or died, anywhere and again and again, ends in the bytes of the uninterrupted one."""
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+
+from nanogpt.config import Config
+from nanogpt.training import growth, loss_scale
+from nanogpt.training.metrics import read_rows
+from nanogpt.training.trainer import Outcome, train
+from tests.nanogpt.training_case import (
+    StopAt,
+    assert_same,
+    crash_in,
+    events,
+    make_data,
+    poison,
+    tiny,
+    train_with_stops,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+CASES = {  # settings, and after how many looks at the wish to stop each session ends
+    "muon, wsd": (dict(), (2, 7)),
+    "adamw, cosine": (dict(optimizer="adamw", schedule="cosine", learning_rate=3e-3, weight_decay=0.1), (3,)),
+    "accumulation": (dict(batch_size=2, gradient_accumulation=3, max_iters=12), (4, 5, 6)),
+    "across epochs, patience": (
+        dict(batch_size=64, max_iters=12, eval_interval=2, early_stopping_patience=3, schedule="constant",
+             learning_rate=0.3, muon_learning_rate=0.3), (2, 3)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_anywhere_and_resumed_ends_in_the_same_bytes(data, tmp_path, case):
+    settings, all_looks = CASES[case]
+    config = tiny(**settings)
+    whole = train(config, data, tmp_path / "whole")
+    for looks in all_looks:
+        outcome = train_with_stops(config, data, tmp_path / str(looks), looks)
+        assert_same(outcome, whole, tmp_path / str(looks), tmp_path / "whole")
+
+
+MOMENTS = [("step", 5), ("step", 12), ("evaluate", 1), ("evaluate", 2), ("save", 2), ("write_sample", 2), ("finish", 1)]
+
+
+@pytest.mark.parametrize(("threads", "moments"), [(1, MOMENTS), (2, [("step", 13)])])
+def test_a_crash_at_any_moment_ends_in_the_same_bytes(data, tmp_path, monkeypatch, threads, moments):
+    config = tiny(sample_interval=8, max_iters=16, eval_interval=6).with_changes({"device.threads": threads})
+    whole = train(config, data, tmp_path / "whole")
+    for method, call in moments:
+        folder = tmp_path / f"{method}{call}"
+        crash_in(monkeypatch, method, call)
+        with pytest.raises(RuntimeError, match="crash"):
+            train(config, data, folder)
+        monkeypatch.undo()
+        assert_same(train(config, data, folder), whole, folder, tmp_path / "whole")
+        assert list(read_rows(folder / "samples.jsonl")) == list(read_rows(tmp_path / "whole" / "samples.jsonl"))
+
+
+METHODS = ["step", "update", "compute_gradients", "average_validation_loss", "keep_if_best", "evaluate", "save",
+           "write_checkpoint", "write_sample", "rewind", "finish"]  # fmt: skip
+STOPS = st.integers(0, 60)  # looks at the wish to stop
+CRASHES = st.tuples(st.sampled_from(METHODS), st.integers(1, 9))
+OPTIMIZERS = [dict(optimizer="muon"), dict(optimizer="adamw", learning_rate=3e-3, weight_decay=0.1)]
+BATCHES = [dict(batch_size=4), dict(batch_size=2, gradient_accumulation=2), dict(batch_size=1, gradient_accumulation=4)]
+PRECISIONS = [dict(mixed_precision=kind) for kind in (False, "bfloat16", "float16")]
+# Settings of a session that may be others in the next one: what is written how often, what is kept for the gradient.
+SESSIONS = [{}, {"training.checkpoint_minutes": 1e-9}, {"device.gradient_checkpointing": True}]
+
+
+@st.composite
+def trainings(draw) -> Config:
+    """A training of 20 steps with dropout, and anything that its state may hold."""
+    options = dict(
+        schedule=draw(st.sampled_from(["wsd", "cosine"])), weight_average=draw(st.sampled_from([0.0, 0.8])),
+        initial_block_size=draw(st.sampled_from([None, 4])), initial_batch=draw(st.sampled_from([None, 1])),
+        eval_interval=draw(st.sampled_from([5, 7])), checkpoint_interval=draw(st.sampled_from([4, 5])),
+        sample_interval=draw(st.sampled_from([0, 6])), curriculum_fraction=0.7, max_iters=20,
+        **draw(st.sampled_from(OPTIMIZERS)), **draw(st.sampled_from(BATCHES)),
+    )  # fmt: skip
+    config = tiny(**options)
+    device = {**draw(st.sampled_from(PRECISIONS)), "threads": draw(st.sampled_from([1, 1, 2]))}
+    return config.with_changes({f"device.{key}": value for key, value in device.items()})
+
+
+# Not shrunk: a smaller failing case would take minutes to find.
+@settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@given(
+    config=trainings(), interruptions=st.lists(st.tuples(STOPS | CRASHES, st.sampled_from(SESSIONS)), min_size=1),
+    bad=st.none() | st.integers(2, 15),
+)  # fmt: skip
+def test_whatever_is_trained_and_however_it_is_interrupted(data, config, interruptions, bad):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(growth, "STEPS_TO_COMPARE", 3)
+        patch.setattr(loss_scale, "STEPS_UNTIL_DOUBLED", 3)
+        if bad is not None:  # three bad steps, so that it goes back
+            poison(patch, range(4 * bad, 4 * bad + 12))
+        whole_folder, folder = Path(folder) / "whole", Path(folder) / "interrupted"
+        whole = train(config, data, whole_folder)
+        for interruption, changes in interruptions:
+            outcome = interrupted(config.with_changes(changes), data, folder, interruption)
+            if outcome and outcome.status == "finished":
+                break
+        else:
+            outcome = train(config, data, folder)
+        assert_same(outcome, whole, folder, whole_folder)
+        assert list(read_rows(folder / "samples.jsonl")) == list(read_rows(whole_folder / "samples.jsonl"))
+        for name in ("batch", "rewound", "skipped"):
+            event(f"{name}: {bool(events(whole_folder, name))}")
+
+
+def interrupted(config: Config, data: Path, folder: Path, interruption: int | tuple[str, int]) -> Outcome | None:
+    """One session that is stopped after so many looks, or dies in the given call of a method (None)."""
+    if isinstance(interruption, int):
+        return train(config, data, folder, stop=StopAt(interruption))
+    with pytest.MonkeyPatch.context() as patch, suppress(RuntimeError):
+        crash_in(patch, *interruption)
+        return train(config, data, folder)

@@ -1,0 +1,131 @@
+"""A step's gradient: the same whatever is computed again, compiled, split or cut into shorter windows."""
+
+import numpy as np
+import pytest
+import torch
+
+from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.data.data_loader import Samples
+from nanogpt.model.gpt import GPT
+from nanogpt.training.computing import Computing
+from nanogpt.training.gradients import Feed, Gradients, StepData
+from nanogpt.training.lifeline import StopRequest
+from nanogpt.training.optimizer import Optimizer
+
+pytestmark = pytest.mark.fast
+
+COMPUTING = Computing("cpu", "float32", "float32", 1, torch.__version__, np.__version__)
+EVENTS: list[tuple[str, str]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_events():
+    EVENTS.clear()
+
+
+def gradients(micro_batch: int = 4, precision: str = "float32", **model) -> Gradients:
+    shape = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=50, dropout=0.2, zero_init=False)
+    gpt = GPT(ModelConfig(**(shape | model)), seed=1).train()
+    optimizer = Optimizer(gpt, TrainingConfig(optimizer="adamw"))
+    tokens = np.random.default_rng(0).integers(0, 50, 500).astype(np.uint16)
+    computing = Computing(**{**COMPUTING.__dict__, "precision": precision})
+    return Gradients(gpt, optimizer, Samples(tokens, 8, 0), computing, micro_batch, StopRequest(), lambda what: None,
+                     lambda name, message: EVENTS.append((name, message)))  # fmt: skip
+
+
+def computed(of: Gradients, data: StepData, scale: float = 1.0) -> tuple[float, float, list[torch.Tensor]]:
+    torch.manual_seed(7)
+    loss, norm = of.compute(data, scale)
+    return loss, norm, [parameter.grad.clone() for parameter in of.optimizer.parameters]
+
+
+def assert_equal(one, other) -> None:
+    assert one[:2] == other[:2]
+    assert all(torch.equal(a, b) for a, b in zip(one[2], other[2], strict=True))
+
+
+WHOLE = StepData(cursor=3, batch=4, window=8)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_blocks_computed_again_give_the_same_bytes_with_dropout(precision):
+    kept, again = gradients(2, precision), gradients(2, precision)
+    again.model.gradient_checkpointing = True
+    assert_equal(computed(kept, WHOLE), computed(again, WHOLE))
+
+
+def test_blocks_computed_again_are_not_kept():
+    """What autograd holds on to between forward and backward."""
+    sizes = []
+    for recompute in (False, True):
+        of, held = gradients(), []
+        of.model.gradient_checkpointing = recompute
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.numel()) or t, lambda t: t):
+            of.loss_sum(torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 8, dtype=torch.long))
+        sizes.append(sum(held))
+    assert sizes[1] < 0.4 * sizes[0]
+
+
+def test_shorter_windows_see_the_same_tokens():
+    of, seen = gradients(dropout=0.0), []
+    of.loss_sum = lambda tokens, targets: seen.append((tokens, targets)) or of.model.loss_sum(tokens, targets)
+    computed(of, WHOLE)
+    computed(of, StepData(3, 4, window=2))
+    (whole, targets), (pieces, piece_targets) = seen
+    assert pieces.shape == (16, 2) and torch.equal(whole.flatten(), pieces.flatten())
+    assert torch.equal(targets.flatten(), piece_targets.flatten())
+
+
+def test_a_scaled_loss_scales_the_gradients_exactly_and_nothing_that_is_told():
+    plain, scaled = computed(gradients(2), WHOLE), computed(gradients(2), WHOLE, scale=1024.0)
+    assert plain[:2] == scaled[:2]
+    assert all(torch.equal(1024 * a, b) for a, b in zip(plain[2], scaled[2], strict=True))
+
+
+class Compiler:
+    """Stands for torch.compile: fails at the calls of the given numbers, by half done work and an exception."""
+
+    def __init__(self, fails_at: int):
+        self.fails_at, self.calls = fails_at, 0
+
+    def __call__(self, function, **options):
+        def compiled(tokens, targets):
+            self.calls += 1
+            if self.calls == self.fails_at:
+                torch.rand(10)  # dropout's generator has moved on
+                raise RuntimeError("no C++ compiler")
+            return function(tokens, targets)
+
+        return compiled
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
+def test_a_compiler_that_fails_at_any_call_is_left_and_the_step_repeated(monkeypatch, fails_at):
+    expected = [computed(gradients(2), step) for step in (WHOLE, StepData(7, 4, window=2))]
+    compiler = Compiler(fails_at)
+    monkeypatch.setattr(torch, "compile", compiler)
+    of = gradients(2)
+    of.compile()
+    for step, wanted in zip((WHOLE, StepData(7, 4, window=2)), expected, strict=True):
+        assert_equal(computed(of, step), wanted)
+    assert EVENTS == [("not compiled", "eager instead: RuntimeError: no C++ compiler")]
+    assert compiler.calls == fails_at and not of.compiled
+
+
+def test_a_failure_without_a_compiler_is_a_failure():
+    of = gradients()
+    of.loss_sum = Compiler(1)(of.model.loss_sum)
+    with pytest.raises(RuntimeError, match="no C"):
+        of.compute(WHOLE)
+    assert not EVENTS
+
+
+def test_the_next_piece_is_taken_where_it_was_foreseen_and_read_where_not():
+    samples = gradients().feed.samples
+    feed = Feed(samples, "meta")  # a device that is not the CPU: what is taken has been sent there
+    loads = []
+    feed._load = lambda first, count: loads.append((first, count)) or samples.batch(first, count)
+    feed.prepare((0, 2))
+    assert torch.equal(feed.take((0, 2))[0], samples.batch(0, 2)[0]) and loads == [(0, 2)]
+    feed.prepare((2, 2))
+    assert torch.equal(feed.take((9, 2))[0], samples.batch(9, 2)[0]) and loads == [(0, 2), (2, 2), (9, 2)]
