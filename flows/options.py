@@ -8,7 +8,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pydantic import Field, field_validator
 
@@ -56,6 +56,8 @@ class RunConfig(Section):
     milestones: bool = True
     tests: bool = True
     port: int = Field(4200, ge=1024, le=65535)
+    on_hangup: Literal["continue", "save"] = "continue"
+    min_charge: float = Field(20.0, ge=0, le=90)
 
     @field_validator("run")
     @classmethod
@@ -85,6 +87,8 @@ class RunOptions:
     only: str | None
     redo: tuple[str, ...]
     fresh: bool
+    install_at_boot: bool
+    uninstall: bool
     command: str  # reproduces this run
 
     @property
@@ -95,14 +99,15 @@ class RunOptions:
 def parse(argv: list[str]) -> RunOptions:
     """`RunOptions` for a command line. Raises UserError; SystemExit for --help."""
     given = make_parser().parse_args(argv)
+    _check_together(given)
     values, model_file = _read_files(given)
     model_changes = [override for override in given.set if _is_of_model(override)]
     run_changes = [override for override in given.set if not _is_of_model(override)]
     _check_sections(run_changes)
     origins = apply_overrides(values, run_changes)
-    for key, value in (("run", given.run), ("budget", given.budget)):
-        if value is not None:
-            values[key], origins[key] = value, f"--{key}"
+    for key in ("run", "budget", "on_hangup", "min_charge"):
+        if (value := getattr(given, key)) is not None:
+            values[key], origins[key] = value, f"--{key.replace('_', '-')}"
     if given.data is not None:
         set_key(values, "data.source", _source(given.data))
     config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
@@ -111,8 +116,9 @@ def parse(argv: list[str]) -> RunOptions:
     return RunOptions(
         config=config, rungs=rungs, fixed=model_file is not None,
         pinned=frozenset(change.partition("=")[0].strip() for change in model_changes),
-        workspace=_workspace(given.workspace, only_looks=given.status or given.plan), ui=not given.no_ui,
-        status=given.status, plan=given.plan, only=given.only, redo=tuple(given.redo), fresh=given.fresh,
+        workspace=_workspace(given.workspace, only_looks=given.status or given.plan or given.uninstall),
+        ui=not given.no_ui, status=given.status, plan=given.plan, only=given.only, redo=tuple(given.redo),
+        fresh=given.fresh, install_at_boot=given.install_at_boot, uninstall=given.uninstall,
         command=command_line(argv),
     )  # fmt: skip
 
@@ -126,7 +132,7 @@ def command_line(argv: list[str]) -> str:
             value = value if equals else next(words, "")
         if option in ("--workspace", "--config", "--data"):
             kept += [option, _as_seen_from_the_checkout(value)]
-        elif option not in ("--redo", "--only", "--fresh", "--status", "--plan"):
+        elif option not in ("--redo", "--only", "--fresh", "--status", "--plan", "--install-at-boot", "--uninstall"):
             kept.append(word)
     return shlex.join(["python3", "-m", "flows.full_run", *kept])
 
@@ -164,6 +170,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")
     add("--redo", metavar="STEP", action="append", default=[], help="run a step again, such as training.micro")
     add("--fresh", action="store_true", help="begin anew; what this run had made is set aside")
+    add("--on-hangup", metavar="WHAT", help="when the terminal is closed: continue (default), or save and stop")
+    add("--min-charge", metavar="PERCENT",
+        help="on battery below this, training saves and waits for power (default 20; 0: never)")  # fmt: skip
+    add("--install-at-boot", action="store_true",
+        help="let launchd or systemd start this command at every boot until the run is done")  # fmt: skip
+    add("--uninstall", action="store_true", help="undo --install-at-boot")
     add("--no-ui", action="store_true", help="without the Prefect server and its pages")
     add("--no-bootstrap", action="store_true", help="use this Python as it is, install nothing")
     return parser
@@ -203,14 +215,25 @@ def _rung_files(config: RunConfig, model_file: Path | None) -> list[Path]:
 
 
 def _rung(file: Path, config: RunConfig, changes: list[str]) -> Config:
+    """A model with the run's data and device; what the run says nothing of is as the model's file has it."""
     rung = load_config(file, changes)
-    return rung.model_copy(update={"data": config.data, "device": config.device})
+    said = {key: getattr(config.device, key) for key in config.device.model_fields_set}
+    return rung.model_copy(update={"data": config.data, "device": rung.device.model_copy(update=said)})
 
 
 def _source(text: str) -> str:
     """A path is kept absolute, so that the run means the same from any folder."""
     path = Path(text).expanduser()
     return str(path.resolve()) if path.exists() or os.sep in text else text
+
+
+def _check_together(given: argparse.Namespace) -> None:
+    """What is for one start only has no place in a command that every boot repeats."""
+    if not given.install_at_boot:
+        return
+    for option in ("only", "redo", "fresh", "status", "plan", "uninstall"):
+        if getattr(given, option):
+            raise UserError(f"--install-at-boot cannot go with --{option}: a boot starts the plain command")
 
 
 def _check_names(given: argparse.Namespace, rungs: tuple[Config, ...]) -> None:

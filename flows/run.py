@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from flows.clock import Clock
 from flows.ledger import Ledger, Step
 from flows.milestones import Milestones
 from flows.options import CHECKOUT, PHASES, RunOptions
+from flows.surroundings import Surroundings
 from flows.worker import Worker
 from nanogpt import durable
 from nanogpt.faults import UserError
@@ -86,6 +86,7 @@ class Run:
         self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
         self.remedies: list[dict] = []
         self.clock = Clock(self.paths.state / "clock.json", self.config.budget)
+        self.surroundings = Surroundings(self)
         self.started, self.sessions = "", 0
         self._record_lock = threading.Lock()
 
@@ -218,13 +219,14 @@ class Run:
     def _work(self, step: Step, settings: dict, decision) -> None:
         self.log.write(f"{step.name}: started ({decision.reason})")
         self.ledger.start(step, settings, decision.reason)
-        began, remedies_before = time.monotonic(), len(self.remedies)
+        began, remedies_before = self.clock.spent, len(self.remedies)
         try:
             outcome = step.work(self)
-            seconds = time.monotonic() - began
+            self.surroundings.look(step.name)
+            seconds = self.clock.spent - began
             self.ledger.finish(step, outcome, seconds, self.remedies[remedies_before:], self.code_commit)
         except BaseException as error:
-            cause, seconds = _cause_of(error), time.monotonic() - began
+            cause, seconds = _cause_of(error), self.clock.spent - began
             self.ledger.fail(step, cause, seconds, self.remedies[remedies_before:])
             self._record(step, "failed", cause, seconds)
             self.log.write(f"{step.name}: failed: {cause}", level="error")
@@ -319,6 +321,14 @@ class Run:
         row = {"when": datetime.now().isoformat(timespec="seconds"), **row}
         self.remedies.append(row)
         self.tell(f"{row['symptom']}: {row['evidence']} -> {row['remedy']}", "warning")
+
+    def hung_up(self) -> None:
+        """The terminal was closed, and the run goes on without it."""
+        phase = next((record for record in self.phases if record.status == "running"), self.phases[0])
+        self.remedy(
+            step=phase.title.lower(), symptom="hangup", evidence="the terminal was closed (SIGHUP)",
+            remedy="went on without it", outcome="--on-hangup save would stop", cost_seconds=0.0, steps_lost=0,
+        )  # fmt: skip
 
     def milestone(self, phase: str, title: str, body: str, files: list[Path]) -> None:
         """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import status
+from flows import hangup, status
 from flows.lock import exclusive
 from flows.options import PHASES, RunOptions, parse
 from flows.run import Run
@@ -28,7 +28,7 @@ def main(argv: list[str], flow: Callable[[Run], None]) -> int:
         if options.plan:
             return status.show_plan(run)
         check_before_writing(options)
-        with exclusive(run):
+        with exclusive(run), hangup.lasting_output():
             return _run_in_session(run, flow)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
@@ -61,40 +61,44 @@ def check_before_writing(options: RunOptions) -> None:
         )
 
 
-class _LastingConsole(Console):
-    """A run goes on when whoever read its output has gone (`| head`, a closed window)."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
-    from flows.display import open_display
+    from flows.display import PlainDisplay
     from flows.terminal import OnTerminal, Terminal
 
-    options = run.options
     _quiet_environment()
     run.begin()
     titles = [name.capitalize() for name in PHASES]
-    terminal = Terminal(_LastingConsole(), titles, _heading(run), lambda: run.clock.left)
-    handlers = {number: signal.signal(number, _interrupt) for number in _signals_to_hear()}
+    terminal = Terminal(Console(), titles, _heading(run), lambda: run.clock.left)
+    run.display = OnTerminal(PlainDisplay(), terminal)
+    with hangup.heeded(run.config.on_hangup, run.hung_up):
+        stopped = _go_through(run, flow, terminal)
+        return _farewell(run, stopped)
+
+
+def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
+    """The flow with what it needs around it; whether a person stopped it."""
+    from flows.display import open_display
+    from flows.terminal import OnTerminal
+
+    options = run.options
+    handler = signal.signal(signal.SIGTERM, hangup.interrupt)
     server, stopped = None, False
     try:
+        run.surroundings.begin()
         server = _server(run, terminal) if options.ui else None
         run.display = OnTerminal(open_display(server, run.log.write), terminal)
         run.display.flow(lambda: flow(run), options.run, [f"run:{options.run}"])
     except KeyboardInterrupt:
         stopped = True
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, handler)
+        run.surroundings.end()
         terminal.close()
         run.worker.close(kill=stopped)
         run.end(stopped)
         if server is not None:
             server.close()
-    return _farewell(run, stopped)
+    return stopped
 
 
 def _server(run: Run, terminal) -> object | None:
@@ -123,16 +127,6 @@ def _nothing_to_do(run: Run) -> bool:
 
 def _heading(run: Run) -> str:
     return f"nanogpt-autopilot  run {run.options.run}  budget {run.config.budget / 60:.0f} min"
-
-
-def _signals_to_hear() -> list[int]:
-    """Not those that whoever started the run wants it to live through: nohup has SIGHUP ignored."""
-    return [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: save, stop, say how to go on."""
-    raise KeyboardInterrupt
 
 
 def _quiet_environment() -> None:

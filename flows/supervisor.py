@@ -23,7 +23,8 @@ from nanogpt import durable
 EXIT_STOPPED = 143
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; what is not saved by then is done again from the last checkpoint
-STALL_SECONDS = 300.0
+PAUSE_GRACE_SECONDS = 60.0  # nobody waits for a pause, and what it saves is not done again
+STALL_SECONDS = 300.0  # of waking time: time.monotonic stands still while the machine sleeps
 MEMORY_PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
 
 
@@ -42,11 +43,13 @@ def train(
     log: Path,
     on_progress: Callable[[dict], None],
     stall_seconds: float = STALL_SECONDS,
+    reason_to_pause: Callable[[], str] = lambda: "",
 ) -> Ending:
     """Run `nanogpt train` with `arguments` in `folder` until it ends.
 
-    `on_progress` gets each new heartbeat. KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which saves, and is
-    raised again. Child output goes to `log`.
+    `on_progress` gets each new heartbeat. `reason_to_pause` is asked at every look; once it gives one, the child is
+    asked to save and end, with the symptom "paused". KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
+    saves, and is raised again. Child output goes to `log`.
     """
     (folder / "outcome.json").unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +74,10 @@ def train(
             elif time.monotonic() - seen_at > stall_seconds:
                 _dump_and_stop(child)
                 return Ending("stall", f"no heartbeat for {stall_seconds:.0f} s at step {heartbeat.get('step')}", {})
+            if reason := reason_to_pause():
+                _stop(child, PAUSE_GRACE_SECONDS)
+                if child.returncode != 0:  # else it has finished meanwhile
+                    return Ending("paused", reason, {})
     except BaseException:
         _stop(child)
         raise
@@ -97,13 +104,13 @@ def _ending(code: int, outcome: dict, memory_left: float, last_words: str) -> En
     return Ending("crashed", f"exit code {code}; {last_words}", outcome)
 
 
-def _stop(child: subprocess.Popen) -> None:
+def _stop(child: subprocess.Popen, grace_seconds: float | None = None) -> None:
     """Ask the child to save and end; insist after a grace, or when a person asks twice."""
     if child.poll() is not None:
         return
     child.terminate()
     try:
-        child.wait(GRACE_SECONDS)
+        child.wait(GRACE_SECONDS if grace_seconds is None else grace_seconds)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

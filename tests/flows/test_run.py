@@ -455,7 +455,7 @@ def test_the_exit_code_tells_how_it_went(flow, capsys):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_as_ctrl_c_does(flow, number):
     before = signal.getsignal(number)
-    assert start(flow, work=lambda run: os.kill(os.getpid(), number)) == 130
+    assert start(flow, "--on-hangup", "save", work=lambda run: os.kill(os.getpid(), number)) == 130
     assert flow.ended == "stopped"
     assert signal.getsignal(number) is before
 

@@ -1,0 +1,128 @@
+"""A terminal that is closed under a run: the run goes on without it, or saves and stops, as --on-hangup says.
+
+Closing a terminal does two things to a run in it. SIGHUP, once or twice, to it and its children, which ends whoever
+does not heed it; and every later write to the terminal fails with EIO. (A reader of a pipe that ends, as in `| head`,
+does only the second, with EPIPE.)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TextIO
+
+GONE = (errno.EIO, errno.EPIPE, errno.ENXIO)
+
+
+class LastingOutput:
+    """A text stream that loses what it is told, instead of failing, once whoever read it has gone."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if error.errno in GONE:
+                self._send_to_nowhere()  # else what is still buffered fails once more when Python ends
+
+    def _send_to_nowhere(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Nothing that is printed can end the run."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(LastingOutput, before)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stdout, sys.stderr = before
+
+
+def heeded(wanted: str, tell: Callable[[], None]) -> AbstractContextManager:
+    """SIGHUP does what is `wanted`: "continue" (`tell` is called once) or "save" (KeyboardInterrupt, as Ctrl-C).
+
+    Whoever started the run with nohup has SIGHUP ignored, and it stays so.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return nullcontext()
+    return _outlived(tell) if wanted == "continue" else _interrupts()
+
+
+def interrupt(number: int, frame: object) -> None:
+    """A signal's handler: ends a run as Ctrl-C does: save, stop, say how to go on."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """The first SIGHUP interrupts. Another is of the same hangup, not a person who insists: saving goes on."""
+
+    def once(number: int, frame: object) -> None:
+        signal.signal(number, lambda number, frame: None)
+        interrupt(number, frame)
+
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a run within a run inherits it blocked
+    handler = signal.signal(signal.SIGHUP, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _outlived(tell: Callable[[], None]) -> Iterator[None]:
+    """A hangup stops neither this process nor any child started meanwhile; `tell` is called once when it comes.
+
+    The signal is blocked, which children inherit, and waited for by a thread, which may do whatever a handler may not.
+    Main thread only.
+    """
+    closing, released = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        told = False
+        while not closing.is_set():
+            signal.sigwait({signal.SIGHUP})
+            if not closing.is_set() and not told:
+                told = True
+                tell()
+        released.wait()  # alive while main may still signal it
+
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    listener = threading.Thread(target=listen, name="hangup", daemon=True)
+    listener.start()
+    # A thread older than the mask, a numeric library's, may be given the signal: it is passed on.
+    handler = signal.signal(signal.SIGHUP, lambda number, frame: signal.pthread_kill(listener.ident, number))
+    try:
+        yield
+    finally:
+        closing.set()
+        signal.pthread_kill(listener.ident, signal.SIGHUP)
+        released.set()
+        listener.join()
+        while signal.SIGHUP in signal.sigpending():  # the second of one hangup would end this process after all
+            signal.sigwait({signal.SIGHUP})
+        signal.signal(signal.SIGHUP, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
