@@ -12,6 +12,8 @@ from flows.ledger import Step
 from flows.run import Blocked, Run, by_need, phase_of
 from flows.wording import byte_size, count, duration
 from nanogpt.faults import UserError
+from nanogpt.machine import memory_bytes
+from nanogpt.training.sizes import parameters
 
 PLAN = "configuration.plan"
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
@@ -83,17 +85,41 @@ def _decision(run: Run, step: Step, missing: list[str]) -> tuple[str, str]:
 
 
 def _show_expected(run: Run, console: Console) -> None:
-    """Before anything was measured: the seven fixed phases by experience, training by what is left."""
-    from flows import planner
-    from flows.phases.environment import disk_needed, rough_parameters
+    """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
+    from flows import demands, pace, planner
 
-    training = planner.training_seconds(run.config.budget)
-    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in planner.phase_seconds(run.config.budget).items())
+    budget, fetched = run.config.budget, run.ledger.facts("dataset.fetch")
+    size, alphabet = fetched.get("bytes") or _size_of_text(run), fetched.get("alphabet_size", demands.USUAL_ALPHABET)
+    phases = pace.expected(run.paths.state.parent, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLAN) else "Nothing is measured yet."
-    console.print(f"{known} About {duration(training)} of the budget go to training; {phases}.")
-    sizes = ", ".join(f"{rung.name} ({count(rough_parameters(rung))} parameters)" for rung in run.options.rungs)
-    console.print(f"Models to choose from: {sizes}.")
-    console.print(f"Disk needed at most: {byte_size(max(disk_needed(run)))}.")
+    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items())
+    training = pace.training_seconds(budget, phases)
+    console.print(f"{known} About {duration(training)} of the budget go to training; {told}.")
+    proved = run.ledger.facts("environment.device")
+    device, total = proved.get("device", "cpu"), proved.get("memory_bytes", memory_bytes())
+    table = Table(title="models to choose from, as predicted", title_justify="left")
+    for column in ("model", "parameters", "memory", "disk at most", ""):
+        table.add_column(column, overflow="fold")
+    for rung in run.options.rungs:
+        rung = rung.with_changes({"data.tokenizer": planner.tokenizer_for(rung, size, alphabet)})
+        rung = demands.with_vocabulary(rung, alphabet)
+        fitted = demands.fitted(rung, device, demands.room(device, total))
+        table.add_row(
+            rung.name, count(parameters(rung.model).total), byte_size(demands.memory_needed(fitted or rung, device)),
+            byte_size(demands.disk_needed(rung)), "" if fitted else "does not fit into memory",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _size_of_text(run: Run) -> int:
+    """Bytes that are to be learned from, as far as can be told before they are fetched."""
+    from nanogpt.data import sources
+
+    source = run.config.data.source
+    known = sources.CATALOGUE.get(source)
+    if known or source == sources.EMBEDDED:
+        return known.bytes if known else sources.CATALOGUE["tiny_shakespeare"].bytes
+    return sum(path.stat().st_size for path in sources.own_documents(source))
 
 
 def _console() -> Console:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+
 import psutil
 
-from flows import planner
+from flows import demands, forecast, pace, planner
 from flows.ledger import Outcome, Step
 from flows.phases.dataset import FETCH
-from flows.phases.environment import rough_parameters
 from flows.run import Run
 from flows.worker import WorkerDied, WorkerTimedOut
 from nanogpt import durable
 from nanogpt.config import Config, save_config
 from nanogpt.faults import OUT_OF_MEMORY, classify
+from nanogpt.training.sizes import parameters, tokens_per_step
 
-MEASURE_SECONDS = 5.0  # per model; a step of the largest rung may take longer
-MEASURE_PATIENCE = 300.0
+CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
+MEASURE_PATIENCE = 300.0  # a step of the largest rung may take long
 BYTES_PER_BPE_TOKEN = 2.4  # of a vocabulary of 1,024 on tiny Shakespeare (measured 2.42)
 
 
@@ -32,17 +34,13 @@ def configuration(run: Run) -> None:
 
 
 def measure_speed(run: Run) -> Outcome:
-    """Seconds per real step of each model that might be trained, in the faster precision."""
-    budget, fetched = run.config.budget, run.facts("dataset.fetch")
+    """Seconds per real step, and of what is done beside, of each model that might be trained, in what is fastest."""
     models, unmeasured, in_bfloat16 = {}, {}, False
-    corpus = _corpus(run, planner.tokenizer_for(run.options.rungs[0], fetched["bytes"], fetched["alphabet_size"]))
-    step_tokens = {rung.name: planner.tokens_per_step(rung) for rung in run.options.rungs}
     for rung in run.options.rungs:
-        rung = _with_vocabulary(run, rung, fetched)
+        rung = _resolved(run, rung)
         if in_bfloat16:  # faster for a smaller model already, and larger products gain more: float32 is not timed
             rung = rung.with_changes({"device.mixed_precision": True})
-        measured = [planner.speed_of(name, facts) for name, facts in models.items()]
-        if models and (reason := planner.hopeless(rough_parameters(rung), measured, step_tokens, budget, corpus)):
+        if models and (reason := _why_not_measured(run, rung, models)):
             unmeasured[rung.name] = reason
             continue
         try:
@@ -52,27 +50,41 @@ def measure_speed(run: Run) -> Outcome:
                 raise
             unmeasured[rung.name] = f"cannot be trained here: {error}"
             continue
-        in_bfloat16 = speed["mixed_precision"]
+        in_bfloat16 = speed["mixed_precision"] is True
         threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
                  f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
     return Outcome(facts={"models": models, "unmeasured": unmeasured})
 
 
+def _why_not_measured(run: Run, rung: Config, models: dict) -> str | None:
+    """What speaks against `rung` before a step of it is tried: memory, disk, or too little time to be any good."""
+    device = _device(run)
+    room, free = _room(run, device), shutil.disk_usage(run.paths.workspace).free
+    if demands.fitted(rung, device, room) is None:
+        return (f"is predicted to need {_gib(demands.memory_needed(rung, device, micro_batch=1))} even with one "
+                f"sequence at a time; {_gib(room)} are there for a training")  # fmt: skip
+    if demands.disk_needed(rung) > free:
+        return f"its checkpoints would need {_gib(demands.disk_needed(rung))}; {_gib(free)} of the disk are free"
+    measured = [forecast.speed_of(name, facts) for name, facts in models.items()]
+    step_tokens = {rung.name: tokens_per_step(rung) for rung in run.options.rungs}
+    seconds = pace.training_seconds(run.config.budget, _phases(run))
+    return planner.hopeless(parameters(rung.model).total, measured, step_tokens, seconds, _corpus(run))
+
+
 def _measured(run: Run, rung: Config) -> dict:
-    """The speed of `rung`, its micro-batch halved until it fits into memory; the effective batch stays."""
-    device = run.facts("implementation.checks")["device"]
+    """The speed of `rung`, its micro-batch made smaller until it fits into memory; the effective batch stays."""
+    device = _device(run)
+    rung = demands.fitted(rung, device, _room(run, device)) or rung
     while True:
         training = rung.training
         try:
-            speed = run.worker.call("nanogpt.training.profiler:choose_precision_and_threads", config=rung.model_dump(),
-                                    device=device, seconds=min(MEASURE_SECONDS, run.config.budget / 60),
-                                    timeout=MEASURE_PATIENCE)  # fmt: skip
+            speed = _measured_once(run, rung, device)
         except (WorkerDied, RuntimeError, MemoryError) as error:
             if training.batch_size == 1 or not _is_out_of_memory(error):
                 raise
-            smaller = training.batch_size // 2 if training.batch_size % 2 == 0 else 1
             sequences = training.batch_size * training.gradient_accumulation
+            smaller = demands.halved(training.batch_size, sequences)[1]
             rung = rung.with_changes({"training.batch_size": smaller,
                                       "training.gradient_accumulation": sequences // smaller})  # fmt: skip
             run.tell(f"{rung.name}: out of memory; now in micro-batches of {smaller}, not {training.batch_size}",
@@ -84,6 +96,20 @@ def _measured(run: Run, rung: Config) -> dict:
                 "share_of_peak": speed["flops_per_second"] / peak if peak else None}  # fmt: skip
 
 
+def _measured_once(run: Run, rung: Config, device: str) -> dict:
+    seconds = pace.measure_seconds(run.config.budget)
+    chosen = run.worker.call(
+        "nanogpt.training.profiler:choose_precision_and_threads", config=rung.model_dump(), device=device,
+        seconds=CHOOSING_SHARE * seconds, timeout=MEASURE_PATIENCE,
+    )  # fmt: skip
+    settled = rung.with_changes({"device.mixed_precision": chosen["mixed_precision"],
+                                 "device.threads": chosen["threads"]})  # fmt: skip
+    return run.worker.call(
+        "nanogpt.training.rehearsal:rehearse", config=settled.model_dump(), device=device,
+        folder=str(run.paths.state), seconds=(1 - CHOOSING_SHARE) * seconds, timeout=MEASURE_PATIENCE,
+    )  # fmt: skip
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     """Told by the allocator, or by the death of the process that asked for too much."""
     died = isinstance(error, WorkerDied) and not isinstance(error, WorkerTimedOut)
@@ -91,16 +117,14 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def make_plan(run: Run) -> Outcome:
-    fetched, measured = run.facts("dataset.fetch"), run.facts("configuration.measure")
-    tokenizer = planner.tokenizer_for(run.options.rungs[0], fetched["bytes"], fetched["alphabet_size"])
-    device = run.facts("implementation.checks")["device"]
+    measured, device = run.facts("configuration.measure"), _device(run)
     rungs = [
-        rung.with_changes({"data.tokenizer": tokenizer, "device.type": device})
+        rung.with_changes({"data.tokenizer": _tokenizer(run), "device.type": device})
         for rung in run.options.rungs
     ]  # fmt: skip
     plan = planner.make_plan(
-        rungs, {name: planner.speed_of(name, facts) for name, facts in measured["models"].items()},
-        measured["unmeasured"], run.config.budget, _corpus(run, tokenizer), _memory_of(run, device),
+        rungs, {name: forecast.speed_of(name, facts) for name, facts in measured["models"].items()},
+        measured["unmeasured"], run.config.budget, _phases(run), _corpus(run), _room(run, device),
         run.options.fixed, run.options.pinned,
     )  # fmt: skip
     files = []
@@ -122,26 +146,43 @@ def _peak(run: Run, device: str, precision: str) -> float | None:
     return proved[f"{precision}_flops"] if proved["device"] == device else None
 
 
-def _memory_of(run: Run, device: str) -> int:
+def _room(run: Run, device: str) -> int:
+    """Bytes that a training may take."""
     proved = run.facts("environment.device")
-    return proved["memory_bytes"] if proved["device"] == device else psutil.virtual_memory().total
+    total = proved["memory_bytes"] if proved["device"] == device else psutil.virtual_memory().total
+    return demands.room(device, total)
 
 
-def _corpus(run: Run, tokenizer: str) -> planner.Corpus:
+def _phases(run: Run) -> dict[str, float]:
+    """What the phases beside training will take."""
+    return pace.expected(run.paths.state.parent, run.config.budget, run.facts("dataset.fetch")["bytes"])
+
+
+def _corpus(run: Run) -> forecast.Corpus:
     fetched, data = run.facts("dataset.fetch"), run.config.data
-    return planner.Corpus(fetched["bytes"], fetched["characters"], fetched["alphabet_size"], data.val_fraction,
-                          data.test_fraction, bytes_per_token(tokenizer, fetched))  # fmt: skip
+    of_characters = _tokenizer(run) == "char"
+    bytes_per_token = fetched["bytes"] / fetched["characters"] if of_characters else BYTES_PER_BPE_TOKEN
+    return forecast.Corpus(fetched["bytes"], fetched["characters"], fetched["alphabet_size"], data.val_fraction,
+                           data.test_fraction, bytes_per_token)  # fmt: skip
 
 
-def bytes_per_token(tokenizer: str, fetched: dict) -> float:
-    return fetched["bytes"] / fetched["characters"] if tokenizer == "char" else BYTES_PER_BPE_TOKEN
+def _tokenizer(run: Run) -> str:
+    fetched = run.facts("dataset.fetch")
+    return planner.tokenizer_for(run.options.rungs[0], fetched["bytes"], fetched["alphabet_size"])
 
 
-def _with_vocabulary(run: Run, rung, fetched: dict):
-    """The rung with the vocabulary that its tokenizer will have, near enough for a measurement."""
-    kind = planner.tokenizer_for(rung, fetched["bytes"], fetched["alphabet_size"])
-    sizes = {"char": fetched["alphabet_size"] + 1, "bpe": run.config.data.bpe_vocab_size, "gpt2": 50257}
-    return rung.with_changes({"model.vocab_size": sizes[kind]})
+def _resolved(run: Run, rung: Config) -> Config:
+    """The rung with the tokenizer that it will have, and a vocabulary near enough for a measurement."""
+    rung = rung.with_changes({"data.tokenizer": _tokenizer(run)})
+    return demands.with_vocabulary(rung, run.facts("dataset.fetch")["alphabet_size"])
+
+
+def _device(run: Run) -> str:
+    return run.facts("implementation.checks")["device"]
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _measure_settings(run: Run) -> dict:
@@ -152,6 +193,7 @@ def _measure_settings(run: Run) -> dict:
         "models": {
             rung.name: {"model": rung.model.model_dump(), "batch_size": rung.training.batch_size,
                         "gradient_accumulation": rung.training.gradient_accumulation,
+                        "gradient_checkpointing": rung.device.gradient_checkpointing,
                         "optimizer": rung.training.optimizer, "tokenizer": rung.data.tokenizer}
             for rung in run.options.rungs
         },

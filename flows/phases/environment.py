@@ -9,16 +9,15 @@ from importlib.metadata import distributions, version
 
 import psutil
 
-from flows import documents
+from flows import demands, documents
 from flows.ledger import Outcome, Step
 from flows.run import Run
 from nanogpt import durable
 from nanogpt.machine import cores, physical_cores, processor_name
 
 GIB = 2**30
+SPARE_DISK = GIB  # for exports, and for others: a model that finds no room is left out by the plan
 LEAST_MEMORY = 2 * GIB  # the smallest trainer peaks at 0.43 GiB, Prefect's server holds 0.2; the rest is the system's
-BYTES_PER_PARAMETER = 4 * 3  # weights and two moments in float32, in one checkpoint
-CHECKPOINTS = 6  # three last, the best, the one before the cool-down, and one being written
 
 
 def environment(run: Run) -> None:
@@ -50,8 +49,8 @@ def check_system(run: Run) -> Outcome:
                "install a newer Python"),
         _check("memory", _gib(memory.total), f"{_gib(LEAST_MEMORY)} at least", memory.total >= LEAST_MEMORY,
                memory.available >= LEAST_MEMORY, f"{_gib(memory.available)} are free: close other programs"),
-        _check("disk", _gib(free), f"{_gib(least)}, {_gib(most)} for the largest model", free >= least, free >= most,
-               f"free {_gib(most - free)}, or choose another --workspace or a smaller ladder"),
+        _check("disk", _gib(free), f"{_gib(least)}, up to {_gib(most)} for the largest model", free >= least,
+               free >= least + SPARE_DISK, f"free {_gib(least + SPARE_DISK - free)}, or choose another --workspace"),
         _check("processor cores", str(cores()), "2 or more", True, cores() >= 2, "training will take longer"),
     ]  # fmt: skip
     facts = {
@@ -89,13 +88,7 @@ def freeze_packages(run: Run) -> Outcome:
 
 def disk_needed(run: Run) -> list[int]:
     """Bytes that each model of the ladder and its checkpoints would take, with 1 GiB for the rest."""
-    return [CHECKPOINTS * BYTES_PER_PARAMETER * rough_parameters(rung) + GIB for rung in run.options.rungs]
-
-
-def rough_parameters(config) -> int:
-    """Parameters within a tenth, without building the model: 12 n_layer n_embd^2 and two tables."""
-    model = config.model
-    return 12 * model.n_layer * model.n_embd**2 + 2 * (model.vocab_size or 1024) * model.n_embd
+    return [demands.disk_needed(demands.with_vocabulary(rung)) + GIB for rung in run.options.rungs]
 
 
 def machine() -> dict:

@@ -167,11 +167,15 @@ def test_the_plan_shows_time_and_memory_and_what_is_left_out(workspace, capsys, 
     assert "small_model is left out: needs 9.0 GiB of 4.0 GiB" in said
 
 
-def test_before_anything_is_measured_the_plan_says_what_it_expects(workspace, capsys, monkeypatch):
+def test_before_anything_is_measured_the_plan_predicts_memory_and_disk(workspace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
-    assert status.show_plan(workspace.run()) == 0
+    monkeypatch.setattr(status, "memory_bytes", lambda: 16 * 2**30)
+    assert status.show_plan(workspace.run("--set", "ladder=[micro, large_model]")) == 0
     said = capsys.readouterr().out
-    assert "Nothing is measured yet" in said and "Disk needed at most" in said and "parameters" in said
+    assert "Nothing is measured yet" in said and "go to training" in said
+    rows = {line.split()[1]: line for line in said.splitlines() if line.startswith(("│ micro ", "│ large_model "))}
+    assert "0.81 M" in rows["micro"] and "MiB" in rows["micro"] and "does not fit" not in rows["micro"]
+    assert "0.65 B" in rows["large_model"] and "does not fit into memory" in rows["large_model"]
 
 
 def test_other_programs_words_are_shown_as_they_are(workspace, capsys, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 
 from nanogpt.config import load_config, read_yaml
 from nanogpt.model.gpt import GPT
+from nanogpt.training import memory
 
 pytestmark = pytest.mark.fast
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -38,6 +39,15 @@ def test_the_sizes_are_those_that_the_ladder_promises():
     assert 100_000 <= sizes["micro"] <= 810_000  # nanoGPT's recipe for CPUs has 0.80 M: the race is between equals
     for name, millions in (("tiny_model", 5), ("small_model", 50), ("medium_model", 125)):
         assert abs(sizes[name] / 1e6 / millions - 1) < 0.04
+
+
+def test_the_largest_takes_of_24_gigabytes_what_its_file_says_and_leaves_the_rest():
+    text = (CONFIGS / "large_model.yaml").read_text(encoding="utf-8")
+    said = re.search(r"Predicted peak .*: ([\d.]+) GB in float32, ([\d.]+) GB in bfloat16", text)
+    config = load_config(CONFIGS / "large_model.yaml")
+    predicted = [memory.predict(config, 1024, precision=type).total / 1e9 for type in ("float32", "bfloat16")]
+    assert [f"{size:.1f}" for size in predicted] == list(said.groups())
+    assert 14 < max(predicted) < 24 * 0.65
 
 
 def test_all_heads_are_as_wide_as_the_kernels_like():
