@@ -26,6 +26,7 @@ from flows import wording
 from flows.judgement import best_model, criteria, trained_models
 from flows.recommendations import recommendations, with_option
 from nanogpt import durable, plots
+from nanogpt.training.metrics import read_rows
 
 __all__ = ["criteria", "recommendations", "render", "render_model_card", "render_system_report"]
 
@@ -125,7 +126,7 @@ def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
         "facts": facts, "steps": facts["steps"], "phases": phases, "checkout": str(TEMPLATES.parent),
         "figure": figure, "best": best_model(facts), "trained": trained_models(facts),
         "criteria": lambda: criteria(facts), "recommendations": lambda: recommendations(facts),
-        "curve": _curve, "reached": _best_bits_per_byte,
+        "curve": _curve, "reached": _best_bits_per_byte, "written_while_training": _last_samples,
         "absent": lambda number: _absent(phases[number]), "sentence": _sentence, "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
         "quoted": shlex.quote, "python_text": repr,
@@ -158,6 +159,12 @@ def _curve(model: Facts, most: int = 12) -> list[Facts]:
 def _best_bits_per_byte(model: Facts) -> float | None:
     evaluations = plots.read_metrics(Path(model["folder"]))[1]
     return min((row["bits_per_byte"] for row in evaluations if row.get("bits_per_byte") is not None), default=None)
+
+
+def _last_samples(model: Facts) -> list[Facts]:
+    """The newest round of samples that were written while training, coolest first."""
+    rows = list(read_rows(Path(model["folder"]) / "samples.jsonl"))
+    return sorted((row for row in rows if row["step"] == rows[-1]["step"]), key=lambda row: row["temperature"])
 
 
 def _render(template_name: str, path: Path, context: Facts) -> Path:

@@ -12,6 +12,8 @@ from nanogpt import plots
 
 Facts = dict[str, Any]
 
+PLAN_TOLERANCE = 0.20  # of a predicted time
+NOTICEABLE = 5.0  # seconds; a short phase may be off by more than its share without anyone minding
 DOCUMENTS = ("training_report.md", "training_report.html", "README.md", "troubleshooting.md", "system_report.md")
 
 
@@ -23,6 +25,7 @@ def criteria(facts: Facts) -> list[Facts]:
         ("A model was trained", _trained(facts)),
         ("Its loss fell", _loss_fell(facts)),
         ("Its samples are coherent", _coherent(facts)),
+        ("The plan held", _plan_held(facts)),
         ("The project's tests pass", _tests(facts)),
         ("Documents written", _documents(facts)),
         ("Report made", _report(facts)),
@@ -94,6 +97,39 @@ def _coherent(facts: Facts) -> tuple[bool | None, str]:
         f"score {wording.number(judged['score'])}, limit {wording.number(judged['limit'])}, "
         f"real text {wording.number(judged['reference'])} ({judged['measure']})"
     )
+
+
+def _plan_held(facts: Facts) -> tuple[bool | None, str]:
+    """Every training took the time that was predicted, within PLAN_TOLERANCE; early stopping is no mistake of the plan.
+    Phases that missed theirs are named."""
+    predicted = [model for model in trained_models(facts) if model["facts"].get("predicted_seconds")]
+    if not predicted:
+        return _no_figures(facts, 5, "training.")
+    rows = [(model["name"], model["facts"]["seconds"], model["facts"]["predicted_seconds"], model["facts"]["reason"])
+            for model in predicted]  # fmt: skip
+    held = all(is_as_planned(taken, planned) or reason == "early stopping" for _, taken, planned, reason in rows)
+    told = [
+        f"{name} {wording.duration(taken)}, planned {wording.duration(planned)} ({wording.against(taken, planned)})"
+        for name, taken, planned, _ in rows
+    ]
+    missed = [f"{phase['title']} ({wording.against(phase['seconds'], phase['planned_seconds'])})"
+              for phase in missed_phases(facts)]  # fmt: skip
+    return held, "; ".join(told + ([f"phases off by more than 20 %: {', '.join(missed)}"] if missed else []))
+
+
+def is_as_planned(taken: float, planned: float) -> bool:
+    """Within the tolerance that a plan is held to."""
+    return abs(taken / planned - 1) <= PLAN_TOLERANCE
+
+
+def missed_phases(facts: Facts) -> list[Facts]:
+    """Phases, but training, whose time was off by more than the tolerance and by more than a few seconds."""
+    timed = [phase for phase in facts["phases"] if phase.get("planned_seconds") and phase.get("seconds")]
+    return [
+        phase for phase in timed
+        if phase["number"] != 5 and abs(phase["seconds"] - phase["planned_seconds"]) > NOTICEABLE
+        and not is_as_planned(phase["seconds"], phase["planned_seconds"])
+    ]  # fmt: skip
 
 
 def _tests(facts: Facts) -> tuple[bool | None, str]:

@@ -220,15 +220,16 @@ class _Planner:
         """How often to evaluate, to write samples and to save, so that each costs its share at most."""
         stepping = max_iters * speed.seconds_per_step
 
-        def times(share: float, cost: float, most: int) -> int:
-            return max(2, min(most, int(stepping * share / max(cost, 1e-6))))
+        def times(share: float, cost: float, least: int, most: int) -> int:
+            return max(least, min(most, int(stepping * share / max(cost, 1e-6))))
 
-        evaluations = times(EVALUATION_SHARE, evaluation_seconds(config, speed, self.corpus), MOST_EVALUATIONS)
-        samples = times(SAMPLE_SHARE, samples_seconds(config, speed), MOST_SAMPLES)
+        evaluation, samples = evaluation_seconds(config, speed, self.corpus), samples_seconds(config, speed)
+        evaluations = times(EVALUATION_SHARE, evaluation, 2, MOST_EVALUATIONS)
+        rounds_of_samples = times(SAMPLE_SHARE, samples, 1, MOST_SAMPLES)
         between_saves = max(_checkpoint_seconds(stepping), speed.save_seconds / SAVE_SHARE)
         return {
             "training.eval_interval": -(-max_iters // evaluations),
-            "training.sample_interval": -(-max_iters // samples),
+            "training.sample_interval": -(-max_iters // rounds_of_samples),
             "training.log_interval": max(1, max_iters // 400),
             "training.checkpoint_interval": max(1, int(between_saves / speed.seconds_per_step)),
             "training.checkpoint_minutes": max(config.training.checkpoint_minutes, round(between_saves / 60, 1)),

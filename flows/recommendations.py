@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.judgement import Facts, best_model, trained_models
+from flows.judgement import NOTICEABLE, PLAN_TOLERANCE, Facts, best_model, trained_models
 from flows.wording import byte_size, code, duration, flops, percent, safe
 from nanogpt import faults, plots
 
@@ -18,7 +18,6 @@ OVERFITTING = 0.10  # validation above training loss, as a share of the training
 PAST_THE_BEST = 0.02  # final validation loss above the best, as a share
 ENOUGH_DATA = 20  # tokens seen per parameter: Hoffmann et al. 2022, table 3
 LOW_SHARE_OF_PEAK = 0.15
-PLAN_MISSED = 0.20
 
 
 def recommendations(facts: Facts) -> list[str]:
@@ -172,7 +171,7 @@ def _low_share_of_peak(facts: Facts) -> Iterator[str]:
 def _plan_missed(facts: Facts) -> Iterator[str]:
     for phase in facts["phases"]:
         planned, actual = phase.get("planned_seconds"), phase.get("seconds")
-        if planned and actual and actual > (1 + PLAN_MISSED) * planned and actual - planned > 5:
+        if planned and actual and actual > (1 + PLAN_TOLERANCE) * planned and actual - planned > NOTICEABLE:
             yield (
                 f"**Phase {phase['number']} {safe(phase['title'])} took {duration(actual)}, planned "
                 f"{duration(planned)}** ({percent(actual / planned - 1)} over). Close other programs, or allow for "

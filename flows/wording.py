@@ -81,6 +81,13 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.0f} %" if abs(value) >= 0.1 else f"{100 * value:.1f} %"
 
 
+def against(actual: float | None, planned: float | None) -> Markup:
+    """How far off a plan was: 107 against 100 -> '+7 %'."""
+    if actual is None or not planned:
+        return Markup(NOTHING)
+    return Markup(f"{100 * (actual / planned - 1):+.0f} %".replace("-", "−"))
+
+
 def safe(value: Any) -> Markup:
     """`value` as inline Markdown that shows exactly its characters: one line, nothing active, no table broken."""
     if isinstance(value, Undefined):
@@ -147,5 +154,5 @@ def _longest_run(text: str, character: str) -> int:
 
 FILTERS = {
     "bytes": byte_size, "seconds": duration, "number": number, "count": count, "flops": flops, "percent": percent,
-    "code": code, "code_cell": code_cell, "block": block, "visible": visible, "bullets": bullets,
+    "against": against, "code": code, "code_cell": code_cell, "block": block, "visible": visible, "bullets": bullets,
 }  # fmt: skip

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from flows import documents, supervisor
 from flows.ledger import Outcome, Step
+from flows.planner import CHILD_SECONDS
 from flows.remedies import Attempt, Doctor
 from flows.run import Run
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import UserError
+from nanogpt.training.live import describe
 from nanogpt.training.progress import check_same_training, trajectory
 
 PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.1 s of this process
@@ -56,15 +58,19 @@ def train_model(run: Run, name: str) -> Outcome:
 def _train_with_remedies(run: Run, config: Config, folder: Path) -> supervisor.Ending:
     """The ending of a training that finished. Raises RuntimeError when the remedies are used up, UserError."""
     doctor = Doctor()
-    attempt = Attempt(config.training.batch_size, config.device.type, bool(config.device.mixed_precision))
+    attempt = Attempt(_micro_batch(config, folder), config.device.type, bool(config.device.mixed_precision))
     while True:
+        run.surroundings.wait_for_power(f"training.{config.name}")
         began = time.monotonic()
         progress = _Progress(run, config, folder)
         ending = supervisor.train(
-            _arguments(run, config, folder, attempt), folder, run.paths.logs / f"{config.name}.log", progress
-        )
+            _arguments(run, config, folder, attempt), folder, run.paths.logs / f"{config.name}.log", progress,
+            reason_to_pause=lambda: run.surroundings.reason_to_pause(f"training.{config.name}"),
+        )  # fmt: skip
         if not ending.symptom:
             return ending
+        if ending.symptom == "paused":
+            continue
         if ending.symptom == "user_error":
             raise UserError(ending.evidence)
         if progress.saved_steps() > 0:
@@ -79,6 +85,18 @@ def _train_with_remedies(run: Run, config: Config, folder: Path) -> supervisor.E
             cost_seconds=round(time.monotonic() - began - progress.saved_seconds(), 1),
             steps_lost=progress.steps_lost(),
         )  # fmt: skip
+
+
+def _micro_batch(config: Config, folder: Path) -> int:
+    """What an earlier session of this training settled on, perhaps after it ran out of memory, or as configured."""
+    asked = config.training.batch_size
+    for newest in sorted((folder / "checkpoints").glob("step-*/manifest.json"), reverse=True):
+        try:
+            facts = durable.read_json(newest)["facts"]
+            return min(asked, facts["micro_batch"]) if facts["batch_size"] == asked else asked
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # whether a checkpoint can be used is the trainer's to judge
+    return asked
 
 
 def _arguments(run: Run, config: Config, folder: Path, attempt: Attempt) -> list[str]:
@@ -97,7 +115,7 @@ def _seconds_to_train(run: Run, config: Config, folder: Path) -> float:
     """Training time, over all restarts, at which this model must end: as planned, sooner when time was lost."""
     plan = run.facts("configuration.plan")
     names = [rung["name"] for rung in plan["ladder"]]
-    larger = sum(rung["seconds"] for rung in plan["ladder"][names.index(config.name) + 1 :])
+    larger = sum(rung["seconds"] + CHILD_SECONDS for rung in plan["ladder"][names.index(config.name) + 1 :])
     later = sum(phase["planned_seconds"] for phase in plan["phases"] if phase["number"] > 5)
     left = run.clock.left - later - larger
     return max(10.0, min(config.training.max_seconds, _trained_seconds(folder) + left))
@@ -156,22 +174,6 @@ class _Progress:
     def _saved_step(self) -> int:
         checkpoints = (self.folder / "checkpoints").glob("step-*")
         return max((int(path.name[5:]) for path in checkpoints if path.name[5:].isdigit()), default=0)
-
-
-def describe(heartbeat: dict) -> str:
-    """One line: step, losses, speed, time left, memory."""
-    parts = [f"step {heartbeat.get('step', 0):,}/{heartbeat.get('max_iters', 0):,}"]
-    for key, text in (("loss", "loss {:.3f}"), ("val_loss", "val {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s")):
-        if heartbeat.get(key) is not None:
-            parts.append(text.format(heartbeat[key]))
-    if heartbeat.get("eta_seconds") is not None:
-        minutes, seconds = divmod(round(heartbeat["eta_seconds"]), 60)
-        parts.append(f"{minutes}:{seconds:02d} left")
-    if heartbeat.get("memory_bytes"):
-        parts.append(f"{heartbeat['memory_bytes'] / 2**30:.2f} GiB")
-    if heartbeat.get("activity") not in (None, "training"):
-        parts.append(heartbeat["activity"])
-    return "  ".join(parts)
 
 
 def _is_other_training(run: Run, config: Config, folder: Path) -> bool:

@@ -278,7 +278,10 @@ def _model(
             )
             best = min(best, base)
     (model / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (model / "samples.jsonl").write_text(json.dumps({"step": steps // 2, "text": SAMPLE}) + "\n")
+    (model / "samples.jsonl").write_text("".join(
+        json.dumps({"step": step, "temperature": temperature, "text": f"step {step} at {temperature}\n{SAMPLE}"}) + "\n"
+        for step in (steps // 2, steps) for temperature in (1.0, 0.6)
+    ))  # fmt: skip
     final = [row for row in rows if row["kind"] == "eval"][-1]
     facts = {
         "status": "finished",

@@ -119,6 +119,20 @@ def test_the_same_facts_give_the_same_bytes(run, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
+def test_each_planned_time_stands_beside_what_it_took(run):
+    _, _, folder = run
+    markdown = (folder / "training_report.md").read_text()
+    assert "| 7 min 10 s | 6 min 38 s | −7 % |" in markdown  # tiny
+    assert "| 40.0 s | 44.5 s | +11 % |" in markdown  # evaluation
+
+
+def test_the_newest_samples_of_a_training_are_shown_at_each_temperature(run):
+    _, _, folder = run
+    markdown = (folder / "training_report.md").read_text()
+    assert markdown.index("step 420 at 0.6") < markdown.index("step 420 at 1.0")
+    assert "step 210 at" not in markdown
+
+
 def test_the_best_models_figures_stand_in_the_first_lines(run):
     _, _, folder = run
     first = "\n".join((folder / "training_report.md").read_text().splitlines()[:12])

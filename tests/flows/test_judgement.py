@@ -46,6 +46,24 @@ def test_criteria_follow_the_figures(facts):
     assert met["A model was trained"] and met["Component checks pass"]
 
 
+@pytest.mark.parametrize("taken, reason, held", [
+    (430 * 1.19, "out of time", True), (430 * 1.21, "max_iters", False), (430 * 0.5, "max_iters", False),
+    (100, "early stopping", True),
+])  # fmt: skip
+def test_a_plan_holds_that_was_within_a_fifth_of_what_each_training_took(facts, taken, reason, held):
+    facts["models"][1]["facts"].update(seconds=taken, reason=reason)
+    row = next(row for row in criteria(facts) if row["name"] == "The plan held")
+    assert row["met"] is held
+    assert "tiny" in row["evidence"] and "planned 7 min 10 s" in row["evidence"]
+
+
+def test_a_phase_that_missed_its_plan_by_more_than_a_moment_is_named_with_the_plan(facts):
+    facts["phases"][5]["seconds"] = 2 * facts["phases"][5]["planned_seconds"]
+    facts["phases"][0]["seconds"] = facts["phases"][0]["planned_seconds"] + 4  # nobody minds
+    evidence = next(row["evidence"] for row in criteria(facts) if row["name"] == "The plan held")
+    assert "phases off by more than 20 %: Evaluation (+100 %)" in evidence and "Environment" not in evidence
+
+
 def advice(facts, word: str) -> str:
     lines = [line for line in recommendations(facts) if word in line]
     assert len(lines) == 1, (word, recommendations(facts))

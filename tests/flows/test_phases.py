@@ -1,5 +1,7 @@
 """What phases do when things are not as planned: part of the ladder, no plan, no network, a figure that fails."""
 
+import json
+
 import pytest
 
 from flows.display import PlainDisplay
@@ -77,6 +79,21 @@ def test_what_an_attempt_lost_is_counted_from_its_own_checkpoints(start):
     (checkpoints / "step-00000140").mkdir()
     assert (progress.steps_lost(), progress.saved_steps()) == (10, 40)
     assert progress.saved_seconds() > 0
+
+
+@pytest.mark.parametrize("kept, micro_batch", [
+    (None, 12), ({"micro_batch": 3, "batch_size": 12}, 3), ({"micro_batch": 3, "batch_size": 24}, 12), ("{half", 12),
+])  # fmt: skip
+def test_a_run_that_starts_again_knows_the_micro_batch_that_fitted(start, kept, micro_batch):
+    """Unless the setting has changed since: then the person's word is newer than the remedy."""
+    run = start()
+    folder = run.paths.checkpoints / "micro"
+    for step in (100, 200):
+        manifest = folder / f"checkpoints/step-{step:08d}/manifest.json"
+        if kept is not None:
+            settled = {"micro_batch": 12, "batch_size": 12} if step == 100 else kept
+            durable.write_text(manifest, kept if kept == "{half" else json.dumps({"facts": settled}))
+    assert training._micro_batch(load_config(CHECKOUT / "configs/micro.yaml"), folder) == micro_batch
 
 
 def test_a_plot_that_fails_does_not_stop_the_training(start, monkeypatch):
