@@ -72,7 +72,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The shape of the transformer. A preset fills what is not given."""
 
-    preset: Literal["gpt2", "modern"] = "modern"
+    preset: Literal["gpt2", "modern"] = Field(
+        "modern", description="defaults of norm to zero_init: gpt2 as GPT-2 and nanoGPT, modern (shown) as Qwen3"
+    )
     n_layer: Positive = Field(6, description="transformer blocks")
     n_head: Positive = Field(6, description="attention heads")
     n_embd: Positive = Field(384, description="width of the residual stream")
