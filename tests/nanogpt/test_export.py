@@ -19,6 +19,7 @@ SHAPES = [
     dict(preset="modern", n_kv_head=2),
     dict(preset="modern", tie_weights=True),
     dict(preset="modern", tie_weights=True, embedding_norm=False),
+    dict(preset="modern", position_scale=2.0),
 ]
 
 
