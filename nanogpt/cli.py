@@ -13,6 +13,7 @@ COMMANDS = (  # in the order of --help
     "prepare",
     "import-data",
     "train",
+    "lr-range",
     "generate",
     "eval",
     "export",

@@ -5,12 +5,14 @@ identifiers. Nothing of pyplot's global state is touched, so a figure may be dra
 Colours: Okabe and Ito (2008), "Color Universal Design"; what colour says is said again by line, marker or label.
 """
 
+from __future__ import annotations
+
 import io
 import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,6 +21,9 @@ from matplotlib.ticker import FuncFormatter
 
 from nanogpt import durable
 from nanogpt.training.metrics import read_rows
+
+if TYPE_CHECKING:
+    from nanogpt.training.learning_rate_range import RangeTest
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
@@ -114,6 +119,30 @@ def speed_plot(model_folder: Path, path: Path) -> Path:
         below.set_ylim(0, 1.15 * max(memory, default=2**30) / 2**30)
 
     return _write(draw, path, height=4.2)
+
+
+def learning_rate_range_plot(found: RangeTest, name: str, path: Path) -> Path:
+    """Loss over the factor on the peak learning rates; where it falls fastest, is lowest, and what is suggested."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        _title(axes, f"Learning-rate range of {name}", "factor on all peak learning rates", "loss (nats per token)")
+        axes.set_xscale("log")
+        axes.plot(found.factors, found.losses, color=SKY, linewidth=0.9, alpha=0.75, label="each step")
+        axes.plot(found.factors, found.smoothed, color=BLUE, label="smoothed")
+        marks = [("falls fastest", found.steepest, GREEN, "v"), ("lowest", found.lowest, VERMILION, "s"),
+                 ("suggested", found.suggested, INK, "*")]  # fmt: skip
+        for label, factor, color, marker in marks:
+            if factor is not None:
+                nearest = min(range(len(found.factors)), key=lambda i: abs(math.log(found.factors[i] / factor)))
+                axes.plot([factor], [found.smoothed[nearest]], marker=marker, markersize=13 if marker == "*" else 7,
+                          color=color, linestyle="none", label=f"{label}: {factor:.3g}", zorder=5)  # fmt: skip
+        if found.smoothed:
+            low, high = min(found.smoothed), found.smoothed[0]
+            axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.35 * (high - low) + 0.01)
+        axes.legend(loc="best")
+
+    return _write(draw, path, height=3.5)
 
 
 def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[str, float] | None = None) -> Path:
