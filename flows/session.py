@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import hangup, status
+from flows import at_boot, hangup, status
 from flows.lock import exclusive
 from flows.options import PHASES, RunOptions, parse
 from flows.run import Run
@@ -20,6 +20,10 @@ STOPPED = 130
 
 
 def main(argv: list[str], flow: Callable[[Run], None]) -> int:
+    return at_boot.code_for_manager(_main(argv, flow))
+
+
+def _main(argv: list[str], flow: Callable[[Run], None]) -> int:
     try:
         options = parse([word for word in argv if word != "--no-bootstrap"])
         run = Run(options)
@@ -27,9 +31,16 @@ def main(argv: list[str], flow: Callable[[Run], None]) -> int:
             return status.show(run)
         if options.plan:
             return status.show_plan(run)
+        if options.uninstall:
+            return at_boot.uninstall(run)
         check_before_writing(options)
+        if options.install_at_boot:
+            return at_boot.install(run, [word for word in argv if word == "--no-bootstrap"])
         with exclusive(run), hangup.lasting_output():
-            return _run_in_session(run, flow)
+            code = _run_in_session(run, flow)
+            if code == 0 and options.only is None:
+                at_boot.take_off_when_done(run)
+            return code
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
         return 2
