@@ -69,11 +69,11 @@ def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
     folder = str(arguments.folder)
     lines = [headline(outcome)]
     if outcome.best_val_loss is not None:
-        rows = read_rows(arguments.folder / "metrics.jsonl")
-        bits = {row["step"]: row["bits_per_byte"] for row in rows if row["kind"] == "eval"}
-        bits_per_byte = bits.get(outcome.best_step)
         told = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
-        told += f", {bits_per_byte:.4f} bits per byte" if bits_per_byte is not None else ""
+        for row in read_rows(arguments.folder / "metrics.jsonl"):
+            if row["kind"] == "eval" and row["val_loss"]:  # nats a token and bits a byte differ by a constant
+                told += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
+                break
         lines.append(f"  best     {told}, at step {outcome.best_step:,}")
     lines += [
         f"  time     {clock(outcome.seconds)}, {outcome.tokens:,} tokens, {outcome.tokens_per_second:,.0f} a second",

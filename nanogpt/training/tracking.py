@@ -23,8 +23,8 @@ from nanogpt.training.metrics import read_rows
 
 PROJECT = "nanogpt-autopilot"  # of W&B, unless WANDB_PROJECT says otherwise
 TAGS = {
-    "loss": "loss/train", "train_loss": "loss/train of the last 128 steps", "val_loss": "loss/val",
-    "memory_bytes": "memory_gib",
+    "loss": "loss/train", "train_loss": "loss/train_recent", "val_loss": "loss/val",
+    "average_val_loss": "loss/val_average", "memory_bytes": "memory_gib",
 }  # fmt: skip  other figures go by their own names
 NOT_A_CURVE = {"kind", "step", "seconds", "best"}
 

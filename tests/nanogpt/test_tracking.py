@@ -14,6 +14,10 @@ from nanogpt.faults import UserError
 from nanogpt.training import tracking
 from nanogpt.training.metrics import JsonLines
 from nanogpt.training.tracking import Tracker, curves
+from nanogpt.training.trainer import train
+from tests.nanogpt.training_case import events, losses, make_data, tiny, train_with_stops
+
+REAL = tiny(sample_interval=10)
 
 
 def train_row(step: int) -> dict:
@@ -130,6 +134,40 @@ def test_a_torn_event_file_of_a_killed_session_does_no_harm(whole, tmp_path):
     second.begin()
     second.steps(21, 40)
     assert read_back(tmp_path / "m") == whole
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(data folder, folder of an uninterrupted training)."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = make_data(folder / "data")
+    train(REAL, data, folder / "whole")
+    return data, folder / "whole"
+
+
+@pytest.mark.parametrize("looks", [25, 60])
+def test_of_a_real_training_that_is_stopped_and_resumed_too(trained, tmp_path, looks):
+    data, folder = trained
+    train_with_stops(REAL, data, tmp_path / "m", looks)
+    mine, whole = read_back(tmp_path / "m"), read_back(folder)
+    assert {"loss/train", "loss/val", "perplexity", "sample/temperature 0.8"} <= set(whole) == set(mine)
+    assert len(whole["loss/train"]) == REAL.training.max_iters
+    for tag in set(whole) - {"tokens_per_second", "memory_gib"}:
+        assert mine[tag] == whole[tag], tag
+
+
+def test_a_tracker_that_fails_in_the_midst_changes_nothing_of_a_training(trained, tmp_path, monkeypatch):
+    def full(self, row):
+        if row["step"] > 5:
+            raise OSError(28, "No space left on device")
+        real(self, row)
+
+    real = tracking.TensorBoard.row
+    monkeypatch.setattr(tracking.TensorBoard, "row", full)
+    data, folder = trained
+    train(REAL, data, tmp_path / "m")
+    assert losses(tmp_path / "m") == losses(folder)
+    assert len(events(tmp_path / "m", "not tracked")) == 1
 
 
 def test_figures_that_are_no_finite_numbers_are_left_out():
