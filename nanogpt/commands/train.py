@@ -74,7 +74,10 @@ def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
             if row["kind"] == "eval" and row["val_loss"]:  # nats a token and bits a byte differ by a constant
                 told += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
                 break
-        lines.append(f"  best     {told}, at step {outcome.best_step:,}")
+        averaged = " (average of the weights)" if outcome.best_is_average else ""
+        lines.append(f"  best     {told}, at step {outcome.best_step:,}{averaged}")
+    if outcome.skipped:
+        lines.append(f"  trouble  {outcome.skipped} steps skipped, {outcome.rewinds} times back (events.jsonl)")
     lines += [
         f"  time     {clock(outcome.seconds)}, {outcome.tokens:,} tokens, {outcome.tokens_per_second:,.0f} a second",
         f"  machine  {outcome.device}, {outcome.precision}, at most {outcome.peak_memory_bytes / 2**30:.2f} GiB",
