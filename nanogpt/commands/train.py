@@ -76,7 +76,7 @@ def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
                 break
         averaged = " (average of the weights)" if outcome.best_is_average else ""
         lines.append(f"  best     {told}, at step {outcome.best_step:,}{averaged}")
-    if outcome.skipped:
+    if outcome.skipped or outcome.rewinds:
         lines.append(f"  trouble  {outcome.skipped} steps skipped, {outcome.rewinds} times back (events.jsonl)")
     lines += [
         f"  time     {clock(outcome.seconds)}, {outcome.tokens:,} tokens, {outcome.tokens_per_second:,.0f} a second",
