@@ -222,9 +222,9 @@ def set_up(extras):
         with only_one_start() as lock:
             state = venv_state(extras)
             if state not in ("ready", "complete"):
-                started = time.time()
+                started = time.monotonic()
                 install(state, sorted(set(extras) | stamped_extras()), lock)
-                say(f"The environment is ready after {time.time() - started:.0f} s.")
+                say(f"The environment is ready after {time.monotonic() - started:.0f} s.")
     except KeyboardInterrupt:
         give_up("Stopped. The same command goes on.", code=130)
     except OSError as error:
@@ -317,13 +317,13 @@ def run_logged(command, log, lock):
         command, cwd=ROOT, env=dict(clean_environment(), PYTHONPATH="", PIP_USER="0"), pass_fds=(lock.fileno(),),
         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
     )
-    started = time.time()
+    started = time.monotonic()
     try:
         while True:
             try:
                 return child.wait(timeout=NEWS_INTERVAL)
             except subprocess.TimeoutExpired:
-                say(f"  {time.time() - started:.0f} s: {last_lines(0, 1).strip()[:90]}")
+                say(f"  {time.monotonic() - started:.0f} s: {last_lines(0, 1).strip()[:90]}")
     finally:
         if child.poll() is None:
             child.terminate()

@@ -82,7 +82,7 @@ def healthy_record(home: Path) -> Record | None:
     record = read_record(home)
     if record is None or not is_running(record):
         return None
-    age = time.time() - record.create_time
+    age = max(0.0, time.time() - record.create_time)  # negative once the clock was set back
     if becomes_healthy(record, max(ANSWER_SECONDS, START_SECONDS - age), threading.Event()):
         return record
     end(record)
@@ -96,10 +96,20 @@ def is_running(record: Record) -> bool:
 def _process(record: Record) -> psutil.Process | None:
     try:
         process = psutil.Process(record.pid)
-        same = abs(process.create_time() - record.create_time) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        is_it = _started_at(process, record) or process.cmdline()[1:] == _arguments(record.port)
+        return process if is_it and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
+
+
+def _started_at(process: psutil.Process, record: Record) -> bool:
+    """Says no once the clock was set: Linux counts a process's start from the boot, and psutil adds the clock's idea
+    of when that was."""
+    return abs(process.create_time() - record.create_time) < 1.0
+
+
+def _arguments(port: int) -> list[str]:
+    return ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
 
 
 def end(record: Record, patience: float = 5.0) -> None:
@@ -163,7 +173,7 @@ def start_despite_database(home: Path, port: int, log: Log, closing: threading.E
 
 
 def _start(home: Path, port: int, closing: threading.Event) -> Record:
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, *_arguments(port)]
     log_path = home / "server.log"
     with open(log_path, "wb") as output:
         # A session of its own: Ctrl-C at the terminal is for the run, and the server outlives it.

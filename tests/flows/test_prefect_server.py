@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -155,6 +156,17 @@ def test_another_process_with_the_recorded_pid_is_left_alone(tmp_path):
         assert bystander.poll() is None
     finally:
         bystander.communicate(b"\n")
+
+
+@pytest.mark.fast
+def test_a_server_is_known_again_after_the_clock_was_set(monkeypatch):
+    """psutil then tells another start of the same process."""
+    record = Record(os.getpid(), 4321, "http://127.0.0.1:4321", psutil.Process().create_time() - 3600)
+    assert not prefect_process.is_running(record)
+    started = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4321"]
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda process: started)
+    assert prefect_process.is_running(record)
+    assert not prefect_process.is_running(replace(record, port=4322))
 
 
 @pytest.mark.fast
