@@ -1,12 +1,14 @@
 """Checkpoints: folders that are whole and verified, or not there.
 
-Protocol: temporary folder -> write and fsync each file -> read back its sha256 -> manifest last -> rename -> fsync of
-the parent. Loading checks every byte: torch and safetensors both load a flipped bit without a word.
+Protocol: temporary folder -> write and fsync each file -> manifest with their sha256 last -> rename -> fsync of the
+parent. Loading checks every byte: torch and safetensors both load a flipped bit without a word. The sha256 is of what
+was meant to be written, so that what memory or disk makes of it meanwhile is noticed too.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -62,14 +64,13 @@ def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, stat
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with open(temporary / WEIGHTS, "wb") as file:
+        with _Written(temporary / WEIGHTS) as file:
             file.write(safetensors.torch.save(weights, metadata={"format": "pt"}))
-            durable.fsync_file(file)
+        files = {WEIGHTS: file.fingerprint()}
         if state is not None:
-            with open(temporary / STATE, "wb") as file:  # by path, torch hides the errno of a full disk
+            with _Written(temporary / STATE) as file:  # by path, torch hides the errno of a full disk
                 torch.save(state, file)
-                durable.fsync_file(file)
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            files[STATE] = file.fingerprint()
         _write_manifest(temporary / MANIFEST, {"step": step, "facts": facts, "files": files})
         _put_in_place(temporary, folder)
     except BaseException:
@@ -222,6 +223,32 @@ def restore_random_state(state: dict, device: str) -> None:
     torch.set_rng_state(state["torch"])
     if device in state:
         getattr(torch, device).set_rng_state(state[device])
+
+
+class _Written:
+    """A file that is on the medium when the context ends, and knows the size and sha256 of what was written to it."""
+
+    def __init__(self, path: Path):
+        self._file, self._sha256, self._size = open(path, "wb"), hashlib.sha256(), 0  # noqa: SIM115
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        with self._file:
+            if kind is None:
+                durable.fsync_file(self._file)
+
+    def write(self, data) -> int:
+        self._sha256.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def fingerprint(self) -> dict:
+        return {"size": self._size, "sha256": self._sha256.hexdigest()}
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split, verify
 from nanogpt.data.tokenizer import load_tokenizer
-from nanogpt.faults import UserError
+from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint, computing, tracking
 from nanogpt.training.averaging import WeightAverage
@@ -25,6 +25,7 @@ from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.model_folder import ModelFolder
 from nanogpt.training.optimizer import Optimizer
 from nanogpt.training.progress import Progress, check_same_training, trajectory
+from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
 LARGER_CLOCK = 1.1  # a clock that grew by more is a larger budget: the cool-down is taken back and comes later
 
@@ -166,6 +167,35 @@ class Session:
             self.average.load_state_dict(found.state["average"])
         checkpoint.restore_random_state(found.state["random"], self.device)
         self.folder.go_back_to(found.step)
+
+    def rewind(self) -> None:
+        """Back to a healthy checkpoint, with half the learning rate and other data ahead.
+
+        Only to a checkpoint of the regular interval, which every run has, interrupted or not, and from before the bad
+        steps began. Raises NonFiniteError.
+        """
+        stability = self.progress.stability
+        told = f"{stability.suspicion} at step {self.progress.step}"
+        if self.progress.rewinds >= MAX_REWINDS:
+            raise NonFiniteError(f"{told}, after {MAX_REWINDS} rewinds")
+        interval, step = self.config.training.checkpoint_interval, self.progress.step
+        found = self.folder.newest(interval, step - stability.steps_since_healthy())
+        if found is None:  # bad steps far apart may reach back beyond what is kept; all kept weights are of good steps
+            found = self.folder.newest(interval, step - stability.bad_in_a_row)
+        if found is None:
+            raise NonFiniteError(f"{told}, and no checkpoint to go back to")
+        bad, seconds = self.progress, self.clock.seconds()
+        self.restore(found)
+        self.progress.rewinds = bad.rewinds + 1
+        self.progress.learning_rate_scale = bad.learning_rate_scale * LEARNING_RATE_AFTER_REWIND
+        self.progress.cursor = bad.cursor
+        self.progress.stability.forgive()
+        self.progress.stability.skipped = stability.skipped
+        self.clock = Clock(seconds, self.max_seconds)
+        checkpoint.remove_after(self.folder.checkpoints, found.step)  # an interruption's, of what is left behind
+        self.saved_step = -1
+        rate = self.progress.learning_rate_scale
+        self.folder.event("rewound", f"{told}; back to {found.step} at {rate:g} x learning rate")
 
     def save(self) -> None:
         """A checkpoint of this step, unless it is there; then the oldest go."""

@@ -14,16 +14,13 @@ from pathlib import Path
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config
-from nanogpt.faults import NonFiniteError
 from nanogpt.training import checkpoint
-from nanogpt.training.clock import Clock
 from nanogpt.training.gradients import StepData
 from nanogpt.training.growth import window_at
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.model_folder import ModelFolder
 from nanogpt.training.schedule import cool_down_for_clock, factor_at, planned_cool_down
 from nanogpt.training.session import Session
-from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,8 @@ class Outcome:
     best_val_loss: float | None
     best_step: int
     best_is_average: bool  # best/ has the moving average of the weights instead of the weights of its step
+    skipped: int  # bad steps that were not taken
+    rewinds: int  # since what computes was last changed
     final_val_loss: float | None
     sha256: str | None
     parameters: int
@@ -165,32 +164,6 @@ class Trainer(Session):
     def loss_scale(self) -> float:
         return self.progress.loss_scale.factor if self.computing.precision == "float16" else 1.0
 
-    def rewind(self) -> None:
-        """Back to a healthy checkpoint, with half the learning rate and other data ahead.
-
-        Only to a checkpoint of the regular interval, which every run has, interrupted or not, and from before the bad
-        steps began. Raises NonFiniteError.
-        """
-        stability = self.progress.stability
-        told = f"{stability.suspicion} at step {self.progress.step}"
-        if self.progress.rewinds >= MAX_REWINDS:
-            raise NonFiniteError(f"{told}, after {MAX_REWINDS} rewinds")
-        healthy = self.progress.step - stability.steps_since_healthy()
-        found = self.folder.newest(self.config.training.checkpoint_interval, healthy)
-        if found is None:
-            raise NonFiniteError(f"{told}, and no checkpoint to go back to")
-        bad, seconds = self.progress, self.clock.seconds()
-        self.restore(found)
-        self.progress.rewinds = bad.rewinds + 1
-        self.progress.learning_rate_scale = bad.learning_rate_scale * LEARNING_RATE_AFTER_REWIND
-        self.progress.cursor = bad.cursor
-        self.progress.stability.forgive()
-        self.clock = Clock(seconds, self.max_seconds)
-        checkpoint.remove_after(self.folder.checkpoints, found.step)  # an interruption's, of what is left behind
-        self.saved_step = -1
-        rate = self.progress.learning_rate_scale
-        self.folder.event("rewound", f"{told}; back to {found.step} at {rate:g} x learning rate")
-
     # ---- when
 
     def is_due(self, interval: str) -> bool:
@@ -299,7 +272,7 @@ class Trainer(Session):
 
     def finish(self, reason: str) -> Outcome:
         """Write final/ and outcome.json."""
-        facts = {**self.facts(), "val_loss": self.val_loss if math.isfinite(self.val_loss) else None}
+        facts = {**self.facts(), "val_loss": finite_or_none(self.val_loss)}
         sha256 = checkpoint.save_model(self.folder.path / "final", self.model, step=self.progress.step, facts=facts)
         self.folder.event("finished", reason)
         outcome = self.outcome("finished", reason, sha256)
@@ -308,11 +281,19 @@ class Trainer(Session):
         return outcome
 
     def outcome(self, status: str, reason: str, sha256: str | None = None) -> Outcome:
-        finite = [loss if loss is not None and math.isfinite(loss) else None
-                  for loss in (self.folder.best_val_loss, self.val_loss)]  # fmt: skip
-        tokens, seconds = self.progress.cursor * self.config.model.block_size, self.clock.seconds()
+        progress, seconds = self.progress, self.clock.seconds()
+        tokens = progress.cursor * self.config.model.block_size
         return Outcome(
-            status, reason, self.progress.step, round(seconds, 3), tokens, finite[0], self.folder.best_step(),
-            self.folder.best_is_average(), finite[1], sha256, self.model.num_parameters(), round(tokens / seconds, 1),
-            devices.peak_memory(self.device), self.device, self.computing.precision,
+            status=status, reason=reason, step=progress.step, seconds=round(seconds, 3), tokens=tokens,
+            best_val_loss=finite_or_none(self.folder.best_val_loss), best_step=self.folder.best_step(),
+            best_is_average=self.folder.best_is_average(), skipped=progress.stability.skipped,
+            rewinds=progress.rewinds, final_val_loss=finite_or_none(self.val_loss), sha256=sha256,
+            parameters=self.model.num_parameters(), tokens_per_second=round(tokens / seconds, 1),
+            peak_memory_bytes=devices.peak_memory(self.device), device=self.device,
+            precision=self.computing.precision,
         )  # fmt: skip
+
+
+def finite_or_none(loss: float | None) -> float | None:
+    """What JSON can hold of a loss."""
+    return loss if loss is not None and math.isfinite(loss) else None

@@ -103,8 +103,9 @@ def test_whatever_is_trained_and_however_it_is_interrupted(data, config, interru
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(growth, "STEPS_TO_COMPARE", 3)
         patch.setattr(loss_scale, "STEPS_UNTIL_DOUBLED", 3)
-        if bad is not None:  # three bad steps, so that it goes back
-            poison(patch, range(4 * bad, 4 * bad + 12))
+        if bad is not None:  # up to three bad steps, so that it goes back
+            batch = config.training.initial_batch or 4
+            poison(patch, range(batch * bad, batch * (bad + 3)))
         whole_folder, folder = Path(folder) / "whole", Path(folder) / "interrupted"
         whole = train(config, data, whole_folder)
         for interruption, changes in interruptions:

@@ -3,19 +3,27 @@
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
-from nanogpt.training import checkpoint
+from nanogpt.inference.engine import Engine
+from nanogpt.model.gpt import GPT
+from nanogpt.training import checkpoint, clock, growth
+from nanogpt.training.clock import Clock
+from nanogpt.training.loss_scale import LEAST, LossScale
 from nanogpt.training.metrics import read_rows
-from nanogpt.training.trainer import train
+from nanogpt.training.trainer import Trainer, train
 from tests.nanogpt.training_case import (
     TEXT,
     StopAt,
     assert_same,
+    crash_in,
     events,
     losses,
     make_data,
@@ -222,3 +230,190 @@ def test_torn_metrics_are_mended_on_resume(data, tmp_path):
         file.write(b'{"kind": "train", "st')
     assert train(tiny(), data, folder).sha256 == whole.sha256
     assert losses(folder) == losses(tmp_path / "whole")
+
+
+@pytest.mark.fast
+def test_tokens_are_all_that_were_seen_also_after_a_rewind(data, tmp_path, monkeypatch):
+    poison(monkeypatch, {4 * step for step in (12, 13, 14)})
+    outcome = train(tiny(schedule="constant"), data, tmp_path)
+    assert (outcome.step, outcome.skipped, outcome.rewinds) == (24, 3, 1)
+    assert outcome.tokens == (24 + 15 - 8) * 4 * 16  # steps 8 to 15 were taken back and made again on other data
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["tokens"] for row in rows][7:9] == [8 * 4 * 16, (15 + 1) * 4 * 16]
+
+
+@pytest.mark.fast
+def test_the_batch_grows_while_the_loss_stands_still(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "STEPS_TO_COMPARE", 5)
+    still = dict(learning_rate=1e-9, muon_learning_rate=1e-9, embedding_learning_rate=1e-9, schedule="constant")
+    outcome = train(tiny(max_iters=40, initial_batch=1, **still), data, tmp_path)
+    told = [(row["step"], row["message"].split(": ")[1]) for row in events(tmp_path, "batch")]
+    assert told == [(10, "1 -> 2 sequences a step"), (20, "2 -> 4 sequences a step")]
+    assert outcome.tokens == (10 * 1 + 10 * 2 + 20 * 4) * 16
+
+
+def test_the_clock_is_right_for_a_batch_that_grew(data, tmp_path, monkeypatch):
+    """On a machine where a sequence takes 10 ms and nothing else takes time."""
+    monkeypatch.setattr(growth, "STEPS_TO_COMPARE", 5)
+    real, now = Trainer.compute_gradients, [1000.0]
+
+    def compute(self):
+        now[0] += 0.01 * self.batch
+        return real(self)
+
+    monkeypatch.setattr(Trainer, "compute_gradients", compute)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    still = dict(learning_rate=1e-9, muon_learning_rate=1e-9, embedding_learning_rate=1e-9)
+    config = tiny(max_iters=100_000, eval_interval=50_000, checkpoint_interval=50_000, initial_batch=1, batch_size=16)
+    outcome = train(config.with_changes({f"training.{k}": v for k, v in still.items()}), data, tmp_path, max_seconds=24)
+    assert [row["step"] for row in events(tmp_path, "batch")] == [10, 20, 30, 40]
+    assert outcome.reason == "out of time" and outcome.seconds == pytest.approx(24, abs=0.3)
+    rates = [row["learning_rate"] for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert rates.index(max(rates)) < len(rates) * 0.1 and sum(rate == max(rates) for rate in rates) < 0.5 * len(rates)
+    assert rates[-1] < 0.1 * max(rates)
+
+
+@pytest.mark.fast
+def test_the_average_is_kept_as_the_best_where_it_is_better(data, tmp_path):
+    noisy = tiny(weight_average=0.9, schedule="constant", learning_rate=0.1, muon_learning_rate=0.1, eval_interval=4)
+    outcome = train(noisy, data, tmp_path)
+    rows = [row for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "eval"]
+    best, final = (checkpoint.load(tmp_path / name) for name in ("best", "final"))
+    assert outcome.best_is_average and best.facts["averaged"]
+    assert outcome.best_val_loss == min(row["average_val_loss"] for row in rows) < min(row["val_loss"] for row in rows)
+    assert any(not torch.equal(best.weights[name], final.weights[name]) for name in final.weights)
+    engine = Engine.from_folder(tmp_path)  # what everything else opens
+    name, weight = next(engine.model.named_parameters())
+    assert torch.equal(weight, best.weights[name])
+
+
+@pytest.mark.fast
+def test_without_an_average_the_best_are_weights_of_a_step(data, tmp_path):
+    outcome = train(tiny(), data, tmp_path)
+    assert not outcome.best_is_average and checkpoint.load(tmp_path / "best").facts["averaged"] is False
+    assert not any("average_val_loss" in row for row in read_rows(tmp_path / "metrics.jsonl"))
+
+
+def test_one_more_checkpoint_when_minutes_have_passed(data, tmp_path, monkeypatch):
+    config = tiny(checkpoint_interval=20, eval_interval=20)
+    train(config, data, tmp_path / "seldom", stop=StopAt(8))
+    assert [path.name for path in checkpoint.steps_in(tmp_path / "seldom" / "checkpoints")][:-1] == ["step-00000000"]
+    minutes = iter(range(1000))  # a minute passes at each look
+    monkeypatch.setattr(Clock, "minutes_since_saved", lambda self: next(minutes) % 6)
+    often = config.with_changes({"training.checkpoint_minutes": 5.0})
+    crash_in(monkeypatch, "step", 9)
+    with pytest.raises(RuntimeError, match="crash"):
+        train(often, data, tmp_path / "often")
+    newest = checkpoint.load_newest(tmp_path / "often" / "checkpoints", pytest.fail)
+    assert newest.step in range(4, 9)
+
+
+def test_the_micro_batch_of_the_session_before_is_kept_unless_another_is_asked_for(data, tmp_path):
+    config = tiny(batch_size=4, max_iters=12)
+    whole = train(config, data, tmp_path / "whole", micro_batch=1)
+    train(config, data, tmp_path / "m", micro_batch=1, stop=StopAt(9))
+    assert train(config, data, tmp_path / "m").sha256 == whole.sha256
+    newest = checkpoint.load_newest(tmp_path / "m" / "checkpoints", pytest.fail)
+    assert (newest.facts["micro_batch"], newest.facts["batch_size"]) == (1, 4)
+    train(config, data, tmp_path / "n", micro_batch=1, stop=StopAt(9))
+    train(tiny(batch_size=2, gradient_accumulation=2, max_iters=12), data, tmp_path / "n")
+    assert checkpoint.load_newest(tmp_path / "n" / "checkpoints", pytest.fail).facts["micro_batch"] == 2
+
+
+@pytest.mark.fast
+def test_a_checkpoint_says_how_it_was_made(data, tmp_path):
+    config = tiny(max_iters=3, warmup_iters=1)
+    train(config, data, tmp_path)
+    facts = checkpoint.load(tmp_path / "final").facts
+    assert (facts["torch"], facts["numpy"]) == (torch.__version__, np.__version__)
+    assert facts["config_sha256"] == durable.digest(load_config(tmp_path / "config.yaml").model_dump())
+    assert facts["trajectory"]["data"] == durable.sha256_file(data / "manifest.json")
+
+
+@pytest.mark.fast
+def test_a_run_from_before_these_settings_goes_on(data, tmp_path):
+    """A checkpoint as part 1 wrote it: without the keys and facts that came since."""
+    whole = train(tiny(), data, tmp_path / "whole")
+    train(tiny(), data, tmp_path / "old", stop=StopAt(12))
+    found = checkpoint.load_newest(tmp_path / "old" / "checkpoints", pytest.fail)
+    told = ("micro_batch", "device", "precision", "newton_schulz", "threads", "torch")
+    facts = {key: found.facts[key] for key in told}
+    since = ("weight_average", "initial_b", "init_from", "lora_rank")
+    old = {key: value for key, value in found.facts["trajectory"].items() if not key[9:].startswith(since)}
+    state = {key: value for key, value in found.state.items() if key != "average"}
+    for key in ("loss_scale", "growth", "curriculum_steps"):
+        del state["progress"][key]
+    model = GPT(load_config(tmp_path / "old" / "config.yaml").model)
+    checkpoint.put_weights(model, found.weights, "")
+    checkpoint.save(found.folder, model, step=found.step, facts={**facts, "trajectory": old}, state=state)
+    assert train(tiny(), data, tmp_path / "old").sha256 == whole.sha256
+
+
+def test_float32_has_all_its_attempts_after_float16_gave_up(data, tmp_path, monkeypatch):
+    """The last remedy goes on in float32 on the CPU: what was bad in float16 is not held against it."""
+    real = Trainer.compute_gradients
+
+    def compute(self):
+        loss, norm = real(self)
+        bad_here = self.computing.precision == "float16" and self.progress.cursor >= 4 * 12
+        return (math.nan if bad_here or self.progress.cursor in FLOAT32_BAD else loss), norm
+
+    FLOAT32_BAD = {4 * step for step in range(30, 33)}
+    monkeypatch.setattr(Trainer, "compute_gradients", compute)
+    config = tiny(schedule="constant", max_iters=40)
+    half = config.with_changes({"device.mixed_precision": "float16"})
+    with pytest.raises(NonFiniteError, match="after 3 rewinds"):
+        train(half, data, tmp_path)
+    assert checkpoint.load_newest(tmp_path / "checkpoints", pytest.fail).state["progress"]["rewinds"] == 3
+    outcome = train(config, data, tmp_path)
+    assert (outcome.status, outcome.step, outcome.rewinds) == ("finished", 40, 1)
+    assert len(events(tmp_path, "rewound")) == 4 and "float16 -> float32" in str(events(tmp_path, "computes otherwise"))
+
+
+def test_a_float16_overflow_is_skipped_and_no_bad_step(data, tmp_path, monkeypatch):
+    """Four in a row, more than it takes to go back: the scale is to blame until it cannot be lowered."""
+    real = Trainer.compute_gradients
+
+    def compute(self):
+        loss, norm = real(self)
+        return loss, math.inf if self.progress.cursor in range(4 * 5, 4 * 9) else norm
+
+    monkeypatch.setattr(Trainer, "compute_gradients", compute)
+    config = tiny(max_iters=12).with_changes({"device.mixed_precision": "float16"})
+    outcome = train(config, data, tmp_path / "high")
+    assert (outcome.step, outcome.rewinds, outcome.skipped, outcome.precision) == (12, 0, 0, "float16")
+    assert len(events(tmp_path / "high", "skipped")) == 4
+    monkeypatch.setattr(LossScale.__init__, "__defaults__", (LEAST, 0))
+    train(config, data, tmp_path / "low")
+    assert len(events(tmp_path / "low", "rewound")) == 1
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_learns_as_float32_does(data, tmp_path, precision):
+    config = tiny(max_iters=60)
+    half = train(config.with_changes({"device.mixed_precision": precision}), data, tmp_path / "half")
+    assert half.final_val_loss == pytest.approx(train(config, data, tmp_path / "whole").final_val_loss, abs=0.05)
+
+
+def test_a_model_that_begins_with_the_weights_of_another(data, tmp_path):
+    first = train(tiny(), data, tmp_path / "first")
+    tuned = tiny(init_from=str(tmp_path / "first"), eval_interval=1, max_iters=8, learning_rate=1e-4,
+                 muon_learning_rate=1e-4, embedding_learning_rate=1e-4)  # fmt: skip
+    whole = train(tuned, data, tmp_path / "tuned")
+    rows = [row for row in read_rows(tmp_path / "tuned" / "metrics.jsonl") if row["kind"] == "eval"]
+    assert rows[0]["val_loss"] == pytest.approx(first.best_val_loss, abs=0.02)
+    assert "first" in events(tmp_path / "tuned", "initial weights")[0]["message"]
+    outcome = train_with_stops(tuned, data, tmp_path / "stopped", 5)
+    assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "tuned")
+
+
+def test_adapters_are_trained_and_resumed_and_their_best_is_a_plain_model(data, tmp_path):
+    train(tiny(), data, tmp_path / "first")
+    tuned = tiny(init_from=str(tmp_path / "first"), lora_rank=2, max_iters=12, weight_average=0.5)
+    whole = train(tuned, data, tmp_path / "tuned")
+    outcome = train_with_stops(tuned, data, tmp_path / "stopped", 5)
+    assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "tuned")
+    first, best = (checkpoint.load(tmp_path / name / "best") for name in ("first", "tuned"))
+    changed = {name for name in first.weights if not torch.equal(first.weights[name], best.weights[name])}
+    assert first.weights.keys() == best.weights.keys()
+    assert changed and all(name.startswith("blocks.") and first.weights[name].dim() == 2 for name in changed)
