@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from nanogpt.allocator import keep_freed_memory, return_freed_memory
 from nanogpt.machine import memory_bytes, processor_name
 from nanogpt.machine import physical_cores as physical_cores  # asked of this module, like all else of the device
 
@@ -140,8 +141,9 @@ def native_bfloat16(device: str) -> bool:
 
 
 def configure(device: str, threads: int) -> None:
-    """What training and its measurement compute with: threads on the CPU, TF32 in CUDA's float32 products."""
+    """What training and its measurement compute with: threads, memory that stays, TF32 in CUDA's float32 products."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     if device == "cuda":  # elsewhere float32 stays float32: oneDNN would take TF32 too where a CPU has it
         torch.set_float32_matmul_precision("high")
 
@@ -197,6 +199,7 @@ def peak_memory(device: str) -> int:
 def reset_peak_memory(device: str) -> None:
     """Give unused memory back to an accelerator and count its peak anew; a process's peak on the CPU only grows."""
     gc.collect()
+    return_freed_memory()
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

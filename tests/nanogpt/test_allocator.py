@@ -1,0 +1,40 @@
+"""The allocator's settings: freed blocks are used again, and can be given back."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nanogpt import allocator
+
+pytestmark = pytest.mark.fast
+
+FAULTS = """
+import resource, sys
+from nanogpt import allocator
+if sys.argv[1] == "keep":
+    allocator.keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+bytearray(48 << 20)  # 12,288 pages; where all is kept, the next one is the same block
+before = faults()
+bytearray(48 << 20)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not allocator._of_c_library("mallopt"), reason="glibc alone has it")
+def test_a_freed_block_is_used_again_without_the_system_clearing_its_pages():
+    default, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("default", "keep")
+    )
+    assert default > 10_000 and kept < 100
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_elsewhere_nothing_happens(monkeypatch, platform):
+    monkeypatch.setattr(allocator.sys, "platform", platform)
+    monkeypatch.setattr(allocator.ctypes, "CDLL", None)
+    allocator.keep_freed_memory()
+    allocator.return_freed_memory()
