@@ -86,6 +86,43 @@ def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
     assert live.describe(watched.heartbeat()).endswith(live.STOPPING)
 
 
+@pytest.mark.slow
+def test_beside_the_trainer_it_outlives_ctrl_c_and_its_reader_and_ends_with_a_plot(tmp_path):
+    viewer = subprocess.Popen(
+        [sys.executable, "-m", "nanogpt.training.live", str(tmp_path)], cwd=CHECKOUT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n')
+
+    def happens(name: str) -> None:
+        with open(tmp_path / "events.jsonl", "a") as file:
+            file.write(json.dumps({"event": name, "step": 1, "time": time.time() + 1, "message": "now"}) + "\n")
+
+    happens("first")
+    assert viewer.stdout.readline() == b"step 1  first: now\n"
+    viewer.send_signal(signal.SIGINT)
+    happens("second")
+    assert viewer.stdout.readline() == b"step 1  second: now\n"
+    viewer.stdout.close()
+    happens("third")
+    time.sleep(2 * live.LOOK_SECONDS)
+    assert viewer.poll() is None
+    viewer.stdin.close()
+    assert (viewer.wait(PATIENCE), viewer.stderr.read()) == (0, b"")
+    assert (tmp_path / "loss.svg").exists()
+
+
+@pytest.mark.fast
+def test_where_no_process_can_be_started_the_training_goes_on(tmp_path, monkeypatch, capsys):
+    def refused(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(live.subprocess, "Popen", refused)
+    with live.shown(tmp_path):
+        trained = True
+    assert trained and "not shown" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> tuple[Path, Path]:
     """(configuration file, data folder)."""
