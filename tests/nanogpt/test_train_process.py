@@ -138,3 +138,20 @@ def test_it_shows_its_stacks_on_request(case, tmp_path):
     os.kill(process.pid, signal.SIGUSR1)
     assert process.wait(PATIENCE) == 0
     assert "most recent call first" in process.stderr.read()
+
+
+def test_what_float16_cannot_hold_ends_as_non_finite_and_goes_on_in_float32_on_the_cpu(case, tmp_path):
+    """Far too high a learning rate, with squares in the model: the flow's last remedy, by the arguments it gives."""
+    config = tiny(optimizer="adamw", learning_rate=5.0, schedule="constant", warmup_iters=0)
+    config = config.with_changes({"model.activation": "relu2", "device.mixed_precision": "float16"})
+    save_config(config, tmp_path / "wild.yaml")
+    process = start(tmp_path / "wild.yaml", case[1], tmp_path / "m")
+    assert process.wait(PATIENCE) == 3, process.stderr.read()
+    outcome = json.loads((tmp_path / "m" / "outcome.json").read_text())
+    assert (outcome["symptom"], len(events(tmp_path / "m", "rewound"))) == ("non_finite", 3)
+    remedy = ["--micro-batch", "4", "--set", "device.type=cpu", "--set", "device.mixed_precision=false"]
+    process = start(tmp_path / "wild.yaml", case[1], tmp_path / "m", *remedy)
+    assert process.wait(PATIENCE) == 0, process.stderr.read()
+    outcome = json.loads((tmp_path / "m" / "outcome.json").read_text())
+    assert (outcome["status"], outcome["step"], outcome["rewinds"]) == ("finished", 24, 0)
+    assert "float16 -> float32" in events(tmp_path / "m", "computes otherwise")[-1]["message"]
