@@ -57,18 +57,25 @@ class Service:
 
 def service_of(options: RunOptions) -> Service:
     """This system's service for a run; two workspaces may have runs of the same name."""
+    home = Path(os.path.expanduser("~"))  # stays "~" where there is none; Path.home() would raise
     mark = hashlib.sha256(str(options.workspace).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     if sys.platform == "darwin":
         label = f"org.nanogpt-autopilot.{options.run}.{mark}"
-        return Service(label, Path.home() / "Library/LaunchAgents" / f"{label}.plist", "launchd.plist.j2")
+        return Service(label, home / "Library/LaunchAgents" / f"{label}.plist", "launchd.plist.j2")
     name = f"nanogpt-autopilot-{options.run}-{mark}.service"
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     return Service(name, config / "systemd/user" / name, "systemd.service.j2")
+
+
+def is_installed(options: RunOptions) -> bool:
+    return os.path.exists(service_of(options).file)  # False also where it may not be looked at
 
 
 def install(run: Run, more: list[str], say: Say = print) -> int:
     """Show the service's file, write it, and hand the run over, where the manager answers."""
     service = service_of(run.options)
+    if not service.file.is_absolute():
+        raise UserError(f"--install-at-boot: {service.file.parent} cannot be found: HOME is not set")
     text = service.text(run.options, more)
     say(f"{service.file}:\n\n{text}")
     run.paths.logs.mkdir(parents=True, exist_ok=True)
@@ -87,7 +94,7 @@ def install(run: Run, more: list[str], say: Say = print) -> int:
 def uninstall(run: Run, say: Say = print) -> int:
     """Take the run off; one that the manager had started is asked to save and stop."""
     service = service_of(run.options)
-    if not service.file.exists():
+    if not is_installed(run.options):
         say(f"Run {run.options.run} does not start at boot: there is no {service.file}")
         return 0
     if sys.platform == "darwin":
@@ -103,11 +110,15 @@ def uninstall(run: Run, say: Say = print) -> int:
 
 def take_off_when_done(run: Run) -> None:
     """A run that is done has nothing left to do at the next boot. Whoever finished it: the service or a person."""
-    service = service_of(run.options)
-    if not service.file.exists():
+    if not is_installed(run.options):
         return
-    _remove(service)
-    run.log.write(f"the run is done: it starts at boot no more ({service.file} is removed)")
+    service = service_of(run.options)
+    try:
+        _remove(service)
+    except OSError as error:
+        run.log.write(f"the run is done, but {service.file} cannot be removed ({error.strerror})", "warning")
+    else:
+        run.log.write(f"the run is done: it starts at boot no more ({service.file} is removed)")
 
 
 def code_for_manager(code: int) -> int:

@@ -8,6 +8,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from flows import at_boot
 from flows.ledger import Step
 from flows.run import Blocked, Run, by_need, phase_of
 from flows.wording import byte_size, count, duration
@@ -29,7 +30,11 @@ def show(run: Run) -> int:
         phase = phase_of(step)
         table.add_row("" if phase == last else phase, step.name.split(".", 1)[1], MARKS[state], reason)
         last = phase
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    if at_boot.is_installed(run.options):
+        file = at_boot.service_of(run.options).file
+        console.print(f"Started at boot until it is done, by {file}; --uninstall takes it off.")
     return 0
 
 

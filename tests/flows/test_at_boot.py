@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import at_boot, session
+from flows import at_boot, session, status
 from flows.ledger import Outcome, Step
 from flows.lock import exclusive
 from flows.options import CHECKOUT, PHASES, parse
@@ -207,6 +207,14 @@ def test_a_manager_that_does_not_answer_costs_nothing_and_the_file_can_be_taken_
     assert file.exists() and any("(Failed to connect to bus)" in line for line in machine.said)
     machine.uninstall()
     assert not file.exists()
+
+
+def test_the_status_tells_that_it_starts_at_boot(machine, capsys):
+    assert status.show(machine.run()) == 0
+    assert "at boot" not in capsys.readouterr().out
+    machine.install()
+    assert status.show(machine.run()) == 0
+    assert "Started at boot until it is done" in capsys.readouterr().out
 
 
 def test_two_workspaces_have_services_of_their_own(machine):

@@ -14,7 +14,12 @@ import pytest
 from flows import awake, clock, power, supervisor, surroundings
 from flows.display import PlainDisplay
 from flows.options import CHECKOUT, parse
+from flows.phases import training
 from flows.run import Run
+from nanogpt import durable
+from nanogpt.config import save_config
+from nanogpt.training.trainer import train
+from tests.nanogpt.training_case import make_data, tiny
 
 STEP = "training.micro"
 
@@ -136,6 +141,37 @@ def test_a_real_child_is_asked_to_save_before_the_wait(tmp_path, monkeypatch):
                               reason_to_pause=lambda: "battery 3 %" if beats else "")  # fmt: skip
     assert (ending.symptom, ending.evidence) == ("paused", "battery 3 %")
     assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.slow
+def test_a_training_that_waited_for_power_ends_as_if_it_had_not(start, laptop, monkeypatch, tmp_path):
+    run, config = start(), tiny(max_iters=300, checkpoint_interval=200, eval_interval=300, log_interval=5)
+    config = config.with_changes({"data.tokenizer": "char"})
+    data = make_data(run.paths.data)
+    save_config(config, run.paths.configs / "tiny.yaml")
+    folder = run.paths.checkpoints / "tiny"
+
+    def battery():
+        """Unplugged at step 20, plugged in at the third look at it."""
+        low = not run.remedies and laptop.story and _step_of(folder) >= 20
+        if low:
+            laptop.story.pop()
+        return SimpleNamespace(percent=10.0, power_plugged=not low, secsleft=0)
+
+    laptop.story = [None] * 3
+    monkeypatch.setattr(psutil, "sensors_battery", battery, raising=False)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
+    ending = training._train_with_remedies(run, config, folder)
+    assert [row["symptom"] for row in run.remedies] == ["low_charge"]
+    uninterrupted = train(config, data, tmp_path / "uninterrupted")
+    assert ending.outcome["sha256"] == uninterrupted.sha256
+
+
+def _step_of(folder) -> int:
+    try:
+        return durable.read_json(folder / "heartbeat").get("step", 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def test_plugging_in_and_out_is_noted(start, laptop):
