@@ -4,7 +4,8 @@ The first steps of a training are taken with a learning rate that rises exponent
 peak of the recipe, Muon's and AdamW's together, because their ratios are a part of the recipe. Where the loss falls
 fastest the rate is safe but slow; where it is lowest the rate is at its edge. The suggestion is half way between the
 two on the logarithmic axis: over four sweeps of configs/micro.yaml (three seeds, and 200 steps) it was 0.43 to 0.83,
-where the tuned recipe is 1; a third of the lowest, the usual rule, was 0.32 to 1.72.
+where the tuned recipe is 1; a third of the lowest, a usual rule, was 0.32 to 1.72. docs/training_guide.md has what
+trainings with each of these rates came to.
 """
 
 from __future__ import annotations
