@@ -12,6 +12,7 @@ MARGIN = 0.05  # of the budget: noise of the machine
 LEAST_SHARE = 0.1  # of the budget for training, however short it is
 MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a short budget
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
+BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 
 # Steps whose time depends on the machine and the text alone: what the last run took is the best forecast.
@@ -31,6 +32,11 @@ def measure_seconds(budget: float) -> float:
     return min(MEASURE_SECONDS, budget / 60)
 
 
+def micro_batch_seconds(budget: float) -> float:
+    """For the search for the fastest micro-batch; none in a short budget."""
+    return min(60.0, budget / 100) if budget >= BUDGET_FOR_MICRO_BATCHES else 0.0
+
+
 def expected(state: Path, budget: float, text_bytes: int) -> dict[str, float]:
     """Seconds of each phase but training, without judging the models: as the newest run under `state` took them on
     this machine, else by experience."""
@@ -43,7 +49,7 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
     return {
         "environment": 3.0,
         "implementation": 2.0,
-        "configuration": 1.0 + 1.2 * MEASURED_MODELS * measure_seconds(budget),
+        "configuration": 1.0 + 1.2 * MEASURED_MODELS * measure_seconds(budget) + 1.5 * micro_batch_seconds(budget),
         "dataset": 0.5 + 0.7 * megabytes,
         "evaluation": 22.0 + 8.0 * min(megabytes, LARGEST_BASELINE_TEXT),
         "deployment": 10.0,

@@ -13,7 +13,7 @@ from flows.run import Run
 from flows.worker import WorkerDied, WorkerTimedOut
 from nanogpt import durable
 from nanogpt.config import Config, save_config
-from nanogpt.faults import OUT_OF_MEMORY, classify
+from nanogpt.faults import OUT_OF_MEMORY, UserError, classify
 from nanogpt.training.sizes import parameters, tokens_per_step
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
@@ -54,7 +54,35 @@ def measure_speed(run: Run) -> Outcome:
         threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
                  f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
+    if run.config.budget >= pace.BUDGET_FOR_MICRO_BATCHES and not run.options.fixed:
+        _find_micro_batch(run, models)
     return Outcome(facts={"models": models, "unmeasured": unmeasured})
+
+
+def _find_micro_batch(run: Run, models: dict) -> None:
+    """The fastest micro-batch for the model that will get most of the time; kept in state/ for later runs."""
+    chosen = _planned(run, models, {}).ladder[-1].config
+    rung = demands.with_vocabulary(chosen, run.facts("dataset.fetch")["alphabet_size"])
+    sequences = rung.training.batch_size * rung.training.gradient_accumulation
+    try:
+        found = run.worker.call(
+            "nanogpt.training.batch_finder:find_for", config=rung.model_dump(), folder=str(run.paths.state.parent),
+            seconds=pace.micro_batch_seconds(run.config.budget), timeout=MEASURE_PATIENCE,
+        )  # fmt: skip
+        divisors = [row for row in found["tried"] if row["result"] == "fits" and sequences % row["micro_batch"] == 0]
+        fastest = max(divisors, key=lambda row: row["tokens_per_second"])["micro_batch"]
+        if fastest == rung.training.batch_size:
+            return
+        split = rung.with_changes({"training.batch_size": fastest,
+                                   "training.gradient_accumulation": sequences // fastest})  # fmt: skip
+        speed = _measured(run, split)
+    except (WorkerDied, RuntimeError, MemoryError, UserError, ValueError) as error:
+        run.tell(f"{rung.name}: the micro-batch stays {rung.training.batch_size}: {error}", "warning")
+        return
+    if speed["seconds_per_step"] < models[rung.name]["seconds_per_step"]:
+        run.tell(f"{rung.name}: micro-batches of {speed['batch_size']} are faster: "
+                 f"{speed['tokens_per_second']:,.0f} tokens/s")  # fmt: skip
+        models[rung.name] = speed
 
 
 def _why_not_measured(run: Run, rung: Config, models: dict) -> str | None:
@@ -117,16 +145,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def make_plan(run: Run) -> Outcome:
-    measured, device = run.facts("configuration.measure"), _device(run)
-    rungs = [
-        rung.with_changes({"data.tokenizer": _tokenizer(run), "device.type": device})
-        for rung in run.options.rungs
-    ]  # fmt: skip
-    plan = planner.make_plan(
-        rungs, {name: forecast.speed_of(name, facts) for name, facts in measured["models"].items()},
-        measured["unmeasured"], run.config.budget, _phases(run), _corpus(run), _room(run, device),
-        run.options.fixed, run.options.pinned,
-    )  # fmt: skip
+    measured = run.facts("configuration.measure")
+    plan = _planned(run, measured["models"], measured["unmeasured"])
     files = []
     for rung in plan.ladder:
         files.append(run.paths.configs / f"{rung.config.name}.yaml")
@@ -138,6 +158,18 @@ def make_plan(run: Run) -> Outcome:
     plan_file = run.paths.state / "plan.json"
     durable.write_json(plan_file, plan.facts())
     return Outcome([*files, plan_file], plan.facts())
+
+
+def _planned(run: Run, models: dict, unmeasured: dict[str, str]) -> planner.Plan:
+    device = _device(run)
+    rungs = [
+        rung.with_changes({"data.tokenizer": _tokenizer(run), "device.type": device})
+        for rung in run.options.rungs
+    ]  # fmt: skip
+    return planner.make_plan(
+        rungs, {name: forecast.speed_of(name, facts) for name, facts in models.items()}, unmeasured, run.config.budget,
+        _phases(run), _corpus(run), _room(run, device), run.options.fixed, run.options.pinned,
+    )  # fmt: skip
 
 
 def _peak(run: Run, device: str, precision: str) -> float | None:

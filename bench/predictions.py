@@ -1,0 +1,121 @@
+"""Predicted against taken: python -m bench.predictions --data FILE [--write]
+
+Each training has a fixed number of steps. Its seconds are predicted as phase 3 does, from a measurement of a few
+seconds before it, and then it is trained by the trainer itself. `--write` puts the table into docs/plan.md.
+Beside other work the figures say little: a quiet machine is needed.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from flows import forecast, pace, planner
+from flows.options import CHECKOUT
+from flows.phases.configuration import CHOOSING_SHARE
+from flows.worker import Worker
+from nanogpt import durable, machine
+from nanogpt.config import Config, DataConfig, load_config, save_config
+from nanogpt.data import preprocessing, shards
+
+TRAININGS = [("micro", 300), ("micro", 1000), ("tiny_model", 200), ("tiny_model", 500), ("small_model", 12)]
+PLENTY = 86400.0  # seconds: nothing is cut short
+BEGIN, END = "<!-- predictions: python -m bench.predictions --write -->\n", "<!-- end of predictions -->\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="tinyshakespeare.txt")
+    parser.add_argument("--models", nargs="+", help="only these")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/plan.md")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(given.data.resolve(), Path(folder), given.models)
+    text = table(rows)
+    print(text)
+    if given.write:
+        write(text)
+    return 0
+
+
+def measure(text: Path, folder: Path, models: list[str] | None) -> list[dict]:
+    """One row a training: predicted and taken."""
+    statistics = preprocessing.prepare([text], folder / "text", DataConfig())
+    shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
+    alphabet = len(statistics["alphabet"])
+    corpus = forecast.Corpus(statistics["bytes"], statistics["characters"], alphabet, DataConfig().val_fraction,
+                             DataConfig().test_fraction, 1.0)  # fmt: skip
+    rows = []
+    for name, steps in TRAININGS:
+        if models and name not in models:
+            continue
+        config = fixed(name, steps)
+        speed = forecast.speed_of(name, rehearse(config.with_changes({"model.vocab_size": alphabet + 1}), folder))
+        plan = planner.make_plan([config], {name: speed}, {}, PLENTY, pace.by_experience(PLENTY, corpus.bytes), corpus,
+                                 2**60, True, frozenset())  # fmt: skip
+        [rung] = plan.ladder
+        rows.append({"name": name, "steps": steps, "predicted": rung.seconds, "step": speed.seconds_per_step,
+                     "beside": forecast.seconds_beside_steps(rung.config, speed, corpus),
+                     **train(rung.config, folder, f"{name}-{steps}")})  # fmt: skip
+        print(rows[-1], flush=True)
+    return rows
+
+
+def fixed(name: str, steps: int) -> Config:
+    changes = [f"training.max_iters={steps}", f"training.warmup_iters={min(20, steps // 2)}", "data.tokenizer=char",
+               "device.type=cpu"]  # fmt: skip
+    return load_config(CHECKOUT / f"configs/{name}.yaml", changes)
+
+
+def rehearse(config: Config, folder: Path) -> dict:
+    """As phase 3 measures, in a process of its own."""
+    worker = Worker(folder / "worker.log")
+    try:
+        chosen = worker.call("nanogpt.training.profiler:choose_precision_and_threads", config=config.model_dump(),
+                             device="cpu", seconds=CHOOSING_SHARE * pace.MEASURE_SECONDS)  # fmt: skip
+        settled = config.with_changes({"device.mixed_precision": chosen["mixed_precision"],
+                                       "device.threads": chosen["threads"]})  # fmt: skip
+        return worker.call("nanogpt.training.rehearsal:rehearse", config=settled.model_dump(), device="cpu",
+                           folder=str(folder), seconds=(1 - CHOOSING_SHARE) * pace.MEASURE_SECONDS)  # fmt: skip
+    finally:
+        worker.close()
+
+
+def train(config: Config, folder: Path, name: str) -> dict:
+    """Seconds of training, of its process, and of stepping alone for one step."""
+    save_config(config, folder / f"{name}.yaml")
+    command = [sys.executable, "-m", "nanogpt.cli", "train", str(folder / f"{name}.yaml"), "--data",
+               str(folder / "char"), "--folder", str(folder / name)]  # fmt: skip
+    began = time.monotonic()
+    subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
+    outcome = durable.read_json(folder / name / "outcome.json")
+    return {"taken": outcome["seconds"], "process": time.monotonic() - began}
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        f"{machine.processor_name()}, {platform.machine()}, {machine.cores()} cores; each training predicted from a "
+        f"measurement of {pace.MEASURE_SECONDS:.0f} s before it.", "",
+        "| model | steps | predicted | of it beside the steps | taken | taken / predicted | its process |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        lines.append(
+            f"| {row['name']} | {row['steps']:,} | {row['predicted']:.1f} s | {row['beside']:.1f} s "
+            f"| {row['taken']:.1f} s | {row['taken'] / row['predicted']:.2f} | {row['process']:.1f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write(text: str) -> None:
+    """Replace what stands between the marks of docs/plan.md."""
+    file = CHECKOUT / "docs/plan.md"
+    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
+    durable.write_text(file, before + BEGIN + text + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Phase 3: what is measured, what need not be, and the micro-batch that a model is trained with."""
+
+from collections import namedtuple
+
+import pytest
+
+from flows.display import PlainDisplay
+from flows.ledger import Outcome, Step
+from flows.options import parse
+from flows.phases import configuration
+from flows.run import Run
+from nanogpt.config import Config, load_config
+from nanogpt.training.sizes import flops_per_token, parameters, tokens_per_step
+
+pytestmark = pytest.mark.fast
+GIB = 2**30
+FACTS = {
+    "environment.device": {"device": "cpu", "memory_bytes": 64 * GIB, "float32_flops": 2e11, "bfloat16_flops": 4e11},
+    "implementation.checks": {"device": "cpu"},
+    "dataset.fetch": {"bytes": 10**9, "characters": 10**9, "alphabet_size": 65},
+}
+Usage = namedtuple("Usage", "total used free")
+
+
+class Machine:
+    """Answers as the worker would on a machine of `rate` FLOP/s, where micro-batches above `most` have no memory."""
+
+    def __init__(self, rate: float = 1e15, most: int = 10**6, fastest: int | None = None):
+        self.rate, self.most, self.fastest = rate, most, fastest
+        self.measured: list[tuple[str, int]] = []
+        self.searched: list[tuple[str, float]] = []
+
+    def call(self, target: str, config: dict, timeout: float, **arguments):
+        config, function = Config.model_validate(config), target.partition(":")[2]
+        return getattr(self, function)(config, **arguments)
+
+    def choose_precision_and_threads(self, config, device, seconds):
+        self.measured.append((config.name, config.training.batch_size))
+        if config.training.batch_size > self.most:
+            raise MemoryError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 402653184 bytes")
+        return {"mixed_precision": True, "threads": 2}
+
+    def rehearse(self, config, device, folder, seconds):
+        assert config.device.mixed_precision is True and config.device.threads == 2  # what was chosen is rehearsed
+        rate = self.rate * (2 if config.training.batch_size == self.fastest else 1)
+        tokens_per_second = rate / flops_per_token(config.model)
+        return {
+            "parameters": parameters(config.model).total, "tokens_per_second": tokens_per_second,
+            "seconds_per_step": tokens_per_step(config) / tokens_per_second, "flops_per_second": rate,
+            "peak_memory_bytes": GIB, "mixed_precision": True, "precision": "bfloat16", "threads": 2,
+            "evaluation_seconds_per_token": 1e-9, "sample_seconds": 0.01, "save_seconds": 0.1,
+        }  # fmt: skip
+
+    def find_for(self, config, folder, seconds):
+        self.searched.append((config.name, seconds))
+        speeds = {1: 10.0, 2: 30.0, 7: 99.0, self.fastest or config.training.batch_size: 50.0}  # 7 divides no step
+        return {"micro_batch": 7, "tried": [
+            *({"micro_batch": size, "result": "fits", "tokens_per_second": speed} for size, speed in speeds.items()),
+            {"micro_batch": 16, "result": "out of memory"},
+        ]}  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    def start(machine: Machine, *arguments: str, free_disk: int = 10**15, **facts: dict) -> Run:
+        run = Run(parse(["--workspace", str(tmp_path), "--set", "milestones=false", *arguments]))
+        run.display, run.worker = PlainDisplay(), machine
+        monkeypatch.setattr(configuration.shutil, "disk_usage", lambda path: Usage(free_disk, 0, free_disk))
+        for name, known in {**FACTS, **facts}.items():
+            step = Step(name, name, lambda run: Outcome())
+            run.ledger.start(step, {}, "never run")
+            run.ledger.finish(step, Outcome(facts=known), seconds=1.0)
+            run.finished_steps.add(name)
+        return run
+
+    return start
+
+
+def test_on_a_mighty_machine_every_model_is_measured(start):
+    machine = Machine()
+    facts = configuration.measure_speed(start(machine, "--budget", "8h")).facts
+    assert list(facts["models"]) == ["micro", "tiny_model", "small_model", "medium_model", "large_model"]
+    assert facts["unmeasured"] == {}
+
+
+def test_what_is_predicted_not_to_fit_is_left_out_unmeasured_with_the_figures(start):
+    machine = Machine()
+    small = {**FACTS["environment.device"], "memory_bytes": 12 * GIB}
+    facts = configuration.measure_speed(start(machine, "--budget", "8h", **{"environment.device": small})).facts
+    assert "large_model" not in dict(machine.measured)
+    assert facts["unmeasured"] == {
+        "large_model": "is predicted to need 12.4 GiB even with one sequence at a time; 8.4 GiB are there for a "
+                       "training",
+    }  # fmt: skip
+
+
+def test_a_model_whose_checkpoints_find_no_room_is_left_out_with_the_figures(start):
+    machine = Machine()
+    facts = configuration.measure_speed(start(machine, "--budget", "8h", free_disk=4 * GIB)).facts
+    assert list(facts["models"]) == ["micro", "tiny_model", "small_model"]
+    assert facts["unmeasured"]["medium_model"] == (
+        "its checkpoints would need 5.6 GiB; 4.0 GiB of the disk are free"
+    )  # fmt: skip
+
+
+def test_a_slow_machine_measures_no_more_than_can_be_any_good(start):
+    machine = Machine(rate=5e10)
+    facts = configuration.measure_speed(start(machine, "--budget", "2m")).facts
+    assert list(facts["models"]) == ["micro"]
+    assert all("tokens in" in reason for reason in facts["unmeasured"].values()) and len(facts["unmeasured"]) == 4
+
+
+def test_what_has_no_memory_is_measured_in_smaller_micro_batches_of_the_same_step(start):
+    machine = Machine(most=5)
+    facts = configuration.measure_speed(start(machine, "--set", "ladder=[micro]")).facts
+    assert machine.measured == [("micro", 12), ("micro", 6), ("micro", 3)]
+    assert (facts["models"]["micro"]["batch_size"], facts["models"]["micro"]["gradient_accumulation"]) == (3, 4)
+
+
+def test_the_fastest_micro_batch_that_divides_the_step_is_taken_for_the_model_with_the_most_time(start):
+    machine = Machine(fastest=2)
+    run = start(machine, "--budget", "8h", "--set", "ladder=[micro, tiny_model, medium_model]")
+    measured = configuration.measure_speed(run).facts["models"]
+    assert machine.searched == [("medium_model", 60.0)]
+    assert (measured["medium_model"]["batch_size"], measured["medium_model"]["gradient_accumulation"]) == (2, 8)
+    assert measured["micro"]["batch_size"] == 12
+
+
+def test_a_micro_batch_that_is_no_faster_after_all_is_not_taken(start, monkeypatch):
+    machine = Machine(fastest=2)
+    run = start(machine, "--budget", "8h", "--set", "ladder=[medium_model]")
+    monkeypatch.setattr(machine, "fastest", None)  # the search was wrong: nothing is faster when it is rehearsed
+    monkeypatch.setattr(machine, "find_for", lambda config, folder, seconds: {
+        "tried": [{"micro_batch": 4, "result": "fits", "tokens_per_second": 1.0}]})  # fmt: skip
+    assert configuration.measure_speed(run).facts["models"]["medium_model"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize("arguments", [["--budget", "10m"], ["--budget", "8h", "--config", "configs/micro.yaml"]])
+def test_a_short_run_and_a_model_as_a_person_wrote_it_are_not_searched_for(start, arguments, monkeypatch):
+    monkeypatch.chdir(configuration.__file__.rsplit("/flows/", 1)[0])
+    machine = Machine()
+    configuration.measure_speed(start(machine, *arguments))
+    assert machine.searched == []
+
+
+def test_the_plan_writes_what_was_measured_into_the_models_yaml(start):
+    machine = Machine(fastest=2)
+    run = start(machine, "--budget", "8h", "--set", "ladder=[micro, medium_model]")
+    for step in (configuration.MEASURE, configuration.PLAN):
+        run.do(step)
+    resolved = load_config(run.paths.configs / "medium_model.yaml")
+    assert (resolved.training.batch_size, resolved.training.gradient_accumulation) == (2, 8)
+    assert resolved.device.mixed_precision is True and resolved.device.threads == 2
