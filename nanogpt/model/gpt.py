@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogpt.config import ModelConfig
 from nanogpt.model.attention import Attention, KVCache
+from nanogpt.model.cross_entropy import summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Rotary
@@ -118,9 +119,7 @@ class GPT(nn.Module):
         return torch.stack(losses).sum(), count
 
     def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        logits = self.head(x)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+        return summed_cross_entropy(self.head(x), targets)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
