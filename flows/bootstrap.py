@@ -58,7 +58,7 @@ def ensure(module, argv, extras=()):
             python = find_python()
             if python != sys.executable:
                 run_instead(python, module, argv)
-            set_up(extras)
+            set_up(extras, outlives_terminal="--on-hangup save" not in " ".join(argv).replace("=", " "))
         run_instead(VENV_PYTHON, module, argv)
     os.environ.pop(HOPS, None)
     show_checkout_to_children()
@@ -211,13 +211,15 @@ def advice():
 # ---- Making .venv ----------------------------------------------------------------------------------------
 
 
-def set_up(extras):
+def set_up(extras, outlives_terminal):
     """Make `.venv` or bring it up to date, one start at a time; stamped only after pip has succeeded."""
     import signal
 
     if os.name == "nt":
         give_up("On Windows run this inside WSL, or in an environment of your own with --no-bootstrap.", code=2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that pip is stopped, not orphaned
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, (lambda *_: None) if outlives_terminal else (lambda *_: sys.exit(129)))
     try:
         with only_one_start() as lock:
             state = venv_state(extras)
@@ -309,14 +311,15 @@ def say_size_of_torch():
 
 def run_logged(command, log, lock):
     """Exit status of `command`, its output in `log`; a line of news now and then, as a download can be long."""
+    import signal
     import subprocess
 
     # PIP_USER: `user = true` in a person's pip.conf makes pip refuse to install into an environment.
     # pass_fds: the lock stays held while pip lives, even when this process is killed.
     child = subprocess.Popen(
         command, cwd=ROOT, env=dict(clean_environment(), PYTHONPATH="", PIP_USER="0"), pass_fds=(lock.fileno(),),
-        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-    )
+        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # a session of its own: what the terminal sends is for this process to heed
     started = time.monotonic()
     try:
         while True:
@@ -326,7 +329,7 @@ def run_logged(command, log, lock):
                 say(f"  {time.monotonic() - started:.0f} s: {last_lines(0, 1).strip()[:90]}")
     finally:
         if child.poll() is None:
-            child.terminate()
+            os.killpg(child.pid, signal.SIGTERM)  # with what it has started
             child.wait()
 
 
@@ -412,8 +415,9 @@ def this_version():
 
 
 def say(line):
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # the terminal may have been closed
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def give_up(message, code=1):

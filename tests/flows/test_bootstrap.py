@@ -87,7 +87,7 @@ class Project:
             for file, text in helpers["metadata"](name, []).items():
                 wheel.writestr(file, text)
 
-    def start(self, *arguments: str, python: str = BASE_PYTHON) -> subprocess.Popen:
+    def start(self, *arguments: str, python: str = BASE_PYTHON, **options) -> subprocess.Popen:
         drop = ("PIP_", "PYTHON", "CONDA", "VIRTUAL_ENV", bootstrap.HOPS)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
         environment |= {
@@ -96,7 +96,7 @@ class Project:
         }
         return subprocess.Popen(
             [python, *arguments], cwd=self.folder, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
         )
 
     def run(self, *arguments: str, python: str = BASE_PYTHON) -> tuple[int, str, str]:
@@ -201,6 +201,17 @@ def test_terminated_it_takes_pip_along(project):
     _, said = process.communicate(timeout=20)
     assert process.returncode == 143 and "Traceback" not in said
     assert "waiting" not in project.command()[1], "nobody holds the lock any more"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, code", [([], 0), (["--on-hangup", "save"], 129)])
+def test_a_closed_terminal_does_to_it_what_it_does_to_the_run(project, arguments, code):
+    process = project.start("-m", "flows.command", *arguments, start_new_session=True)
+    wait_until_half_made(project, process)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert project.stamp.exists() == (code == 0) and "Traceback" not in said
 
 
 @pytest.mark.slow
