@@ -69,7 +69,7 @@ def _from_checkout(path: Path) -> str:
 
 
 EXPORT = Step("deployment.export", "Export the best model", export_best, needs=("evaluation.models",),
-              code=("flows.phases.deployment", "nanogpt/export/"))  # fmt: skip
+              code=("flows.phases.deployment", "nanogpt/export/", "nanogpt/weights/"))  # fmt: skip
 EXAMPLES = Step("deployment.examples", "Run the examples on it", run_examples, needs=("deployment.export",),
                 code=("flows.phases.deployment", "examples/", "nanogpt/inference/"))  # fmt: skip
 STEPS = [EXPORT, EXAMPLES]

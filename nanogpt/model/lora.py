@@ -60,11 +60,6 @@ def add_adapters(model: GPT, rank: int, alpha: float, seed: int = 1337) -> None:
             block.set_submodule(name, adapted)
 
 
-def is_adapted(model: nn.Module) -> bool:
-    """Whether the model has adapters."""
-    return any(isinstance(module, AdaptedLinear) for module in model.modules())
-
-
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """The adapters alone, by the names of their parameters, on the CPU; empty without any."""
     return {

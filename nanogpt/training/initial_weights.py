@@ -109,7 +109,10 @@ def config_with_shape_of(config: Config, path: Path | str) -> Config:
             if key in written - UNDECIDED and getattr(asked, key) is not None}  # fmt: skip
     differing = [f"model.{key} is {there} there, {here} here" for key, (there, here) in both.items() if there != here]
     if differing:
-        raise UserError(f"training.init_from: {path} has another architecture: {', '.join(differing)}")
+        raise UserError(
+            f"training.init_from: {path} has another architecture: {', '.join(differing)}; "
+            "what the configuration leaves out is as it is there"
+        )
     block_size = asked.block_size if "block_size" in written else theirs.block_size
     scale = asked.position_scale if "position_scale" in written else _stretched(theirs, block_size)
     chosen = {"dropout": asked.dropout, "block_size": block_size, "position_scale": scale}

@@ -1,4 +1,4 @@
-"""What docs/training_guide.md tells people to type is accepted, and the settings that it names exist."""
+"""What the guides in docs/ tell people to type is accepted, and the settings that they name exist."""
 
 import re
 import shlex
@@ -10,7 +10,8 @@ from nanogpt import cli
 from nanogpt.config import Config, load_config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-GUIDE = (CHECKOUT / "docs" / "training_guide.md").read_text(encoding="utf-8")
+GUIDES = [CHECKOUT / "docs" / name for name in ("training_guide.md", "weights.md")]
+GUIDE = "\n".join(path.read_text(encoding="utf-8") for path in GUIDES)
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
 pytestmark = pytest.mark.fast
 
@@ -20,10 +21,11 @@ def test_the_commands_and_the_settings_in_them_are_understood(command):
     parsed = cli.make_parser().parse_args(shlex.split(command)[1:])
     assert callable(parsed.run)
     if "config" in parsed:
-        load_config(CHECKOUT / parsed.config, parsed.set)
+        init = [f"training.init_from={parsed.init}"] if getattr(parsed, "init", None) else []
+        load_config(CHECKOUT / parsed.config, [*parsed.set, *init])
 
 
 def test_every_setting_in_the_tables_exists():
-    for key in re.findall(r"`((?:training|device|model)\.[a-z_]+)`", GUIDE):
+    for key in set(re.findall(r"`((?:training|device|model)\.[a-z_]+)`", GUIDE)) - {"model.safetensors"}:
         section, name = key.split(".")
         assert name in type(getattr(Config(), section)).model_fields, key
