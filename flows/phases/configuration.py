@@ -86,7 +86,7 @@ def _find_micro_batch(run: Run, models: dict) -> None:
 
 
 def _why_not_measured(run: Run, rung: Config, models: dict) -> str | None:
-    """What speaks against `rung` before a step of it is tried: memory, disk, or too little time to be any good."""
+    """What speaks against `rung` before a step of it is tried: memory, disk, too little text or too little time."""
     device = _device(run)
     room, free = _room(run, device), shutil.disk_usage(run.paths.workspace).free
     if demands.fitted(rung, device, room) is None:
@@ -94,6 +94,8 @@ def _why_not_measured(run: Run, rung: Config, models: dict) -> str | None:
                 f"sequence at a time; {_gib(room)} are there for a training")  # fmt: skip
     if demands.disk_needed(rung) > free:
         return f"its checkpoints would need {_gib(demands.disk_needed(rung))}; {_gib(free)} of the disk are free"
+    if reason := planner.starved(parameters(rung.model).total, _corpus(run)):
+        return reason
     measured = [forecast.speed_of(name, facts) for name, facts in models.items()]
     step_tokens = {rung.name: tokens_per_step(rung) for rung in run.options.rungs}
     seconds = pace.training_seconds(run.config.budget, _phases(run))

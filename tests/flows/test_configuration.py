@@ -103,6 +103,16 @@ def test_a_model_whose_checkpoints_find_no_room_is_left_out_with_the_figures(sta
     )  # fmt: skip
 
 
+def test_a_model_that_the_text_cannot_feed_is_left_out_with_the_figures(start):
+    machine, play = Machine(), {"bytes": 1_115_394, "characters": 1_115_394, "alphabet_size": 65}
+    facts = configuration.measure_speed(start(machine, "--budget", "8h", **{"dataset.fetch": play})).facts
+    assert list(facts["models"]) == ["micro", "tiny_model"]
+    assert facts["unmeasured"]["small_model"] == (
+        "has 49 parameters for each of the 1,003,854 tokens to learn from; with more than 20 it would learn the text "
+        "by heart"
+    )  # fmt: skip
+
+
 def test_a_slow_machine_measures_no_more_than_can_be_any_good(start):
     machine = Machine(rate=5e10)
     facts = configuration.measure_speed(start(machine, "--budget", "2m")).facts

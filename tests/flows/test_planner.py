@@ -147,6 +147,13 @@ def test_when_not_even_the_smallest_fits_a_person_is_told(corpus, room, words):
         plan(LADDER, [speed("small"), speed("middle"), speed("large")], corpus=corpus, room=room)
 
 
+@given(st.integers(10**4, 10**9), corpora)
+def test_a_model_is_starved_by_less_than_a_twentieth_of_a_token_for_each_parameter(parameters, corpus):
+    reason = planner.starved(parameters, corpus)
+    assert (reason is None) == (parameters <= 20 * corpus.train_tokens)
+    assert reason is None or f"{corpus.train_tokens:,} tokens" in reason
+
+
 def test_what_was_not_measured_is_left_out_for_the_reason_given():
     made = plan(LADDER, [speed("small")], unmeasured={"middle": "does not fit into memory", "large": "too slow"})
     assert made.left_out == [{"name": "middle", "reason": "does not fit into memory"},
