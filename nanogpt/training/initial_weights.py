@@ -133,7 +133,9 @@ def put_initial_weights(model: GPT, config: Config, tokenizer: Tokenizer) -> str
         weights["position_embedding.weight"] = resampled(table, block_size)
     checkpoint.put_weights(model, weights, str(source.path))
     context = "" if block_size == learned else f"; context {learned} -> {block_size}"
-    return f"weights of {source.path} ({source.kind}){context}"
+    stretch = model.config.position_scale / source.config.position_scale
+    scaled = "" if stretch == 1 else f", positions divided by {stretch:g} (model.position_scale)"
+    return f"weights of {source.path} ({source.kind}){context}{scaled}"
 
 
 def resampled(table: Tensor, positions: int) -> Tensor:

@@ -125,7 +125,7 @@ class Session:
         if config.lora_rank:
             from nanogpt.model.lora import add_adapters
 
-            add_adapters(model, config.lora_rank, config.lora_alpha)
+            add_adapters(model, config.lora_rank, config.lora_alpha, config.seed)
         return model
 
     def made_average(self) -> WeightAverage | None:
