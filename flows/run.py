@@ -327,7 +327,7 @@ class Run:
         phase = next((record for record in self.phases if record.status == "running"), self.phases[0])
         self.remedy(
             step=phase.title.lower(), symptom="hangup", evidence="the terminal was closed (SIGHUP)",
-            remedy="went on without it", outcome="--on-hangup save would stop", cost_seconds=0.0, steps_lost=0,
+            remedy="went on without it", outcome="nothing was lost", cost_seconds=0.0, steps_lost=0,
         )  # fmt: skip
 
     def milestone(self, phase: str, title: str, body: str, files: list[Path]) -> None:

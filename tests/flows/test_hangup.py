@@ -64,7 +64,10 @@ class Terminal:
         os.close(other)
 
     def close_in_the_middle(self) -> int:
-        """Close the terminal while a step works; the exit code. The shell's SIGHUP comes beside the kernel's."""
+        """Close the terminal while a step works; the exit code.
+
+        The kernel signals the session's leader, here the run, and a shell its jobs: the run and its children.
+        """
         os.set_blocking(self.end, False)
         until = time.monotonic() + 30
         while not (self.folder / "begun").exists():
@@ -73,7 +76,7 @@ class Terminal:
             time.sleep(0.02)
         self._read()
         os.close(self.end)
-        self.process.send_signal(signal.SIGHUP)
+        os.killpg(self.process.pid, signal.SIGHUP)
         time.sleep(0.3)
         (self.folder / "closed").touch()
         return self.process.wait(30)
