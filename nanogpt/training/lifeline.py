@@ -22,16 +22,21 @@ class StopRequested(Exception):
 
 
 class StopRequest:
-    """A wish to stop, made by SIGTERM, SIGINT or the parent's death, heard at the next step boundary."""
+    """A wish to stop, made by SIGTERM, SIGINT, SIGHUP or the parent's death, heard at the next step boundary."""
 
     def __init__(self):
         self.requested = False
         self._may_raise = False
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as the wish to stop. Main thread only."""
+        """Take SIGTERM, SIGINT and a closed terminal as the wish to stop; nohup's training outlives its terminal.
+
+        Main thread only.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heard)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._heard)
 
     def check(self) -> None:
         """Raise StopRequested if there was such a wish."""

@@ -19,7 +19,7 @@ from nanogpt import cli
 from nanogpt.config import save_config
 from nanogpt.training import live
 from tests.conftest import CHECKOUT
-from tests.nanogpt.training_case import make_data, tiny
+from tests.nanogpt.training_case import events, make_data, tiny
 
 HEARTBEAT = {
     "step": 1230, "max_iters": 2000, "time": 0.0, "activity": "training", "loss": 1.5234, "val_loss": 1.48712,
@@ -173,6 +173,18 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on(case, tmp_path):
     assert "stopped after" in told and "(saved)" in told
     command = shlex.split(told.split("It goes on with")[1])
     assert command == ["nanogpt", *words[:-2], "--set", "training.max_iters=3000", "--micro-batch", "2"]
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_is_a_stop_that_saves(case, tmp_path):
+    words = ["train", str(case[0]), "--data", str(case[1]), "--folder", str(tmp_path)]
+    process, screen = os_terminal([*words, "--set", "training.max_iters=3000"])
+    while b"loss" not in (seen := screen.read()):
+        assert process.poll() is None, seen
+        time.sleep(0.05)
+    os.close(screen.descriptor)
+    process.wait(PATIENCE)
+    assert len(events(tmp_path, "stopped")) == 1
 
 
 class Screen:
