@@ -12,6 +12,8 @@ import psutil
 
 HOT_SHARE = 0.95  # of the temperature at which a processor slows itself down
 SLOWED_BELOW = 100  # percent of its speed that macOS allows the processor
+# What psutil may raise: it has no such function here, or a driver writes what it cannot read. A run needs neither.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def battery() -> Battery | None:
     """None on a machine without one."""
     try:
         found = psutil.sensors_battery()
-    except (AttributeError, OSError, NotImplementedError):  # psutil has no such function here, or a container hides it
+    except UNREADABLE:
         return None
     return None if found is None else Battery(found.percent, discharging=found.power_plugged is False)
 
@@ -50,7 +52,7 @@ def _heat_of_sensors() -> Heat | None:
     """The sensor that is nearest to its limit."""
     try:
         sensors = [sensor for row in psutil.sensors_temperatures().values() for sensor in row]
-    except (AttributeError, OSError):
+    except UNREADABLE:
         return None
     limited = [sensor for sensor in sensors if sensor.current and (sensor.high or sensor.critical)]
     if not limited:

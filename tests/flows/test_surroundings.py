@@ -227,9 +227,13 @@ def test_what_pmset_says_is_understood(said, hot):
     assert (found and found.hot) == hot
 
 
-def test_where_nothing_is_told_nothing_is_claimed(start, monkeypatch):
-    monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
-    monkeypatch.delattr(psutil, "sensors_temperatures", raising=False)
+@pytest.mark.parametrize("error", [AttributeError, FileNotFoundError, NotImplementedError, ValueError])
+def test_where_nothing_is_told_nothing_is_claimed(start, monkeypatch, error):
+    def unreadable():
+        raise error("what the driver says")
+
+    monkeypatch.setattr(psutil, "sensors_battery", unreadable, raising=False)
+    monkeypatch.setattr(psutil, "sensors_temperatures", unreadable, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     run = start()
     run.surroundings.begin()
