@@ -70,6 +70,10 @@ class Tokenizer(ABC):
         """The text of `ids`; bytes that are no character become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def reads(self, text: str) -> bool:
+        """Whether encode(text) has ids for all of it; False where an alphabet has only its own text's characters."""
+        return True
+
     def save(self, folder: Path) -> list[Path]:
         """Write the tokenizer's files durably; return their paths."""
         for name, content in zip((FILE, HF_FILE), self.hugging_face(), strict=True):
@@ -97,10 +101,13 @@ class CharTokenizer(Tokenizer):
         return durable.digest(["char", self.alphabet] + ["closed"] * self.closed)
 
     def encode(self, text: str) -> np.ndarray:
-        ids = self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]  # beyond the table: its unknown end
-        if self.closed and self.unknown in ids:
-            raise UserError(f"the tokenizer has no id for the character {text[ids.tolist().index(self.unknown)]!r}")
-        return ids
+        if not self.reads(text):
+            unread = next(character for character in text if character not in self.alphabet)
+            raise UserError(f"the tokenizer has no id for the character {unread!r}")
+        return self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]  # beyond the table: its unknown end
+
+    def reads(self, text: str) -> bool:
+        return not self.closed or set(self.alphabet).issuperset(text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return "".join(map(self.token, ids)).encode("utf-8")

@@ -94,10 +94,7 @@ class Engine:
     def _start(self) -> list[int]:
         if self.tokenizer.end_of_text is not None:
             return [self.tokenizer.end_of_text]
-        try:
-            return self.tokenizer.encode("\n").tolist()
-        except UserError:  # nanoGPT's alphabets have only the characters of their text, such as four of a genome
-            return [0]
+        return self.tokenizer.encode("\n").tolist() if self.tokenizer.reads("\n") else [0]
 
     def _text(self, tokens: Iterator[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -119,14 +119,30 @@ def config_with_shape_of(config: Config, path: Path | str) -> Config:
     return config.with_changes({"model": theirs.model_dump() | chosen})
 
 
-def put_initial_weights(model: GPT, config: Config, tokenizer: Tokenizer) -> str:
+def check_vocabulary(path: Path | str, tokenizer: Tokenizer) -> None:
+    """Raises UserError when the ids of `tokenizer`, the data's, mean something else to the model at `path`."""
+    source = source_at(path)
+    theirs = source.tokenizer()
+    if theirs is not None and theirs.digest != tokenizer.digest:
+        raise UserError(
+            f"training.init_from: {source.path} has another tokenizer ({theirs.vocab_size:,} tokens, "
+            f"{theirs.digest[:12]}) than the data ({tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}); "
+            f"tokenise the text with the model's: nanogpt prepare TEXT --tokenizer-of {source.path} --out DIR"
+        )
+    if tokenizer.vocab_size > source.config.vocab_size:
+        raise UserError(
+            f"training.init_from: {source.path} has {source.config.vocab_size:,} tokens, "
+            f"the data {tokenizer.vocab_size:,}"
+        )
+
+
+def put_initial_weights(model: GPT, config: Config) -> str:
     """Fill `model` from training.init_from; returns what was done, for people.
 
-    `tokenizer` is the data's. Raises UserError when its ids mean something else to the source, and when a weight is
-    missing or of another shape; CorruptFileError when a checkpoint is not what was written.
+    Raises UserError when a weight is missing or of another shape, CorruptFileError when a checkpoint is not what was
+    written.
     """
     source = source_at(config.training.init_from)
-    _check_vocabulary(source, tokenizer)
     weights, learned, block_size = source.weights(), source.config.block_size, model.config.block_size
     if model.position_embedding is not None:
         table = weights["position_embedding.weight"]
@@ -162,18 +178,3 @@ def _stretched(theirs: ModelConfig, block_size: int) -> float:
 
 def _effective(config: ModelConfig, key: str):
     return getattr(config, EFFECTIVE.get(key, key))
-
-
-def _check_vocabulary(source: Source, tokenizer: Tokenizer) -> None:
-    theirs = source.tokenizer()
-    if theirs is not None and theirs.digest != tokenizer.digest:
-        raise UserError(
-            f"training.init_from: {source.path} has another tokenizer ({theirs.vocab_size:,} tokens, "
-            f"{theirs.digest[:12]}) than the data ({tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}); "
-            f"tokenise the text with the model's: nanogpt prepare TEXT --tokenizer-of {source.path} --out DIR"
-        )
-    if tokenizer.vocab_size > source.config.vocab_size:
-        raise UserError(
-            f"training.init_from: {source.path} has {source.config.vocab_size:,} tokens, "
-            f"the data {tokenizer.vocab_size:,}"
-        )

@@ -28,6 +28,7 @@ class Judge:
         """rows: sequences of block_size that surely fit into memory without their gradients."""
         self.model, self.tokenizer, self.split, self.computing = model, tokenizer, split, computing
         self.stop, self.beat = stop, beat
+        self.prompt = "\n" if tokenizer.reads("\n") else ""
         self.rows = max(1, min(TOKENS_AT_ONCE // model.config.block_size, rows))
 
     @torch.no_grad()
@@ -49,7 +50,7 @@ class Judge:
         engine = Engine(self.model, self.tokenizer, self.computing.device)
         pieces = []
         with self.stop.interruptible():
-            for piece in engine.generate("\n", SAMPLE_TOKENS, temperature, seed=seed):
+            for piece in engine.generate(self.prompt, SAMPLE_TOKENS, temperature, seed=seed):
                 pieces.append(piece)
                 self.beat("writing a sample")
         self.model.train()

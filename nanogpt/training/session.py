@@ -12,7 +12,7 @@ from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split, verify
-from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint, computing, tracking
@@ -40,10 +40,11 @@ class Session:
         tracking.require(config)
         verify(data_folder)
         self.train_split, self.val_split = (open_split(data_folder, name) for name in ("train", "val"))
-        self.config = config = with_vocabulary(with_initial_shape(config), self.train_split.vocab_size)
+        self.tokenizer = load_tokenizer(data_folder)
+        config = with_initial_shape(config, self.tokenizer)
+        self.config = config = with_vocabulary(config, self.train_split.vocab_size)
         self.samples = Samples(self.train_split.tokens, config.model.block_size, config.training.seed)
         self.data_sha256 = durable.sha256_file(data_folder / "manifest.json")
-        self.tokenizer = load_tokenizer(data_folder)
         self.identity = trajectory(config, self.data_sha256)
         self.max_seconds = max_seconds or config.training.max_seconds
         self.whole_batch = config.training.batch_size * config.training.gradient_accumulation  # sequences a step
@@ -121,7 +122,7 @@ class Session:
         if config.init_from is not None and (fresh or config.lora_rank):
             from nanogpt.training.initial_weights import put_initial_weights  # most trainings start from scratch
 
-            self.folder.event("initial weights", put_initial_weights(model, self.config, self.tokenizer))
+            self.folder.event("initial weights", put_initial_weights(model, self.config))
         if config.lora_rank:
             from nanogpt.model.lora import add_adapters
 
@@ -225,13 +226,18 @@ class Session:
         }  # fmt: skip
 
 
-def with_initial_shape(config: Config) -> Config:
-    """`config` with the shape of the weights that training.init_from names, if any. Raises UserError."""
-    if config.training.init_from is None:
-        return config
-    from nanogpt.training.initial_weights import config_with_shape_of
+def with_initial_shape(config: Config, tokenizer: Tokenizer) -> Config:
+    """`config` with the shape of the weights that training.init_from names, if any; they must read as `tokenizer` does.
 
-    return config_with_shape_of(config, config.training.init_from)
+    Raises UserError.
+    """
+    source = config.training.init_from
+    if source is None:
+        return config
+    from nanogpt.training.initial_weights import check_vocabulary, config_with_shape_of
+
+    check_vocabulary(source, tokenizer)
+    return config_with_shape_of(config, source)
 
 
 def with_vocabulary(config: Config, vocab_size: int) -> Config:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
 from nanogpt import cli
 from nanogpt.config import Config
-from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.data import shards
+from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpt.evaluation.perplexity import evaluate_split
 from nanogpt.export import adapters, huggingface
 from nanogpt.faults import UserError
@@ -16,6 +18,7 @@ from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint
 from nanogpt.training.initial_weights import config_with_shape_of, put_initial_weights
+from nanogpt.training.metrics import read_rows
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import TEXT, assert_same, events, make_data, tiny, train_with_stops
 
@@ -143,7 +146,7 @@ def test_a_longer_context_is_learned_in_a_few_steps(preset, data, tmp_path):
     config = going_on(base, max_iters=30, eval_interval=30).with_changes({"model": {**shape, "block_size": 64}})
     shaped = config_with_shape_of(config, base)
     model = GPT(shaped.model)
-    put_initial_weights(model, shaped, load_tokenizer(data))
+    put_initial_weights(model, shaped)
     before = evaluate_split(model.eval(), data, "val", 64).loss
     after = train(config, data, tmp_path / "longer").best_val_loss
     assert after < before
@@ -159,3 +162,23 @@ def test_what_contradicts_the_source_is_refused_before_anything_is_written(base,
         train(config, data, tmp_path / "x")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "x").exists()
+
+
+def test_data_with_an_alphabet_of_its_own_is_trained_on_and_sampled(tmp_path):
+    """Four letters and no new line, which samples otherwise begin with."""
+    tokenizer = CharTokenizer("ACGT", closed=True)
+    ids = np.random.default_rng(0).integers(0, 4, 2000)
+    sizes = {"tokens": 2000, "bytes": 2000, "characters": 2000}
+    shards.write_folder(tmp_path / "data", tokenizer, {name: (ids, sizes) for name in ("train", "val")}, "0" * 64)
+    config = tiny(max_iters=4, eval_interval=2, sample_interval=4)
+    train(config, tmp_path / "data", tmp_path / "model")
+    samples = [row["text"] for row in read_rows(tmp_path / "model" / "samples.jsonl")]
+    assert samples and all(text and set(text) <= set("ACGT") for text in samples)
+    with pytest.raises(UserError, match=r"has no id for the character '\\n'"):
+        Engine.from_folder(tmp_path / "model").complete("\n")
+
+
+def test_a_text_in_other_characters_is_refused_with_the_command_that_helps(base, tmp_path):
+    data = make_data(tmp_path, OTHER.replace("e", "é") + "!?")
+    with pytest.raises(UserError, match=r"has another tokenizer .* nanogpt prepare TEXT --tokenizer-of"):
+        train(going_on(base), data, tmp_path / "x")

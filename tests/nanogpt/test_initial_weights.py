@@ -16,7 +16,13 @@ from nanogpt.export import huggingface
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint
-from nanogpt.training.initial_weights import config_with_shape_of, digest_of, put_initial_weights, resampled
+from nanogpt.training.initial_weights import (
+    check_vocabulary,
+    config_with_shape_of,
+    digest_of,
+    put_initial_weights,
+    resampled,
+)
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
 LETTERS = CharTokenizer("abcdefgh \n")
@@ -30,9 +36,10 @@ def logits(model: GPT) -> torch.Tensor:
 def begun(path, tokenizer=LETTERS, **model) -> GPT:
     """A model begun with the weights at `path`; `model` is what a person wrote of its shape."""
     config = Config(model=model, training=dict(init_from=str(path)))
+    check_vocabulary(path, tokenizer)
     config = config_with_shape_of(config, path)
     fresh = GPT(config.model)
-    put_initial_weights(fresh, config, tokenizer)
+    put_initial_weights(fresh, config)
     return fresh.eval()
 
 
@@ -190,6 +197,7 @@ def test_what_lies_nowhere_or_is_no_model_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no model; expected"):
         begun(tmp_path)
     save_config(Config(), tmp_path / "config.yaml")
+    LETTERS.save(tmp_path)
     with pytest.raises(UserError, match="there is no checkpoint yet"):
         begun(tmp_path)
 
