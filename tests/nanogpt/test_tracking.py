@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,10 @@ def test_wandb_offline_goes_on_under_the_same_id_and_tells_no_step_twice(tmp_pat
     runs = sorted((tmp_path / "m" / "wandb").glob("offline-run-*"))
     identity = json.loads((tmp_path / "m" / "wandb.json").read_text())["id"]
     assert len(runs) == 2 and all(run.name.endswith(identity) for run in runs)
-    steps = [step for run in runs for step, _ in wandb_history(run)]
-    assert steps == list(range(1, 25))
+    ends = time.monotonic() + 60  # W&B's own process writes on after finish()
+    while (steps := [step for run in runs for step, _ in wandb_history(run)]) != list(range(1, 25)):
+        assert time.monotonic() < ends, steps
+        time.sleep(0.1)
     settings, figures = wandb_settings(runs[0]), dict(wandb_history(runs[0]))[10]
     assert settings["training.learning_rate"] == 0.01
     assert figures["loss/train"] == 0.4 and figures["perplexity"] == math.exp(0.3)
