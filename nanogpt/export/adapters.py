@@ -38,8 +38,9 @@ def save_apart(model_folder: Path, folder: Path) -> list[Path]:
 
     Raises UserError when the model was not trained with adapters or fits neither published shape.
     """
-    config = load_config(model_folder / CONFIG)
-    saved = checkpoint.load(model_folder / BEST)
+    if not (model_folder / CONFIG).is_file() or not (model_folder / BEST).is_dir():
+        raise UserError(f"{model_folder}: expected the folder of a training with training.lora_rank")
+    config, saved = load_config(model_folder / CONFIG), checkpoint.load(model_folder / BEST)
     if "adapters" not in saved.state:
         raise UserError(f"{model_folder}: was trained without adapters (training.lora_rank is 0)")
     published_shapes.settings_of(config.model)  # raises when transformers has no such model

@@ -50,6 +50,7 @@ class Engine:
         """
         check_options(temperature, top_k, top_p, seed)
         check_prompt(prompt)
+        self.tokenizer.encode(prompt)  # refuses, before the first piece, a character that an alphabet lacks
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         tokens = self._tokens(

@@ -175,7 +175,7 @@ def test_data_with_an_alphabet_of_its_own_is_trained_on_and_sampled(tmp_path):
     samples = [row["text"] for row in read_rows(tmp_path / "model" / "samples.jsonl")]
     assert samples and all(text and set(text) <= set("ACGT") for text in samples)
     with pytest.raises(UserError, match=r"has no id for the character '\\n'"):
-        Engine.from_folder(tmp_path / "model").complete("\n")
+        Engine.from_folder(tmp_path / "model").generate("\n")  # before a piece is asked for
 
 
 def test_a_text_in_other_characters_is_refused_with_the_command_that_helps(base, tmp_path):

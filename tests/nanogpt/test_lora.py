@@ -144,6 +144,8 @@ def test_what_is_not_their_model_or_not_adapters_is_refused(trained, tmp_path):
     checkpoint.save_model(tmp_path / "plain" / "best", randomised(model.config), step=1, facts={})
     with pytest.raises(UserError, match="was trained without adapters"):
         adapters.save_apart(tmp_path / "plain", tmp_path / "x")
+    with pytest.raises(UserError, match=r"expected the folder of a training with training\.lora_rank"):
+        adapters.save_apart(base, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
