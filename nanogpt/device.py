@@ -9,12 +9,13 @@ import platform
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 
 from nanogpt.allocator import keep_freed_memory, return_freed_memory
-from nanogpt.machine import memory_bytes, processor_name
+from nanogpt.machine import has_bfloat16_instructions, memory_bytes, processor_name
 from nanogpt.machine import physical_cores as physical_cores  # asked of this module, like all else of the device
 
 LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
@@ -131,13 +132,7 @@ def native_bfloat16(device: str) -> bool:
     """Whether `device` multiplies bfloat16 in hardware (a CPU: by AVX-512 BF16 or AMX); else it is emulated, slowly."""
     if device != "cpu":
         return device == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
-    flags = torch.backends.cpu.get_cpu_capability()
-    if not flags.startswith("AVX512"):
-        return False
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        text = file.read(20000)
-        return "avx512_bf16" in text or "amx_bf16" in text
-    return False
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and has_bfloat16_instructions()
 
 
 def configure(device: str, threads: int) -> None:
@@ -190,14 +185,17 @@ def peak_memory(device: str) -> int:
         return torch.mps.driver_allocated_memory()
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
+    if sys.platform == "linux":  # ru_maxrss there begins with the peak of the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
 def reset_peak_memory(device: str) -> None:
-    """Give unused memory back to an accelerator and count its peak anew; a process's peak on the CPU only grows."""
+    """Give unused memory back to an accelerator and count its peak anew; a process's own only on Linux."""
     gc.collect()
     return_freed_memory()
     if device == "cuda":
@@ -205,3 +203,6 @@ def reset_peak_memory(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
     elif device == "mps":
         torch.mps.empty_cache()
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

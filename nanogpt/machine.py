@@ -20,6 +20,14 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_bfloat16_instructions() -> bool:
+    """Whether the processor says that it multiplies bfloat16; where nobody can be asked, no."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        text = file.read(20000)
+        return "avx512_bf16" in text or "amx_bf16" in text
+    return False
+
+
 def cores() -> int:
     """Cores that this process may use, hyper-threads counted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

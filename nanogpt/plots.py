@@ -36,6 +36,11 @@ STYLE = {
     "xtick.color": SOFT, "ytick.color": SOFT, "legend.frameon": False, "legend.fontsize": 9.5,
     "lines.linewidth": 1.9, "svg.hashsalt": "nanogpt", "svg.fonttype": "path", "path.simplify_threshold": 0.3,
 }  # fmt: skip
+PART_COLORS = {  # the optimizer's parts in warm colours, the passes in blue
+    "data": SOFT, "forward": SKY, "backward": BLUE, "gradient norm": "#f3d38a", "AdamW": ORANGE, "Muon": VERMILION,
+    "weight average": "#8c510a", "evaluation": GREEN, "checkpoint": PURPLE,
+}  # fmt: skip
+LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read on
 MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
 
@@ -64,10 +69,13 @@ def loss_plot(model_folder: Path, path: Path) -> Path:
         axes.plot(*_thin(steps, smooth), color=BLUE, linestyle="--", label="train, smoothed")
         steps, values = _column(evaluations, "step", "val_loss")
         axes.plot(steps, values, color=VERMILION, marker="o", markersize=3.5, label="validation")
+        averaged_at, averaged = _column(evaluations, "step", "average_val_loss")
+        if averaged:
+            axes.plot(averaged_at, averaged, color=GREEN, linestyle="-.", label="validation, averaged weights")
         if values:
-            _mark_best(axes, steps, values)
+            _mark_best(axes, [*steps, *averaged_at], [*values, *averaged])
         _shade_cool_down(axes, train)
-        _room_for_the_curve(axes, smooth, values)
+        _room_for_the_curve(axes, smooth, [*values, *averaged])
         axes.legend(loc="upper right")
 
     return _write(draw, path, height=3.5)
@@ -215,6 +223,48 @@ def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], p
         axes.legend(loc="best")
 
     return _write(draw, path, height=0.9 + 0.46 * max(1, len(phases)))
+
+
+def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
+    """Where the time of a training step goes: one bar of the whole, and each part's share and milliseconds.
+
+    `profile` is what nanogpt.training.profiler.Profile.facts() gives.
+    """
+    parts = list(profile["shares"])
+
+    def draw(figure: Figure) -> None:
+        whole, single = figure.subplots(2, gridspec_kw={"height_ratios": [1, 0.62 * len(parts)]})
+        flops = f"{profile['flops_per_second'] / 1e9:,.1f} GFLOP/s, {profile['share_of_matmul']:.0%} of matrix products"
+        _title(whole, f"A training step of {name}", "", "")
+        whole.set_title(f"{profile['tokens_per_second']:,.0f} tokens/s, {flops}", loc="right", fontsize=9,
+                        fontweight="normal", color=SOFT)  # fmt: skip
+        begins = 0.0
+        for part in parts:
+            share = profile["shares"][part]
+            whole.barh([0], [share], left=begins, color=PART_COLORS[part], edgecolor="white", linewidth=1.2)
+            if share > 0.08:
+                whole.annotate(f"{share:.0%}", (begins + share / 2, 0), ha="center", va="center", fontweight="bold",
+                               color=INK if PART_COLORS[part] in LIGHT else "white")  # fmt: skip
+            begins += share
+        whole.set_xlim(0, 1)
+        whole.axis("off")
+        shares = [profile["shares"][part] for part in parts]
+        single.barh(range(len(parts)), shares, height=0.62, color=[PART_COLORS[part] for part in parts])
+        for place, part in enumerate(parts):
+            text = f"{profile['shares'][part]:.1%}   {_milliseconds(profile['seconds'][part])}"
+            single.annotate(text, (profile["shares"][part], place), xytext=(5, 0), textcoords="offset points",
+                            va="center")  # fmt: skip
+        _categories(single, parts)
+        single.set_xlim(0, 1.28 * max(shares))
+        single.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        told = f"{profile['parameters'] / 1e6:,.1f} M parameters, {profile['device']}, {profile['precision']}"
+        single.set_xlabel(f"share of the time ({told}); evaluation and checkpoint spread over their steps", fontsize=9)
+
+    return _write(draw, path, height=1.5 + 0.34 * len(parts))
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _write(draw: Any, path: Path, height: float, width: float = 7.6) -> Path:

@@ -39,3 +39,24 @@ def chosen_device(asked: str) -> str:
     if chosen.warning:
         print(f"nanogpt: {chosen.warning}", file=sys.stderr)
     return chosen.device
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """CONFIG and what may be said of it otherwise; model_config() reads them."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
+    parser.add_argument(
+        "--vocab", type=positive(int), metavar="N", help="tokens in the vocabulary (default: the tokenizer's)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "mps", "cuda"), help="default: the configuration's")
+    add_overrides(parser)
+
+
+def model_config(arguments: argparse.Namespace):
+    """The nanogpt.config.Config that these arguments name, with a vocabulary. Raises UserError."""
+    from nanogpt.config import load_config
+
+    config = load_config(arguments.config, arguments.set)
+    if arguments.device:
+        config = config.with_changes({"device.type": arguments.device})
+    usual = {"char": 101, "gpt2": 50257}.get(config.data.tokenizer, config.data.bpe_vocab_size)
+    return config.with_changes({"model.vocab_size": arguments.vocab or config.model.vocab_size or usual})

@@ -18,9 +18,11 @@ from nanogpt.training.sizes import FLOAT32, Parameters, matrix_shapes, parameter
 MIB = 2**20
 LOGITS_AT_ONCE = 32 * 2**20  # elements; nanogpt.model.gpt computes the loss in chunks beyond it
 TOKENS_AT_ONCE = 8192  # of an evaluation's forward pass
-FASTER_IN_BFLOAT16 = 256  # positions; below it attention computes in float32 on a CPU (nanogpt.model.attention)
-# What torch's libraries keep for themselves once they have computed in a precision.
-LIBRARIES = {"float32": 6 * MIB, "bfloat16": 14 * MIB, "float16": 14 * MIB}
+SHORT_WINDOW = 512  # positions; up to it attention in bfloat16 on a CPU is nanogpt.model.short_attention
+LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
+OF_LIBRARIES = {"cpu": 22 * MIB, "cuda": 32 * MIB, "mps": 22 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
+IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
+MAPPED_APART = 2**30  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Moment:
     def total(self) -> int:
         return sum(self.parts.values())
 
+    @property
+    def of_tensors(self) -> int:
+        """Bytes that torch counts as allocated."""
+        return self.total - sum(self.parts.get(part, 0) for part in (LIBRARIES, ALLOCATOR))
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -44,6 +51,14 @@ class Memory:
     @property
     def peak(self) -> Moment:
         return max(self.moments, key=lambda moment: moment.total)
+
+    @property
+    def passes(self) -> Moment:
+        """The fullest moment of forward and backward pass: usually the peak, and the one with activations."""
+        return max((moment for moment in self.moments if moment.name in IN_PASSES), key=lambda moment: moment.total)
+
+    def moment(self, name: str) -> Moment:
+        return next(moment for moment in self.moments if moment.name == name)
 
     @property
     def parts(self) -> dict[str, int]:
@@ -100,11 +115,20 @@ class Kept:
         model = self.model
         queries, keys = model.n_head * model.head_width, model.kv_heads * model.head_width
         kept = self._norm + self.product * model.n_embd  # what the norm, and the qkv product, have read
-        if model.qk_norm:
+        if model.qk_norm and not self._is_short:
             kept += FLOAT32 * (queries + keys + model.n_head + model.kv_heads)
-        return kept + self._dropped(self.product) + (
-            self._attention_with_dropout(queries) if self._by_matrices else self._flash_attention(queries, keys)
+        attend = self._dropping_attention if self._drops_scores else (
+            self._short_attention if self._is_short else self._flash_attention
         )  # fmt: skip
+        return kept + self._dropped(self.product) + attend(queries, keys)
+
+    @property
+    def rotary_tables(self) -> int:
+        """Bytes of one block, however many sequences: short attention widens the tables to all heads."""
+        model = self.model
+        if not self._is_short or model.position != "rope":
+            return 0
+        return 2 * FLOAT32 * model.block_size * (model.n_head + model.kv_heads) * model.head_width
 
     @property
     def feedforward(self) -> int:
@@ -131,32 +155,42 @@ class Kept:
         return self.model.n_embd * (size if self.device == "cpu" else 1)
 
     @property
-    def _by_matrices(self) -> bool:
-        """On a CPU, attention with dropout computes whole matrices of scores."""
+    def _drops_scores(self) -> bool:
+        """On a CPU, attention with dropout computes whole tables of scores."""
         return bool(self.model.dropout) and self.device == "cpu"
 
-    def _attention_with_dropout(self, queries: int) -> int:
+    @property
+    def _is_short(self) -> bool:
+        """Whether nanogpt.model.short_attention is at work (float16 has no such kernel)."""
+        return (self.device == "cpu" and self.product < FLOAT32 and self.model.block_size <= SHORT_WINDOW
+                and not self.model.dropout)  # fmt: skip
+
+    def _dropping_attention(self, queries: int, keys: int) -> int:
         scores = 3 * FLOAT32 * self.model.n_head * self.model.block_size  # after softmax, dropout's mask, both
         return scores + 3 * FLOAT32 * queries + self.product * queries
 
+    def _short_attention(self, queries: int, keys: int) -> int:
+        """The qkv product as it came and as it is multiplied, probabilities, roots of mean squares, output."""
+        model = self.model
+        probabilities = self.product * model.n_head * model.block_size
+        roots = FLOAT32 * (model.n_head + model.kv_heads) if model.qk_norm else 0
+        return 2 * self.product * (queries + 2 * keys) + probabilities + roots + self.product * queries
+
     def _flash_attention(self, queries: int, keys: int) -> int:
         """Queries, keys, values and output as the kernel saw them, and one logarithm a head."""
-        model = self.model
-        on_cpu_in_float32 = self.device == "cpu" and self.product < FLOAT32 and model.block_size < FASTER_IN_BFLOAT16
-        size = FLOAT32 if on_cpu_in_float32 else self.product
+        model, size = self.model, self.product
         turned = model.qk_norm or model.position == "rope"  # else queries and keys are views of the qkv product
-        copied = size != self.product
-        kept = FLOAT32 * model.n_head + size * queries
-        if turned or copied:
-            kept += size * queries
         shared = model.n_head != model.kv_heads
-        if turned or copied or shared:
-            kept += size * (queries if shared else keys)
-        if copied or shared:
+        kept = FLOAT32 * model.n_head + size * queries
+        if turned:
             kept += size * queries
-        if not copied and not (turned and shared):
-            kept += self.product * (queries + 2 * keys)  # the whole product stays for what is a view of it
-        return kept + (self.product * queries if copied else 0)
+        if turned or shared:
+            kept += size * (queries if shared else keys)
+        if shared:
+            kept += size * queries
+        if not (turned and shared):
+            kept += size * (queries + 2 * keys)  # the whole product stays for what is a view of it
+        return kept
 
 
 # ---- what a step holds, moment by moment
@@ -194,14 +228,14 @@ class _Step:
 
     def loss(self) -> Moment:
         """The backward pass begins: every layer's activations, and the logits."""
-        return self._moment("loss", self._gradients(0), self._kept(), {
+        return self._moment(IN_PASSES[0], self._gradients(0), self._kept(), {
             "weight copies": self._weight_copies(self.counts.matrices + self._head_table),
-            "logits": self._logits(self.tokens, 3),  # log-probabilities, their gradient, that of the logits
+            "logits": self._logits(self.tokens) * self._of_a_logit,
         })  # fmt: skip
 
     def last_block(self) -> Moment:
         """The backward pass has left the head: its gradient is there, the logits are not."""
-        return self._moment("backward, last block", self._gradients(self._head_table), self._kept(), {
+        return self._moment(IN_PASSES[1], self._gradients(self._head_table), self._kept(), {
             "weight copies": self._weight_copies(self.counts.matrices), **self._in_a_block(),
         })  # fmt: skip
 
@@ -211,10 +245,10 @@ class _Step:
         one = {"embedding": kept.embedding * self.tokens} | (
             {"block inputs": FLOAT32 * self.model.n_embd * self.tokens}
             if self.config.device.gradient_checkpointing
-            else {"attention": kept.attention * self.tokens, "feed-forward": kept.feedforward * self.tokens}
+            else self._of_blocks(1)
         )
         copies = self._weight_copies(self.counts.matrices // self.model.n_layer)
-        return self._moment("backward, first block", self._gradients(self.counts.total), one,
+        return self._moment(IN_PASSES[2], self._gradients(self.counts.total), one,
                             {"weight copies": copies, **self._in_a_block()})  # fmt: skip
 
     def update(self) -> Moment:
@@ -223,19 +257,19 @@ class _Step:
     def evaluation(self) -> Moment:
         """Gradients stay until the next step forgets them."""
         model = self.model
-        tokens = model.block_size * max(1, min(TOKENS_AT_ONCE // model.block_size, 4 * self.rows))
+        tokens = max(model.block_size, min(TOKENS_AT_ONCE, 4 * self.tokens))
         hidden = model.ffn_width * (4 if model.activation == "swiglu" else 2)
         workspace = tokens * (3 * FLOAT32 * model.n_embd + self.product * hidden)
         return self._moment("evaluation", self._gradients(self.counts.total), {
             "weight copies": self._weight_copies(self.counts.matrices + self._head_table),
-            "logits": self._logits(tokens, 2), "workspace": workspace,
+            "logits": 2 * FLOAT32 * self._logits(tokens), "workspace": workspace,
         })  # fmt: skip
 
     def _moment(self, name: str, *parts: dict[str, int]) -> Moment:
         total: Counter[str] = Counter()
         for some in ({"parameters": FLOAT32 * self.counts.total}, *self._optimizer(), *parts):
             total.update(some)
-        total["libraries"] += LIBRARIES[self.precision]
+        total.update({LIBRARIES: OF_LIBRARIES[self.device], ALLOCATOR: self._unusable() if name in IN_PASSES else 0})
         return Moment(name, {part: size for part, size in total.items() if size})
 
     def _optimizer(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -256,22 +290,33 @@ class _Step:
         outside = {"embedding": kept.embedding * tokens, "final norm": kept.final_norm * tokens}
         if self.config.device.gradient_checkpointing:
             return outside | {"block inputs": layers * FLOAT32 * self.model.n_embd * tokens}
-        return outside | {
-            "attention": layers * kept.attention * tokens, "feed-forward": layers * kept.feedforward * tokens,
-        }  # fmt: skip
+        return outside | self._of_blocks(self.model.n_layer)
+
+    def _of_blocks(self, count: int) -> dict[str, int]:
+        kept = Kept(self.model, self.device, self.product)
+        return {
+            "attention": count * (kept.attention * self.tokens + kept.rotary_tables),
+            "feed-forward": count * kept.feedforward * self.tokens,
+        }
 
     def _in_a_block(self) -> dict[str, int]:
         """The backward pass through one block: gradients on their way, and what is computed again."""
-        model, kept = self.model, Kept(self.model, self.device, self.product)
+        model = self.model
         on_their_way = {"swiglu": 3, "gelu": 1, "gelu_erf": 1, "relu2": 2}[model.activation] * model.ffn_width
         parts = {"workspace": self.tokens * (2 * FLOAT32 * model.n_embd + self.product * on_their_way)}
         if self.config.device.gradient_checkpointing:
-            parts |= {"attention": kept.attention * self.tokens, "feed-forward": kept.feedforward * self.tokens}
+            parts |= self._of_blocks(1)
         return parts
 
-    def _logits(self, tokens: int, copies: int) -> int:
-        at_once = min(tokens, max(1, LOGITS_AT_ONCE // self.model.vocab_size))
-        return copies * FLOAT32 * at_once * self.model.vocab_size
+    def _logits(self, tokens: int) -> int:
+        """How many there are at once."""
+        return min(tokens, max(1, LOGITS_AT_ONCE // self.model.vocab_size)) * self.model.vocab_size
+
+    @property
+    def _of_a_logit(self) -> int:
+        """Bytes when the backward pass begins: on a CPU the gradient in its place and what is passed on
+        (nanogpt.model.cross_entropy), else the log-probability, its gradient and its own, in float32."""
+        return 2 * self.product if self.device == "cpu" else 3 * FLOAT32
 
     @property
     def _head_table(self) -> int:
@@ -280,6 +325,16 @@ class _Step:
     def _weight_copies(self, numbers: int) -> int:
         """Autocast's, in the type of the products."""
         return 0 if self.product == FLOAT32 else self.product * numbers
+
+    def _unusable(self) -> int:
+        """Heap that the update has used and the passes cannot.
+
+        Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: on
+        CPUs each of the two grows the heap for itself (micro, tiny and small: within 8 % so, up to a quarter less
+        than measured without).
+        """
+        workspace = self._update_workspace()
+        return workspace if self.device == "cpu" and workspace < MAPPED_APART else 0
 
     def _update_workspace(self) -> int:
         """Of Muon: all matrices of a shape at once, as nanogpt.training.optimizer stacks them."""

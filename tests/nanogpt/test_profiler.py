@@ -1,5 +1,7 @@
 """The measurement of speed: real steps, figures that fit together, what is named is taken as it is."""
 
+import json
+
 import pytest
 import torch
 
@@ -43,3 +45,46 @@ def test_the_fastest_of_what_is_open_is_chosen(monkeypatch, mixed_precision, thr
     assert chosen["mixed_precision"] == (mixed_precision is not False)
     assert all(pair[0] == mixed_precision for pair in tried) or mixed_precision == "auto"
     assert all(pair[1] == threads for pair in tried) or threads is None
+
+
+def test_float16_can_be_measured():
+    config = tiny().with_changes({"device.mixed_precision": "float16"})
+    speed = profiler.measure_speed(config, vocab_size=50, seconds=0.01)
+    assert speed["precision"] == "float16" and speed["tokens_per_second"] > 0
+
+
+def test_speed_is_held_against_plain_matrix_products():
+    speed = profiler.measure_speed(tiny(), vocab_size=50, seconds=0.01)
+    assert speed["share_of_matmul"] == pytest.approx(speed["flops_per_second"] / speed["matmul_flops_per_second"])
+    assert speed["share_of_peak"] is None  # nobody names one for a CPU
+
+
+def profiled(tmp_path, **training):
+    config = tiny(**training).with_changes({"model.vocab_size": 50})
+    return profiler.profile(config, steps=2, trace=tmp_path / "deep" / "trace.json")
+
+
+def test_the_shares_of_a_profile_add_up(tmp_path):
+    found = profiled(tmp_path, optimizer="muon")
+    assert list(found.seconds) == [part for part in profiler.PARTS if part != "weight average"]
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert all(seconds > 0 for seconds in found.seconds.values())
+    assert "traceEvents" in json.loads((tmp_path / "deep" / "trace.json").read_text())
+
+
+def test_parts_that_a_training_lacks_are_left_out(tmp_path):
+    assert "Muon" not in profiled(tmp_path, optimizer="adamw").seconds
+    assert "weight average" in profiled(tmp_path, weight_average=0.9).seconds
+
+
+def test_time_within_a_part_is_not_counted_twice():
+    now = iter([0.0, 1.0, 4.0, 10.0])
+    watch = profiler.Stopwatch("cpu", lambda: next(now))
+    with watch.part("AdamW"), watch.part("Muon"):
+        pass
+    assert watch.seconds == {"Muon": 3.0, "AdamW": 7.0}
+
+
+def test_fewer_steps_between_evaluations_give_them_a_larger_share(tmp_path):
+    rarely, often = (profiled(tmp_path, eval_interval=interval).shares["evaluation"] for interval in (10_000, 1))
+    assert rarely < often

@@ -1,0 +1,93 @@
+"""Predicted against measured memory of real training steps, for the models of configs/, in a process of its own each.
+
+    python -m bench.memory                        micro, tiny and small
+    python -m bench.memory --models medium_model  one model; medium needs 8 GB
+    python -m bench.memory --write                and into docs/memory.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from nanogpt.config import Config, load_config
+from nanogpt.machine import cores, processor_name
+from nanogpt.training.batch_finder import Apart
+from nanogpt.training.memory import predict
+
+ROOT = Path(__file__).parents[1]
+MODELS = ("micro", "tiny_model", "small_model")
+VOCABULARY = {"micro": 66, "tiny_model": 66}  # characters of tiny Shakespeare; a BPE for the larger ones
+MIB = 2**20
+SECONDS = 4.0  # of steps: glibc's heap has reached its size after three or four
+DOCUMENT = ROOT / "docs" / "memory.md"
+HEAD = """# Memory: predicted and measured
+
+`nanogpt plan CONFIG` tells before anything is built how much memory a training takes; the formulae are in
+`nanogpt/training/memory.py`. Here each prediction stands beside the peak of real steps (forward, backward, update) in
+a fresh process, above what that process held after a step of a negligible model. On the CPU that is the resident set,
+on CUDA `max_memory_allocated`.
+
+"""
+
+
+def rows(names: list[str], micro_batch: int | None) -> list[dict]:
+    """One row a model, precision, and activations kept or recomputed."""
+    found = []
+    for name in names:
+        config = load_config(ROOT / "configs" / f"{name}.yaml")
+        config = config.with_changes({"model.vocab_size": VOCABULARY.get(name, 1024), "device.type": DEVICE})
+        for precision in ("float32", "bfloat16"):
+            for recompute in (False, True):
+                row = measured(config, precision, recompute, micro_batch or config.training.batch_size)
+                print(line(row), flush=True)
+                found.append(row)
+    return found
+
+
+def measured(config: Config, precision: str, recompute: bool, micro_batch: int) -> dict:
+    mixed_precision = precision if precision != "float32" else False
+    config = config.with_changes({"device.mixed_precision": mixed_precision,
+                                  "device.gradient_checkpointing": recompute})  # fmt: skip
+    predicted = predict(config, micro_batch=micro_batch, precision=precision, device=DEVICE)
+    of_step = max(predicted.passes.total, predicted.moment("update").total)  # no evaluation is made
+    with closing(Apart()) as apart:
+        peak = apart(config, micro_batch, SECONDS)["peak_memory_bytes"]
+    return {
+        "model": config.name, "tokens": f"{micro_batch} × {config.model.block_size}", "precision": precision,
+        "activations": "recomputed" if recompute else "kept", "predicted": of_step, "measured": peak,
+        "ratio": of_step / peak,
+    }  # fmt: skip
+
+
+def line(row: dict) -> str:
+    return (f"| {row['model']} | {row['tokens']} | {row['precision']} | {row['activations']} | "
+            f"{row['predicted'] / MIB:,.0f} | {row['measured'] / MIB:,.0f} | {row['ratio']:.2f} |")  # fmt: skip
+
+
+def table(found: list[dict]) -> str:
+    heading = "| model | tokens at once | precision | activations | predicted MiB | measured MiB | ratio |"
+    return "\n".join([heading, "|---|--:|---|---|--:|--:|--:|", *map(line, found)])
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME", help="files of configs/")
+    parser.add_argument("--micro-batch", type=int, metavar="N", help="default: the configuration's")
+    parser.add_argument("--write", action="store_true", help="write docs/memory.md")
+    arguments = parser.parse_args()
+    found = rows(arguments.models, arguments.micro_batch)
+    machine = f"{processor_name()}, {cores()} cores, torch {torch.__version__}, {DEVICE}, {date.today().isoformat()}."
+    if arguments.write:
+        DOCUMENT.write_text(f"{HEAD}{machine}\n\n{table(found)}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The search for the fastest micro-batch, with steps that are made up, and with children that fail and die."""
+
+import json
+import os
+import signal
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt.faults import UserError
+from nanogpt.training import batch_finder
+from nanogpt.training.batch_finder import Apart, find, find_for
+from tests.nanogpt.training_case import tiny
+
+PLENTY = 2**40
+
+
+def config(sequences: int = 64, **training):
+    return tiny(batch_size=sequences, **training).with_changes({"model.vocab_size": 50})
+
+
+def machine(speed, fits=PLENTY):
+    """An attempt by a made-up machine: tokens/s by micro-batch, and the largest that fits."""
+
+    def attempt(_, micro_batch, seconds):
+        if micro_batch > fits:
+            return {"result": "out of memory, made up"}
+        row = {"tokens_per_second": speed(micro_batch), "peak_memory_bytes": 1000 * micro_batch, "repeats": 3}
+        return {"result": "fits", **row}
+
+    return attempt
+
+
+def search(folder, attempt, sequences=64, available=PLENTY, seconds=60.0):
+    told = []
+    return find(config(sequences), folder, seconds, told.append, attempt, available), told
+
+
+def sizes(found) -> list[int]:
+    return [row["micro_batch"] for row in found.tried]
+
+
+def test_doubles_up_to_the_whole_batch(tmp_path):
+    found, told = search(tmp_path, machine(lambda size: size), sequences=24)
+    assert sizes(found) == [1, 2, 4, 8, 16, 24] and found.micro_batch == 24
+    assert len(told) == 6 and "tokens/s" in told[0]
+
+
+def test_the_fastest_is_taken_not_the_largest(tmp_path):
+    found, _ = search(tmp_path, machine(lambda size: {4: 100.0}.get(size, 50.0)))
+    assert found.micro_batch == 4
+    assert max(sizes(found)) == 16  # two larger ones were slower: no more are tried
+
+
+def test_a_smaller_one_is_taken_when_the_gain_is_noise(tmp_path):
+    found, _ = search(tmp_path, machine(lambda size: 100 - 1 / size))
+    assert found.micro_batch == 1
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_bisection_comes_close_to_what_fits(tmp_path_factory, sequences, fits):
+    found, _ = search(tmp_path_factory.mktemp("store"), machine(lambda size: size, fits), sequences)
+    largest = min(sequences, fits)
+    assert found.micro_batch <= largest
+    assert found.micro_batch >= largest - max(1, largest // batch_finder.SMALLEST_GAP)
+    assert len(found.tried) <= 12
+
+
+def test_what_is_predicted_not_to_fit_is_not_tried(tmp_path):
+    predicted = batch_finder.predict(config(), micro_batch=8).total
+    asked = []
+
+    def attempt(_, micro_batch, seconds):
+        asked.append(micro_batch)
+        return machine(lambda size: size)(_, micro_batch, seconds)
+
+    found, _ = search(tmp_path, attempt, available=int(predicted * batch_finder.MARGIN) + 1)
+    assert max(asked) == found.micro_batch == 8
+    assert any(row["result"].startswith("not tried") for row in found.tried)
+
+
+def test_when_not_even_one_sequence_fits_a_person_is_told(tmp_path):
+    with pytest.raises(UserError, match="not even one sequence"):
+        search(tmp_path, machine(lambda size: size, fits=0))
+    assert not (tmp_path / batch_finder.STORE).exists()
+
+
+def test_no_try_begins_after_the_time(tmp_path):
+    found, _ = search(tmp_path, machine(lambda size: size), seconds=0.0)
+    assert sizes(found) == [1]
+
+
+def test_what_was_found_is_kept_for_the_same_question_only(tmp_path):
+    first, _ = search(tmp_path, machine(lambda size: size))
+    again, told = search(tmp_path, None)
+    assert again.kept and not first.kept and told == []
+    assert (again.micro_batch, again.tried) == (first.micro_batch, first.tried)
+    other, _ = search(tmp_path, machine(lambda size: 1 / size), sequences=32)
+    assert not other.kept and other.micro_batch == 1
+    assert search(tmp_path, None)[0].kept  # both are kept side by side
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": {"micro_batch": 3}}', '{"key": null}'])
+def test_a_file_that_is_not_what_was_written_is_set_aside(tmp_path, damage):
+    store = tmp_path / batch_finder.STORE
+    store.write_text(damage)
+    found, told = search(tmp_path, machine(lambda size: size))
+    assert not found.kept and "is not what was written" in told[0]
+    assert store.with_name(f"{store.name}.bad").read_text() == damage
+    assert len(json.loads(store.read_text())) == 1
+
+
+# ---- a process of its own (these run in the child)
+
+
+def runs_out_of_memory(config, micro_batch, seconds):
+    if micro_batch > 2:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+    return {"tokens_per_second": float(micro_batch), "peak_memory_bytes": os.getpid()}
+
+
+def is_killed(config, micro_batch, seconds):
+    if micro_batch > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"tokens_per_second": float(micro_batch), "peak_memory_bytes": os.getpid()}
+
+
+def is_broken(config, micro_batch, seconds):
+    raise ValueError("not a matter of memory")
+
+
+@pytest.mark.parametrize("target, told", [(runs_out_of_memory, "DefaultCPUAllocator"), (is_killed, "process ended")])
+def test_a_child_that_runs_out_of_memory_is_an_answer_and_a_new_one_takes_its_place(tmp_path, target, told):
+    with closing(Apart(f"{__name__}:{target.__name__}")) as apart:
+        found = find(config(4), tmp_path, 60.0, lambda text: None, apart, PLENTY)
+    rows = {row["micro_batch"]: row for row in found.tried}
+    assert sizes(found) == [1, 2, 3, 4] and found.micro_batch == 2
+    assert told in rows[4]["result"] and "out of memory" in rows[4]["result"]
+    assert rows[1]["peak_memory_bytes"] == rows[2]["peak_memory_bytes"] != os.getpid()  # one process for both
+
+
+def test_another_failure_is_raised():
+    with closing(Apart(f"{__name__}:is_broken")) as apart, pytest.raises(RuntimeError, match="not a matter of memory"):
+        apart(config(), 1, 1.0)
+
+
+def test_real_steps_are_timed_apart(tmp_path):
+    found = find_for(config(2).model_dump(), str(tmp_path), 1.0)
+    assert found["micro_batch"] in (1, 2) and not found["kept"]
+    assert all(row["tokens_per_second"] > 0 and row["peak_memory_bytes"] >= 0 for row in found["tried"])
+    assert find_for(config(2).model_dump(), str(tmp_path), 1.0)["kept"]

@@ -1,0 +1,210 @@
+"""The prediction of memory: what autograd keeps, what torch allocates, what a process takes, and how it grows."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt import device as devices
+from nanogpt.config import Config, load_config
+from nanogpt.model.gpt import GPT
+from nanogpt.training import memory
+from nanogpt.training.batch_finder import Apart
+from nanogpt.training.real_step import RealStep
+from tests.nanogpt.model_case import small
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ROWS = 5
+
+
+def shape(preset: str = "modern", **options):
+    return small(preset, **{"n_embd": 64, "block_size": 64, "vocab_size": 96, **options})
+
+
+SHAPES = {
+    "modern": shape(),
+    "modern, dropout": shape(dropout=0.1),
+    "modern, shared keys": shape(n_kv_head=2),
+    "modern, long window": shape(block_size=640),
+    "modern, no norm of queries": shape(qk_norm=False),
+    "gpt2": shape("gpt2"),
+    "gpt2, dropout": shape("gpt2", dropout=0.1),
+    "gpt2, shared keys": shape("gpt2", n_kv_head=1),
+    "relu2": shape(activation="relu2", head_dim=32),
+}  # fmt: skip
+
+
+def really_kept(model_config, precision: str) -> dict[str, int]:
+    """Bytes of each storage that autograd keeps, by the part of the model that was computing."""
+    torch.manual_seed(0)
+    model = GPT(model_config).train()
+    tokens = torch.randint(model_config.vocab_size, (ROWS, model_config.block_size))
+    known = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers(), tokens]}
+    part, kept, alive = "embedding", {}, []
+
+    def enter(name):
+        def hook(*_):
+            nonlocal part
+            part = name
+
+        return hook
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        is_weight = tensor.dim() == 2 and tokens.numel() not in tensor.shape and tensor.dtype != torch.float32
+        if storage.data_ptr() not in known:
+            known.add(storage.data_ptr())
+            alive.append(storage)
+            name = "weight copies" if is_weight else part
+            kept[name] = kept.get(name, 0) + storage.nbytes()
+        return tensor
+
+    for block in model.blocks:
+        block.attention_norm.register_forward_pre_hook(enter("attention"))
+        block.feedforward_norm.register_forward_pre_hook(enter("feed-forward"))
+    model.final_norm.register_forward_pre_hook(enter("final norm"))
+    model.head.register_forward_hook(enter("logits"))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), devices.autocast("cpu", precision):
+        model.loss_sum(tokens, tokens)
+    return kept
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", SHAPES.values(), ids=SHAPES)
+def test_each_part_keeps_what_is_predicted(model, precision):
+    kept = memory.Kept(model, "cpu", memory.FLOAT32 if precision == "float32" else 2)
+    tokens = ROWS * model.block_size
+    predicted = {
+        "attention": model.n_layer * (kept.attention * tokens + kept.rotary_tables),
+        "feed-forward": model.n_layer * kept.feedforward * tokens,
+        "final norm": kept.final_norm * tokens, "embedding": kept.embedding * tokens,
+    }  # fmt: skip
+    really = really_kept(model, precision)
+    for part, expected in predicted.items():
+        assert really.get(part, 0) == pytest.approx(expected, rel=0.05, abs=1), part
+    assert really["logits"] == pytest.approx(kept.product * tokens * model.vocab_size, rel=0.01)
+
+
+def allocated_peak(config: Config, precision: str, path: Path) -> int:
+    """Bytes of tensors at the fullest moment of two steps, by torch's own count."""
+    torch.ones(8) @ torch.ones(8, 8)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as recorded:
+        real = RealStep(config, "cpu", precision)
+        for _ in range(2):
+            real.run()
+    recorded.export_chrome_trace(str(path))
+    events = [event for event in json.loads(path.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    events.sort(key=lambda event: event["ts"])
+    before = events[0]["args"]["Total Allocated"] - events[0]["args"]["Bytes"]
+    return max(event["args"]["Total Allocated"] for event in events) - before
+
+
+@pytest.mark.parametrize("passes, recompute", [(1, False), (3, False), (1, True), (3, True)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute, precision, tmp_path):
+    config = Config(
+        model=dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=256),
+        training=dict(batch_size=4, gradient_accumulation=passes),
+        device=dict(gradient_checkpointing=recompute),
+    )
+    predicted = memory.predict(config, precision=precision)
+    expected = max(predicted.passes.of_tensors, predicted.moment("update").of_tensors)
+    assert allocated_peak(config, precision, tmp_path / "trace.json") == pytest.approx(expected, rel=0.12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, precision", [("micro", False), ("micro", True), ("tiny_model", True)])
+def test_a_process_takes_what_is_predicted(name, precision):
+    config = load_config(CONFIGS / f"{name}.yaml").with_changes({
+        "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision, "device.threads": 1,
+        "training.gradient_accumulation": 1,
+    })  # fmt: skip
+    with closing(Apart()) as apart:
+        measured = apart(config, config.training.batch_size, 1.5)["peak_memory_bytes"]
+    predicted = memory.predict(config, precision="bfloat16" if precision else "float32")
+    assert predicted.passes.total == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", [False, True])
+def test_a_cuda_device_allocates_what_is_predicted(precision):
+    config = load_config(CONFIGS / "small_model.yaml").with_changes({
+        "model.vocab_size": 1024, "device.type": "cuda", "device.mixed_precision": precision,
+    })  # fmt: skip
+    with closing(Apart()) as apart:
+        measured = apart(config, config.training.batch_size, 2.0)["peak_memory_bytes"]
+    predicted = memory.predict(config, precision="bfloat16" if precision else "float32", device="cuda")
+    assert predicted.total == pytest.approx(measured, rel=0.15)
+
+
+# ---- how it grows
+
+small_configs = st.builds(
+    lambda layers, width, block, batch, passes, preset, optimizer, recompute: Config(
+        model=dict(preset=preset, n_layer=layers, n_head=2, n_embd=16 * width, block_size=block, vocab_size=500),
+        training=dict(batch_size=batch, gradient_accumulation=passes, optimizer=optimizer),
+        device=dict(gradient_checkpointing=recompute),
+    ),
+    st.integers(1, 8), st.integers(1, 12), st.integers(8, 2048), st.integers(1, 64), st.integers(1, 4),
+    st.sampled_from(["modern", "gpt2"]), st.sampled_from(["muon", "adamw"]), st.booleans(),
+)  # fmt: skip
+precisions = st.sampled_from(["float32", "bfloat16", "float16"])
+on_devices = st.sampled_from(["cpu", "cuda", "mps"])
+
+
+@given(small_configs, precisions, on_devices)
+@settings(max_examples=60)
+def test_more_sequences_or_layers_never_take_less(config, precision, device):
+    def total(**changes) -> int:
+        changed = config.with_changes({key.replace("__", "."): value for key, value in changes.items()})
+        return memory.predict(changed, precision=precision, device=device).total
+
+    whole = total()
+    assert total(training__batch_size=config.training.batch_size + 1) >= whole
+    assert total(model__n_layer=config.model.n_layer + 1) > whole
+    assert total(training__gradient_accumulation=config.training.gradient_accumulation + 1) >= whole
+    assert total(training__weight_average=0.99) > whole
+
+
+@given(small_configs, on_devices)
+@settings(max_examples=60)
+def test_a_longer_window_never_takes_less(config, device):
+    longer = config.with_changes({"model.block_size": config.model.block_size + 1})
+    assert memory.predict(longer, device=device).total >= memory.predict(config, device=device).total
+
+
+@given(small_configs, precisions, on_devices)
+@settings(max_examples=60)
+def test_computing_blocks_again_never_takes_more(config, precision, device):
+    kept, recomputed = (
+        memory.predict(config, precision=precision, device=device, gradient_checkpointing=recompute)
+        for recompute in (False, True)
+    )
+    block_input = 4 * config.model.n_embd * config.model.block_size * config.training.batch_size
+    assert recomputed.total <= kept.total + block_input  # that of the block which is computed again
+
+
+@given(small_configs, precisions, on_devices)
+@settings(max_examples=60)
+def test_parts_are_positive_and_add_up(config, precision, device):
+    predicted = memory.predict(config, precision=precision, device=device)
+    assert all(size > 0 for moment in predicted.moments for size in moment.parts.values())
+    assert predicted.total == sum(predicted.parts.values()) == max(moment.total for moment in predicted.moments)
+
+
+@pytest.mark.fast
+def test_a_micro_batch_beyond_the_batch_is_the_batch():
+    config = Config(model=dict(vocab_size=64), training=dict(batch_size=4))
+    assert memory.predict(config, micro_batch=100) == memory.predict(config, micro_batch=4)
+
+
+@pytest.mark.fast
+def test_an_averaged_model_is_held_once_more():
+    config = Config(model=dict(vocab_size=64), training=dict(weight_average=0.99))
+    parts = memory.predict(config).parts
+    assert parts["weight average"] == parts["parameters"]
