@@ -41,7 +41,9 @@ class BatchGrowth:
     """The number of sequences in a step: doubled, up to `whole`, whenever the training loss no longer falls.
 
     "No longer": the mean over the last 64 steps is less than 1 % below the mean of the 64 before. Steps that were
-    skipped do not count. It is a pure function of the losses so far, and in the checkpoint.
+    skipped do not count, nor do those of a cool-down: there the falling learning rate does what a larger batch would
+    (Smith et al. 2018), and the steps keep the length by which its end was planned. It is a pure function of the
+    losses so far, and in the checkpoint.
     """
 
     size: int

@@ -34,14 +34,15 @@ class Judge:
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the whole validation split in windows of block_size, nats a token."""
-        device, total, count = self.computing.device, 0.0, 0
+        device, sums, count = self.computing.device, [], 0  # read at the end: a device never waits for the next batch
         self.model.eval()
         with self.stop.interruptible(), devices.autocast(device, self.computing.precision):
             for tokens, targets in windows(self.split.tokens, self.model.config.block_size, self.rows):
                 summed, _ = self.model.loss_sum(tokens.to(device), targets.to(device))
-                total += summed.item()
+                sums.append(summed)
                 count += int((targets != IGNORED).sum())
                 self.beat("evaluating")
+            total = sum(torch.stack(sums).tolist())
         self.model.train()
         return total / count
 

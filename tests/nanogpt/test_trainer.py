@@ -106,9 +106,12 @@ def test_early_stopping_counts_evaluations_without_gain(data, tmp_path):
 @pytest.mark.fast
 def test_a_step_that_is_not_finite_changes_no_weight(data, tmp_path, monkeypatch):
     poison(monkeypatch, {4 * 5})
-    train(tiny(max_iters=6, checkpoint_interval=1, keep_checkpoints=9), data, tmp_path)
-    weights = [checkpoint.load(tmp_path / "checkpoints" / f"step-0000000{step}").weights for step in (5, 6)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    train(tiny(max_iters=6, checkpoint_interval=1, keep_checkpoints=9, weight_average=0.9), data, tmp_path)
+    before, after = (checkpoint.load(tmp_path / "checkpoints" / f"step-0000000{step}") for step in (5, 6))
+    assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
+    averages = [found.state["average"] for found in (before, after)]
+    assert averages[0]["updates"] == averages[1]["updates"] == 5
+    assert all(torch.equal(one, other) for one, other in zip(*(state["means"] for state in averages), strict=True))
     assert len(events(tmp_path, "skipped")) == 1
 
 
