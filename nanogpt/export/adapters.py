@@ -132,10 +132,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Pair]]:
     if expected != tensors.keys():
         odd = sorted(expected ^ tensors.keys())[0]
         raise UserError(f"{folder / WEIGHTS}: {odd} is {'left over' if odd in tensors else 'missing'}")
-    return settings, {
-        name: (tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"])
-        for name in sorted(names)
-    }
+    pairs = {name: tuple(tensors[f"{PREFIX}{name}.lora_{side}.weight"] for side in "AB") for name in sorted(names)}
+    for name, (a, b) in pairs.items():
+        if a.dim() != 2 or b.dim() != 2 or a.size(0) != b.size(1):
+            raise UserError(f"{folder / WEIGHTS}: {name} has A {tuple(a.shape)} and B {tuple(b.shape)}, of two ranks")
+    return settings, pairs
 
 
 def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
