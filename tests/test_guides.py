@@ -29,3 +29,9 @@ def test_every_setting_in_the_tables_exists():
     for key in set(re.findall(r"`((?:training|device|model)\.[a-z_]+)`", GUIDE)) - {"model.safetensors"}:
         section, name = key.split(".")
         assert name in type(getattr(Config(), section)).model_fields, key
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_links_lead_somewhere(guide):
+    for target in re.findall(r"\]\(([^)#]+)\)", guide.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (guide.parent / target).exists(), target

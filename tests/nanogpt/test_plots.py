@@ -60,6 +60,17 @@ def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):
     plots.comparison_plot({"tiny": folder}, tmp_path / "b.svg", {"5-gram": 2.4})
 
 
+def test_averaged_weights_have_a_curve_and_may_be_the_best(tmp_path, monkeypatch):
+    folder = model_folder(tmp_path / "tiny")
+    plain = plots.loss_plot(folder, tmp_path / "a.svg").read_bytes()
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"kind": "eval", "step": 40, "val_loss": 1.4, "average_val_loss": 0.9}) + "\n")
+    marked = []
+    monkeypatch.setattr(plots, "_mark_best", lambda axes, steps, values: marked.append(min(values)))
+    assert plots.loss_plot(folder, tmp_path / "b.svg").read_bytes() != plain
+    assert marked == [0.9]
+
+
 def test_a_plateau_and_a_fall_are_a_cool_down_and_a_cosine_is_none(tmp_path):
     stable = plots.read_metrics(model_folder(tmp_path / "stable"))[0]
     cosine = [dict(row, learning_rate=1 / row["step"]) for row in stable]
