@@ -120,10 +120,8 @@ def _measured(run: Run, rung: Config) -> dict:
             run.tell(f"{rung.name}: out of memory; now in micro-batches of {smaller}, not {training.batch_size}",
                      "warning")  # fmt: skip
             continue
-        peak = _peak(run, device, speed["precision"])
         return {**speed, "batch_size": training.batch_size, "gradient_accumulation": training.gradient_accumulation,
-                "micro_batch": training.batch_size,
-                "share_of_peak": speed["flops_per_second"] / peak if peak else None}  # fmt: skip
+                "micro_batch": training.batch_size, "share_of_peak": speed["share_of_matmul"]}  # fmt: skip
 
 
 def _measured_once(run: Run, rung: Config, device: str) -> dict:
@@ -172,12 +170,6 @@ def _planned(run: Run, models: dict, unmeasured: dict[str, str]) -> planner.Plan
         rungs, {name: forecast.speed_of(name, facts) for name, facts in models.items()}, unmeasured, run.config.budget,
         _phases(run), _corpus(run), _room(run, device), run.options.fixed, run.options.pinned,
     )  # fmt: skip
-
-
-def _peak(run: Run, device: str, precision: str) -> float | None:
-    """FLOP/s of plain matrix products, measured in phase 1; None for a device that phase 2 fell back to."""
-    proved = run.facts("environment.device")
-    return proved[f"{precision}_flops"] if proved["device"] == device else None
 
 
 def _room(run: Run, device: str) -> int:

@@ -117,7 +117,7 @@ def _seconds_to_train(run: Run, config: Config, folder: Path) -> float:
     names = [rung["name"] for rung in plan["ladder"]]
     larger = sum(rung["seconds"] + CHILD_SECONDS for rung in plan["ladder"][names.index(config.name) + 1 :])
     later = sum(phase["planned_seconds"] for phase in plan["phases"] if phase["number"] > 5)
-    left = run.clock.left - later - larger
+    left = run.clock.left - later - larger - CHILD_SECONDS  # its own process has yet to start
     return max(10.0, min(config.training.max_seconds, _trained_seconds(folder) + left))
 
 

@@ -31,11 +31,13 @@ def test_a_model_that_has_room_is_left_as_it_is():
     assert demands.fitted(model, "cpu", 100 * GIB) == model
 
 
-@pytest.mark.parametrize("room_gib, batch, accumulation", [(4.6, 4, 4), (3.5, 2, 8)])
-def test_a_model_is_made_to_fit_by_smaller_micro_batches_of_the_same_step(room_gib, batch, accumulation):
-    fitted = demands.fitted(rung("medium_model"), "cpu", int(room_gib * GIB))
-    assert (fitted.training.batch_size, fitted.training.gradient_accumulation) == (batch, accumulation)
-    assert demands.memory_needed(fitted, "cpu") <= room_gib * GIB
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
+def test_a_model_is_made_to_fit_by_smaller_micro_batches_of_the_same_step(micro_batch):
+    model = rung("medium_model")
+    just_enough = demands.memory_needed(model, "cpu", micro_batch)
+    fitted = demands.fitted(model, "cpu", just_enough)
+    assert (fitted.training.batch_size, fitted.training.gradient_accumulation) == (micro_batch, 16 // micro_batch)
+    assert demands.memory_needed(fitted, "cpu") <= just_enough
 
 
 def test_a_model_that_does_not_fit_even_with_one_sequence_is_told():
