@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 MODELS = ("micro", "tiny_model", "small_model")
 VOCABULARY = {"micro": 66, "tiny_model": 66}  # characters of tiny Shakespeare; a BPE for the larger ones
 MIB = 2**20
-SECONDS = 4.0  # of steps: glibc's heap has reached its size after three or four
 DOCUMENT = ROOT / "docs" / "memory.md"
 HEAD = """# Memory: predicted and measured
 
@@ -35,7 +34,7 @@ on CUDA `max_memory_allocated`.
 """
 
 
-def rows(names: list[str], micro_batch: int | None) -> list[dict]:
+def rows(names: list[str], micro_batch: int | None, seconds: float) -> list[dict]:
     """One row a model, precision, and activations kept or recomputed."""
     found = []
     for name in names:
@@ -43,35 +42,38 @@ def rows(names: list[str], micro_batch: int | None) -> list[dict]:
         config = config.with_changes({"model.vocab_size": VOCABULARY.get(name, 1024), "device.type": DEVICE})
         for precision in ("float32", "bfloat16"):
             for recompute in (False, True):
-                row = measured(config, precision, recompute, micro_batch or config.training.batch_size)
+                at_once = micro_batch or config.training.batch_size
+                row = measured(config, precision, recompute, at_once, seconds)
                 print(line(row), flush=True)
                 found.append(row)
     return found
 
 
-def measured(config: Config, precision: str, recompute: bool, micro_batch: int) -> dict:
+def measured(config: Config, precision: str, recompute: bool, micro_batch: int, seconds: float) -> dict:
     mixed_precision = precision if precision != "float32" else False
     config = config.with_changes({"device.mixed_precision": mixed_precision,
                                   "device.gradient_checkpointing": recompute})  # fmt: skip
     predicted = predict(config, micro_batch=micro_batch, precision=precision, device=DEVICE)
     of_step = max(predicted.passes.total, predicted.moment("update").total)  # no evaluation is made
     with closing(Apart()) as apart:
-        peak = apart(config, micro_batch, SECONDS)["peak_memory_bytes"]
+        tried = apart(config, micro_batch, seconds)
+    peak = tried["peak_memory_bytes"]
     return {
         "model": config.name, "tokens": f"{micro_batch} × {config.model.block_size}", "precision": precision,
         "activations": "recomputed" if recompute else "kept", "predicted": of_step, "measured": peak,
-        "ratio": of_step / peak,
+        "ratio": of_step / peak, "steps": tried["repeats"],
     }  # fmt: skip
 
 
 def line(row: dict) -> str:
-    return (f"| {row['model']} | {row['tokens']} | {row['precision']} | {row['activations']} | "
-            f"{row['predicted'] / MIB:,.0f} | {row['measured'] / MIB:,.0f} | {row['ratio']:.2f} |")  # fmt: skip
+    words = [row[name] for name in ("model", "tokens", "precision", "activations")]
+    numbers = [f"{row['predicted'] / MIB:,.0f}", f"{row['measured'] / MIB:,.0f}", f"{row['ratio']:.2f}", row["steps"]]
+    return f"| {' | '.join(map(str, [*words, *numbers]))} |"
 
 
 def table(found: list[dict]) -> str:
-    heading = "| model | tokens at once | precision | activations | predicted MiB | measured MiB | ratio |"
-    return "\n".join([heading, "|---|--:|---|---|--:|--:|--:|", *map(line, found)])
+    heading = "| model | tokens at once | precision | activations | predicted MiB | measured MiB | ratio | steps |"
+    return "\n".join([heading, "|---|--:|---|---|--:|--:|--:|--:|", *map(line, found)])
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,9 +83,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME", help="files of configs/")
     parser.add_argument("--micro-batch", type=int, metavar="N", help="default: the configuration's")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of steps; glibc's heap grows for three or four")
     parser.add_argument("--write", action="store_true", help="write docs/memory.md")
     arguments = parser.parse_args()
-    found = rows(arguments.models, arguments.micro_batch)
+    found = rows(arguments.models, arguments.micro_batch, arguments.seconds)
     machine = f"{processor_name()}, {cores()} cores, torch {torch.__version__}, {DEVICE}, {date.today().isoformat()}."
     if arguments.write:
         DOCUMENT.write_text(f"{HEAD}{machine}\n\n{table(found)}\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from nanogpt import device as devices
 from nanogpt.config import Config, load_config
 from nanogpt.model.gpt import GPT
 from nanogpt.training import memory
+from nanogpt.training.activations import Kept
 from nanogpt.training.batch_finder import Apart
 from nanogpt.training.real_step import RealStep
 from tests.nanogpt.model_case import small
@@ -76,7 +77,7 @@ def really_kept(model_config, precision: str) -> dict[str, int]:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", SHAPES.values(), ids=SHAPES)
 def test_each_part_keeps_what_is_predicted(model, precision):
-    kept = memory.Kept(model, "cpu", memory.FLOAT32 if precision == "float32" else 2)
+    kept = Kept(model, "cpu", memory.FLOAT32 if precision == "float32" else 2)
     tokens = ROWS * model.block_size
     predicted = {
         "attention": model.n_layer * (kept.attention * tokens + kept.rotary_tables),
@@ -115,6 +116,14 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
     predicted = memory.predict(config, precision=precision)
     expected = max(predicted.passes.of_tensors, predicted.moment("update").of_tensors)
     assert allocated_peak(config, precision, tmp_path / "trace.json") == pytest.approx(expected, rel=0.12)
+
+
+@pytest.mark.parametrize("training", [dict(init_from="x", lora_rank=8), dict(optimizer="adamw", weight_average=0.9)])
+def test_adapters_and_averages_hold_what_is_predicted(training, tmp_path):
+    shape = dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=256)
+    config = Config(model=shape, training=dict(batch_size=4, **training))
+    predicted = memory.predict(config).passes.of_tensors
+    assert allocated_peak(config, "float32", tmp_path / "trace.json") == pytest.approx(predicted, rel=0.12)
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ def test_a_plan_tells_of_memory_and_work(path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(["plan", str(path), "--vocab", "1024"]) == 0
     out = capsys.readouterr().out
-    for word in ("parameters", "optimizer", "attention", "feed-forward", "recomputed", "KV cache", "FLOPs", "evaluation",
-                 "micro-batch", "at the peak"):  # fmt: skip
+    for word in ("parameters", "optimizer", "attention", "feed-forward", "recomputed", "KV cache", "FLOPs",
+                 "evaluation", "micro-batch", "at the peak"):  # fmt: skip
         assert word in out
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out and "…" not in out
