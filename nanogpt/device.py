@@ -6,6 +6,7 @@ import contextlib
 import gc
 import math
 import platform
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ from nanogpt.machine import has_bfloat16_instructions, memory_bytes, processor_n
 from nanogpt.machine import physical_cores as physical_cores  # asked of this module, like all else of the device
 
 LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
+
+# Dense tensor-core FLOP/s in half precision with float32 sums, from NVIDIA's datasheets and architecture whitepapers
+# (those with "sparsity" are twice as high). Longer names come first: "H100" is the SXM module.
+HALF_PRECISION_RATES = {
+    "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12,
+    "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12, "T4": 65e12,
+}  # fmt: skip
+BEFORE_AMPERE = ("V100", "T4")  # float16 alone: neither bfloat16 nor TF32
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,17 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int = 1024, seconds: floa
         synchronize(device)
         products += 4
     return products * 2 * size**3 / (time.perf_counter() - began)
+
+
+def peak_rate(name: str, precision: str) -> float | None:
+    """FLOP/s of matrix products that the maker of accelerator `name` states, or None where none is known.
+
+    precision "float16" or "bfloat16"; "float32" is TF32's rate, half of that, as configure() allows it.
+    """
+    card = next((card for card in HALF_PRECISION_RATES if re.search(rf"\b{card}\b", name)), None)
+    if card is None or (card in BEFORE_AMPERE and precision != "float16"):
+        return None
+    return HALF_PRECISION_RATES[card] / (2 if precision == "float32" else 1)
 
 
 def _rate_or_none(device: str, dtype: torch.dtype) -> float | None:

@@ -49,3 +49,19 @@ def test_a_device_that_computes_wrongly_is_passed_over(monkeypatch, error):
 def test_memory_is_counted_in_bytes():
     held = device.memory_in_use("cpu")
     assert 10e6 < held <= device.peak_memory("cpu") * 1.05
+
+
+@pytest.mark.parametrize("name, precision, teraflops", [
+    ("NVIDIA A100-SXM4-80GB", "bfloat16", 312), ("NVIDIA A10", "bfloat16", 125),
+    ("NVIDIA H100 80GB HBM3", "float16", 989), ("NVIDIA H100 PCIe", "bfloat16", 756),
+    ("NVIDIA A100-PCIE-40GB", "float32", 156), ("Tesla T4", "float16", 65),
+])  # fmt: skip
+def test_a_known_card_has_its_makers_rate(name, precision, teraflops):
+    assert device.peak_rate(name, precision) == teraflops * 1e12
+
+
+@pytest.mark.parametrize("name, precision", [
+    ("NVIDIA A1000", "bfloat16"), ("Tesla T4", "bfloat16"), ("Tesla V100-SXM2-16GB", "float32"), ("", "float16"),
+])  # fmt: skip
+def test_no_rate_is_made_up(name, precision):
+    assert device.peak_rate(name, precision) is None
