@@ -23,6 +23,7 @@ from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.training.sizes import tokens_per_step
 
+STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
 EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
@@ -215,7 +216,7 @@ class _Planner:
             "device.mixed_precision": speed.mixed_precision,
             "device.threads": speed.threads,
         }
-        if speed.batch_size is not None:
+        if speed.batch_size is not None and not self.pinned & STEP_SPLIT:
             changes["training.batch_size"] = speed.batch_size
             changes["training.gradient_accumulation"] = speed.gradient_accumulation
         sized = sized.with_changes({key: value for key, value in changes.items() if key not in self.pinned})

@@ -54,7 +54,8 @@ def measure_speed(run: Run) -> Outcome:
         threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
                  f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
-    if run.config.budget >= pace.BUDGET_FOR_MICRO_BATCHES and not run.options.fixed:
+    is_decided = run.options.fixed or run.options.pinned & planner.STEP_SPLIT
+    if run.config.budget >= pace.BUDGET_FOR_MICRO_BATCHES and not is_decided:
         _find_micro_batch(run, models)
     return Outcome(facts={"models": models, "unmeasured": unmeasured})
 
@@ -70,16 +71,18 @@ def _find_micro_batch(run: Run, models: dict) -> None:
             seconds=pace.micro_batch_seconds(run.config.budget), timeout=MEASURE_PATIENCE,
         )  # fmt: skip
         divisors = [row for row in found["tried"] if row["result"] == "fits" and sequences % row["micro_batch"] == 0]
-        fastest = max(divisors, key=lambda row: row["tokens_per_second"])["micro_batch"]
-        if fastest == rung.training.batch_size:
-            return
+        best = max(divisors, key=lambda row: row["tokens_per_second"])
+        fastest = best["micro_batch"]
+        was = models[rung.name]
+        if fastest == was["batch_size"] or best["tokens_per_second"] <= was["tokens_per_second"]:
+            return  # a search that had no time for more knows of nothing faster
         split = rung.with_changes({"training.batch_size": fastest,
                                    "training.gradient_accumulation": sequences // fastest})  # fmt: skip
         speed = _measured(run, split)
     except (WorkerDied, RuntimeError, MemoryError, UserError, ValueError) as error:
         run.tell(f"{rung.name}: the micro-batch stays {rung.training.batch_size}: {error}", "warning")
         return
-    if speed["seconds_per_step"] < models[rung.name]["seconds_per_step"]:
+    if speed["seconds_per_step"] < was["seconds_per_step"]:
         run.tell(f"{rung.name}: micro-batches of {speed['batch_size']} are faster: "
                  f"{speed['tokens_per_second']:,.0f} tokens/s")  # fmt: skip
         models[rung.name] = speed

@@ -55,7 +55,7 @@ class Machine:
 
     def find_for(self, config, folder, seconds):
         self.searched.append((config.name, seconds))
-        speeds = {1: 10.0, 2: 30.0, 7: 99.0, self.fastest or config.training.batch_size: 50.0}  # 7 divides no step
+        speeds = {1: 1e12, 2: 2e12, 7: 9e12, self.fastest or config.training.batch_size: 5e12}  # 7 divides no step
         return {"micro_batch": 7, "tried": [
             *({"micro_batch": size, "result": "fits", "tokens_per_second": speed} for size, speed in speeds.items()),
             {"micro_batch": 16, "result": "out of memory"},
@@ -142,12 +142,22 @@ def test_a_micro_batch_that_is_no_faster_after_all_is_not_taken(start, monkeypat
     run = start(machine, "--budget", "8h", "--set", "ladder=[medium_model]")
     monkeypatch.setattr(machine, "fastest", None)  # the search was wrong: nothing is faster when it is rehearsed
     monkeypatch.setattr(machine, "find_for", lambda config, folder, seconds: {
-        "tried": [{"micro_batch": 4, "result": "fits", "tokens_per_second": 1.0}]})  # fmt: skip
+        "tried": [{"micro_batch": 4, "result": "fits", "tokens_per_second": 1e12}]})  # fmt: skip
     assert configuration.measure_speed(run).facts["models"]["medium_model"]["batch_size"] == 8
 
 
-@pytest.mark.parametrize("arguments", [["--budget", "10m"], ["--budget", "8h", "--config", "configs/micro.yaml"]])
-def test_a_short_run_and_a_model_as_a_person_wrote_it_are_not_searched_for(start, arguments, monkeypatch):
+def test_a_search_that_found_nothing_faster_costs_no_measurement(start, monkeypatch):
+    machine = Machine()
+    run = start(machine, "--budget", "8h", "--set", "ladder=[medium_model]")
+    monkeypatch.setattr(machine, "find_for", lambda config, folder, seconds: {
+        "tried": [{"micro_batch": 1, "result": "fits", "tokens_per_second": 1.0}]})  # fmt: skip
+    configuration.measure_speed(run)
+    assert machine.measured == [("medium_model", 8)]
+
+
+@pytest.mark.parametrize("arguments", [["--budget", "10m"], ["--budget", "8h", "--config", "configs/micro.yaml"],
+                                       ["--budget", "8h", "--set", "training.batch_size=6"]])  # fmt: skip
+def test_a_short_run_and_a_step_as_a_person_wrote_it_are_not_searched_for(start, arguments, monkeypatch):
     monkeypatch.chdir(configuration.__file__.rsplit("/flows/", 1)[0])
     machine = Machine()
     configuration.measure_speed(start(machine, *arguments))

@@ -177,6 +177,14 @@ def test_any_pinned_setting_stays(key, value):
     assert getattr(made.ladder[0].config.training, key) == value
 
 
+@pytest.mark.parametrize("pinned, split", [([], (2, 4)), (["training.batch_size"], (8, 1)),
+                                           (["training.gradient_accumulation"], (8, 1))])  # fmt: skip
+def test_a_step_is_split_as_measured_unless_a_person_has_split_it(pinned, split):
+    fitted = dataclasses.replace(speed(), batch_size=2, gradient_accumulation=4)
+    training = plan([model()], [fitted], pinned=pinned).ladder[0].config.training
+    assert (training.batch_size, training.gradient_accumulation) == split
+
+
 @given(st.floats(1e-4, 10.0), budgets)
 def test_a_fixed_config_stays_as_it_is_written(seconds_per_step, budget):
     written = model()
