@@ -85,7 +85,7 @@ def trainings(draw) -> Config:
         schedule=draw(st.sampled_from(["wsd", "cosine"])), weight_average=draw(st.sampled_from([0.0, 0.8])),
         initial_block_size=draw(st.sampled_from([None, 4])), initial_batch=draw(st.sampled_from([None, 1])),
         eval_interval=draw(st.sampled_from([5, 7])), checkpoint_interval=draw(st.sampled_from([4, 5])),
-        sample_interval=draw(st.sampled_from([0, 6])), curriculum_fraction=0.7, max_iters=20,
+        sample_interval=draw(st.sampled_from([0, 6])), curriculum_fraction=0.7, decay_fraction=0.3, max_iters=20,
         **draw(st.sampled_from(OPTIMIZERS)), **draw(st.sampled_from(BATCHES)),
     )  # fmt: skip
     config = tiny(**options)
@@ -102,6 +102,7 @@ def trainings(draw) -> Config:
 def test_whatever_is_trained_and_however_it_is_interrupted(data, config, interruptions, bad):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(growth, "STEPS_TO_COMPARE", 3)
+        patch.setattr(growth, "LEAST_FALL", 0.2)
         patch.setattr(loss_scale, "STEPS_UNTIL_DOUBLED", 3)
         if bad is not None:  # up to three bad steps, so that it goes back
             batch = config.training.initial_batch or 4
