@@ -17,7 +17,7 @@ import torch
 from nanogpt.config import Config, load_config
 from nanogpt.machine import cores, processor_name
 from nanogpt.training.batch_finder import Apart
-from nanogpt.training.memory import predict
+from nanogpt.training.memory import likely_newton_schulz, predict
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("micro", "tiny_model", "small_model")
@@ -53,7 +53,8 @@ def measured(config: Config, precision: str, recompute: bool, micro_batch: int, 
     mixed_precision = precision if precision != "float32" else False
     config = config.with_changes({"device.mixed_precision": mixed_precision,
                                   "device.gradient_checkpointing": recompute})  # fmt: skip
-    predicted = predict(config, micro_batch=micro_batch, precision=precision, device=DEVICE)
+    predicted = predict(config, micro_batch=micro_batch, precision=precision, device=DEVICE,
+                        newton_schulz=likely_newton_schulz(DEVICE))  # fmt: skip
     of_step = max(predicted.passes.total, predicted.moment("update").total)  # no evaluation is made
     with closing(Apart()) as apart:
         tried = apart(config, micro_batch, seconds)

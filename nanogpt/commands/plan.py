@@ -57,10 +57,11 @@ class Plan:
 
     def memory(self, recompute: bool, micro_batch: int | None = None) -> Memory:
         """With gradient checkpointing or without."""
-        from nanogpt.training.memory import predict
+        from nanogpt.training.memory import likely_newton_schulz, predict
 
         return predict(self.config, micro_batch=micro_batch or self.micro_batch, precision=self.precision,
-                       device=self.device, gradient_checkpointing=recompute)  # fmt: skip
+                       device=self.device, gradient_checkpointing=recompute,
+                       newton_schulz=likely_newton_schulz(self.device))  # fmt: skip
 
     @property
     def sequences(self) -> int:
@@ -108,7 +109,7 @@ def _parts(console: Console, plan: Plan) -> None:
     table = _table("MiB", names[0], "share", names[1], "share")
     for part in dict.fromkeys(part for memory in both for part in memory.passes.parts):
         table.add_row(part, *(cell for memory in both for cell in _cells(memory, part)))
-    table.add_section()
+    table.add_row()
     told = [("forward and backward", [memory.passes.total for memory in both], "")]
     told += [(name, [memory.moment(name).total for memory in both], "") for name in ("update", "evaluation")]
     told += [("training, at the peak", [memory.total for memory in both], "bold")]

@@ -66,9 +66,9 @@ def _show(name: str, found: Profile) -> None:
     for part, seconds in found.seconds.items():
         share = found.shares[part]
         table.add_row(part, f"{1e3 * seconds:,.2f}", f"{share:.1%}", f"[blue]{'█' * round(BAR * share / longest)}[/]")
+    table.add_row()
     for whole, parts in (("optimizer", OF_THE_OPTIMIZER), ("all", found.seconds)):
         of_it = [part for part in parts if part in found.seconds]
-        table.add_section()
         table.add_row(whole, f"{1e3 * sum(map(found.seconds.get, of_it)):,.2f}",
                       f"{sum(map(found.shares.get, of_it)):.1%}", "", style="bold")  # fmt: skip
     console.print(table)

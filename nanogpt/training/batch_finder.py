@@ -26,7 +26,7 @@ from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.faults import OUT_OF_MEMORY, UserError, classify
 from nanogpt.machine import processor_name
-from nanogpt.training.memory import predict
+from nanogpt.training.memory import likely_newton_schulz, predict
 
 STORE = "micro-batches.json"
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others
@@ -135,8 +135,9 @@ class _Search:
         return time.monotonic() >= self.ends
 
     def fits(self, size: int) -> bool:
-        device = self.config.device
-        predicted = predict(self.config, micro_batch=size, precision=_precision(self.config), device=device.type).total
+        device = self.config.device.type
+        predicted = predict(self.config, micro_batch=size, precision=_precision(self.config), device=device,
+                            newton_schulz=likely_newton_schulz(device)).total  # fmt: skip
         row: dict[str, Any] = {"micro_batch": size, "predicted_bytes": predicted}
         if predicted * MARGIN > self.available:
             row["result"] = f"not tried: {_gib(predicted * MARGIN)} with a margin, {_gib(self.available)} are free"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nanogpt.config import Config, ModelConfig
+from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.training.activations import Kept
 from nanogpt.training.sizes import FLOAT32, Parameters, matrix_shapes, parameters
 
@@ -22,6 +23,7 @@ TOKENS_AT_ONCE = 8192  # of an evaluation's forward pass
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 22 * MIB, "cuda": 32 * MIB, "mps": 22 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
+RECOMPUTED_HEAP = 0.7
 MAPPED_APART = 2**30  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
 
 
@@ -73,12 +75,13 @@ class Memory:
 
 def predict(
     config: Config, vocab_size: int | None = None, micro_batch: int | None = None, precision: str = "float32",
-    device: str = "cpu", gradient_checkpointing: bool | None = None,
+    device: str = "cpu", gradient_checkpointing: bool | None = None, newton_schulz: str | None = None,
 ) -> Memory:
     """Memory of training `config`; what is not given is the configuration's.
 
     `micro_batch`: sequences in one forward and backward pass; the step's whole batch stays. `precision`: of the
-    products, "float32", "bfloat16" or "float16". Raises ValueError while the vocabulary is not known.
+    products, "float32", "bfloat16" or "float16". `newton_schulz`: of Muon's products, by default the same;
+    likely_newton_schulz() tells what this machine takes. Raises ValueError while the vocabulary is not known.
     """
     if vocab_size is not None:
         config = config.with_changes({"model.vocab_size": vocab_size})
@@ -86,7 +89,13 @@ def predict(
         config = config.with_changes({"device.gradient_checkpointing": gradient_checkpointing})
     batch = config.training.batch_size * config.training.gradient_accumulation
     rows = min(micro_batch or config.training.batch_size, batch)
-    return _Step(config, rows, passes=-(-batch // rows), device=device, precision=precision).memory()
+    return _Step(config, rows, -(-batch // rows), device, precision, newton_schulz or precision).memory()
+
+
+def likely_newton_schulz(device: str) -> str:
+    """The type of Muon's orthogonalisation here, as nanogpt.training.computing settles it for CPUs and recent GPUs."""
+    is_native = device == "cuda" or (device == "cpu" and has_bfloat16_instructions())
+    return "bfloat16" if is_native else "float32"
 
 
 # ---- what a step holds, moment by moment
@@ -99,6 +108,7 @@ class _Step:
     passes: int  # of them in a step
     device: str
     precision: str
+    newton_schulz: str
 
     @property
     def model(self) -> ModelConfig:
@@ -198,11 +208,15 @@ class _Step:
         return {"gradients": FLOAT32 * (self.trained if self.passes > 1 else min(made, self.trained))}
 
     def _kept(self) -> dict[str, int]:
-        kept, layers, tokens = self.kept, self.model.n_layer, self.tokens
+        kept, tokens = self.kept, self.tokens
         outside = {"embedding": kept.embedding * tokens, "final norm": kept.final_norm * tokens}
         if self.config.device.gradient_checkpointing:
-            return outside | {"block inputs": layers * FLOAT32 * self.model.n_embd * tokens}
+            return outside | self._block_inputs
         return outside | self._of_blocks(self.model.n_layer)
+
+    @property
+    def _block_inputs(self) -> dict[str, int]:
+        return {"block inputs": self.model.n_layer * FLOAT32 * self.model.n_embd * self.tokens}
 
     def _of_blocks(self, count: int) -> dict[str, int]:
         return {
@@ -241,21 +255,29 @@ class _Step:
         """Heap that the update has used and the passes cannot.
 
         Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: on
-        CPUs each of the two grows the heap for itself (micro, tiny and small: within 8 % so, up to a quarter less
-        than measured without).
+        CPUs each of the two grows the heap for itself. Where blocks are computed again, gradients lie between those
+        computations too; RECOMPUTED_HEAP is fitted to micro, tiny, small and medium (docs/memory.md).
         """
+        largest = max((stacked for stacked, _ in self._stacks()), default=0)
+        if self.device != "cpu" or FLOAT32 * largest >= MAPPED_APART:
+            return 0
         workspace = self._update_workspace()
-        return workspace if self.device == "cpu" and workspace < MAPPED_APART else 0
+        if not self.config.device.gradient_checkpointing:
+            return workspace
+        kept_otherwise = sum(self._of_blocks(self.model.n_layer - 1).values()) - self._block_inputs["block inputs"]
+        return workspace + max(0, min(int(RECOMPUTED_HEAP * workspace), kept_otherwise))
 
     def _update_workspace(self) -> int:
-        """Of Muon: all matrices of a shape at once, as nanogpt.training.optimizer stacks them."""
-        if not self.by_muon:
-            return 0
-        shapes = Counter(tuple(sorted(shape)) for shape in matrix_shapes(self.model))
+        """Of Muon: all matrices of a shape at once, beside what the shape before has left."""
+        size = FLOAT32 if self.newton_schulz == "float32" else 2
         largest, left_from_before = 0, 0
-        for (rows, columns), count in shapes.items():
-            stacked, gram = (self.model.n_layer * count * rows * width for width in (columns, rows))
-            iterating = self.product * 2 * (stacked + gram)
-            largest = max(largest, left_from_before + FLOAT32 * stacked + iterating)
+        for stacked, gram in self._stacks():
+            largest = max(largest, left_from_before + FLOAT32 * stacked + 2 * size * (stacked + gram))
             left_from_before = FLOAT32 * stacked
         return largest
+
+    def _stacks(self) -> list[tuple[int, int]]:
+        """Numbers in each stack of same-shaped matrices and in their Gram matrices (nanogpt.training.optimizer)."""
+        shapes = Counter(tuple(sorted(shape)) for shape in matrix_shapes(self.model)) if self.by_muon else {}
+        count = self.model.n_layer
+        return [(count * n * rows * columns, count * n * rows * rows) for (rows, columns), n in shapes.items()]

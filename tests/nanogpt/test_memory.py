@@ -113,7 +113,8 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
         training=dict(batch_size=4, gradient_accumulation=passes),
         device=dict(gradient_checkpointing=recompute),
     )
-    predicted = memory.predict(config, precision=precision)
+    native = memory.likely_newton_schulz("cpu")
+    predicted = memory.predict(config, precision=precision, newton_schulz=native)
     expected = max(predicted.passes.of_tensors, predicted.moment("update").of_tensors)
     assert allocated_peak(config, precision, tmp_path / "trace.json") == pytest.approx(expected, rel=0.12)
 
@@ -135,7 +136,8 @@ def test_a_process_takes_what_is_predicted(name, precision):
     })  # fmt: skip
     with closing(Apart()) as apart:
         measured = apart(config, config.training.batch_size, 1.5)["peak_memory_bytes"]
-    predicted = memory.predict(config, precision="bfloat16" if precision else "float32")
+    newton_schulz = memory.likely_newton_schulz("cpu")
+    predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
     assert predicted.passes.total == pytest.approx(measured, rel=0.15)
 
 
@@ -191,11 +193,12 @@ def test_a_longer_window_never_takes_less(config, device):
 @settings(max_examples=60)
 def test_computing_blocks_again_never_takes_more(config, precision, device):
     kept, recomputed = (
-        memory.predict(config, precision=precision, device=device, gradient_checkpointing=recompute)
+        max(moment.of_tensors for moment in memory.predict(
+            config, precision=precision, device=device, gradient_checkpointing=recompute).moments)
         for recompute in (False, True)
-    )
+    )  # fmt: skip
     block_input = 4 * config.model.n_embd * config.model.block_size * config.training.batch_size
-    assert recomputed.total <= kept.total + block_input  # that of the block which is computed again
+    assert recomputed <= kept + block_input  # that of the block which is computed again
 
 
 @given(small_configs, precisions, on_devices)
