@@ -32,8 +32,9 @@ STORE = "micro-batches.json"
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others
 MARGIN = 1.15  # of the prediction, which holds within 15 %
 SMALLEST_GAP = 8  # bisection ends when what fits and what does not are within an eighth
-STARTING = 120.0  # seconds for a process to import torch on a busy machine
+PATIENCE = 120.0  # seconds
 LEAST_SECONDS_A_TRY = 1.0
+MOST_REPEATS = 30  # of a pass in a try: more make it no better known
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def find(
 
     It is at most the sequences of a step, and never so large that the prediction exceeds `available` bytes (what is
     free now). Kept in `folder` by machine, model, precision, threads and torch, and taken from there when asked again.
-    New tries begin until `seconds` have passed. `attempt(config, micro_batch, seconds)` makes a try, by default in
-    a process of its own. Raises UserError when not even one sequence fits.
+    New tries begin until `seconds` have passed; what was cut off by them is not kept. `attempt(config, micro_batch,
+    seconds)` makes a try, by default in a process of its own. Raises UserError when not even one sequence fits.
     """
     store, key = Path(folder) / STORE, _key(config)
     known = _read(store, notify)
@@ -64,10 +65,14 @@ def find(
         return Found(**known[key], kept=True)
     free = _available(config) if available is None else available
     with contextlib.closing(Apart()) as apart:
-        found = _Search(config, seconds, notify, attempt or apart, free).run()
-    row = asdict(found)
-    del row["kept"]
-    durable.write_json(store, {**_read(store, notify), key: row})
+        if attempt is None:
+            apart.start()
+        search = _Search(config, seconds, notify, attempt or apart, free)
+        found = search.run()
+    if not search.was_cut_off:
+        row = asdict(found)
+        del row["kept"]
+        durable.write_json(store, {**_read(store, notify), key: row})
     return found
 
 
@@ -86,6 +91,7 @@ class _Search:
 
     def __post_init__(self):
         self.tried: dict[int, dict] = {}
+        self.was_cut_off = False
         self.ends = time.monotonic() + self.seconds
 
     @cached_property
@@ -108,7 +114,10 @@ class _Search:
         """Try 1, 2, 4 ... and the whole batch; the first that does not fit, or None."""
         sizes = [2**power for power in range(self.largest.bit_length()) if 2**power < self.largest]
         for size in [*sizes, self.largest]:
-            if self.that_fit and (self.is_over or not self.still_gaining):
+            if self.that_fit and not self.still_gaining:
+                return None
+            if self.that_fit and self.is_over:
+                self.was_cut_off = True
                 return None
             if not self.fits(size):
                 return size
@@ -163,11 +172,10 @@ class Apart:
 
     def __call__(self, config: Config, micro_batch: int, seconds: float) -> dict:
         """{"result": "fits", ...} or {"result": "out of memory, ..."}. Raises RuntimeError for any other failure."""
-        if self._process is None:
-            self._start()
         try:
+            self.start()
             self._pipe.send((config.model_dump(), micro_batch, seconds))
-            patience = STARTING + 20 * seconds  # one pass of a large model may take many times what it was given
+            patience = PATIENCE + 20 * seconds  # one pass of a large model may take many times what it was given
             answer = self._pipe.recv() if self._pipe.poll(patience) else {"result": f"no answer in {patience:.0f} s"}
         except (EOFError, ConnectionError):  # the system ends whoever asks for too much; it says nothing more
             self._process.join()
@@ -178,12 +186,16 @@ class Apart:
             raise RuntimeError(f"micro-batch {micro_batch}: {answer['failure']}")
         return answer
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, unless it is there, and wait until it has loaded torch."""
+        if self._process is not None:
+            return
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_answer_all, args=(self._target, theirs), daemon=True)
         self._process.start()
         theirs.close()
+        self._pipe.recv()
 
     def close(self) -> None:
         """End the process; its memory is free when this returns."""
@@ -200,6 +212,8 @@ def _answer_all(target: str, pipe) -> None:
     _is_ended_first()
     module, _, name = target.partition(":")
     attempt = getattr(importlib.import_module(module), name)
+    importlib.import_module("nanogpt.training.real_step")
+    pipe.send("ready")
     with contextlib.suppress(EOFError):
         while True:
             question = pipe.recv()
@@ -256,7 +270,7 @@ def _timed(
     passes, updates = [], []
     is_whole_step = micro_batch >= real.sequences
     ends = time.perf_counter() + seconds
-    while not passes or time.perf_counter() + passes[-1] + updates[-1] < ends:
+    while not passes or (len(passes) < MOST_REPEATS and time.perf_counter() + passes[-1] + updates[-1] < ends):
         began = time.perf_counter()
         if is_whole_step:  # gradients are not added to others
             real.optimizer.forget_gradients()

@@ -21,9 +21,10 @@ MIB = 2**20
 LOGITS_AT_ONCE = 32 * 2**20  # elements; nanogpt.model.gpt computes the loss in chunks beyond it
 TOKENS_AT_ONCE = 8192  # of an evaluation's forward pass
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
-OF_LIBRARIES = {"cpu": 22 * MIB, "cuda": 32 * MIB, "mps": 22 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
+OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
-RECOMPUTED_HEAP = 0.7
+# Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
+HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}
 MAPPED_APART = 2**30  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
 
 
@@ -192,7 +193,9 @@ class _Step:
         total: Counter[str] = Counter()
         for some in ({"parameters": FLOAT32 * (self.counts.total + self.adapters)}, *self._optimizer(), *parts):
             total.update(some)
-        total.update({LIBRARIES: OF_LIBRARIES[self.device], ALLOCATOR: self._unusable() if name in IN_PASSES else 0})
+        total[LIBRARIES] = OF_LIBRARIES[self.device]
+        if self.device == "cpu" and name in IN_PASSES:
+            total[ALLOCATOR] = self._unusable() + int(HEAP_HOLES * (total["attention"] + total["feed-forward"]))
         return Moment(name, {part: size for part, size in total.items() if size})
 
     def _optimizer(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -252,20 +255,21 @@ class _Step:
         return 0 if self.product == FLOAT32 else self.product * numbers
 
     def _unusable(self) -> int:
-        """Heap that the update has used and the passes cannot.
+        """Heap that the update has used and the passes cannot, on a CPU.
 
-        Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: on
-        CPUs each of the two grows the heap for itself. Where blocks are computed again, gradients lie between those
-        computations too; RECOMPUTED_HEAP is fitted to micro, tiny, small and medium (docs/memory.md).
+        Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: each
+        of the two grows the heap for itself. Where blocks are computed again, gradients lie between those
+        computations too. (HEAP_HOLES are left by what is freed between activations: aligned blocks of the same size
+        do not fit there again.)
         """
         largest = max((stacked for stacked, _ in self._stacks()), default=0)
-        if self.device != "cpu" or FLOAT32 * largest >= MAPPED_APART:
+        if FLOAT32 * largest >= MAPPED_APART:
             return 0
         workspace = self._update_workspace()
         if not self.config.device.gradient_checkpointing:
             return workspace
         kept_otherwise = sum(self._of_blocks(self.model.n_layer - 1).values()) - self._block_inputs["block inputs"]
-        return workspace + max(0, min(int(RECOMPUTED_HEAP * workspace), kept_otherwise))
+        return workspace + max(0, min(int(RECOMPUTED_HEAP[self.product] * workspace), kept_otherwise))
 
     def _update_workspace(self) -> int:
         """Of Muon: all matrices of a shape at once, beside what the shape before has left."""

@@ -90,6 +90,7 @@ def test_when_not_even_one_sequence_fits_a_person_is_told(tmp_path):
 def test_no_try_begins_after_the_time(tmp_path):
     found, _ = search(tmp_path, machine(lambda size: size), seconds=0.0)
     assert sizes(found) == [1]
+    assert not search(tmp_path, machine(lambda size: size))[0].kept  # half an answer is not remembered
 
 
 def test_what_was_found_is_kept_for_the_same_question_only(tmp_path):
@@ -147,7 +148,7 @@ def test_another_failure_is_raised():
 
 
 def test_real_steps_are_timed_apart(tmp_path):
-    found = find_for(config(2).model_dump(), str(tmp_path), 1.0)
+    found = find_for(config(2).model_dump(), str(tmp_path), 20.0)
     assert found["micro_batch"] in (1, 2) and not found["kept"]
     assert all(row["tokens_per_second"] > 0 and row["peak_memory_bytes"] >= 0 for row in found["tried"])
-    assert find_for(config(2).model_dump(), str(tmp_path), 1.0)["kept"]
+    assert find_for(config(2).model_dump(), str(tmp_path), 20.0)["kept"]

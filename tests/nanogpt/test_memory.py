@@ -131,11 +131,11 @@ def test_adapters_and_averages_hold_what_is_predicted(training, tmp_path):
 @pytest.mark.parametrize("name, precision", [("micro", False), ("micro", True), ("tiny_model", True)])
 def test_a_process_takes_what_is_predicted(name, precision):
     config = load_config(CONFIGS / f"{name}.yaml").with_changes({
-        "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision, "device.threads": 1,
+        "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision,
         "training.gradient_accumulation": 1,
     })  # fmt: skip
     with closing(Apart()) as apart:
-        measured = apart(config, config.training.batch_size, 1.5)["peak_memory_bytes"]
+        measured = apart(config, config.training.batch_size, 5.0)["peak_memory_bytes"]
     newton_schulz = memory.likely_newton_schulz("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
     assert predicted.passes.total == pytest.approx(measured, rel=0.15)

@@ -115,3 +115,29 @@ def test_thinning_keeps_the_ends_and_few_points(length):
     kept, _ = plots._thin(xs, xs)
     assert len(kept) <= plots.MOST_POINTS + 1
     assert not xs or (kept[0], kept[-1]) == (xs[0], xs[-1])
+
+
+def profile(**changed) -> dict:
+    seconds = {"data": 0.001, "forward": 0.03, "backward": 0.06, "AdamW": 0.002, "Muon": 0.02} | changed
+    whole = sum(seconds.values())
+    return {
+        "seconds": seconds, "shares": {part: value / whole for part, value in seconds.items()}, "parameters": 800_000,
+        "tokens_per_second": 7000.0, "flops_per_second": 3e10, "share_of_matmul": 0.25, "device": "cpu",
+        "precision": "bfloat16",
+    }  # fmt: skip
+
+
+def test_a_profile_is_drawn_with_a_bar_for_each_part(tmp_path):
+    first = plots.profile_plot("tiny", profile(), tmp_path / "a.svg")
+    again = plots.profile_plot("tiny", profile(), tmp_path / "b.svg")
+    more = plots.profile_plot("tiny", profile(evaluation=0.01, checkpoint=0.001), tmp_path / "c.svg")
+    assert first.read_bytes() == again.read_bytes()
+    height = [float(ElementTree.parse(path).getroot().get("viewBox").split()[3]) for path in (first, more)]
+    assert height[0] < height[1]
+
+
+def test_every_part_of_a_profile_has_its_colour():
+    from nanogpt.training.profiler import PARTS
+
+    assert set(plots.PART_COLORS) == set(PARTS)
+    assert len(set(plots.PART_COLORS.values())) == len(PARTS)

@@ -48,7 +48,7 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path, capsys):
 
 
 def test_batch_size_shows_what_was_tried_and_remembers(small_file, tmp_path, capsys):
-    words = ["batch-size", small_file, "--vocab", "50", "--seconds", "1", "--folder", str(tmp_path / "machine")]
+    words = ["batch-size", small_file, "--vocab", "50", "--seconds", "20", "--folder", str(tmp_path / "machine")]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
     assert "← taken" in out and "--micro-batch" in out and "as found before" not in out
