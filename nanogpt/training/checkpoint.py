@@ -71,7 +71,8 @@ def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, stat
             with _Written(temporary / STATE) as file:  # by path, torch hides the errno of a full disk
                 torch.save(state, file)
             files[STATE] = file.fingerprint()
-        _write_manifest(temporary / MANIFEST, {"step": step, "facts": facts, "files": files})
+        with _Written(temporary / MANIFEST) as file:
+            file.write(_manifest_bytes({"step": step, "facts": facts, "files": files}))
         _put_in_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -261,10 +262,6 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     os.replace(temporary, folder)
     durable.fsync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_manifest(path: Path, manifest: dict) -> None:
-    durable.write_bytes(path, _manifest_bytes(manifest))
 
 
 def _manifest_bytes(manifest: dict) -> bytes:

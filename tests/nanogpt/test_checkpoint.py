@@ -98,7 +98,7 @@ def test_no_good_one_is_none(tmp_path):
     assert checkpoint.load_newest(tmp_path / "nothing", print) is None
 
 
-@pytest.mark.parametrize("cut", ["fsync_file", "write_bytes", "fsync_folder"])
+@pytest.mark.parametrize("cut", ["fsync_file", "fsync_folder"])
 def test_a_write_that_is_cut_leaves_the_one_before(tmp_path, monkeypatch, cut):
     save(tmp_path, 1, value=1.0)
 
@@ -119,8 +119,6 @@ def test_replacing_a_checkpoint_is_never_without_a_whole_one(tmp_path, monkeypat
     real, done = os.replace, []
 
     def replace(source, target):
-        if Path(target).suffix == ".json":
-            return real(source, target)
         if len(done) == renames_done:
             raise KeyboardInterrupt
         done.append(target)
