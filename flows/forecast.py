@@ -93,7 +93,7 @@ def judging_seconds(config: Config, speed: Speed, corpus: Corpus) -> float:
 
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md): E + A / N^a + B / D^b, the form of Hoffmann et al.
 # 2022, eq. 2, with repeated data discounted as Muennighoff et al. 2023, eq. 5 (R* = 15.4).
-E, A, ALPHA, B, BETA = 1.54, 23.50, 0.34, 114.2, 0.40
+E, A, ALPHA, B, BETA = 1.552, 24.49, 0.34, 98.45, 0.395
 REPEAT_DECAY = 15.4
 
 

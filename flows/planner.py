@@ -30,7 +30,7 @@ EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole valida
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.39 and 1.41)
+DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
 SIMILAR = 1.03  # expected losses within this share count as equal: the estimate is no better; the larger model wins
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
