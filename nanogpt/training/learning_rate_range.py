@@ -60,7 +60,9 @@ def learning_rate_range(
     """
     factors, losses = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(config.with_changes(AS_IN_THE_MIDDLE), data_folder, Path(scratch), None, None, StopRequest())
+        # The model as it was written: a source of weights decides what a person left out of it.
+        changed = config.with_changes(AS_IN_THE_MIDDLE).model_copy(update={"model": config.model})
+        trainer = Trainer(changed, data_folder, Path(scratch), None, None, StopRequest())
         trainer.folder = ModelFolder(Path(scratch), trainer.config)
         trainer.set_up(None)
         for step in range(steps):

@@ -92,6 +92,13 @@ def test_the_first_step_is_the_first_of_the_training(case, tmp_path):
     assert found.losses[0] == next(iter(read_rows(tmp_path / "m" / "metrics.jsonl")))["loss"]
 
 
+def test_weights_that_are_there_decide_the_shape_that_the_file_leaves_out(case, tmp_path):
+    train(tiny(max_iters=4, warmup_iters=1, eval_interval=4), case[1], tmp_path / "base")
+    (tmp_path / "tune.yaml").write_text("device: {type: cpu, threads: 1}\n")
+    config = load_config(tmp_path / "tune.yaml", [f"training.init_from={tmp_path / 'base'}"])
+    assert lrr.learning_rate_range(config, case[1], 0.01, 1.0, 20).losses
+
+
 def test_the_factor_is_on_every_peak_of_the_recipe():
     muon = lrr.peaks(tiny().training)
     assert set(muon) == {f"training.{kind}learning_rate" for kind in ("", "muon_", "embedding_")}
