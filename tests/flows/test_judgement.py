@@ -107,6 +107,13 @@ def test_figures_that_stand_out_are_named_with_their_number(facts):
     assert "1 min 30 s, planned 40.0 s" in advice(facts, "Phase 6 Evaluation took")
 
 
+def test_more_time_is_advised_only_for_a_model_that_time_is_wanting_for(facts):
+    facts["models"][1]["facts"]["peak_memory_bytes"] = 2**28
+    assert "the plan can add small:" in advice(facts, "Memory is not the limit")
+    facts["steps"]["configuration.plan"]["left_out"].pop()
+    assert not any("Memory is not the limit" in line for line in recommendations(facts))
+
+
 def test_a_failed_phase_is_the_first_thing_to_do(tmp_path):
     first = recommendations(report_facts.failed_facts(tmp_path))[0]
     assert first.startswith("**Phase 5 Training failed:**") and "device.type=cpu" in first
