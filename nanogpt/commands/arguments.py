@@ -56,6 +56,10 @@ def model_config(arguments: argparse.Namespace):
     from nanogpt.config import load_config
 
     config = load_config(arguments.config, arguments.set)
+    if config.training.init_from is not None:
+        from nanogpt.training.initial_weights import config_with_shape_of  # torch: most models begin from scratch
+
+        config = config_with_shape_of(config, config.training.init_from)
     if arguments.device:
         config = config.with_changes({"device.type": arguments.device})
     usual = {"char": 101, "gpt2": 50257}.get(config.data.tokenizer, config.data.bpe_vocab_size)

@@ -8,6 +8,7 @@ import pytest
 
 from nanogpt import cli
 from nanogpt.config import save_config
+from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import make_data, tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -38,6 +39,15 @@ def test_a_plan_heeds_what_the_command_line_says(capsys):
     out = capsys.readouterr().out
     assert "vocabulary 77" in out and "on cuda in float16, 3 × 128 tokens" in out
     assert "with Python and torch" not in out  # a device's memory is told without the host's
+
+
+def test_weights_that_are_there_decide_the_shape_that_is_planned_for(tmp_path, capsys):
+    config = tiny(max_iters=4, warmup_iters=1, eval_interval=4)
+    data = make_data(tmp_path / "data")
+    train(config, data, tmp_path / "base")
+    (tmp_path / "tune.yaml").write_text("training: {max_iters: 60}\n")
+    assert cli.main(["plan", str(tmp_path / "tune.yaml"), "--set", f"training.init_from={tmp_path / 'base'}"]) == 0
+    assert "2 layers of 16, vocabulary 29" in capsys.readouterr().out
 
 
 def test_a_mistake_in_the_file_is_one_line(tmp_path, capsys):
