@@ -145,7 +145,8 @@ def test_a_real_child_is_asked_to_save_before_the_wait(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_training_that_waited_for_power_ends_as_if_it_had_not(start, laptop, monkeypatch, tmp_path):
-    run, config = start(), tiny(max_iters=300, checkpoint_interval=200, eval_interval=300, log_interval=5)
+    # A heartbeat comes every second and at each evaluation: else so short a training is over before it is asked.
+    run, config = start(), tiny(max_iters=300, checkpoint_interval=200, eval_interval=30, log_interval=5)
     config = config.with_changes({"data.tokenizer": "char"})
     data = make_data(run.paths.data)
     save_config(config, run.paths.configs / "tiny.yaml")
