@@ -6,8 +6,6 @@ from torch import nn
 
 from nanogpt.training.averaging import WeightAverage
 
-pytestmark = pytest.mark.fast
-
 
 def walked(decay: float, steps: int) -> tuple[nn.Parameter, WeightAverage, list[torch.Tensor]]:
     """A parameter after a random walk, its average, and every place it has been at."""

@@ -9,8 +9,6 @@ import pytest
 
 from nanogpt import plots
 
-pytestmark = pytest.mark.fast
-
 PLOTS_OF_A_MODEL = [plots.loss_plot, plots.learning_rate_plot, plots.speed_plot]
 
 

@@ -8,8 +8,6 @@ import torch
 from nanogpt.training import profiler
 from tests.nanogpt.training_case import tiny
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture(autouse=True)
 def threads_as_they_were():

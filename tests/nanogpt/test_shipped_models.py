@@ -10,7 +10,6 @@ from nanogpt.config import load_config, read_yaml
 from nanogpt.model.gpt import GPT
 from nanogpt.training import memory
 
-pytestmark = pytest.mark.fast
 CONFIGS = Path(__file__).parents[2] / "configs"
 LADDER = read_yaml(CONFIGS / "runs/default.yaml")["ladder"]
 VOCABULARIES = {"with 66 characters": 66, "with a BPE of 1,024": 1024}

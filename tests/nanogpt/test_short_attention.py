@@ -9,8 +9,6 @@ from nanogpt.model.positional import Rotary
 from nanogpt.model.short_attention import ShortAttention
 from tests.nanogpt.model_case import small
 
-pytestmark = pytest.mark.fast
-
 B, T, D = 2, 5, 4
 
 
