@@ -70,6 +70,7 @@ def run_child(
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold `folder` while training in it: an orphan of a killed run may still be saving there. Raises UserError."""
+    check_is_no_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=lifeline.SECONDS_TO_SAVE + 5):

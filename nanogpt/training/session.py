@@ -73,11 +73,12 @@ class Session:
         return found
 
     def has_grown(self, found: Checkpoint) -> bool:
-        """Whether this session may take more steps, or more time, than the one that began to cool down."""
-        if found.facts["trajectory"]["training.max_iters"] < self.config.training.max_iters:
+        """Whether this session may take more steps, or more time where time was short, than what began to cool down."""
+        max_iters = self.config.training.max_iters
+        if found.facts["trajectory"]["training.max_iters"] < max_iters:
             return True
-        clock = found.state["progress"]["max_seconds"]
-        return clock is not None and (self.max_seconds or math.inf) > LARGER_CLOCK * clock
+        clock, end = found.state["progress"]["max_seconds"], found.state["progress"]["cool_down"]["end"]
+        return clock is not None and end < max_iters and (self.max_seconds or math.inf) > LARGER_CLOCK * clock
 
     def set_up(self, found: Checkpoint | None) -> None:
         """Model, optimizer and what computes with them; a resumed run computes as it did before."""
@@ -173,7 +174,7 @@ class Session:
         """Back to a healthy checkpoint, with half the learning rate and other data ahead.
 
         Only to a checkpoint of the regular interval, which every run has, interrupted or not, and from before the bad
-        steps began. Raises NonFiniteError.
+        steps began; or, soon after a cool-down was taken back, to the one before it. Raises NonFiniteError.
         """
         stability = self.progress.stability
         told = f"{stability.suspicion} at step {self.progress.step}"
@@ -183,6 +184,8 @@ class Session:
         found = self.folder.newest(interval, step - stability.steps_since_healthy())
         if found is None:  # bad steps far apart may reach back beyond what is kept; all kept weights are of good steps
             found = self.folder.newest(interval, step - stability.bad_in_a_row)
+        if found is None:
+            found = self.folder.newest(at_most=step - stability.bad_in_a_row)
         if found is None:
             raise NonFiniteError(f"{told}, and no checkpoint to go back to")
         bad, seconds = self.progress, self.clock.seconds()
