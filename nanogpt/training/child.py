@@ -17,6 +17,7 @@ from nanogpt.config import load_config
 from nanogpt.device import choose
 from nanogpt.faults import UserError, classify
 from nanogpt.training import lifeline
+from nanogpt.training.model_folder import make_folder
 from nanogpt.training.trainer import Outcome, train
 
 FINISHED, USER_ERROR, FAULT = 0, 2, 3
@@ -70,8 +71,7 @@ def run_child(
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold `folder` while training in it: an orphan of a killed run may still be saving there. Raises UserError."""
-    check_is_no_file(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with FileLock(folder / ".lock", timeout=lifeline.SECONDS_TO_SAVE + 5):
             yield

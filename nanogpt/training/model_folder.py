@@ -23,14 +23,20 @@ from nanogpt.training.metrics import Heartbeat, JsonLines
 from nanogpt.training.tracking import Tracker
 
 
+def make_folder(path: Path) -> None:
+    """A folder at `path`, unless it is there. Raises UserError when a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: is a file, or in one; expected the folder of a model, or a new one's name") from None
+
+
 class ModelFolder:
     """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
 
     def __init__(self, path: Path, config: Config):
         """Raises UserError when `path` is a file."""
-        if path.is_file():
-            raise UserError(f"{path}: is a file; expected the folder of a model, or a new one's name")
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         self.path, self.checkpoints, self.config = path, path / "checkpoints", config
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
