@@ -169,11 +169,15 @@ def prune(folder: Path, keep: int, interval: int) -> None:
     """Remove all but the newest `keep` of the checkpoints at multiples of `interval`, and the newest of all.
 
     Those of an interruption lie between: a rewind never goes back to them, so that it goes to the same place whether
-    the run was interrupted or not. What a sudden end left half written goes too.
+    the run was interrupted or not. Only until there are `keep` regular ones they make up the number: a training that
+    takes a cool-down back begins with one of them. What a sudden end left half written goes too.
     """
     paths = list(steps_in(folder))
     regular = [path for path in paths if step_of(path) % interval == 0]
-    for path in {*paths[:-1], *folder.glob(".step-*.tmp")} - set(regular[-keep:]):
+    others = [path for path in paths if path not in regular]
+    missing = max(0, keep - len(regular))
+    kept = {*paths[-1:], *regular[-keep:], *others[max(0, len(others) - missing) :]}
+    for path in {*paths, *folder.glob(".step-*.tmp")} - kept:
         shutil.rmtree(path, ignore_errors=True)
 
 

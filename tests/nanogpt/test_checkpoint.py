@@ -149,6 +149,13 @@ def test_pruning_keeps_the_regular_ones_and_the_newest(tmp_path):
     assert [checkpoint.step_of(path) for path in checkpoint.steps_in(tmp_path)] == [20, 30, 33]
 
 
+def test_pruning_keeps_others_until_there_are_enough_regular_ones(tmp_path):
+    for step in (11, 14, 20):
+        save(tmp_path, step)
+    checkpoint.prune(tmp_path, keep=2, interval=10)
+    assert [checkpoint.step_of(path) for path in checkpoint.steps_in(tmp_path)] == [14, 20]
+
+
 def test_pruning_takes_what_a_sudden_end_left_half_written(tmp_path):
     save(tmp_path, 10)
     (tmp_path / ".step-00000007.tmp").mkdir()

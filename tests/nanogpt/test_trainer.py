@@ -15,6 +15,7 @@ from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint, clock, growth
+from nanogpt.training.child import alone_in
 from nanogpt.training.clock import Clock
 from nanogpt.training.loss_scale import LEAST, LossScale
 from nanogpt.training.metrics import read_rows
@@ -171,6 +172,23 @@ def test_more_steps_go_on_from_before_the_cool_down(data, tmp_path):
     assert load_config(tmp_path / "grown" / "config.yaml").training.max_iters == 40
 
 
+def test_more_time_changes_nothing_where_steps_were_the_limit(data, tmp_path):
+    config = tiny(max_iters=20, decay_fraction=0.5)
+    outcome = train(config, data, tmp_path, max_seconds=1000.0)
+    again = train(config, data, tmp_path, max_seconds=2000.0)
+    assert (again.reason, again.sha256) == ("max_iters", outcome.sha256)
+    assert [row["step"] for row in events(tmp_path, "resumed")] == [20]
+
+
+def test_bad_steps_soon_after_a_cool_down_was_taken_back_go_back_to_the_one_before_it(data, tmp_path, monkeypatch):
+    settings = dict(decay_fraction=0.65, checkpoint_interval=4)
+    train(tiny(max_iters=40, **settings), data, tmp_path)
+    poison(monkeypatch, {4 * step for step in (15, 16, 17)})
+    outcome = train(tiny(max_iters=48, **settings), data, tmp_path)
+    assert (outcome.step, outcome.rewinds) == (48, 1)
+    assert [row["message"].split(";")[1][:11] for row in events(tmp_path, "rewound")] == [" back to 14"]
+
+
 def test_a_corrupt_checkpoint_is_left_for_the_one_before(data, tmp_path):
     whole = train(tiny(), data, tmp_path / "whole")
     folder = tmp_path / "hurt"
@@ -202,8 +220,11 @@ def test_a_refusal_leaves_a_finished_training_as_it_is(data, tmp_path):
         train(tiny(max_iters=3, warmup_iters=1, learning_rate=0.02), data, tmp_path / "m")
     assert kept == {name: (tmp_path / "m" / name).read_bytes() for name in kept}
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file"):
-        train(tiny(), data, tmp_path / "file")
+    for place in (tmp_path / "file", tmp_path / "file" / "m"):
+        with pytest.raises(UserError, match="is a file"):
+            train(tiny(), data, place)
+        with pytest.raises(UserError, match="is a file"), alone_in(place):
+            pass
 
 
 @pytest.mark.fast
