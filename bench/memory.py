@@ -34,6 +34,7 @@ on CUDA `max_memory_allocated`. No evaluation is made. "recomputed" is `device.g
 
 On Linux a process holds more than its tensors: memory that was freed between tensors that live on is not always used
 again. `allocator` in the table of `nanogpt plan` is that share; it was fitted to these rows.
+The heap grows for three or four steps: rows of one or two, on a machine that had no time for more, are measured low.
 
 """
 
