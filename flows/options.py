@@ -113,6 +113,7 @@ def parse(argv: list[str]) -> RunOptions:
     config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
     rungs = tuple(_rung(path, config, model_changes) for path in _rung_files(config, model_file))
     _check_names(given, rungs)
+    _check_from_scratch(rungs)
     return RunOptions(
         config=config, rungs=rungs, fixed=model_file is not None,
         pinned=frozenset(change.partition("=")[0].strip() for change in model_changes),
@@ -246,6 +247,15 @@ def _check_names(given: argparse.Namespace, rungs: tuple[Config, ...]) -> None:
     for name in given.redo:
         if name not in known:
             raise UserError(f"--redo {name}: no such step{nearest(name, known)}; steps are {', '.join(known)}")
+
+
+def _check_from_scratch(rungs: tuple[Config, ...]) -> None:
+    for rung in rungs:
+        if rung.training.init_from is not None:
+            raise UserError(
+                f"training.init_from {rung.training.init_from}: a run trains from scratch; to go on from a model: "
+                f"nanogpt train CONFIG --init {rung.training.init_from}"
+            )
 
 
 def _is_of_model(override: str) -> bool:

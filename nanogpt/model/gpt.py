@@ -4,12 +4,13 @@ Sources: Radford et al. 2019 (GPT-2), Karpathy's nanoGPT (initialisation, FLOP e
 """
 
 import math
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
 from nanogpt.model.attention import Attention, KVCache
@@ -35,6 +36,28 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation, cache: KVCache | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotation, cache)
         return x + self.feedforward(self.feedforward_norm(x))
+
+
+def recomputed(block: Block, x: Tensor, rotation, cache: KVCache | None) -> Tensor:
+    """`block` of x (B, T, n_embd), keeping x alone: the backward pass computes the rest again, dropout included."""
+    context = mps_dropout_again if x.device.type == "mps" and block.feedforward.dropout else noop_context_fn
+    return checkpoint(block, x, rotation, cache, use_reentrant=False, context_fn=context)
+
+
+def mps_dropout_again() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of a first computation and its repetition: torch's checkpoint keeps CUDA's generator, but not MPS's."""
+    state = torch.mps.get_rng_state()
+
+    @contextmanager
+    def as_before():
+        now = torch.mps.get_rng_state()
+        torch.mps.set_rng_state(state)
+        try:
+            yield
+        finally:
+            torch.mps.set_rng_state(now)
+
+    return nullcontext(), as_before()
 
 
 class GPT(nn.Module):
@@ -93,7 +116,7 @@ class GPT(nn.Module):
         rotation = self.rotary(start, T) if self.rotary is not None else None
         recompute = self.gradient_checkpointing and self.training
         for block in self.blocks:
-            x = checkpoint(block, x, rotation, cache, use_reentrant=False) if recompute else block(x, rotation, cache)
+            x = recomputed(block, x, rotation, cache) if recompute else block(x, rotation, cache)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)

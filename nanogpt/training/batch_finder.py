@@ -56,8 +56,9 @@ def find(
 
     It is at most the sequences of a step, and never so large that the prediction exceeds `available` bytes (what is
     free now). Kept in `folder` by machine, model, precision, threads and torch, and taken from there when asked again.
-    New tries begin until `seconds` have passed; what was cut off by them is not kept. `attempt(config, micro_batch,
-    seconds)` makes a try, by default in a process of its own. Raises UserError when not even one sequence fits.
+    New tries begin until `seconds` have passed; what they, or the memory free now, cut off is not kept.
+    `attempt(config, micro_batch, seconds)` makes a try, by default in a process of its own. Raises UserError when not
+    even one sequence fits.
     """
     store, key = Path(folder) / STORE, _key(config)
     known = _read(store, notify)
@@ -149,6 +150,7 @@ class _Search:
                             newton_schulz=likely_newton_schulz(device)).total  # fmt: skip
         row: dict[str, Any] = {"micro_batch": size, "predicted_bytes": predicted}
         if predicted * MARGIN > self.available:
+            self.was_cut_off = True
             row["result"] = f"not tried: {_gib(predicted * MARGIN)} with a margin, {_gib(self.available)} are free"
         else:
             share = max(LEAST_SECONDS_A_TRY, (self.ends - time.monotonic()) / 4)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nanogpt import device as devices
 from nanogpt.data.data_loader import Samples
+from nanogpt.faults import OUT_OF_MEMORY, classify
 from nanogpt.model.gpt import GPT
 from nanogpt.training.checkpoint import random_state, restore_random_state
 from nanogpt.training.computing import Computing
@@ -17,6 +18,7 @@ from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.optimizer import Optimizer
 
 Piece = tuple[int, int]  # first sample, number of samples
+MOST_SHAPES = 64  # compiled; beyond torch's 8 it would go on in eager mode without a word
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Gradients:
         Shapes are few and each is worth a graph of its own: those of the curriculum and of a batch's remainder.
         """
         self.beat("compiling")
+        torch._dynamo.config.recompile_limit = MOST_SHAPES
         self.loss_sum, self.compiled = torch.compile(self.model.loss_sum, dynamic=False), True
 
     def compute(self, data: StepData, loss_scale: float = 1.0) -> tuple[float, float]:
@@ -68,7 +71,7 @@ class Gradients:
             restore_random_state(before, self.computing.device)
             raise
         except Exception as error:
-            if not self.compiled:
+            if not self.compiled or classify(error) == OUT_OF_MEMORY:
                 raise
             self.event("not compiled", f"eager instead: {type(error).__name__}: {error}"[:500])
             self.loss_sum, self.compiled = self.model.loss_sum, False

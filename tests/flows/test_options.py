@@ -63,6 +63,7 @@ BAD_ARGUMENTS = {
     "a ladder that is no list": (["--set", "ladder=micro"], "--set ladder: found 'micro', should be a list"),
     "no rung": (["--set", "ladder=[]"], "ladder: is empty"),
     "a line break": (["--set", "training\n=\n3", "--set", "a\nb"], "--set a b: expected KEY=VALUE"),
+    "a model to go on from": (["--set", "training.init_from=exports/a"], "nanogpt train CONFIG --init exports/a"),
     "a missing config": (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
 }  # fmt: skip
 

@@ -79,6 +79,7 @@ def test_what_is_predicted_not_to_fit_is_not_tried(tmp_path):
     found, _ = search(tmp_path, attempt, available=int(predicted * batch_finder.MARGIN) + 1)
     assert max(asked) == found.micro_batch == 8
     assert any(row["result"].startswith("not tried") for row in found.tried)
+    assert not search(tmp_path, attempt)[0].kept  # with more memory free the answer is another
 
 
 def test_when_not_even_one_sequence_fits_a_person_is_told(tmp_path):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from nanogpt.config import ModelConfig, TrainingConfig
 from nanogpt.data.data_loader import Samples
-from nanogpt.model.gpt import GPT
+from nanogpt.model.gpt import GPT, mps_dropout_again
 from nanogpt.training.computing import Computing
 from nanogpt.training.gradients import Feed, Gradients, StepData
 from nanogpt.training.lifeline import StopRequest
@@ -52,6 +53,23 @@ def test_blocks_computed_again_give_the_same_bytes_with_dropout(precision):
     kept, again = gradients(2, precision), gradients(2, precision)
     again.model.gradient_checkpointing = True
     assert_equal(computed(kept, WHOLE), computed(again, WHOLE))
+
+
+def test_dropout_is_repeated_where_torch_does_not_see_to_it(monkeypatch):
+    """MPS has a generator that torch's checkpoint does not keep; the CPU's stands for it here."""
+    monkeypatch.setattr(torch.mps, "get_rng_state", torch.get_rng_state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", torch.set_rng_state)
+    weight = torch.ones(1000, requires_grad=True)
+
+    def dropped(x):
+        return torch.nn.functional.dropout(x.exp())
+
+    options = dict(use_reentrant=False, preserve_rng_state=False, context_fn=mps_dropout_again)
+    written = checkpoint(dropped, weight, **options)
+    after = torch.get_rng_state()
+    written.sum().backward()
+    assert torch.equal(weight.grad, written.detach())  # exp is its own derivative, under the same mask
+    assert torch.equal(torch.get_rng_state(), after)
 
 
 def test_blocks_computed_again_are_not_kept():
@@ -110,6 +128,18 @@ def test_a_compiler_that_fails_at_any_call_is_left_and_the_step_repeated(monkeyp
         assert_equal(computed(of, step), wanted)
     assert EVENTS == [("not compiled", "eager instead: RuntimeError: no C++ compiler")]
     assert compiler.calls == fails_at and not of.compiled
+
+
+def test_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
+    def compiled(tokens, targets):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled)
+    of = gradients()
+    of.compile()
+    with pytest.raises(torch.OutOfMemoryError):
+        of.compute(WHOLE)
+    assert of.compiled and not EVENTS
 
 
 def test_a_failure_without_a_compiler_is_a_failure():
