@@ -57,11 +57,11 @@ def number(value: float | None, digits: int | None = None) -> str:
 
 
 def count(value: float | None) -> str:
-    """803000 -> '0.80 M': parameters and tokens at a glance."""
+    """803000 -> '0.80 M', 124e6 -> '124.0 M': parameters and tokens at a glance."""
     if value is None:
         return NOTHING
-    for size, unit in ((1e9, "B"), (1e6, "M")):
-        if abs(value) >= size / 10:
+    for size, unit, least in ((1e9, "B", 1e9), (1e6, "M", 1e5)):
+        if abs(value) >= least:
             return f"{value / size:.2f} {unit}" if abs(value) < 10 * size else f"{value / size:,.1f} {unit}"
     return f"{value:,.0f}"
 

@@ -62,6 +62,7 @@ def test_a_template_that_misspells_a_fact_is_noticed():
         (wording.number, 0.00012345, "0.0001234"),
         (wording.number, float("inf"), "inf"),
         (wording.count, 803_000, "0.80 M"),
+        (wording.count, 124e6, "124.0 M"),
         (wording.count, 1.24e9, "1.24 B"),
         (wording.count, 512, "512"),
         (wording.flops, 1.2e11, "120 GFLOP/s"),

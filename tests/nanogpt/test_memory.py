@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from nanogpt import device as devices
 from nanogpt.config import Config, load_config
+from nanogpt.model import gpt, short_attention
 from nanogpt.model.gpt import GPT
-from nanogpt.training import memory
+from nanogpt.training import activations, judge, memory
 from nanogpt.training.activations import Kept
 from nanogpt.training.batch_finder import Apart
 from nanogpt.training.real_step import RealStep
@@ -20,6 +21,13 @@ from tests.nanogpt.model_case import small
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROWS = 5
+
+
+def test_the_prediction_knows_the_limits_that_the_model_keeps():
+    """They are written twice, because the prediction does without torch."""
+    assert memory.LOGITS_AT_ONCE == gpt.LOGITS_AT_ONCE
+    assert memory.TOKENS_AT_ONCE == judge.TOKENS_AT_ONCE
+    assert activations.SHORT_WINDOW == short_attention.LONGEST
 
 
 def shape(preset: str = "modern", **options):
