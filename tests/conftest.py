@@ -11,7 +11,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Before torch is imported: at the tests' shapes two threads wait for one another, on a busy machine 30 times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Whatever started the suite: what runs behind `nohup` or `&` ignores these, and so would the processes that tests start.
+# What runs behind `nohup` or `&` ignores these signals, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 EXTRAS = [name for name in ("hypothesis", "transformers") if importlib.util.find_spec(name) is None]
