@@ -59,7 +59,7 @@ def save_model(folder: Path, model: nn.Module, *, step: int, facts: dict) -> str
 
 
 def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, state: dict | None) -> str:
-    _reserve_space(folder.parent, _bytes_of(weights) + _bytes_of(state))
+    _check_free_space(folder.parent, _bytes_of(weights) + _bytes_of(state))
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -277,7 +277,7 @@ def _fingerprint(path: Path) -> dict:
     return {"size": path.stat().st_size, "sha256": durable.sha256_file(path)}
 
 
-def _reserve_space(folder: Path, size: int) -> None:
+def _check_free_space(folder: Path, size: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     needed, free = int(size * SPACE_FACTOR), shutil.disk_usage(folder).free
     if free < needed:
