@@ -45,8 +45,8 @@ class Worker:
             self._pool = ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(str(self._log),)
             )
-        answer = self._pool.submit(_invoke, target, arguments)
         try:
+            answer = self._pool.submit(_invoke, target, arguments)  # Ctrl-C may come before it returns, too
             return answer.result(timeout)
         except BrokenProcessPool:
             self.close(kill=True)
