@@ -157,6 +157,7 @@ class Session:
     def leave_cool_down(self) -> None:
         """Make the state before the cool-down the newest; what followed it is no longer part of this training."""
         self.folder.event("extended", "more steps or time than before: the cool-down comes later")
+        self.folder.go_back_to(self.progress.step)  # once more: for what tracks it, too
         self.write_checkpoint(checkpoint.step_folder(self.folder.checkpoints, self.progress.step))
         checkpoint.remove_after(self.folder.checkpoints, self.progress.step)
 

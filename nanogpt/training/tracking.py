@@ -201,39 +201,59 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases, offline unless there is a key; `wandb sync <folder>/wandb/...` sends it later.
 
-    wandb.json keeps the run's id, by which a resumed training goes on in it, and the last step told: W&B cannot take
-    back what it was told, so the steps up to there, which a resumed training repeats to the same values, are left out.
-    A folder without metrics begins a new run.
+    W&B cannot take back what it was told. wandb.json keeps the run's id, by which a resumed training goes on in it,
+    and the last step told: steps up to there, which a resumed training repeats to the same values, are left out. Where
+    steps are taken back for good, the run ends with the tag "taken back", and a new one is told all that is kept.
+    (W&B's own rewind, resume_from, is in beta and needs a server.)
     """
 
     def __init__(self, folder: Path, config: Config):
         import wandb
 
-        self._html = wandb.Html
+        self._wandb, self._folder, self._config = wandb, folder, config
         self._notes = folder / "wandb.json"
-        is_new = not any(True for _ in read_rows(folder / "metrics.jsonl")) or not self._notes.is_file()
-        notes = {"id": os.urandom(4).hex(), "step": -1} if is_new else durable.read_json(self._notes)
-        self._id, self._told = notes["id"], notes["step"]
-        self._told_before = self._told
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT), name=config.name, id=self._id, resume="allow",
-            dir=folder, mode=os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline"),
-            config=flat(config), settings=wandb.Settings(console="off", silent=True, save_code=False),
-        )  # fmt: skip
-        self._note()
+        notes = read_notes(self._notes) if any(True for _ in read_rows(folder / "metrics.jsonl")) else None
+        if notes is None:
+            self._begin()
+        else:
+            self._open(notes["id"], told=notes["step"])
 
     def row(self, row: Row) -> None:
         self._log(row["step"], dict(curves(row)))
 
     def sample(self, row: Row) -> None:
-        text = self._html(f"<pre>{html.escape(row['text'])}</pre>")
+        text = self._wandb.Html(f"<pre>{html.escape(row['text'])}</pre>")
         self._log(row["step"], {f"sample/temperature {row['temperature']}": text})
 
     def redraw(self) -> None:
-        """Nothing: what was told stays."""
+        """A new run, where this one was told steps that are kept no longer."""
+        last_kept = max((row["step"] for row in read_rows(self._folder / "metrics.jsonl")), default=0)
+        if self._told <= last_kept:
+            return
+        self._run.tags = (*(self._run.tags or ()), "taken back")
+        self._run.notes = f"Steps {last_kept + 1} to {self._told} were taken back; a later run has the whole training."
+        self._run.finish()
+        self._begin()
 
     def close(self) -> None:
         self._run.finish()
+
+    def _begin(self) -> None:
+        """A new run with all rows there are, in the order of their steps: W&B takes no other."""
+        self._open(os.urandom(4).hex(), told=-1)
+        shown = [(row, self.row) for row in read_rows(self._folder / "metrics.jsonl")]
+        shown += [(row, self.sample) for row in read_rows(self._folder / "samples.jsonl")]
+        for row, show in sorted(shown, key=lambda pair: pair[0]["step"]):
+            show(row)
+
+    def _open(self, identity: str, told: int) -> None:
+        self._id, self._told, self._told_before = identity, told, told
+        self._run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT), name=self._config.name, id=identity, resume="allow",
+            dir=self._folder, mode=os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline"),
+            config=flat(self._config), settings=self._wandb.Settings(console="off", silent=True, save_code=False),
+        )  # fmt: skip
+        self._note()
 
     def _log(self, step: int, figures: dict[str, Any]) -> None:
         """A step's figures may come in several rows: training, evaluation, samples."""
@@ -246,6 +266,15 @@ class WeightsAndBiases:
 
     def _note(self) -> None:
         self._notes.write_text(f'{{"id": "{self._id}", "step": {self._told}}}\n')
+
+
+def read_notes(path: Path) -> dict[str, Any] | None:
+    """wandb.json; None where it is missing or torn: it is written at each row, and not synced."""
+    try:
+        notes = durable.read_json(path)
+        return notes if isinstance(notes["id"], str) and isinstance(notes["step"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def has_key() -> bool:

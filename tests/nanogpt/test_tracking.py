@@ -4,8 +4,11 @@ import importlib.util
 import json
 import math
 import struct
+import sys
 import time
+import types
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -13,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.training import tracking
-from nanogpt.training.metrics import JsonLines
+from nanogpt.training.metrics import JsonLines, read_rows
 from nanogpt.training.tracking import Tracker, curves
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import events, losses, make_data, tiny, train_with_stops
@@ -222,14 +225,82 @@ def test_wandb_offline_goes_on_under_the_same_id_and_tells_no_step_twice(tmp_pat
     runs = sorted((tmp_path / "m" / "wandb").glob("offline-run-*"))
     identity = json.loads((tmp_path / "m" / "wandb.json").read_text())["id"]
     assert len(runs) == 2 and all(identity in run.name for run in runs)  # within a second: -1
-    ends = time.monotonic() + 60  # W&B's own process writes on after finish()
-    while (steps := [step for run in runs for step, _ in wandb_history(run)]) != list(range(1, 25)):
-        assert time.monotonic() < ends, steps
-        time.sleep(0.1)
+    wait_for_history(runs[0], range(1, 21))
+    wait_for_history(runs[1], range(21, 25))
     settings, figures = wandb_settings(runs[0]), dict(wandb_history(runs[0]))[10]
     assert settings["training.learning_rate"] == 0.01
     assert figures["loss/train"] == 0.4 and figures["perplexity"] == math.exp(0.3)
     assert any("sample/temperature 1.0" in key for key in figures)
+
+
+@pytest.mark.slow
+def test_wandb_is_told_a_rewound_training_in_a_run_of_its_own_and_the_former_is_marked(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    training = Training(tmp_path / "m", Config(name="small", tracking="wandb"))
+    training.begin()
+    training.steps(1, 26)
+    training.cut(15)
+    training.tracker.redraw()
+    training.steps(16, 30)
+    training.tracker.redraw()  # nothing is taken back: no third run
+    training.tracker.close()
+    assert training.told == []
+    identity = json.loads((tmp_path / "m" / "wandb.json").read_text())["id"]
+    runs = list((tmp_path / "m" / "wandb").glob("offline-run-*"))
+    (whole,) = (run for run in runs if identity in run.name)
+    (former,) = (run for run in runs if run != whole)
+    wait_for_history(former, range(1, 27))
+    wait_for_history(whole, range(1, 31))
+    assert "sample/temperature 1.0" in "".join(dict(wandb_history(whole))[10])
+    last = [record.run for record in wandb_records(former) if record.HasField("run")][-1]
+    assert list(last.tags) == ["taken back"]
+    assert last.notes == "Steps 16 to 26 were taken back; a later run has the whole training."
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"id": "x"}', "[]", None])
+def test_notes_for_wandb_that_a_crash_tore_are_as_none(tmp_path, torn):
+    if torn is not None:
+        (tmp_path / "wandb.json").write_text(torn)
+    assert tracking.read_notes(tmp_path / "wandb.json") is None
+
+
+def test_a_cool_down_that_comes_later_takes_back_what_was_told_of_it(tmp_path, monkeypatch):
+    class Told(tracking.WeightsAndBiases):
+        """Knows the steps that it was told, as W&B does."""
+
+        runs: ClassVar[list] = []
+
+        def _open(self, identity, told):
+            self._id, self._told, self._told_before = identity, told, told
+            self._run = types.SimpleNamespace(log=self.log, finish=lambda: None, tags=(), notes="")
+            if told < 0:
+                self.runs.append([])
+            self._note()
+
+        def log(self, figures, step):
+            if "loss/train" in figures:
+                self.runs[-1].append((step, figures["learning_rate"]))
+
+    monkeypatch.setattr(tracking, "WeightsAndBiases", Told)
+    monkeypatch.setattr(tracking, "require", lambda config: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
+    data, short = make_data(tmp_path / "data"), REAL.with_changes({"tracking": "wandb", "training.sample_interval": 0})
+    train(short, data, tmp_path / "m")
+    longer = short.with_changes({"training.max_iters": 40})
+    train(longer, data, tmp_path / "m")
+    first, second = Told.runs
+    rates = [(row["step"], row["learning_rate"]) for row in read_rows(tmp_path / "m" / "metrics.jsonl")
+             if row["kind"] == "train"]  # fmt: skip
+    assert second == rates and len(first) == 24
+
+
+def wait_for_history(run: Path, steps: range) -> None:
+    """W&B's own process writes on after finish()."""
+    ends = time.monotonic() + 120
+    while (found := [step for step, _ in wandb_history(run)]) != list(steps):
+        assert time.monotonic() < ends, found
+        time.sleep(0.1)
 
 
 def wandb_records(run: Path) -> list:
