@@ -1,5 +1,6 @@
 """`--status` and `--plan`: what is done, what would run, and why - read in a moment, changing nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ class Workspace:
 
     def __init__(self, folder: Path):
         self.folder = folder / "workspace"
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
 
     def arguments(self, *more: str) -> list[str]:
         return ["--workspace", str(self.folder), *SHORT, *more]
@@ -73,27 +74,31 @@ def workspace(tmp_path) -> Workspace:
 
 
 LOOK = """
-import sys
+import json, sys
 from flows import full_run
-code = full_run.main(sys.argv[1:])
+codes = [full_run.main(arguments) for arguments in json.loads(sys.argv[1])]
 heavy = {"torch", "prefect", "transformers"} & set(sys.modules)
-sys.exit(f"imported {heavy}" if heavy else code)
+sys.exit(f"imported {heavy}" if heavy else max(codes))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [None, "dataset.clean", "configuration.plan", "training.micro",
-                                  "documentation.report"])  # fmt: skip
-def test_looking_changes_nothing_and_imports_nothing_heavy(workspace, last):
-    if last:
-        workspace.finish(last)
-    before = workspace.picture()
-    for option in ("--status", "--plan"):
-        looked = subprocess.run([sys.executable, "-c", LOOK, *workspace.arguments(option)], cwd=CHECKOUT, timeout=60,
-                                capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})  # fmt: skip
-        assert (looked.returncode, looked.stderr) == (0, "")
-        assert "micro" in looked.stdout and "report" in looked.stdout
-    assert workspace.picture() == before
+def test_looking_changes_nothing_and_imports_nothing_heavy(tmp_path):
+    """At any stage of a run; one process looks at all of them."""
+    stages = (None, "dataset.clean", "configuration.plan", "training.micro", "documentation.report")
+    workspaces = [Workspace(tmp_path / str(last)) for last in stages]
+    for workspace, last in zip(workspaces, stages, strict=True):
+        if last:
+            workspace.finish(last)
+    before = [workspace.picture() for workspace in workspaces]
+    looks = [workspace.arguments(option) for workspace in workspaces for option in ("--status", "--plan")]
+    looked = subprocess.run([sys.executable, "-c", LOOK, json.dumps(looks)], cwd=CHECKOUT, timeout=120,
+                            capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})  # fmt: skip
+    assert (looked.returncode, looked.stderr) == (0, "")
+    tables = looked.stdout.split("run default")[1:]
+    assert len(tables) == len(looks)
+    assert all("micro" in table and "report" in table for table in tables)
+    assert [workspace.picture() for workspace in workspaces] == before
 
 
 def test_before_the_first_start_every_step_is_to_do(workspace, capsys):
