@@ -252,7 +252,7 @@ def install(state, extras, lock):
     if fresh:
         clear_the_place(state)
         say(f"Making .venv with Python {this_version()} ...")
-        os.makedirs(VENV)
+        os.makedirs(VENV, exist_ok=True)
     write(MAKING, "")
     if os.path.exists(STAMP):
         os.remove(STAMP)
@@ -282,7 +282,11 @@ def install(state, extras, lock):
 def clear_the_place(state):
     if state == "half-made":
         say("The .venv here is half-made, was moved or has lost its Python: making it again.")
-        shutil.rmtree(VENV)
+        write(MAKING, "")  # stays until the end: killed while the rest goes, it is still known as half-made
+        for name in os.listdir(VENV):
+            path = os.path.join(VENV, name)
+            if path != MAKING:
+                shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.remove(path)
     elif state == "foreign":
         aside = VENV + time.strftime(".old-%Y%m%d-%H%M%S")
         say(f"The .venv here has no Python that will do: it is now {os.path.basename(aside)}.")
