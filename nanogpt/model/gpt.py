@@ -60,6 +60,14 @@ def mps_dropout_again() -> tuple[AbstractContextManager, AbstractContextManager]
     return nullcontext(), as_before()
 
 
+def unset_embedding(rows: int, width: int) -> nn.Embedding:
+    """An embedding whose weights (rows, width) are yet to be set.
+
+    skip_init() would draw them on the meta device, and for that torch imports all of its compiler: 0.7 s of each start.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(rows, width, device="cpu"), freeze=False)
+
+
 class GPT(nn.Module):
     """A language model over `config.vocab_size` tokens.
 
@@ -73,11 +81,9 @@ class GPT(nn.Module):
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
         self.config = config
         self.gradient_checkpointing = False  # when training: blocks are computed again in the backward pass
-        self.token_embedding = nn.utils.skip_init(nn.Embedding, config.vocab_size, config.n_embd)
+        self.token_embedding = unset_embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned"
-        self.position_embedding = (
-            nn.utils.skip_init(nn.Embedding, config.block_size, config.n_embd) if learned else None
-        )
+        self.position_embedding = unset_embedding(config.block_size, config.n_embd) if learned else None
         theta, scale = config.rope_theta, config.position_scale
         self.rotary = None if learned else Rotary(config.head_width, config.block_size, theta, scale)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
