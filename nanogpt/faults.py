@@ -25,6 +25,10 @@ class CorruptFileError(Exception):
     """A file that is not what its digest or header says."""
 
 
+class DeviceError(Exception):
+    """An accelerator that does not compute what the CPU computes."""
+
+
 class NonFiniteError(Exception):
     """Training produced NaN or infinity more often than rewinding can mend."""
 
@@ -72,7 +76,7 @@ def classify(error: BaseException) -> str:
                 return READ_ONLY
     if any(_is_out_of_memory(cause) for cause in chain):
         return OUT_OF_MEMORY
-    if any(type(cause).__name__ == "AcceleratorError" or _says(cause, DEVICE_WORDINGS) for cause in chain):
+    if any(_is_of_device(cause) for cause in chain):
         return DEVICE
     return UNKNOWN
 
@@ -90,6 +94,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or _says(error, OUT_OF_MEMORY_WORDINGS)
     )
+
+
+def _is_of_device(error: BaseException) -> bool:
+    by_type = isinstance(error, DeviceError) or type(error).__name__ == "AcceleratorError"
+    return by_type or _says(error, DEVICE_WORDINGS)
 
 
 def _says(error: BaseException, wordings: tuple[str, ...]) -> bool:
