@@ -80,7 +80,7 @@ class GPT(nn.Module):
         if config.vocab_size is None:
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
         self.config = config
-        self.gradient_checkpointing = False  # when training: blocks are computed again in the backward pass
+        self.gradient_checkpointing = False  # for gradients: blocks are computed again in the backward pass
         self.token_embedding = unset_embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned"
         self.position_embedding = unset_embedding(config.block_size, config.n_embd) if learned else None
@@ -120,7 +120,7 @@ class GPT(nn.Module):
             raise ValueError(f"sequence of {start + T} tokens is longer than block_size {self.config.block_size}")
         x = self.embed(tokens, start)
         rotation = self.rotary(start, T) if self.rotary is not None else None
-        recompute = self.gradient_checkpointing and self.training
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             x = recomputed(block, x, rotation, cache) if recompute else block(x, rotation, cache)
         if cache is not None:

@@ -1,0 +1,142 @@
+"""Whether an accelerator computes this training's loss and gradients as the CPU does, asked at each start.
+
+Kernels that are silently wrong are known of MPS alone, mostly in the backward pass and at some shapes only (pytorch
+#153957, #177116, #197636): the small checks of nanogpt.study cannot meet them all. So the present weights see a pass
+of the training's own shape here. All its targets but the first few windows' are taken out, so that the CPU, which has
+to compute these alone, is done in seconds. A pass of another shape would be worse than none: the gradients that follow
+it may be wrong for that reason (#177116).
+
+The targets that stay are other tokens than the text's. Weights that know a text by heart have next to no gradient on
+it, and what there is is rounding: bfloat16 was off by five times its norm, and by 5 % of it with other targets.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogpt import device as devices
+from nanogpt.data.data_loader import IGNORED
+from nanogpt.faults import DeviceError
+from nanogpt.model.gpt import GPT
+
+MOST_TOKENS = 256  # compared
+MOST_OPERATIONS = 3e11  # of the CPU: 2.4 s of one core here; of 1.5e9 parameters 32 tokens are compared
+# Largest deviation of the loss and of a gradient. Rounding alone gave at most 1.5e-7 and 3.1e-6 in float32, 1.1e-5 and
+# 6.1e-3 in float16, whose significand TF32 has, 3.9e-4 and 4.9e-2 in bfloat16: both presets, 2 and 12 layers, from
+# fresh weights to text known by heart, on a CPU. What is known of wrong kernels is wrong by the gradient's own size.
+LIMITS = {"float32": (1e-4, 1e-3), "tf32": (1e-3, 3e-2), "float16": (1e-3, 3e-2), "bfloat16": (1e-2, 0.25)}
+LEAST_SHARE = 0.01  # of the whole gradient's norm: a parameter with less of it than that has little but rounding
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a device is from the CPU, each relative; `parameter` is the one whose gradient differs most."""
+
+    loss: float
+    gradient: float
+    parameter: str
+    tokens: int
+    seconds: float
+
+    def within(self, limits: tuple[float, float]) -> bool:
+        """False for NaN as well."""
+        return self.loss <= limits[0] and self.gradient <= limits[1]
+
+
+def require_parity(
+    model: GPT, tokens: Tensor, targets: Tensor, precision: str, loss_scale: float = 1.0
+) -> Parity | None:
+    """Compare a pass of tokens, targets (B, T) int64 on the model's device in `precision` with the CPU in float32.
+
+    Nothing of the training changes: no gradient is left, no random number drawn (dropout is off). None where the CPU
+    itself finds no finite loss: that is the weights' fault. Raises DeviceError, and what the device raises.
+    """
+    found = compare(model, tokens, targets, precision, loss_scale)
+    if found is None or found.within(limits := limits_of(tokens.device.type, precision)):
+        return found
+    raise DeviceError(
+        f"{tokens.device.type} in {precision} does not compute what the CPU does: loss off by {found.loss:.1e} (limit "
+        f"{limits[0]:g}), gradient of {found.parameter} by {found.gradient:.1e} (limit {limits[1]:g})"
+    )
+
+
+def limits_of(device: str, precision: str) -> tuple[float, float]:
+    """Of loss and gradient. CUDA's float32 products are TF32 where nanogpt.device.configure() allows it."""
+    reduced = torch.get_float32_matmul_precision() != "highest"
+    return LIMITS["tf32" if device == "cuda" and precision == "float32" and reduced else precision]
+
+
+def compare(model: GPT, tokens: Tensor, targets: Tensor, precision: str, loss_scale: float = 1.0) -> Parity | None:
+    """The deviations; None where the CPU's own loss is not finite."""
+    began = time.monotonic()
+    rows, length = compared_part(model, *tokens.shape)
+    vocab_size = model.config.vocab_size
+    part = (targets[:rows, :length] + vocab_size // 2) % vocab_size
+    alone = torch.full_like(targets, IGNORED)
+    alone[:rows, :length] = part
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with _without_dropout(model):
+        expected_loss, expected = _on_the_cpu(model, list(trained), tokens[:rows, :length].cpu(), part.cpu())
+        if not math.isfinite(expected_loss):
+            return None
+        loss, gradients = _on_its_device(model, list(trained.values()), tokens, alone, precision, loss_scale)
+    largest, parameter = _largest_deviation(list(trained), gradients, expected)
+    off, seconds = abs(loss - expected_loss) / (expected_loss or 1.0), round(time.monotonic() - began, 3)
+    return Parity(off, largest, parameter, rows * length, seconds)
+
+
+def compared_part(model: GPT, B: int, T: int) -> tuple[int, int]:
+    """Windows and tokens of each, of a pass (B, T), that the CPU computes."""
+    tokens = min(MOST_TOKENS, max(1, int(MOST_OPERATIONS / model.flops_per_token())))
+    return max(1, min(B, tokens // T)), min(T, tokens)
+
+
+def _on_its_device(
+    model: GPT, trained: list[Tensor], tokens: Tensor, targets: Tensor, precision: str, loss_scale: float
+) -> tuple[float, list[Tensor]]:
+    """Loss and gradients; float16's are computed again at a lower scale while they leave its range, as in training."""
+    device = tokens.device.type
+    while True:
+        with devices.autocast(device, precision):
+            _, loss = model(tokens, targets)
+        gradients = torch.autograd.grad(loss * loss_scale, trained)
+        if loss_scale == 1.0 or not math.isfinite(loss.item()) or all(g.isfinite().all() for g in gradients):
+            return loss.item(), [gradient.cpu() / loss_scale for gradient in gradients]
+        loss_scale = max(1.0, loss_scale / 16)
+
+
+def _on_the_cpu(model: GPT, names: list[str], tokens: Tensor, targets: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+    """The same in float32, with copies of the weights; the model stays where it is."""
+    tensors = {name: tensor.detach().cpu() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    trained = [tensors[name].requires_grad_() for name in names]
+    _, loss = torch.func.functional_call(model, tensors, (tokens, targets))
+    return loss.item(), torch.autograd.grad(loss, trained)
+
+
+def _largest_deviation(names: list[str], found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, str]:
+    """Of the gradient that differs most, relative to its norm, and its name. NaN differs most of all."""
+    norms = [float(gradient.norm()) for gradient in expected]
+    least = LEAST_SHARE * math.hypot(*norms)
+    deviations = torch.tensor([
+        float((mine - theirs).norm()) / (max(norm, least) or 1.0)
+        for mine, theirs, norm in zip(found, expected, norms, strict=True)
+    ])  # fmt: skip
+    worst = int(deviations.argmax())  # NaN, where there is one
+    return float(deviations[worst]), names[worst]
+
+
+@contextmanager
+def _without_dropout(model: GPT) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
