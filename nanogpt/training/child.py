@@ -18,7 +18,7 @@ from nanogpt.device import choose
 from nanogpt.faults import UserError, classify
 from nanogpt.training import lifeline
 from nanogpt.training.model_folder import make_folder
-from nanogpt.training.trainer import Outcome, train
+from nanogpt.training.trainer import Outcome, Trainer
 
 FINISHED, USER_ERROR, FAULT = 0, 2, 3
 
@@ -51,10 +51,10 @@ def run_child(
         config = load_config(config_path, overrides)
         if warning := choose(config.device.type).warning:
             print(warning, file=sys.stderr)
+        # What a person mistook shows here, before anything is written.
+        trainer = Trainer(config, Path(data), Path(folder), max_seconds, micro_batch, stop)
         with alone_in(Path(folder)), beside:
-            outcome = train(
-                config, Path(data), Path(folder), max_seconds=max_seconds, micro_batch=micro_batch, stop=stop
-            )
+            outcome = trainer.run()
     except UserError as error:
         print(error, file=sys.stderr)
         return USER_ERROR
