@@ -213,9 +213,16 @@ class DataConfig(Section):
     )
     tokenizer: Literal["auto", "char", "bpe", "gpt2"] = Field("auto", description="auto: characters for small data")
     bpe_vocab_size: Annotated[Whole, Field(ge=257, le=65536)] = Field(1024, description="tokens of a trained BPE")
-    mirror: str | None = Field(None, description="folder or URL tried before the public home of a download")
+    mirror: str | list[str] | None = Field(
+        None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
+    )
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
+
+    @property
+    def mirrors(self) -> list[str]:
+        places = self.mirror.split(",") if isinstance(self.mirror, str) else self.mirror or []
+        return [place.strip() for place in places if place.strip()]
 
 
 class DeviceConfig(Section):
@@ -226,6 +233,9 @@ class DeviceConfig(Section):
         "auto", description="half-precision products; true: of the better type; auto: where faster"
     )
     gradient_checkpointing: bool = Field(False, description="compute blocks again in the backward pass: less memory")
+    longest_window: Positive | None = Field(
+        None, description="tokens in a window at most: less memory, and a context as short; null: model.block_size"
+    )
     compile: bool = Field(False, description="torch.compile; falls back to eager when the compiler fails")
     threads: Positive | None = Field(None, description="CPU threads; null: one a physical core")
 
@@ -239,6 +249,32 @@ class Config(Section):
     data: DataConfig = DataConfig()
     device: DeviceConfig = DeviceConfig()
     tracking: Literal["none", "wandb"] = Field("none", description="wandb: Weights & Biases too, offline without a key")
+
+    @property
+    def context(self) -> int:
+        """Tokens in the longest window that is trained: model.block_size, unless device.longest_window is shorter."""
+        return min(self.model.block_size, self.device.longest_window or self.model.block_size)
+
+    def in_windows(self) -> Config:
+        """The same work with sequences of `context` tokens, as many more of them in a step."""
+        pieces = self.model.block_size // self.context
+        if pieces == 1:
+            return self
+        training = self.training
+        first, batch = training.initial_block_size, training.initial_batch
+        return self.with_changes({
+            "model.block_size": self.context, "device.longest_window": None,
+            "training.initial_block_size": min(first, self.context) if first else None,
+            "training.initial_batch": batch * pieces if batch else None,
+            "training.gradient_accumulation": training.gradient_accumulation * pieces,
+        })  # fmt: skip
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Config:
+        longest, whole = self.device.longest_window, self.model.block_size
+        if longest is not None and longest < whole and not _is_reached_by_doubling(whole, longest):
+            raise ValueError(f"device.longest_window {longest} does not become model.block_size {whole} by doubling")
+        return self
 
     @model_validator(mode="after")
     def _check_curriculum(self) -> Config:

@@ -214,15 +214,19 @@ def peak_memory(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
-def reset_peak_memory(device: str) -> None:
-    """Give unused memory back to an accelerator and count its peak anew; a process's own only on Linux."""
+def give_back_memory(device: str) -> None:
+    """Give unused memory back to the system and to an accelerator."""
     gc.collect()
     return_freed_memory()
+    if device in ("cuda", "mps"):
+        getattr(torch, device).empty_cache()
+
+
+def reset_peak_memory(device: str) -> None:
+    """Give unused memory back and count the peak anew; a process's own only on Linux."""
+    give_back_memory(device)
     if device == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    elif device == "mps":
-        torch.mps.empty_cache()
-    elif sys.platform == "linux":
+    elif device == "cpu" and sys.platform == "linux":
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -14,10 +14,14 @@ from nanogpt.model.gpt import GPT
 
 
 class Engine:
-    """A model and its tokenizer, ready to generate on `device`. The model is moved there and set to evaluation."""
+    """A model and its tokenizer, ready to generate on `device`. The model is moved there and set to evaluation.
 
-    def __init__(self, model: GPT, tokenizer, device: str = "cpu"):
+    `context`: tokens that it looks back on at most, where that is less than its block_size.
+    """
+
+    def __init__(self, model: GPT, tokenizer, device: str = "cpu", context: int | None = None):
         self.model = model.to(device).eval()
+        self.context = context or model.config.block_size
         self.tokenizer = tokenizer
         self.device = device
 
@@ -66,13 +70,12 @@ class Engine:
     def _tokens(self, prompt: str, count: int, choose) -> Iterator[int]:
         """New tokens, one at a time.
 
-        Past block_size: when the window is full, its newer half is read again as a new window and decoding goes on
+        Past the context: when the window is full, its newer half is read again as a new window and decoding goes on
         behind it. So at least half a window is always seen, and a token costs two positions of work on average.
         """
-        block_size = self.model.config.block_size
         window = self.tokenizer.encode(prompt).tolist() or self._start()
-        window = window[-block_size:]
-        cache = KVCache(self.model.config, device=self.device)
+        window = window[-self.context :]
+        cache = KVCache(self.model.config, max_len=self.context, device=self.device)
         unread = window
         for _ in range(count):
             token = choose(self.read(unread, cache))
@@ -81,8 +84,8 @@ class Engine:
             yield token
             window = [*window, token]
             unread = [token]
-            if len(window) > block_size:
-                window = window[-max(1, block_size // 2) :]
+            if len(window) > self.context:
+                window = window[-max(1, self.context // 2) :]
                 unread = window
                 cache.reset()
 

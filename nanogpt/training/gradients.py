@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from nanogpt import device as devices
 from nanogpt.data.data_loader import Samples
 from nanogpt.faults import OUT_OF_MEMORY, classify
 from nanogpt.model.gpt import GPT
-from nanogpt.training.checkpoint import random_state, restore_random_state
 from nanogpt.training.computing import Computing
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.optimizer import Optimizer
@@ -35,15 +35,25 @@ class StepData:
         return [(first, min(micro_batch, ends - first)) for first in range(self.cursor, ends, micro_batch)]
 
 
+class OutOfMemory(MemoryError):
+    """A pass has no memory, and there is no smaller one for this process to try; all is as before the step."""
+
+
 class Gradients:
-    """Forward and backward passes of `model` on `samples`, eager or compiled."""
+    """Forward and backward passes of `model` on `samples`, eager or compiled.
+
+    A pass sees `micro_batch` windows of `context` tokens. Where there is no memory for that, the micro-batch halves,
+    the step is computed again, and it stays so: the same samples in the same order, and the same loss but for
+    rounding. Dropout draws its masks pass by pass, so that with it the halves see other masks, no better or worse.
+    """
 
     def __init__(
         self, model: GPT, optimizer: Optimizer, samples: Samples, computing: Computing, micro_batch: int,
-        stop: StopRequest, beat: Callable[[str], None], event: Callable[[str, str], None],
+        stop: StopRequest, beat: Callable[[str], None], event: Callable[..., None], context: int | None = None,
     ):  # fmt: skip
         self.model, self.optimizer, self.computing = model, optimizer, computing
         self.micro_batch, self.stop, self.beat, self.event = micro_batch, stop, beat, event
+        self.context = context or samples.block_size
         self.feed = Feed(samples, computing.device)
         self.loss_sum, self.compiled = model.loss_sum, False
 
@@ -59,24 +69,50 @@ class Gradients:
     def compute(self, data: StepData, loss_scale: float = 1.0) -> tuple[float, float]:
         """Loss (nats a token) and gradient norm of a step; the gradients in place are `loss_scale` times their value.
 
-        Raises StopRequested between two pieces, with the generators as before: the step is repeated after resuming,
-        with the same dropout. A compiler that fails, now or at a shape that it meets later, is left for eager
-        execution, and the step is repeated.
+        A step that cannot be completed is computed again: in halves where memory ran out, in eager mode where the
+        compiler failed, now or at a shape that it meets later; always with the same dropout generator.
+        Raises StopRequested between two passes and OutOfMemory, both with the generator as before.
         """
-        may_be_repeated = self.compiled or self.micro_batch < data.batch
-        before = random_state(self.computing.device) if may_be_repeated else None
-        try:
-            return self._add_up(data, loss_scale)
-        except StopRequested:
-            restore_random_state(before, self.computing.device)
-            raise
-        except Exception as error:
-            if not self.compiled or classify(error) == OUT_OF_MEMORY:
+        before = _of_dropout(self.computing.device).get_rng_state() if self.model.config.dropout else None
+        while True:
+            try:
+                return self._add_up(data, loss_scale)
+            except StopRequested:
+                self._forget_step(before)
                 raise
-            self.event("not compiled", f"eager instead: {type(error).__name__}: {error}"[:500])
-            self.loss_sum, self.compiled = self.model.loss_sum, False
-        restore_random_state(before, self.computing.device)
-        return self._add_up(data, loss_scale)
+            except Exception as error:
+                remedy = self._remedy_for(error)
+                if remedy is None:
+                    raise
+                evidence = f"{type(error).__name__}: {error}"[:500]
+            # Here, where the error is gone: its traceback has kept every tensor of the step alive.
+            self._forget_step(before)
+            remedy(data, evidence)
+
+    def _remedy_for(self, error: Exception) -> Callable[[StepData, str], None] | None:
+        if classify(error) == OUT_OF_MEMORY:
+            return self._halve
+        return self._leave_compiler if self.compiled else None
+
+    def _forget_step(self, generator: Tensor | None) -> None:
+        self.optimizer.forget_gradients()
+        self.feed.forget()
+        if generator is not None:
+            _of_dropout(self.computing.device).set_rng_state(generator)
+
+    def _halve(self, data: StepData, evidence: str) -> None:
+        """On MPS in another process: there gradients are wrong after a backward pass of another size (#177116)."""
+        devices.give_back_memory(self.computing.device)
+        at_once = min(self.micro_batch, data.batch * self.feed.samples.block_size // self.context)
+        if at_once == 1 or self.computing.device == "mps":
+            raise OutOfMemory(f"micro-batch {at_once}: {evidence}")
+        self.micro_batch = at_once // 2
+        told = f"micro-batch {at_once} -> {self.micro_batch}: {evidence}"
+        self.event(OUT_OF_MEMORY, told, micro_batch=self.micro_batch)
+
+    def _leave_compiler(self, data: StepData, evidence: str) -> None:
+        self.event("not compiled", f"eager instead: {evidence}")
+        self.loss_sum, self.compiled = self.model.loss_sum, False
 
     def _add_up(self, data: StepData, loss_scale: float) -> tuple[float, float]:
         """One transfer of two numbers per step: the judgement needs them before the weights change.
@@ -85,21 +121,32 @@ class Gradients:
         """
         self.optimizer.forget_gradients()
         total = torch.zeros((), device=self.computing.device)
-        pieces = data.pieces(self.micro_batch)
-        following = [*pieces[1:], (data.cursor + data.batch, pieces[0][1])]
-        for number, (piece, next_piece) in enumerate(zip(pieces, following, strict=True)):
+        for number, (tokens, targets) in enumerate(self._passes(data)):
             if number and self.stop.requested:
                 raise StopRequested
-            tokens, targets = (part.view(-1, data.window) for part in self.feed.take(piece))
             with devices.autocast(self.computing.device, self.computing.precision):
-                summed, _ = self.loss_sum(tokens, targets)  # of (micro_batch · block_size / window, window)
+                summed, _ = self.loss_sum(tokens, targets)
             loss = summed / (data.batch * self.feed.samples.block_size)
             (loss * loss_scale).backward()
             total += loss.detach()
-            self.feed.prepare(next_piece)
             self.beat("training")
         loss, gradient_norm = torch.stack([total, self.optimizer.gradient_norm() / loss_scale]).tolist()
         return loss, gradient_norm
+
+    def _passes(self, data: StepData) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets, (windows, data.window) each, of one pass after another."""
+        tokens_at_once = self.micro_batch * self.context
+        pieces = data.pieces(max(1, tokens_at_once // self.feed.samples.block_size))
+        following = [*pieces[1:], (data.cursor + data.batch, pieces[0][1])]
+        for piece, next_piece in zip(pieces, following, strict=True):
+            whole = (part.view(-1, data.window) for part in self.feed.take(piece))
+            yield from zip(*(part.split(tokens_at_once // data.window) for part in whole), strict=True)
+            self.feed.prepare(next_piece)  # while an accelerator computes the pass
+
+
+def _of_dropout(device: str) -> ModuleType:
+    """Where the generator is that dropout draws from: torch itself on a CPU."""
+    return torch if device == "cpu" else getattr(torch, device)
 
 
 class Feed:
@@ -116,6 +163,10 @@ class Feed:
     def prepare(self, piece: Piece) -> None:
         """Begin to load what is probably taken next; on the CPU that would only be done sooner, not faster."""
         self._ready = {} if self.device == "cpu" else {piece: self._load(*piece)}
+
+    def forget(self) -> None:
+        """Let go of what is prepared."""
+        self._ready = {}
 
     def _load(self, first: int, count: int) -> tuple[Tensor, ...]:
         pair = self.samples.batch(first, count)

@@ -26,6 +26,7 @@ from nanogpt.weights.source import Source
 
 CONFIG, BEST = "config.yaml", "best"
 UNDECIDED = {"dropout", "block_size", "position_scale", "zero_init"}  # by a source; the last is for scratch
+POSITIONS = "position_embedding.weight"
 EFFECTIVE = {"n_kv_head": "kv_heads", "head_dim": "head_width", "ffn_dim": "ffn_width"}  # null stands for a number
 
 
@@ -64,10 +65,15 @@ class TrainedFolder(Source):
                 raise UserError(f"{self.path}: holds adapters alone; take best/ or final/ beside it") from None
             raise CorruptFileError(f"{path}: is not a safetensors file ({error})") from error
         shape = load_config(self.model_folder / CONFIG).model
-        return shape.model_copy(update={"vocab_size": vocab_size})
+        trained = checkpoint.read_manifest(self.checkpoint)["facts"].get("context", shape.block_size)
+        context = min(shape.block_size, trained)  # beyond the windows that it has seen it knows nothing
+        return shape.model_copy(update={"vocab_size": vocab_size, "block_size": context})
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.float() for name, tensor in checkpoint.load(self.checkpoint).weights.items()}
+        weights = {name: tensor.float() for name, tensor in checkpoint.load(self.checkpoint).weights.items()}
+        if POSITIONS in weights:
+            weights[POSITIONS] = weights[POSITIONS][: self.config.block_size]
+        return weights
 
     def tokenizer(self) -> Tokenizer | None:
         return tokenizers.load_tokenizer(self.model_folder)
@@ -145,8 +151,7 @@ def put_initial_weights(model: GPT, config: Config) -> str:
     source = source_at(config.training.init_from)
     weights, learned, block_size = source.weights(), source.config.block_size, model.config.block_size
     if model.position_embedding is not None:
-        table = weights["position_embedding.weight"]
-        weights["position_embedding.weight"] = resampled(table, block_size)
+        weights[POSITIONS] = resampled(weights[POSITIONS], block_size)
     checkpoint.put_weights(model, weights, str(source.path))
     context = "" if block_size == learned else f"; context {learned} -> {block_size}"
     stretch = model.config.position_scale / source.config.position_scale

@@ -59,9 +59,9 @@ class ModelFolder:
         """Show life; cheap enough for every step."""
         self._heartbeat.beat(self.step, activity, **self.shown)
 
-    def event(self, name: str, message: str) -> None:
-        """Add a row to events.jsonl."""
-        self.events.append({"event": name, "step": self.step, "time": time.time(), "message": message})
+    def event(self, name: str, message: str, **facts: Any) -> None:
+        """Add a row to events.jsonl; `facts` are for programs."""
+        self.events.append({"event": name, "step": self.step, "time": time.time(), "message": message, **facts})
 
     def track(self) -> None:
         """Show the rows from now on, and those that there are, to whatever tracks them."""

@@ -85,7 +85,6 @@ class Session:
         before, folder = found.facts if found else {}, self.folder
         self.computing, warning = computing.choose(self.config.device, before)
         self.device = self.computing.device
-        self.micro_batch = self.asked_micro_batch or self.settled_micro_batch(before)
         seed = self.config.training.seed
         torch.manual_seed(seed)  # dropout's generator; the model has its own
         self.model = self.made_model(fresh=found is None).to(self.device).train()
@@ -93,12 +92,13 @@ class Session:
         newton_schulz = getattr(torch, self.computing.newton_schulz)
         self.optimizer = Optimizer(self.model, self.config.training, newton_schulz)
         self.average = self.made_average()
+        micro_batch = self.asked_micro_batch or self.settled_micro_batch(before)
         self.gradients = Gradients(
-            self.model, self.optimizer, self.samples, self.computing, self.micro_batch, self.stop, folder.beat,
-            folder.event,
+            self.model, self.optimizer, self.samples, self.computing, micro_batch, self.stop, folder.beat,
+            folder.event, self.config.context,
         )  # fmt: skip
         self.judge = Judge(
-            self.model, self.tokenizer, self.val_split, self.computing, 4 * self.micro_batch, self.stop, folder.beat
+            self.model, self.tokenizer, self.val_split, self.computing, self.config.context, self.stop, folder.beat
         )
         if self.config.device.compile:
             self.gradients.compile()
@@ -107,6 +107,11 @@ class Session:
         if changes := self.computing.differences(before):
             told = ", ".join(f"{name} {change}" for name, change in changes.items())
             folder.event("computes otherwise", f"not to the byte as before: {told}")
+
+    @property
+    def micro_batch(self) -> int:
+        """Windows in one forward and backward pass; fewer once memory has run out."""
+        return self.gradients.micro_batch
 
     def settled_micro_batch(self, before: dict) -> int:
         """What an earlier session settled on, perhaps after running out of memory, unless the setting has changed."""
@@ -226,6 +231,7 @@ class Session:
         """What a checkpoint's manifest says about how it was made."""
         return {
             "trajectory": self.identity, "micro_batch": self.micro_batch, "batch_size": self.config.training.batch_size,
+            "context": self.config.context,
             "config_sha256": durable.digest(self.config.model_dump()), **asdict(self.computing),
         }  # fmt: skip
 

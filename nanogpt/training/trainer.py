@@ -15,7 +15,7 @@ from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.training import checkpoint
-from nanogpt.training.gradients import StepData
+from nanogpt.training.gradients import OutOfMemory, StepData
 from nanogpt.training.growth import window_at
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.model_folder import ModelFolder
@@ -48,6 +48,8 @@ class Outcome:
     peak_memory_bytes: int
     device: str
     precision: str
+    micro_batch: int  # windows in one forward and backward pass, at last
+    context: int  # tokens in the longest window
 
 
 def train(
@@ -62,9 +64,10 @@ def train(
     """Train until max_iters, the clock or early stopping; goes on where an earlier call in `model_folder` was.
 
     max_seconds counts training over all sessions and replaces training.max_seconds. micro_batch splits the effective
-    batch otherwise and changes nothing else. Raises UserError (other settings or data than before, among others),
-    CorruptFileError (data), NonFiniteError after the last rewind, OSError (disk), and what a device raises when it is
-    out of memory.
+    batch otherwise and changes nothing else; it halves where memory runs out. Raises UserError (other settings or data
+    than before, among others), CorruptFileError (data), NonFiniteError after the last rewind, OSError (disk),
+    OutOfMemory (after saving) when a single window is too much, and what a device raises when it is out of memory
+    beside the passes.
     """
     trainer = Trainer(config, Path(data_folder), Path(model_folder), max_seconds, micro_batch, stop or StopRequest())
     return trainer.run()
@@ -128,7 +131,11 @@ class Trainer(Session):
 
     def compute_gradients(self) -> tuple[float, float]:
         """Loss and gradient norm of this step's samples, gradients in place."""
-        return self.gradients.compute(StepData(self.progress.cursor, self.batch, self.window), self.loss_scale)
+        try:
+            return self.gradients.compute(StepData(self.progress.cursor, self.batch, self.window), self.loss_scale)
+        except OutOfMemory:  # all is as before the step: no other process has to do again what led here
+            self.save()
+            raise
 
     def verdict(self, loss: float, gradient_norm: float) -> str:
         """"" to take the step, or why it is skipped. An overflow of float16's range is no sign of bad weights."""
@@ -158,7 +165,8 @@ class Trainer(Session):
     def window(self) -> int:
         """Tokens in each window of the next step."""
         first, last = self.config.training.initial_block_size, self.config.model.block_size
-        return window_at(self.progress.step, first, last, self.progress.curriculum_steps)
+        window = window_at(self.progress.step, first, last, self.progress.curriculum_steps)
+        return min(window, self.config.context)
 
     @property
     def loss_scale(self) -> float:
@@ -218,7 +226,7 @@ class Trainer(Session):
         """Judge the weights by the validation split; keep them in best/ when they are the best."""
         progress, split = self.progress, self.val_split
         with self.clock.aside("evaluation"):
-            self.val_loss = val_loss = self.judge.validation_loss()
+            self.val_loss = val_loss = self.judge.validation_loss(self.micro_batch)
             average_val_loss = self.average_validation_loss()
             best_here = min(filter(math.isfinite, (val_loss, average_val_loss)), default=math.inf)
             better = best_here < (math.inf if progress.best_val_loss is None else progress.best_val_loss)
@@ -240,7 +248,7 @@ class Trainer(Session):
         if self.average is None:
             return math.nan
         with self.average.in_the_model():
-            return self.judge.validation_loss()
+            return self.judge.validation_loss(self.micro_batch)
 
     def keep_if_best(self, val_loss: float, averaged: bool) -> None:
         facts = {**self.facts(), "averaged": averaged}
@@ -290,7 +298,7 @@ class Trainer(Session):
             rewinds=progress.rewinds, final_val_loss=finite_or_none(self.val_loss), sha256=sha256,
             parameters=self.model.num_parameters(), tokens_per_second=round(tokens / seconds, 1),
             peak_memory_bytes=devices.peak_memory(self.device), device=self.device,
-            precision=self.computing.precision,
+            precision=self.computing.precision, micro_batch=self.micro_batch, context=self.config.context,
         )  # fmt: skip
 
 

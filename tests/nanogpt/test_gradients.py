@@ -1,15 +1,20 @@
 """A step's gradient: the same whatever is computed again, compiled, split or cut into shorter windows."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from nanogpt.config import ModelConfig, TrainingConfig
 from nanogpt.data.data_loader import Samples
+from nanogpt.faults import OUT_OF_MEMORY, classify
 from nanogpt.model.gpt import GPT, mps_dropout_again
 from nanogpt.training.computing import Computing
-from nanogpt.training.gradients import Feed, Gradients, StepData
+from nanogpt.training.gradients import Feed, Gradients, OutOfMemory, StepData
 from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.optimizer import Optimizer
 
@@ -24,14 +29,14 @@ def no_events():
     EVENTS.clear()
 
 
-def gradients(micro_batch: int = 4, precision: str = "float32", **model) -> Gradients:
+def gradients(micro_batch: int = 4, precision: str = "float32", context: int | None = None, **model) -> Gradients:
     shape = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=50, dropout=0.2, zero_init=False)
     gpt = GPT(ModelConfig(**(shape | model)), seed=1).train()
     optimizer = Optimizer(gpt, TrainingConfig(optimizer="adamw"))
     tokens = np.random.default_rng(0).integers(0, 50, 500).astype(np.uint16)
     computing = Computing(**{**COMPUTING.__dict__, "precision": precision})
     return Gradients(gpt, optimizer, Samples(tokens, 8, 0), computing, micro_batch, StopRequest(), lambda what: None,
-                     lambda name, message: EVENTS.append((name, message)))  # fmt: skip
+                     lambda name, message, **facts: EVENTS.append((name, message)), context)  # fmt: skip
 
 
 def computed(of: Gradients, data: StepData, scale: float = 1.0) -> tuple[float, float, list[torch.Tensor]]:
@@ -131,15 +136,83 @@ def test_a_compiler_that_fails_at_any_call_is_left_and_the_step_repeated(monkeyp
 
 
 def test_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
-    def compiled(tokens, targets):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     of = gradients()
+    of.model.loss_sum = Memory(of, tokens=16)
     of.compile()
-    with pytest.raises(torch.OutOfMemoryError):
+    computed(of, WHOLE)
+    assert of.compiled and of.micro_batch == 2
+
+
+class Memory:
+    """A loss with memory for so many tokens at once: beyond them torch's own words, with work half done."""
+
+    def __init__(self, of: Gradients, tokens: int):
+        self.real, self.tokens, self.held = of.model.loss_sum, tokens, []
+
+    def __call__(self, tokens, targets):
+        assert not [held for held in self.held if held() is not None]  # what has failed is no longer in memory
+        summed, count = self.real(tokens, targets)
+        if tokens.numel() > self.tokens:
+            self.held += [weakref.ref(tokens), weakref.ref(summed)]
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ...")
+        return summed, count
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 0.3]))
+def test_where_memory_runs_out_the_step_is_that_of_the_halved_micro_batch(batch, micro_batch, fitting, dropout):
+    step, of = StepData(5, batch, window=8), gradients(micro_batch, dropout=dropout)
+    of.loss_sum = Memory(of, tokens=8 * fitting)
+    found = computed(of, step)
+    assert of.micro_batch <= micro_batch and (of.micro_batch == micro_batch or min(batch, micro_batch) > fitting)
+    assert_equal(found, computed(gradients(of.micro_batch, dropout=dropout), step))
+    whole = computed(gradients(batch, dropout=0.0), step)
+    if not dropout:
+        assert found[:2] == pytest.approx(whole[:2], rel=1e-5)
+    EVENTS.clear()
+    assert_equal(computed(of, step), found)  # it stays so
+    assert not EVENTS
+
+
+def test_a_halving_is_told_with_its_evidence():
+    of = gradients(4)
+    of.loss_sum = Memory(of, tokens=8)
+    computed(of, WHOLE)
+    assert [name for name, _ in EVENTS] == ["out_of_memory"] * 2
+    assert EVENTS[0][1].startswith("micro-batch 4 -> 2: RuntimeError: [enforce fail] DefaultCPUAllocator: can't alloc")
+    assert EVENTS[1][1].startswith("micro-batch 2 -> 1: ")
+
+
+@pytest.mark.parametrize(("device", "micro_batch"), [("cpu", 1), ("mps", 4)])
+def test_what_cannot_be_halved_here_is_left_as_it_was_before_the_step(monkeypatch, device, micro_batch):
+    """One window at a time is the least; on MPS a pass of another size gives wrong gradients in the same process."""
+    monkeypatch.setattr(torch.mps, "get_rng_state", torch.get_rng_state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", torch.set_rng_state)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
+    of = gradients(micro_batch)
+    of.loss_sum = Memory(of, tokens=7)
+    of.computing = Computing(**{**COMPUTING.__dict__, "device": device})
+    of._add_up = lambda data, scale: of.loss_sum(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8).long())
+    before = torch.get_rng_state()
+    with pytest.raises(OutOfMemory, match=f"micro-batch {micro_batch}: RuntimeError: .*can't allocate") as error:
         of.compute(WHOLE)
-    assert of.compiled and not EVENTS
+    assert classify(error.value) == OUT_OF_MEMORY and error.value.__context__ is None
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in of.optimizer.parameters) and not EVENTS
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 9), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]))
+def test_windows_are_passed_one_by_one_where_they_are_shorter_than_a_sequence(batch, micro_batch, context, first):
+    step, seen = StepData(5, batch, window=min(context, first)), []
+    of = gradients(micro_batch, context=context, dropout=0.0)
+    of.loss_sum = lambda tokens, targets: seen.append(tokens) or of.model.loss_sum(tokens, targets)
+    loss, norm, _ = computed(of, step)
+    assert max(tokens.numel() for tokens in seen) <= micro_batch * context
+    assert {tokens.size(1) for tokens in seen} == {step.window}
+    assert torch.equal(torch.cat(seen).flatten(), of.feed.samples.batch(5, batch)[0].flatten())
+    assert (loss, norm) == pytest.approx(computed(gradients(batch, dropout=0.0), step)[:2], rel=1e-5)
 
 
 def test_a_failure_without_a_compiler_is_a_failure():

@@ -1,0 +1,143 @@
+"""A training that runs out of memory: nothing is lost, and the curve is that of the unlimited one within rounding."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt.config import Config
+from nanogpt.export.folders import export_trained, open_trained
+from nanogpt.export.huggingface import load_model
+from nanogpt.faults import UserError
+from nanogpt.model.gpt import GPT
+from nanogpt.training import checkpoint
+from nanogpt.training.gradients import OutOfMemory
+from nanogpt.training.trainer import Trainer, train
+from tests.nanogpt.training_case import assert_same, events, losses, make_data, tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def limit(monkeypatch, tokens: int, from_call: int = 0) -> None:
+    """In training there is memory for a pass of so many tokens only, from the given pass on."""
+    real, calls = GPT.loss_sum, []
+
+    def limited(self, inputs, targets):
+        calls.append(self.training)
+        if self.training and sum(calls) > from_call and inputs.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self, inputs, targets)
+
+    monkeypatch.setattr(GPT, "loss_sum", limited)
+
+
+def without_dropout(**training) -> Config:
+    return tiny(**training).with_changes({"model.dropout": 0.0})
+
+
+def test_the_curve_is_the_unlimited_ones_within_rounding_and_no_step_is_lost(data, tmp_path, monkeypatch):
+    config = without_dropout()
+    whole = train(config, data, tmp_path / "whole")
+    limit(monkeypatch, tokens=16, from_call=12)
+    outcome = train(config, data, tmp_path / "limited")
+    assert (outcome.step, outcome.tokens, outcome.micro_batch) == (whole.step, whole.tokens, 1)
+    curves = [losses(tmp_path / name) for name in ("limited", "whole")]
+    for (kind, step, row), (other_kind, other_step, other) in zip(*curves, strict=True):
+        assert (kind, step) == (other_kind, other_step)
+        assert {key: row[key] for key in row if "loss" in key} == pytest.approx(
+            {key: other[key] for key in other if "loss" in key}, rel=1e-4
+        )
+    halvings = events(tmp_path / "limited", "out_of_memory")
+    assert [(row["step"], row["micro_batch"]) for row in halvings] == [(12, 2), (12, 1)]
+
+
+def test_what_has_halved_stays_so_in_the_next_session(data, tmp_path, monkeypatch):
+    limit(monkeypatch, tokens=32)
+    train(tiny(max_iters=8), data, tmp_path)
+    monkeypatch.undo()
+    assert train(tiny(max_iters=24), data, tmp_path).micro_batch == 2
+
+
+def test_a_single_window_that_is_too_much_ends_with_the_step_before_it_saved(data, tmp_path, monkeypatch):
+    config = tiny()
+    whole = train(config, data, tmp_path / "whole")
+    limit(monkeypatch, tokens=8, from_call=14)
+    with pytest.raises(OutOfMemory, match="micro-batch 1: OutOfMemoryError: CUDA out of memory"):
+        train(config, data, tmp_path / "limited")
+    assert checkpoint.step_of(list(checkpoint.steps_in(tmp_path / "limited" / "checkpoints"))[-1]) == 14
+    monkeypatch.undo()
+    folder = tmp_path / "limited"
+    assert_same(train(config, data, folder, micro_batch=4), whole, folder, tmp_path / "whole")
+
+
+def test_out_of_memory_in_an_update_leaves_the_process(data, tmp_path, monkeypatch):
+    """The weights may be half updated: the last checkpoint counts."""
+    config = tiny()
+    whole = train(config, data, tmp_path / "whole")
+    real, calls = Trainer.update, []
+
+    def update(self, *arguments):
+        calls.append(1)
+        real(self, *arguments)
+        if len(calls) == 14:
+            raise MemoryError
+
+    monkeypatch.setattr(Trainer, "update", update)
+    with pytest.raises(MemoryError):
+        train(config, data, tmp_path / "limited")
+    assert checkpoint.step_of(list(checkpoint.steps_in(tmp_path / "limited" / "checkpoints"))[-1]) == 10
+    monkeypatch.undo()
+    assert_same(train(config, data, tmp_path / "limited"), whole, tmp_path / "limited", tmp_path / "whole")
+
+
+# Shorter windows --------------------------------------------------------------------------------------------------
+
+
+def windows(config: Config, longest: int) -> Config:
+    return config.with_changes({"device.longest_window": longest})
+
+
+@pytest.mark.parametrize("preset", ["modern", "gpt2"])
+def test_a_model_of_short_windows_is_used_within_them(data, tmp_path, preset):
+    config = windows(tiny(), 8).with_changes({"model.preset": preset, "model.position": "rope"})
+    if preset == "gpt2":
+        config = config.with_changes({"model.position": "learned", "model.norm": "layernorm", "model.bias": True,
+                                      "model.activation": "gelu", "model.qk_norm": False, "model.tie_weights": True,
+                                      "model.embedding_norm": False})  # fmt: skip
+    assert train(config, data, tmp_path / "model").context == 8
+    model = open_trained(tmp_path / "model")
+    assert model.config.block_size == 8
+    with pytest.raises(ValueError, match="longer than block_size 8"):
+        model(torch.zeros(1, 9, dtype=torch.long))
+    export_trained(tmp_path / "model", tmp_path / "export")
+    exported = load_model(tmp_path / "export")
+    assert exported.config.block_size == 8
+    text = torch.arange(8)[None]
+    assert torch.allclose(exported(text)[0], model(text)[0], atol=1e-5)
+
+
+def test_shorter_windows_are_the_same_training(data, tmp_path):
+    """One that is out of memory goes on with them; a curriculum's windows stay below them."""
+    config = without_dropout(initial_block_size=4, curriculum_fraction=1.0)
+    train(config.with_changes({"training.max_iters": 8}), data, tmp_path)
+    outcome = train(windows(config, 8), data, tmp_path)
+    assert (outcome.step, outcome.context) == (24, 8)
+    assert open_trained(tmp_path).config.block_size == 8
+    assert train(config.with_changes({"training.max_iters": 32}), data, tmp_path).context == 16
+    assert open_trained(tmp_path).config.block_size == 16
+
+
+def test_windows_that_no_doubling_makes_whole_are_refused_and_longer_ones_are_whole():
+    with pytest.raises(UserError, match=r"longest_window 6 does not become model\.block_size 16 by doubling"):
+        windows(tiny(), 6)
+    assert windows(tiny(), 64).context == 16
+
+
+def test_the_same_work_in_windows():
+    config = windows(tiny(initial_block_size=16, initial_batch=2), 4).in_windows()
+    assert (config.model.block_size, config.training.gradient_accumulation, config.context) == (4, 4, 4)
+    assert (config.training.initial_block_size, config.training.initial_batch) == (4, 8)
+    assert tiny().in_windows() == tiny()
