@@ -25,8 +25,8 @@ from markupsafe import Markup
 from flows import wording
 from flows.judgement import best_model, criteria, trained_models
 from flows.recommendations import recommendations, with_option
-from nanogpt import durable, plots
-from nanogpt.training.metrics import read_rows
+from nanogpt import durable
+from nanogpt.training.metrics import read_metrics, read_rows
 
 __all__ = ["criteria", "recommendations", "render", "render_model_card", "render_system_report"]
 
@@ -148,7 +148,7 @@ def _sentence(text: str | None) -> Markup:
 
 def _curve(model: Facts, most: int = 12) -> list[Facts]:
     """At most about `most` of a model's evaluations, evenly spread, with the last and the best."""
-    evaluations = plots.read_metrics(Path(model["folder"]))[1]
+    evaluations = read_metrics(Path(model["folder"]))[1]
     if len(evaluations) <= most:
         return evaluations
     best = min(range(len(evaluations)), key=lambda i: evaluations[i].get("val_loss") or float("inf"))
@@ -157,7 +157,7 @@ def _curve(model: Facts, most: int = 12) -> list[Facts]:
 
 
 def _best_bits_per_byte(model: Facts) -> float | None:
-    evaluations = plots.read_metrics(Path(model["folder"]))[1]
+    evaluations = read_metrics(Path(model["folder"]))[1]
     return min((row["bits_per_byte"] for row in evaluations if row.get("bits_per_byte") is not None), default=None)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import wording
-from nanogpt import plots
+from nanogpt.training.metrics import read_metrics
 
 Facts = dict[str, Any]
 
@@ -81,7 +81,7 @@ def _loss_fell(facts: Facts) -> tuple[bool | None, str]:
     best = best_model(facts)
     if best is None:
         return _no_figures(facts, 5, "training.")
-    train, _ = plots.read_metrics(Path(best["folder"]))
+    train, _ = read_metrics(Path(best["folder"]))
     start = next((row["loss"] for row in train if row.get("loss") is not None), None)
     end = best["facts"].get("best_val_loss")
     if start is None or end is None:

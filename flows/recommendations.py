@@ -11,7 +11,8 @@ from typing import Any
 
 from flows.judgement import NOTICEABLE, PLAN_TOLERANCE, Facts, best_model, trained_models
 from flows.wording import byte_size, code, duration, flops, percent, safe
-from nanogpt import faults, plots
+from nanogpt import faults
+from nanogpt.training.metrics import read_metrics
 
 STILL_FALLING = 0.005  # share of the loss that one more tenth of the steps would take off
 OVERFITTING = 0.10  # validation above training loss, as a share of the training loss
@@ -184,7 +185,7 @@ def _plan_missed(facts: Facts) -> Iterator[str]:
 def _curves(facts: Facts) -> Iterator[tuple[Facts, list[dict[str, Any]]]]:
     """Each trained model with its evaluations, where there are at least three."""
     for model in trained_models(facts):
-        evaluations = plots.read_metrics(Path(model["folder"]))[1]
+        evaluations = read_metrics(Path(model["folder"]))[1]
         evaluations = [row for row in evaluations if row.get("val_loss") is not None]
         if len(evaluations) >= 3:
             yield model, evaluations

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from nanogpt import durable
-from nanogpt.training.metrics import read_rows
+from nanogpt.training.metrics import read_metrics
 
 if TYPE_CHECKING:
     from nanogpt.training.learning_rate_range import RangeTest
@@ -45,12 +45,6 @@ MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
 
 Row = dict[str, Any]
-
-
-def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
-    """(train rows, eval rows) of a model's metrics.jsonl."""
-    rows = list(read_rows(model_folder / "metrics.jsonl"))
-    return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
 
 
 def loss_plot(model_folder: Path, path: Path) -> Path:

@@ -58,6 +58,12 @@ def read_rows(path: Path) -> Iterable[dict]:
             yield row
 
 
+def read_metrics(model_folder: Path) -> tuple[list[dict], list[dict]]:
+    """(train rows, eval rows) of a model's metrics.jsonl."""
+    rows = list(read_rows(model_folder / "metrics.jsonl"))
+    return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
+
+
 class Heartbeat:
     """A small file that says the training lives and what it does; whoever supervises it reads its time.
 
