@@ -1,0 +1,96 @@
+"""All kinds of fault, two at a time: each in its own copy of a run, judged, and told in a line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.faults.kind import Kind, NotSurvived
+from bench.faults.process import Interrupted, Patience
+from bench.faults.scene import Scene
+from bench.faults.template import Templates
+from bench.faults.verdict import judge
+
+
+class Campaign:
+    """A folder with templates, and scenes made from them. A scene whose kind was not survived stays, to look at."""
+
+    def __init__(self, folder: Path, tell: Callable[[str], None] = print):
+        self.templates, self.tell = Templates(folder), tell
+        self.reference = self.templates.make(tell)
+        self.interrupted = threading.Event()
+
+    @contextmanager
+    def scene(self, template: str, name: str, seconds: float = 300.0) -> Iterator[Scene]:
+        """A private copy of a template's workspace: ended, and removed unless what is done in it fails."""
+        workspace = self.templates.folder / "scenes" / f"{_file_name(name)}-{os.getpid()}-{threading.get_ident()}"
+        shutil.copytree(self.templates.workspace(template), workspace, symlinks=True)
+        scene = Scene(self.templates, workspace, self.reference, Patience(seconds, self.interrupted), template)
+        try:
+            yield scene
+        except BaseException:
+            scene.close()
+            raise
+        scene.close()
+        scene.remove()
+
+    def row(self, kind: Kind) -> dict:
+        """Inflict a kind and judge what comes of it: its row of the table. `survived` is False with `why`, in words."""
+        row = {"name": kind.name, "group": kind.group, "made": kind.made}
+        began = time.monotonic()
+        try:
+            with self.scene(kind.template, kind.name, kind.seconds) as scene:
+                row["look"] = scene.to_look()
+                found = kind.inflict(scene)
+                verdict = judge(scene, kind.exact)
+                seconds = scene.seconds_lost() if found.seconds_lost is None else found.seconds_lost
+                steps = scene.steps_lost() if found.steps_lost is None else found.steps_lost
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever went wrong is this kind's result; the others go on
+            why = str(error) if isinstance(error, NotSurvived) else f"{type(error).__name__}: {error}"
+            return {**row, "survived": False, "why": why, "seconds": round(time.monotonic() - began, 1)}
+        del row["look"]
+        return {
+            **row, "survived": True, "times": found.times, "noticed": found.noticed, "remedy": found.remedy,
+            "result": "; ".join(filter(None, [found.result, verdict])), "seconds_lost": round(seconds, 1),
+            "steps_lost": steps, "seconds": round(time.monotonic() - began, 1),
+        }  # fmt: skip
+
+    def rows(self, kinds: list[Kind], jobs: int) -> list[dict]:
+        """A row for each kind, in their order; Ctrl-C ends them all."""
+        done: list[dict] = []
+
+        def work(kind: Kind) -> dict:
+            row = self.row(kind)
+            done.append(row)
+            self.tell(line(row, len(done), len(kinds)))
+            return row
+
+        with ThreadPoolExecutor(jobs) as threads:
+            rows = [threads.submit(work, kind) for kind in kinds]
+            try:
+                return [row.result() for row in rows]
+            except BaseException:
+                self.interrupted.set()
+                threads.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def line(row: dict, number: int, of: int) -> str:
+    """A row as the terminal shows it."""
+    verdict = "ok  " if row["survived"] else "LOST"
+    head = f"{number:3}/{of} {verdict} {row['seconds']:5.1f} s  {row['group']}: {row['name']}"
+    if not row["survived"]:
+        return f"{head}\n        {row['why']}\n        to look: {row.get('look', 'no scene')}"
+    return f"{head}: {row['result']}, {row['steps_lost']} steps lost"
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)[:60]

@@ -1,0 +1,122 @@
+"""The smallest run that has everything, made once for a campaign; each kind of fault gets a copy of it.
+
+120 steps without a clock, a checkpoint every 20 of them (the newest three are kept), two evaluations, two samples,
+dropout, a warm-up and a cool-down that begins at step 48: 30,624 parameters in 8 windows of 32 characters.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from bench.faults.kind import NotSurvived
+from flows.options import CHECKOUT
+from nanogpt import durable
+from nanogpt.training.metrics import read_rows
+
+if TYPE_CHECKING:
+    from bench.faults.scene import Scene
+
+MODEL = "tiny"
+STEPS, CHECKPOINT_INTERVAL, EVAL_INTERVAL = 120, 20, 60
+CONFIG = f"""\
+model: {{preset: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32, dropout: 0.1}}
+training: {{batch_size: 8, gradient_accumulation: 1, max_iters: {STEPS}, warmup_iters: 10, learning_rate: 0.01,
+           eval_interval: {EVAL_INTERVAL}, sample_interval: {EVAL_INTERVAL}, sample_temperatures: [0.8],
+           checkpoint_interval: {CHECKPOINT_INTERVAL}, log_interval: 1}}
+data: {{tokenizer: char, bpe_vocab_size: 512}}
+device: {{type: cpu, mixed_precision: false, threads: 1}}
+"""
+CHARACTERS = 40_000
+TEMPLATES = ("fresh", "half", "whole")
+HALF = range(62, 100)  # steps after which the half one is stopped: after an evaluation, in the cool-down
+DONE = "templates.json"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the uninterrupted run came to."""
+
+    final_sha256: str
+    metrics: list[dict]  # the rows of its metrics.jsonl
+    seconds: dict[str, float]  # from each template to the end, undisturbed
+
+
+class Templates:
+    """A campaign's folder: text.txt, tiny.yaml, and a workspace for each template once `make` has been called."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.text, self.config = folder / "text.txt", folder / f"{MODEL}.yaml"
+
+    def workspace(self, template: str) -> Path:
+        """Where the workspace of a template lies; read it, copy it, never run in it."""
+        return self.folder / "templates" / template
+
+    def make(self, tell: Callable[[str], None] = print) -> Reference:
+        """Make what is not there yet, one process at a time; what the uninterrupted run came to."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "templates.lock"):
+            if not (self.folder / DONE).exists():
+                tell("making the run that all others are compared with ...")
+                self._make()
+        facts = durable.read_json(self.folder / DONE)
+        return Reference(facts["final_sha256"], facts["metrics"], facts["seconds"])
+
+    def _make(self) -> None:
+        from bench.faults.scene import Scene  # it copies templates, and they are made with its command
+
+        shutil.rmtree(self.folder / "templates", ignore_errors=True)
+        durable.write_text(self.text, _text(self.folder))
+        durable.write_text(self.config, CONFIG)
+        for template in TEMPLATES:
+            self.workspace(template).mkdir(parents=True)
+        nothing = Reference("", [], {})
+        whole = Scene(self, self.workspace("whole"), nothing)
+        seconds = {"fresh": whole.run().seconds, "whole": whole.run().seconds}
+        shutil.copytree(whole.model, whole.model.parents[1] / "neighbour" / MODEL)
+        shutil.copytree(whole.workspace, self.workspace("half"), dirs_exist_ok=True)
+        half = Scene(self, self.workspace("half"), nothing)
+        _stop_in_the_middle(half)
+        with_half = Scene(self, self.folder / "templates" / "continued", nothing)
+        shutil.copytree(half.workspace, with_half.workspace)
+        seconds["half"] = with_half.run().seconds
+        sha256 = whole.final_sha256()
+        if with_half.final_sha256() != sha256:
+            raise NotSurvived("stopped and gone on with, and nothing else: other weights")
+        durable.write_json(self.folder / DONE, {"final_sha256": sha256, "metrics": whole.metrics(), "seconds": seconds})
+
+
+def _stop_in_the_middle(scene: Scene) -> None:
+    """The finished model is trained anew, as --redo does, and Ctrl-C stops that in the middle."""
+    for _ in range(5):
+        going = scene.start("--redo", f"training.{MODEL}")
+        going.wait_for(lambda: HALF.start <= scene.last_step() < STEPS, f"step {HALF.start}")
+        going.interrupt()
+        result = going.wait()
+        if result.code == 130 and HALF.start <= scene.last_step() < HALF.stop:
+            return
+        if result.code not in (0, 130):
+            raise NotSurvived(f"Ctrl-C ended with exit code {result.code}: {result.output[-500:]}")
+    raise NotSurvived(f"five trainings could not be stopped between steps {HALF.start} and {HALF.stop}")
+
+
+def _text(folder: Path) -> str:
+    """Shakespeare, from the shared copy where there is one, else from the corpus that the project carries."""
+    shared = Path(os.environ.get("NANOGPT_TEST_DATA", CHECKOUT.parent / "shared" / "data")) / "tinyshakespeare.txt"
+    if shared.is_file():
+        return shared.read_text(encoding="utf-8")[:CHARACTERS]
+    from nanogpt.data import sources
+
+    return sources.write_embedded(folder).read_text(encoding="utf-8")[:CHARACTERS]
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """metrics.jsonl of a model's folder."""
+    return list(read_rows(folder / "metrics.jsonl"))

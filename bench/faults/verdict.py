@@ -1,0 +1,94 @@
+"""What every survivor must show, judged alike for all kinds of fault, from what lies on the disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from bench.faults.kind import NotSurvived
+from bench.faults.scene import Scene
+from nanogpt import durable
+
+ROUNDING = 1e-3  # relative; other micro-batches were measured to differ by 2e-7 a step, and steps add up
+
+
+def judge(scene: Scene, exact: bool) -> str:
+    """How near the result is to that of the uninterrupted run, in words. Raises NotSurvived."""
+    if not scene.results or scene.results[-1].code != 0:
+        raise NotSurvived("no start of the command ended well")
+    _every_step_finished(scene)
+    _each_step_once(scene)
+    _files_are_whole(scene)
+    _others_are_intact(scene)
+    scene.wait_until(lambda: not scene.left_over(), "the end of processes that outlive their command")
+    if not exact:
+        return within_rounding(scene)
+    if scene.final_sha256() != scene.reference.final_sha256:
+        raise NotSurvived("the final weights are not those of the uninterrupted run")
+    if (difference := loss_difference(scene)) > 0:
+        raise NotSurvived(f"the same weights, but another loss curve, by {difference:.1g}")
+    return "same bytes"
+
+
+def within_rounding(scene: Scene) -> str:
+    """The largest relative difference of a loss. Raises NotSurvived when rounding does not explain it."""
+    difference = loss_difference(scene)
+    if not difference <= ROUNDING:  # nor NaN
+        raise NotSurvived(f"the loss curve differs by {difference:.1g}; rounding explains {ROUNDING:g}")
+    return f"loss curve within {difference:.1e}"
+
+
+def loss_difference(scene: Scene) -> float:
+    """The largest relative difference of a training or validation loss from the uninterrupted run's."""
+    mine, theirs = (_losses(rows) for rows in (scene.metrics(), scene.reference.metrics))
+    if mine.keys() != theirs.keys():
+        raise NotSurvived(f"rows of metrics that only one of the two runs has: {sorted(mine.keys() ^ theirs.keys())}")
+    return max(abs(mine[key] - theirs[key]) / abs(theirs[key]) for key in theirs)
+
+
+def _losses(rows: list[dict]) -> dict[tuple[str, int], float]:
+    name = {"train": "loss", "eval": "val_loss"}
+    losses = {(row["kind"], row["step"]): row[name[row["kind"]]] for row in rows if row["kind"] in name}
+    return {key: math.nan if loss is None else loss for key, loss in losses.items()}
+
+
+def _every_step_finished(scene: Scene) -> None:
+    for marker in sorted(scene.markers.glob("*.json")):
+        state = json.loads(marker.read_text(encoding="utf-8"))["state"]
+        if state != "finished":
+            raise NotSurvived(f"{marker.stem} is {state}")
+
+
+def _each_step_once(scene: Scene) -> None:
+    done = [(row["kind"], row["step"]) for row in scene.metrics()]
+    wanted = [(row["kind"], row["step"]) for row in scene.reference.metrics]
+    if sorted(done) != sorted(wanted):
+        twice = sorted({row for row in done if done.count(row) > 1})
+        raise NotSurvived(f"metrics.jsonl: twice {twice}, missing {sorted(set(wanted) - set(done))}")
+
+
+def _files_are_whole(scene: Scene) -> None:
+    """Whatever is called a checkpoint is one, byte for byte."""
+    folders = [scene.model / "best", scene.model / "final", *sorted(scene.checkpoints.glob("step-*"))]
+    for folder in folders:
+        if folder.suffix != ".bad":
+            check_manifest(folder)
+
+
+def check_manifest(folder: Path) -> None:
+    """Raises NotSurvived when a file of a checkpoint is not what its manifest says."""
+    try:
+        files = durable.read_json(folder / "manifest.json")["files"]
+        wrong = [name for name, told in files.items() if durable.sha256_file(folder / name) != told["sha256"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise NotSurvived(f"{folder} passes for a checkpoint and is none: {error}") from error
+    if wrong:
+        raise NotSurvived(f"{folder} passes for a checkpoint, and {', '.join(wrong)} in it is damaged")
+
+
+def _others_are_intact(scene: Scene) -> None:
+    if scene.template == "fresh":
+        return
+    for folder in ("best", "final"):
+        check_manifest(scene.model.parents[1] / "neighbour" / scene.model.name / folder)
