@@ -1,11 +1,11 @@
 """What a person sees of a training: one line that moves, what happens, and a loss plot that grows.
 
-    python -m nanogpt.training.live FOLDER
+    python -m nanogpt.training.live FOLDER EVENTS HEARTBEAT
 
-It is a process beside the trainer, and reads the files that the trainer leaves in FOLDER anyway. Loading matplotlib
-takes 0.4 s of a core and a drawing 0.1 s; in a thread of the trainer they would hold Python's lock meanwhile. Line and
-drawings together take less than 1 % of a core. It ends when its standard input does: with the trainer, however that
-one ends.
+EVENTS and HEARTBEAT are what earlier sessions left there (Past). It is a process beside the trainer, and reads the
+files that the trainer leaves in FOLDER anyway. Loading matplotlib takes 0.4 s of a core and a drawing 0.1 s; in a
+thread of the trainer they would hold Python's lock meanwhile. Line and drawings together take less than 1 % of a core.
+It ends when its standard input does: with the trainer, however that one ends.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ def clock(seconds: float) -> str:
 @contextlib.contextmanager
 def shown(folder: Path) -> Iterator[None]:
     """Show the training in `folder`, on this process's standard output, while the block runs."""
+    past = Past.of(folder)
+    command = [sys.executable, "-m", __name__, str(folder), str(past.events), str(past.heartbeat)]
     try:
-        process = subprocess.Popen([sys.executable, "-m", __name__, str(folder)], stdin=subprocess.PIPE)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
     except OSError as error:  # no memory, no processes left: the training may still do
         print(f"the training is not shown: {error}", file=sys.stderr)
         yield
@@ -75,9 +78,9 @@ def shown(folder: Path) -> Iterator[None]:
             process.wait()
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, past: Past) -> int:
     """Show until standard input ends, then draw the plot once more."""
-    watched = Watched(folder)
+    watched = Watched(folder, past)
     signal.signal(signal.SIGINT, watched.asked_to_stop)  # Ctrl-C reaches the trainer too
     if hasattr(os, "nice"):
         os.nice(10)  # the cores are for training
@@ -105,25 +108,47 @@ def wait_for_the_end(over: threading.Event) -> None:
     over.set()
 
 
-class Watched:
-    """What the trainer says in its files since now."""
+@dataclass(frozen=True)
+class Past:
+    """What earlier sessions left in a folder and is no news. By content: their times may be of a clock that was set."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.began, self.stopping = folder, time.time(), False
-        self._rows, self._size = 0, -1
+    events: int  # rows of events.jsonl
+    heartbeat: int  # when the file was written, in ns; 0: there is none. Another time, earlier or later, is another one
+
+    @classmethod
+    def of(cls, folder: Path) -> Past:
+        return cls(sum(1 for _ in read_rows(folder / "events.jsonl")), written_at(folder / "heartbeat"))
+
+
+def written_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+class Watched:
+    """What the trainer says in its files since `past`."""
+
+    def __init__(self, folder: Path, past: Past):
+        self.folder, self.past, self.stopping = folder, past, False
+        self._rows, self._size = past.events, -1
 
     def asked_to_stop(self, *_: Any) -> None:
         self.stopping = True
 
     def heartbeat(self) -> dict | None:
         """The latest one, unless it is an earlier session's."""
+        path = self.folder / "heartbeat"
+        if written_at(path) == self.past.heartbeat:
+            return None
         try:
-            heartbeat = json.loads((self.folder / "heartbeat").read_text())
+            heartbeat = json.loads(path.read_text())
         except (OSError, ValueError):
             return None
         if self.stopping and heartbeat["activity"] != "saving":
             heartbeat["activity"] = STOPPING
-        return heartbeat if heartbeat["time"] >= self.began - 1 else None
+        return heartbeat
 
     def news(self) -> list[dict]:
         """The events since the last call."""
@@ -133,7 +158,7 @@ class Watched:
             return []
         rows = list(read_rows(path))
         new, self._rows, self._size = rows[self._rows :], len(rows), size
-        return [row for row in new if row["time"] >= self.began]
+        return new
 
 
 def view_of(name: str) -> Line | Lines:
@@ -221,4 +246,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), Past(int(sys.argv[2]), int(sys.argv[3]))))

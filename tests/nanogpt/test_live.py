@@ -66,22 +66,26 @@ def test_in_a_pipe_it_is_a_line_now_and_then(capsys, monkeypatch):
 
 
 @pytest.mark.fast
-def test_an_earlier_sessions_signs_of_life_are_not_shown(tmp_path):
-    (tmp_path / "heartbeat").write_text(json.dumps(HEARTBEAT))
-    (tmp_path / "events.jsonl").write_text(json.dumps({"event": "old", "step": 1, "time": 1.0, "message": ""}) + "\n")
-    watched = live.Watched(tmp_path)
+@pytest.mark.parametrize("clock_was_set_by", [-1e6, 0.0, 1e6])
+def test_an_earlier_sessions_signs_of_life_are_not_shown(tmp_path, clock_was_set_by):
+    def write(now: float, event: str) -> None:
+        (tmp_path / "heartbeat").write_text(json.dumps({**HEARTBEAT, "time": now}))
+        os.utime(tmp_path / "heartbeat", (now, now))
+        with open(tmp_path / "events.jsonl", "a") as file:
+            file.write(json.dumps({"event": event, "step": 1, "time": now, "message": ""}) + "\n")
+
+    write(2e9, "old")
+    watched = live.Watched(tmp_path, live.Past.of(tmp_path))
     assert watched.heartbeat() is None and watched.news() == []
-    (tmp_path / "heartbeat").write_text(json.dumps({**HEARTBEAT, "time": time.time()}))
-    with open(tmp_path / "events.jsonl", "a") as file:
-        file.write(json.dumps({"event": "new", "step": 2, "time": time.time(), "message": ""}) + "\n")
+    write(2e9 + clock_was_set_by + 0.1, "new")
     assert watched.heartbeat()["step"] == 1230
     assert [row["event"] for row in watched.news()] == ["new"] and watched.news() == []
 
 
 @pytest.mark.fast
 def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
-    (tmp_path / "heartbeat").write_text(json.dumps({**HEARTBEAT, "time": time.time()}))
-    watched = live.Watched(tmp_path)
+    watched = live.Watched(tmp_path, live.Past.of(tmp_path))
+    (tmp_path / "heartbeat").write_text(json.dumps(HEARTBEAT))
     watched.asked_to_stop(signal.SIGINT, None)
     assert live.describe(watched.heartbeat()).endswith(live.STOPPING)
 
@@ -89,14 +93,14 @@ def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
 @pytest.mark.slow
 def test_beside_the_trainer_it_outlives_ctrl_c_and_its_reader_and_ends_with_a_plot(tmp_path):
     viewer = subprocess.Popen(
-        [sys.executable, "-m", "nanogpt.training.live", str(tmp_path)], cwd=CHECKOUT, stdin=subprocess.PIPE,
+        [sys.executable, "-m", "nanogpt.training.live", str(tmp_path), "0", "0"], cwd=CHECKOUT, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n')
 
     def happens(name: str) -> None:
         with open(tmp_path / "events.jsonl", "a") as file:
-            file.write(json.dumps({"event": name, "step": 1, "time": time.time() + 1, "message": "now"}) + "\n")
+            file.write(json.dumps({"event": name, "step": 1, "time": 0.0, "message": "now"}) + "\n")
 
     happens("first")
     assert viewer.stdout.readline() == b"step 1  first: now\n"
@@ -149,14 +153,6 @@ def test_at_the_end_it_says_what_came_out_and_how_to_use_it(case, tmp_path):
             assert cli.make_parser().parse_args(shlex.split(command)[1:]).folder == tmp_path / "my model"
     assert len(commands) == 3
     assert (tmp_path / "my model" / "loss.svg").read_text().startswith("<?xml")
-
-
-@pytest.mark.slow
-def test_under_a_parent_it_tells_one_line_and_draws_nothing(case, tmp_path):
-    done = train(case, tmp_path / "m", "--parent", str(os.getpid()))
-    assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == 1 and done.stdout.startswith("finished after 60 steps")
-    assert not (tmp_path / "m" / "loss.svg").exists()
 
 
 @pytest.mark.slow

@@ -79,6 +79,7 @@ def ends_as(case, folder: Path) -> None:
     assert losses(folder) == losses(whole_folder)
     best, whole_best = (checkpoint.read_manifest(f / "best") for f in (folder, whole_folder))
     assert best["files"] == whole_best["files"]
+    assert not (folder / "loss.svg").exists()
 
 
 def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
