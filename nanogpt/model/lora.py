@@ -78,13 +78,3 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if not name.endswith(ADAPTER_NAMES)
     }
-
-
-def merge(model: GPT) -> GPT:
-    """A model without adapters that computes the same, up to rounding."""
-    plain = GPT(model.config)
-    weights = plain_weights(model)
-    with torch.no_grad():
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(weights[name])
-    return plain.train(model.training)
