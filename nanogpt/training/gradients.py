@@ -121,7 +121,7 @@ class Gradients:
         """
         self.optimizer.forget_gradients()
         total = torch.zeros((), device=self.computing.device)
-        for number, (tokens, targets) in enumerate(self._passes(data)):
+        for number, (tokens, targets) in enumerate(self.passes(data)):
             if number and self.stop.requested:
                 raise StopRequested
             with devices.autocast(self.computing.device, self.computing.precision):
@@ -133,7 +133,7 @@ class Gradients:
         loss, gradient_norm = torch.stack([total, self.optimizer.gradient_norm() / loss_scale]).tolist()
         return loss, gradient_norm
 
-    def _passes(self, data: StepData) -> Iterator[tuple[Tensor, Tensor]]:
+    def passes(self, data: StepData) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets, (windows, data.window) each, of one pass after another."""
         tokens_at_once = self.micro_batch * self.context
         pieces = data.pieces(max(1, tokens_at_once // self.feed.samples.block_size))

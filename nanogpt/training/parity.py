@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogpt import device as devices
 from nanogpt.data.data_loader import IGNORED
@@ -112,12 +112,24 @@ def _on_its_device(
         loss_scale = max(1.0, loss_scale / 16)
 
 
-def _on_the_cpu(model: GPT, names: list[str], tokens: Tensor, targets: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+def _on_the_cpu(model: GPT, names: list[str], tokens: Tensor, targets: Tensor) -> tuple[float, Sequence[Tensor]]:
     """The same in float32, with copies of the weights; the model stays where it is."""
-    tensors = {name: tensor.detach().cpu() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    trained = [tensors[name].requires_grad_() for name in names]
-    _, loss = torch.func.functional_call(model, tensors, (tokens, targets))
-    return loss.item(), torch.autograd.grad(loss, trained)
+    copies = {name: tensor.detach().cpu() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    trained = [copies[name].requires_grad_() for name in names]
+    stand_ins = {f"model.{name}": copy for name, copy in copies.items()}
+    return torch.func.functional_call(_LossAndGradients(model), stand_ins, (tokens, targets, trained))
+
+
+class _LossAndGradients(nn.Module):
+    """Both passes as one call: blocks that the backward pass computes again must see the stand-ins, too."""
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, targets: Tensor, trained: list[Tensor]) -> tuple[float, Sequence[Tensor]]:
+        _, loss = self.model(tokens, targets)
+        return loss.item(), torch.autograd.grad(loss, trained)
 
 
 def _largest_deviation(names: list[str], found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, str]:

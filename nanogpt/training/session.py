@@ -19,11 +19,13 @@ from nanogpt.training import checkpoint, computing, tracking
 from nanogpt.training.averaging import WeightAverage
 from nanogpt.training.checkpoint import Checkpoint
 from nanogpt.training.clock import Clock
-from nanogpt.training.gradients import Gradients
+from nanogpt.training.gradients import Gradients, StepData
+from nanogpt.training.growth import window_at
 from nanogpt.training.judge import Judge
 from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.model_folder import ModelFolder
 from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.parity import require_parity
 from nanogpt.training.progress import Progress, check_same_training, trajectory
 from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
@@ -155,9 +157,46 @@ class Session:
             self.progress.best_val_loss = None
         if found and {"device", "precision"} & self.computing.differences(found.facts).keys():
             self.progress.rewinds = 0  # what was bad there may be good here: the remedy has all its attempts
+        self.check_device()
         self.clock = Clock(self.progress.seconds, self.max_seconds)
         if found and found.folder == self.folder.before_cool_down:
             self.leave_cool_down()
+
+    # ---- what the next step sees
+
+    @property
+    def batch(self) -> int:
+        """Sequences in the next step."""
+        return self.progress.growth.size if self.progress.growth else self.whole_batch
+
+    @property
+    def window(self) -> int:
+        """Tokens in each window of the next step."""
+        first, last = self.config.training.initial_block_size, self.config.model.block_size
+        window = window_at(self.progress.step, first, last, self.progress.curriculum_steps)
+        return min(window, self.config.context)
+
+    @property
+    def loss_scale(self) -> float:
+        return self.progress.loss_scale.factor if self.computing.precision == "float16" else 1.0
+
+    @property
+    def step_data(self) -> StepData:
+        """The samples of the next step."""
+        return StepData(self.progress.cursor, self.batch, self.window)
+
+    def check_device(self) -> None:
+        """Whether an accelerator computes this training as the CPU does. Raises DeviceError."""
+        if self.device == "cpu":
+            return
+        self.folder.beat("comparing the device with the CPU")
+        tokens, targets = next(self.gradients.passes(self.step_data))
+        found = require_parity(self.model, tokens, targets, self.computing.precision, self.loss_scale)
+        if found:
+            told = f"loss within {found.loss:.0e}, gradients within {found.gradient:.0e} of the CPU's"
+            self.folder.event("parity", f"{told}, on {found.tokens} tokens in {found.seconds:.1f} s", **asdict(found))
+
+    # ---- there and back
 
     def leave_cool_down(self) -> None:
         """Make the state before the cool-down the newest; what followed it is no longer part of this training."""

@@ -15,8 +15,7 @@ from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.training import checkpoint
-from nanogpt.training.gradients import OutOfMemory, StepData
-from nanogpt.training.growth import window_at
+from nanogpt.training.gradients import OutOfMemory
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.model_folder import ModelFolder
 from nanogpt.training.schedule import cool_down_for_clock, factor_at, planned_cool_down
@@ -132,7 +131,7 @@ class Trainer(Session):
     def compute_gradients(self) -> tuple[float, float]:
         """Loss and gradient norm of this step's samples, gradients in place."""
         try:
-            return self.gradients.compute(StepData(self.progress.cursor, self.batch, self.window), self.loss_scale)
+            return self.gradients.compute(self.step_data, self.loss_scale)
         except OutOfMemory:  # all is as before the step: no other process has to do again what led here
             self.save()
             raise
@@ -153,24 +152,6 @@ class Trainer(Session):
         self.optimizer.step(factor)
         if self.average:
             self.average.update()
-
-    # ---- what a step sees
-
-    @property
-    def batch(self) -> int:
-        """Sequences in the next step."""
-        return self.progress.growth.size if self.progress.growth else self.whole_batch
-
-    @property
-    def window(self) -> int:
-        """Tokens in each window of the next step."""
-        first, last = self.config.training.initial_block_size, self.config.model.block_size
-        window = window_at(self.progress.step, first, last, self.progress.curriculum_steps)
-        return min(window, self.config.context)
-
-    @property
-    def loss_scale(self) -> float:
-        return self.progress.loss_scale.factor if self.computing.precision == "float16" else 1.0
 
     # ---- when
 
