@@ -136,6 +136,8 @@ def _tests(facts: Facts) -> tuple[bool | None, str]:
     tests = facts["steps"].get("evaluation.tests")
     if not tests:
         return _no_figures(facts, 6, "evaluation.tests")
+    if tests.get("timed_out"):
+        return None, f"not finished: they were stopped after {wording.duration(tests['seconds'])}"
     return tests["failed"] == 0 and tests["passed"] > 0, (
         f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped in "
         f"{wording.duration(tests['seconds'])}"

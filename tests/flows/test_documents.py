@@ -81,6 +81,13 @@ def test_the_report_has_all_its_sections_and_none_is_broken(run):
         assert BROKEN not in document.read_text(), document.name
 
 
+def test_tests_that_were_stopped_are_told_with_the_command_that_tries_again(run, tmp_path):
+    facts = copy.deepcopy(run[0])
+    facts["steps"]["evaluation.tests"].update(passed=0, timed_out=True, seconds=600.0)
+    report, _ = render(facts, tmp_path)
+    assert "was stopped after 10 min" in report and "--redo evaluation.tests" in report and BROKEN not in report
+
+
 def test_every_document_is_written_and_named(run):
     facts, figures, folder = run
     written = [path.name for path in documents.render(facts, folder, figures)]

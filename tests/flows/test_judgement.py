@@ -35,6 +35,12 @@ def test_what_was_never_measured_is_neither_met_nor_failed():
     }
 
 
+def test_tests_that_were_stopped_are_neither_met_nor_failed(facts):
+    facts["steps"]["evaluation.tests"].update(passed=0, timed_out=True, seconds=600.0)
+    row = next(row for row in criteria(facts) if row["name"] == "The project's tests pass")
+    assert row["met"] is None and "stopped after 10 min" in row["evidence"]
+
+
 def test_criteria_follow_the_figures(facts):
     facts["steps"]["evaluation.tests"]["failed"] = 1
     facts["steps"]["evaluation.samples"]["coherence"]["coherent"] = False

@@ -158,3 +158,16 @@ def test_tests_that_are_not_wanted_are_no_step(start):
     assert "evaluation.tests" in [step.name for step in start().steps()]
     assert "evaluation.tests" not in [step.name for step in start("--set", "tests=false").steps()]
     assert "evaluation.tests" not in steps_of(["micro"], tests=False)[-1].needs
+
+
+def test_tests_that_take_too_long_are_told_and_cost_no_phase(start, tmp_path, monkeypatch):
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\necho '....... [ 12%]'\nexec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(evaluation.sys, "executable", str(slow))
+    monkeypatch.setattr(evaluation, "TEST_SECONDS", 0.3)
+    run = start()
+    facts = evaluation.run_fast_tests(run).facts
+    assert facts["timed_out"] and (facts["passed"], facts["failed"]) == (0, 0) and "12%" in facts["tail"]
+    assert "12%" in (run.paths.logs / "tests.log").read_text()
+    assert "were stopped after" in (run.paths.logs / "automation_log.txt").read_text()
