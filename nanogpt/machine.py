@@ -6,8 +6,15 @@ import contextlib
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
+
+CONTROL_GROUPS = {  # by controllers in /proc/self/cgroup: version 2 names none
+    "": (Path("/sys/fs/cgroup"), "memory.max"),
+    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+}
 
 
 def processor_name() -> str:
@@ -39,5 +46,29 @@ def physical_cores() -> int:
 
 
 def memory_bytes() -> int:
-    """All of the machine's memory."""
-    return psutil.virtual_memory().total
+    """All of the memory that this process may have: the machine's, or less by its control group or its own limit."""
+    return min([psutil.virtual_memory().total, *_limits_of_groups(), *_limit_of_addresses()])
+
+
+def _limits_of_groups() -> Iterator[int]:
+    """Of this process's control group and those around it (containers, systemd units), version 1 and 2."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            root, file = CONTROL_GROUPS[controllers]
+            inner = root / path.lstrip("/")
+            for group in (inner, *inner.parents):
+                with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                    yield int((group / file).read_text(encoding="ascii"))
+
+
+def _limit_of_addresses() -> Iterator[int]:
+    """RLIMIT_AS, where there is one."""
+    with contextlib.suppress(ImportError, OSError):  # the first: Windows
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            yield limit

@@ -8,7 +8,7 @@ from pathlib import Path
 from nanogpt.commands.arguments import add_model, model_config, positive
 
 HELP = "find the micro-batch that trains fastest here"
-FOLDER = Path("state/machine")
+FOLDER = Path("state")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

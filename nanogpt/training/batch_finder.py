@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,10 +26,10 @@ import psutil
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.faults import OUT_OF_MEMORY, UserError, classify
-from nanogpt.machine import processor_name
+from nanogpt.machine import memory_bytes, processor_name
 from nanogpt.training.memory import likely_newton_schulz, predict
+from nanogpt.training.memory_store import MemoryStore
 
-STORE = "micro-batches.json"
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others
 MARGIN = 1.15  # of the prediction, which holds within 15 %
 SMALLEST_GAP = 8  # bisection ends when what fits and what does not are within an eighth
@@ -54,26 +55,27 @@ def find(
 ) -> Found:
     """The fastest micro-batch for `config`, whose vocabulary, device and precision are known.
 
-    It is at most the sequences of a step, and never so large that the prediction exceeds `available` bytes (what is
-    free now). Kept in `folder` by machine, model, precision, threads and torch, and taken from there when asked again.
+    It is at most the sequences of a step, no more than what a training has found to fit, and never so large that the
+    prediction exceeds `available` bytes (what is free now). Kept in `folder` (nanogpt.training.memory_store) by
+    machine, model, precision, threads and torch, and taken from there when asked again.
     New tries begin until `seconds` have passed; what they, or the memory free now, cut off is not kept.
     `attempt(config, micro_batch, seconds)` makes a try, by default in a process of its own. Raises UserError when not
     even one sequence fits.
     """
-    store, key = Path(folder) / STORE, _key(config)
-    known = _read(store, notify)
-    if key in known:
-        return Found(**known[key], kept=True)
+    store, key = MemoryStore(folder, notify), _key(config)
+    most, known = _most(config, store), store.fastest(key)
+    if known and known["micro_batch"] <= most:
+        return Found(**known, kept=True)
     free = _available(config) if available is None else available
     with contextlib.closing(Apart()) as apart:
         if attempt is None:
             apart.start()
-        search = _Search(config, seconds, notify, attempt or apart, free)
+        search = _Search(config.in_windows(), seconds, notify, attempt or apart, free, most)
         found = search.run()
     if not search.was_cut_off:
         row = asdict(found)
         del row["kept"]
-        durable.write_json(store, {**_read(store, notify), key: row})
+        store.note_fastest(key, row)
     return found
 
 
@@ -89,6 +91,7 @@ class _Search:
     notify: Callable[[str], None]
     attempt: Callable[[Config, int, float], dict]
     available: int
+    most: int
 
     def __post_init__(self):
         self.tried: dict[int, dict] = {}
@@ -97,7 +100,7 @@ class _Search:
 
     @cached_property
     def largest(self) -> int:
-        return self.config.training.batch_size * self.config.training.gradient_accumulation
+        return min(self.most, self.config.training.batch_size * self.config.training.gradient_accumulation)
 
     def run(self) -> Found:
         first_that_fails = self.double()
@@ -308,19 +311,21 @@ def _key(config: Config) -> str:
     })  # fmt: skip
 
 
-def _read(store: Path, notify: Callable[[str], None]) -> dict[str, dict]:
-    """What is kept; a file that is not what was written is set aside, told of, and counts as none."""
-    try:
-        known = durable.read_json(store)
-        for row in known.values():
-            Found(**row, kept=True)
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError):
-        os.replace(store, store.with_name(f"{STORE}.bad"))
-        notify(f"{store} is not what was written; it is now {STORE}.bad")
-        return {}
-    return known
+def _most(config: Config, store: MemoryStore) -> int:
+    """The micro-batch that memory had to become in a training of the same kind; without one, no limit."""
+    limit = store.limit(config, _whole_memory(config.device.type))
+    asked = config.device.gradient_checkpointing, config.device.longest_window
+    if limit is None or limit.fits is None or asked != (limit.fits.gradient_checkpointing, limit.fits.longest_window):
+        return sys.maxsize
+    return limit.fits.micro_batch
+
+
+def _whole_memory(device: str) -> int:
+    if device == "cpu":
+        return memory_bytes()
+    from nanogpt.device import describe
+
+    return describe(device)["memory_bytes"]
 
 
 def _precision(config: Config) -> str:

@@ -80,7 +80,8 @@ def predict(
 ) -> Memory:
     """Memory of training `config`; what is not given is the configuration's.
 
-    `micro_batch`: sequences in one forward and backward pass; the step's whole batch stays. `precision`: of the
+    `micro_batch`: windows in one forward and backward pass, sequences unless device.longest_window makes them shorter;
+    the step's whole batch stays. `precision`: of the
     products, "float32", "bfloat16" or "float16". `newton_schulz`: of Muon's products, by default the same;
     likely_newton_schulz() tells what this machine takes. Raises ValueError while the vocabulary is not known.
     """
@@ -88,9 +89,10 @@ def predict(
         config = config.with_changes({"model.vocab_size": vocab_size})
     if gradient_checkpointing is not None:
         config = config.with_changes({"device.gradient_checkpointing": gradient_checkpointing})
+    counts, config = parameters(config.model), config.in_windows()
     batch = config.training.batch_size * config.training.gradient_accumulation
     rows = min(micro_batch or config.training.batch_size, batch)
-    return _Step(config, rows, -(-batch // rows), device, precision, newton_schulz or precision).memory()
+    return _Step(config, counts, rows, -(-batch // rows), device, precision, newton_schulz or precision).memory()
 
 
 def likely_newton_schulz(device: str) -> str:
@@ -105,6 +107,7 @@ def likely_newton_schulz(device: str) -> str:
 @dataclass(frozen=True)
 class _Step:
     config: Config
+    counts: Parameters
     rows: int  # sequences in one forward and backward pass
     passes: int  # of them in a step
     device: str
@@ -114,10 +117,6 @@ class _Step:
     @property
     def model(self) -> ModelConfig:
         return self.config.model
-
-    @cached_property
-    def counts(self) -> Parameters:
-        return parameters(self.model)
 
     @cached_property
     def adapters(self) -> int:

@@ -68,7 +68,7 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
     At least three steps are timed, or one where three take longer than that. share_of_matmul is FLOP/s over those of
     plain matrix products in the same precision. Raises what a device raises when it is out of memory.
     """
-    config = config.with_changes({"model.vocab_size": vocab_size})
+    config = config.with_changes({"model.vocab_size": vocab_size}).in_windows()
     device, mixed_precision, precision = settle(config)
     devices.reset_peak_memory(device)
     real = RealStep(config, device, precision)
@@ -162,6 +162,7 @@ def profile(
     is waited for around each part, which a training does not do. With `trace`, a few more steps are recorded there by
     torch.profiler, for chrome://tracing or Perfetto. Raises what a device raises when it is out of memory.
     """
+    config = config.in_windows()
     device, _, precision = settle(config)
     devices.reset_peak_memory(device)
     real = RealStep(config, device, precision, tokens)

@@ -39,7 +39,7 @@ def rehearse(config: dict, device: str, folder: str, seconds: float) -> dict:
     one checkpoint in `folder`, weights and optimizer). `config`: a Config as plain values with model.vocab_size, its
     precision and threads decided; `seconds` are for the steps. Raises what a device raises when it is out of memory.
     """
-    whole = Config.model_validate(config).with_changes({"device.type": device})
+    whole = Config.model_validate(config).with_changes({"device.type": device}).in_windows()
     windows, found = [], {}
     asides: list[Callable[[], dict]] = [
         lambda: {"evaluation_seconds_per_token": _evaluation(whole, device, windows[0]["seconds_per_step"])},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nanogpt.faults import UserError
 from nanogpt.training import batch_finder
 from nanogpt.training.batch_finder import Apart, find, find_for
+from nanogpt.training.memory_store import STORE, Fit, MemoryStore
 from tests.nanogpt.training_case import tiny
 
 PLENTY = 2**40
@@ -85,7 +86,7 @@ def test_what_is_predicted_not_to_fit_is_not_tried(tmp_path):
 def test_when_not_even_one_sequence_fits_a_person_is_told(tmp_path):
     with pytest.raises(UserError, match="not even one sequence"):
         search(tmp_path, machine(lambda size: size, fits=0))
-    assert not (tmp_path / batch_finder.STORE).exists()
+    assert not (tmp_path / STORE).exists()
 
 
 def test_no_try_begins_after_the_time(tmp_path):
@@ -104,14 +105,26 @@ def test_what_was_found_is_kept_for_the_same_question_only(tmp_path):
     assert search(tmp_path, None)[0].kept  # both are kept side by side
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": {"micro_batch": 3}}', '{"key": null}'])
+def test_what_a_training_has_found_to_be_too_much_is_not_tried_and_no_longer_taken(tmp_path):
+    store = MemoryStore(tmp_path, print)
+    assert search(tmp_path, machine(lambda size: size))[0].micro_batch == 64
+    store.note_limit(config(), PLENTY, Fit(12), "out of memory with 24")
+    found, _ = search(tmp_path, machine(lambda size: size))
+    assert not found.kept and max(sizes(found)) == found.micro_batch == 12
+    assert search(tmp_path, None)[0].kept
+    store.note_limit(config(), PLENTY, Fit(1, gradient_checkpointing=True), "out of memory with 1")
+    assert search(tmp_path, None)[0].micro_batch == 12  # it says nothing of what keeps its activations
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": null}', '{"limits": {}, "fastest": {"key": null}}',
+                                    '{"limits": {"key": {"fits": null}}, "fastest": {}}'])  # fmt: skip
 def test_a_file_that_is_not_what_was_written_is_set_aside(tmp_path, damage):
-    store = tmp_path / batch_finder.STORE
+    store = tmp_path / STORE
     store.write_text(damage)
     found, told = search(tmp_path, machine(lambda size: size))
     assert not found.kept and "is not what was written" in told[0]
     assert store.with_name(f"{store.name}.bad").read_text() == damage
-    assert len(json.loads(store.read_text())) == 1
+    assert len(json.loads(store.read_text())["fastest"]) == 1
 
 
 # ---- a process of its own (these run in the child)

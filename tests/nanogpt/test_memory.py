@@ -18,6 +18,7 @@ from nanogpt.training.activations import Kept
 from nanogpt.training.batch_finder import Apart
 from nanogpt.training.real_step import RealStep
 from tests.nanogpt.model_case import small
+from tests.nanogpt.training_case import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROWS = 5
@@ -228,3 +229,11 @@ def test_an_averaged_model_is_held_once_more():
     config = Config(model=dict(vocab_size=64), training=dict(weight_average=0.99))
     parts = memory.predict(config).parts
     assert parts["weight average"] == parts["parameters"]
+
+
+def test_windows_that_are_cut_take_the_memory_of_a_model_with_so_short_a_context():
+    whole = tiny().with_changes({"model.vocab_size": 50, "model.block_size": 64, "training.batch_size": 1})
+    cut, short = whole.with_changes({"device.longest_window": 16}), whole.with_changes({"model.block_size": 16})
+    short = short.with_changes({"training.gradient_accumulation": 4})  # gradients are added to others in both
+    assert predict(cut).moments == predict(short).moments
+    assert predict(cut).passes.total < predict(whole).passes.total
