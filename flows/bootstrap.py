@@ -97,7 +97,7 @@ def missing(extras=()):
     try:
         from packaging.requirements import Requirement
     except ImportError:
-        return ["packaging"]  # prefect, pooch and pytest need it: where it is absent, so are they
+        return ["packaging"]  # prefect and pytest need it: where it is absent, so are they
     from importlib.metadata import PackageNotFoundError, version
 
     lacking = []

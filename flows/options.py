@@ -165,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--workspace", metavar="DIR", type=Path, default=CHECKOUT, help="where results go (default: the checkout)")
     add("--config", metavar="FILE", type=Path, help="a model's YAML (trains exactly that) or a run's YAML")
     add("--set", metavar="KEY=VALUE", action="append", default=[],
-        help="change a setting: training.learning_rate=3e-4, data.mirror=DIR (repeatable)")  # fmt: skip
+        help="change a setting: training.learning_rate=3e-4, data.mirror=DIR,URL (repeatable)")  # fmt: skip
     add("--status", action="store_true", help="table of steps with state and reason, then end")
     add("--plan", action="store_true", help="what would run, with expected time and memory; changes nothing")
     add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")

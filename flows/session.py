@@ -56,7 +56,7 @@ def check_before_writing(options: RunOptions) -> None:
     from nanogpt.data import sources
 
     data = options.config.data
-    sources.check_source(data.source, data.mirror)
+    sources.check_source(data.source, data.mirrors)
     if data.source == sources.EMBEDDED:
         return
     if data.source in sources.CATALOGUE:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,23 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON value in `path`. Raises OSError or ValueError."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def set_aside(path: Path) -> Path:
+    """Move what is at `path` to `<name>.corrupt` beside it, in the place of what was set aside before; that path."""
+    aside = path.with_name(f"{path.name}.corrupt")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
+    path.rename(aside)
+    return aside
+
+
+def unblock(path: Path) -> None:
+    """Set aside a folder that stands where a file belongs: neither a rename nor an unlink takes its place."""
+    if path.is_dir() and not path.is_symlink():
+        set_aside(path)
 
 
 def sha256_file(path: Path) -> str:

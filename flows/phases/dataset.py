@@ -25,7 +25,7 @@ def dataset(run: Run) -> None:
 
 def fetch_text(run: Run) -> Outcome:
     data = run.config.data
-    fetched = sources.fetch(data.source, run.paths.downloads, data.mirror,
+    fetched = sources.fetch(data.source, run.paths.downloads, data.mirrors,
                             notify=lambda line: run.tell(line, "warning"))  # fmt: skip
     alphabet, characters = set(), 0
     for document in fetched.documents:

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"nanogpt: {line}", file=sys.stderr)
 
     text = arguments.out / "text"
-    documents = sources.fetch(arguments.source, arguments.out / "downloads", config.mirror, warn).documents
+    documents = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, warn).documents
     preprocessing.prepare(documents, text, config)
     if tokenizer is not None:
         manifest = shards.tokenise_with(tokenizer, text, arguments.out)

@@ -6,6 +6,7 @@ is told so. Ids keep their meaning, so a ckpt.pt trained on the folder fits the 
 
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
 
 
 def import_folder(
-    source: Path, out_folder: Path, mirror: str | None = None, notify: Notify = lambda line: None
+    source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
 ) -> dict:
     """Write the data folder `out_folder` from nanoGPT's `source`; returns its manifest.
 
@@ -31,7 +32,7 @@ def import_folder(
     """
     ids = {split: _read_ids(source / f"{split}.bin") for split in SPLITS}
     meta = source / META
-    tokenizer = _read_tokenizer(meta) if meta.is_file() else gpt2_tokenizer(out_folder, mirror, notify)
+    tokenizer = _read_tokenizer(meta) if meta.is_file() else gpt2_tokenizer(out_folder, mirrors, notify)
     splits = {split: (tokens, _sizes(tokens, tokenizer, source / f"{split}.bin")) for split, tokens in ids.items()}
     digests = {split: durable.sha256_file(source / f"{split}.bin") for split in SPLITS}
     return shards.write_folder(out_folder, tokenizer, splits, durable.digest(digests))

@@ -126,7 +126,7 @@ def make_tokenizer(
     if kind == "bpe":
         return BPETokenizer.train(texts["train"], config.bpe_vocab_size)
     if kind == "gpt2":
-        return gpt2_tokenizer(folder, config.mirror, notify)
+        return gpt2_tokenizer(folder, config.mirrors, notify)
     raise UserError(f"data.tokenizer: found {kind}, allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
 
 

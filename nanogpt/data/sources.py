@@ -1,60 +1,60 @@
 """Where text comes from: a named source of the catalogue, a person's own file or folder, or the embedded corpus.
 
-A download is tried from the mirror (a folder or a URL), then from its public home, and is only believed when its
-sha256 is right. With neither, the run takes the documentation that every CPython carries, and says so.
+A download is tried from the mirrors (folders or URLs), then from its public homes, and is only believed when its
+sha256 is right. With none of them, the run takes the documentation that every CPython carries, and says so.
 """
 
 import ast
+import hashlib
 import os
 import sysconfig
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from nanogpt import durable
+from nanogpt.data.download import Part, Patience, Unobtainable, download
 from nanogpt.data.preprocessing import is_binary
 from nanogpt.faults import UserError, nearest
 
 EMBEDDED = "embedded"
 TEXT_SUFFIXES = (".txt", ".md")
-ATTEMPTS = 3
-# In all, over every attempt at mirror and home: a machine without network must fall back within 10 s.
-ANSWER_SECONDS = 8.0
-TRANSFER_SECONDS = 45.0
 Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file that can be downloaded. `mirror_file` is its path below a mirror."""
+    """One file that can be downloaded, `bytes` long. `mirror_file` is its path below a mirror."""
 
     name: str
     file: str
-    url: str
+    homes: tuple[str, ...]  # public addresses of the same bytes, the best first
     sha256: str
+    bytes: int
     description: str
     licence: str
     citation: str
     mirror_file: str = ""
-    bytes: int = 0  # 0: not known
 
-    def mirrored_at(self) -> str:
-        return self.mirror_file or self.file
+    def at(self, place: str) -> str:
+        """Its address at a mirror or a home."""
+        return place if place in self.homes else f"{place.rstrip('/')}/{self.mirror_file or self.file}"
 
 
 CATALOGUE = {
     "tiny_shakespeare": Entry(
         name="tiny_shakespeare",
         file="tinyshakespeare.txt",
-        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        homes=(
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            # The copy of TensorFlow's tutorials. It could not be reached where this was written: the sha256 decides.
+            "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt",
+        ),
         sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        bytes=1_115_394,
         description="40,000 lines of Shakespeare's plays, 1.1 MB",
         licence="public domain",
         citation="Andrej Karpathy, char-rnn, 2015, https://github.com/karpathy/char-rnn",
-        bytes=1_115_394,
     )
 }
 
@@ -70,14 +70,13 @@ class Fetched:
     fallback_reason: str | None = None
 
 
-class Unobtainable(Exception):
-    """Neither the mirror nor the public home gave the file; the message says why, in one line."""
-
-
-def check_source(source: str, mirror: str | None = None) -> None:
+def check_source(source: str, mirrors: Sequence[str] = ()) -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; touches no network."""
-    if mirror is not None and not _is_url(mirror) and not _own(mirror).is_dir():
-        raise UserError(f"data.mirror: {mirror} is neither a folder nor a http(s) URL")
+    for mirror in mirrors:
+        if not _is_url(mirror) and not _own(mirror).is_dir():
+            raise UserError(
+                f"data.mirror: {mirror} is neither a folder nor a http(s) URL (a name with a comma: in a list)"
+            )
     if source not in CATALOGUE and source != EMBEDDED:
         for document in own_documents(source):
             _check_document(document)
@@ -99,19 +98,21 @@ def licence(source: str) -> str | None:
     return CATALOGUE[source].licence if source in CATALOGUE else None
 
 
-def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify = lambda line: None) -> Fetched:
+def fetch(
+    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
+) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
     A person's own documents stay where they are. `notify` is told each fault in one line.
     Raises UserError as check_source does, OSError when `folder` cannot be written.
     """
-    check_source(source, mirror)
+    check_source(source, mirrors)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
     if source not in CATALOGUE:
         return _fetched(own_documents(source), str(_own(source).resolve()))
     try:
-        path, origin = obtain(CATALOGUE[source], folder, mirror, notify)
+        path, origin = obtain(CATALOGUE[source], folder, mirrors, notify)
     except Unobtainable as error:
         reason = f"{error}; learning from the embedded corpus instead"
         notify(reason)
@@ -120,32 +121,44 @@ def fetch(source: str, folder: Path, mirror: str | None = None, notify: Notify =
 
 
 def obtain(
-    entry: Entry, folder: Path, mirror: str | None = None, notify: Notify = lambda line: None
+    entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
 ) -> tuple[Path, str]:
     """The verified file of `entry` in `folder`, and where its bytes came from (one that was there: its public home).
 
-    Raises Unobtainable when mirror and home both fail, OSError when `folder` cannot be written.
+    Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written.
     """
-    path = folder / entry.file
-    if path.is_file():
-        if durable.sha256_file(path) == entry.sha256:
-            return path, entry.url
-        notify(f"{path} is not what it should be (sha256 differs); fetching it again")
-    deadline = time.monotonic() + ANSWER_SECONDS
-    failures = []
-    for place in filter(None, (mirror, entry.url)):
-        try:
-            if _is_url(place):
-                url = entry.url if place == entry.url else f"{place.rstrip('/')}/{entry.mirrored_at()}"
-                _download(entry, url, folder, deadline)
-                return path, url
-            copy = _own(place) / entry.mirrored_at()
-            _copy(entry, copy, path)
-            return path, str(copy)
-        except Unobtainable as error:
-            failures.append(str(error))
-            notify(str(error))
+    part, patience, failures = Part(folder / entry.file, entry.sha256, entry.bytes), Patience(), []
+    places = [*mirrors, *entry.homes]
+    urls = [place for place in places if _is_url(place)]
+    with part.alone():
+        if _is_whole(part, notify):
+            return part.whole, entry.homes[0]
+        for place in places:
+            address = entry.at(place)
+            try:
+                if _is_url(place):
+                    download(address, part, patience, last=place == urls[-1])
+                else:
+                    _copy(entry, _own(address), part.whole)
+                return part.whole, address
+            except Unobtainable as error:
+                failures.append(str(error))
+                notify(str(error))
     raise Unobtainable(f"{entry.name} could not be had ({'; '.join(failures)})")
+
+
+def _is_whole(part: Part, notify: Notify) -> bool:
+    """Whether the file is there already, and right."""
+    if not os.path.lexists(part.whole):
+        return False
+    try:
+        if durable.sha256_file(part.whole) == part.sha256:
+            return True
+        problem = "sha256 differs"
+    except OSError as error:
+        problem = error.strerror
+    notify(f"{part.whole} is not what it should be ({problem}); fetching it again")
+    return False
 
 
 def write_embedded(folder: Path) -> Path:
@@ -237,87 +250,11 @@ def _is_url(place: str) -> bool:
 def _copy(entry: Entry, source: Path, path: Path) -> None:
     if not source.is_file():
         raise Unobtainable(f"the mirror has no {source}")
-    if durable.sha256_file(source) != entry.sha256:
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise Unobtainable(f"the mirror's {source} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise Unobtainable(f"the mirror's {source} is not {entry.name} (sha256 differs)")
-    durable.write_bytes(path, source.read_bytes())
-
-
-def _download(entry: Entry, url: str, folder: Path, answer_by: float) -> None:
-    """Put the verified file into `folder`. Raises Unobtainable in time, whatever the network does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    transfer = _Transfer(entry, url, folder)
-    threading.Thread(target=transfer.run, name=f"download {entry.file}", daemon=True).start()
-    host = urlsplit(url).netloc
-    if not transfer.answered.wait(max(0.0, answer_by - time.monotonic())):
-        transfer.given_up = True
-        raise Unobtainable(f"no answer from {host}")
-    if not transfer.ended.wait(TRANSFER_SECONDS):
-        transfer.given_up = True
-        raise Unobtainable(f"{host} is too slow: not whole after {TRANSFER_SECONDS:.0f} s")
-    if transfer.error is not None:
-        raise _explained(transfer.error, host)
-    with open(folder / entry.file, "rb") as file:
-        durable.fsync_file(file)
-    durable.fsync_folder(folder)
-
-
-@dataclass
-class _Transfer:
-    """One download in a thread of its own, for no socket's timeout bounds name resolution or a trickling server."""
-
-    entry: Entry
-    url: str
-    folder: Path
-    answered: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-    error: Exception | None = None
-    given_up: bool = False
-
-    def run(self) -> None:
-        import pooch
-
-        pooch.get_logger().setLevel("WARNING")
-        entry = self.entry
-        files = pooch.create(
-            path=self.folder, base_url="", registry={entry.file: f"sha256:{entry.sha256}"},
-            urls={entry.file: self.url}, retry_if_failed=ATTEMPTS - 1,
-        )  # fmt: skip
-        try:
-            files.fetch(entry.file, downloader=self._stream)
-        except Exception as error:
-            self.error = error  # raised again by the thread that waits
-        self.ended.set()
-        self.answered.set()
-
-    def _stream(self, url: str, output_file: str, _: object) -> None:
-        import requests
-
-        if self.given_up:
-            raise _GivenUp
-        with requests.get(url, stream=True, timeout=(3, 8)) as response:
-            response.raise_for_status()
-            self.answered.set()
-            with open(output_file, "wb") as file:
-                for chunk in response.iter_content(1 << 16):
-                    if self.given_up:
-                        raise _GivenUp
-                    file.write(chunk)
-
-
-class _GivenUp(Exception):
-    """Nobody waits any more: ends pooch's retries."""
-
-
-def _explained(error: Exception, host: str) -> Exception:
-    """The network's faults in a few words; anything else (a full disk) as it is."""
-    import requests
-
-    if isinstance(error, requests.HTTPError):
-        return Unobtainable(f"{host} answers {error.response.status_code} {error.response.reason}")
-    if isinstance(error, requests.ConnectionError):
-        return Unobtainable(f"no connection to {host}")
-    if isinstance(error, requests.RequestException):
-        return Unobtainable(f"the download from {host} failed ({type(error).__name__})")
-    if isinstance(error, ValueError):
-        return Unobtainable(f"{host} sent wrong bytes {ATTEMPTS} times (sha256 differs)")
-    return error
+    durable.unblock(path)
+    durable.write_bytes(path, content)

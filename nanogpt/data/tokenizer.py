@@ -14,7 +14,8 @@ import numpy as np
 import tiktoken
 
 from nanogpt import durable
-from nanogpt.data.sources import Entry, Notify, Unobtainable, obtain
+from nanogpt.data.download import Unobtainable
+from nanogpt.data.sources import Entry, Notify, obtain
 from nanogpt.faults import CorruptFileError, UserError
 
 FILE = "tokenizer.json"
@@ -32,8 +33,10 @@ _GPT2_HOME = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 _GPT2_ABOUT = dict(description="GPT-2's vocabulary", licence="MIT", citation="Radford et al., 2019, openai/gpt-2")
 # A mirror keeps them as tiktoken's own cache does: under the sha1 of their address.
 GPT2_MERGES = Entry(
-    name="the GPT-2 vocabulary (vocab.bpe)", file="gpt2-vocab.bpe", url=f"{_GPT2_HOME}/vocab.bpe",
-    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    name="the GPT-2 vocabulary (vocab.bpe)", file="gpt2-vocab.bpe",
+    # The second: the same merges in Hugging Face's GPT-2; not reached where this was written, the sha256 decides.
+    homes=(f"{_GPT2_HOME}/vocab.bpe", "https://huggingface.co/openai-community/gpt2/resolve/main/merges.txt"),
+    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", bytes=456_318,
     mirror_file="tiktoken/6d1cbeee0f20b3d9449abfede4726ed8212e3aee", **_GPT2_ABOUT,
 )  # fmt: skip
 
@@ -234,10 +237,12 @@ class BPETokenizer(Tokenizer):
         return merges
 
 
-def gpt2_tokenizer(folder: Path, mirror: str | None = None, notify: Notify = lambda line: None) -> BPETokenizer:
-    """GPT-2's 50,257 tokens, from `folder`, the mirror or their public home. Raises UserError when there are none."""
+def gpt2_tokenizer(
+    folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
+) -> BPETokenizer:
+    """GPT-2's 50,257 tokens, from `folder`, a mirror or a public home. Raises UserError when there are none."""
     try:
-        path, _ = obtain(GPT2_MERGES, folder, mirror, notify)
+        path, _ = obtain(GPT2_MERGES, folder, mirrors, notify)
     except Unobtainable as error:
         raise UserError(f"data.tokenizer: gpt2 needs a network or data.mirror: {error}; bpe needs neither") from error
     lines = path.read_text(encoding="utf-8").split("\n")[1:-1]  # the first line is a version

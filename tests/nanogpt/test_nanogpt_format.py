@@ -72,7 +72,7 @@ def test_without_meta_the_ids_are_gpt2s(tmp_path, shared_data):
     source.mkdir()
     np.array([15496, 995, 50256, 0, 30325], dtype=np.uint16).tofile(source / "train.bin")  # "Hello world<end>!é"
     np.array([15496, 995], dtype=np.uint16).tofile(source / "val.bin")
-    import_folder(source, tmp_path / "ours", str(shared_data))
+    import_folder(source, tmp_path / "ours", [str(shared_data)])
     split = shards.open_split(tmp_path / "ours", "train")
     tokenizer = load_tokenizer(tmp_path / "ours")
     text = tokenizer.decode([token for token in split.tokens if token != tokenizer.end_of_text])
@@ -80,7 +80,7 @@ def test_without_meta_the_ids_are_gpt2s(tmp_path, shared_data):
     assert (split.bytes, split.characters) == (len(text.encode()), len(text))
     np.array([50257, 1], dtype=np.uint16).tofile(source / "val.bin")
     with pytest.raises(UserError, match=r"val\.bin: has the id 50257, but the vocabulary has 50,257 tokens"):
-        import_folder(source, tmp_path / "ours", str(shared_data))
+        import_folder(source, tmp_path / "ours", [str(shared_data)])
 
 
 class Harmful:

@@ -1,17 +1,17 @@
-"""Sources: a real HTTP server on loopback that is slow, cuts off, or lies; folders, files, and no network at all."""
+"""Sources: mirrors in turn, public homes, folders, files, and no network at all."""
 
 import hashlib
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
 
-from nanogpt.data import sources
-from nanogpt.data.sources import Entry, Unobtainable, check_source, fetch, fingerprint, obtain
+from nanogpt.config import DataConfig
+from nanogpt.data import download, sources
+from nanogpt.data.download import Unobtainable
+from nanogpt.data.sources import Entry, check_source, fetch, fingerprint, obtain
 from nanogpt.faults import UserError
 
 TEXT = b"The quality of mercy is not strain'd.\n" * 400
@@ -19,14 +19,17 @@ SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
 @contextmanager
-def server(*answers):
-    """A server whose n-th answer is answers[n](handler), the last one for ever; yields its address and a log."""
+def server(body=TEXT, status=200):
+    """Yields the address of a server that always gives this answer, and the paths it was asked for."""
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
-            answers[min(len(requests), len(answers)) - 1](self)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
@@ -42,30 +45,8 @@ def server(*answers):
         http.server_close()
 
 
-def sends(body, length=None, pause=0.0):
-    def answer(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(length or len(body)))
-        handler.end_headers()
-        middle = len(body) // 2
-        handler.wfile.write(body[:middle])
-        handler.wfile.flush()
-        time.sleep(pause)
-        handler.wfile.write(body[middle:])
-
-    return answer
-
-
-def refuses(status):
-    return lambda handler: handler.send_error(status)
-
-
-def never_answers(handler):
-    time.sleep(2)
-
-
-def entry(url):
-    return Entry("play", "play.txt", url, SHA256, "a play", "public domain", "nobody")
+def entry(*homes):
+    return Entry("play", "play.txt", homes, SHA256, len(TEXT), "a play", "public domain", "nobody")
 
 
 def nowhere():
@@ -77,58 +58,31 @@ def nowhere():
 
 @pytest.fixture(autouse=True)
 def no_waiting_between_attempts(monkeypatch):
-    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
-
-
-def test_a_slow_server_is_waited_for(tmp_path):
-    with server(sends(TEXT, pause=0.3)) as (address, _):
-        path, origin = obtain(entry(f"{address}/play.txt"), tmp_path)
-    assert path.read_bytes() == TEXT and origin == f"{address}/play.txt"
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [sends(TEXT[: len(TEXT) // 2], length=len(TEXT)), sends(TEXT[::-1]), refuses(503)],
-    ids=["cut off", "wrong bytes", "unavailable"],
-)
-def test_a_fault_is_followed_by_another_attempt(tmp_path, fault):
-    with server(fault, fault, sends(TEXT)) as (address, requests):
-        path, _ = obtain(entry(f"{address}/play.txt"), tmp_path)
-    assert path.read_bytes() == TEXT and len(requests) == 3
-
-
-def test_wrong_bytes_are_never_kept(tmp_path):
-    with server(sends(TEXT[::-1])) as (address, requests), pytest.raises(Unobtainable, match="wrong bytes"):
-        obtain(entry(f"{address}/play.txt"), tmp_path)
-    assert len(requests) == sources.ATTEMPTS and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_good_one_kept(tmp_path):
     (tmp_path / "play.txt").write_bytes(TEXT[:-1])
     lines = []
-    with server(sends(TEXT)) as (address, requests):
+    with server() as (address, requests):
         for _ in range(2):
             path, _ = obtain(entry(f"{address}/play.txt"), tmp_path, notify=lines.append)
     assert path.read_bytes() == TEXT and len(requests) == 1
     assert any("sha256 differs" in line for line in lines)
 
 
-def test_a_server_that_never_answers_is_given_up_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "ANSWER_SECONDS", 0.2)
-    with server(never_answers) as (address, _), pytest.raises(Unobtainable, match="no answer"):
-        obtain(entry(f"{address}/play.txt"), tmp_path)
-
-
-def test_a_trickle_is_given_up_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "TRANSFER_SECONDS", 0.2)
-    with server(sends(TEXT, pause=1.5)) as (address, _), pytest.raises(Unobtainable, match="too slow"):
-        obtain(entry(f"{address}/play.txt"), tmp_path)
-    assert not (tmp_path / "play.txt").exists()
+@pytest.mark.parametrize("damage", ["a folder", "a dangling link"])
+def test_what_is_no_file_is_replaced_by_the_download(tmp_path, damage):
+    (tmp_path / "play.txt").mkdir() if damage == "a folder" else (tmp_path / "play.txt").symlink_to("nothing")
+    lines = []
+    with server() as (address, _):
+        path, _ = obtain(entry(f"{address}/play.txt"), tmp_path, notify=lines.append)
+    assert path.read_bytes() == TEXT and "play.txt is not what it should be" in lines[0]
 
 
 def test_mirror_url_comes_first(tmp_path):
-    with server(sends(TEXT)) as (address, requests):
-        _, origin = obtain(entry(nowhere()), tmp_path, f"{address}/copies/")
+    with server() as (address, requests):
+        _, origin = obtain(entry(nowhere()), tmp_path, [f"{address}/copies/"])
     assert requests == ["/copies/play.txt"] and origin == f"{address}/copies/play.txt"
 
 
@@ -136,7 +90,7 @@ def test_mirror_folder_comes_first(tmp_path):
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "play.txt").write_bytes(TEXT)
-    path, origin = obtain(entry(nowhere()), tmp_path / "data", str(mirror))
+    path, origin = obtain(entry(nowhere()), tmp_path / "data", [str(mirror)])
     assert path.read_bytes() == TEXT and origin == str(mirror / "play.txt")
 
 
@@ -147,9 +101,33 @@ def test_a_useless_mirror_leads_to_the_home(tmp_path, copy):
     if copy:
         (mirror / "play.txt").write_bytes(copy)
     lines = []
-    with server(sends(TEXT)) as (address, _):
-        _, origin = obtain(entry(f"{address}/play.txt"), tmp_path / "data", str(mirror), lines.append)
+    with server() as (address, _):
+        _, origin = obtain(entry(f"{address}/play.txt"), tmp_path / "data", [str(mirror)], lines.append)
     assert origin.startswith(address) and "mirror" in lines[0]
+
+
+def test_each_mirror_and_each_home_has_its_turn(tmp_path):
+    mirror, lines = tmp_path / "mirror", []
+    mirror.mkdir()
+    with server(status=404) as (lacking, asked), server(TEXT[::-1]) as (wrong, _), server() as (right, _):
+        home = f"{right}/play.txt"
+        _, origin = obtain(entry(f"{wrong}/play.txt", home), tmp_path / "data", [str(mirror), lacking], lines.append)
+    assert origin == home and len(asked) == 1, "a 404 is no reason to ask three times"
+    for line, words in zip(lines, ["the mirror has no", "answers 404", "wrong bytes"], strict=True):
+        assert words in line
+
+
+def test_when_all_fail_every_reason_is_told(tmp_path):
+    with server(status=404) as (address, _), pytest.raises(Unobtainable, match=r"answers 404 .*; no connection to"):
+        obtain(entry(f"{address}/play.txt", nowhere()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "written, places",
+    [(None, []), ("/a", ["/a"]), ("/a, http://b/c", ["/a", "http://b/c"]), (["/a,b", "/c"], ["/a,b", "/c"])],
+)
+def test_one_mirror_or_several(written, places):
+    assert DataConfig(mirror=written).mirrors == places
 
 
 def test_without_network_and_mirror_the_embedded_corpus_is_taken(tmp_path, monkeypatch):
@@ -168,7 +146,7 @@ def test_embedded_corpus_is_english_big_enough_and_always_the_same(tmp_path):
 
 
 def test_tiny_shakespeare_from_a_mirror(tmp_path, shared_data):
-    fetched = fetch("tiny_shakespeare", tmp_path, str(shared_data))
+    fetched = fetch("tiny_shakespeare", tmp_path, [str(shared_data)])
     assert fetched.bytes == 1_115_394 and fetched.sha256 == sources.CATALOGUE["tiny_shakespeare"].sha256
 
 
@@ -213,5 +191,5 @@ def test_a_persons_mistakes_are_one_line(tmp_path, source, words):
 
 def test_a_mirror_that_is_nothing_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match=r"data\.mirror"):
-        check_source("tiny_shakespeare", str(tmp_path / "absent"))
-    check_source("tiny_shakespeare", "https://example.org/copies")
+        check_source("tiny_shakespeare", [str(tmp_path / "absent")])
+    check_source("tiny_shakespeare", ["https://example.org/copies"])

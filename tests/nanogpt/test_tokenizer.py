@@ -107,7 +107,7 @@ def test_gpt2_is_gpt2(tmp_path, shared_data, monkeypatch):
     if not (shared_data / "tiktoken").is_dir():
         pytest.skip("no GPT-2 vocabulary")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared_data / "tiktoken"))
-    gpt2 = gpt2_tokenizer(tmp_path, str(shared_data))
+    gpt2 = gpt2_tokenizer(tmp_path, [str(shared_data)])
     text = TEXT + "naïve 🙂\n\n\n   x"
     assert gpt2.encode(text).tolist() == tiktoken.get_encoding("gpt2").encode_ordinary(text)
     assert (gpt2.vocab_size, gpt2.end_of_text, gpt2.name) == (50257, 50256, "gpt2")

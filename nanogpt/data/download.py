@@ -1,0 +1,298 @@
+"""One file over HTTP: resumed where it broke off, given up in time, and believed only when its sha256 is right.
+
+What has arrived stays beside the file's place as `<file>.part`, with a note of where it came from in
+`<file>.part.json`, so that neither a cut connection, nor a kill, nor a full disk costs what was there. The next attempt
+asks for the rest (RFC 9110, sections 13.1.5 and 14), from the same place or another. Whatever a server makes of that,
+the whole is hashed before it is believed, and wrong bytes are dropped whole.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from nanogpt import durable
+
+ATTEMPTS = 3
+PAUSE_SECONDS = 0.5  # before the second attempt, twice as long before the third
+# Waiting for answers, in all, while nobody has given one: a machine without network must fall back within 10 s.
+ANSWER_SECONDS = 8.0
+# What still is progress: less than this, over a whole window, is a server that hangs (tiny Shakespeare: 2.3 minutes).
+LEAST_BYTES_PER_SECOND = 8 << 10
+WINDOW_SECONDS = 15.0
+CHUNK = 4 << 10  # bytes: small, so that a trickle is seen as it is
+TRY_AGAIN = (408, 425, 429)  # of the answers 4xx: too slow, too early, too many requests
+
+
+class Unobtainable(Exception):
+    """The file could not be had; the message says why, in one line."""
+
+
+class Refused(Unobtainable):
+    """An answer that another attempt at the same place would not change."""
+
+
+@dataclass
+class Patience:
+    """Seconds left for first answers while nobody has given one; each place has its own once the network is proved."""
+
+    seconds: float = field(default_factory=lambda: ANSWER_SECONDS)
+    answered: bool = False
+
+    def for_place(self, last: bool) -> float:
+        """Half of what is left where others follow: one that is silent must not take the turn of all."""
+        if self.answered:
+            return ANSWER_SECONDS
+        return self.seconds if last else self.seconds / 2
+
+    def wait(self, seconds: float) -> None:
+        if not self.answered:
+            self.seconds -= seconds
+
+
+class Part:
+    """What has arrived of the file that belongs to `path`, `size` bytes with that sha256."""
+
+    def __init__(self, path: Path, sha256: str, size: int):
+        self.whole, self.sha256, self.size = path, sha256, size
+        self.path = path.with_name(f"{path.name}.part")
+        self._note = path.with_name(f"{path.name}.part.json")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the part: runs share their downloads. Raises Unobtainable when its holder gets nowhere."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_name(f".{self.whole.name}.lock"))
+        while not lock.is_locked:
+            before = self.arrived()
+            try:
+                lock.acquire(timeout=WINDOW_SECONDS)
+            except Timeout:
+                if self.arrived() == before:
+                    raise Unobtainable(f"another process holds {self.path} and nothing comes of it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def arrived(self) -> int:
+        """Bytes to go on from."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def validator(self, url: str) -> str | None:
+        """What `url` called the version that this is a part of, if it is from there."""
+        return self._notes().get("validator") if self._notes().get("url") == url else None
+
+    def check(self) -> None:
+        """Drop what cannot be a part of this file: too much, or noted as another file's."""
+        if self.arrived() > self.size or self._notes().get("sha256") != self.sha256:
+            self.drop()
+
+    def comes_from(self, url: str, validator: str | None) -> None:
+        durable.write_json(self._note, {"url": url, "validator": validator, "sha256": self.sha256})
+
+    def drop(self) -> None:
+        for path in (self.path, self._note):
+            durable.unblock(path)
+            path.unlink(missing_ok=True)
+
+    def take_place(self) -> bool:
+        """Move the whole file to its place if its sha256 is right, else drop it; which of the two."""
+        if durable.sha256_file(self.path) != self.sha256:
+            self.drop()
+            return False
+        with open(self.path, "rb") as file:
+            durable.fsync_file(file)
+        durable.unblock(self.whole)
+        os.replace(self.path, self.whole)
+        durable.fsync_folder(self.whole.parent)
+        self._note.unlink(missing_ok=True)
+        return True
+
+    def _notes(self) -> dict:
+        try:
+            notes = durable.read_json(self._note)
+        except (OSError, ValueError):
+            return {}
+        return notes if isinstance(notes, dict) else {}
+
+
+def download(url: str, part: Part, patience: Patience, last: bool) -> None:
+    """Make `part` whole from `url` and move it to its place, in ATTEMPTS attempts. `last`: no other place follows.
+
+    Raises Unobtainable with what the last attempt met; OSError (a full disk) as it is. What arrived is kept.
+    """
+    import requests  # noqa: F401  before the clock runs: on a busy machine it takes a second to load
+
+    seconds, pause = patience.for_place(last), PAUSE_SECONDS
+    for attempt in range(1, ATTEMPTS + 1):
+        began = time.monotonic()
+        transfer = _Transfer(url, part)
+        try:
+            transfer.go(seconds, patience)
+            return
+        except Refused:
+            raise
+        except Unobtainable as error:
+            if transfer.heard:
+                seconds = ANSWER_SECONDS
+            else:
+                seconds -= time.monotonic() - began + pause
+            if attempt == ATTEMPTS or seconds <= 0:
+                times = f", {attempt} times" if attempt > 1 else ""
+                raise Unobtainable(f"{error}{times}") from error.__cause__
+        patience.wait(pause)
+        time.sleep(pause)
+        pause *= 2
+
+
+class _Transfer:
+    """One attempt, in a thread of its own: no socket's timeout bounds the look-up of a name or a trickling server."""
+
+    def __init__(self, url: str, part: Part):
+        self.url, self.part, self.host = url, part, urlsplit(url).netloc
+        self.answered, self.ended = threading.Event(), threading.Event()
+        self.heard = False  # somebody answered
+        self.received = 0
+        self.error: Exception | None = None
+        self._given_up, self._writing = False, threading.Lock()
+
+    def go(self, seconds: float, patience: Patience) -> None:
+        """Raises Unobtainable when nothing answers within `seconds`, comes too slowly or is wrong; OSError."""
+        began = time.monotonic()
+        threading.Thread(target=self._run, name=f"download {self.url}", daemon=True).start()
+        in_time = self.answered.wait(max(0.0, seconds))
+        if self.heard:
+            patience.answered = True
+        patience.wait(time.monotonic() - began)
+        if not in_time:
+            self._give_up()
+            raise Unobtainable(f"no answer from {self.host}")
+        before = 0
+        while not self.ended.wait(WINDOW_SECONDS):
+            if self.received - before < LEAST_BYTES_PER_SECOND * WINDOW_SECONDS:
+                self._give_up()
+                raise Unobtainable(
+                    f"{self.host} is too slow: {self.received - before:,} bytes in {WINDOW_SECONDS:g} s"
+                )
+            before = self.received
+        if self.error is not None:
+            raise self._explained(self.error) from self.error
+        if not self.part.take_place():
+            sent = f"{self.host} sent wrong bytes" if self.heard else f"{self.part.path} was damaged"
+            raise Unobtainable(f"{sent} (sha256 differs)")
+
+    def _give_up(self) -> None:
+        with self._writing:  # the part is the next attempt's now
+            self._given_up = True
+
+    def _run(self) -> None:
+        try:
+            self.part.check()
+            if self.part.arrived() < self.part.size:
+                self._receive()
+        except Exception as error:
+            self.error = error  # raised again by the thread that waits
+        self.ended.set()
+        self.answered.set()
+
+    def _receive(self) -> None:
+        arrived = self.part.arrived()
+        with self._ask(arrived) as response:
+            with self._writing:
+                if self._given_up:
+                    return
+                arrived = self._begin_at(response, arrived)
+            with open(self.part.path, "ab") as file:
+                for chunk in response.iter_content(CHUNK):
+                    with self._writing:
+                        if self._given_up:
+                            return
+                        file.write(chunk)
+                    self.received += len(chunk)
+                    if arrived + self.received > self.part.size:
+                        break
+        self._check_length(arrived + self.received)
+
+    def _ask(self, arrived: int):
+        import requests
+
+        # Compressed on the way, offsets and lengths would be of other bytes than the file's.
+        headers = {"Accept-Encoding": "identity"}
+        if arrived:
+            headers["Range"] = f"bytes={arrived}-"
+            if validator := self.part.validator(self.url):
+                headers["If-Range"] = validator
+        response = requests.get(
+            self.url, headers=headers, stream=True, timeout=(ANSWER_SECONDS, max(ANSWER_SECONDS, WINDOW_SECONDS))
+        )
+        self.heard = True
+        self.answered.set()
+        return response
+
+    def _begin_at(self, response, arrived: int) -> int:
+        """Where in the file the body begins: behind what has arrived, or at 0, and then the part is begun anew."""
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        if response.status_code == 416:  # it has less than what is here
+            self.part.drop()
+            raise Unobtainable(f"{self.host} has no byte {arrived:,} of it")
+        if response.status_code == 206:
+            said = response.headers.get("Content-Range", "")
+            asked = f"bytes {arrived}-{self.part.size - 1}/"
+            if encoded or said not in (f"{asked}{self.part.size}", f"{asked}*"):
+                self.part.drop()
+                raise Unobtainable(f"{self.host} sends another part of it than was asked for ({said or 'unnamed'})")
+        elif response.status_code == 200:
+            arrived = 0
+            length = response.headers.get("Content-Length", "")
+            if not encoded and length.isdigit() and int(length) != self.part.size:
+                is_page = "html" in response.headers.get("Content-Type", "")
+                kind = "a web page (of a login?)" if is_page else "another file"
+                raise Unobtainable(f"{self.host} sends {kind}: {int(length):,} bytes instead of {self.part.size:,}")
+            self.part.drop()
+        else:
+            response.raise_for_status()
+            raise Refused(f"{self.host} answers {response.status_code} {response.reason}")
+        self.part.comes_from(self.url, None if encoded else _validator(response.headers))
+        return arrived
+
+    def _check_length(self, arrived: int) -> None:
+        if arrived > self.part.size:
+            self.part.drop()
+            raise Unobtainable(f"{self.host} sends more than the {self.part.size:,} bytes of it")
+        if arrived < self.part.size:
+            raise Unobtainable(f"{self.host} cut off after {arrived:,} of {self.part.size:,} bytes")
+
+    def _explained(self, error: Exception) -> Exception:
+        """The network's faults in a few words; anything else (a full disk) as it is."""
+        import requests
+
+        if isinstance(error, requests.HTTPError):
+            status = error.response.status_code
+            kind = Refused if 400 <= status < 500 and status not in TRY_AGAIN else Unobtainable
+            return kind(f"{self.host} answers {status} {error.response.reason}")
+        if isinstance(error, requests.TooManyRedirects):
+            return Refused(f"{self.host} redirects without end")
+        if self.heard and isinstance(error, requests.RequestException):
+            return Unobtainable(f"{self.host} cut off after {self.part.arrived():,} of {self.part.size:,} bytes")
+        if isinstance(error, requests.exceptions.SSLError):
+            return Unobtainable(f"no trusted connection to {self.host} (its certificate does not hold)")
+        if isinstance(error, requests.ConnectionError):
+            return Unobtainable(f"no connection to {self.host}")
+        if isinstance(error, requests.RequestException):
+            return Unobtainable(f"the download from {self.host} failed ({type(error).__name__})")
+        return error
+
+
+def _validator(headers) -> str | None:
+    """What If-Range may name: a strong entity tag, else the time of the last change (RFC 9110, section 13.1.5)."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified")
