@@ -235,5 +235,5 @@ def test_windows_that_are_cut_take_the_memory_of_a_model_with_so_short_a_context
     whole = tiny().with_changes({"model.vocab_size": 50, "model.block_size": 64, "training.batch_size": 1})
     cut, short = whole.with_changes({"device.longest_window": 16}), whole.with_changes({"model.block_size": 16})
     short = short.with_changes({"training.gradient_accumulation": 4})  # gradients are added to others in both
-    assert predict(cut).moments == predict(short).moments
-    assert predict(cut).passes.total < predict(whole).passes.total
+    assert memory.predict(cut).moments == memory.predict(short).moments
+    assert memory.predict(cut).passes.total < memory.predict(whole).passes.total
