@@ -80,6 +80,7 @@ def collect(run: Run) -> dict:
         "resume_command": run.options.command, "prefect_url": run.display.url, "versions": run.versions(),
         "started": run.started, "ended": datetime.now().isoformat(sep=" ", timespec="seconds"),
         "sessions": run.sessions, "budget_seconds": run.config.budget, "spent_seconds": round(run.clock.spent, 1),
+        "min_charge": run.config.min_charge,
         "phases": _phases(run), "steps": steps, "models": models, "remedies": _remedies(run),
         "milestones": [{**commit, "when": commit["time"]} for commit in run.milestones.commits()],
         "configs": {name: config for name in run.rung_names() if (config := _config(run, name))},

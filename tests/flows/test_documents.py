@@ -243,3 +243,11 @@ def test_troubleshooting_marks_what_happened_here(run):
     text = (run[2] / "troubleshooting.md").read_text()
     assert "### Out of memory (happened in this run)" in text
     assert "### The device fails\n" in text
+
+
+@pytest.mark.parametrize("charge, told", [(20.0, "saves below 20 % on battery"), (7.5, "saves below 7.5 %"),
+                                          (0.0, "does nothing in this run")])  # fmt: skip
+def test_the_charge_that_is_told_is_the_runs(run, tmp_path, charge, told):
+    render({**run[0], "min_charge": charge}, tmp_path)
+    troubleshooting = (tmp_path / "troubleshooting.md").read_text()
+    assert told in troubleshooting and BROKEN not in troubleshooting
