@@ -23,6 +23,9 @@ from nanogpt import durable
 from nanogpt.faults import UserError
 
 VARIABLE = "NANOGPT_AT_BOOT"  # set by the service: its name
+# What a person has set for this machine's network and caches; a service manager knows nothing of it.
+INHERITED = ("PATH", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy",
+             "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "HF_HOME", "TIKTOKEN_CACHE_DIR")  # fmt: skip
 TEMPLATES = CHECKOUT / "templates"
 LINGERING = Path("/var/lib/systemd/linger")  # users whose own systemd starts at boot: loginctl(1)
 MANAGER_SECONDS = 30.0
@@ -44,7 +47,7 @@ class Service:
         command = [sys.executable, *shlex.split(options.command)[1:], *more]
         values = {
             "run": options.run, "name": self.name, "command": command, "checkout": str(CHECKOUT),
-            "path": os.environ.get("PATH", os.defpath), "at_boot_variable": VARIABLE,
+            "environment": {**inherited(), VARIABLE: self.name},
             "output": str(options.workspace / "logs" / options.run / "at_boot.log"),
         }  # fmt: skip
         _check(values)
@@ -53,6 +56,11 @@ class Service:
                                   trim_blocks=is_xml, keep_trailing_newline=True)  # fmt: skip
         environment.filters.update(word=systemd_word, specifier_free=specifier_free)
         return environment.get_template(self.template).render(values)
+
+
+def inherited() -> dict[str, str]:
+    """Of this process's environment, what the run needs at boot, too."""
+    return {"PATH": os.defpath} | {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def service_of(options: RunOptions) -> Service:
@@ -79,7 +87,7 @@ def install(run: Run, more: list[str], say: Say = print) -> int:
     text = service.text(run.options, more)
     say(f"{service.file}:\n\n{text}")
     run.paths.logs.mkdir(parents=True, exist_ok=True)
-    durable.write_text(service.file, text)
+    _write_for_oneself(service.file, text)
     goes_on = _goes_on(run)
     for line in (_load_agent if sys.platform == "darwin" else _enable_unit)(service, goes_on):
         say(line)
@@ -136,8 +144,17 @@ def specifier_free(text: str) -> str:
     return text.replace("%", "%%")
 
 
+def _write_for_oneself(file: Path, text: str) -> None:
+    """Nobody else may read it: a proxy's address may hold a password."""
+    mask = os.umask(0o077)
+    try:
+        durable.write_text(file, text)
+    finally:
+        os.umask(mask)
+
+
 def _check(values: dict) -> None:
-    for text in [values["checkout"], values["path"], values["output"], *values["command"]]:
+    for text in [values["checkout"], values["output"], *values["environment"].values(), *values["command"]]:
         if any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text):
             raise UserError(f"--install-at-boot: {text!r} holds characters that no service file can hold")
     if values["checkout"].endswith((" ", "\\")):

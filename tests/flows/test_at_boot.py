@@ -124,16 +124,41 @@ def test_a_checkout_and_a_path_with_awkward_names_are_read_as_they_are(tmp_path,
     checkout.mkdir()
     monkeypatch.setattr(at_boot, "CHECKOUT", checkout)
     monkeypatch.setenv("PATH", f'{os.environ["PATH"]}:/a "b" %h $c')
+    monkeypatch.setenv("https_proxy", "http://me:p%40ss$word@proxy:3128")
     text = texts("systemd.service.j2", [])
     monkeypatch.setenv("SYSTEMD_LOG_LEVEL", "debug")
     (tmp_path / "x.service").write_text(text)
     verified = subprocess.run([ANALYZE, "--user", "--man=no", "verify", "x.service"], cwd=tmp_path, text=True,
                               capture_output=True, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)})  # fmt: skip
     assert f"WorkingDirectory: {checkout}\n" in verified.stdout
-    assert f"Environment: PATH={os.environ['PATH']}\n" in verified.stdout
+    for name in ("PATH", "https_proxy"):
+        assert f"Environment: {name}={os.environ[name]}\n" in verified.stdout
     agent = plistlib.loads(texts("launchd.plist.j2", []).encode())
     assert agent["WorkingDirectory"] == str(checkout)
     assert agent["EnvironmentVariables"]["PATH"] == os.environ["PATH"]
+    assert agent["EnvironmentVariables"]["https_proxy"] == os.environ["https_proxy"]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_proxies_certificates_and_caches_come_along_for_nobody_else_to_read(machine, monkeypatch, platform):
+    machine.be(platform)
+    for name in at_boot.INHERITED[1:]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    monkeypatch.setenv("HF_HOME", "/mnt/my models")
+    monkeypatch.setenv("UNRELATED", "private")
+    file = machine.install()
+    text = file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    if platform == "darwin":
+        environment = plistlib.loads(text.encode())["EnvironmentVariables"]
+    else:
+        lines = re.findall(r'^Environment="(.*?)=(.*)"$', text, re.MULTILINE)
+        environment = dict(lines)
+    assert environment == {
+        "PATH": os.environ["PATH"], "HTTPS_PROXY": "http://me:secret@proxy:3128", "HF_HOME": "/mnt/my models",
+        at_boot.VARIABLE: at_boot.service_of(machine.run().options).name,
+    }  # fmt: skip
 
 
 def test_the_agent_starts_again_only_what_was_killed(machine):
