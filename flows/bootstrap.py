@@ -58,7 +58,7 @@ def ensure(module, argv, extras=()):
             python = find_python()
             if python != sys.executable:
                 run_instead(python, module, argv)
-            set_up(extras, outlives_terminal="--on-hangup save" not in " ".join(argv).replace("=", " "))
+            set_up(extras, outlives_terminal=on_hangup(argv) != "save")
         run_instead(VENV_PYTHON, module, argv)
     os.environ.pop(HOPS, None)
     show_checkout_to_children()
@@ -206,6 +206,24 @@ def advice():
         "`brew install python@3.13`; Debian or Ubuntu: `sudo apt install python3 python3-venv`; anywhere: uv from "
         "https://docs.astral.sh/uv), then the same command again."
     )
+
+
+def on_hangup(argv):
+    """What a closed terminal is to do, by the command line or the run's file; "" where none says. The file is read as
+    text: there may be no YAML reader yet."""
+    import re
+
+    words = [part for word in argv for part in word.split("=")]
+    said = {words[i]: words[i + 1] for i in range(len(words) - 1)}
+    for option in ("--on-hangup", "on_hangup"):
+        if option in said:
+            return said[option]
+    for path in (said.get("--config"), os.path.join(ROOT, "configs", "runs", "default.yaml")):
+        with contextlib.suppress(OSError, UnicodeDecodeError, TypeError), open(path, encoding="utf-8") as file:
+            found = re.search(r"""^on_hangup:\s*["']?(\w+)""", file.read(), re.MULTILINE)
+            if found:
+                return found.group(1)
+    return ""
 
 
 # ---- Making .venv ----------------------------------------------------------------------------------------

@@ -326,6 +326,19 @@ def test_missing_compares_versions(tmp_path, monkeypatch):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("arguments, in_file, wanted", [
+    ([], "", ""), (["--on-hangup", "save"], "", "save"), (["--on-hangup=save"], "", "save"),
+    (["--set", "on_hangup=save"], "on_hangup: continue", "save"), ([], "run: x\non_hangup: 'save'  # words", "save"),
+    (["--on-hangup", "continue"], "on_hangup: save", "continue"), ([], "# on_hangup: save", ""),
+])  # fmt: skip
+def test_what_a_closed_terminal_does_is_known_without_a_yaml_reader(tmp_path, monkeypatch, arguments, in_file, wanted):
+    monkeypatch.setattr(bootstrap, "ROOT", str(tmp_path))  # no configs/runs/default.yaml there
+    (tmp_path / "my run.yaml").write_text(in_file)
+    assert bootstrap.on_hangup([*arguments, "--config", str(tmp_path / "my run.yaml")]) == wanted
+    assert bootstrap.on_hangup(["--config"]) == bootstrap.on_hangup(["--config", "absent.yaml"]) == ""
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("path", ["flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py",
                                   "tests/__init__.py", "tests/__main__.py"])
 def test_what_runs_before_the_environment_parses_on_old_pythons(path):
