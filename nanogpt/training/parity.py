@@ -28,10 +28,11 @@ from nanogpt.model.gpt import GPT
 
 MOST_TOKENS = 256  # compared
 MOST_OPERATIONS = 3e11  # of the CPU: 2.4 s of one core here; of 1.5e9 parameters 32 tokens are compared
-# Largest deviation of the loss and of a gradient. Rounding alone gave at most 1.5e-7 and 3.1e-6 in float32, 1.1e-5 and
+# Largest deviation of the loss and of a gradient. Rounding alone gave at most 6.4e-8 and 3.1e-6 in float32, 1.1e-5 and
 # 6.1e-3 in float16, whose significand TF32 has, 3.9e-4 and 4.9e-2 in bfloat16: both presets, 2 and 12 layers, from
 # fresh weights to text known by heart, on a CPU. What is known of wrong kernels is wrong by the gradient's own size.
 LIMITS = {"float32": (1e-4, 1e-3), "tf32": (1e-3, 3e-2), "float16": (1e-3, 3e-2), "bfloat16": (1e-2, 0.25)}
+NOISE = 0.02  # deviation, GPT-2's at the start
 LEAST_SHARE = 0.01  # of the whole gradient's norm: a parameter with less of it than that has little but rounding
 
 
@@ -81,13 +82,17 @@ def compare(model: GPT, tokens: Tensor, targets: Tensor, precision: str, loss_sc
     part = (targets[:rows, :length] + vocab_size // 2) % vocab_size
     alone = torch.full_like(targets, IGNORED)
     alone[:rows, :length] = part
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights = _weights_that_matter(model)
+    on_the_cpu = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     with _without_dropout(model):
-        expected_loss, expected = _on_the_cpu(model, list(trained), tokens[:rows, :length].cpu(), part.cpu())
+        expected_loss, expected = _loss_and_gradients(
+            model, on_the_cpu, names, tokens[:rows, :length].cpu(), part.cpu(), "float32", 1.0
+        )
         if not math.isfinite(expected_loss):
             return None
-        loss, gradients = _on_its_device(model, list(trained.values()), tokens, alone, precision, loss_scale)
-    largest, parameter = _largest_deviation(list(trained), gradients, expected)
+        loss, gradients = _loss_and_gradients(model, weights, names, tokens, alone, precision, loss_scale)
+    largest, parameter = _largest_deviation(names, gradients, expected)
     off, seconds = abs(loss - expected_loss) / (expected_loss or 1.0), round(time.monotonic() - began, 3)
     return Parity(off, largest, parameter, rows * length, seconds)
 
@@ -98,38 +103,48 @@ def compared_part(model: GPT, B: int, T: int) -> tuple[int, int]:
     return max(1, min(B, tokens // T)), min(T, tokens)
 
 
-def _on_its_device(
-    model: GPT, trained: list[Tensor], tokens: Tensor, targets: Tensor, precision: str, loss_scale: float
-) -> tuple[float, list[Tensor]]:
-    """Loss and gradients; float16's are computed again at a lower scale while they leave its range, as in training."""
-    device = tokens.device.type
+def _weights_that_matter(model: GPT) -> dict[str, Tensor]:
+    """Parameters and buffers where they are; with noise where all is zero, because nothing passes through zeros.
+
+    So begin the output projections of most models, and a backward pass of zeros would be right whatever computes it.
+    """
+    tensors = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in tensors.items():
+        if not tensor.any():
+            tensors[name] = (NOISE * torch.randn(tensor.shape, generator=generator)).to(tensor.device)
+    return tensors
+
+
+def _loss_and_gradients(
+    model: GPT, tensors: dict[str, Tensor], names: list[str], tokens: Tensor, targets: Tensor, precision: str,
+    loss_scale: float,
+) -> tuple[float, list[Tensor]]:  # fmt: skip
+    """Of `model` with other `tensors`, where these are; the gradients on the CPU, without the scale.
+
+    float16's are computed again at a lower scale while they leave its range, as in training.
+    """
+    trained = [tensors[name].requires_grad_() for name in names]
+    stand_ins = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    both_passes = _BothPasses(model, precision)
     while True:
-        with devices.autocast(device, precision):
-            _, loss = model(tokens, targets)
-        gradients = torch.autograd.grad(loss * loss_scale, trained)
-        if loss_scale == 1.0 or not math.isfinite(loss.item()) or all(g.isfinite().all() for g in gradients):
-            return loss.item(), [gradient.cpu() / loss_scale for gradient in gradients]
+        loss, gradients = torch.func.functional_call(both_passes, stand_ins, (tokens, targets, trained, loss_scale))
+        if loss_scale == 1.0 or not math.isfinite(loss) or all(gradient.isfinite().all() for gradient in gradients):
+            return loss, [gradient.cpu() / loss_scale for gradient in gradients]
         loss_scale = max(1.0, loss_scale / 16)
 
 
-def _on_the_cpu(model: GPT, names: list[str], tokens: Tensor, targets: Tensor) -> tuple[float, Sequence[Tensor]]:
-    """The same in float32, with copies of the weights; the model stays where it is."""
-    copies = {name: tensor.detach().cpu() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    trained = [copies[name].requires_grad_() for name in names]
-    stand_ins = {f"model.{name}": copy for name, copy in copies.items()}
-    return torch.func.functional_call(_LossAndGradients(model), stand_ins, (tokens, targets, trained))
+class _BothPasses(nn.Module):
+    """Forward and backward pass as one call: blocks that are computed again must see the stand-ins, too."""
 
-
-class _LossAndGradients(nn.Module):
-    """Both passes as one call: blocks that the backward pass computes again must see the stand-ins, too."""
-
-    def __init__(self, model: GPT):
+    def __init__(self, model: GPT, precision: str):
         super().__init__()
-        self.model = model
+        self.model, self.precision = model, precision
 
-    def forward(self, tokens: Tensor, targets: Tensor, trained: list[Tensor]) -> tuple[float, Sequence[Tensor]]:
-        _, loss = self.model(tokens, targets)
-        return loss.item(), torch.autograd.grad(loss, trained)
+    def forward(self, tokens: Tensor, targets: Tensor, trained: list[Tensor], loss_scale: float):
+        with devices.autocast(tokens.device.type, self.precision):
+            _, loss = self.model(tokens, targets)
+        return loss.item(), torch.autograd.grad(loss * loss_scale, trained)
 
 
 def _largest_deviation(names: list[str], found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, str]:

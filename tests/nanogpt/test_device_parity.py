@@ -76,6 +76,14 @@ def test_only_the_backward_pass_is_wrong():
     assert found.loss < 1e-6 and found.gradient > 0.1
 
 
+@pytest.mark.parametrize("preset", ["gpt2", "modern"])
+def test_fresh_weights_of_zero_hide_nothing(preset):
+    model = GPT(small(preset))
+    spoil(model, lambda y: y * 1.5)
+    with pytest.raises(DeviceError):
+        parity.require_parity(model, *a_pass(model), "float32")
+
+
 def test_a_text_known_by_heart_raises_no_false_alarm():
     model = GPT(small())
     tokens, targets = a_pass(model, rows=2)
