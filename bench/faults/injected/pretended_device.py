@@ -59,6 +59,7 @@ class Accelerator(TorchDispatchMode):
         self.device = torch.device(kind, 0)
         self.held = self.peak = 0
         self.leaving = False  # a copy is being made for the CPU
+        self.composing = False  # C++ puts an operator together out of others, and takes its masks from the CPU
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -73,7 +74,9 @@ class Accelerator(TorchDispatchMode):
             devices = f"found at least two devices, {self.device} and cpu!"
             where = f"(when checking argument for argument in method wrapper_{self.kind}_{name})"
             raise RuntimeError(f"Expected all tensors to be on the same device, but {devices} {where}")
-        goes_here = wanted == self.kind if wanted is not None else self._is_of(name, here, inputs)
+        if (here and name == "_to_copy") or self.composing:  # not Python's wish: a cast's gradient, a mask of C++
+            wanted = None
+        goes_here = wanted == self.kind if wanted is not None else self.composing or self._is_of(name, here, inputs)
         if goes_here and self.kind == "mps" and kwargs.get("dtype") is torch.float64:
             raise TypeError(NO_FLOAT64)
         result = operator(*args, **kwargs)
@@ -139,6 +142,8 @@ class Accelerator(TorchDispatchMode):
         Tensor.pin_memory = lambda tensor, *args: tensor
         for name in ("tensor", "as_tensor"):  # C++ would move these past the dispatcher
             setattr(torch, name, self._made_here(getattr(torch, name)))
+        functional = torch.nn.functional
+        functional.scaled_dot_product_attention = self._composed(functional.scaled_dot_product_attention)
         torch.autocast.__init__ = self._autocast_on_the_cpu(torch.autocast.__init__)
 
     def moved(self, tensor: Tensor, device, dtype, copy: bool, options: dict) -> Tensor:
@@ -157,6 +162,16 @@ class Accelerator(TorchDispatchMode):
         finally:
             self.leaving = False
         return result if dtype is None else _to(result, dtype=dtype)
+
+    def _composed(self, original):
+        def composed(first, *args, **kwargs):
+            self.composing = self.holds(first)
+            try:
+                return original(first, *args, **kwargs)
+            finally:
+                self.composing = False
+
+        return composed
 
     def _made_here(self, original):
         def made(data, *args, device=None, **kwargs):
