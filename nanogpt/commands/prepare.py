@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 from nanogpt.commands.arguments import add_overrides
+from nanogpt.faults import UserError
 
 HELP = "clean, split and tokenise a text"
+ARGUMENTS = {"data.source": "SOURCE", "data.tokenizer": "--tokenizer"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tokenizer.add_argument(
         "--tokenizer-of", type=Path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
     )
-    add_overrides(parser)
+    add_overrides(parser, example="data.bpe_vocab_size=4096, data.val_fraction=0.1")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.data import preprocessing, shards, sources
     from nanogpt.data.tokenizer import load_tokenizer
 
+    _check_heeded(arguments.set)
     values: dict = {}
     config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
@@ -45,3 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     told = ", ".join(f"{name} {facts['tokens']:,}" for name, facts in manifest["splits"].items())
     print(f"{arguments.out}: {told} tokens of a vocabulary of {manifest['tokenizer']['vocab_size']:,}")
     return 0
+
+
+def _check_heeded(overrides: list[str]) -> None:
+    """Raise UserError for a setting that would change nothing here."""
+    from nanogpt.config import parse_overrides
+
+    for key, _ in parse_overrides(overrides):
+        if key in ARGUMENTS:
+            raise UserError(f"--set {key}: is told to prepare by {ARGUMENTS[key]}")
+        if not key.startswith("data."):
+            raise UserError(f"--set {key}: changes nothing of the data; prepare heeds data.* only")

@@ -52,6 +52,8 @@ def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tm
         (["TEXT", "--tokenizer-of", "absent"], "there is no tokenizer here"),
         (["TEXT", "--set", "data.val_fraction=2"], "--set data.val_fraction: found 2"),
         (["TEXT", "--tokenizer", "bpe", "--set", "data.bpe_vocab_size=3"], "--set data.bpe_vocab_size: found 3"),
+        (["TEXT", "--set", "data.tokenizer=bpe"], "--set data.tokenizer: is told to prepare by --tokenizer"),
+        (["TEXT", "--set", "training.seed=3"], "--set training.seed: changes nothing of the data"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(words, told, text, tmp_path, capsys):
