@@ -91,7 +91,8 @@ def _decision(run: Run, step: Step, missing: list[str]) -> tuple[str, str]:
 
 def _show_expected(run: Run, console: Console) -> None:
     """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
-    from flows import demands, pace, planner
+    from flows import demands, forecast, pace, planner
+    from flows.phases.configuration import BYTES_PER_BPE_TOKEN
 
     budget, fetched = run.config.budget, run.ledger.facts("dataset.fetch")
     size, alphabet = fetched.get("bytes") or _size_of_text(run), fetched.get("alphabet_size", demands.USUAL_ALPHABET)
@@ -105,15 +106,24 @@ def _show_expected(run: Run, console: Console) -> None:
     table = Table(title="models to choose from, as predicted", title_justify="left")
     for column in ("model", "parameters", "memory", "disk at most", ""):
         table.add_column(column, overflow="fold")
-    for rung in run.options.rungs:
+    data, left_out = run.config.data, []
+    for number, rung in enumerate(run.options.rungs):
         rung = rung.with_changes({"data.tokenizer": planner.tokenizer_for(rung, size, alphabet)})
         rung = demands.with_vocabulary(rung, alphabet)
         fitted = demands.fitted(rung, device, demands.room(device, total))
+        of_characters = rung.data.tokenizer == "char"
+        bytes_per_token = size / fetched.get("characters", size) if of_characters else BYTES_PER_BPE_TOKEN
+        corpus = forecast.Corpus(size, fetched.get("characters", size), alphabet, data.val_fraction,
+                                 data.test_fraction, bytes_per_token)  # fmt: skip
+        if number and (reason := planner.starved(parameters(rung.model).total, corpus)):  # the first is always trained
+            left_out.append(f"{rung.name} is left out: {reason}")
         table.add_row(
             rung.name, count(parameters(rung.model).total), byte_size(demands.memory_needed(fitted or rung, device)),
             byte_size(demands.disk_needed(rung)), "" if fitted else "does not fit into memory",
         )  # fmt: skip
     console.print(table)
+    for line in left_out:
+        console.print(line)
 
 
 def _size_of_text(run: Run) -> int:

@@ -180,6 +180,8 @@ def test_before_anything_is_measured_the_plan_predicts_memory_and_disk(workspace
     assert "Nothing is measured yet" in said and "go to training" in said
     rows = {line.split()[1]: line for line in said.splitlines() if line.startswith(("│ micro ", "│ large_model "))}
     assert "0.81 M" in rows["micro"] and "MiB" in rows["micro"] and "does not fit" not in rows["micro"]
+    assert "micro is left out" not in said  # the embedded corpus is as large as tiny Shakespeare
+    assert "large_model is left out: has 649 parameters for each of the" in said
     assert "651.6 M" in rows["large_model"] and "does not fit into memory" in rows["large_model"]
 
 
