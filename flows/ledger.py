@@ -22,7 +22,7 @@ from typing import Any
 from flows import outputs
 from flows.code_digests import CodeDigests
 from flows.markers import FAILED, FINISHED, STARTED, MarkerFiles, history_after, last_finished, now
-from nanogpt.durable import digest
+from nanogpt import durable
 
 
 def nothing(_run: Any) -> dict:
@@ -42,6 +42,7 @@ class Step:
     code: tuple[str, ...] = ()  # module names, or files and folders relative to the checkout
     costly: bool = False  # a change of code alone keeps it, marked "made by older code"
     regardless: bool = False  # does its work with whatever of `needs` is there: a report is always made
+    decides: bool = False  # might decide otherwise another time: its files are kept twice, and put back when damaged
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Decision:
     reason: str
     marker: dict | None
     older_code: bool = False
+    damage: str | None = None  # what is not as this step left it; kept all the same, `mend` puts it right
 
 
 class Ledger:
@@ -83,10 +85,8 @@ class Ledger:
         marker, damage = self._files.read(step.name)
         if redo:
             return Decision(False, "asked for (--redo)", marker)
-        if damage:
-            return Decision(False, f"its marker is damaged ({damage})", None)
         if marker is None:
-            return Decision(False, "never run", None)
+            return Decision(False, damage or "never run", None, damage=damage or None)
         changed = self._changes(step, settings, marker)
         if marker["state"] == STARTED:
             stopped = f"interrupted at {self._files.last_sign_of_life(marker)[:19]}"
@@ -99,12 +99,17 @@ class Ledger:
         older = self._code.changed(step.code, marker["code"])
         if older and not step.costly:
             return Decision(False, f"code of {_some(older)} changed", marker)
-        if damage := outputs.damage(marker["outputs"], self.workspace):
-            return Decision(False, damage, marker)
+        found = outputs.damage(marker["outputs"], self.workspace)
+        if found and not (step.decides and self._has_copies(marker)):
+            return Decision(False, found, marker, damage=found)
+        damage = "; ".join(filter(None, [damage, found])) or None
         if older:
             reason = f"made by older code of {_some(older)}; --redo {step.name} to run it again"
-            return Decision(True, reason, marker, older_code=True)
-        return Decision(True, f"finished {marker['finished_at'][:16]}, inputs and outputs unchanged", marker)
+            return Decision(True, reason, marker, older_code=True, damage=damage)
+        reason = f"finished {marker['finished_at'][:16]}, inputs and outputs unchanged"
+        if damage:
+            reason = f"finished {marker['finished_at'][:16]}; {damage}, and is put back from its copy"
+        return Decision(True, reason, marker, damage=damage)
 
     def marker(self, name: str) -> dict | None:
         """The marker of a step as it stands, or None if there is none that can be believed."""
@@ -125,6 +130,7 @@ class Ledger:
         before, damage = self._files.read(step.name)
         if damage:
             self._files.set_aside(step.name)
+        self._unblock(before)
         record = {
             "step": step.name,
             "title": step.title,
@@ -141,6 +147,18 @@ class Ledger:
         }
         self._files.write(record)
         self._running[step.name] = record
+
+    def mend(self, step: Step) -> None:
+        """Put right what is damaged of a step that is kept all the same: its marker, and the files that it decided."""
+        marker, damage = self._files.read(step.name)
+        if damage:
+            self._files.set_aside(step.name)
+            self._files.write(marker)
+        for output in marker["outputs"] if step.decides else []:
+            if outputs.damage([output], self.workspace):
+                path = self.workspace / output["path"]
+                durable.unblock(path)
+                durable.write_bytes(path, (self._files.copies / output["path"]).read_bytes())
 
     def pulse(self) -> None:
         """Note that the started steps are alive: an interrupted one then knows when it was last seen so."""
@@ -169,8 +187,10 @@ class Ledger:
             commit=commit,
             outputs=files,
             facts=facts,
-            output_digest=digest(_plain(identity)),
+            output_digest=durable.digest(_plain(identity)),
         )
+        for file in files if step.decides else []:
+            durable.write_bytes(self._files.copies / file["path"], (self.workspace / file["path"]).read_bytes())
 
     def fail(self, step: Step, cause: str, seconds: float = 0.0, remedies: Iterable = ()) -> None:
         """Record that the work ended without a result, and why."""
@@ -186,6 +206,14 @@ class Ledger:
     def _end(self, step: Step, **fields: Any) -> None:
         self._files.write({**self._running[step.name], **fields})
         del self._running[step.name]
+
+    def _has_copies(self, marker: dict) -> bool:
+        return outputs.damage(marker["outputs"], self._files.copies) is None
+
+    def _unblock(self, marker: dict | None) -> None:
+        """Set aside the folders that stand where this step left files before."""
+        for output in (last_finished(marker) or {}).get("outputs", []):
+            durable.unblock(self.workspace / output["path"])
 
     # What steps depend on
 

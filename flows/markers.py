@@ -1,13 +1,16 @@
-"""Marker files: one readable JSON file a step, whole or absent, and believed only if it holds what it must."""
+"""Marker files: one readable JSON file a step, whole or absent, and believed only if it holds what it must.
 
-import json
+The marker of a finished step is kept twice: a step that is done again because its marker rotted may measure, or plan,
+otherwise than before, and what was trained by the plan would no longer fit to it.
+"""
+
 import os
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from nanogpt.durable import write_json
+from flows import notes
+from nanogpt import durable
 
 STARTED, FINISHED, FAILED = "started", "finished", "failed"
 HISTORY_LENGTH = 20
@@ -25,10 +28,11 @@ FIELDS_OF_OUTPUT = {"path": str, "size": int, "sha256": str}
 
 
 class MarkerFiles:
-    """The marker files in a folder, by step name."""
+    """The marker files in a folder, by step name; the second copies of finished ones are in `copies` beside it."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self.copies = self.folder.with_name("copies")
 
     def path(self, name: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
@@ -36,24 +40,33 @@ class MarkerFiles:
         return self.folder / f"{name}.json"
 
     def read(self, name: str) -> tuple[dict | None, str]:
-        """The marker, and what is wrong with it: (None, "") if there is none."""
-        path = self.path(name)
-        try:
-            marker = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        """The marker, and what is wrong with its file: (None, "") if there is none, (marker, words) if it is the second
+        copy that is believed."""
+        marker, problem = _believed(self.path(name), name)
+        if marker is not None:
+            return marker, ""
+        copy, _ = _believed(self._copy(name), name)
+        if copy is None and not problem:
             return None, ""
-        except (OSError, ValueError, RecursionError) as error:
-            return None, f"{type(error).__name__}: {error}"
-        if problem := _problem(marker, name):
-            return None, problem
-        return marker, ""
+        return copy, f"its marker {problem or 'is missing'}"
 
     def write(self, marker: dict) -> None:
-        write_json(self.path(marker["step"]), marker)
+        """Replace the step's marker. Raises OSError."""
+        copy = self._copy(marker["step"])
+        if marker["state"] != FINISHED:
+            durable.unblock(copy)
+            copy.unlink(missing_ok=True)
+        notes.write(self.path(marker["step"]), marker)
+        if marker["state"] == FINISHED:
+            notes.write(copy, marker)
 
     def set_aside(self, name: str) -> None:
-        path = self.path(name)
-        os.replace(path, path.with_name(path.name + ".corrupt"))
+        """Move away a marker that cannot be believed, if there is one."""
+        if os.path.lexists(self.path(name)):
+            durable.set_aside(self.path(name))
+
+    def _copy(self, name: str) -> Path:
+        return self.copies / self.path(name).name
 
     def touch(self, name: str) -> None:
         os.utime(self.path(name))
@@ -93,10 +106,16 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def _problem(marker: Any, name: str) -> str | None:
-    """Why `marker` cannot be believed, or None."""
-    if not isinstance(marker, dict):
-        return "not a JSON object"
+def _believed(path: Path, name: str) -> tuple[dict | None, str]:
+    """The marker of a step in a file, and why it cannot be believed."""
+    marker, problem = notes.read(path)
+    if marker is not None and (wrong := _problem(marker, name)):
+        return None, f"is damaged ({wrong})"
+    return marker, problem and f"is damaged ({problem})"
+
+
+def _problem(marker: dict, name: str) -> str | None:
+    """What a marker lacks, or None."""
     if marker.get("step") != name:
         return f"it is of step {marker.get('step')!r}"
     if marker.get("state") not in tuple(FIELDS_OF_STATE):

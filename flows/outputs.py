@@ -41,6 +41,8 @@ def _within(workspace: Path, file: Path) -> Path:
 def _wrong_size(output: dict, workspace: Path) -> str | None:
     path = output["path"]
     try:
+        if (workspace / path).is_dir():
+            return f"{path} is a folder, not a file"
         excess = (workspace / path).stat().st_size - output["size"]
     except (FileNotFoundError, NotADirectoryError):
         return f"{path} is missing"

@@ -22,7 +22,7 @@ from flows.options import CHECKOUT, PHASES, RunOptions
 from flows.surroundings import Surroundings
 from flows.worker import Worker
 from nanogpt import durable
-from nanogpt.faults import UserError
+from nanogpt.faults import CORRUPT_FILE, UserError
 
 SESSION = "session.json"
 
@@ -214,6 +214,9 @@ class Run:
         settings = step.settings(self)
         redo = step.name in self.options.redo and step.name not in self.finished_steps
         decision = self.ledger.decide(step, settings, redo)
+        if decision.keep and decision.damage:
+            self.ledger.mend(step)
+            self._mended(step, decision.damage, "put back from its copy", "kept")
         return decision, settings
 
     def _work(self, step: Step, settings: dict, decision) -> None:
@@ -224,6 +227,8 @@ class Run:
             outcome = step.work(self)
             self.surroundings.look(step.name)
             seconds = self.clock.spent - began
+            if decision.damage:
+                self._mended(step, decision.damage, "made again", f"{step.title}: done", seconds)
             self.ledger.finish(step, outcome, seconds, self.remedies[remedies_before:], self.code_commit)
         except BaseException as error:
             cause, seconds = _cause_of(error), self.clock.spent - began
@@ -233,6 +238,10 @@ class Run:
             raise
         self._record(step, "done", decision.reason, seconds)
         self.log.write(f"{step.name}: finished in {seconds:.1f} s")
+
+    def _mended(self, step: Step, damage: str, remedy: str, outcome: str, seconds: float = 0.0) -> None:
+        self.remedy(step=step.name, symptom=CORRUPT_FILE, evidence=damage, remedy=remedy, outcome=outcome,
+                    cost_seconds=round(seconds, 1), steps_lost=0)  # fmt: skip
 
     def _settle(self, step: Step, decision) -> dict:
         if decision.keep and step.name not in self.finished_steps:  # else it was done ahead, in this session

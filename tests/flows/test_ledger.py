@@ -52,6 +52,12 @@ class House:
     def marker_file(self, step: Step) -> Path:
         return self.workspace / "state" / "default" / "markers" / f"{step.name}.json"
 
+    def copy(self, step: Step) -> Path:
+        return self.workspace / "state" / "default" / "copies" / f"{step.name}.json"
+
+    def set_aside(self, step: Step) -> Path:
+        return self.marker_file(step).with_name(f"{step.name}.json.corrupt")
+
 
 @pytest.fixture
 def house(tmp_path) -> House:
@@ -334,13 +340,17 @@ def test_digests_of_code_import_nothing(tmp_path):
         (lambda path: path.write_text("tokens!!"), "data/dataset.clean.bin is 2 bytes longer"),
         (lambda path: path.write_text("tokenz"), "data/dataset.clean.bin changed (sha256 differs)"),
         (lambda path: path.unlink(), "data/dataset.clean.bin is missing"),
+        (lambda path: (path.unlink(), path.mkdir()), "data/dataset.clean.bin is a folder, not a file"),
+        (lambda path: (path.unlink(), path.symlink_to("nothing")), "data/dataset.clean.bin is missing"),
         (lambda path: shutil.rmtree(path.parent), "data/dataset.clean.bin is missing"),
     ],
 )
 def test_damaged_output_is_the_reason(house, damage, said):
     house.done(CLEAN)
     damage(house.workspace / "data" / "dataset.clean.bin")
-    assert reason(house, CLEAN) == said
+    assert reason(house, CLEAN) == said == house.session().decide(CLEAN, SETTINGS).damage
+    house.done(CLEAN)
+    assert kept(house, CLEAN)
 
 
 def test_big_outputs_are_hashed_like_small_ones(house):
@@ -453,7 +463,7 @@ def spoilt(marker: dict, **fields) -> str:
     return json.dumps({**marker, **fields})
 
 
-@pytest.mark.parametrize(
+spoilings = pytest.mark.parametrize(
     "spoil",
     [
         lambda marker: "",
@@ -472,16 +482,92 @@ def spoilt(marker: dict, **fields) -> str:
         lambda marker: spoilt(marker, step="another"),
     ],
 )
-def test_a_damaged_marker_is_set_aside_and_made_again(house, spoil):
+
+
+def spoil_both(house: House, step: Step, broken: str) -> None:
+    house.marker_file(step).write_text(broken)
+    house.copy(step).write_text(broken)
+
+
+@spoilings
+def test_a_damaged_marker_is_put_back_from_its_copy(house, spoil):
+    ledger = house.done(CLEAN)
+    before, whole = ledger.marker("dataset.clean"), house.marker_file(CLEAN).read_bytes()
+    broken = spoil(before)
+    house.marker_file(CLEAN).write_text(broken)
+    decision = house.session().decide(CLEAN, SETTINGS)
+    assert decision.keep and decision.damage in decision.reason
+    assert decision.damage.startswith("its marker is damaged (")
+    assert house.session().marker("dataset.clean") == before
+    house.session().mend(CLEAN)
+    assert house.marker_file(CLEAN).read_bytes() == whole and house.set_aside(CLEAN).read_text() == broken
+    decision = house.session().decide(CLEAN, SETTINGS)
+    assert decision.keep and decision.damage is None
+
+
+@spoilings
+def test_a_marker_damaged_with_its_copy_is_set_aside_and_made_again(house, spoil):
     ledger = house.done(CLEAN)
     broken = spoil(ledger.marker("dataset.clean"))
-    house.marker_file(CLEAN).write_text(broken)
+    spoil_both(house, CLEAN, broken)
     assert reason(house, CLEAN).startswith("its marker is damaged (")
     assert house.session().marker("dataset.clean") is None
     house.done(CLEAN)
     assert kept(house, CLEAN)
-    aside = house.marker_file(CLEAN).with_name("dataset.clean.json.corrupt")
-    assert aside.read_text() == broken
+    assert house.set_aside(CLEAN).read_text() == broken
+
+
+@pytest.mark.parametrize("what", ["nothing", "a folder", "a dangling link"])
+def test_where_no_marker_is_the_copy_is_believed(house, what):
+    house.done(CLEAN)
+    whole = house.marker_file(CLEAN).read_bytes()
+    house.marker_file(CLEAN).unlink()
+    if what == "a folder":
+        (house.marker_file(CLEAN) / "within").mkdir(parents=True)
+    elif what == "a dangling link":
+        house.marker_file(CLEAN).symlink_to("nothing")
+    decision = house.session().decide(CLEAN, SETTINGS)
+    assert decision.keep and decision.damage.startswith("its marker is ")
+    house.session().mend(CLEAN)
+    assert house.marker_file(CLEAN).read_bytes() == whole
+
+
+def test_a_marker_without_digest_is_an_older_one(house):
+    house.done(CLEAN)
+    marker = json.loads(house.marker_file(CLEAN).read_text())
+    del marker["sha256"]
+    spoil_both(house, CLEAN, json.dumps(marker))
+    assert kept(house, CLEAN) and house.session().decide(CLEAN, SETTINGS).damage is None
+
+
+def test_a_step_begun_again_has_no_copy_that_says_it_is_done(house):
+    house.done(CLEAN)
+    house.session().start(CLEAN, SETTINGS, "asked for (--redo)")
+    house.marker_file(CLEAN).write_text("{half")
+    assert reason(house, CLEAN).startswith("its marker is damaged (")
+
+
+PLAN = Step("configuration.plan", "Plan", work, decides=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "deleted", "a folder"])
+def test_what_a_step_decided_is_put_back(house, damage):
+    house.done(PLAN, text="2000 steps")
+    plan = house.workspace / "data/configuration.plan.bin"
+    plan.write_text("2000") if damage == "cut" else plan.unlink()
+    if damage == "a folder":
+        plan.mkdir()
+    decision = house.session().decide(PLAN, SETTINGS)
+    assert decision.keep and decision.damage.startswith("data/configuration.plan.bin is ")
+    house.session().mend(PLAN)
+    assert plan.read_text() == "2000 steps" and house.session().decide(PLAN, SETTINGS).damage is None
+
+
+def test_what_was_decided_and_its_copy_lost_is_decided_anew(house):
+    house.done(PLAN)
+    shutil.rmtree(house.copy(PLAN).parent / "data")
+    (house.workspace / "data/configuration.plan.bin").write_text("to")
+    assert reason(house, PLAN) == "data/configuration.plan.bin is 4 bytes short"
 
 
 def test_step_names_are_file_names(house):

@@ -25,7 +25,7 @@ events = st.one_of(
     st.tuples(st.just("crash"), step_numbers, st.booleans()),
     st.tuples(st.just("fail"), step_numbers),
     st.tuples(st.just("damage"), step_numbers, st.sampled_from(["cut", "grow", "flip", "delete"])),
-    st.tuples(st.just("damage marker"), step_numbers, st.integers(0, 200)),
+    st.tuples(st.just("damage marker"), step_numbers, st.integers(0, 200), st.sampled_from(["markers", "copies"])),
 )
 
 
@@ -91,7 +91,7 @@ class World:
         elif kind == "damage":
             self.damage(self.output(rest[0]), rest[1])
         else:
-            marker = self.folder / "markers" / f"{NAMES[rest[0]]}.json"
+            marker = self.folder / rest[2] / f"{NAMES[rest[0]]}.json"
             if marker.exists():
                 marker.write_bytes(marker.read_bytes()[: rest[1]])
 
@@ -117,3 +117,22 @@ def test_a_changed_setting_runs_its_step_and_then_only_what_gets_other_input(pla
         world.settings[NAMES[place]] = value
         ran = list(NAMES[place:]) if value >= 2 else [NAMES[place]] if value else []
         assert world.run() == ran
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_wherever_a_bit_of_a_marker_flips_it_is_noticed_or_means_nothing(data):
+    with TemporaryDirectory() as folder, patch("nanogpt.durable.os.fsync"):
+        world = World(Path(folder))
+        world.run()
+        file = world.folder / "markers" / "train.json"
+        ledger = Ledger(file.parent, world.folder, world.folder)
+        whole, marker = file.read_bytes(), ledger.marker("train")
+        bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        decision = ledger.decide(STEPS[2], {"value": 0})
+        believed = ledger.marker("train")
+        assert decision.keep and {key: believed[key] for key in marker} == marker
+        assert world.run() == []
