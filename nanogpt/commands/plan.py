@@ -85,7 +85,7 @@ def _head(console: Console, plan: Plan) -> None:
     console.print(f"[dim]on {plan.device} in {plan.precision}, {plan.micro_batch} × {model.block_size:,} tokens at "
                   f"once, {training.optimizer}[/]\n")  # fmt: skip
     tables = f"{(counts.embedding + counts.head) / 1e6:,.1f} M of them in embedding and head"
-    flops = flops_per_token(model)
+    flops = flops_per_token(model, training.lora_rank)
     rows = [
         ("parameters", f"{counts.total:,}", tables),
         ("FLOPs a token", _si(flops), f"forward and backward; {_si(flops * step)} a step"),

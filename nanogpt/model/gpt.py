@@ -208,10 +208,13 @@ class GPT(nn.Module):
     def flops_per_token(self) -> int:
         """Floating point operations of forward and backward per token of a full window (PaLM, appendix B).
 
-        6 per parameter that takes part in a product (looked-up tables do not; a tied table does, as the head), and
+        6 per parameter that takes part in a product (looked-up tables do not; a tied table does, as the head): 2 each
+        forward, for the gradient of what goes in, and for its own, which a frozen one has not. And
         12 n_layer n_head head_dim block_size for the attention scores and their use.
         """
-        config = self.config
-        head = config.vocab_size * config.n_embd
-        in_products = self.num_parameters(non_embedding=True) + (head if config.tie_weights else 0)
-        return 6 * in_products + 12 * config.n_layer * config.n_head * config.head_width * config.block_size
+        config, looked_up = self.config, {id(table) for table in self.embedding_parameters()}
+        in_products = [parameter for parameter in self.parameters() if id(parameter) not in looked_up]
+        if config.tie_weights:
+            in_products.append(self.token_embedding.weight)
+        of_products = sum(p.numel() * (6 if p.requires_grad else 4) for p in in_products)
+        return of_products + 12 * config.n_layer * config.n_head * config.head_width * config.block_size

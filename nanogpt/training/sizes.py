@@ -53,11 +53,14 @@ def parameters(model: ModelConfig) -> Parameters:
     )
 
 
-def flops_per_token(model: ModelConfig) -> int:
-    """Of forward and backward, as nanogpt.model.gpt.GPT.flops_per_token counts them (PaLM, appendix B)."""
+def flops_per_token(model: ModelConfig, lora_rank: int = 0) -> int:
+    """Of forward and backward, as nanogpt.model.gpt.GPT.flops_per_token counts them (PaLM, appendix B); with adapters
+    of `lora_rank`, whose model has no gradients of its own weights."""
     counts = parameters(model)
     in_products = counts.total - counts.embedding + (model.vocab_size * model.n_embd if model.tie_weights else 0)
-    return 6 * in_products + 12 * model.n_layer * model.n_head * model.head_width * model.block_size
+    adapters = model.n_layer * sum(lora_rank * (rows + columns) for rows, columns in matrix_shapes(model))
+    of_products = (4 if lora_rank else 6) * in_products + 6 * adapters
+    return of_products + 12 * model.n_layer * model.n_head * model.head_width * model.block_size
 
 
 def tokens_per_step(config: Config) -> int:

@@ -4,8 +4,12 @@ import json
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from nanogpt.training import profiler
+from nanogpt.model.gpt import GPT
+from nanogpt.model.lora import add_adapters
+from nanogpt.training import profiler, sizes
+from tests.nanogpt.model_case import small
 from tests.nanogpt.training_case import tiny
 
 
@@ -86,3 +90,18 @@ def test_time_within_a_part_is_not_counted_twice():
 def test_fewer_steps_between_evaluations_give_them_a_larger_share(tmp_path):
     rarely, often = (profiled(tmp_path, eval_interval=interval).shares["evaluation"] for interval in (10_000, 1))
     assert rarely < often
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("preset", ["modern", "gpt2"])
+def test_operations_are_those_that_torch_counts_in_a_real_step(preset, rank):
+    """In forward and backward, products only; with adapters the model's own weights have no gradients."""
+    config = small(preset, n_embd=64, n_layer=6, vocab_size=200)
+    model = GPT(config)
+    if rank:
+        add_adapters(model, rank, alpha=4.0)
+    assert sizes.flops_per_token(config, rank) == model.flops_per_token()
+    tokens = torch.zeros(8, config.block_size, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens, tokens)[1].backward()
+    assert counter.get_total_flops() / tokens.numel() == pytest.approx(model.flops_per_token(), rel=0.1)
