@@ -10,6 +10,7 @@ GIB = 2**30
 PROCESS_BYTES = int(0.35 * GIB)  # of Python with torch, before the first tensor (measured 0.31 to 0.34)
 CHECKPOINTS = 6  # three last, the best, the one before the cool-down, and one being written
 USUAL_ALPHABET = 100  # characters of a text that nobody has read yet
+LEAST_WINDOW = 16  # tokens: with a shorter context a text is hardly more than its letters
 SHARE_OF_THE_MACHINE = 0.7  # that a training may take of a memory that everything else needs too
 SHARE_OF_A_DEVICE = 0.9  # and of an accelerator's own, or of what Metal calls its working set
 
@@ -35,15 +36,43 @@ def memory_needed(rung: Config, device: str, micro_batch: int | None = None) -> 
     return least + (PROCESS_BYTES if device == "cpu" else 0)
 
 
-def fitted(rung: Config, device: str, room_bytes: int) -> Config | None:
-    """`rung` with its micro-batch halved until it is predicted to fit, the effective batch as it was; None if even one
-    sequence does not."""
-    sequences = rung.training.batch_size * rung.training.gradient_accumulation
-    for micro_batch in halved(rung.training.batch_size, sequences):
-        if memory_needed(rung, device, micro_batch) <= room_bytes:
-            return rung.with_changes({"training.batch_size": micro_batch,
-                                      "training.gradient_accumulation": sequences // micro_batch})  # fmt: skip
+def fitted(rung: Config, device: str, room_bytes: int, windows: bool = False) -> Config | None:
+    """`rung` made smaller() until it is predicted to fit, the effective batch as it was; None if it never does."""
+    tried: Config | None = rung
+    while tried is not None and memory_needed(tried, device) > room_bytes:
+        tried = smaller(tried, windows)
+    return tried
+
+
+def smaller(rung: Config, windows: bool = False) -> Config | None:
+    """The same training with less memory: half the micro-batch; at one sequence, blocks that are computed again; and
+    with `windows` half the longest window, down to LEAST_WINDOW tokens. None when nothing is left."""
+    training = rung.training
+    sizes = halved(training.batch_size, training.batch_size * training.gradient_accumulation)
+    if len(sizes) > 1:
+        return split(rung, sizes[1])
+    if not rung.device.gradient_checkpointing:
+        return rung.with_changes({"device.gradient_checkpointing": True})
+    if windows and rung.context % 2 == 0 and rung.context // 2 >= LEAST_WINDOW:
+        return rung.with_changes({"device.longest_window": rung.context // 2})
     return None
+
+
+def split(rung: Config, micro_batch: int) -> Config:
+    """`rung` in passes of `micro_batch` sequences, a divisor of the step's."""
+    sequences = rung.training.batch_size * rung.training.gradient_accumulation
+    return rung.with_changes({"training.batch_size": micro_batch,
+                              "training.gradient_accumulation": sequences // micro_batch})  # fmt: skip
+
+
+def how_it_fits(rung: Config) -> str:
+    """Of a rung that was made smaller, in words."""
+    told = [f"micro-batches of {rung.training.batch_size}"]
+    if rung.device.gradient_checkpointing:
+        told.append("blocks computed again")
+    if rung.context < rung.model.block_size:
+        told.append(f"windows of {rung.context} tokens")
+    return ", ".join(told)
 
 
 def halved(micro_batch: int, sequences: int) -> list[int]:

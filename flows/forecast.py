@@ -22,6 +22,8 @@ class Speed:
     threads: int
     batch_size: int | None = None  # the micro-batch that fitted and was fastest; None: as configured
     gradient_accumulation: int | None = None
+    gradient_checkpointing: bool = False  # it needs them to fit into memory
+    longest_window: int | None = None
     evaluation_seconds_per_token: float | None = None  # None: not measured, taken as a third of a step's
     sample_seconds: float = 0.0  # of one sample
     save_seconds: float = 0.0  # of one checkpoint

@@ -111,7 +111,7 @@ def parse(argv: list[str]) -> RunOptions:
     if given.data is not None:
         set_key(values, "data.source", _source(given.data))
     config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
-    rungs = tuple(_rung(path, config, model_changes) for path in _rung_files(config, model_file))
+    rungs = tuple(rung_of(path, config, model_changes) for path in _rung_files(config, model_file))
     _check_names(given, rungs)
     _check_from_scratch(rungs)
     return RunOptions(
@@ -215,7 +215,7 @@ def _rung_files(config: RunConfig, model_file: Path | None) -> list[Path]:
     return files
 
 
-def _rung(file: Path, config: RunConfig, changes: list[str]) -> Config:
+def rung_of(file: Path, config: RunConfig, changes: list[str]) -> Config:
     """A model with the run's data and device; what the run says nothing of is as the model's file has it."""
     rung = load_config(file, changes)
     said = {key: getattr(config.device, key) for key in config.device.model_fields_set}

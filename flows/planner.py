@@ -134,17 +134,18 @@ def make_plan(
     Raises UserError when the data cannot feed even the smallest model.
     """
     left_out = [{"name": name, "reason": reason} for name, reason in unmeasured.items()]
-    candidates = []
+    candidates, obstacles = [], {}
     for rung in rungs:
         if rung.name not in speeds:
             continue
         obstacle = _obstacle(rung, speeds[rung.name], corpus, room_bytes)
         if obstacle is None:
             candidates.append(rung)
-        elif len(rungs) == 1 or rung is rungs[0]:
-            raise UserError(f"{rung.name}: {obstacle}")
         else:
-            left_out.append({"name": rung.name, "reason": obstacle})
+            obstacles[rung.name] = obstacle
+    if not candidates:
+        raise UserError("; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items()))
+    left_out += [{"name": name, "reason": obstacle} for name, obstacle in obstacles.items()]
 
     planner = _Planner(speeds, corpus, pinned, fixed)
     seconds = pace.training_seconds(budget, phases)
@@ -219,6 +220,10 @@ class _Planner:
         if speed.batch_size is not None and not self.pinned & STEP_SPLIT:
             changes["training.batch_size"] = speed.batch_size
             changes["training.gradient_accumulation"] = speed.gradient_accumulation
+        if speed.gradient_checkpointing:
+            changes["device.gradient_checkpointing"] = True
+        if speed.longest_window:
+            changes["device.longest_window"] = speed.longest_window
         sized = sized.with_changes({key: value for key, value in changes.items() if key not in self.pinned})
         tokens = max(1, min(max_iters, int(steps_by_time))) * step_tokens  # the clock may end it before max_iters
         return Rung(
@@ -287,7 +292,11 @@ def _obstacle(config: Config, speed: Speed, corpus: Corpus, room_bytes: int) -> 
             f"model.block_size {config.model.block_size} is longer than the validation text of about "
             f"{shortest:,} tokens; a longer text or a smaller model.block_size is needed"
         )
-    if speed.peak_memory_bytes > room_bytes:
-        return (f"took {speed.peak_memory_bytes / 2**30:.1f} GiB of memory; {room_bytes / 2**30:.1f} GiB are there for "
-                "a training")  # fmt: skip
-    return None
+    return too_much(speed.peak_memory_bytes, room_bytes)
+
+
+def too_much(peak_bytes: int, room_bytes: int) -> str | None:
+    """Why a model that took so much memory when it was measured is not trained, or None."""
+    if peak_bytes <= room_bytes:
+        return None
+    return f"took {peak_bytes / 2**30:.1f} GiB of memory; {room_bytes / 2**30:.1f} GiB are there for a training"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 
-import psutil
-
-from flows import demands, forecast, pace, planner
+from flows import accelerator, demands, forecast, pace, planner, remembered
+from flows.candidates import candidates, shipped_below
 from flows.ledger import Outcome, Step
 from flows.phases.dataset import FETCH
 from flows.run import Run
 from flows.worker import WorkerDied, WorkerTimedOut
 from nanogpt import durable
 from nanogpt.config import Config, save_config
-from nanogpt.faults import OUT_OF_MEMORY, UserError, classify
+from nanogpt.faults import DEVICE, OUT_OF_MEMORY, UserError, classify
+from nanogpt.machine import memory_bytes
 from nanogpt.training.sizes import parameters, tokens_per_step
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
@@ -34,30 +34,89 @@ def configuration(run: Run) -> None:
 
 
 def measure_speed(run: Run) -> Outcome:
-    """Seconds per real step, and of what is done beside, of each model that might be trained, in what is fastest."""
+    """Seconds per real step, and of what is done beside, of each model that might be trained, in what is fastest.
+
+    Where none of those asked for fits into memory, the next smaller shipped one is measured in their place. Raises
+    RuntimeError when not even the smallest does.
+    """
+    return Outcome(facts=accelerator.on_device(run, "configuration.measure", lambda _: _measure_all(run)))
+
+
+def _measure_all(run: Run) -> dict:
     models, unmeasured, in_bfloat16 = {}, {}, False
-    for rung in run.options.rungs:
+    asked_for = {rung.name for rung in run.options.rungs}
+    for rung in candidates(run):
+        if models and rung.name not in asked_for:
+            break
         rung = _resolved(run, rung)
         if in_bfloat16:  # faster for a smaller model already, and larger products gain more: float32 is not timed
             rung = rung.with_changes({"device.mixed_precision": True})
+        if reason := _does_not_fit(run, rung, unmeasured, alone=not models):
+            unmeasured[rung.name] = reason
+            continue
         if models and (reason := _why_not_measured(run, rung, models)):
             unmeasured[rung.name] = reason
             continue
         try:
-            models[rung.name] = speed = _measured(run, rung)
+            speed = _measured(run, rung, alone=not models)
         except (WorkerDied, RuntimeError, MemoryError) as error:
-            if not models:
+            if _is_of_accelerator(error, _device(run)) or not (models or _is_out_of_memory(error)):
                 raise
             unmeasured[rung.name] = f"cannot be trained here: {error}"
             continue
+        if not models and (reason := planner.too_much(speed["peak_memory_bytes"], _room(run, _device(run)))):
+            unmeasured[rung.name] = reason
+            continue
+        models[rung.name] = speed
         in_bfloat16 = speed["mixed_precision"] is True
         threads = "1 thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
         run.tell(f"{rung.name}: {speed['parameters'] / 1e6:.1f} M parameters, "
                  f"{speed['tokens_per_second']:,.0f} tokens/s in {speed['precision']}, {threads}")  # fmt: skip
+    _tell_of_the_smaller(run, models, unmeasured)
     is_decided = run.options.fixed or run.options.pinned & planner.STEP_SPLIT
     if run.config.budget >= pace.BUDGET_FOR_MICRO_BATCHES and not is_decided:
         _find_micro_batch(run, models)
-    return Outcome(facts={"models": models, "unmeasured": unmeasured})
+    return {"models": models, "unmeasured": unmeasured}
+
+
+def _does_not_fit(run: Run, rung: Config, unmeasured: dict[str, str], alone: bool) -> str | None:
+    """Why `rung` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is
+    predicted. `alone`: no smaller one has fitted, so that its windows may be cut."""
+    before = remembered.too_large(run, [*run.options.rungs, rung])
+    if rung.name in before:
+        return before[rung.name]
+    size = parameters(rung.model).total
+    for other in run.options.rungs:
+        if other.name in before and parameters(_resolved(run, other).model).total < size:
+            return f"is larger than {other.name}, which {before[other.name]}"
+    device = _device(run)
+    room = _room(run, device)
+    if demands.fitted(rung, device, room, windows=alone) is None:
+        least = _least(rung, alone)
+        return (f"is predicted to need {_gib(demands.memory_needed(least, device))} even with one sequence at a time; "
+                f"{_gib(room)} are there for a training")  # fmt: skip
+    return None
+
+
+def _least(rung: Config, windows: bool) -> Config:
+    """`rung` with as little memory as can be had."""
+    while (less := demands.smaller(rung, windows)) is not None:
+        rung = less
+    return rung
+
+
+def _tell_of_the_smaller(run: Run, models: dict, unmeasured: dict[str, str]) -> None:
+    """A row in the report where what was asked for does not fit and a smaller model takes its place."""
+    asked_for = [rung.name for rung in run.options.rungs]
+    if set(asked_for) & models.keys():
+        return
+    reasons = "; ".join(f"{name} {reason}" for name, reason in unmeasured.items())
+    if not models:
+        raise RuntimeError(f"no model fits into memory: {reasons}")
+    run.remedy(
+        step=MEASURE.name, symptom=OUT_OF_MEMORY, evidence=f"{asked_for[0]} {unmeasured[asked_for[0]]}",
+        remedy="the next smaller model", outcome=next(iter(models)), cost_seconds=0.0, steps_lost=0,
+    )  # fmt: skip
 
 
 def _find_micro_batch(run: Run, models: dict) -> None:
@@ -89,12 +148,8 @@ def _find_micro_batch(run: Run, models: dict) -> None:
 
 
 def _why_not_measured(run: Run, rung: Config, models: dict) -> str | None:
-    """What speaks against `rung` before a step of it is tried: memory, disk, too little text or too little time."""
-    device = _device(run)
-    room, free = _room(run, device), shutil.disk_usage(run.paths.workspace).free
-    if demands.fitted(rung, device, room) is None:
-        return (f"is predicted to need {_gib(demands.memory_needed(rung, device, micro_batch=1))} even with one "
-                f"sequence at a time; {_gib(room)} are there for a training")  # fmt: skip
+    """What speaks against `rung` before a step of it is tried: disk, too little text or too little time."""
+    free = shutil.disk_usage(run.paths.workspace).free
     if demands.disk_needed(rung) > free:
         return f"its checkpoints would need {_gib(demands.disk_needed(rung))}; {_gib(free)} of the disk are free"
     if reason := planner.starved(parameters(rung.model).total, _corpus(run)):
@@ -105,25 +160,29 @@ def _why_not_measured(run: Run, rung: Config, models: dict) -> str | None:
     return planner.hopeless(parameters(rung.model).total, measured, step_tokens, seconds, _corpus(run))
 
 
-def _measured(run: Run, rung: Config) -> dict:
-    """The speed of `rung`, its micro-batch made smaller until it fits into memory; the effective batch stays."""
+def _measured(run: Run, rung: Config, alone: bool = False) -> dict:
+    """The speed of `rung`, as it fitted before and made smaller until it fits now; the effective batch stays.
+
+    `alone`: no smaller model has fitted, so that its windows may be cut too.
+    """
     device = _device(run)
-    rung = demands.fitted(rung, device, _room(run, device)) or rung
+    rung = remembered.as_settled(run, rung)
+    rung = demands.fitted(rung, device, _room(run, device), windows=alone) or rung
     while True:
-        training = rung.training
         try:
             speed = _measured_once(run, rung, device)
         except (WorkerDied, RuntimeError, MemoryError) as error:
-            if training.batch_size == 1 or not _is_out_of_memory(error):
+            less = demands.smaller(rung, windows=alone)
+            if less is None or not _is_out_of_memory(error):
                 raise
-            sequences = training.batch_size * training.gradient_accumulation
-            smaller = demands.halved(training.batch_size, sequences)[1]
-            rung = rung.with_changes({"training.batch_size": smaller,
-                                      "training.gradient_accumulation": sequences // smaller})  # fmt: skip
-            run.tell(f"{rung.name}: out of memory; now in micro-batches of {smaller}, not {training.batch_size}",
+            run.tell(f"{rung.name}: out of memory with {demands.how_it_fits(rung)}; now {demands.how_it_fits(less)}",
                      "warning")  # fmt: skip
+            rung = less
             continue
+        training = rung.training
         return {**speed, "batch_size": training.batch_size, "gradient_accumulation": training.gradient_accumulation,
+                "gradient_checkpointing": rung.device.gradient_checkpointing,
+                "longest_window": rung.device.longest_window,
                 "micro_batch": training.batch_size, "share_of_peak": speed["share_of_matmul"]}  # fmt: skip
 
 
@@ -144,7 +203,12 @@ def _measured_once(run: Run, rung: Config, device: str) -> dict:
 def _is_out_of_memory(error: Exception) -> bool:
     """Told by the allocator, or by the death of the process that asked for too much."""
     died = isinstance(error, WorkerDied) and not isinstance(error, WorkerTimedOut)
-    return died or classify(error) == OUT_OF_MEMORY
+    return classify(error) == OUT_OF_MEMORY or (died and classify(error) != DEVICE)
+
+
+def _is_of_accelerator(error: Exception, device: str) -> bool:
+    """Whether it is the device that fails, whatever the model: it says so, or it hangs."""
+    return device != "cpu" and (isinstance(error, WorkerTimedOut) or classify(error) == DEVICE)
 
 
 def make_plan(run: Run) -> Outcome:
@@ -165,20 +229,22 @@ def make_plan(run: Run) -> Outcome:
 
 def _planned(run: Run, models: dict, unmeasured: dict[str, str]) -> planner.Plan:
     device = _device(run)
+    asked_for = [rung.name for rung in run.options.rungs]
     rungs = [
         rung.with_changes({"data.tokenizer": _tokenizer(run), "device.type": device})
-        for rung in run.options.rungs
+        for rung in candidates(run) if rung.name in (*asked_for, *models)
     ]  # fmt: skip
+    as_written = run.options.fixed and asked_for[0] in models
     return planner.make_plan(
         rungs, {name: forecast.speed_of(name, facts) for name, facts in models.items()}, unmeasured, run.config.budget,
-        _phases(run), _corpus(run), _room(run, device), run.options.fixed, run.options.pinned,
+        _phases(run), _corpus(run), _room(run, device), as_written, run.options.pinned,
     )  # fmt: skip
 
 
 def _room(run: Run, device: str) -> int:
     """Bytes that a training may take."""
     proved = run.facts("environment.device")
-    total = proved["memory_bytes"] if proved["device"] == device else psutil.virtual_memory().total
+    total = proved["memory_bytes"] if proved["device"] == device else memory_bytes()
     return demands.room(device, total)
 
 
@@ -207,7 +273,7 @@ def _resolved(run: Run, rung: Config) -> Config:
 
 
 def _device(run: Run) -> str:
-    return run.facts("implementation.checks")["device"]
+    return accelerator.device_of(run)
 
 
 def _gib(size: float) -> str:
@@ -218,7 +284,7 @@ def _measure_settings(run: Run) -> dict:
     """Shapes and batch decide the speed; learning rates and schedules do not."""
     return {
         "budget": run.config.budget,
-        "device": run.config.device.model_dump(),
+        "device": run.config.device.model_dump(), **_too_large(run),
         "models": {
             rung.name: {"model": rung.model.model_dump(), "batch_size": rung.training.batch_size,
                         "gradient_accumulation": rung.training.gradient_accumulation,
@@ -229,9 +295,18 @@ def _measure_settings(run: Run) -> dict:
     }  # fmt: skip
 
 
+def _too_large(run: Run) -> dict:
+    """What did not fit into memory: with one more, or with memory for it, there is another plan to make."""
+    found = remembered.too_large(run, run.options.rungs)
+    if not found:
+        return {}
+    return {"too_large": sorted(found | remembered.too_large(run, shipped_below(run)))}
+
+
 def _plan_settings(run: Run) -> dict:
     return {
         "budget": run.config.budget, "data": run.config.data.model_dump(), "device": run.config.device.model_dump(),
+        **_too_large(run),
         "models": {rung.name: rung.model_dump(include={"model", "training"}) for rung in run.options.rungs},
         "pinned": sorted(run.options.pinned),
     }  # fmt: skip
@@ -244,6 +319,6 @@ MEASURE = Step(
 PLAN = Step(
     "configuration.plan", "Plan the ladder and write its YAML", make_plan, _plan_settings,
     needs=("configuration.measure", "dataset.fetch", "implementation.checks"),
-    code=("flows.planner", "flows.phases.configuration"), costly=True,
+    code=("flows.planner", "flows.phases.configuration"), costly=True, decides=True,
 )  # fmt: skip
 STEPS = [MEASURE, PLAN]

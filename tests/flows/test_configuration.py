@@ -5,9 +5,10 @@ from collections import namedtuple
 
 import pytest
 
+from flows import remembered
 from flows.display import PlainDisplay
 from flows.ledger import Outcome, Step
-from flows.options import parse
+from flows.options import CHECKOUT, parse
 from flows.phases import configuration
 from flows.run import Run
 from nanogpt.config import Config, load_config
@@ -27,7 +28,7 @@ class Machine:
     """Answers as the worker would on a machine of `rate` FLOP/s, where micro-batches above `most` have no memory."""
 
     def __init__(self, rate: float = 1e15, most: int = 10**6, fastest: int | None = None):
-        self.rate, self.most, self.fastest = rate, most, fastest
+        self.rate, self.most, self.fastest, self.peak = rate, most, fastest, GIB
         self.measured: list[tuple[str, int]] = []
         self.searched: list[tuple[str, float]] = []
 
@@ -49,7 +50,7 @@ class Machine:
             "parameters": parameters(config.model).total, "tokens_per_second": tokens_per_second,
             "seconds_per_step": tokens_per_step(config) / tokens_per_second, "flops_per_second": rate,
             "share_of_matmul": 0.5,
-            "peak_memory_bytes": GIB, "mixed_precision": True, "precision": "bfloat16", "threads": 2,
+            "peak_memory_bytes": self.peak, "mixed_precision": True, "precision": "bfloat16", "threads": 2,
             "evaluation_seconds_per_token": 1e-9, "sample_seconds": 0.01, "save_seconds": 0.1,
         }  # fmt: skip
 
@@ -60,6 +61,21 @@ class Machine:
             *({"micro_batch": size, "result": "fits", "tokens_per_second": speed} for size, speed in speeds.items()),
             {"micro_batch": 16, "result": "out of memory"},
         ]}  # fmt: skip
+
+
+class Small(Machine):
+    """A machine that runs out of memory with more than `tokens` in a pass, or, as `recomputes`, with kept blocks."""
+
+    def __init__(self, tokens: int, recomputes: bool = True):
+        super().__init__()
+        self.tokens, self.recomputes, self.fitted = tokens, recomputes, []
+
+    def choose_precision_and_threads(self, config, device, seconds):
+        tokens = config.training.batch_size * config.context
+        if tokens > self.tokens or (self.recomputes and not config.device.gradient_checkpointing):
+            raise MemoryError
+        self.fitted.append((config.name, config.training.batch_size, config.context))
+        return super().choose_precision_and_threads(config, device, seconds)
 
 
 @pytest.fixture
@@ -172,3 +188,102 @@ def test_the_plan_writes_what_was_measured_into_the_models_yaml(start):
     resolved = load_config(run.paths.configs / "medium_model.yaml")
     assert (resolved.training.batch_size, resolved.training.gradient_accumulation) == (2, 8)
     assert resolved.device.mixed_precision is True and resolved.device.threads == 2
+
+
+# Memory -----------------------------------------------------------------------------------------------------------
+
+CONFIG = ["--config", str(CHECKOUT / "configs/tiny_model.yaml")]  # 128 tokens in a window
+
+
+@pytest.mark.parametrize("tokens, recomputes, fits", [
+    (640, False, ("tiny_model", 3, 128)), (128, False, ("tiny_model", 1, 128)), (128, True, ("tiny_model", 1, 128)),
+    (64, True, ("tiny_model", 1, 64)), (16, True, ("tiny_model", 1, 16)),
+])  # fmt: skip
+def test_what_has_no_memory_is_recomputed_and_then_cut_into_windows(start, tokens, recomputes, fits):
+    run = start(Small(tokens, recomputes), *CONFIG)
+    for step in (configuration.MEASURE, configuration.PLAN):
+        run.do(step)
+    assert run.worker.fitted == [fits]
+    planned = load_config(run.paths.configs / "tiny_model.yaml")
+    assert (planned.training.batch_size, planned.context) == fits[1:]
+    assert planned.training.batch_size * planned.training.gradient_accumulation == 12
+    assert planned.device.gradient_checkpointing is (tokens <= 64 or recomputes)
+
+
+def test_only_the_smallest_is_cut_into_windows_a_larger_one_is_left_out(start):
+    run = start(Small(64), "--budget", "8h", "--set", "ladder=[micro, tiny_model]")
+    facts = configuration.measure_speed(run).facts
+    assert list(facts["models"]) == ["micro"] and "cannot be trained here" in facts["unmeasured"]["tiny_model"]
+
+
+@pytest.mark.parametrize("memory", [0.85 * GIB, 0.7 * GIB])
+def test_where_the_model_asked_for_is_predicted_not_to_fit_the_next_smaller_one_takes_its_place(start, memory):
+    little = {**FACTS["environment.device"], "memory_bytes": int(memory)}
+    machine = Machine()
+    machine.peak = GIB // 4
+    run = start(machine, "--config", str(CHECKOUT / "configs/small_model.yaml"), "--set", "training.max_iters=177",
+                **{"environment.device": little})  # fmt: skip
+    for step in (configuration.MEASURE, configuration.PLAN):
+        run.do(step)
+    [name] = run.rung_names()
+    assert name == ("tiny_shakespeare" if memory > 0.8 * GIB else "tiny_model")
+    assert load_config(run.paths.configs / f"{name}.yaml").training.max_iters == 177
+    [row] = run.remedies
+    assert row["symptom"] == "out_of_memory" and row["remedy"] == "the next smaller model" and row["outcome"] == name
+    assert re.search(r"small_model is predicted to need \d\.\d GiB even with one sequence", row["evidence"])
+
+
+def test_where_not_even_the_smallest_fits_the_reasons_are_told(start):
+    with pytest.raises(RuntimeError, match=r"no model fits into memory: tiny_model cannot .*; micro cannot be trained"):
+        configuration.measure_speed(start(Small(8), *CONFIG))
+
+
+# What is remembered -----------------------------------------------------------------------------------------------
+
+
+def test_the_next_run_begins_with_what_fitted(start):
+    run = start(Machine(), *CONFIG)
+    config = load_config(CHECKOUT / "configs/tiny_model.yaml")
+    fits = {"micro_batch": 5, "device": "cpu", "gradient_checkpointing": True}
+    remembered.note(run, resolved(config), fits, "killed")
+    machine = Small(10**6)
+    facts = configuration.measure_speed(start(machine, *CONFIG, "--run", "next")).facts["models"]["tiny_model"]
+    assert machine.fitted == [("tiny_model", 3, 128)]  # what divides the step's 12
+    assert (facts["batch_size"], facts["gradient_checkpointing"]) == (3, True)
+
+
+def test_a_person_who_sets_the_micro_batch_wins(start):
+    run = start(Machine(), *CONFIG)
+    remembered.note(run, resolved(load_config(CHECKOUT / "configs/tiny_model.yaml")), None, "killed")
+    machine = Machine()
+    configuration.measure_speed(start(machine, *CONFIG, "--set", "training.batch_size=6", "--run", "next"))
+    assert machine.measured == [("tiny_model", 6)]
+
+
+def test_what_did_not_fit_is_planned_without_in_this_run_and_the_next(start):
+    run = start(Machine(), *CONFIG)
+    for step in (configuration.MEASURE, configuration.PLAN):
+        run.do(step)
+    assert run.rung_names() == ["tiny_model"]
+    remembered.note(run, load_config(run.paths.configs / "tiny_model.yaml"), None, "out of memory in windows of 16")
+    for again in (run, start(Machine(), *CONFIG, "--run", "next")):
+        for step in (configuration.MEASURE, configuration.PLAN):
+            again.do(step)
+        assert again.rung_names() == ["micro"]
+        [row] = again.ledger.facts("configuration.plan")["left_out"]
+        assert row["name"] == "tiny_model" and "did not fit into memory on" in row["reason"]
+        assert "out of memory in windows of 16" in row["reason"]
+
+
+def test_what_is_larger_than_what_did_not_fit_is_not_tried(start):
+    ladder = ["--budget", "8h", "--set", "ladder=[micro, tiny_model, small_model]"]
+    run = start(Machine(), *ladder)
+    remembered.note(run, resolved(load_config(CHECKOUT / "configs/tiny_model.yaml")), None, "killed")
+    facts = configuration.measure_speed(run).facts
+    assert list(facts["models"]) == ["micro"]
+    assert facts["unmeasured"]["small_model"].startswith("is larger than tiny_model, which did not fit into memory on")
+
+
+def resolved(config: Config) -> Config:
+    """As the plan writes it for this text and this machine."""
+    return config.with_changes({"data.tokenizer": "bpe", "device.type": "cpu", "device.mixed_precision": True})
