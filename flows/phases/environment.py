@@ -9,13 +9,14 @@ from importlib.metadata import distributions, version
 
 import psutil
 
-from flows import demands, documents
+from flows import accelerator, demands, documents
 from flows.ledger import Outcome, Step
 from flows.run import Run
 from nanogpt import durable
 from nanogpt.machine import cores, physical_cores, processor_name
 
 GIB = 2**30
+PATIENCE = 120.0  # seconds, for a proof of five: a device that hangs
 SPARE_DISK = GIB  # for exports, and for others: a model that finds no room is left out by the plan
 LEAST_MEMORY = 2 * GIB  # the smallest trainer peaks at 0.43 GiB, Prefect's server holds 0.2; the rest is the system's
 
@@ -69,7 +70,15 @@ def check_system(run: Run) -> Outcome:
 
 
 def check_device(run: Run) -> Outcome:
-    facts = run.worker.call("nanogpt.device:prove", asked=run.config.device.type, timeout=120)
+    accelerator.forgive(run)
+    facts = accelerator.on_device(
+        run, "environment.device", lambda asked: run.worker.call("nanogpt.device:prove", asked=asked, timeout=PATIENCE),
+        proved=run.config.device.type,
+    )  # fmt: skip
+    if reason := accelerator.reason_given_up(run):
+        asked = run.config.device.type
+        facts |= {"asked": asked, "warning": f"{reason}; taking the CPU"}
+        facts["candidates"].insert(0, {"device": asked, "works": False, "error": reason, "max_relative_error": None})
     if facts["warning"]:
         run.tell(facts["warning"], "warning")
     report = run.paths.state / "system_report.md"

@@ -11,17 +11,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows import accelerator
 from flows.ledger import Outcome, Step
 from flows.options import CHECKOUT
 from flows.run import Run
-from flows.worker import WorkerDied
 from nanogpt import durable
 from nanogpt.data import sources
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_TOKENS = 400
 TEST_SECONDS = 600  # a suite that hangs; it takes 25 s on two idle cores
-WORKER_SECONDS = 3600.0  # a device that hangs must not hold a night's run for longer
+WORKER_SECONDS = 3600.0  # what hangs must not hold a night's run for longer
+LEAST_PATIENCE = 300.0  # with an accelerator
 
 
 def evaluation(run: Run) -> None:
@@ -115,15 +116,19 @@ def run_fast_tests(run: Run) -> Outcome:
 
 def _on_device(run: Run, function: str, **arguments) -> dict:
     """A function of nanogpt.evaluation.summary on the run's device; on the CPU when that fails."""
-    target, device = f"nanogpt.evaluation.summary:{function}", run.facts("implementation.checks")["device"]
-    try:
-        return run.worker.call(target, device=device, timeout=WORKER_SECONDS, **arguments)
-    except (WorkerDied, RuntimeError, TypeError) as error:
-        if device == "cpu":
-            raise
-        run.remedy(step="evaluation", symptom="device", evidence=f"{device}: {str(error).splitlines()[0]}",
-                   remedy="evaluate on the CPU", outcome="", cost_seconds=0.0, steps_lost=0)  # fmt: skip
-        return run.worker.call(target, device="cpu", timeout=WORKER_SECONDS, **arguments)
+    target = f"nanogpt.evaluation.summary:{function}"
+
+    def work(device: str) -> dict:
+        patience = WORKER_SECONDS if device == "cpu" else _patience(run)
+        return run.worker.call(target, device=device, timeout=patience, **arguments)
+
+    return accelerator.on_device(run, "evaluation", work)
+
+
+def _patience(run: Run) -> float:
+    """Seconds after which an accelerator is taken to hang: ten times what is planned for the whole phase."""
+    planned = next(row["planned_seconds"] for row in run.facts("configuration.plan")["phases"] if row["number"] == 6)
+    return min(WORKER_SECONDS, max(LEAST_PATIENCE, 10 * planned))
 
 
 def _result_row(name: str, facts: dict) -> dict:

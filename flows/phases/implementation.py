@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from flows import accelerator
 from flows.ledger import Outcome, Step
 from flows.phases.environment import machine
 from flows.run import Run
-from flows.worker import WorkerDied
 from nanogpt import durable
+
+CHECK_PATIENCE = 180.0  # seconds, for checks of two: a device that hangs
 
 
 def implementation(run: Run) -> None:
@@ -15,41 +17,33 @@ def implementation(run: Run) -> None:
 
 def check_components(run: Run) -> Outcome:
     """Every component check; a failure on an accelerator falls back to the CPU, on the CPU it stops the run."""
-    device = run.facts("environment.device")["device"]
-    checks, trouble = _checks_on(run, device)
-    warning = ""
-    if trouble and device != "cpu":
-        warning = f"{device}: {trouble}; going on with the CPU"
-        run.remedy(step="implementation.checks", symptom="device", evidence=trouble,
-                   remedy="go on with the CPU", outcome="", cost_seconds=0.0, steps_lost=0)  # fmt: skip
-        fallen_from, device = device, "cpu"
-        checks, trouble = _checks_on(run, device)
+    proved = run.facts("environment.device")["device"]
+    checks = accelerator.on_device(run, "implementation.checks", lambda device: _passed_on(run, device), proved)
+    device = accelerator.device_of(run, proved)
     file = run.paths.state / "component_checks.json"
     durable.write_json(file, checks)
-    if trouble:
-        raise RuntimeError(f"the library does not compute what it should on this machine: {trouble}")
+    warning = f"{accelerator.reason_given_up(run)}; going on with the CPU" if device != proved else ""
     facts = {
-        "device": device, "passed": sum(check["passed"] for check in checks), "failed": 0, "checks": checks,
-        "fell_back": bool(warning), "warning": warning,
+        "device": device, "passed": len(checks), "failed": 0, "checks": checks, "fell_back": device != proved,
+        "warning": warning,
     }  # fmt: skip
-    if warning:
-        facts["fell_back_from"] = fallen_from
+    if device != proved:
+        facts["fell_back_from"] = proved
     run.display.table("component-checks", [_row(check) for check in checks], "Component checks")
     return Outcome([file], facts, identity={"device": device})
 
 
-def _checks_on(run: Run, device: str) -> tuple[list[dict], str]:
-    """The checks, and what is wrong in one line ("" when all passed)."""
-    try:
-        checks = run.worker.call("nanogpt.study.component_checks:run_checks", device=device, timeout=180)
-    except (WorkerDied, RuntimeError, TypeError) as error:
-        if device == "cpu":
-            raise
-        return [], f"{error}".splitlines()[0]
+def _passed_on(run: Run, device: str) -> list[dict]:
+    """The checks, all of which passed. Raises RuntimeError naming those that did not."""
+    checks = run.worker.call("nanogpt.study.component_checks:run_checks", device=device, timeout=CHECK_PATIENCE)
     failed = [check for check in checks if not check["passed"]]
+    if not failed:
+        return checks
+    durable.write_json(run.paths.state / "component_checks.json", checks)
     named = ", ".join(f"{check['name']} (measured {check['measured']:.3g}, limit {check['limit']:.3g})"
                       for check in failed)  # fmt: skip
-    return checks, f"{len(failed)} of {len(checks)} component checks failed: {named}" if failed else ""
+    raise RuntimeError(f"{len(failed)} of {len(checks)} component checks failed on the {device}: {named}; "
+                       "the library does not compute what it should on this machine")  # fmt: skip
 
 
 def _row(check: dict) -> dict:

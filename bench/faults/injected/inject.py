@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 
 EVERYWHERE = ("pretend", "compiler")
-NOW = {"step": 0, "micro_batch": 0, "model": "", "target": ""}  # where the victim is
+NOW = {"step": 0, "micro_batch": 0, "model": "", "target": "", "device": None}  # where the victim is
 
 
 def arm(text: str) -> None:
@@ -61,7 +61,7 @@ class Fault:
         named = self.words.get("process", usual)
         return named == "any" or process in ([named] if isinstance(named, str) else named)
 
-    def strikes(self, at: str, device: Callable[[], str | None] = lambda: None) -> bool:
+    def strikes(self, at: str, device: Callable[[], str | None] = lambda: NOW["device"]) -> bool:
         """Whether all that the fault names is true at this place; counts it when so."""
         if self.at != at or not self._matches() or self.words.get("device") not in (None, device()):
             return False
@@ -159,6 +159,7 @@ def _look_at(trainer, ahead: int) -> None:
     gradients = getattr(trainer, "gradients", trainer)  # the trainer may halve it there
     NOW["micro_batch"] = getattr(gradients, "micro_batch", 0)
     NOW["model"] = trainer.model_folder.name
+    NOW["device"] = getattr(trainer, "device", None)
 
 
 def _arm_gradients(module, faults: list[Fault]) -> None:
@@ -184,12 +185,14 @@ def _arm_gradients(module, faults: list[Fault]) -> None:
 
 
 def _arm_worker(module, faults: list[Fault]) -> None:
-    """The function that a worker is asked for."""
+    """The function that a worker is asked for. On the device "auto" is on whichever the fault names."""
     original = module._invoke
+    named = next((fault.words["device"] for fault in faults if "device" in fault.words), None)
 
     @wraps(original)
     def invoked(target, arguments):
-        NOW["target"] = target
+        device = arguments.get("device", arguments.get("asked"))
+        NOW["target"], NOW["device"] = target, named if device == "auto" else device
         _strike(faults, "call")
         return original(target, arguments)
 

@@ -33,7 +33,8 @@ When: all that is named must be true.
                 "call" (a worker's function), "start" (the process, before anything is imported)
     step        the training step, 1 is the first; or a list. At an evaluation, a sample, a saving: the steps done
     from_step   this step and all later ones
-    device      "mps": the operator works on tensors there (they are pretended): after a fall to the CPU it is silent
+    device      "mps": the operator's tensors, the training or the worker's call are there (it is pretended): after a
+                fall to the CPU the fault is silent
     micro_batch_above   only while the micro-batch is larger
     model       the model's name, "micro"
     target      of a worker's call: "nanogpt.device:prove"
