@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from flows import demands
+from flows import accelerator, demands
 from nanogpt.config import Config
 from nanogpt.machine import memory_bytes
 from nanogpt.training.memory_store import STORE, Fit, MemoryStore
@@ -86,6 +86,8 @@ def _on_its_device(run: Run, config: Config, alphabet: int) -> Config:
 
 
 def _device(run: Run, config: Config) -> str:
+    if accelerator.reason_given_up(run):
+        return "cpu"
     if config.device.type != "auto":
         return config.device.type
     return run.ledger.facts("implementation.checks").get("device", "cpu")
