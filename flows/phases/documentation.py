@@ -145,13 +145,18 @@ def _troubles(run: Run) -> dict:
     return {"troubles": {record.title: record.cause for record in run.phases if record.cause}}
 
 
+def _told(run: Run) -> dict:
+    """What the report has to tell besides the steps' results: the weights may be the same with a remedy as without."""
+    return {**_troubles(run), "remedies": [f"{row['when']} {row['symptom']}" for row in _remedies(run)]}
+
+
 def steps(upstream: Sequence[Step]) -> list[Step]:
     """The steps that tell of all others."""
     needs = tuple(step.name for step in upstream)
     return [
         Step("documentation.figures", "Draw the figures", draw_figures, _troubles, needs, code=("nanogpt.plots",),
              regardless=True),
-        Step("documentation.report", "Write the report and the guides", write_report, _troubles, needs,
+        Step("documentation.report", "Write the report and the guides", write_report, _told, needs,
              code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.wording",
                    "flows.phases.documentation"),
              regardless=True),

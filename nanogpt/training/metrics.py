@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nanogpt import durable
 
@@ -17,9 +18,10 @@ class JsonLines:
     """An append-only file of JSON objects; each row is flushed, so that a reader sees it at once."""
 
     def __init__(self, path: Path):
+        """What cannot be opened is set aside as *.bad. Raises OSError (a read-only folder, a full disk)."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab")  # noqa: SIM115  held open for the training's life
+        self._file, self.was_set_aside = _opened(path)
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             self._file.write(b"\n")  # the last row was cut by a crash: it must not swallow the next one
 
@@ -32,17 +34,38 @@ class JsonLines:
         """Bring all rows to the disk: a checkpoint must never be ahead of the metrics that led to it."""
         durable.fsync_file(self._file)
 
-    def keep(self, wanted: Callable[[dict], bool]) -> None:
-        """Drop the rows that are not `wanted`, and any that a crash cut short."""
-        rows = [row for row in read_rows(self.path) if wanted(row)]
+    def rows(self) -> list[dict]:
+        """All rows but those that a crash cut short."""
+        return list(read_rows(self.path))
+
+    def keep(self, wanted: Callable[[dict], bool], known: list[dict] | None = None) -> bool:
+        """Drop the rows that are not `wanted`, and any that a crash cut short.
+
+        `known`: rows that are known to have been written, from a verified checkpoint. Where those in the file are
+        others, `known` takes their place, and True is returned.
+        """
+        rows = [row for row in self.rows() if wanted(row)]
+        of_known = rows if known is None else [row for row in known if wanted(row)]
         self._file.close()
-        durable.write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        durable.write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of_known))
         self._file = open(self.path, "ab")  # noqa: SIM115
+        return of_known != rows
 
     def close(self) -> None:
         """Bring all rows to the disk and let go of the file."""
         self.sync()
         self._file.close()
+
+
+def _opened(path: Path) -> tuple[BinaryIO, bool]:
+    """The file, held open for the training's life, and whether what was there had to be set aside."""
+    try:
+        return open(path, "ab"), False
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EIO):
+            raise
+    os.replace(path, path.with_name(f"{path.name}.bad"))
+    return open(path, "ab"), True
 
 
 def read_rows(path: Path) -> Iterable[dict]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
@@ -47,6 +48,9 @@ class ModelFolder:
         self._tracker: Tracker | None = None
         self._best_val_loss: float | None = None
         self.beat("loading")
+        for file in (self.metrics, self.samples, self.events):
+            if file.was_set_aside:
+                self.event("set aside", f"{file.path.name} could not be opened: it is now {file.path.name}.bad")
 
     def describe(self, tokenizer: Tokenizer, data_sha256: str) -> None:
         """Say what this folder is: its configuration, its tokenizer, its data; an older outcome is no longer true."""
@@ -85,19 +89,28 @@ class ModelFolder:
             checkpoint.set_aside(best.folder)
             self.event("set aside", "best/ is of another training")
 
-    def go_back_to(self, step: int) -> None:
-        """Drop the rows that a state of `step` has yet to write: its own evaluation and sample, and all later ones."""
+    def go_back_to(self, step: int, known: dict[str, list[dict]] | None = None) -> None:
+        """Drop the rows that a state of `step` has yet to write: its own evaluation and sample, and all later ones.
+
+        `known`: the rows that its checkpoint keeps ("metrics", "samples"); where those in the files are others, they
+        are damaged and written anew.
+        """
         self.step = step
-        self.metrics.keep(lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step)
-        self.samples.keep(lambda row: row["step"] < step)
+        known = known or {}
+        wanted = {"metrics": lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step,
+                  "samples": lambda row: row["step"] < step}  # fmt: skip
+        for file, name in ((self.metrics, "metrics"), (self.samples, "samples")):
+            if file.keep(wanted[name], known.get(name)):
+                self.event("restored", f"{file.path.name} was damaged: its rows are taken from the checkpoint")
         if self._tracker:
             self._tracker.redraw()
 
     def save(self, folder: Path, model: nn.Module, facts: dict, state: dict[str, Any]) -> None:
-        """A whole checkpoint; never ahead of the metrics that led to it."""
+        """A whole checkpoint; never ahead of the rows that led to it, which it keeps too: no digest is theirs."""
         self.beat("saving")
         self.metrics.sync()
-        checkpoint.save(folder, model, step=self.step, facts=facts, state=state)
+        rows = {"metrics": self.metrics.rows(), "samples": self.samples.rows()}
+        checkpoint.save(folder, model, step=self.step, facts=facts, state={**state, "rows": json.dumps(rows)})
 
     def newest(self, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that verifies, as checkpoint.load_newest() finds it; bad ones are set aside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -213,7 +214,7 @@ class Session:
         if self.average:
             self.average.load_state_dict(found.state["average"])
         checkpoint.restore_random_state(found.state["random"], self.device)
-        self.folder.go_back_to(found.step)
+        self.folder.go_back_to(found.step, json.loads(found.state.get("rows", "null")))
 
     def rewind(self) -> None:
         """Back to a healthy checkpoint, with half the learning rate and other data ahead.

@@ -43,6 +43,27 @@ def test_rows_that_are_not_wanted_go_and_later_ones_follow_the_rest(tmp_path):
     assert [row["step"] for row in read_rows(rows.path)] == [0, 1, 9]
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"step": 0, "loss": 3', b'{"step": 0, "loss": 3.1}\n{"step": 1, "loss": 7.2}\n'])
+def test_rows_that_are_known_take_the_place_of_damaged_ones(tmp_path, damage):
+    path, known = tmp_path / "metrics.jsonl", [{"step": 0, "loss": 3.1}, {"step": 1, "loss": 2.9}]
+    path.write_bytes(damage)
+    rows = JsonLines(path)
+    assert rows.keep(lambda row: row["step"] < 2, [*known, {"step": 2, "loss": 2.8}])
+    assert rows.rows() == known
+    assert not rows.keep(lambda row: row["step"] < 2, known)
+    rows.close()
+
+
+def test_a_file_that_cannot_be_opened_is_set_aside(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to(path.name)  # to itself: even root cannot open it
+    rows = JsonLines(path)
+    rows.append({"step": 1})
+    assert rows.was_set_aside and list(read_rows(path)) == [{"step": 1}]
+    assert (tmp_path / "metrics.jsonl.bad").is_symlink()
+    rows.close()
+
+
 def test_the_heartbeat_is_rewritten_when_a_second_passed_or_the_activity_changed(tmp_path, monkeypatch):
     clock = iter([0.0, 0.5, 0.6, 1.7])
     monkeypatch.setattr("nanogpt.training.metrics.time.monotonic", lambda: next(clock))
