@@ -37,6 +37,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+BAD_STEPS = 3  # in a row, after which a training goes back
+
+
 def _whole_number(value: Any) -> Any:
     """PyYAML reads `1e4` as text: accept any notation of a whole number."""
     if isinstance(value, str):
@@ -202,6 +205,16 @@ class TrainingConfig(Section):
             raise ValueError(f"initial_batch {self.initial_batch} does not become {batch} sequences by doubling")
         if self.lora_rank and self.init_from is None:
             raise ValueError("lora_rank needs init_from: adapters change a model that is there")
+        return self
+
+    @model_validator(mode="after")
+    def _check_way_back(self) -> TrainingConfig:
+        """Three bad steps in a row lead back to a checkpoint from before them (training.stability)."""
+        if (self.keep_checkpoints - 1) * self.checkpoint_interval < BAD_STEPS - 1:
+            raise ValueError(
+                f"keep_checkpoints {self.keep_checkpoints} with checkpoint_interval {self.checkpoint_interval}: none "
+                f"would be from before {BAD_STEPS} bad steps in a row; keep 3, or save less often"
+            )
         return self
 
 

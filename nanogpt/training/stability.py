@@ -10,10 +10,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
+from nanogpt.config import BAD_STEPS
+
 WINDOW = 128
 SIGMAS = 6.0
 SMALLEST_SIGMA = 0.02  # as a share of the mean: on a plateau the spread is next to nothing and all would be outliers
-BAD_IN_A_ROW = 3
+BAD_IN_A_ROW = BAD_STEPS
 BAD_AMONG, RECENT = 6, 100  # so many bad ones among the last so many
 MAX_REWINDS = 3
 LEARNING_RATE_AFTER_REWIND = 0.5

@@ -137,6 +137,21 @@ def test_three_bad_steps_go_back_with_half_the_rate_and_other_data(data, tmp_pat
         assert_same(outcome, whole, tmp_path / str(looks), tmp_path / "whole")
 
 
+@pytest.mark.parametrize("keep, interval", [(2, 2), (3, 1)])
+@pytest.mark.parametrize("first_bad", [8, 9])
+def test_the_fewest_checkpoints_that_may_be_kept_are_enough_to_go_back(data, tmp_path, monkeypatch, keep, interval,
+                                                                      first_bad):  # fmt: skip
+    poison(monkeypatch, {4 * step for step in range(first_bad, first_bad + 3)})
+    config = tiny(max_iters=14, schedule="constant", keep_checkpoints=keep, checkpoint_interval=interval)
+    assert train(config, data, tmp_path).status == "finished"
+    assert f"back to {first_bad // interval * interval} at" in events(tmp_path, "rewound")[0]["message"]
+
+
+def test_fewer_are_refused():
+    with pytest.raises(ValueError, match="none would be from before 3 bad steps in a row; keep 3, or save less often"):
+        tiny(keep_checkpoints=2, checkpoint_interval=1)
+
+
 def test_a_checkpoint_among_the_bad_steps_is_not_healthy(data, tmp_path, monkeypatch):
     poison(monkeypatch, {4 * step for step in (15, 16, 17)})
     config = tiny(schedule="constant")
