@@ -51,7 +51,8 @@ def train_model(run: Run, name: str) -> Outcome:
     _draw_loss(folder)
     documents.render_model_card({"name": name, "facts": facts, "config": config.model_dump()}, folder / "README.md")
     weights = sorted((folder / "best").iterdir()) + sorted((folder / "final").iterdir())
-    return Outcome([*weights, folder / "metrics.jsonl"], facts, identity={"sha256": facts["sha256"],
+    to_use_them = [folder / "config.yaml", *sorted(folder.glob("tokenizer*.json"))]
+    return Outcome([*weights, *to_use_them, folder / "metrics.jsonl"], facts, identity={"sha256": facts["sha256"],
                    "best": durable.sha256_file(folder / "best" / "model.safetensors")})  # fmt: skip
 
 

@@ -43,7 +43,10 @@ def test_rows_that_are_not_wanted_go_and_later_ones_follow_the_rest(tmp_path):
     assert [row["step"] for row in read_rows(rows.path)] == [0, 1, 9]
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"step": 0, "loss": 3', b'{"step": 0, "loss": 3.1}\n{"step": 1, "loss": 7.2}\n'])
+DAMAGED = [b"", b'{"step": 0, "loss": 3', b'{"step": 0, "loss": 3.1}\n{"step": 1, "loss": 7.2}\n']
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
 def test_rows_that_are_known_take_the_place_of_damaged_ones(tmp_path, damage):
     path, known = tmp_path / "metrics.jsonl", [{"step": 0, "loss": 3.1}, {"step": 1, "loss": 2.9}]
     path.write_bytes(damage)
