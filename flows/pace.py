@@ -9,6 +9,7 @@ from nanogpt.machine import processor_name
 
 START_SECONDS = 12.5  # imports, Prefect's server, the end (measured 12.4 and 12.8)
 MARGIN = 0.05  # of the budget: noise of the machine
+LEAST_SECONDS = 10.0  # for a training that is planned again when its time is gone
 LEAST_SHARE = 0.1  # of the budget for training, however short it is
 MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a short budget
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it

@@ -29,6 +29,7 @@ CHILD_SECONDS = 3.0  # of each model's process, before its first step and after 
 EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
+WORTH_GOING_ON = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
 SIMILAR = 1.03  # expected losses within this share count as equal: the estimate is no better; the larger model wins
@@ -127,11 +128,14 @@ def hopeless(
 def make_plan(
     rungs: Sequence[Config], speeds: dict[str, Speed], unmeasured: dict[str, str], budget: float,
     phases: dict[str, float], corpus: Corpus, room_bytes: int, fixed: bool, pinned: frozenset[str],
+    trained: Sequence[Rung] = (), seconds: float | None = None,
 ) -> Plan:  # fmt: skip
     """The ladder for `budget` seconds, of which the other phases take `phases` (flows.pace), in
     `room_bytes` of memory.
 
-    Raises UserError when the data cannot feed even the smallest model.
+    A plan made again in the middle of the training: `trained` are done, and stay as they are or go on; `seconds` are
+    all that there are for the training, theirs included. Raises UserError when the data cannot feed even the smallest
+    model.
     """
     left_out = [{"name": name, "reason": reason} for name, reason in unmeasured.items()]
     candidates, obstacles = [], {}
@@ -147,8 +151,8 @@ def make_plan(
         raise UserError("; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items()))
     left_out += [{"name": name, "reason": obstacle} for name, obstacle in obstacles.items()]
 
-    planner = _Planner(speeds, corpus, pinned, fixed)
-    seconds = pace.training_seconds(budget, phases)
+    planner = _Planner(speeds, corpus, pinned, fixed, {rung.config.name: rung for rung in trained})
+    seconds = pace.training_seconds(budget, phases) if seconds is None else seconds
     ladder = planner.ladder(candidates, seconds)
     chosen = {rung.config.name for rung in ladder}
     for rung in candidates:
@@ -157,7 +161,7 @@ def make_plan(
     training = sum(rung.seconds + CHILD_SECONDS for rung in ladder)
     judging = sum(judging_seconds(rung.config, speeds[rung.config.name], corpus) for rung in ladder)
     needed = {**phases, "evaluation": phases["evaluation"] + judging}
-    others = pace.within(budget - training - pace.START_SECONDS, needed)
+    others = pace.within(max(0.0, budget - training - pace.START_SECONDS), needed)
     return Plan(budget, ladder, left_out, {**others, "training": training})
 
 
@@ -169,15 +173,21 @@ class _Planner:
     corpus: Corpus
     pinned: frozenset[str]  # settings that a person made: they stay
     fixed: bool  # the whole model is as a person wrote it
+    trained: dict[str, Rung]
 
     def ladder(self, candidates: list[Config], seconds: float) -> list[Rung]:
         """The small one first, then the largest expected to predict about as well as any in the time left."""
         first, *larger = candidates
+        done = self.trained.get(first.name)
         if self.fixed:
             return [self.rung(first, self.left_for(first, seconds), "the model that --config names")]
         alone = self.rung(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
-        share = self.rung(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
+        if done and alone.config.training.max_iters < WORTH_GOING_ON * done.config.training.max_iters:
+            alone = done
+        share = done or self.rung(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
         rest = self.left_for(first, seconds) - share.seconds
+        if done and rest < pace.LEAST_SECONDS:
+            return [done]
         others = [
             self.rung(rung, self.left_for(rung, rest), "the largest that the time left can feed well")
             for rung in larger
@@ -202,7 +212,7 @@ class _Planner:
         for _ in range(2):  # what is done beside the steps depends on their number, a little
             steps_by_time = max(1.0, (seconds - beside) / speed.seconds_per_step)
             steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
-            max_iters = max(config.training.warmup_iters + 30, int(min(steps_by_time, steps_by_data)))
+            max_iters = max(self.least_steps(config), int(min(steps_by_time, steps_by_data)))
             sized = config.with_changes(self.free({
                 "training.max_iters": max_iters, **self.intervals(config, speed, max_iters), "model.dropout": dropout,
             }))  # fmt: skip
@@ -232,6 +242,11 @@ class _Planner:
             expected_bits_per_byte=expected_bits_per_byte(speed.parameters, tokens, self.corpus.train_tokens), why=why,
         )  # fmt: skip
 
+    def least_steps(self, config: Config) -> int:
+        """Warm-up and a few; a training that is done goes on, never back."""
+        done = self.trained.get(config.name)
+        return max(config.training.warmup_iters + 30, done.config.training.max_iters if done else 0)
+
     def free(self, changes: dict) -> dict:
         """Those of `changes` that no person has decided."""
         return {} if self.fixed else {key: value for key, value in changes.items() if key not in self.pinned}
@@ -257,8 +272,9 @@ class _Planner:
 
     def with_dropout(self, config: Config, speed: Speed, seconds: float) -> tuple[float, Speed]:
         """Dropout for a model that would learn the text by heart, and what it costs a step."""
-        dropout = config.model.dropout
-        if dropout or self.fixed or "model.dropout" in self.pinned:  # was there when the steps were measured
+        done = self.trained.get(config.name)
+        dropout = done.config.model.dropout if done else config.model.dropout
+        if done or dropout or self.fixed or "model.dropout" in self.pinned:  # was there when the steps were measured
             return dropout, speed
         passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
         dropout = _dropout(passes, speed.parameters, self.corpus)

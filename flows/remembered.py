@@ -23,14 +23,16 @@ HOW_IT_FITS = ("micro_batch", "gradient_checkpointing", "longest_window")
 def settled(run: Run, config: Config) -> dict[str, Any] | None:
     """How `config` fitted: {micro_batch, gradient_checkpointing, longest_window, evidence, when}, or None.
 
-    micro_batch None: it did not fit at all. Nothing is said where a person has set the micro-batch, the machine has
-    more memory than then, or the text has yet to be fetched.
+    micro_batch None: it did not fit at all. Nothing is said where the machine has more memory than then, or the text
+    has yet to be fetched. A micro-batch that a person has set is tried again in each run, but only once.
     """
     alphabet = run.ledger.facts("dataset.fetch").get("alphabet_size")
-    if alphabet is None or run.options.pinned & STEP_SPLIT:
+    if alphabet is None:
         return None
     limit = _store(run).limit(_on_its_device(run, config, alphabet), _memory(run, config))
     if limit is None:
+        return None
+    if run.options.pinned & STEP_SPLIT and not (run.started and limit.when >= run.started):
         return None
     fits = limit.fits or Fit(micro_batch=0)
     return {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from flows import accelerator, demands, forecast, pace, planner, remembered
 from flows.candidates import candidates, shipped_below
 from flows.ledger import Outcome, Step
+from flows.options import PHASES
 from flows.phases.dataset import FETCH
 from flows.run import Run
 from flows.worker import WorkerDied, WorkerTimedOut
 from nanogpt import durable
-from nanogpt.config import Config, save_config
+from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import DEVICE, OUT_OF_MEMORY, UserError, classify
 from nanogpt.machine import memory_bytes
 from nanogpt.training.sizes import parameters, tokens_per_step
@@ -31,6 +33,13 @@ def configuration(run: Run) -> None:
         "\n".join(f"{rung['name']}: {rung['max_iters']:,} steps, about {rung['seconds']:.0f} s" for rung in ladder),
         [run.paths.state / "plan.json", *(run.paths.configs / f"{rung['name']}.yaml" for rung in ladder)],
     )  # fmt: skip
+
+
+def plan_again(run: Run) -> None:
+    """In the middle of the training: a ladder without what did not fit, for the time that is left."""
+    run.do(MEASURE)
+    run.worker.close()
+    run.do(PLAN)
 
 
 def measure_speed(run: Run) -> Outcome:
@@ -235,10 +244,35 @@ def _planned(run: Run, models: dict, unmeasured: dict[str, str]) -> planner.Plan
         for rung in candidates(run) if rung.name in (*asked_for, *models)
     ]  # fmt: skip
     as_written = run.options.fixed and asked_for[0] in models
+    phases = _phases(run)
+    trained = _trained(run)
+    seconds = _seconds_left(run, phases, trained) if _is_training(run) else None
     return planner.make_plan(
         rungs, {name: forecast.speed_of(name, facts) for name, facts in models.items()}, unmeasured, run.config.budget,
-        _phases(run), _corpus(run), _room(run, device), as_written, run.options.pinned,
+        phases, _corpus(run), _room(run, device), as_written, run.options.pinned, trained, seconds,
     )  # fmt: skip
+
+
+def _is_training(run: Run) -> bool:
+    return run.phases[PHASES.index("training")].status == "running"
+
+
+def _trained(run: Run) -> list[planner.Rung]:
+    """The models of the plan before this one that have been trained in this session."""
+    plan = run.paths.state / "plan.json"
+    rungs = durable.read_json(plan)["ladder"] if _is_training(run) and plan.is_file() else []
+    figures = ("parameters", "tokens", "seconds", "memory_bytes", "expected_bits_per_byte", "why")
+    return [
+        planner.Rung(load_config(run.paths.configs / f"{rung['name']}.yaml"), **{key: rung[key] for key in figures})
+        for rung in rungs if f"training.{rung['name']}" in run.finished_steps
+    ]  # fmt: skip
+
+
+def _seconds_left(run: Run, phases: dict[str, float], trained: Sequence[planner.Rung]) -> float:
+    """For the training in all, when the plan is made again in its middle: what is gone is gone."""
+    later = sum(phases[name] for name in PHASES[PHASES.index("training") + 1 :])
+    left = run.clock.left - later - pace.MARGIN * run.config.budget
+    return max(pace.LEAST_SECONDS, left) + sum(rung.seconds for rung in trained)
 
 
 def _room(run: Run, device: str) -> int:

@@ -277,3 +277,36 @@ def test_a_model_whose_checkpoints_are_slow_saves_seldom():
     slow = dataclasses.replace(speed(seconds_per_step=1.0), save_seconds=30.0)
     training = plan([model()], [slow], 8 * 3600).ladder[0].config.training
     assert training.checkpoint_interval * 1.0 >= 100 * 30 and training.checkpoint_minutes >= 50
+
+
+# Planned again in the middle of the training ----------------------------------------------------------------------
+
+
+def again(speeds, trained, seconds, budget=600.0):
+    phases = pace.by_experience(budget, PLAY.bytes)
+    return planner.make_plan(LADDER, {speed.name: speed for speed in speeds}, {}, budget, phases, PLAY, ROOM, False,
+                             frozenset(), trained, seconds).ladder  # fmt: skip
+
+
+@given(machines, budgets, st.floats(0.0, 1.0))
+def test_what_is_trained_stays_or_goes_on_and_is_never_made_anew(speeds, budget, left):
+    first = plan(LADDER, speeds, budget).ladder[0]
+    fewer = [speed for speed in speeds if speed.name != "large"]
+    seconds = first.seconds + left * budget
+    ladder = again(fewer, [first], seconds, budget)
+    small = ladder[0].config
+    assert small.model == first.config.model
+    assert small.training.max_iters >= first.config.training.max_iters
+    if len(ladder) == 2:
+        assert ladder[0] == first and ladder[1].config.name == "middle"
+    elif ladder[0] != first:
+        assert small.training.max_iters >= planner.WORTH_GOING_ON * first.config.training.max_iters
+
+
+def test_a_small_model_that_had_a_share_of_the_time_gets_what_a_larger_one_leaves():
+    speeds = [speed("small", 0.1), speed("middle", 0.15)]
+    first, best = plan(LADDER, speeds, 3600.0).ladder
+    assert best.config.name == "middle"
+    [alone] = again(speeds[:1], [first], first.seconds + 1800.0, 3600.0)
+    assert alone.config.training.max_iters > 3 * first.config.training.max_iters
+    assert again(speeds[:1], [first], first.seconds + 10.0, 3600.0) == [first]
