@@ -80,7 +80,7 @@ class Run:
         self.log = ActionLog(self.paths.logs / "automation_log.txt")
         self.milestones = Milestones(CHECKOUT, options.workspace, options.run, self.paths.state)
         self.phases = [PhaseRecord(number, name.capitalize()) for number, name in enumerate(PHASES, 1)]
-        self.worker = Worker(self.paths.logs / "worker.log")
+        self.worker = Worker(self.paths.logs / "worker.log", self._worker_was_killed)
         self.display: Any = None  # set by the session once it is known whether Prefect is there
         self.prefect_url: str | None = None
         self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
@@ -333,11 +333,19 @@ class Run:
 
     def hung_up(self) -> None:
         """The terminal was closed, and the run goes on without it."""
-        phase = next((record for record in self.phases if record.status == "running"), self.phases[0])
         self.remedy(
-            step=phase.title.lower(), symptom="hangup", evidence="the terminal was closed (SIGHUP)",
+            step=self._phase_under_way(), symptom="hangup", evidence="the terminal was closed (SIGHUP)",
             remedy="went on without it", outcome="nothing was lost", cost_seconds=0.0, steps_lost=0,
         )  # fmt: skip
+
+    def _worker_was_killed(self, evidence: str, seconds: float) -> None:
+        self.remedy(
+            step=self._phase_under_way(), symptom="killed", evidence=evidence, remedy="once more in a fresh process",
+            outcome="nothing was lost", cost_seconds=round(seconds, 1), steps_lost=0,
+        )  # fmt: skip
+
+    def _phase_under_way(self) -> str:
+        return next((record for record in self.phases if record.status == "running"), self.phases[0]).title.lower()
 
     def milestone(self, phase: str, title: str, body: str, files: list[Path]) -> None:
         """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are.

@@ -12,6 +12,8 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,23 +24,40 @@ class WorkerDied(Exception):
     """The worker ended by a signal or an abort; what it last printed is in the message."""
 
 
+class WorkerKilled(WorkerDied):
+    """The worker was ended by SIGKILL: by a person, or by a system without memory, which does it again."""
+
+
 class WorkerTimedOut(WorkerDied):
     """The worker gave no answer in time and was killed."""
 
 
 class Worker:
-    """One child process, started at the first call and again after a death; `close` frees its memory."""
+    """One child process, started at the first call and again after a death; `close` frees its memory.
 
-    def __init__(self, log: Path):
+    A call whose process is killed is made once more; `on_kill` is told the evidence and the seconds that it cost.
+    """
+
+    def __init__(self, log: Path, on_kill: Callable[[str, float], None] = lambda evidence, seconds: None):
         self._log = log
+        self._on_kill = on_kill
         self._log_began_at = 0
         self._pool: ProcessPoolExecutor | None = None
+        self._process: multiprocessing.process.BaseProcess | None = None
 
     def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
         """The picklable result of `module:function`(**arguments), run in the worker.
 
         Raises what the function raises, WorkerDied when the process ends or outlasts `timeout` seconds.
         """
+        began = time.monotonic()
+        try:
+            return self._call(target, timeout, arguments)
+        except WorkerKilled as error:
+            self._on_kill(str(error), time.monotonic() - began)
+            return self._call(target, timeout, arguments)
+
+    def _call(self, target: str, timeout: float | None, arguments: dict[str, Any]) -> Any:
         if self._pool is None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._log_began_at = self._log.stat().st_size if self._log.exists() else 0
@@ -47,10 +66,13 @@ class Worker:
             )
         try:
             answer = self._pool.submit(_invoke, target, arguments)  # Ctrl-C may come before it returns, too
+            [self._process] = self._pool._processes.values()
             return answer.result(timeout)
         except BrokenProcessPool:
+            self._process.join()  # it may have died since the last call, too
             self.close(kill=True)
-            raise WorkerDied(f"{target}: its process died; last words: {self._last_words()}") from None
+            died = WorkerKilled if self._process.exitcode == -signal.SIGKILL else WorkerDied
+            raise died(f"{target}: its process died; last words: {self._last_words()}") from None
         except TimeoutError:
             if answer.done():  # the function's own
                 raise

@@ -36,6 +36,17 @@ def time_out() -> None:
     raise TimeoutError("the server did not answer")
 
 
+def killed_unless(file):
+    if not file.exists():
+        file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def leave_without_a_word() -> None:
     os._exit(1)
 
@@ -114,6 +125,20 @@ def test_a_crash_is_told_with_its_last_words_and_the_next_call_has_a_new_worker(
     assert worker.call(f"{HERE}:pid") != before
     with pytest.raises(WorkerDied, match="last words: none"):  # not those of the one before
         worker.call(f"{HERE}:leave_without_a_word")
+
+
+def test_a_call_whose_process_is_killed_is_made_once_more_and_told(tmp_path):
+    told = []
+    worker = Worker(tmp_path / "worker.log", lambda evidence, seconds: told.append((evidence, seconds > 0)))
+    try:
+        assert worker.call(f"{HERE}:killed_unless", file=tmp_path / "killed") == "done"
+        assert told == [(f"{HERE}:killed_unless: its process died; last words: none", True)]
+        os.kill(worker.call(f"{HERE}:pid"), signal.SIGKILL)  # between two calls
+        assert worker.call(f"{HERE}:add", first=1, second=1) == 2
+        with pytest.raises(WorkerDied, match="killed: its process died"):
+            worker.call(f"{HERE}:killed")
+    finally:
+        worker.close(kill=True)
 
 
 def test_a_call_that_hangs_is_killed_in_time(worker):
