@@ -123,6 +123,10 @@ class Ledger:
         """What steps after a finished one depend on; None for any other."""
         return self._finished(name).get("output_digest")
 
+    def damage(self, name: str) -> str | None:
+        """What is not as a finished step left it."""
+        return outputs.damage(self._finished(name).get("outputs", []), self.workspace)
+
     # Records
 
     def start(self, step: Step, settings: dict, reason: str) -> None:

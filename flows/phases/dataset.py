@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from flows.ledger import Outcome, Step
+from flows.markers import last_finished
 from flows.run import Run
+from nanogpt import durable
 from nanogpt.data import preprocessing, shards, sources
+from nanogpt.faults import UserError
 
 
 def dataset(run: Run) -> None:
@@ -23,10 +27,28 @@ def dataset(run: Run) -> None:
     )  # fmt: skip
 
 
+def remake_damaged(run: Run) -> list[str]:
+    """Check every output of this phase's finished steps by its digest and run again what made a damaged one.
+
+    What was damaged, in words. Raises RuntimeError when other bytes came out: nothing can go on with those.
+    """
+    remade = []
+    for step in STEPS:
+        damage = run.ledger.damage(step.name) if step.name in run.finished_steps else None
+        if damage:
+            before = run.ledger.output_digest(step.name)
+            run.do(step)
+            if run.ledger.output_digest(step.name) != before:
+                raise RuntimeError(f"{damage}, and it cannot be made again as it was: {step.title} gave other output")
+            remade.append(damage)
+    return remade
+
+
 def fetch_text(run: Run) -> Outcome:
     data = run.config.data
-    fetched = sources.fetch(data.source, run.paths.downloads, data.mirrors,
-                            notify=lambda line: run.tell(line, "warning"))  # fmt: skip
+    fetched = _put_together(run) or sources.fetch(
+        data.source, run.paths.downloads, data.mirrors, notify=lambda *told: _note_download(run, *told)
+    )
     alphabet, characters = set(), 0
     for document in fetched.documents:
         text, _ = preprocessing.decode(document.read_bytes(), document)
@@ -45,8 +67,41 @@ def fetch_text(run: Run) -> Outcome:
     return Outcome(ours, facts, identity)
 
 
+def _note_download(run: Run, fault: str, remedy: str) -> None:
+    run.remedy(step=FETCH.name, symptom="download", evidence=fault, remedy=remedy, outcome="", cost_seconds=0.0,
+               steps_lost=0)  # fmt: skip
+
+
+def _put_together(run: Run) -> sources.Fetched | None:
+    """A download that is damaged, from the splits that were made of it, if its bytes come out: a network may be gone
+    by now, and another Python's documentation is another text."""
+    before = last_finished(run.ledger.marker(FETCH.name))
+    if before is None or before["settings"] != _fetch_settings(run) or len(before["outputs"]) != 1:
+        return None
+    facts, [output] = before["facts"], before["outputs"]
+    path = run.paths.workspace / output["path"]
+    try:
+        if path.is_file() and durable.sha256_file(path) == output["sha256"]:
+            return None  # whole: somebody asked for another try
+        text = b"".join((run.paths.data / f"text/{split}.txt").read_bytes() for split in preprocessing.SPLITS)
+    except OSError:
+        return None
+    if hashlib.sha256(text).hexdigest() != output["sha256"]:
+        return None
+    durable.unblock(path)
+    durable.write_bytes(path, text)
+    run.tell(f"{run.relative(path)} is put together again from its splits")
+    return sources.Fetched([path], facts["origin"], facts["sha256"], facts["bytes"], facts["fallback_reason"])
+
+
 def clean_text(run: Run) -> Outcome:
-    documents = [Path(document) for document in run.facts("dataset.fetch")["files"]]
+    fetched = run.facts("dataset.fetch")
+    documents = [Path(document) for document in fetched["files"]]
+    if sources.digest_of(documents) != fetched["sha256"]:
+        raise UserError(
+            f"data.source: {run.config.data.source} has changed since it was read first; start again to learn from it "
+            "as it is now"
+        )
     folder = run.paths.data / "text"
     statistics = preprocessing.prepare(documents, folder, run.config.data)
     statistics["alphabet_size"] = len(statistics["alphabet"])
@@ -57,7 +112,7 @@ def clean_text(run: Run) -> Outcome:
 def tokenise(run: Run, kind: str) -> Outcome:
     folder = run.paths.data / kind
     manifest = shards.tokenise(run.paths.data / "text", kind, folder, run.config.data,
-                               notify=lambda line: run.tell(line, "warning"))  # fmt: skip
+                               notify=lambda *told: _note_download(run, *told))  # fmt: skip
     files = [folder / name for name in manifest["files"]]
     facts = {"folder": run.relative(folder), "splits": manifest["splits"], **manifest["statistics"]}
     return Outcome([*files, folder / shards.MANIFEST], facts)

@@ -21,8 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.data.nanogpt_format import import_folder
 
     manifest = import_folder(
-        arguments.source, arguments.out, arguments.mirror, lambda line: print(f"nanogpt: {line}", file=sys.stderr)
-    )
+        arguments.source, arguments.out, arguments.mirror,
+        lambda fault, remedy: print(f"nanogpt: {fault}; {remedy}", file=sys.stderr),
+    )  # fmt: skip
     tokenizer, splits = manifest["tokenizer"], manifest["splits"]
     told = ", ".join(f"{name} {facts['tokens']:,}" for name, facts in splits.items())
     print(f"{arguments.out}: {told} tokens of a vocabulary of {tokenizer['vocab_size']:,}; nanoGPT has no test split")

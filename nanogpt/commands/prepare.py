@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
 
-    def warn(line: str) -> None:
-        print(f"nanogpt: {line}", file=sys.stderr)
+    def warn(fault: str, remedy: str) -> None:
+        print(f"nanogpt: {fault}; {remedy}", file=sys.stderr)
 
     text = arguments.out / "text"
     documents = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, warn).documents

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,12 @@ ANSWER_SECONDS = 8.0
 LEAST_BYTES_PER_SECOND = 8 << 10
 WINDOW_SECONDS = 15.0
 CHUNK = 4 << 10  # bytes: small, so that a trickle is seen as it is
+Notify = Callable[[str, str], None]  # is told a fault and its remedy, in a few words each
 TRY_AGAIN = (408, 425, 429)  # of the answers 4xx: too slow, too early, too many requests
+
+
+def say_nothing(fault: str, remedy: str) -> None:
+    """For those who only want the file."""
 
 
 class Unobtainable(Exception):
@@ -125,10 +130,11 @@ class Part:
         return notes if isinstance(notes, dict) else {}
 
 
-def download(url: str, part: Part, patience: Patience, last: bool) -> None:
+def download(url: str, part: Part, patience: Patience, last: bool, notify: Notify = say_nothing) -> None:
     """Make `part` whole from `url` and move it to its place, in ATTEMPTS attempts. `last`: no other place follows.
 
-    Raises Unobtainable with what the last attempt met; OSError (a full disk) as it is. What arrived is kept.
+    Raises Unobtainable with what the last attempt met (`notify` is told the others); OSError (a full disk) as it is.
+    What arrived is kept.
     """
     import requests  # noqa: F401  before the clock runs: on a busy machine it takes a second to load
 
@@ -149,6 +155,7 @@ def download(url: str, part: Part, patience: Patience, last: bool) -> None:
             if attempt == ATTEMPTS or seconds <= 0:
                 times = f", {attempt} times" if attempt > 1 else ""
                 raise Unobtainable(f"{error}{times}") from error.__cause__
+            notify(str(error), f"asked again from byte {part.arrived():,} on")
         patience.wait(pause)
         time.sleep(pause)
         pause *= 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.data import shards
-from nanogpt.data.sources import Notify
+from nanogpt.data.download import Notify, say_nothing
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.faults import UserError
 
@@ -24,7 +24,7 @@ CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
 
 
 def import_folder(
-    source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
+    source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
 ) -> dict:
     """Write the data folder `out_folder` from nanoGPT's `source`; returns its manifest.
 

@@ -8,18 +8,18 @@ import ast
 import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt import durable
-from nanogpt.data.download import Part, Patience, Unobtainable, download
+from nanogpt.data.download import Notify, Part, Patience, Unobtainable, download, say_nothing
 from nanogpt.data.preprocessing import is_binary
 from nanogpt.faults import UserError, nearest
 
 EMBEDDED = "embedded"
+NAMED = 100  # documents
 TEXT_SUFFIXES = (".txt", ".md")
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,18 @@ def check_source(source: str, mirrors: Sequence[str] = ()) -> None:
             _check_document(document)
 
 
-def fingerprint(source: str) -> str:
-    """A digest that changes when a person's own file or folder does; the digest or name for named sources."""
+def fingerprint(source: str) -> str | dict[str, str]:
+    """What changes when a person's own file or folder does; the digest or name for named sources.
+
+    Of each document by its name, so that it can be told which one changed; of very many as a whole.
+    """
     if source in CATALOGUE:
         return CATALOGUE[source].sha256
     if source == EMBEDDED:
         return EMBEDDED
-    return durable.digest([[str(path), durable.sha256_file(path)] for path in own_documents(source)])
+    documents, folder = own_documents(source), _own(source)
+    named = {str(path.relative_to(folder)) if path != folder else path.name: digest_of([path]) for path in documents}
+    return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
 
 
 def licence(source: str) -> str | None:
@@ -99,11 +104,11 @@ def licence(source: str) -> str | None:
 
 
 def fetch(
-    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
+    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
 ) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
-    A person's own documents stay where they are. `notify` is told each fault in one line.
+    A person's own documents stay where they are. `notify` is told each fault and its remedy.
     Raises UserError as check_source does, OSError when `folder` cannot be written.
     """
     check_source(source, mirrors)
@@ -114,14 +119,14 @@ def fetch(
     try:
         path, origin = obtain(CATALOGUE[source], folder, mirrors, notify)
     except Unobtainable as error:
-        reason = f"{error}; learning from the embedded corpus instead"
-        notify(reason)
-        return _fetched([write_embedded(folder)], EMBEDDED, reason)
+        remedy = "learning from the embedded corpus instead"
+        notify(str(error), remedy)
+        return _fetched([write_embedded(folder)], EMBEDDED, f"{error}; {remedy}")
     return _fetched([path], origin)
 
 
 def obtain(
-    entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
+    entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
 ) -> tuple[Path, str]:
     """The verified file of `entry` in `folder`, and where its bytes came from (one that was there: its public home).
 
@@ -137,13 +142,14 @@ def obtain(
             address = entry.at(place)
             try:
                 if _is_url(place):
-                    download(address, part, patience, last=place == urls[-1])
+                    download(address, part, patience, place == urls[-1], notify)
                 else:
                     _copy(entry, _own(address), part.whole)
                 return part.whole, address
             except Unobtainable as error:
                 failures.append(str(error))
-                notify(str(error))
+                if place is not places[-1]:
+                    notify(str(error), "tried the next place")
     raise Unobtainable(f"{entry.name} could not be had ({'; '.join(failures)})")
 
 
@@ -157,7 +163,7 @@ def _is_whole(part: Part, notify: Notify) -> bool:
         problem = "sha256 differs"
     except OSError as error:
         problem = error.strerror
-    notify(f"{part.whole} is not what it should be ({problem}); fetching it again")
+    notify(f"{part.whole} is not what it should be ({problem})", "fetched again")
     return False
 
 
@@ -230,12 +236,18 @@ def _check_document(path: Path) -> None:
         raise UserError(f"data.source: {path} is not text (binary bytes in its first {len(head):,})")
 
 
+def digest_of(documents: list[Path]) -> str:
+    """sha256 over the documents' bytes in order. Raises UserError when one cannot be read."""
+    try:
+        digests = [durable.sha256_file(path) for path in documents]
+    except OSError as error:
+        raise UserError(f"data.source: {error.filename} cannot be read ({error.strerror})") from error
+    return digests[0] if len(digests) == 1 else durable.digest(digests)
+
+
 def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None) -> Fetched:
-    if len(documents) == 1:
-        sha256 = durable.sha256_file(documents[0])
-    else:
-        sha256 = durable.digest([durable.sha256_file(path) for path in documents])
-    return Fetched(documents, origin, sha256, sum(path.stat().st_size for path in documents), fallback_reason)
+    size = sum(path.stat().st_size for path in documents)
+    return Fetched(documents, origin, digest_of(documents), size, fallback_reason)
 
 
 def _own(place: str) -> Path:

@@ -14,8 +14,8 @@ import numpy as np
 import tiktoken
 
 from nanogpt import durable
-from nanogpt.data.download import Unobtainable
-from nanogpt.data.sources import Entry, Notify, obtain
+from nanogpt.data.download import Notify, Unobtainable, say_nothing
+from nanogpt.data.sources import Entry, obtain
 from nanogpt.faults import CorruptFileError, UserError
 
 FILE = "tokenizer.json"
@@ -238,7 +238,7 @@ class BPETokenizer(Tokenizer):
 
 
 def gpt2_tokenizer(
-    folder: Path, mirrors: Sequence[str] = (), notify: Notify = lambda line: None
+    folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
 ) -> BPETokenizer:
     """GPT-2's 50,257 tokens, from `folder`, a mirror or a public home. Raises UserError when there are none."""
     try:

@@ -1,0 +1,197 @@
+"""Damage to what is learned from: noticed, named, made again as it was; and a person's own text that changed."""
+
+import hashlib
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.display import PlainDisplay
+from flows.options import parse
+from flows.phases import dataset
+from flows.run import Run
+from nanogpt.data import shards, sources
+from nanogpt.data.sources import Entry
+from nanogpt.faults import CorruptFileError, UserError
+
+TEXT = "".join(f"{number} bottles of beer on the wall;\n" for number in range(300))
+PLAY = Entry("play", "play.txt", (), hashlib.sha256(TEXT.encode()).hexdigest(), len(TEXT), "", "", "")
+BPE = ["--set", "data.bpe_vocab_size=300", "--set", "milestones=false"]
+
+
+class Desk:
+    """A workspace in which runs fetch, clean and tokenise; each `start` is what a new process would see."""
+
+    def __init__(self, folder):
+        self.workspace, self.own, self.mirror = folder / "workspace", folder / "own.txt", folder / "mirror"
+        self.own.write_text(TEXT)
+        self.mirror.mkdir()
+        (self.mirror / PLAY.file).write_text(TEXT)
+        self.data = self.workspace / "data/default"
+
+    def start(self, source: str, *arguments: str) -> Run:
+        run = Run(parse(["--workspace", str(self.workspace), "--data", source, *BPE, *arguments]))
+        run.display = PlainDisplay()
+        run.clock.save()
+        return run
+
+    def done(self, source: str, *arguments: str) -> Run:
+        run = self.start(source, *arguments)
+        run.phase("dataset", dataset.dataset)
+        return run
+
+    def from_mirror(self, *arguments: str) -> Run:
+        return self.done("play", "--set", f"data.mirror={self.mirror}", *arguments)
+
+    def bytes(self) -> dict:
+        files = [path for path in (self.workspace / "data").rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files if not path.name.startswith(".")}
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    monkeypatch.setitem(sources.CATALOGUE, "play", PLAY)
+    return Desk(tmp_path)
+
+
+def states(run: Run) -> dict[str, str]:
+    return {step["name"].removeprefix("dataset."): step["state"] for step in run.phases[3].steps}
+
+
+def replaced_by_a_folder(path):
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+
+
+def linked_to_nothing(path):
+    path.unlink()
+    path.symlink_to("nothing")
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "one bit flipped": lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+    "deleted": lambda path: path.unlink(),
+    "a folder": replaced_by_a_folder,
+    "a dangling link": linked_to_nothing,
+}
+FILES = {
+    "downloads/play.txt": "fetch", "default/text/train.txt": "clean", "default/text/statistics.json": "clean",
+    "default/char/train.bin": "characters", "default/char/tokenizer.json": "characters",
+    "default/char/manifest.json": "characters", "default/bpe/val.bin": "bpe",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "file, damage", [("default/char/train.bin", damage) for damage in DAMAGES] + [(file, "zeroed") for file in FILES]
+)
+def test_damage_between_two_starts_is_named_and_made_again_as_it_was(desk, file, damage):
+    desk.from_mirror()
+    before = desk.bytes()
+    DAMAGES[damage](desk.workspace / "data" / file)
+    run = desk.from_mirror()
+    assert states(run) == {name: "done" if name == FILES[file] else "kept" for name in states(run)}
+    [remedy] = run.remedies
+    assert file in remedy["evidence"] and remedy["step"] == f"dataset.{FILES[file]}"
+    assert {path: content for path, content in desk.bytes().items() if path in before} == before
+    assert set(states(desk.from_mirror()).values()) == {"kept"}
+
+
+@pytest.mark.parametrize(
+    "file, damage",
+    [("default/char/train.bin", "a folder"), ("default/text/val.txt", "deleted"), ("downloads/play.txt", "truncated")],
+)
+def test_damage_during_a_session_is_made_again_as_it_was(desk, file, damage):
+    run = desk.from_mirror()
+    before = desk.bytes()
+    assert dataset.remake_damaged(run) == []
+    DAMAGES[damage](desk.workspace / "data" / file)
+    [told] = dataset.remake_damaged(run)
+    assert file in told and run.remedies[-1]["evidence"] == told
+    assert {path: content for path, content in desk.bytes().items() if path in before} == before
+    assert dataset.remake_damaged(run) == []
+
+
+def test_a_lost_download_comes_back_without_network_or_mirror(desk):
+    desk.from_mirror()
+    shutil.rmtree(desk.mirror)
+    desk.mirror.mkdir()
+    (desk.workspace / "data/downloads/play.txt").unlink()
+    run = desk.from_mirror()
+    assert run.facts("dataset.fetch")["source"] == "play" and states(run)["clean"] == "kept"
+
+
+def test_what_cannot_be_made_again_as_it_was_is_no_data_to_go_on_with(desk, monkeypatch):
+    run = desk.from_mirror()
+    shutil.rmtree(desk.mirror)
+    desk.mirror.mkdir()
+    (desk.workspace / "data/downloads/play.txt").unlink()
+    (desk.data / "text/val.txt").unlink()
+    with pytest.raises(RuntimeError, match=r"play\.txt is missing, and it cannot be made again as it was"):
+        dataset.remake_damaged(run)
+    again = desk.from_mirror()
+    assert again.facts("dataset.fetch")["source"] == "embedded", "the next source, and that is said"
+    assert any("embedded" in remedy["remedy"] for remedy in run.remedies)
+
+
+def test_each_failed_place_is_a_row_of_the_report(desk):
+    (desk.mirror / "play.txt").write_text("another play")
+    other = desk.mirror.with_name("other")
+    shutil.copytree(desk.mirror, other)
+    (other / "play.txt").write_text(TEXT)
+    run = desk.done("play", "--set", f"data.mirror={desk.mirror},{other}")
+    [remedy] = run.remedies
+    assert remedy["symptom"] == "download" and str(desk.mirror) in remedy["evidence"]
+    assert run.facts("dataset.fetch")["origin"] == str(other / "play.txt")
+
+
+def test_a_text_of_ones_own_that_changed_is_told_by_name_and_learned_anew(desk):
+    desk.done(str(desk.own))
+    desk.own.write_text(TEXT + "one more\n")
+    decision = desk.start(str(desk.own)).ledger.decide(dataset.FETCH, dataset.FETCH.settings(desk.start(str(desk.own))))
+    assert decision.reason.startswith("data.content.own.txt ")
+    assert set(states(desk.done(str(desk.own))).values()) == {"done"}
+
+
+def test_a_text_of_ones_own_that_is_gone_is_a_mistake_with_its_name(desk):
+    desk.done(str(desk.own))
+    desk.own.unlink()
+    with pytest.raises(UserError, match=r"no file or folder .*own\.txt"):
+        dataset.FETCH.settings(desk.start(str(desk.own)))
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_text_that_changes_while_it_is_read_is_never_silently_another(desk, gone):
+    run = desk.start(str(desk.own))
+    run.do(dataset.FETCH)
+    desk.own.unlink() if gone else desk.own.write_text(TEXT.replace("beer", "wine"))
+    words = "own.txt cannot be read" if gone else "own.txt has changed since it was read"
+    with pytest.raises(UserError, match=words):
+        run.do(dataset.CLEAN)
+
+
+@given(st.data())
+def test_wherever_a_shard_is_damaged_it_is_noticed(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "any_shard"
+    if not folder.exists():
+        desk = Desk(tmp_path_factory.mktemp("desk"))
+        shutil.copytree(desk.done(str(desk.own)).paths.data / "char", folder)
+    name = data.draw(st.sampled_from(sorted(shards.read_manifest(folder)["files"])))
+    whole = (folder / name).read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    how = data.draw(st.sampled_from(["flip", "cut", "zero", "insert"]))
+    kept = whole[at : at + 64]
+    rest = {"flip": bytes([kept[0] ^ 1 << at % 8]) + whole[at + 1 :], "cut": b"", "insert": b"\0" + whole[at:],
+            "zero": bytes(len(kept)) + whole[at + 64 :]}[how]  # fmt: skip
+    (folder / name).write_bytes(whole[:at] + rest)
+    try:
+        if whole[:at] + rest == whole:
+            shards.verify(folder)
+        else:
+            with pytest.raises(CorruptFileError, match=name):
+                shards.verify(folder)
+    finally:
+        (folder / name).write_bytes(whole)
