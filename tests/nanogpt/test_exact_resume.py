@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config
-from nanogpt.training import growth, loss_scale
+from nanogpt.training import growth, judge, loss_scale
 from nanogpt.training.metrics import read_rows
 from nanogpt.training.trainer import Outcome, train
 from tests.nanogpt.training_case import (
@@ -22,6 +22,15 @@ from tests.nanogpt.training_case import (
     tiny,
     train_with_stops,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_samples_and_no_waiting_for_the_disk():
+    """200 tokens a sample took more time than all else here; what ends here are processes, not power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "SAMPLE_TOKENS", 40)
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="module")
