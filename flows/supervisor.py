@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,25 +17,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from nanogpt import durable
+from flows.memory_pressure import MemoryPressure
+from nanogpt import durable, faults
 
 EXIT_STOPPED = 143
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; what is not saved by then is done again from the last checkpoint
 PAUSE_GRACE_SECONDS = 60.0  # nobody waits for a pause, and what it saves is not done again
 STALL_SECONDS = 300.0  # of waking time: time.monotonic stands still while the machine sleeps
-MEMORY_PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
+STALL_STEPS = 20.0  # where that is longer
+COMPILING_SECONDS = 1200.0  # it shows no life meanwhile; the 0.8 M model took 77 s on two cores
+DUMP_SECONDS = 5.0  # for faulthandler to write every thread's stack
+# Metal's word for numbers that are wrong from now on; nothing is raised (pytorch, MPSStream.mm).
+WRONG_NUMBERS = re.compile(r"^(Error: )?command buffer exited with error status", re.MULTILINE)
+# faulthandler's: signal handlers are the main thread's, and it is "current" then; the innermost call comes first
+MAIN_THREAD = re.compile(r'^Current thread [^\n]*\n\s+File "([^"]+)", line (\d+) in (\S+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a trainer ended: a symptom of nanogpt.faults ("" when it finished), the evidence, and its outcome."""
+    """How a trainer ended: a symptom of nanogpt.faults ("" when it finished), the evidence, and its outcome.
+
+    untrusted_since: what it wrote at this time (time.time()) or later is wrong, though whole.
+    """
 
     symptom: str
     evidence: str
     outcome: dict
+    untrusted_since: float | None = None
 
 
 def train(
@@ -42,38 +52,45 @@ def train(
     folder: Path,
     log: Path,
     on_progress: Callable[[dict], None],
-    stall_seconds: float = STALL_SECONDS,
+    *,
+    device: str = "cpu",
+    stall_seconds: float | None = None,
     reason_to_pause: Callable[[], str] = lambda: "",
 ) -> Ending:
     """Run `nanogpt train` with `arguments` in `folder` until it ends.
 
     `on_progress` gets each new heartbeat. `reason_to_pause` is asked at every look; once it gives one, the child is
     asked to save and end, with the symptom "paused". KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
-    saves, and is raised again. Child output goes to `log`.
+    saves, and is raised again. Child output goes to `log`. On an accelerator, `device`, a child that aborts was
+    aborted by it, and one that complains of a command buffer computes nonsense from then on.
     """
     (folder / "outcome.json").unlink(missing_ok=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    memory_left = 1.0
-    heartbeat = _read(folder / "heartbeat")  # an earlier attempt's is no sign of life
+    said = ChildLog(log)
+    life = Life(_read(folder / "heartbeat"), STALL_SECONDS if stall_seconds is None else stall_seconds)
+    pressure = MemoryPressure()
     with open(log, "ab") as output:
-        began_at = output.tell()
         # A session of its own: Ctrl-C reaches the child once, from here, and never twice.
         child = subprocess.Popen(
             trainer_command(arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
     try:
-        seen_at = time.monotonic()
+        clean_at = time.time()
         while child.poll() is None:
+            looked_at = time.time()
+            if device != "cpu" and (line := said.line_like(WRONG_NUMBERS)):
+                _kill(child)  # asked to end, it would save what it has
+                return Ending(faults.DEVICE, line, {}, untrusted_since=clean_at)
+            clean_at = looked_at
+            pressure.look()
             time.sleep(POLL_SECONDS)
-            memory_left = _memory_left()
-            latest = _read(folder / "heartbeat")
-            if latest and latest != heartbeat:
-                heartbeat, seen_at = latest, time.monotonic()
+            heartbeat = _read(folder / "heartbeat")
+            if life.is_shown_by(heartbeat):
                 on_progress(heartbeat)
-            elif time.monotonic() - seen_at > stall_seconds:
-                _dump_and_stop(child)
-                return Ending("stall", f"no heartbeat for {stall_seconds:.0f} s at step {heartbeat.get('step')}", {})
+            elif seconds := life.is_missed_for():
+                where = _dump_and_stop(child, said)
+                told = f"no heartbeat for {seconds:.0f} s at step {life.step}; {where}"
+                return Ending("stall", told, {})
             if reason := reason_to_pause():
                 _stop(child, PAUSE_GRACE_SECONDS)
                 if child.returncode != 0:  # else it has finished meanwhile
@@ -81,27 +98,101 @@ def train(
     except BaseException:
         _stop(child)
         raise
-    return _ending(child.returncode, _read(folder / "outcome.json"), memory_left, _last_words(log, began_at))
+    if device != "cpu" and (line := said.line_like(WRONG_NUMBERS)):
+        return Ending(faults.DEVICE, line, {}, untrusted_since=clean_at)
+    return _ending(child.returncode, _read(folder / "outcome.json"), pressure, said, device)
 
 
 def trainer_command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "nanogpt.cli", "train", *arguments, "--parent", str(os.getpid())]
 
 
-def _ending(code: int, outcome: dict, memory_left: float, last_words: str) -> Ending:
+def _ending(code: int, outcome: dict, pressure: MemoryPressure, said: ChildLog, device: str) -> Ending:
     if code == 0 and outcome.get("status") == "finished":
         return Ending("", "", outcome)
     if code == 2:
-        return Ending("user_error", outcome.get("message") or last_words, outcome)
-    if code == EXIT_STOPPED:
+        return Ending("user_error", outcome.get("message") or said.last_words(), outcome)
+    if code in (EXIT_STOPPED, -signal.SIGTERM, -signal.SIGINT):
         return Ending("stopped", "somebody asked the trainer to stop", outcome)
-    if code == -signal.SIGKILL and memory_left < MEMORY_PRESSURE:
-        return Ending("out_of_memory", f"killed with {memory_left:.0%} of memory left", outcome)
     if code < 0:
-        return Ending("killed", f"ended by {signal.Signals(-code).name}; {last_words}", outcome)
+        return _killed(signal.Signals(-code), pressure, said, device)
     if outcome.get("symptom"):
         return Ending(outcome["symptom"], outcome.get("message", ""), outcome)
-    return Ending("crashed", f"exit code {code}; {last_words}", outcome)
+    symptom = faults.symptom_in(said.text()) or "crashed"
+    return Ending(symptom, f"exit code {code}; {said.last_words()}", outcome)
+
+
+def _killed(number: signal.Signals, pressure: MemoryPressure, said: ChildLog, device: str) -> Ending:
+    """A signal has no message: memory, the child's last words and the device tell what it was."""
+    evidence = f"ended by {number.name}; {said.last_words()}"
+    if number == signal.SIGKILL:
+        if told := pressure.evidence():
+            return Ending(faults.OUT_OF_MEMORY, told, {})
+        return Ending("killed", evidence, {})
+    if faults.symptom_in(said.text()) == faults.OUT_OF_MEMORY:  # of an uncaught std::bad_alloc
+        return Ending(faults.OUT_OF_MEMORY, evidence, {})
+    return Ending("aborted" if device == "cpu" else faults.DEVICE, evidence, {})
+
+
+class Life:
+    """Whether a child goes on: the time since its heartbeat last changed, and how long that may be."""
+
+    def __init__(self, earlier: dict, stall_seconds: float):
+        self._latest, self._patience = earlier, stall_seconds  # an earlier attempt's is no sign of life
+        self._beat_at = self._stepped_at = time.monotonic()
+        self._step_seconds = 0.0
+        self.step: int | None = None
+
+    def is_shown_by(self, heartbeat: dict) -> bool:
+        """Whether `heartbeat` is a new one."""
+        if not heartbeat or heartbeat == self._latest:
+            return False
+        now = time.monotonic()
+        step = heartbeat.get("step", 0)
+        if self.step is None or step > self.step:
+            if self.step is not None:
+                self._step_seconds = (now - self._stepped_at) / (step - self.step)
+            self._stepped_at = now
+        self.step, self._latest, self._beat_at = step, heartbeat, now
+        return True
+
+    def is_missed_for(self) -> float:
+        """Seconds without a heartbeat, once they are too many; else 0."""
+        seconds = time.monotonic() - self._beat_at
+        patience = max(self._patience, STALL_STEPS * self._step_seconds)
+        if self._latest.get("activity") == "compiling" and self.step is not None:
+            patience = max(patience, COMPILING_SECONDS)
+        return seconds if seconds > patience else 0.0
+
+
+class ChildLog:
+    """What one child says: the part of its log from now on, read as it grows."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._began_at = self._read_to = path.stat().st_size if path.exists() else 0
+
+    def line_like(self, pattern: re.Pattern) -> str:
+        """The first whole line since the last call that `pattern` finds; "" without one."""
+        with open(self.path, "rb") as file:
+            file.seek(self._read_to)
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self._read_to += len(new)
+        text = new.decode("utf-8", "replace")
+        found = pattern.search(text)
+        return text[found.start() :].splitlines()[0][:300] if found else ""
+
+    def text(self, most: int = 64_000) -> str:
+        """All that was said, or its last `most` bytes."""
+        with open(self.path, "rb") as file:
+            file.seek(max(self._began_at, file.seek(0, os.SEEK_END) - most))
+            return file.read().decode("utf-8", "replace")
+
+    def last_words(self) -> str:
+        lines = self.text().strip().splitlines()
+        return lines[-1][:300] if lines else "it said nothing"
 
 
 def _stop(child: subprocess.Popen, grace_seconds: float | None = None) -> None:
@@ -119,16 +210,25 @@ def _stop(child: subprocess.Popen, grace_seconds: float | None = None) -> None:
         raise
 
 
-def _dump_and_stop(child: subprocess.Popen) -> None:
-    """The child's stacks into its log (faulthandler listens to SIGUSR1), then its end."""
+def _kill(child: subprocess.Popen) -> None:
+    child.kill()
+    child.wait()
+
+
+def _dump_and_stop(child: subprocess.Popen, said: ChildLog) -> str:
+    """The child's stacks into its log (faulthandler listens to SIGUSR1), then its end; where its main thread was."""
+    before = len(said.text())
     child.send_signal(signal.SIGUSR1)
-    time.sleep(1)
+    deadline = time.monotonic() + DUMP_SECONDS
+    found = None
+    while found is None and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        found = MAIN_THREAD.search(said.text()[before:])
     _stop(child)
-
-
-def _memory_left() -> float:
-    memory = psutil.virtual_memory()
-    return memory.available / memory.total
+    if found is None:
+        return "it gave no stack"
+    file, line, function = found.groups()
+    return f"in {function} ({Path(file).name}:{line}), the stacks are in {said.path}"
 
 
 def _read(path: Path) -> dict:
@@ -137,10 +237,3 @@ def _read(path: Path) -> dict:
     except (OSError, json.JSONDecodeError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _last_words(log: Path, began_at: int) -> str:
-    with open(log, "rb") as file:
-        file.seek(began_at)
-        lines = file.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"

@@ -6,6 +6,7 @@ over the whole chain of causes because libraries wrap what they catch.
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Iterator
 
 OUT_OF_MEMORY = "out_of_memory"
@@ -44,6 +45,7 @@ OUT_OF_MEMORY_WORDINGS = (
     "DefaultCPUAllocator: not enough memory",
     "std::bad_alloc",
     "Cannot allocate memory",
+    "memory allocation of",  # "... 872968 bytes failed": Rust, so safetensors and tokenizers, before it aborts
 )
 DEVICE_WORDINGS = (
     "is not currently implemented for the MPS device",
@@ -55,6 +57,8 @@ DEVICE_WORDINGS = (
     "CUBLAS_STATUS",
     "CUDNN_STATUS",
 )
+# "RuntimeError: …", "torch.OutOfMemoryError: …", "terminate called after …", "  what():  std::bad_alloc", Metal's own
+ERROR_LINE = re.compile(r"^([\w.]*(Error|Exception)\b|terminate called|\s*what\(\):|.*failed assertion|.*: error:)")
 
 
 def classify(error: BaseException) -> str:
@@ -81,6 +85,18 @@ def classify(error: BaseException) -> str:
     return UNKNOWN
 
 
+def symptom_in(text: str) -> str:
+    """The symptom that the last words of a process tell of: OUT_OF_MEMORY, DEVICE or "" for none that is known.
+
+    For what could not be raised: an abort, or an error while there was no memory left to handle it. Lines that begin
+    as errors do are read, nothing else.
+    """
+    told = [line for line in text.splitlines() if ERROR_LINE.match(line)]
+    if any(line.strip() == "MemoryError" or _has(line, OUT_OF_MEMORY_WORDINGS) for line in told):
+        return OUT_OF_MEMORY
+    return DEVICE if any(_has(line, DEVICE_WORDINGS) for line in told) else ""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean "…"?)' for the known word nearest to `word`, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
@@ -102,7 +118,10 @@ def _is_of_device(error: BaseException) -> bool:
 
 
 def _says(error: BaseException, wordings: tuple[str, ...]) -> bool:
-    text = str(error)
+    return _has(str(error), wordings)
+
+
+def _has(text: str, wordings: tuple[str, ...]) -> bool:
     return any(wording in text for wording in wordings)
 
 

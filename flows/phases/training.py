@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows import documents, supervisor
+from flows import documents, remembered
 from flows.ledger import Outcome, Step
-from flows.planner import CHILD_SECONDS
-from flows.remedies import Attempt, Doctor
+from flows.phases.configuration import plan_again
 from flows.run import Run
+from flows.treatment import DoesNotFit, Treatment, draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config
-from nanogpt.faults import UserError
-from nanogpt.training.live import describe
+from nanogpt.faults import OUT_OF_MEMORY, UserError
 from nanogpt.training.progress import check_same_training, trajectory
-
-PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.1 s of this process
-CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
 
 
 def training(run: Run) -> None:
-    ladder = run.facts("configuration.plan")["ladder"]
+    """The models of the plan, smallest first; where one does not fit, those of a new plan for the time that is left."""
     run.worker.close()  # its memory is the trainer's now
-    for name in (rung["name"] for rung in ladder):
-        facts, folder = run.do(step(name)), run.paths.checkpoints / name
+    while (name := _next(run)) is not None:
+        try:
+            facts, folder = run.do(step(name)), run.paths.checkpoints / name
+        except DoesNotFit as error:
+            _plan_without(run, error)
+            continue
         run.milestone(
             "training", f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
             f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
             [run.paths.configs / f"{name}.yaml",
              *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
         )  # fmt: skip
+
+
+def _next(run: Run) -> str | None:
+    """The first model of the ladder that is not trained yet."""
+    ladder = run.facts("configuration.plan")["ladder"]
+    return next((rung["name"] for rung in ladder if f"training.{rung['name']}" not in run.finished_steps), None)
+
+
+def _plan_without(run: Run, error: DoesNotFit) -> None:
+    """Remember what does not fit, and plan again: the models that are trained stay. Raises RuntimeError where no plan
+    can be made without it."""
+    config = load_config(run.paths.configs / f"{error.name}.yaml")
+    began = run.clock.spent
+    remembered.note(run, config, None, error.evidence)
+    plan_again(run)
+    names = [rung["name"] for rung in run.facts("configuration.plan")["ladder"]]
+    if error.name in names:
+        raise RuntimeError(f"{error}; it could not be planned without") from error
+    run.remedy(
+        step=f"training.{error.name}", symptom=OUT_OF_MEMORY, evidence=error.evidence,
+        remedy="the next smaller model", outcome=f"now {', then '.join(names)}",
+        cost_seconds=round(run.clock.spent - began, 1), steps_lost=0,
+    )  # fmt: skip
+    for name in names:  # one that goes on for longer has other settings than the marker of what it was
+        if f"training.{name}" in run.finished_steps and not run.ledger.decide(step(name), _settings(run, name)).keep:
+            run.finished_steps.discard(f"training.{name}")
 
 
 def train_model(run: Run, name: str) -> Outcome:
@@ -42,139 +67,18 @@ def train_model(run: Run, name: str) -> Outcome:
         _set_aside(run, folder, "is trained again (--redo)")
     elif _is_other_training(run, config, folder):
         _set_aside(run, folder, "was trained with other settings before")
-    ending = _train_with_remedies(run, config, folder)
+    ending = Treatment(run, config, folder).until_it_ends()
     facts = {
         **ending.outcome, "folder": run.relative(folder), "predicted_seconds": _planned(run, name)["seconds"],
         "expected_bits_per_byte": _planned(run, name)["expected_bits_per_byte"],
         "remedies": [row for row in run.remedies if row["step"] == f"training.{name}"],
     }  # fmt: skip
-    _draw_loss(folder)
+    draw_loss(folder)
     documents.render_model_card({"name": name, "facts": facts, "config": config.model_dump()}, folder / "README.md")
     weights = sorted((folder / "best").iterdir()) + sorted((folder / "final").iterdir())
     to_use_them = [folder / "config.yaml", *sorted(folder.glob("tokenizer*.json"))]
     return Outcome([*weights, *to_use_them, folder / "metrics.jsonl"], facts, identity={"sha256": facts["sha256"],
                    "best": durable.sha256_file(folder / "best" / "model.safetensors")})  # fmt: skip
-
-
-def _train_with_remedies(run: Run, config: Config, folder: Path) -> supervisor.Ending:
-    """The ending of a training that finished. Raises RuntimeError when the remedies are used up, UserError."""
-    doctor = Doctor()
-    attempt = Attempt(_micro_batch(config, folder), config.device.type, bool(config.device.mixed_precision))
-    while True:
-        run.surroundings.wait_for_power(f"training.{config.name}")
-        began = time.monotonic()
-        progress = _Progress(run, config, folder)
-        ending = supervisor.train(
-            _arguments(run, config, folder, attempt), folder, run.paths.logs / f"{config.name}.log", progress,
-            reason_to_pause=lambda: run.surroundings.reason_to_pause(f"training.{config.name}"),
-        )  # fmt: skip
-        if not ending.symptom:
-            return ending
-        if ending.symptom == "paused":
-            continue
-        if ending.symptom == "user_error":
-            raise UserError(ending.evidence)
-        if progress.saved_steps() > 0:
-            doctor.recovered()
-        prescription = doctor.prescribe(ending.symptom, attempt)
-        if prescription is None:
-            raise RuntimeError(f"{config.name}: {ending.symptom} ({ending.evidence}); no remedy is left")
-        remedy, attempt = prescription
-        run.remedy(
-            step=f"training.{config.name}", symptom=ending.symptom, evidence=ending.evidence, remedy=remedy.name,
-            outcome=f"micro-batch {attempt.micro_batch}, {attempt.device}",
-            cost_seconds=round(time.monotonic() - began - progress.saved_seconds(), 1),
-            steps_lost=progress.steps_lost(),
-        )  # fmt: skip
-
-
-def _micro_batch(config: Config, folder: Path) -> int:
-    """What an earlier session of this training settled on, perhaps after it ran out of memory, or as configured."""
-    asked = config.training.batch_size
-    for newest in sorted((folder / "checkpoints").glob("step-*/manifest.json"), reverse=True):
-        try:
-            facts = durable.read_json(newest)["facts"]
-            return min(asked, facts["micro_batch"]) if facts["batch_size"] == asked else asked
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # whether a checkpoint can be used is the trainer's to judge
-    return asked
-
-
-def _arguments(run: Run, config: Config, folder: Path, attempt: Attempt) -> list[str]:
-    arguments = [
-        str(run.paths.configs / f"{config.name}.yaml"), "--data", str(_data_folder(run, config)),
-        "--folder", str(folder), "--micro-batch", str(attempt.micro_batch),
-    ]  # fmt: skip
-    if (attempt.device, attempt.mixed_precision) != (config.device.type, bool(config.device.mixed_precision)):
-        arguments += ["--set", f"device.type={attempt.device}", "--set", "device.mixed_precision=false"]
-    if config.training.max_seconds is not None:
-        arguments += ["--max-seconds", f"{_seconds_to_train(run, config, folder):.1f}"]
-    return arguments
-
-
-def _seconds_to_train(run: Run, config: Config, folder: Path) -> float:
-    """Training time, over all restarts, at which this model must end: as planned, sooner when time was lost."""
-    plan = run.facts("configuration.plan")
-    names = [rung["name"] for rung in plan["ladder"]]
-    larger = sum(rung["seconds"] + CHILD_SECONDS for rung in plan["ladder"][names.index(config.name) + 1 :])
-    later = sum(phase["planned_seconds"] for phase in plan["phases"] if phase["number"] > 5)
-    left = run.clock.left - later - larger - CHILD_SECONDS  # its own process has yet to start
-    return max(10.0, min(config.training.max_seconds, _trained_seconds(folder) + left))
-
-
-def _trained_seconds(folder: Path) -> float:
-    """Training time already in this model's latest heartbeat; 0 before the first."""
-    try:
-        return float(durable.read_json(folder / "heartbeat").get("seconds", 0.0))
-    except (OSError, ValueError):
-        return 0.0
-
-
-class _Progress:
-    """Passes heartbeats on to the terminal, the task's page and the loss plot, each at its own pace."""
-
-    def __init__(self, run: Run, config: Config, folder: Path):
-        self.run, self.config, self.folder = run, config, folder
-        self.heartbeat: dict = {}
-        self.began, self.first_step = time.monotonic(), self._saved_step()
-        self.drawn = self.noted = self.began
-
-    def __call__(self, heartbeat: dict) -> None:
-        self.heartbeat = heartbeat
-        now = time.monotonic()
-        fraction = heartbeat.get("step", 0) / max(1, heartbeat.get("max_iters", 1))
-        line = f"{self.config.name}  {describe(heartbeat)}"
-        self.run.display.progress(f"training-{self.config.name}", fraction, line)
-        self.run.ledger.pulse()
-        if now - self.noted >= CLOCK_SECONDS:
-            self.noted = now
-            self.run.clock.save()
-        if now - self.drawn >= PLOT_SECONDS:
-            self.drawn = now
-            self._redraw()
-
-    def _redraw(self) -> None:
-        try:
-            _draw_loss(self.folder)
-        except Exception as error:  # a plot is never worth a training
-            self.run.log.write(f"no loss plot of {self.config.name}: {type(error).__name__}: {error}", "warning")
-
-    def steps_lost(self) -> int:
-        """Steps done since the newest checkpoint."""
-        return max(0, self.heartbeat.get("step", 0) - self._saved_step())
-
-    def saved_steps(self) -> int:
-        """Steps of this attempt that are kept in a checkpoint."""
-        return max(0, self._saved_step() - self.first_step)
-
-    def saved_seconds(self) -> float:
-        """The time that those steps took."""
-        done = self.heartbeat.get("step", 0) - self.first_step
-        return (time.monotonic() - self.began) * min(1.0, self.saved_steps() / done) if done > 0 else 0.0
-
-    def _saved_step(self) -> int:
-        checkpoints = (self.folder / "checkpoints").glob("step-*")
-        return max((int(path.name[5:]) for path in checkpoints if path.name[5:].isdigit()), default=0)
 
 
 def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
@@ -205,12 +109,6 @@ def _set_aside(run: Run, folder: Path, why: str) -> None:
         shutil.rmtree(previous)
     folder.rename(previous)
     run.tell(f"{folder.name} {why}; what there was is now in {run.relative(previous)}")
-
-
-def _draw_loss(folder: Path) -> None:
-    from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
-
-    plots.loss_plot(folder, folder / "loss.svg")
 
 
 def _planned(run: Run, name: str) -> dict:

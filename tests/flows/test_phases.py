@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from flows import treatment
 from flows.display import PlainDisplay
 from flows.ledger import Outcome, Step
 from flows.options import CHECKOUT, parse
@@ -56,10 +57,10 @@ def test_redo_trains_from_the_beginning_and_keeps_what_there_was(start, monkeypa
     folder = run.paths.checkpoints / "micro"
     durable.write_text(folder / "metrics.jsonl", "{}\n")
 
-    def train(run, config, folder):
+    def train(self):
         raise RuntimeError("comes to the training")
 
-    monkeypatch.setattr(training, "_train_with_remedies", train)
+    monkeypatch.setattr(treatment.Treatment, "until_it_ends", train)
     with pytest.raises(RuntimeError, match="comes to the training"):
         training.train_model(run, "micro")
     assert folder.exists() is not redo
@@ -72,13 +73,14 @@ def test_what_an_attempt_lost_is_counted_from_its_own_checkpoints(start):
     checkpoints = run.paths.checkpoints / "micro" / "checkpoints"
     (checkpoints / "step-00000100").mkdir(parents=True)
     (checkpoints / "step-00000400.bad").mkdir()
-    progress = training._Progress(run, config, checkpoints.parent)
-    assert (progress.steps_lost(), progress.saved_steps(), progress.saved_seconds()) == (0, 0, 0.0)
+    progress = treatment.Progress(run, config, checkpoints.parent)
+    assert (progress.steps_lost(), progress.saved_steps()) == (0, 0)
     progress({"step": 150, "max_iters": 1000})
-    assert (progress.steps_lost(), progress.saved_steps(), progress.saved_seconds()) == (50, 0, 0.0)
+    assert (progress.steps_lost(), progress.saved_steps()) == (50, 0)
+    wasted = progress.lost_seconds()
     (checkpoints / "step-00000140").mkdir()
     assert (progress.steps_lost(), progress.saved_steps()) == (10, 40)
-    assert progress.saved_seconds() > 0
+    assert 0 < progress.lost_seconds() < max(wasted, 1.0)
 
 
 @pytest.mark.parametrize("kept, micro_batch", [
@@ -93,7 +95,7 @@ def test_a_run_that_starts_again_knows_the_micro_batch_that_fitted(start, kept, 
         if kept is not None:
             settled = {"micro_batch": 12, "batch_size": 12} if step == 100 else kept
             durable.write_text(manifest, kept if kept == "{half" else json.dumps({"facts": settled}))
-    assert training._micro_batch(load_config(CHECKOUT / "configs/micro.yaml"), folder) == micro_batch
+    assert treatment._micro_batch(load_config(CHECKOUT / "configs/micro.yaml"), folder) == micro_batch
 
 
 def test_a_plot_that_fails_does_not_stop_the_training(start, monkeypatch):
@@ -101,9 +103,9 @@ def test_a_plot_that_fails_does_not_stop_the_training(start, monkeypatch):
         raise ValueError("no room for the axes")
 
     run = start()
-    monkeypatch.setattr(training, "_draw_loss", fail)
-    monkeypatch.setattr(training, "PLOT_SECONDS", 0.0)
-    progress = training._Progress(run, load_config(CHECKOUT / "configs/micro.yaml"), run.paths.checkpoints / "micro")
+    monkeypatch.setattr(treatment, "draw_loss", fail)
+    monkeypatch.setattr(treatment, "PLOT_SECONDS", 0.0)
+    progress = treatment.Progress(run, load_config(CHECKOUT / "configs/micro.yaml"), run.paths.checkpoints / "micro")
     progress({"step": 1, "max_iters": 10})
     assert "no room for the axes" in (run.paths.logs / "automation_log.txt").read_text()
 

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from flows import supervisor
+from flows import memory_pressure, supervisor
 from nanogpt import durable
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_code_zero_without_an_outcome_is_no_success(watch):
     ("sys.exit(143)", "stopped", "asked the trainer to stop"),
     ("print('fine so far'); raise RuntimeError('odd')", "crashed", "exit code 1; RuntimeError: odd"),
     ("sys.exit(7)", "crashed", "exit code 7; it said nothing"),
-    ("print('half way', flush=True); os.kill(os.getpid(), signal.SIGSEGV)", "killed", "SIGSEGV; half way"),
+    ("print('half way', flush=True); os.kill(os.getpid(), signal.SIGSEGV)", "aborted", "SIGSEGV; half way"),
     ("os.kill(os.getpid(), signal.SIGKILL)", "killed", "SIGKILL; it said nothing"),
 ])  # fmt: skip
 def test_each_ending_has_its_symptom_and_its_evidence(watch, script, symptom, evidence):
@@ -113,9 +113,64 @@ def test_the_last_words_are_this_attempts_own(watch):
 
 
 def test_a_kill_while_memory_runs_out_is_the_kernels(watch, monkeypatch):
-    monkeypatch.setattr(supervisor, "_memory_left", lambda: 0.01)
+    monkeypatch.setattr(memory_pressure, "share_left", lambda: 0.01)
     ending = watch.over("beat(1); time.sleep(0.2); os.kill(os.getpid(), signal.SIGKILL)")
     assert ending.symptom == "out_of_memory" and "1% of memory left" in ending.evidence
+
+
+@pytest.mark.parametrize("device, script, symptom", [
+    ("cpu", "os.write(2, b'what():  std::bad_alloc\\n'); os.abort()", "out_of_memory"),
+    ("cpu", "os.write(2, b'the play says: std::bad_alloc\\n'); os.abort()", "aborted"),
+    ("mps", "os.write(2, b'failed assertion `commit an already committed command buffer\\n'); os.abort()", "device"),
+    ("cpu", "print('MemoryError'); sys.exit(1)", "out_of_memory"),
+    ("cpu", "os.kill(os.getpid(), signal.SIGTERM)", "stopped"),
+])  # fmt: skip
+def test_what_could_not_be_raised_is_told_by_the_last_words_and_the_device(watch, device, script, symptom):
+    assert watch.over(script, device=device).symptom == symptom
+
+
+COMPLAINS = """
+signal.signal(signal.SIGTERM, lambda *_: write("saved", {}))
+(folder / "pid").write_text(str(os.getpid()))
+beat(1)
+os.write(2, b"Error: command buffer ")
+time.sleep(0.1)
+os.write(2, b"exited with error status.\\n")
+forever()
+"""
+
+
+def test_wrong_numbers_that_are_only_on_stderr_end_the_child_before_it_saves_them(watch):
+    before = time.time()
+    ending = watch.over(COMPLAINS, device="mps")
+    assert (ending.symptom, ending.evidence) == ("device", "Error: command buffer exited with error status.")
+    assert before <= ending.untrusted_since <= time.time()
+    assert watch.trainer_is_gone and not (watch.folder / "saved").exists()
+
+
+def test_the_same_words_mean_nothing_on_the_cpu_or_within_a_sentence(watch):
+    ending = watch.over("""
+        print("I read: command buffer exited with error status", flush=True)
+        time.sleep(0.2)
+        write("outcome.json", {"status": "finished", "step": 3})
+    """, device="mps")  # fmt: skip
+    assert ending.symptom == ""
+    assert watch.over("""
+        print("command buffer exited with error status", flush=True)
+        time.sleep(0.2)
+        write("outcome.json", {"status": "finished", "step": 3})
+    """).symptom == ""  # fmt: skip
+
+
+def test_slow_steps_are_no_stall(watch):
+    ending = watch.over("""
+        for step in range(3):
+            beat(step)
+            time.sleep(0.5)
+        time.sleep(1.0)
+        write("outcome.json", {"status": "finished", "step": 3})
+    """, stall_seconds=0.9)  # fmt: skip
+    assert ending.symptom == ""
 
 
 def test_a_persons_mistake_is_told_by_the_real_trainer(tmp_path):
@@ -138,8 +193,8 @@ def test_a_trainer_without_a_heartbeat_is_asked_for_its_stacks_and_stopped(watch
         beat(5)
         forever()
     """, stall_seconds=0.7)  # fmt: skip
-    assert ending.symptom == "stall" and "at step 5" in ending.evidence
-    assert "in forever" in watch.log.read_text()
+    assert ending.symptom == "stall" and "at step 5; in forever (trainer.py:" in ending.evidence
+    assert str(watch.log) in ending.evidence and "in forever" in watch.log.read_text()
     assert watch.trainer_is_gone
 
 
@@ -241,7 +296,7 @@ def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
     watcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from flows import supervisor
+        from flows import memory_pressure, supervisor
         supervisor.trainer_command = lambda arguments: [sys.executable, {str(file)!r}, {str(watch.folder)!r}]
         supervisor.train([], Path({str(watch.folder)!r}), Path({str(watch.log)!r}),
                          lambda heartbeat: print("beat", flush=True))

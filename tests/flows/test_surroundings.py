@@ -14,8 +14,8 @@ import pytest
 from flows import awake, clock, power, supervisor, surroundings
 from flows.display import PlainDisplay
 from flows.options import CHECKOUT, parse
-from flows.phases import training
 from flows.run import Run
+from flows.treatment import Treatment
 from nanogpt import durable
 from nanogpt.config import save_config
 from nanogpt.training.trainer import train
@@ -162,7 +162,7 @@ def test_a_training_that_waited_for_power_ends_as_if_it_had_not(start, laptop, m
     laptop.story = [None] * 3
     monkeypatch.setattr(psutil, "sensors_battery", battery, raising=False)
     monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
-    ending = training._train_with_remedies(run, config, folder)
+    ending = Treatment(run, config, folder).until_it_ends()
     assert [row["symptom"] for row in run.remedies] == ["low_charge"]
     uninterrupted = train(config, data, tmp_path / "uninterrupted")
     assert ending.outcome["sha256"] == uninterrupted.sha256

@@ -1,0 +1,77 @@
+"""Whether memory was running out: what a SIGKILL does not say. Torch-free, and cheap enough for four looks a second."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
+REMEMBERED_SECONDS = 3.0  # what is left after a death says nothing: the dead process gave its memory back
+GROUPS = {  # by controllers in /proc/self/cgroup, version 2 names none: folder, limit, use, count of kills
+    "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "memory.events"),
+    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"),
+}
+
+
+class MemoryPressure:
+    """The machine's memory, and that of this process's control group, over the last seconds."""
+
+    def __init__(self) -> None:
+        self._shares: deque[tuple[float, float]] = deque()  # (moment, share left)
+        self._kills = kernel_kills()
+
+    def look(self) -> None:
+        now = time.monotonic()
+        self._shares.append((now, share_left()))
+        while now - self._shares[0][0] > REMEMBERED_SECONDS:
+            self._shares.popleft()
+
+    def evidence(self) -> str:
+        """Why a SIGKILL now was for want of memory; "" if nothing speaks for it."""
+        if kernel_kills() > self._kills:
+            return "the kernel has killed for want of memory"
+        least = min((share for _, share in self._shares), default=1.0)
+        return f"killed with {least:.0%} of memory left" if least < PRESSURE else ""
+
+
+def share_left() -> float:
+    """Of the machine's memory or the control group's, whichever has less."""
+    memory = psutil.virtual_memory()
+    return min([memory.available / memory.total, *_shares_of_groups()])
+
+
+def kernel_kills() -> int:
+    """How many processes Linux has killed for want of memory, as far as it tells; 0 elsewhere."""
+    counted = _counted(Path("/proc/vmstat"), "oom_kill")
+    for group, files in _groups():
+        counted += _counted(group / files[3], "oom_kill")
+    return counted
+
+
+def _shares_of_groups() -> Iterator[float]:
+    for group, files in _groups():
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max" is no limit
+            limit = int((group / files[1]).read_text(encoding="ascii"))
+            yield max(0.0, 1 - int((group / files[2]).read_text(encoding="ascii")) / limit)
+
+
+def _groups() -> Iterator[tuple[Path, tuple]]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in GROUPS:
+                yield GROUPS[controllers][0] / path.lstrip("/"), GROUPS[controllers]
+
+
+def _counted(file: Path, name: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in file.read_text(encoding="ascii").splitlines():
+            key, _, value = line.partition(" ")
+            if key == name and value.strip().isdigit():
+                return int(value)
+    return 0

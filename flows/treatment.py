@@ -1,0 +1,317 @@
+"""One model's training until it ends: attempt after attempt in a supervised process, and between them the remedies."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from flows import accelerator, disk, remedies, remembered, supervisor
+from flows.phases import dataset
+from flows.planner import CHILD_SECONDS
+from flows.remedies import Attempt, Doctor, Remedy
+from flows.run import Run
+from flows.supervisor import Ending
+from nanogpt import durable, faults
+from nanogpt.config import Config
+from nanogpt.faults import UserError
+from nanogpt.training.live import describe
+
+PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.1 s of this process
+CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
+AGAINST_MEMORY = (remedies.HALVE, remedies.RECOMPUTE, remedies.SHORTEN)
+LEAVES_THE_DATA_IN_DOUBT = ("killed", "aborted", "crashed", "stall", faults.UNKNOWN, faults.CORRUPT_FILE)
+
+
+class DoesNotFit(RuntimeError):
+    """A model that runs out of memory however it is computed. `evidence`: the last error's words."""
+
+    def __init__(self, name: str, evidence: str):
+        super().__init__(f"{name} does not fit into memory: {evidence}")
+        self.name, self.evidence = name, evidence
+
+
+class Treatment:
+    """The attempts at one model."""
+
+    def __init__(self, run: Run, config: Config, folder: Path):
+        self.run, self.config, self.folder = run, config, folder
+        self.step = f"training.{config.name}"
+        self.doctor = Doctor()
+        self.attempt = first_attempt(run, config, folder)
+
+    def until_it_ends(self) -> Ending:
+        """The ending of a training that finished.
+
+        Raises DoesNotFit, UserError, and RuntimeError when the remedies are used up.
+        """
+        while True:
+            self.run.surroundings.wait_for_power(self.step)
+            progress = Progress(self.run, self.config, self.folder, self._mended_by_the_trainer)
+            ending = supervisor.train(
+                self._arguments(), self.folder, self.run.paths.logs / f"{self.config.name}.log", progress,
+                device=self.attempt.device, reason_to_pause=lambda: self.run.surroundings.reason_to_pause(self.step),
+            )  # fmt: skip
+            progress.tell_events()
+            if not ending.symptom:
+                return ending
+            if ending.symptom == "user_error":
+                if not dataset.remake_damaged(self.run):
+                    raise UserError(ending.evidence)
+                ending = replace(ending, symptom=faults.CORRUPT_FILE)  # data without its manifest passes for no data
+            if ending.symptom != "paused":
+                self._treat(ending, progress)
+
+    def _treat(self, ending: Ending, progress: Progress) -> None:
+        """Choose a remedy, apply it and record it. Raises DoesNotFit, RuntimeError."""
+        if progress.saved_steps() > 0:
+            self.doctor.recovered()
+        prescription = self.doctor.prescribe(ending.symptom, self.attempt)
+        if prescription is None:
+            if ending.symptom == faults.OUT_OF_MEMORY:
+                raise DoesNotFit(self.config.name, ending.evidence)
+            raise RuntimeError(f"{self.config.name}: {self._why_it_ends(ending)}")
+        before = self.attempt
+        remedy, self.attempt = prescription
+        if ending.untrusted_since is not None:
+            set_aside_since(self.folder, ending.untrusted_since)
+        if ending.symptom in LEAVES_THE_DATA_IN_DOUBT:
+            dataset.remake_damaged(self.run)
+        if remedy is remedies.MAKE_ROOM:
+            disk.make_room(self.run, self.step, ending.evidence, self.folder, None)
+            return
+        if remedy in AGAINST_MEMORY:
+            remembered.note(self.run, self.config, asdict(self.attempt), ending.evidence)
+        if remedy is remedies.CPU and before.device != "cpu":
+            accelerator.give_up(self.run, ending.evidence)
+        self._record(
+            ending.symptom, ending.evidence, remedy.name, progress.lost_seconds(), progress.steps_lost(),
+            _as_event(remedy, ending, progress),
+        )  # fmt: skip
+
+    def _why_it_ends(self, ending: Ending) -> str:
+        row = remedies.TABLE.get(ending.symptom)
+        tried = sum(self.doctor.given.values())
+        told = f"; {row.told}" if row else ""
+        return f"{ending.symptom} ({ending.evidence}), no remedy is left after {tried}{told}"
+
+    def _mended_by_the_trainer(self, event: dict) -> None:
+        """A row for what the trainer has mended by itself."""
+        symptom, remedy = remedies.MENDED_BY_THE_TRAINER[event["event"]]
+        if event["event"] == "out_of_memory":
+            self.attempt = replace(self.attempt, micro_batch=event["micro_batch"])
+            remembered.note(self.run, self.config, asdict(self.attempt), event["message"])
+        self._record(symptom, event["message"], remedy, event.get("seconds_lost", 0.0), event.get("steps_lost", 0))
+
+    def _record(
+        self, symptom: str, evidence: str, remedy: str, seconds: float, steps: int, event: dict | None = None
+    ) -> None:
+        if event:
+            append_event(self.folder, event)
+        self.run.remedy(
+            step=self.step, symptom=symptom, evidence=evidence, remedy=remedy, outcome=self._how(),
+            cost_seconds=round(seconds, 1), steps_lost=steps,
+        )  # fmt: skip
+
+    def _how(self) -> str:
+        """How the training goes on."""
+        attempt = self.attempt
+        how = [f"micro-batch {attempt.micro_batch}", attempt.device]
+        if attempt.gradient_checkpointing:
+            how.append("gradient checkpointing")
+        if attempt.longest_window < self.config.model.block_size:
+            how.append(f"windows of {attempt.longest_window}")
+        return ", ".join(how)
+
+    def _arguments(self) -> list[str]:
+        run, config, attempt = self.run, self.config, self.attempt
+        arguments = [
+            str(run.paths.configs / f"{config.name}.yaml"), "--data", str(run.paths.data / config.data.tokenizer),
+            "--folder", str(self.folder), "--micro-batch", str(attempt.micro_batch),
+        ]  # fmt: skip
+        settings = {}
+        if (attempt.device, attempt.mixed_precision) != (config.device.type, bool(config.device.mixed_precision)):
+            settings |= {"device.type": attempt.device, "device.mixed_precision": "false"}
+        if attempt.gradient_checkpointing != config.device.gradient_checkpointing:
+            settings["device.gradient_checkpointing"] = "true"
+        if attempt.longest_window != config.context:
+            settings["device.longest_window"] = attempt.longest_window
+        for key, value in settings.items():
+            arguments += ["--set", f"{key}={value}"]
+        if config.training.max_seconds is not None:
+            arguments += ["--max-seconds", f"{seconds_to_train(run, config, self.folder):.1f}"]
+        return arguments
+
+
+def first_attempt(run: Run, config: Config, folder: Path) -> Attempt:
+    """As configured, or as an earlier session of this training, or an earlier run, settled on when memory ran out."""
+    given_up = accelerator.reason_given_up(run)
+    known = remembered.settled(run, config) or {}
+    micro_batch = min(_micro_batch(config, folder), known.get("micro_batch") or config.training.batch_size)
+    return Attempt(
+        micro_batch=micro_batch, device="cpu" if given_up else config.device.type,
+        mixed_precision=bool(config.device.mixed_precision) and not given_up,
+        longest_window=min(config.context, known.get("longest_window") or config.context),
+        gradient_checkpointing=config.device.gradient_checkpointing or bool(known.get("gradient_checkpointing")),
+    )  # fmt: skip
+
+
+def _micro_batch(config: Config, folder: Path) -> int:
+    """What an earlier session of this training settled on, perhaps after it ran out of memory, or as configured."""
+    asked = config.training.batch_size
+    for newest in sorted((folder / "checkpoints").glob("step-*/manifest.json"), reverse=True):
+        try:
+            facts = durable.read_json(newest)["facts"]
+            return min(asked, facts["micro_batch"]) if facts["batch_size"] == asked else asked
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # whether a checkpoint can be used is the trainer's to judge
+    return asked
+
+
+def seconds_to_train(run: Run, config: Config, folder: Path) -> float:
+    """Training time, over all restarts, at which this model must end: as planned, sooner when time was lost."""
+    plan = run.facts("configuration.plan")
+    names = [rung["name"] for rung in plan["ladder"]]
+    larger = sum(rung["seconds"] + CHILD_SECONDS for rung in plan["ladder"][names.index(config.name) + 1 :])
+    later = sum(phase["planned_seconds"] for phase in plan["phases"] if phase["number"] > 5)
+    left = run.clock.left - later - larger - CHILD_SECONDS  # its own process has yet to start
+    return max(10.0, min(config.training.max_seconds, _trained_seconds(folder) + left))
+
+
+def _trained_seconds(folder: Path) -> float:
+    """Training time already in this model's latest heartbeat; 0 before the first."""
+    try:
+        return float(durable.read_json(folder / "heartbeat").get("seconds", 0.0))
+    except (OSError, ValueError):
+        return 0.0
+
+
+def set_aside_since(folder: Path, moment: float) -> None:
+    """Rename every checkpoint that was written at `moment` (time.time()) or later to *.bad.
+
+    From then on the device's numbers were wrong, whatever the digests say.
+    """
+    for manifest in [*folder.glob("checkpoints/*/manifest.json"), folder / "best/manifest.json"]:
+        checkpoint = manifest.parent
+        if not checkpoint.name.endswith(".bad") and manifest.exists() and manifest.stat().st_mtime >= moment:
+            aside = checkpoint.with_name(f"{checkpoint.name}.bad")
+            disk.remove(aside)
+            checkpoint.rename(aside)
+
+
+def append_event(folder: Path, event: dict) -> None:
+    """A row of events.jsonl, between two trainers, which write it otherwise."""
+    with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+
+def _as_event(remedy: Remedy, ending: Ending, progress: Progress) -> dict:
+    told = f"{ending.symptom}: {ending.evidence} -> {remedy.name}"
+    return {"event": "remedy", "step": progress.step, "time": time.time(), "message": told}
+
+
+class Progress:
+    """Passes heartbeats on to the terminal, the task's page and the loss plot, each at its own pace, and the events
+    of what the trainer mended to `mended`."""
+
+    def __init__(self, run: Run, config: Config, folder: Path, mended=lambda event: None):
+        self.run, self.config, self.folder, self.mended = run, config, folder, mended
+        self.heartbeat: dict = {}
+        self.began, self.first_step = time.monotonic(), saved_step(folder)
+        self.drawn = self.noted = self.began
+        self.events_read = _size(folder / "events.jsonl")
+
+    def __call__(self, heartbeat: dict) -> None:
+        self.heartbeat = heartbeat
+        now = time.monotonic()
+        fraction = self.step / max(1, heartbeat.get("max_iters", 1))
+        line = f"{self.config.name}  {describe(heartbeat)}"
+        self.run.display.progress(f"training-{self.config.name}", fraction, line)
+        self.run.ledger.pulse()
+        self.tell_events()
+        if now - self.noted >= CLOCK_SECONDS:
+            self.noted = now
+            self.run.clock.save()
+        if now - self.drawn >= PLOT_SECONDS:
+            self.drawn = now
+            self._redraw()
+
+    def tell_events(self) -> None:
+        """Pass on what the trainer has mended since the last look."""
+        for event in self._new_events():
+            told = remedies.MENDED_BY_THE_TRAINER.get(event.get("event"))
+            is_usual = event.get("message", "").startswith("overflow")  # float16 finding its loss scale
+            if told and not is_usual:
+                self.mended(event)
+
+    def _new_events(self) -> Iterator[dict]:
+        path = self.folder / "events.jsonl"
+        if _size(path) <= self.events_read:
+            return
+        with open(path, "rb") as file:
+            file.seek(self.events_read)
+            lines = file.read()
+        whole = lines[: lines.rfind(b"\n") + 1]
+        self.events_read += len(whole)
+        for line in whole.splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # cut by a crash
+            if isinstance(row, dict):
+                yield row
+
+    def _redraw(self) -> None:
+        try:
+            draw_loss(self.folder)
+        except Exception as error:  # a plot is never worth a training
+            self.run.log.write(f"no loss plot of {self.config.name}: {type(error).__name__}: {error}", "warning")
+
+    @property
+    def step(self) -> int:
+        return self.heartbeat.get("step", 0)
+
+    def steps_lost(self) -> int:
+        """Steps done since the newest checkpoint."""
+        return max(0, self.step - saved_step(self.folder))
+
+    def saved_steps(self) -> int:
+        """Steps of this attempt that are kept in a checkpoint."""
+        return max(0, saved_step(self.folder) - self.first_step)
+
+    def lost_seconds(self) -> float:
+        """The time of this attempt that led to nothing that is kept, its start and what was done after it included."""
+        taken, done = time.monotonic() - self.began, self.step - self.first_step
+        return taken - taken * min(1.0, self.saved_steps() / done) if done > 0 else taken
+
+
+def saved_step(folder: Path) -> int:
+    """Of the newest checkpoint; 0 without any."""
+    checkpoints = (folder / "checkpoints").glob("step-*")
+    return max((int(path.name[5:]) for path in checkpoints if path.name[5:].isdigit()), default=0)
+
+
+def draw_loss(folder: Path) -> None:
+    from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
+
+    plots.loss_plot(folder, folder / "loss.svg")
+
+
+def lost_by_interruption(folder: Path) -> tuple[int, float]:
+    """(steps, seconds) that an interrupted training in `folder` has to do again, from what lies there."""
+    try:
+        heartbeat = durable.read_json(folder / "heartbeat")
+        step, seconds = int(heartbeat["step"]), float(heartbeat.get("seconds") or 0.0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0.0
+    lost = max(0, step - saved_step(folder))
+    return lost, round(seconds * lost / step, 1) if step else 0.0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
