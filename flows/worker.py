@@ -92,9 +92,12 @@ class Worker:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = None
 
+    def said(self) -> str:
+        """What the present process, or the last one, has printed."""
+        return self._log.read_bytes()[self._log_began_at :].decode("utf-8", "replace")
+
     def _last_words(self) -> str:
-        said = self._log.read_bytes()[self._log_began_at :]
-        lines = said.decode("utf-8", "replace").strip().splitlines()
+        lines = self.said().strip().splitlines()
         return lines[-1][:300] if lines else "none"
 
 

@@ -1,6 +1,9 @@
 """The device: what is not there is said, and one that computes wrongly is passed over."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -65,3 +68,12 @@ def test_a_known_card_has_its_makers_rate(name, precision, teraflops):
 ])  # fmt: skip
 def test_no_rate_is_made_up(name, precision):
     assert device.peak_rate(name, precision) is None
+
+
+@pytest.mark.parametrize("given, expected", [({}, "1.0 0.8"), ({"PYTORCH_MPS_HIGH_WATERMARK_RATIO": "0.7"}, "0.7 0.8")])
+def test_metals_limits_are_set_before_torch_reads_them_and_a_persons_own_stay(given, expected):
+    names = ("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO")
+    code = f"import nanogpt, os, sys; assert 'torch' not in sys.modules; print(*(os.environ[n] for n in {names}))"
+    environment = {key: value for key, value in os.environ.items() if key not in names} | given
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == expected
