@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         return 0
     folder = given.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     try:
-        campaign = Campaign(folder)
+        campaign = Campaign(folder, given.small)
         rows = campaign.rows(kinds, given.jobs)
         facts = {"machine": f"{processor_name()}, {cores()} cores", "kinds": rows}
         if given.only is None:

@@ -21,8 +21,8 @@ from bench.faults.verdict import judge
 class Campaign:
     """A folder with templates, and scenes made from them. A scene whose kind was not survived stays, to look at."""
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = print):
-        self.templates, self.tell = Templates(folder), tell
+    def __init__(self, folder: Path, small: bool = False, tell: Callable[[str], None] = print):
+        self.templates, self.small, self.tell = Templates(folder), small, tell
         self.reference = self.templates.make(tell)
         self.interrupted = threading.Event()
 
@@ -31,7 +31,8 @@ class Campaign:
         """A private copy of a template's workspace: ended, and removed unless what is done in it fails."""
         workspace = self.templates.folder / "scenes" / f"{_file_name(name)}-{os.getpid()}-{threading.get_ident()}"
         shutil.copytree(self.templates.workspace(template), workspace, symlinks=True)
-        scene = Scene(self.templates, workspace, self.reference, Patience(seconds, self.interrupted), template)
+        scene = Scene(self.templates, workspace, self.reference, Patience(seconds, self.interrupted), template,
+                      self.small)  # fmt: skip
         try:
             yield scene
         except BaseException:

@@ -63,7 +63,7 @@ class Process:
 
     def __init__(
         self, command: list[str], environment: Mapping[str, str], output: Path, patience: Patience,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] | None = None, cwd: Path = CHECKOUT,
     ):  # fmt: skip
         if limits:
             command = [sys.executable, "-c", LIMITED, json.dumps(dict(limits)), *command]
@@ -72,7 +72,7 @@ class Process:
         with open(output, "wb") as file:
             # A session of its own: Ctrl-C in the campaign's terminal ends the campaign, which ends this.
             self._child = subprocess.Popen(
-                command, cwd=CHECKOUT, env=environment, stdin=subprocess.DEVNULL, stdout=file,
+                command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -92,7 +92,7 @@ class Process:
     @property
     def trainer(self) -> psutil.Process | None:
         """The trainer, while there is one."""
-        return next((child for child in self.children() if "nanogpt.cli" in _words(child)), None)
+        return next((child for child in self.children() if is_trainer(child)), None)
 
     def children(self) -> list[psutil.Process]:
         """All that it has started, and what that has started."""
@@ -151,9 +151,19 @@ def marked(mark: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _mark_of(process) == mark]
 
 
+def is_trainer(process: psutil.Process) -> bool:
+    """Whether it is a training in a process of its own."""
+    return "nanogpt.cli train" in words_of(process)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is the process in which the orchestrator lets torch compute."""
+    return "from multiprocessing.spawn import" in words_of(process)
+
+
 def is_server(process: psutil.Process) -> bool:
     """Whether it is Prefect's server, which is meant to outlive the runs of its workspace."""
-    return "prefect" in _words(process)
+    return "prefect" in words_of(process)
 
 
 def _mark_of(process: psutil.Process) -> str | None:
@@ -164,7 +174,8 @@ def _mark_of(process: psutil.Process) -> str | None:
         return None
 
 
-def _words(process: psutil.Process) -> str:
+def words_of(process: psutil.Process) -> str:
+    """The command line of a process; empty once it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.Error:

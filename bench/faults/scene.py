@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.faults.kind import NotSurvived
-from bench.faults.process import Patience, Process, Result, environment_of, is_server, marked
+from bench.faults.process import Patience, Process, Result, environment_of, is_server, marked, words_of
 from bench.faults.template import MODEL, Reference, Templates, rows_of
 from flows.options import CHECKOUT
 from nanogpt import durable
@@ -36,9 +36,11 @@ class Scene:
 
     def __init__(
         self, templates: Templates, workspace: Path, reference: Reference, patience: Patience | None = None,
-        template: str = "half",
+        template: str = "half", small: bool = False,
     ):  # fmt: skip
         self.workspace, self.reference, self.template = workspace, reference, template
+        self.small = small  # a kind with many variants takes one of them
+        self._templates = templates
         self.text, self.config = templates.text, templates.config  # shared: copy before damaging, and say so (--data)
         self.model = workspace / "checkpoints" / RUN / MODEL
         self.checkpoints = self.model / "checkpoints"
@@ -49,10 +51,20 @@ class Scene:
         self.results: list[Result] = []  # of the starts that have ended
         self._patience = patience or Patience(600.0)
         self._started: list[Process] = []
+        self._port: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._before: list[tuple[int, int]] = []  # at each start: the last step done, and the number of events
         self._log_began = len(_text_of(self.log_file))
         self._events_began = len(self._all_events())
-        self._port: int | None = None
+
+    def again(self) -> None:
+        """Begin anew with the template: for a kind with several variants, each on a run of its own."""
+        shutil.rmtree(self.workspace)
+        shutil.copytree(self._templates.workspace(self.template), self.workspace, symlinks=True)
+        self.results.clear()
+        self._begin()
 
     # -- the command ---------------------------------------------------------------------------------------------
 
@@ -67,24 +79,24 @@ class Scene:
 
     def start(
         self, *arguments: str, ui: bool = False, env: Mapping[str, str] | None = None,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] | None = None, cwd: Path = CHECKOUT,
     ) -> Process:  # fmt: skip
         """Start the command; `env` is added to its environment, `limits`: {"RLIMIT_FSIZE": bytes, ...}."""
         self._before.append((self.last_step(), len(self._all_events())))
         output = self.workspace.with_name(f"{self.workspace.name}.{len(self._started) + 1}.out")
         going = Process(
             self.command(*arguments, ui=ui), environment_of(str(self.workspace), env or {}), output, self._patience,
-            limits,
+            limits, cwd,
         )  # fmt: skip
         self._started.append(going)
         return going
 
     def run(
         self, *arguments: str, code: int | None = 0, ui: bool = False, env: Mapping[str, str] | None = None,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] | None = None, cwd: Path = CHECKOUT,
     ) -> Result:  # fmt: skip
         """Start the command and wait for its end. Raises NotSurvived unless it ends with `code` (None: with any)."""
-        result = self.start(*arguments, ui=ui, env=env, limits=limits).wait()
+        result = self.start(*arguments, ui=ui, env=env, limits=limits, cwd=cwd).wait()
         self.results.append(result)
         if code is not None and result.code != code:
             raise NotSurvived(f"exit code {result.code} instead of {code}; its last words: {result.output[-1500:]}")
@@ -109,6 +121,10 @@ class Scene:
     def final_sha256(self) -> str:
         """Of the final weights' file."""
         return durable.sha256_file(self.model / "final/model.safetensors")
+
+    def best_sha256(self) -> str:
+        """Of the weights that were best on the validation split."""
+        return durable.sha256_file(self.model / "best/model.safetensors")
 
     def metrics(self) -> list[dict]:
         """The rows of metrics.jsonl."""
@@ -150,7 +166,7 @@ class Scene:
     def noticed(self, *words: str) -> str:
         """The line in which the run tells of the fault: the first with all `words` (regular expressions, in any case)
         in the report's remedies, the action log, the terminal, the trainer's events and its log. Raises NotSurvived."""
-        told = [f"{row['symptom']}: {row['evidence']}" for row in self.remedies()]
+        told = [f"{row['step']}: {row['symptom']}: {row['evidence']}" for row in self.remedies()]
         events = [f"{row['event']}: {row['message']}" for row in self.events()]
         trainer = _text_of(self.log_file.with_name(f"{MODEL}.log"))
         lines = [*told, *self.log().splitlines(), *self.output().splitlines(), *events, *trainer.splitlines()]
@@ -169,7 +185,7 @@ class Scene:
 
     def steps_lost(self) -> int:
         """Steps that were done again: between the starts of this scene, and within them as the remedies tell."""
-        lost = sum(row["steps_lost"] for row in self.remedies())
+        lost = sum(row["steps_lost"] for row in self.remedies() if row["symptom"] != "interrupted")  # those are below
         events = self._all_events()
         for number, (reached, first) in enumerate(self._before):
             last = self._before[number + 1][1] if number + 1 < len(self._before) else len(events)
@@ -186,7 +202,7 @@ class Scene:
 
     def left_over(self) -> list[str]:
         """Processes of this scene that live though every command has ended; a server for pages is none of them."""
-        return [" ".join(process.cmdline()) for process in marked(str(self.workspace)) if not is_server(process)]
+        return [words_of(process) for process in marked(str(self.workspace)) if not is_server(process)]
 
     def close(self) -> None:
         """End every process of this scene."""

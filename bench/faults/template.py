@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class Reference:
     """What the uninterrupted run came to."""
 
     final_sha256: str
+    best_sha256: str
     metrics: list[dict]  # the rows of its metrics.jsonl
     seconds: dict[str, float]  # from each template to the end, undisturbed
 
@@ -67,7 +68,7 @@ class Templates:
                 tell("making the run that all others are compared with ...")
                 self._make()
         facts = durable.read_json(self.folder / DONE)
-        return Reference(facts["final_sha256"], facts["metrics"], facts["seconds"])
+        return Reference(**facts)
 
     def _make(self) -> None:
         from bench.faults.scene import Scene  # it copies templates, and they are made with its command
@@ -77,7 +78,7 @@ class Templates:
         durable.write_text(self.config, CONFIG)
         for template in TEMPLATES:
             self.workspace(template).mkdir(parents=True)
-        nothing = Reference("", [], {})
+        nothing = Reference("", "", [], {})
         whole = Scene(self, self.workspace("whole"), nothing)
         seconds = {"fresh": whole.run().seconds, "whole": whole.run().seconds}
         shutil.copytree(whole.model, whole.model.parents[1] / "neighbour" / MODEL)
@@ -87,10 +88,10 @@ class Templates:
         with_half = Scene(self, self.folder / "templates" / "continued", nothing)
         shutil.copytree(half.workspace, with_half.workspace)
         seconds["half"] = with_half.run().seconds
-        sha256 = whole.final_sha256()
-        if with_half.final_sha256() != sha256:
+        reference = Reference(whole.final_sha256(), whole.best_sha256(), whole.metrics(), seconds)
+        if with_half.final_sha256() != reference.final_sha256:
             raise NotSurvived("stopped and gone on with, and nothing else: other weights")
-        durable.write_json(self.folder / DONE, {"final_sha256": sha256, "metrics": whole.metrics(), "seconds": seconds})
+        durable.write_json(self.folder / DONE, asdict(reference))
 
 
 def _stop_in_the_middle(scene: Scene) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 from bench.faults.kind import NotSurvived
 from bench.faults.scene import Scene
+from flows import outputs
 from nanogpt import durable
 
 ROUNDING = 1e-3  # relative; other micro-batches were measured to differ by 2e-7 a step, and steps add up
@@ -26,6 +26,8 @@ def judge(scene: Scene, exact: bool) -> str:
         return within_rounding(scene)
     if scene.final_sha256() != scene.reference.final_sha256:
         raise NotSurvived("the final weights are not those of the uninterrupted run")
+    if scene.best_sha256() != scene.reference.best_sha256:
+        raise NotSurvived("the best weights are not those of the uninterrupted run")
     if (difference := loss_difference(scene)) > 0:
         raise NotSurvived(f"the same weights, but another loss curve, by {difference:.1g}")
     return "same bytes"
@@ -54,10 +56,13 @@ def _losses(rows: list[dict]) -> dict[tuple[str, int], float]:
 
 
 def _every_step_finished(scene: Scene) -> None:
-    for marker in sorted(scene.markers.glob("*.json")):
-        state = json.loads(marker.read_text(encoding="utf-8"))["state"]
-        if state != "finished":
-            raise NotSurvived(f"{marker.stem} is {state}")
+    """With all that it promises, byte for byte."""
+    for path in sorted(scene.markers.glob("*.json")):
+        marker = durable.read_json(path)
+        if marker["state"] != "finished":
+            raise NotSurvived(f"{path.stem} is {marker['state']}")
+        if problem := outputs.damage(marker["outputs"], scene.workspace):
+            raise NotSurvived(f"{path.stem} is called finished, and {problem}")
 
 
 def _each_step_once(scene: Scene) -> None:
