@@ -33,6 +33,8 @@ __all__ = ["criteria", "recommendations", "render", "render_model_card", "render
 Facts = dict[str, Any]
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 UNEXPECTED_FACTS = (UndefinedError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+MANY_COLUMNS, SEVERAL_COLUMNS = 8, 5
+LONG_CELL = 60  # characters; six columns of less fit on a page
 PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -91,13 +93,14 @@ def to_html(markdown: str, title: str, folder: Path, pictures: list[Path]) -> st
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
     contents = _name_headings(tokens)
+    _label_cells(tokens)
     for token in tokens:
         for child in token.children or ():
             if child.type == "image" and child.attrs["src"] in sources:
                 child.attrs["src"] = sources[child.attrs["src"]]
     body = parser.renderer.render(tokens, parser.options, {})
-    # a table wider than a phone scrolls by itself, the page does not
-    body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+    # a table wider than the page scrolls by itself, the page does not
+    body = re.sub("(<table[ >])", r'<div class="table">\1', body).replace("</table>", "</table></div>")
     page = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True)
     return page.get_template("page.html.j2").render(title=title, body=Markup(body), contents=contents)
 
@@ -214,6 +217,24 @@ def _name_headings(tokens: list[Token]) -> list[dict[str, str]]:
             opening.attrs["id"] = anchor
             contents.append({"anchor": anchor, "text": text})
     return contents
+
+
+def _label_cells(tokens: list[Token]) -> None:
+    """Each cell knows its column's name: tables of many columns, or of long words in several, are cards on a phone."""
+    names: list[str] = []
+    for opening, content in pairwise(tokens):
+        if opening.type == "table_open":
+            table, names = opening, []
+        elif opening.type == "th_open":
+            names.append(content.content)
+            if len(names) == MANY_COLUMNS:
+                table.attrs["class"] = "many"
+        elif opening.type == "tr_open":
+            column = iter(names)
+        elif opening.type == "td_open":
+            opening.attrs["data-label"] = next(column)
+            if len(names) >= SEVERAL_COLUMNS and len(content.content) > LONG_CELL:
+                opening.attrs["class"], table.attrs["class"] = "long", "wordy"
 
 
 def _relative(path: Path, folder: Path) -> str:

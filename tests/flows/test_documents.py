@@ -113,6 +113,25 @@ def test_the_page_holds_each_figure_once_and_loads_nothing(run):
     assert not {"script", "link", "iframe"} & {tag for tag, _ in elements}
 
 
+def test_a_table_ends_where_its_rows_do(run):
+    """Text right behind a table is one more row of it to Markdown."""
+    for document in run[2].glob("*.md"):
+        for line, after in pairwise(document.read_text().splitlines()):
+            assert not line.startswith("|") or after.startswith("|") or not after.strip(), (document.name, after)
+
+
+def test_wide_tables_are_cards_on_a_phone_and_each_cell_knows_its_column(run, tmp_path):
+    facts = copy.deepcopy(run[0])
+    facts["remedies"][0]["evidence"] = "/a/path/without/a/blank" * 20
+    elements = Page(render(facts, tmp_path)[1]).elements
+    kinds = {attributes.get("class") for tag, attributes in elements if tag == "table"}
+    assert kinds == {None, "many", "wordy"}
+    labels = [attributes["data-label"] for tag, attributes in elements if tag == "td"]
+    assert {"Layers × heads × width", "What happened", "Cost"} <= set(labels)
+    (long,) = (attributes for tag, attributes in elements if tag == "td" and attributes.get("class") == "long")
+    assert long["data-label"] == "What happened"
+
+
 def test_the_markdown_names_its_figures_by_paths_that_exist(run):
     _, figures, folder = run
     paths = re.findall(r"!\[[^]]*\]\(<([^>]+)>\)", (folder / "training_report.md").read_text())
