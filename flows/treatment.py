@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from flows import accelerator, disk, remedies, remembered, supervisor
+from flows.interruption import saved_step
 from flows.phases import dataset
 from flows.planner import CHILD_SECONDS
 from flows.remedies import Attempt, Doctor, Remedy
@@ -287,27 +288,10 @@ class Progress:
         return taken - taken * min(1.0, self.saved_steps() / done) if done > 0 else taken
 
 
-def saved_step(folder: Path) -> int:
-    """Of the newest checkpoint; 0 without any."""
-    checkpoints = (folder / "checkpoints").glob("step-*")
-    return max((int(path.name[5:]) for path in checkpoints if path.name[5:].isdigit()), default=0)
-
-
 def draw_loss(folder: Path) -> None:
     from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
 
     plots.loss_plot(folder, folder / "loss.svg")
-
-
-def lost_by_interruption(folder: Path) -> tuple[int, float]:
-    """(steps, seconds) that an interrupted training in `folder` has to do again, from what lies there."""
-    try:
-        heartbeat = durable.read_json(folder / "heartbeat")
-        step, seconds = int(heartbeat["step"]), float(heartbeat.get("seconds") or 0.0)
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0.0
-    lost = max(0, step - saved_step(folder))
-    return lost, round(seconds * lost / step, 1) if step else 0.0
 
 
 def _size(path: Path) -> int:

@@ -30,7 +30,7 @@ from nanogpt.training.parity import require_parity
 from nanogpt.training.progress import Progress, check_same_training, trajectory
 from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
-CHECKED_BYTES = 256 << 20  # of data, before each checkpoint: 0.5 s a time (0.5 GB/s); tiny Shakespeare takes 5 ms
+CHECKED_BYTES = 256 << 20  # of data, before each checkpoint: 0.5 s a time (0.5 GB/s); tiny Shakespeare takes 3 ms
 LARGER_CLOCK = 1.1  # a clock that grew by more is a larger budget: the cool-down is taken back and comes later
 
 
@@ -58,6 +58,7 @@ class Session:
         self.progress = Progress.at_start(config)
         self.val_loss: float | None = None
         self.saved_step = -1
+        self.compared: tuple[int, int] | None = None  # the shape of a pass, on the device and on the CPU
 
     def open(self) -> None:
         """Go on from the newest checkpoint in the folder, or begin. Raises UserError, OSError."""
@@ -188,9 +189,15 @@ class Session:
         return StepData(self.progress.cursor, self.batch, self.window)
 
     def check_device(self) -> None:
-        """Whether an accelerator computes this training as the CPU does. Raises DeviceError."""
-        if self.device == "cpu":
+        """On an accelerator, at each start and at each new shape of a pass: whether it computes this training as the
+        CPU does. Raises DeviceError.
+
+        A batch or a window that grows changes the shape, after which MPS's gradients were wrong (pytorch #177116).
+        """
+        rows = min(self.micro_batch * self.config.context, self.batch * self.config.model.block_size) // self.window
+        if self.device == "cpu" or (rows, self.window) == self.compared:
             return
+        self.compared = (rows, self.window)
         self.folder.beat("comparing the device with the CPU")
         tokens, targets = next(self.gradients.passes(self.step_data))
         found = require_parity(self.model, tokens, targets, self.computing.precision, self.loss_scale)
@@ -246,7 +253,8 @@ class Session:
         checkpoint.remove_after(self.folder.checkpoints, found.step)  # an interruption's, of what is left behind
         self.saved_step = -1
         rate = self.progress.learning_rate_scale
-        self.folder.event("rewound", f"{told}; back to {found.step} at {rate:g} x learning rate")
+        lost = {"steps_lost": bad.step - found.step, "seconds_lost": round(seconds - self.progress.seconds, 1)}
+        self.folder.event("rewound", f"{told}; back to {found.step} at {rate:g} x learning rate", **lost)
 
     def save(self) -> None:
         """A checkpoint of this step, unless it is there; then the oldest go."""
