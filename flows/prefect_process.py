@@ -19,6 +19,7 @@ import psutil
 from nanogpt import durable
 
 HOST = "127.0.0.1"
+DATABASE, RECORD_FILE = "prefect.db", "server.json"
 PORTS_TRIED = 20
 START_SECONDS = 60.0  # measured: 3 to 4.4 s, 8 to 9 s with a new database, several times that on a busy machine
 ANSWER_SECONDS = 10.0  # to a newcomer: another run may be using the server, on a machine that is busy training
@@ -72,7 +73,7 @@ def only_one(home: Path) -> Iterator[None]:
 
 def read_record(home: Path) -> Record | None:
     try:
-        return Record(**durable.read_json(home / "server.json"))
+        return Record(**durable.read_json(home / RECORD_FILE))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -139,12 +140,17 @@ def answers(port: int) -> bool:
 
 
 def start_on_free_port(home: Path, log: Log, port: int) -> Record:
-    candidates = [p for p in range(port, port + PORTS_TRIED) if _is_free(p)]
-    if not candidates:
-        raise StartError(f"ports {port} to {port + PORTS_TRIED - 1} are all taken")
-    if candidates[0] != port:
-        log(f"port {port} is taken: Prefect listens on {candidates[0]}")
-    return start_despite_database(home, candidates[0], log, threading.Event())
+    for candidate in range(port, port + PORTS_TRIED):
+        if not _is_free(candidate):
+            continue
+        if candidate != port:
+            log(f"port {port} is taken: Prefect listens on {candidate}")
+        try:
+            return start_despite_database(home, candidate, log, threading.Event())
+        except StartError:
+            if _is_free(candidate):
+                raise  # else another program, perhaps another workspace's server, took it meanwhile
+    raise StartError(f"ports {port} to {port + PORTS_TRIED - 1} are all taken")
 
 
 def _is_free(port: int) -> bool:
@@ -159,7 +165,10 @@ def _is_free(port: int) -> bool:
 
 def start_despite_database(home: Path, port: int, log: Log, closing: threading.Event) -> Record:
     """Start; a database that is damaged or that this Prefect can't read is set aside for a new one."""
-    fault = _database_fault(home / "prefect.db")
+    database = home / DATABASE
+    if (home / RECORD_FILE).exists() and _size(database) == 0:
+        log(f"Prefect's database {database} is gone or empty: a new one is made; earlier runs left the pages")
+    fault = _database_fault(database)
     if fault is None:
         try:
             return _start(home, port, closing)
@@ -167,12 +176,14 @@ def start_despite_database(home: Path, port: int, log: Log, closing: threading.E
             if not any(wording in error.log_tail for wording in DATABASE_WORDINGS):
                 raise
             fault = error.log_tail.strip().splitlines()[-1]
-    kept = _set_aside(home / "prefect.db")
+    kept = _set_aside(database)
     log(f"Prefect's database was unusable ({fault}): kept as {kept}, a new one is made; earlier runs left the pages")
     return _start(home, port, closing)
 
 
 def _start(home: Path, port: int, closing: threading.Event) -> Record:
+    if not _is_free(port):  # whoever has it might even answer, as another workspace's server does
+        raise StartError(f"port {port} is taken by another program")
     command = [sys.executable, *_arguments(port)]
     log_path = home / "server.log"
     with open(log_path, "wb") as output:
@@ -184,7 +195,7 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
     born = psutil.Process(child.pid).create_time()  # before it can be reaped
     _reap(child)
     record = Record(child.pid, port, f"http://{HOST}:{port}", born)
-    durable.write_json(home / "server.json", asdict(record))  # at once: a killed run leaves no unknown server
+    durable.write_json(home / RECORD_FILE, asdict(record))  # at once: a killed run leaves no unknown server
     if becomes_healthy(record, START_SECONDS, closing):
         return record
     if closing.is_set():
@@ -216,6 +227,8 @@ def _database_fault(path: Path) -> str | None:
     """What SQLite finds damaged in the file, None when it is sound, absent or only busy."""
     if not path.exists():
         return None
+    if path.is_dir():
+        return "a folder is in its place"
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
             verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -224,6 +237,24 @@ def _database_fault(path: Path) -> str | None:
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if verdict == "ok" else verdict.splitlines()[0]
+
+
+def fault_under_server(home: Path) -> str | None:
+    """What is wrong with the database of a server that runs; None when it is sound."""
+    return "gone or empty" if _size(home / DATABASE) == 0 else _database_fault(home / DATABASE)
+
+
+def database_file(home: Path) -> tuple[int, int] | None:
+    """Inode and size of the server's database, None without one: a running server's keeps the one, and grows."""
+    try:
+        facts = (home / DATABASE).stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _set_aside(path: Path) -> Path:

@@ -19,8 +19,10 @@ from flows.prefect_process import (
     Record,
     StartError,
     answers,
+    database_file,
     end,
     environment,
+    fault_under_server,
     healthy_record,
     is_running,
     only_one,
@@ -57,6 +59,7 @@ class Server:
         self._restarting = threading.Event()
         self._restarts = 0
         self._up_since = time.monotonic()
+        self._database = database_file(home)
         self._watch = threading.Thread(target=self._keep_alive, name="prefect-server-watch", daemon=True)
         self._watch.start()
 
@@ -115,8 +118,19 @@ class Server:
                     end(self.record)
                     self._bring_back("no longer answers")
                     unanswered = 0
+                elif not self._has_its_database():
+                    end(self.record)
+                    self._bring_back("lost its database")
             if self.lost.is_set():
                 return
+
+    def _has_its_database(self) -> bool:
+        """Whether the file is the one that the server opened. A server answers all the same without it."""
+        before, self._database = self._database, database_file(self.home)
+        if before is None or self._database is None:
+            return before is None
+        (inode, size), (inode_now, size_now) = before, self._database
+        return inode == inode_now and size <= size_now
 
     def _bring_back(self, what: str) -> None:
         if time.monotonic() - self._up_since > CALM_SECONDS:
@@ -136,7 +150,7 @@ class Server:
                 if current is None or current.port != self.record.port:
                     current = start_despite_database(self.home, self.record.port, self._log, self._closing)
             self.record = current
-            self._up_since = time.monotonic()
+            self._up_since, self._database = time.monotonic(), database_file(self.home)
             self._log(f"Prefect server is back (pid {current.pid})")
         except (StartError, OSError, psutil.Error) as error:
             self._log(f"Prefect server could not be started again: {_one_line(error)}")
@@ -156,6 +170,10 @@ def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
         with only_one(home):
             record = healthy_record(home)
             origin = "reused"
+            if record is not None and (fault := fault_under_server(home)):
+                log(f"the Prefect server that runs has no database to write to ({fault}): another one is started")
+                end(record)
+                record = None
             if record is None:
                 record = start_on_free_port(home, log, port)
                 origin = "started"

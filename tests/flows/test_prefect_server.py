@@ -188,6 +188,54 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("damage", ["deleted", "cut", "another"])
+def test_a_server_whose_database_is_taken_from_under_it_is_started_again(tmp_path, monkeypatch, damage):
+    """It answers all the same."""
+    database = tmp_path / "prefect.db"
+    database.write_bytes(bytes(100))
+    ended, back = threading.Event(), threading.Event()
+    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_server, "HEALTH_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_server, "answers", lambda port: True)
+    monkeypatch.setattr(prefect_server, "end", lambda record: ended.set())
+    me = Record(os.getpid(), free_port(), "http://127.0.0.1:1", psutil.Process().create_time())
+
+    def start(*_: object) -> Record:
+        back.set()
+        return me
+
+    monkeypatch.setattr(prefect_server, "healthy_record", lambda home: None)
+    monkeypatch.setattr(prefect_server, "start_despite_database", start)
+    lines: list[str] = []
+    server = Server(tmp_path, me, lines.append)
+    try:
+        with open(database, "ab") as file:
+            file.write(bytes(100))  # it may grow
+        assert not ended.wait(0.1)
+        if damage == "deleted":
+            database.unlink()
+        elif damage == "cut":
+            os.truncate(database, 50)
+        else:
+            (tmp_path / "other").write_bytes(bytes(300))
+            os.replace(tmp_path / "other", database)
+        assert ended.wait(10) and back.wait(10)
+        assert "lost its database" in lines[0]
+    finally:
+        server.close()
+
+
+@pytest.mark.fast
+def test_a_server_is_not_started_where_another_program_listens(tmp_path):
+    """It might answer in its place."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(prefect_process.StartError, match="taken by another program"):
+            prefect_process.start_despite_database(tmp_path, taken.getsockname()[1], print, threading.Event())
+
+
+@pytest.mark.fast
 def test_closing_ends_the_watch(tmp_path):
     record = Record(os.getpid(), free_port(), "http://127.0.0.1:1", psutil.Process().create_time())
     server = Server(tmp_path, record, print)
