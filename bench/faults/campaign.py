@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from bench.faults.kind import Kind, NotSurvived
@@ -33,12 +33,8 @@ class Campaign:
         shutil.copytree(self.templates.workspace(template), workspace, symlinks=True)
         scene = Scene(self.templates, workspace, self.reference, Patience(seconds, self.interrupted), template,
                       self.small)  # fmt: skip
-        try:
+        with closing(scene):
             yield scene
-        except BaseException:
-            scene.close()
-            raise
-        scene.close()
         scene.remove()
 
     def row(self, kind: Kind) -> dict:

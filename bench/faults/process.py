@@ -114,6 +114,11 @@ class Process:
             self._patience.wait_a_moment(f"the end of the command: {self.output[-TAIL:]}")
         return Result(self._child.returncode, self.output, time.monotonic() - self._began)
 
+    def end(self) -> None:
+        """kill -9, unless it has ended; whatever the kind's time."""
+        self._child.kill()
+        self._child.wait()
+
     def interrupt(self) -> None:
         """Ctrl-C."""
         self.send(signal.SIGINT)

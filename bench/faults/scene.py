@@ -52,9 +52,10 @@ class Scene:
         self._patience = patience or Patience(600.0)
         self._started: list[Process] = []
         self._port: int | None = None
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """From now on counts what happens: starts, their results, what the log and the events say."""
         self._before: list[tuple[int, int]] = []  # at each start: the last step done, and the number of events
         self._log_began = len(_text_of(self.log_file))
         self._events_began = len(self._all_events())
@@ -64,7 +65,7 @@ class Scene:
         shutil.rmtree(self.workspace)
         shutil.copytree(self._templates.workspace(self.template), self.workspace, symlinks=True)
         self.results.clear()
-        self._begin()
+        self.begin()
 
     # -- the command ---------------------------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class Scene:
         for process in marked(str(self.workspace)):
             process.kill()
         for going in self._started:
-            going.wait()
+            going.end()
 
     def remove(self) -> None:
         """Take the workspace away."""

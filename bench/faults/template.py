@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,27 +72,30 @@ class Templates:
         return Reference(**facts)
 
     def _make(self) -> None:
-        from bench.faults.scene import Scene  # it copies templates, and they are made with its command
-
         shutil.rmtree(self.folder / "templates", ignore_errors=True)
         durable.write_text(self.text, _text(self.folder))
         durable.write_text(self.config, CONFIG)
         for template in TEMPLATES:
             self.workspace(template).mkdir(parents=True)
-        nothing = Reference("", "", [], {})
-        whole = Scene(self, self.workspace("whole"), nothing)
-        seconds = {"fresh": whole.run().seconds, "whole": whole.run().seconds}
+        seconds = {}
+        with closing(self._scene("whole")) as whole:
+            seconds["fresh"], seconds["whole"] = whole.run().seconds, whole.run().seconds
         shutil.copytree(whole.model, whole.model.parents[1] / "neighbour" / MODEL)
         shutil.copytree(whole.workspace, self.workspace("half"), dirs_exist_ok=True)
-        half = Scene(self, self.workspace("half"), nothing)
-        _stop_in_the_middle(half)
-        with_half = Scene(self, self.folder / "templates" / "continued", nothing)
-        shutil.copytree(half.workspace, with_half.workspace)
-        seconds["half"] = with_half.run().seconds
-        reference = Reference(whole.final_sha256(), whole.best_sha256(), whole.metrics(), seconds)
-        if with_half.final_sha256() != reference.final_sha256:
+        with closing(self._scene("half")) as half:
+            _stop_in_the_middle(half)
+        shutil.copytree(half.workspace, self.workspace("continued"))
+        with closing(self._scene("continued")) as continued:
+            seconds["half"] = continued.run().seconds
+        if continued.final_sha256() != whole.final_sha256():
             raise NotSurvived("stopped and gone on with, and nothing else: other weights")
+        reference = Reference(whole.final_sha256(), whole.best_sha256(), whole.metrics(), seconds)
         durable.write_json(self.folder / DONE, asdict(reference))
+
+    def _scene(self, template: str) -> Scene:
+        from bench.faults.scene import Scene  # it copies templates, and they are made with its command
+
+        return Scene(self, self.workspace(template), Reference("", "", [], {}))
 
 
 def _stop_in_the_middle(scene: Scene) -> None:

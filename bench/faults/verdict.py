@@ -17,8 +17,8 @@ def judge(scene: Scene, exact: bool) -> str:
     """How near the result is to that of the uninterrupted run, in words. Raises NotSurvived."""
     if not scene.results or scene.results[-1].code != 0:
         raise NotSurvived("no start of the command ended well")
-    _every_step_finished(scene)
     _each_step_once(scene)
+    _every_step_finished(scene)
     _files_are_whole(scene)
     _others_are_intact(scene)
     scene.wait_until(lambda: not scene.left_over(), "the end of processes that outlive their command")
