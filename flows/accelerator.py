@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from flows.supervisor import WRONG_NUMBERS
 from flows.worker import WorkerDied
 from nanogpt import durable
 
@@ -32,7 +33,10 @@ def on_device(run: Run, step: str, work: Callable[[str], T], proved: str | None 
             break
         began = time.monotonic()
         try:
-            return work(device)
+            result = work(device)
+            if not (complaint := WRONG_NUMBERS.search(run.worker.said())):
+                return result
+            evidence = f"{device}: {complaint[0]}"
         except FAILURES as error:
             evidence = f"{device}: {first_line(error)}"
         run.worker.close(kill=True)  # a device that failed may not let its process end
@@ -54,6 +58,7 @@ def device_of(run: Run, proved: str | None = None) -> str:
 
 def give_up(run: Run, reason: str) -> None:
     """The CPU from now on."""
+    durable.unblock(_file(run))
     durable.write_json(_file(run), {"device": "cpu", "reason": reason})
 
 
@@ -63,12 +68,13 @@ def reason_given_up(run: Run) -> str:
         return durable.read_json(_file(run))["reason"]
     except FileNotFoundError:
         return ""
-    except (ValueError, KeyError, TypeError):  # torn or rotten, but nobody else writes it
+    except (OSError, ValueError, KeyError, TypeError):  # torn or rotten, but nobody else writes it
         return "it failed before"
 
 
 def forgive(run: Run) -> None:
     """The devices are proved anew."""
+    durable.unblock(_file(run))
     _file(run).unlink(missing_ok=True)
 
 

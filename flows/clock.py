@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nanogpt import durable
+from flows import notes
+from nanogpt.faults import CorruptFileError
 
 
 class Clock:
@@ -26,15 +27,24 @@ class Clock:
         self._asleep = seconds_asleep()
 
     def go_on(self) -> bool:
-        """Take over what earlier, interrupted sessions of the same budget spent; whether there are any."""
+        """Take over what earlier, interrupted sessions of the same budget spent; whether there are any.
+
+        Raises CorruptFileError when the note of it is damaged.
+        """
+        saved, problem = notes.read(self.path)
+        if problem:
+            raise CorruptFileError(problem)
         try:
-            saved = durable.read_json(self.path)
-            if saved["finished"] or saved["budget_seconds"] != self.budget:
+            if saved is None or saved["finished"] or saved["budget_seconds"] != self.budget:
                 return False
             self._before = float(saved["spent_seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptFileError(f"it lacks {error}") from error
         return True
+
+    def take_over(self, seconds: float) -> None:
+        """Count `seconds` as spent by earlier sessions."""
+        self._before = seconds
 
     @property
     def spent(self) -> float:
@@ -63,8 +73,8 @@ class Clock:
     def save(self, finished: bool = False) -> None:
         """Note what is spent. A full disk costs the note, not the run."""
         with suppress(OSError):
-            durable.write_json(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
-                                           "finished": finished})  # fmt: skip
+            notes.write(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
+                                    "finished": finished})  # fmt: skip
 
 
 def seconds_asleep() -> float:

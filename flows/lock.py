@@ -23,6 +23,10 @@ def exclusive(run: Run) -> Iterator[None]:
     lock = FileLock(run.paths.state / "lock")
     try:
         run.paths.state.mkdir(parents=True, exist_ok=True)
+        for file in (holder, Path(lock.lock_file)):
+            durable.unblock(file)
+            if file.is_symlink():  # to nothing, or to where another run would lock: ours is a file of its own
+                file.unlink()
         lock.acquire(timeout=0)
         started = datetime.now().isoformat(timespec="seconds")
         durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})

@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from flows import interruption, notes
 from flows.action_log import ActionLog
 from flows.clock import Clock
 from flows.ledger import Ledger, Step
@@ -22,9 +23,11 @@ from flows.options import CHECKOUT, PHASES, RunOptions
 from flows.surroundings import Surroundings
 from flows.worker import Worker
 from nanogpt import durable
-from nanogpt.faults import CORRUPT_FILE, UserError
+from nanogpt.faults import CORRUPT_FILE, CorruptFileError, UserError
 
 SESSION = "session.json"
+REMEDIES = "remedies.json"
+MOST_REMEDIES = 1000  # kept of a run that never comes to rest
 
 
 class Blocked(Exception):
@@ -84,7 +87,8 @@ class Run:
         self.display: Any = None  # set by the session once it is known whether Prefect is there
         self.prefect_url: str | None = None
         self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
-        self.remedies: list[dict] = []
+        self.remedies: list[dict] = []  # of this session
+        self.past_remedies = _rows_of(self.paths.state / REMEDIES)  # of those before
         self.clock = Clock(self.paths.state / "clock.json", self.config.budget)
         self.surroundings = Surroundings(self)
         self.started, self.sessions = "", 0
@@ -96,15 +100,56 @@ class Run:
         """Take up what an interrupted session left: clock, start, count of sessions; --fresh sets the past aside."""
         if self.options.fresh:
             self._set_past_aside()
+            self.past_remedies = []
         for folder in (self.paths.state, self.paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        going_on = self.clock.go_on()
+        for name in (SESSION, REMEDIES):
+            if problem := notes.read(self.paths.state / name)[1]:
+                self._set_note_aside(name, problem, "begun anew")
+        going_on = self._take_over_clock()
         self.clock.save()
         before = self.latest_session() if going_on else {}
         self.started = before.get("started", _now())
         self.sessions = before.get("sessions", 0) + 1
+        if interrupted := interruption.remedy_for(self, before):
+            self.remedy(**interrupted)
         self._save_session("running")
         self.log.write(f"session {self.sessions} of run {self.options.run}: {self.options.command}")
+
+    def _take_over_clock(self) -> bool:
+        """Whether this session goes on with an earlier one's budget. A clock that is damaged, or gone, while that was
+        under way is set by what the steps took."""
+        session = self.latest_session()
+        under_way = session.get("state", "finished") != "finished"
+        try:
+            going_on = self.clock.go_on()
+            if going_on or not under_way or os.path.lexists(self.clock.path):
+                return going_on
+            problem = "it is missing"
+        except CorruptFileError as error:
+            problem = str(error)
+        self.clock.take_over(self._seconds_since(session.get("started", "")) if under_way else 0.0)
+        self._set_note_aside(self.clock.path.name, problem, f"set by the steps: {self.clock.spent:.0f} s are spent")
+        return under_way
+
+    def _seconds_since(self, moment: str) -> float:
+        """What the steps took that have ended since, and the training that goes on."""
+        seconds = 0.0
+        for step in self.steps():
+            marker = self.ledger.marker(step.name) or {}
+            if marker.get("finished_at", marker.get("failed_at", ""))[:19] >= moment[:19]:
+                seconds += marker.get("seconds", 0.0)
+            elif marker and phase_of(step) == "training":
+                heartbeat = _read_or_empty(self.paths.checkpoints / step.name.removeprefix("training.") / "heartbeat")
+                seconds += heartbeat.get("seconds") or 0.0
+        return seconds
+
+    def _set_note_aside(self, name: str, problem: str, remedy: str) -> None:
+        path = self.paths.state / name
+        if os.path.lexists(path):
+            durable.set_aside(path)
+        self.remedy(step="session", symptom=CORRUPT_FILE, evidence=f"{self.relative(path)}: {problem}", remedy=remedy,
+                    outcome="", cost_seconds=0.0, steps_lost=0)  # fmt: skip
 
     def end(self, stopped: bool) -> None:
         """Record how the session ended."""
@@ -117,7 +162,7 @@ class Run:
 
     def latest_session(self) -> dict:
         """The record of the session that goes on or was the last; empty before the first."""
-        return _read_or_empty(self.paths.state / SESSION)
+        return notes.read(self.paths.state / SESSION)[0] or {}
 
     def _save_session(self, state: str) -> None:
         session = {
@@ -126,7 +171,7 @@ class Run:
             "phases": [asdict(record) for record in self.phases],
         }  # fmt: skip
         with suppress(OSError):  # a full disk costs this note; the step that needs the disk says what is wrong
-            durable.write_json(self.paths.state / SESSION, session)
+            notes.write(self.paths.state / SESSION, session)
 
     def _set_past_aside(self) -> None:
         """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
@@ -223,12 +268,14 @@ class Run:
         self.log.write(f"{step.name}: started ({decision.reason})")
         self.ledger.start(step, settings, decision.reason)
         began, remedies_before = self.clock.spent, len(self.remedies)
+        made_again = self._mended(step, decision.damage, "made again", "") if decision.damage else None
         try:
             outcome = step.work(self)
             self.surroundings.look(step.name)
             seconds = self.clock.spent - began
-            if decision.damage:
-                self._mended(step, decision.damage, "made again", f"{step.title}: done", seconds)
+            if made_again:
+                made_again |= {"outcome": "done", "cost_seconds": round(seconds, 1)}
+                self._save_remedies()
             self.ledger.finish(step, outcome, seconds, self.remedies[remedies_before:], self.code_commit)
         except BaseException as error:
             cause, seconds = _cause_of(error), self.clock.spent - began
@@ -239,9 +286,9 @@ class Run:
         self._record(step, "done", decision.reason, seconds)
         self.log.write(f"{step.name}: finished in {seconds:.1f} s")
 
-    def _mended(self, step: Step, damage: str, remedy: str, outcome: str, seconds: float = 0.0) -> None:
-        self.remedy(step=step.name, symptom=CORRUPT_FILE, evidence=damage, remedy=remedy, outcome=outcome,
-                    cost_seconds=round(seconds, 1), steps_lost=0)  # fmt: skip
+    def _mended(self, step: Step, damage: str, remedy: str, outcome: str) -> dict:
+        return self.remedy(step=step.name, symptom=CORRUPT_FILE, evidence=damage, remedy=remedy, outcome=outcome,
+                           cost_seconds=0.0, steps_lost=0)  # fmt: skip
 
     def _settle(self, step: Step, decision) -> dict:
         if decision.keep and step.name not in self.finished_steps:  # else it was done ahead, in this session
@@ -323,13 +370,27 @@ class Run:
     def tell(self, message: str, level: str = "info") -> None:
         """A line for the person: terminal, action log and the task's page."""
         self.log.write(message, level=level)
-        self.display.note(message, level)
+        if self.display is not None:  # a session that begins has none yet
+            self.display.note(message, level)
 
-    def remedy(self, **row: Any) -> None:
-        """Record a remedy taken: when, step, symptom, evidence, remedy, outcome, cost_seconds, steps_lost."""
+    def remedy(self, **row: Any) -> dict:
+        """Record a remedy taken: when, step, symptom, evidence, remedy, outcome, cost_seconds, steps_lost; the row."""
         row = {"when": datetime.now().isoformat(timespec="seconds"), **row}
         self.remedies.append(row)
+        self._save_remedies()
         self.tell(f"{row['symptom']}: {row['evidence']} -> {row['remedy']}", "warning")
+        return row
+
+    def all_remedies(self) -> list[dict]:
+        """Of every session since the run began, as they came."""
+        kept = [row for step in self.steps() for row in (self.ledger.marker(step.name) or {}).get("remedies", [])]
+        rows = {durable.digest(row): row for row in [*kept, *self.past_remedies, *self.remedies]}
+        return sorted(rows.values(), key=lambda row: row["when"])
+
+    def _save_remedies(self) -> None:
+        with suppress(OSError):  # a full disk: the markers keep those of their steps
+            rows = [*self.past_remedies, *self.remedies]
+            notes.write(self.paths.state / REMEDIES, {"remedies": rows[-MOST_REMEDIES:]})
 
     def hung_up(self) -> None:
         """The terminal was closed, and the run goes on without it."""
@@ -394,6 +455,12 @@ def _read_or_empty(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _rows_of(path: Path) -> list[dict]:
+    """The rows of remedies in a note."""
+    rows = (notes.read(path)[0] or {}).get("remedies", [])
+    return [row for row in rows if "when" in row] if isinstance(rows, list) else []
 
 
 def _now() -> str:

@@ -81,7 +81,7 @@ def collect(run: Run) -> dict:
         "started": run.started, "ended": datetime.now().isoformat(sep=" ", timespec="seconds"),
         "sessions": run.sessions, "budget_seconds": run.config.budget, "spent_seconds": round(run.clock.spent, 1),
         "min_charge": run.config.min_charge,
-        "phases": _phases(run), "steps": steps, "models": models, "remedies": _remedies(run),
+        "phases": _phases(run), "steps": steps, "models": models, "remedies": run.all_remedies(),
         "milestones": [{**commit, "when": commit["time"]} for commit in run.milestones.commits()],
         "configs": {name: config for name in run.rung_names() if (config := _config(run, name))},
     }  # fmt: skip
@@ -122,13 +122,6 @@ def _config(run: Run, name: str) -> dict | None:
         return None
 
 
-def _remedies(run: Run) -> list[dict]:
-    """Of every step and every session: what the markers keep, and what this session has added."""
-    kept = [row for step in run.steps() for row in (run.ledger.marker(step.name) or {}).get("remedies", [])]
-    new = [row for row in run.remedies if row not in kept]
-    return sorted(kept + new, key=lambda row: row["when"])
-
-
 def _add_best_to_baselines(steps: dict) -> None:
     evaluated, baselines = steps.get("evaluation.models"), steps.get("evaluation.baselines")
     if evaluated and baselines:
@@ -147,7 +140,8 @@ def _troubles(run: Run) -> dict:
 
 def _told(run: Run) -> dict:
     """What the report has to tell besides the steps' results: the weights may be the same with a remedy as without."""
-    return {**_troubles(run), "remedies": [f"{row['when']} {row['symptom']}" for row in _remedies(run)]}
+    mended = [row for row in run.all_remedies() if not row["step"].startswith("documentation.")]
+    return {**_troubles(run), "remedies": [f"{row['when']} {row['symptom']}" for row in mended]}
 
 
 def steps(upstream: Sequence[Step]) -> list[Step]:

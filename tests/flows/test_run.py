@@ -285,11 +285,80 @@ def test_the_clock_goes_on_over_killed_sessions_and_begins_anew_after_a_success(
     assert start().spent == 0
 
 
-@pytest.mark.parametrize("damage", ["", "{half", "[]", "{}", '{"budget_seconds": 600, "finished": false}'])
-def test_a_damaged_clock_begins_anew(tmp_path, damage):
-    durable.write_text(tmp_path / "clock.json", damage)
-    clock = Clock(tmp_path / "clock.json", 600.0)
-    assert clock.go_on() is False and clock.left > 590
+@pytest.mark.parametrize("damage", ["", "{half", "[]", "{}", '{"budget_seconds": 600, "finished": false}', None])
+def test_a_damaged_clock_is_set_by_what_the_steps_took(flow, damage):
+    run = flow.run()
+    run.begin()
+    step = Step("environment.device", "Look", lambda run: None)
+    run.ledger.start(step, {}, "never run")
+    run.ledger.finish(step, Outcome(), seconds=77.0)  # and killed
+    clock = flow.workspace / "state/default/clock.json"
+    clock.unlink() if damage is None else clock.write_text(damage)
+    run = flow.run()
+    run.begin()
+    assert run.sessions == 2 and 77 <= run.clock.spent < 100
+    [remedy] = [row for row in run.remedies if row["symptom"] != "interrupted"]
+    assert "state/default/clock.json: it " in remedy["evidence"] and remedy in run.all_remedies()
+    flow.run().begin()
+    told = [row["symptom"] for row in flow.run().all_remedies()]
+    assert told.count("corrupt_file") == 1 and "interrupted" in told, "once is enough"
+
+
+def test_a_session_that_never_ended_is_a_row_with_what_is_done_again(flow):
+    run = flow.run()
+    run.begin()
+    step = next(step for step in run.steps() if step.name == "training.micro")
+    run.ledger.start(step, {}, "never run")
+    folder = run.paths.checkpoints / "micro"
+    (folder / "checkpoints/step-00000060").mkdir(parents=True)
+    durable.write_json(folder / "heartbeat", {"step": 80, "seconds": 8.0})  # and killed
+    run = flow.run()
+    run.begin()
+    [row] = run.remedies
+    assert (row["symptom"], row["step"], row["steps_lost"], row["cost_seconds"]) == (
+        "interrupted", "training.micro", 20, 2.0)  # fmt: skip
+    run.end(stopped=True)
+    run = flow.run()
+    run.begin()
+    assert run.remedies == [], "what was stopped had not been killed"
+
+
+def test_one_flipped_bit_of_a_clock_is_noticed(flow):
+    flow.run().begin()
+    clock = flow.workspace / "state/default/clock.json"
+    clock.write_text(clock.read_text().replace('"finished": false', '"finished":  true'))
+    run = flow.run()
+    run.begin()
+    assert run.sessions == 2 and "sha256 differs" in of_files(run.remedies)[0]["evidence"]
+
+
+@pytest.mark.parametrize("name", ["session.json", "remedies.json", "clock.json", "holder.json", "lock"])
+@pytest.mark.parametrize("damage", ["empty", "zeroed", "a folder", "a dangling link"])
+def test_whatever_note_is_damaged_a_session_begins(flow, name, damage):
+    flow.session()
+    file = flow.workspace / "state/default" / name
+    if file.exists():
+        file.unlink()
+    if damage == "a folder":
+        (file / "within").mkdir(parents=True)
+    elif damage == "a dangling link":
+        file.symlink_to("nothing")
+    else:
+        file.write_bytes(b"" if damage == "empty" else bytes(100))
+    run = flow.run()
+    with exclusive(run):
+        run.begin()
+        run.end(stopped=False)
+    told = [row["evidence"] for row in of_files(run.remedies)]
+    assert [name in evidence for evidence in told] == ([] if name in ("holder.json", "lock") else [True])
+    again = flow.run()
+    with exclusive(again):
+        again.begin()
+    assert of_files(again.remedies) == []
+
+
+def of_files(remedies: list[dict]) -> list[dict]:
+    return [row for row in remedies if row["symptom"] == "corrupt_file"]
 
 
 def test_sessions_are_counted_from_the_first_moment_until_the_run_is_done(flow):
