@@ -21,10 +21,16 @@ class Computing:
     threads: int
     torch: str
     numpy: str
+    compiled: bool = False
+    longest_window: int | None = None  # tokens; None: whole windows
 
-    def differences(self, before: dict) -> dict[str, str]:
-        """{name: "before -> now"} against what an earlier session's facts say."""
-        now = asdict(self)
+    def differences(self, before: dict, **beside: object) -> dict[str, str]:
+        """{name: "before -> now"} against what an earlier session's facts say.
+
+        `beside`: what decides the bits, too, and may change while it trains. Blocks that are computed again give the
+        same bits, and are none of it.
+        """
+        now = asdict(self) | beside
         return {key: f"{before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]}
 
 
@@ -44,7 +50,9 @@ def choose(wanted: DeviceConfig, before: dict) -> tuple[Computing, str]:
         precision = devices.precision_of(device, wanted.mixed_precision)
     newton_schulz = before["newton_schulz"] if same_device else native
     versions = str(torch.__version__), numpy.__version__
-    return Computing(device, precision, newton_schulz, torch.get_num_threads(), *versions), chosen.warning
+    return Computing(
+        device, precision, newton_schulz, torch.get_num_threads(), *versions, wanted.compile, wanted.longest_window
+    ), chosen.warning
 
 
 def native_precision(device: str) -> str:

@@ -109,7 +109,7 @@ class Session:
             self.gradients.compile()
         if warning:
             folder.event("device", warning)
-        if changes := self.computing.differences(before):
+        if changes := self.computing.differences(before, micro_batch=micro_batch):
             told = ", ".join(f"{name} {change}" for name, change in changes.items())
             folder.event("computes otherwise", f"not to the byte as before: {told}")
 

@@ -137,6 +137,24 @@ def test_three_bad_steps_go_back_with_half_the_rate_and_other_data(data, tmp_pat
         assert_same(outcome, whole, tmp_path / str(looks), tmp_path / "whole")
 
 
+@pytest.mark.parametrize("changes, told", [
+    ({"device.threads": 2}, "threads 1 -> 2"), ({"device.longest_window": 8}, "longest_window None -> 8"),
+    ({"device.gradient_checkpointing": True}, None), ({}, None),
+])  # fmt: skip
+def test_what_computes_otherwise_than_before_is_told_once(data, tmp_path, changes, told):
+    train(tiny(), data, tmp_path, stop=StopAt(20))
+    train(tiny().with_changes(changes), data, tmp_path)
+    messages = [row["message"] for row in events(tmp_path, "computes otherwise")]
+    assert messages == ([f"not to the byte as before: {told}"] if told else [])
+
+
+def test_another_micro_batch_is_told_once_and_then_the_one_that_was(data, tmp_path):
+    for micro_batch in (None, 2, 2, None):
+        train(tiny(), data, tmp_path, micro_batch=micro_batch, stop=StopAt(9))
+    messages = [row["message"] for row in events(tmp_path, "computes otherwise")]
+    assert messages == ["not to the byte as before: micro_batch 4 -> 2"]
+
+
 @pytest.mark.parametrize("keep, interval", [(2, 2), (3, 1)])
 @pytest.mark.parametrize("first_bad", [8, 9])
 def test_the_fewest_checkpoints_that_may_be_kept_are_enough_to_go_back(data, tmp_path, monkeypatch, keep, interval,
