@@ -21,12 +21,15 @@ class Worker:
     """Answers with `answer(target, arguments)`; knows how often its process was ended."""
 
     def __init__(self, answer):
-        self.answer, self.asked, self.ended = answer, [], 0
+        self.answer, self.asked, self.ended, self.words = answer, [], 0, ""
 
     def call(self, target, *, timeout, **arguments):
         assert 0 < timeout < 1000  # whoever hangs must not hold the run
         self.asked.append(arguments.get("device", arguments.get("asked")))
         return self.answer(target, arguments)
+
+    def said(self):
+        return self.words
 
     def close(self, kill=False):
         self.ended += kill
@@ -95,6 +98,14 @@ def test_a_check_that_measures_too_much_is_a_failure_of_the_device(start):
     assert facts["fell_back_from"] == "mps" and "gradient parity (measured 0.5, limit 0.01)" in facts["warning"]
     checks = json.loads((run.paths.state / "component_checks.json").read_text())
     assert [check["passed"] for check in checks] == [True]
+
+
+def test_a_line_on_stderr_alone_means_that_the_numbers_are_wrong(start):
+    run = start(failing(WorkerDied(ASSERTION), times=0))
+    run.worker.words = "Warning: something\nError: command buffer exited with error status.\n\tThe Metal ..."
+    assert implementation.check_components(run).facts["device"] == "cpu"
+    assert run.worker.asked == ["mps", "mps", "cpu"]
+    assert "command buffer exited with error status" in run.remedies[0]["evidence"]
 
 
 def test_the_cpu_has_nobody_to_fall_back_on(start):
