@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from flows import wording
+from flows import remedies, wording
 from flows.judgement import best_model, criteria, trained_models
 from flows.recommendations import recommendations, with_option
 from nanogpt import durable
@@ -132,7 +132,7 @@ def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
         "curve": _curve, "reached": _best_bits_per_byte, "written_while_training": _last_samples,
         "absent": lambda number: _absent(phases[number]), "sentence": _sentence, "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
-        "quoted": shlex.quote, "python_text": repr,
+        "quoted": shlex.quote, "python_text": repr, "remedies": remedies.TABLE,
     }  # fmt: skip
 
 

@@ -50,6 +50,11 @@ class Row:
     remedies: tuple[Remedy, ...]
     told: str
 
+    @property
+    def in_order(self) -> str:
+        """The remedies with their limits, in words."""
+        return "; ".join(map(_with_limit, self.remedies)) or "none: it stops with the reason"
+
 
 TABLE: dict[str, Row] = {
     faults.OUT_OF_MEMORY: Row(
@@ -115,6 +120,11 @@ TABLE: dict[str, Row] = {
         (),
         "Mount it again, or mend its permissions; then the same command goes on.",
     ),
+    faults.MEDIUM: Row(
+        "The system reports an error of input or output (EIO).",
+        (RETRY,),
+        "The disk or its cable fails: copy the run elsewhere, and go on there with --workspace.",
+    ),
     "user_error": Row("Exit code 2: a mistake in what was asked, told in a line.", (), "Mend what the line names."),
 }
 
@@ -156,8 +166,7 @@ def as_markdown() -> str:
     """The table as docs/remedies.md has it."""
     lines = ["| symptom | how it is recognised | remedies, in order | then |", "|---|---|---|---|"]
     for symptom, row in TABLE.items():
-        remedies = "; ".join(_with_limit(remedy) for remedy in row.remedies) or "none: it stops with the reason"
-        lines.append(f"| `{symptom}` | {row.recognised} | {remedies} | {row.told} |")
+        lines.append(f"| `{symptom}` | {row.recognised} | {row.in_order} | {row.told} |")
     return "\n".join(lines) + "\n"
 
 

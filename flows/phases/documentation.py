@@ -151,8 +151,8 @@ def steps(upstream: Sequence[Step]) -> list[Step]:
         Step("documentation.figures", "Draw the figures", draw_figures, _troubles, needs, code=("nanogpt.plots",),
              regardless=True),
         Step("documentation.report", "Write the report and the guides", write_report, _told, needs,
-             code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.wording",
-                   "flows.phases.documentation"),
+             code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.remedies",
+                   "flows.wording", "flows.phases.documentation"),
              regardless=True),
     ]  # fmt: skip
 

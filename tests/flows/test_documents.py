@@ -1,6 +1,7 @@
 """The documents of a run: whole, sure of their facts, and never broken by what data holds or what a phase left out."""
 
 import copy
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from flows import documents
+from flows import documents, remedies
 from tests.flows import report_facts
 
 pytestmark = pytest.mark.fast
@@ -261,7 +262,21 @@ def test_the_readme_says_how_to_use_the_model_where_it_is(run):
 def test_troubleshooting_marks_what_happened_here(run):
     text = (run[2] / "troubleshooting.md").read_text()
     assert "### Out of memory (happened in this run)" in text
-    assert "### The device fails\n" in text
+    assert "### Device\n" in text
+
+
+def test_every_symptom_that_a_run_can_tell_has_its_section_with_the_words_of_the_table(run, tmp_path):
+    named = {name for path in (documents.TEMPLATES.parent / "flows").rglob("*.py")
+             for name in re.findall(r'symptom="(\w+)"|^SYMPTOM = "(\w+)"', path.read_text(), re.MULTILINE)}  # fmt: skip
+    symptoms = {"".join(pair) for pair in named} | remedies.TABLE.keys()
+    symptoms |= {symptom for symptom, _ in remedies.MENDED_BY_THE_TRAINER.values()}
+    assert {"hangup", "interrupted", "download", "disk_full"} <= symptoms
+    rows = [{**run[0]["remedies"][0], "symptom": symptom} for symptom in symptoms]
+    render({**run[0], "remedies": rows}, tmp_path)
+    text = (tmp_path / "troubleshooting.md").read_text()
+    assert text.count("(happened in this run)") == len(symptoms) and BROKEN not in text
+    read = html.unescape(re.sub("<[^>]+>", "", MarkdownIt("commonmark").render(text)))
+    assert all(row.told in read and row.recognised in read for row in remedies.TABLE.values())
 
 
 @pytest.mark.parametrize("charge, told", [(20.0, "saves below 20 % on battery"), (7.5, "saves below 7.5 %"),
