@@ -6,17 +6,20 @@ import threading
 from datetime import datetime
 from pathlib import Path
 
+from nanogpt import durable
+
 
 class ActionLog:
     """Lines `2026-11-20 23:50:12.345 INFO  message`, appended by any thread of any session of a run.
 
     The file is opened for each line, so a person may move it away during a run. A disk that takes no more does not
-    stop the run: the line goes to stderr.
+    stop the run: the first such line goes to stderr, and no part of one stays in the file.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._lock = threading.Lock()
+        self._trouble: int | None = None  # the error of the last line, which is told once
 
     def write(self, message: str, level: str = "info") -> None:
         """Append a line; further lines of `message` are indented below it."""
@@ -25,10 +28,13 @@ class ActionLog:
         line = f"{time} {level.upper():<5} {text}\n".encode("utf-8", "replace")
         with self._lock:
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                durable.make_parents(self.path)
                 self._append(line)
+                self._trouble = None
             except OSError as error:
-                print(f"{self.path}: {error.strerror}: {line.decode().rstrip()}", file=sys.stderr)
+                if error.errno != self._trouble:
+                    print(f"{self.path}: {error.strerror}: {line.decode().rstrip()}", file=sys.stderr)
+                self._trouble = error.errno
 
     def _append(self, line: bytes) -> None:
         with open(self.path, "a+b", buffering=0) as file:
@@ -36,4 +42,10 @@ class ActionLog:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a session was killed within its last line
                     line = b"\n" + line
-            file.write(line)
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError:
+                file.truncate(before)
+                raise

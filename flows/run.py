@@ -14,7 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from flows import interruption, notes
+from flows import disk, interruption, notes
 from flows.action_log import ActionLog
 from flows.clock import Clock
 from flows.ledger import Ledger, Step
@@ -23,7 +23,7 @@ from flows.options import CHECKOUT, PHASES, RunOptions
 from flows.surroundings import Surroundings
 from flows.worker import Worker
 from nanogpt import durable
-from nanogpt.faults import CORRUPT_FILE, CorruptFileError, UserError
+from nanogpt.faults import CORRUPT_FILE, DISK_FULL, CorruptFileError, UserError, classify
 
 SESSION = "session.json"
 REMEDIES = "remedies.json"
@@ -223,7 +223,12 @@ class Run:
         submitted = self.display.beside(step.title, lambda: self._work(step, settings, decision))
 
         def join() -> dict:
-            submitted.result()
+            try:
+                submitted.result()
+            except Exception as error:
+                if classify(error) != DISK_FULL:
+                    raise
+                return self.do(step)
             return self._settle(step, decision)
 
         return join
@@ -266,25 +271,38 @@ class Run:
 
     def _work(self, step: Step, settings: dict, decision) -> None:
         self.log.write(f"{step.name}: started ({decision.reason})")
-        self.ledger.start(step, settings, decision.reason)
         began, remedies_before = self.clock.spent, len(self.remedies)
         made_again = self._mended(step, decision.damage, "made again", "") if decision.damage else None
         try:
-            outcome = step.work(self)
+            self._with_room(step, lambda: self.ledger.start(step, settings, decision.reason))
+            outcome = self._with_room(step, lambda: step.work(self))
             self.surroundings.look(step.name)
             seconds = self.clock.spent - began
             if made_again:
                 made_again |= {"outcome": "done", "cost_seconds": round(seconds, 1)}
                 self._save_remedies()
-            self.ledger.finish(step, outcome, seconds, self.remedies[remedies_before:], self.code_commit)
+            remedies = self.remedies[remedies_before:]
+            self._with_room(step, lambda: self.ledger.finish(step, outcome, seconds, remedies, self.code_commit))
         except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                disk.require_folders(self)
             cause, seconds = _cause_of(error), self.clock.spent - began
-            self.ledger.fail(step, cause, seconds, self.remedies[remedies_before:])
+            with suppress(OSError):  # a full disk: the step then counts as interrupted
+                self.ledger.fail(step, cause, seconds, self.remedies[remedies_before:])
             self._record(step, "failed", cause, seconds)
             self.log.write(f"{step.name}: failed: {cause}", level="error")
             raise
         self._record(step, "done", decision.reason, seconds)
         self.log.write(f"{step.name}: finished in {seconds:.1f} s")
+
+    def _with_room(self, step: Step, work: Callable[[], Any]) -> Any:
+        """work(), again when there was no room on the disk and there is some again.
+
+        In a thread nobody could stop the wait: there it fails, and is done again where it is waited for.
+        """
+        if threading.current_thread() is threading.main_thread():
+            return disk.with_room(self, step.name, work)
+        return work()
 
     def _mended(self, step: Step, damage: str, remedy: str, outcome: str) -> dict:
         return self.remedy(step=step.name, symptom=CORRUPT_FILE, evidence=damage, remedy=remedy, outcome=outcome,
@@ -333,6 +351,9 @@ class Run:
                 raise
         except Blocked as error:
             record.status, record.cause = "blocked", str(error)
+        except disk.Unwritable as error:  # no later phase could write either
+            record.status, record.cause = "failed", str(error)
+            raise
         except Exception as error:
             record.status, record.cause = "failed", _cause_of(error)
         else:

@@ -11,9 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from flows import at_boot, hangup, status
+from flows.disk import Unwritable
 from flows.lock import exclusive
 from flows.options import PHASES, RunOptions, parse
 from flows.run import Run
+from nanogpt import durable
 from nanogpt.faults import UserError
 
 STOPPED = 130
@@ -36,7 +38,7 @@ def _main(argv: list[str], flow: Callable[[Run], None]) -> int:
         check_before_writing(options)
         if options.install_at_boot:
             return at_boot.install(run, [word for word in argv if word == "--no-bootstrap"])
-        with exclusive(run), hangup.lasting_output():
+        with exclusive(run), hangup.lasting_output(), durable.keep_to(run.paths.workspace):
             code = _run_in_session(run, flow)
             if code == 0 and options.only is None:
                 at_boot.take_off_when_done(run)
@@ -44,7 +46,7 @@ def _main(argv: list[str], flow: Callable[[Run], None]) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
         return 2
-    except OSError as error:  # outside every step: the run's own folders, mostly
+    except (OSError, Unwritable) as error:  # the run's own folders
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

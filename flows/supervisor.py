@@ -118,6 +118,9 @@ def _ending(code: int, outcome: dict, pressure: MemoryPressure, said: ChildLog, 
         return _killed(signal.Signals(-code), pressure, said, device)
     if outcome.get("symptom"):
         return Ending(outcome["symptom"], outcome.get("message", ""), outcome)
+    for symptom, its_code in faults.EXIT_CODES.items():
+        if code == its_code:  # there was no room, or no folder, for an outcome
+            return Ending(symptom, f"exit code {code}; {said.last_words()}", outcome)
     symptom = faults.symptom_in(said.text()) or "crashed"
     return Ending(symptom, f"exit code {code}; {said.last_words()}", outcome)
 

@@ -69,6 +69,8 @@ class Treatment:
         """Choose a remedy, apply it and record it. Raises DoesNotFit, RuntimeError."""
         if progress.saved_steps() > 0:
             self.doctor.recovered()
+        if ending.symptom == faults.READ_ONLY:
+            raise disk.Unwritable(f"{ending.evidence}; {remedies.TABLE[faults.READ_ONLY].told}")
         prescription = self.doctor.prescribe(ending.symptom, self.attempt)
         if prescription is None:
             if ending.symptom == faults.OUT_OF_MEMORY:
@@ -81,7 +83,7 @@ class Treatment:
         if ending.symptom in LEAVES_THE_DATA_IN_DOUBT:
             dataset.remake_damaged(self.run)
         if remedy is remedies.MAKE_ROOM:
-            disk.make_room(self.run, self.step, ending.evidence, self.folder, None)
+            disk.make_room(self.run, self.step, ending.evidence, self.folder, ending.outcome.get("needed"))
             return
         if remedy in AGAINST_MEMORY:
             remembered.note(self.run, self.config, asdict(self.attempt), ending.evidence)

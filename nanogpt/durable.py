@@ -9,9 +9,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from nanogpt.faults import FolderLostError
+
+_kept_to: dict[Path, tuple[int, int] | None] = {}
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -21,7 +25,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     """Replace `path` by `pieces` one behind the other, durably; what does not fit into memory comes piece by piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -32,6 +36,39 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def make_parents(path: Path) -> None:
+    """The folders above `path`. Raises FolderLostError rather than make one anew that is kept to and is gone."""
+    require_kept(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def require_kept(path: Path) -> None:
+    """Raise FolderLostError where `path` is in a folder that is kept to and is gone."""
+    for folder, found in _kept_to.items():
+        if folder in path.parents and identity(folder) != found:
+            raise FolderLostError(folder)
+
+
+@contextlib.contextmanager
+def keep_to(folder: Path) -> Iterator[None]:
+    """Meanwhile, nothing is written below `folder` once it is gone or another one stands there: on a disk that was
+    unmounted, the path would be made anew beside it."""
+    _kept_to[folder] = identity(folder)
+    try:
+        yield
+    finally:
+        del _kept_to[folder]
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What no other folder has while this one is there; None without a folder."""
+    try:
+        found = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def write_text(path: Path, text: str) -> None:

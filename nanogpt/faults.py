@@ -13,9 +13,13 @@ OUT_OF_MEMORY = "out_of_memory"
 DEVICE = "device"
 DISK_FULL = "disk_full"
 READ_ONLY = "read_only"
+MEDIUM = "medium"
 CORRUPT_FILE = "corrupt_file"
 NON_FINITE = "non_finite"
 UNKNOWN = "unknown"
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a used-up quota, a limit on the size of files
+EXIT_CODES = {DISK_FULL: 4, READ_ONLY: 5, MEDIUM: 6}  # of a process that may have no place left to say so
 
 
 class UserError(Exception):
@@ -24,6 +28,13 @@ class UserError(Exception):
 
 class CorruptFileError(Exception):
     """A file that is not what its digest or header says."""
+
+
+class FolderLostError(OSError):
+    """A folder that is written to is gone, or another one stands there: unmounted, moved or removed."""
+
+    def __init__(self, folder: object):
+        super().__init__(errno.ENOENT, "is gone (unmounted, moved or removed)", str(folder))
 
 
 class DeviceError(Exception):
@@ -74,10 +85,12 @@ def classify(error: BaseException) -> str:
         if isinstance(cause, CorruptFileError):
             return CORRUPT_FILE
         if isinstance(cause, OSError):
-            if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if cause.errno in NO_ROOM:
                 return DISK_FULL
-            if cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if isinstance(cause, FolderLostError) or cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 return READ_ONLY
+            if cause.errno == errno.EIO:
+                return MEDIUM
     if any(_is_out_of_memory(cause) for cause in chain):
         return OUT_OF_MEMORY
     if any(_is_of_device(cause) for cause in chain):

@@ -7,7 +7,6 @@ was meant to be written, so that what memory or disk makes of it meanwhile is no
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -26,10 +25,10 @@ from torch import Tensor, nn
 from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.lora import adapter_state, plain_weights
+from nanogpt.training import room
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 BEFORE_COOL_DOWN = "before-cooldown"
-SPACE_FACTOR = 1.5  # of the bytes to write: the file system's own needs, and whoever else writes meanwhile
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ def save_model(folder: Path, model: nn.Module, *, step: int, facts: dict) -> str
 
 
 def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, state: dict | None) -> str:
-    _check_free_space(folder.parent, _bytes_of(weights) + _bytes_of(state))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    room.require(folder.parent, _bytes_of(weights) + _bytes_of(state))
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -275,14 +275,6 @@ def _manifest_bytes(manifest: dict) -> bytes:
 
 def _fingerprint(path: Path) -> dict:
     return {"size": path.stat().st_size, "sha256": durable.sha256_file(path)}
-
-
-def _check_free_space(folder: Path, size: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    needed, free = int(size * SPACE_FACTOR), shutil.disk_usage(folder).free
-    if free < needed:
-        told = f"a checkpoint needs {needed / 1e6:.0f} MB, free are {free / 1e6:.0f} MB"
-        raise OSError(errno.ENOSPC, told, str(folder))
 
 
 def _bytes_of(value: Any) -> int:

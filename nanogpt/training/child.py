@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import sys
 import traceback
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.device import choose
-from nanogpt.faults import UserError, classify
+from nanogpt.faults import EXIT_CODES, UserError, classify
 from nanogpt.training import lifeline
 from nanogpt.training.model_folder import make_folder
 from nanogpt.training.trainer import Outcome, Trainer
@@ -35,7 +36,8 @@ def run_child(
     beside: AbstractContextManager = nullcontext(),  # noqa: B008  it holds no state
     tell: Callable[[Outcome], None] = print,
 ) -> int:
-    """Train in this process; its exit code: 0 finished, 143 stopped after saving, 2 a person's mistake, 3 a fault.
+    """Train in this process; its exit code: 0 finished, 143 stopped after saving, 2 a person's mistake, 3 a fault,
+    or one of faults.EXIT_CODES.
 
     outcome.json in `folder` tells the same with more words. SIGUSR1 prints every thread's stack to stderr. With
     `parent`, this process saves and ends when that one is gone. `beside` is held while it trains, and `tell` gets the
@@ -59,10 +61,9 @@ def run_child(
         print(error, file=sys.stderr)
         return USER_ERROR
     except Exception as error:
-        traceback.print_exc()
         _record_failure(Path(folder), error)
-        return FAULT
-    tell(outcome)
+        return EXIT_CODES.get(classify(error), FAULT)
+    _say(lambda: tell(outcome))
     if outcome.status == "finished":
         return FINISHED
     return lifeline.STOPPED_AFTER_SAVING
@@ -80,8 +81,23 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _record_failure(folder: Path, error: Exception) -> None:
-    failure = {"status": "failed", "symptom": classify(error), "message": f"{type(error).__name__}: {error}"}
+    failure = {"status": "failed", "symptom": classify(error), "message": f"{type(error).__name__}: {error}",
+               "needed": getattr(error, "needed", None)}  # fmt: skip
     try:
-        durable.write_json(folder / "outcome.json", failure)
+        if folder.is_dir():  # one that is gone is not made anew
+            durable.write_json(folder / "outcome.json", failure)
     except OSError as cause:  # the disk may be the fault that is being told
-        print(f"{folder}/outcome.json could not be written: {cause}", file=sys.stderr)
+        told = f"{folder}/outcome.json could not be written: {cause}"
+        _say(lambda: print(told, file=sys.stderr))
+    _say(lambda: traceback.print_exception(error))
+
+
+def _say(what: Callable[[], object]) -> None:
+    """Print, unless the log is on a disk that takes no more: no training fails for its words."""
+    try:
+        what()
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # else what is still buffered fails once more when Python ends
+        os.dup2(nowhere, sys.stderr.fileno())

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nanogpt import durable
+from nanogpt.faults import FolderLostError
 
 
 class JsonLines:
-    """An append-only file of JSON objects; each row is flushed, so that a reader sees it at once."""
+    """An append-only file of JSON objects; a reader sees each row at once, and never a part of one."""
 
     def __init__(self, path: Path):
         """What cannot be opened is set aside as *.bad. Raises OSError (a read-only folder, a full disk)."""
@@ -23,12 +24,20 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file, self.was_set_aside = _opened(path)
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            self._file.write(b"\n")  # the last row was cut by a crash: it must not swallow the next one
+            self._write(b"\n")  # the last row was cut by a crash: it must not swallow the next one
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row. Numbers that are not finite become null: JSON has none."""
-        self._file.write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        """Add a row; numbers that are not finite become null: JSON has none. Raises OSError, the file as before."""
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            self._write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
+        except OSError:
+            self._file.truncate(before)
+            raise
+
+    def _write(self, line: bytes) -> None:
+        while line:  # a disk that is nearly full takes a part
+            line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Bring all rows to the disk: a checkpoint must never be ahead of the metrics that led to it."""
@@ -47,8 +56,10 @@ class JsonLines:
         rows = [row for row in self.rows() if wanted(row)]
         of_known = rows if known is None else [row for row in known if wanted(row)]
         self._file.close()
-        durable.write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of_known))
-        self._file = open(self.path, "ab")  # noqa: SIM115
+        try:
+            durable.write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of_known))
+        finally:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         return of_known != rows
 
     def close(self) -> None:
@@ -60,12 +71,12 @@ class JsonLines:
 def _opened(path: Path) -> tuple[BinaryIO, bool]:
     """The file, held open for the training's life, and whether what was there had to be set aside."""
     try:
-        return open(path, "ab"), False
+        return open(path, "ab", buffering=0), False
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EIO):
             raise
     os.replace(path, path.with_name(f"{path.name}.bad"))
-    return open(path, "ab"), True
+    return open(path, "ab", buffering=0), True
 
 
 def read_rows(path: Path) -> Iterable[dict]:
@@ -90,24 +101,35 @@ def read_metrics(model_folder: Path) -> tuple[list[dict], list[dict]]:
 class Heartbeat:
     """A small file that says the training lives and what it does; whoever supervises it reads its time.
 
-    Rewritten at most once a second, whole or not at all, without fsync: it says nothing that must survive.
+    Rewritten at most once a second, whole or not at all, without fsync: it says nothing that must survive. Whoever
+    writes to open files would never notice that their folder is gone; the heartbeat does.
     """
 
     def __init__(self, path: Path, max_iters: int):
         self.path, self.max_iters = path, max_iters
+        self._folder = durable.identity(path.parent)
         self._next = 0.0
         self._activity = ""
 
     def beat(self, step: int, activity: str, **figures: Any) -> None:
-        """Tell `step`, `activity` and `figures` if a second has passed or the activity is another one."""
+        """Tell `step`, `activity` and `figures` if a second has passed or the activity is another one.
+
+        Raises OSError; FolderLostError where the folder of the beginning is no longer there.
+        """
         now = time.monotonic()
         if now < self._next and activity == self._activity:
             return
-        self._next, self._activity = now + 1.0, activity
+        self.require_folder()
         row = {"step": step, "max_iters": self.max_iters, "time": time.time(), "activity": activity, **figures}
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         temporary.write_text(json.dumps(_finite(row)))
         os.replace(temporary, self.path)
+        self._next, self._activity = now + 1.0, activity
+
+    def require_folder(self) -> None:
+        """Raise FolderLostError unless the folder of the beginning is still there."""
+        if durable.identity(self.path.parent) != self._folder:
+            raise FolderLostError(self.path.parent)
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The folder of a model in training: every file that the trainer leaves there, and what may be dropped or replaced.
 
-    config.yaml  data.json  tokenizer.json  metrics.jsonl  samples.jsonl  events.jsonl  heartbeat  outcome.json
+    config.yaml  data.json  tokenizer.json  metrics.jsonl  samples.jsonl  events.jsonl  heartbeat  outcome.json  .room
     checkpoints/step-00000500/  checkpoints/before-cooldown/  best/  final/  tensorboard/
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from nanogpt.faults import UserError
 from nanogpt.training import checkpoint
 from nanogpt.training.checkpoint import Checkpoint
 from nanogpt.training.metrics import Heartbeat, JsonLines
+from nanogpt.training.room import Reserve, is_no_room
 from nanogpt.training.tracking import Tracker
 
 
@@ -44,13 +46,15 @@ class ModelFolder:
         self.events = JsonLines(path / "events.jsonl")
         self.shown: dict[str, float | None] = {}
         self.step = 0
+        self.room = Reserve(path / ".room")
+        self._saved_bytes = 0  # of the latest checkpoint
         self._heartbeat = Heartbeat(path / "heartbeat", config.training.max_iters)
         self._tracker: Tracker | None = None
         self._best_val_loss: float | None = None
         self.beat("loading")
         for file in (self.metrics, self.samples, self.events):
             if file.was_set_aside:
-                self.event("set aside", f"{file.path.name} could not be opened: it is now {file.path.name}.bad")
+                self.event("unreadable", f"{file.path.name} could not be opened: it is now {file.path.name}.bad")
 
     def describe(self, tokenizer: Tokenizer, data_sha256: str) -> None:
         """Say what this folder is: its configuration, its tokenizer, its data; an older outcome is no longer true."""
@@ -61,11 +65,12 @@ class ModelFolder:
 
     def beat(self, activity: str) -> None:
         """Show life; cheap enough for every step."""
-        self._heartbeat.beat(self.step, activity, **self.shown)
+        self._write(lambda: self._heartbeat.beat(self.step, activity, **self.shown))
 
     def event(self, name: str, message: str, **facts: Any) -> None:
         """Add a row to events.jsonl; `facts` are for programs."""
-        self.events.append({"event": name, "step": self.step, "time": time.time(), "message": message, **facts})
+        row = {"event": name, "step": self.step, "time": time.time(), "message": message, **facts}
+        self._write(lambda: self.events.append(row))
 
     def track(self) -> None:
         """Show the rows from now on, and those that there are, to whatever tracks them."""
@@ -73,12 +78,12 @@ class ModelFolder:
 
     def row(self, row: dict) -> None:
         """Add a row to metrics.jsonl."""
-        self.metrics.append(row)
+        self._write(lambda: self.metrics.append(row))
         self._tracker.row(row)
 
     def sample(self, row: dict) -> None:
         """Add a row to samples.jsonl."""
-        self.samples.append(row)
+        self._write(lambda: self.samples.append(row))
         self._tracker.sample(row)
 
     def start_anew(self, trajectory: dict) -> None:
@@ -100,7 +105,7 @@ class ModelFolder:
         wanted = {"metrics": lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step,
                   "samples": lambda row: row["step"] < step}  # fmt: skip
         for file, name in ((self.metrics, "metrics"), (self.samples, "samples")):
-            if file.keep(wanted[name], known.get(name)):
+            if self._write(lambda: file.keep(wanted[name], known.get(name))):  # noqa: B023  called at once
                 self.event("restored", f"{file.path.name} was damaged: its rows are taken from the checkpoint")
         if self._tracker:
             self._tracker.redraw()
@@ -110,7 +115,27 @@ class ModelFolder:
         self.beat("saving")
         self.metrics.sync()
         rows = {"metrics": self.metrics.rows(), "samples": self.samples.rows()}
-        checkpoint.save(folder, model, step=self.step, facts=facts, state={**state, "rows": json.dumps(rows)})
+        whole = {**state, "rows": json.dumps(rows)}
+        self._write(lambda: checkpoint.save(folder, model, step=self.step, facts=facts, state=whole))
+        self._saved_bytes = max(self._saved_bytes, sum(file.stat().st_size for file in folder.iterdir()))
+
+    def save_model(self, name: str, model: nn.Module, facts: dict) -> str:
+        """The weights alone, in best/ or final/; the sha256 of their file."""
+        return self._write(lambda: checkpoint.save_model(self.path / name, model, step=self.step, facts=facts))
+
+    def hold_room(self, at_least: int) -> None:
+        """Hold room for the next checkpoint, of `at_least` so many bytes, unless it is held. Raises NoRoomError."""
+        self.room.take(max(self._saved_bytes, at_least))
+
+    def _write(self, write: Callable[[], Any]) -> Any:
+        """write(), with the room that is held for the next checkpoint where there is no other."""
+        self._heartbeat.require_folder()
+        try:
+            return write()
+        except OSError as error:
+            if not (is_no_room(error) and self.room.give_up()):
+                raise
+        return write()
 
     def newest(self, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that verifies, as checkpoint.load_newest() finds it; bad ones are set aside."""
@@ -127,7 +152,7 @@ class ModelFolder:
     def keep_if_best(self, model: nn.Module, val_loss: float, facts: dict) -> None:
         """Keep the weights in best/ if no better ones are there, from whatever session."""
         if math.isfinite(val_loss) and val_loss < self.best_val_loss:
-            checkpoint.save_model(self.path / "best", model, step=self.step, facts={**facts, "val_loss": val_loss})
+            self.save_model("best", model, {**facts, "val_loss": val_loss})
             self._best_val_loss = val_loss
 
     @property
@@ -149,7 +174,8 @@ class ModelFolder:
         return best.is_dir() and checkpoint.read_manifest(best)["facts"].get("averaged", False)
 
     def close(self) -> None:
-        """Bring all rows to the disk."""
+        """Bring all rows to the disk, and hold no room any longer."""
+        self.room.give_up()
         if self._tracker:
             self._tracker.close()
         for file in (self.metrics, self.samples, self.events):

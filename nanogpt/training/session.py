@@ -31,6 +31,7 @@ from nanogpt.training.progress import Progress, check_same_training, trajectory
 from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
 CHECKED_BYTES = 256 << 20  # of data, before each checkpoint: 0.5 s a time (0.5 GB/s); tiny Shakespeare takes 3 ms
+WITH_MOMENTS = 3  # times the bytes of the weights: AdamW makes its two moments at the first step
 LARGER_CLOCK = 1.1  # a clock that grew by more is a larger budget: the cool-down is taken back and comes later
 
 
@@ -264,6 +265,15 @@ class Session:
         self.saved_step = self.progress.step
         config = self.config.training
         checkpoint.prune(self.folder.checkpoints, config.keep_checkpoints, config.checkpoint_interval)
+
+    def hold_room(self) -> None:
+        """Keep room for the next checkpoint as long as there is some. Raises NoRoomError when nothing is lost: the
+        state is saved first, in the room that was held."""
+        if self.folder.room.is_given_up:
+            self.save()
+        if self.saved_step == self.progress.step:
+            trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+            self.folder.hold_room(WITH_MOMENTS * trained)
 
     def write_checkpoint(self, folder: Path) -> None:
         with self.clock.aside("saving"):

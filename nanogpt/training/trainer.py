@@ -14,7 +14,6 @@ from pathlib import Path
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config
-from nanogpt.training import checkpoint
 from nanogpt.training.gradients import OutOfMemory
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.model_folder import ModelFolder
@@ -94,6 +93,8 @@ class Trainer(Session):
             self.stop.check()
             if reason or self.is_due("checkpoint_interval") or self.is_due("eval_interval") or self.is_long_unsaved():
                 self.save()
+            if not reason:
+                self.hold_room()
             if reason or (self.progress.step and self.is_due("eval_interval")):
                 self.evaluate()
                 reason = reason or self.out_of_patience()
@@ -107,6 +108,7 @@ class Trainer(Session):
 
     def step(self) -> None:
         """Gradients, judgement, update. A step that is skipped consumes its data like any other."""
+        self.check_device()
         progress, config = self.progress, self.config.training
         batch, loss_scale = self.batch, self.loss_scale
         loss, gradient_norm = self.compute_gradients()
@@ -262,7 +264,7 @@ class Trainer(Session):
     def finish(self, reason: str) -> Outcome:
         """Write final/ and outcome.json."""
         facts = {**self.facts(), "val_loss": finite_or_none(self.val_loss)}
-        sha256 = checkpoint.save_model(self.folder.path / "final", self.model, step=self.progress.step, facts=facts)
+        sha256 = self.folder.save_model("final", self.model, facts)
         self.folder.event("finished", reason)
         outcome = self.outcome("finished", reason, sha256)
         durable.write_json(self.folder.path / "outcome.json", asdict(outcome))
