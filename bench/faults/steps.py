@@ -1,0 +1,139 @@
+"""Steps that go wrong: poisoned gradients, a trainer that crashes, stops or stands still at one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from bench.faults.injection import injecting
+from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.scene import Scene
+from bench.faults.template import MODEL
+
+STEP = 105  # beyond where the half run stands, between two checkpoints
+STALL = {"what": "replace", "module": "flows.supervisor", "name": "STALL_SECONDS", "value": 10}
+
+
+def poisoned(scene: Scene) -> Finding:
+    """NaN in the gradients of two steps; the whole training again with the same poison, and a kill -9 behind it."""
+    poison = {"what": "gradients", "step": [STEP, STEP + 3], "times": None}
+    return same_with_a_kill(scene, [poison], "non-finite")
+
+
+def spike(scene: Scene) -> Finding:
+    """Gradients of one step a million times too large, judged by the last 64 steps, for 128 are more than there are;
+    the whole training again with the same, and a kill -9 behind it."""
+    window = {"what": "replace", "process": "trainer", "module": "nanogpt.training.stability", "name": "WINDOW"}
+    poison = {"what": "gradients", "value": 1e6, "step": STEP, "times": None}
+    return same_with_a_kill(scene, [poison, {**window, "value": 64}], "spike")
+
+
+def rewound(scene: Scene) -> Finding:
+    """NaN in the gradients of three steps in a row: back to a healthy checkpoint; again the same, and a kill -9."""
+    poison = {"what": "gradients", "step": [STEP, STEP + 1, STEP + 2], "times": 3}
+    return same_with_a_kill(scene, [poison], "back to")
+
+
+def crash(scene: Scene) -> Finding:
+    """An exception that nobody knows, at a step, once."""
+    return once(scene, {"what": "raise", "type": "RuntimeError", "says": "a gremlin"}, "a gremlin")
+
+
+def segfault(scene: Scene) -> Finding:
+    """SIGSEGV at a step, once."""
+    return once(scene, {"what": "signal", "signal": "SIGSEGV"}, "SIGSEGV")
+
+
+def killed_twice(scene: Scene) -> Finding:
+    """SIGKILL at the same step, two times."""
+    return once(scene, {"what": "signal", "times": 2}, "SIGKILL")
+
+
+def hang(scene: Scene) -> Finding:
+    """Python sleeps for ever at a step, once; a stall is told after 10 s instead of five minutes."""
+    return once(scene, {"what": "hang", "how": "asleep"}, r"no heartbeat for \d+ s", STALL)
+
+
+def hang_in_c(scene: Scene) -> Finding:
+    """The main thread waits in C for ever at a step and no signal's handler runs, once; told after 10 s."""
+    return once(scene, {"what": "hang", "how": "waiting"}, r"no heartbeat for \d+ s", STALL)
+
+
+def frozen(scene: Scene) -> Finding:
+    """SIGSTOP to the trainer; a stall is told after 10 s instead of five minutes."""
+    going = scene.start(env=injecting(STALL))
+    going.wait_for(lambda: scene.events("resumed") and going.trainer is not None, "a trainer at work")
+    going.trainer.suspend()
+    scene.results.append(going.wait())
+    return found(scene, r"no heartbeat for \d+ s")
+
+
+def crash_always(scene: Scene) -> Finding:
+    """An exception at the same step each time, until the remedies are used up: a report, exit code 1, the command that
+    goes on; then the cause is gone, and the same command."""
+    gremlin = at_the_step({"what": "raise", "type": "RuntimeError", "says": "a gremlin"})
+    result = scene.run(env=injecting(gremlin), code=1)
+    for text, place in ((result.output, "terminal"), (scene.report_text(), "report")):
+        if "no remedy is left" not in text or "flows.full_run" not in text:
+            raise NotSurvived(f"the {place} does not say why it ended and how it goes on: {text[-1500:]}")
+    tried = [row["remedy"] for row in scene.remedies()]
+    scene.run()
+    return Finding(scene.noticed("no remedy is left"), f"{'; '.join(tried)}; a report with the command that goes on")
+
+
+# -- what they share -------------------------------------------------------------------------------------------------
+
+
+def at_the_step(fault: dict) -> dict:
+    return {"at": "step", "step": STEP, "times": None, **fault}
+
+
+def once(scene: Scene, fault: dict, words: str, *more: dict) -> Finding:
+    """The fault strikes once in all, or as often as it says itself, whatever process comes to that step."""
+    scene.run(env=injecting(counted(scene, at_the_step({"times": 1, **fault}), "strikes"), *more))
+    return found(scene, words)
+
+
+def found(scene: Scene, words: str) -> Finding:
+    rows = [row for row in scene.remedies() if row["step"] == f"training.{MODEL}"]
+    if not rows:
+        raise NotSurvived("the report tells of no remedy")
+    return Finding(scene.noticed(words), rows[-1]["remedy"], steps_lost=sum(row["steps_lost"] for row in rows),
+                   times=len(rows))  # fmt: skip
+
+
+def same_with_a_kill(scene: Scene, poison: list[dict], words: str) -> Finding:
+    """Train to the end with `poison`; then from the beginning with the same, and killed behind it: the same bytes."""
+    scene.run(env=injecting(*(counted(scene, fault, "first") for fault in poison)))
+    noticed, rows = scene.noticed(words), scene.remedies()
+    poisoned_run = replace(
+        scene.reference, final_sha256=scene.final_sha256(), best_sha256=scene.best_sha256(), metrics=scene.metrics()
+    )
+    if poisoned_run.final_sha256 == scene.reference.final_sha256:
+        raise NotSurvived("the poison has changed nothing")
+    scene.reference = poisoned_run
+    kill = counted(scene, {"what": "signal", "at": "step", "step": STEP + 9}, "kill")
+    scene.run("--redo", f"training.{MODEL}", env=injecting(*(counted(scene, fault, "again") for fault in poison), kill))
+    scene.noticed("SIGKILL")
+    return Finding(noticed, rows[-1]["remedy"], times=len(rows), steps_lost=sum(row["steps_lost"] for row in rows))
+
+
+def counted(scene: Scene, fault: dict, name: str) -> dict:
+    """`fault`, counted over all restarts where it has a number of times."""
+    if fault["what"] == "replace" or fault.get("times", 1) is None:
+        return fault
+    return {**fault, "counter": str(Path(f"{scene.workspace}.{name}"))}
+
+
+KINDS = [
+    Kind("NaN in gradients", "steps", poisoned),
+    Kind("a spike in gradients", "steps", spike),
+    Kind("NaN three steps in a row", "steps", rewound),
+    Kind("a crash at a step", "steps", crash),
+    Kind("a crash at the same step for ever", "steps", crash_always),
+    Kind("a segmentation fault", "steps", segfault),
+    Kind("SIGKILL at the same step twice", "steps", killed_twice),
+    Kind("a hang in Python", "steps", hang),
+    Kind("a hang in C", "steps", hang_in_c),
+    Kind("a frozen trainer (SIGSTOP)", "steps", frozen),
+]
