@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flows.remedies import SHORTEST_WINDOW
 from nanogpt.config import Config
 from nanogpt.training import memory
 from nanogpt.training.sizes import FLOAT32, parameters
@@ -10,7 +11,6 @@ GIB = 2**30
 PROCESS_BYTES = int(0.35 * GIB)  # of Python with torch, before the first tensor (measured 0.31 to 0.34)
 CHECKPOINTS = 6  # three last, the best, the one before the cool-down, and one being written
 USUAL_ALPHABET = 100  # characters of a text that nobody has read yet
-LEAST_WINDOW = 16  # tokens: with a shorter context a text is hardly more than its letters
 SHARE_OF_THE_MACHINE = 0.7  # that a training may take of a memory that everything else needs too
 SHARE_OF_A_DEVICE = 0.9  # and of an accelerator's own, or of what Metal calls its working set
 
@@ -46,14 +46,14 @@ def fitted(rung: Config, device: str, room_bytes: int, windows: bool = False) ->
 
 def smaller(rung: Config, windows: bool = False) -> Config | None:
     """The same training with less memory: half the micro-batch; at one sequence, blocks that are computed again; and
-    with `windows` half the longest window, down to LEAST_WINDOW tokens. None when nothing is left."""
+    with `windows` half the longest window, down to SHORTEST_WINDOW tokens. None when nothing is left."""
     training = rung.training
     sizes = halved(training.batch_size, training.batch_size * training.gradient_accumulation)
     if len(sizes) > 1:
         return split(rung, sizes[1])
     if not rung.device.gradient_checkpointing:
         return rung.with_changes({"device.gradient_checkpointing": True})
-    if windows and rung.context % 2 == 0 and rung.context // 2 >= LEAST_WINDOW:
+    if windows and rung.context % 2 == 0 and rung.context // 2 >= SHORTEST_WINDOW:
         return rung.with_changes({"device.longest_window": rung.context // 2})
     return None
 
