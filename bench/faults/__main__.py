@@ -60,7 +60,10 @@ def _measured(campaign: Campaign, name: str, given: argparse.Namespace) -> dict:
     from bench.faults.overhead import overhead
 
     try:
-        figures = kill_series(campaign, given.kills, given.jobs) if name == "kills" else overhead(campaign)
+        if name == "kills":
+            figures = kill_series(campaign, given.kills, given.jobs, given.seed)
+        else:
+            figures = overhead(campaign, given.budget)
     except NotSurvived as error:
         figures = {"survived": False, "why": str(error)}
     figures = {"survived": True, **figures}
@@ -78,6 +81,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--only", metavar="NAME", help="kinds with this in their name or group (* and ? allowed); kills; overhead")
     add("--small", action="store_true", help=f"every kind once, {SMALL_KILLS} kills, no measurement of the overhead")
     add("--kills", type=int, metavar="N", help=f"kills at random moments (default {KILLS})")
+    add("--seed", type=int, metavar="N", help="of the moments of the kills (default: another each time)")
+    add("--budget", default="10m", metavar="TIME", help="of the run whose overhead is measured (default 10m)")
     add("--jobs", type=int, default=2, metavar="N", help="kinds at a time (default 2)")
     add("--folder", type=Path, help="keep the templates here, and use those that are there")
     add("--write", action="store_true", help="put what was measured into docs/faults.json and docs/faults.md")

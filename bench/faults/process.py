@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,13 @@ def environment_of(mark: str, more: Mapping[str, str]) -> dict[str, str]:
 def marked(mark: str) -> list[psutil.Process]:
     """Every living process of a scene."""
     return [process for process in psutil.process_iter() if _mark_of(process) == mark]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def is_trainer(process: psutil.Process) -> bool:

@@ -15,14 +15,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from bench.faults.kind import NotSurvived
-from bench.faults.process import Patience, Process, Result, environment_of, is_server, marked, words_of
+from bench.faults.process import Patience, Process, Result, environment_of, free_port, is_server, marked, words_of
 from bench.faults.template import MODEL, Reference, Templates, rows_of
 from flows.options import CHECKOUT
 from nanogpt import durable
@@ -74,7 +73,7 @@ class Scene:
         pages = ["--set", f"port={self.port}"] if ui else ["--no-ui"]
         return [
             sys.executable, "-m", "flows.full_run", "--no-bootstrap", *pages, "--workspace", str(self.workspace),
-            "--config", str(self.config), "--data", str(self.text), "--budget", "1m", "--set", "tests=false",
+            "--config", str(self.config), "--data", str(self.text), "--budget", "3m", "--set", "tests=false",
             "--set", "milestones=false", *arguments,
         ]  # fmt: skip
 
@@ -112,9 +111,7 @@ class Scene:
     def port(self) -> int:
         """A port of this scene's own for its pages."""
         if self._port is None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._port = free.getsockname()[1]
+            self._port = free_port()
         return self._port
 
     # -- what it left --------------------------------------------------------------------------------------------

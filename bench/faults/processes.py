@@ -1,0 +1,200 @@
+"""Processes that are killed, stopped for a while, orphaned, or in one another's way."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+
+import psutil
+
+from bench.faults.injection import injecting
+from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.losses import TwoTrainers, trains_since
+from bench.faults.moments import WINDOWS_OF_TRAINING, Step, marker_of
+from bench.faults.process import Process, is_trainer, is_worker, marked
+from bench.faults.scene import Scene
+from bench.faults.template import CHECKPOINT_INTERVAL, MODEL
+from flows.options import CHECKOUT
+from nanogpt import durable
+
+TRAINING = f"training.{MODEL}"
+REPORT_AGAIN = ("--redo", "documentation.report")
+STOPPED_SECONDS = 3.0
+FEW_STEPS = 5
+DAY = 86400.0
+NO_DEATH_SIGNAL = {  # prctl() refuses then: an operating system without PR_SET_PDEATHSIG
+    "what": "replace", "process": "trainer", "module": "nanogpt.training.lifeline", "name": "PR_SET_PDEATHSIG",
+    "value": 9999,
+}  # fmt: skip
+SHIFTED_CLOCK = CHECKOUT / "bench/faults/shifted_clock"
+
+
+def trainer_killed(scene: Scene) -> Finding:
+    """kill -9 of the trainer while it trains."""
+    going = training(scene)
+    going.kill("trainer")
+    scene.results.append(going.wait())
+    row = scene.remedy("killed")
+    _at_most_one_interval(scene)
+    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
+
+
+def orchestrator_killed(scene: Scene) -> Finding:
+    """kill -9 of the orchestrator while it trains: the kernel tells its trainer, which saves and ends."""
+    return _orphaned(scene, {})
+
+
+def orchestrator_killed_without_death_signal(scene: Scene) -> Finding:
+    """kill -9 of the orchestrator where the kernel tells the trainer nothing, as on macOS: it sees it for itself."""
+    return _orphaned(scene, injecting(NO_DEATH_SIGNAL))
+
+
+def both_killed(scene: Scene) -> Finding:
+    """kill -9 of orchestrator and trainer at the same time."""
+    going = training(scene)
+    going.kill("both")
+    scene.results.append(going.wait())
+    scene.run()
+    _at_most_one_interval(scene)
+    return Finding(scene.noticed("started .interrupted at"), "the same command goes on from the last checkpoint")
+
+
+def killed_before_the_marker(scene: Scene) -> Finding:
+    """kill -9 of all between the trainer's outcome and the marker that says so."""
+    seen = WINDOWS_OF_TRAINING["an outcome is there, and the marker says started"]
+    step = Step(TRAINING, 0.0)
+    going = training(scene)
+    going.wait_for(lambda: seen(scene, step), "the outcome")
+    going.kill("all")
+    scene.results.append(going.wait())
+    if marker_of(scene, TRAINING)[0] == "started":
+        scene.run()
+    else:
+        scene.run(*REPORT_AGAIN)
+    return Finding(scene.noticed("started .(interrupted|asked)"), "the trainer ends once more, without a step")
+
+
+def worker_killed(scene: Scene) -> Finding:
+    """kill -9 of the worker that proves the model's parts, and again of the one that judges the trained model."""
+    going = scene.start("--redo", "implementation.checks", "--redo", "evaluation.models")
+    for step in ("implementation.checks", "evaluation.models"):
+        _kill_worker_in(scene, going, step)
+    scene.results.append(going.wait())
+    row = scene.remedy("killed", "process died")
+    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"], times=2)
+
+
+def two_starts(scene: Scene) -> Finding:
+    """The command is started a second time while it trains, from another folder, by a link to the same workspace."""
+    link = scene.workspace.with_name(f"{scene.workspace.name}.link")
+    link.symlink_to(scene.workspace)
+    going = training(scene)
+    second = scene.run("--workspace", str(link), code=2, cwd=scene.workspace)
+    link.unlink()
+    if not re.search(rf"already going on: process {going.pid}, started", second.output):
+        raise NotSurvived(f"the second start says {second.output}")
+    scene.results.append(going.wait())
+    return Finding(second.output.strip().splitlines()[-1], "the second start ends with exit code 2, the first goes on")
+
+
+def stale_holder(scene: Scene) -> Finding:
+    """A killed run leaves its lock, and the note of its holder names a process that is another program by now."""
+    going = training(scene)
+    going.kill("all")
+    scene.results.append(going.wait())
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        note = durable.read_json(scene.state / "holder.json")
+        durable.write_json(scene.state / "holder.json", {**note, "pid": sleeper.pid})
+        try:
+            scene.run()
+        finally:
+            sleeper.kill()
+    return Finding(scene.noticed("started .interrupted at"), "the lock ended with its holder")
+
+
+def from_another_folder(scene: Scene) -> Finding:
+    """The command goes on from another folder than the one in which it was begun."""
+    scene.run(cwd=scene.workspace)
+    return Finding(scene.noticed("started .(failed|interrupted) at"), "the same workspace, whatever the folder")
+
+
+def paused(scene: Scene) -> Finding:
+    """SIGSTOP of the orchestrator while its trainer goes on, SIGCONT three seconds later."""
+    going = training(scene)
+    going.send(signal.SIGSTOP)
+    until = time.monotonic() + STOPPED_SECONDS
+    scene.wait_until(lambda: time.monotonic() > until, "SIGCONT")
+    going.send(signal.SIGCONT)
+    scene.results.append(going.wait())
+    return Finding("nothing: the trainer needs nobody to go on", "looks again at what the trainer has done meanwhile")
+
+
+def calendar_set(scene: Scene) -> Finding:
+    """The calendar is set a day ahead while it trains, and two days back a second later, for every process."""
+    shift = scene.workspace / "shift"
+    shift.write_text("0")
+    path = f"{SHIFTED_CLOCK}{os.pathsep}{CHECKOUT}"
+    going = training(scene, {"PYTHONPATH": path, "CLOCK_SHIFT": str(shift)})
+    for seconds in (DAY, -DAY):
+        shift.write_text(str(seconds))
+        until = time.monotonic() + 1.0
+        scene.wait_until(lambda until=until: time.monotonic() > until, "the next change")
+    scene.results.append(going.wait())
+    spent = durable.read_json(scene.state / "clock.json")["spent_seconds"]
+    if not 0 < spent < 3600:
+        raise NotSurvived(f"{spent} s of the budget are spent")
+    return Finding(f"{spent} s of the budget are spent", "time is read from clocks that nobody can set", times=2)
+
+
+def training(scene: Scene, env: Mapping[str, str] | None = None) -> Process:
+    """The command, started, in the moment in which it has trained for a few steps."""
+    now, before = time.time(), scene.last_step()
+    going = scene.start(env=env)
+    going.wait_for(lambda: trains_since(scene, now) and scene.last_step() >= before + FEW_STEPS, "some steps")
+    return going
+
+
+def _orphaned(scene: Scene, env: Mapping[str, str]) -> Finding:
+    with TwoTrainers(scene) as trainers:
+        going = training(scene, env)
+        going.kill()
+        scene.results.append(going.wait())
+        scene.run(env=env)
+        scene.wait_until(lambda: not any(map(is_trainer, marked(str(scene.workspace)))), "the end of the trainer")
+    trainers.check()
+    lived = f"the trainer outlived it by {trainers.orphan_seconds:.1f} s"
+    return Finding(scene.noticed("stopped: asked to stop; saved"), "the trainer saves and ends", result=lived)
+
+
+def _kill_worker_in(scene: Scene, going: Process, step: str) -> None:
+    before = marker_of(scene, step)
+    going.wait_for(lambda: marker_of(scene, step) != before and _worker_of(going), f"a worker in {step}")
+    _worker_of(going).kill()
+
+
+def _worker_of(going: Process) -> psutil.Process | None:
+    return next((child for child in going.children() if is_worker(child)), None)
+
+
+def _at_most_one_interval(scene: Scene) -> None:
+    if (lost := scene.steps_lost()) > CHECKPOINT_INTERVAL:
+        raise NotSurvived(f"{lost} steps lost; checkpoints are {CHECKPOINT_INTERVAL} apart")
+
+
+KINDS = [
+    Kind("trainer, kill -9", "processes", trainer_killed),
+    Kind("orchestrator, kill -9", "processes", orchestrator_killed),
+    Kind("orchestrator, kill -9 without a death signal", "processes", orchestrator_killed_without_death_signal),
+    Kind("orchestrator and trainer, kill -9", "processes", both_killed),
+    Kind("all, kill -9 between outcome and marker", "processes", killed_before_the_marker),
+    Kind("worker, kill -9", "processes", worker_killed, template="whole"),
+    Kind("orchestrator, SIGSTOP and SIGCONT", "processes", paused),
+    Kind("two starts at once", "processes", two_starts),
+    Kind("lock of a killed run, its holder's number another program's", "processes", stale_holder),
+    Kind("start from another folder", "processes", from_another_folder),
+    Kind("calendar, set ahead and back", "processes", calendar_set),
+]

@@ -1,0 +1,142 @@
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP in every phase: what is under way is saved, the next start goes on with it."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections.abc import Callable
+
+from bench.faults.kills import NO_CLOCK
+from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.moments import marker_of, still_finished
+from bench.faults.process import Process
+from bench.faults.processes import training
+from bench.faults.scene import Scene
+from bench.faults.template import MODEL
+from flows.options import PHASES
+from nanogpt import durable
+
+STOPPED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GAPS = (0.0, 0.05, 0.3)  # seconds between one Ctrl-C and the next
+# A step of each phase that can be met in it.
+MET_IN = {
+    "environment": "environment.device", "implementation": "implementation.checks",
+    "configuration": "configuration.measure", "dataset": "dataset.clean", "training": f"training.{MODEL}",
+    "evaluation": "evaluation.models", "deployment": "deployment.examples", "documentation": "documentation.figures",
+}  # fmt: skip
+
+
+def in_every_phase(*numbers: signal.Signals) -> Callable[[Scene], Finding]:
+    """A run from nothing gets a signal in each phase, `numbers` in turn, and is gone on with each time."""
+
+    def inflict(scene: Scene) -> Finding:
+        met, slowest, kept = [], 0.0, {}
+        for phase, number in zip(PHASES, itertools.cycle(numbers), strict=False):
+            going = scene.start("--on-hangup", "save", *NO_CLOCK)
+            if not _comes_to(scene, going, phase):
+                raise NotSurvived(f"ended before {phase}: {going.output[-1500:]}")
+            slowest = max(slowest, _stopped_by(scene, going, number))
+            met.append(_phase_under_way(scene))
+            kept = still_finished(scene, kept)
+        scene.run(*NO_CLOCK)
+        still_finished(scene, kept)
+        told = f"{slowest:.1f} s at most to the end"
+        return Finding(f"{_stopped(scene)} (in {', '.join(met)})", "saved; the same command", told, times=len(met))
+
+    inflict.__doc__ = f"{_names(numbers)} in each of the eight phases of a run from nothing, with --on-hangup save."
+    return inflict
+
+
+def hangup_in_every_phase(scene: Scene) -> Finding:
+    """SIGHUP in each of the eight phases of a run from nothing, with --on-hangup continue."""
+    going = scene.start(*NO_CLOCK)
+    for phase in PHASES:
+        if not _comes_to(scene, going, phase):
+            raise NotSurvived(f"ended before {phase}: {going.output[-1500:]}")
+        going.send(signal.SIGHUP)
+    scene.results.append(going.wait())
+    return Finding(scene.noticed("hangup: the terminal was closed"), "goes on without it", times=len(PHASES))
+
+
+def ctrl_c_while_training(scene: Scene) -> Finding:
+    """Ctrl-C while it trains."""
+    going = training(scene)
+    _stopped_by(scene, going, signal.SIGINT)
+    noticed = scene.noticed("Stopped. What was done is kept; go on with")
+    scene.run()
+    if lost := scene.steps_lost():
+        raise NotSurvived(f"{lost} steps lost, though it was asked to save")
+    return Finding(noticed, "the trainer saves and ends; the same command")
+
+
+def ctrl_c_twice(scene: Scene) -> Finding:
+    """Ctrl-C twice while it trains, as fast as can be, then 50 and 300 ms after each other."""
+    for gap in GAPS:
+        going = training(scene)
+        going.interrupt()
+        until = time.monotonic() + gap
+        scene.wait_until(lambda until=until: time.monotonic() >= until, "the second Ctrl-C")
+        _stopped_by(scene, going, signal.SIGINT)
+    scene.run()
+    return Finding(_stopped(scene), "ends without waiting; the last checkpoint", times=len(GAPS))
+
+
+def killed_while_stopping(scene: Scene) -> Finding:
+    """Ctrl-C while it trains, and kill -9 of all while it saves."""
+    going = training(scene)
+    going.interrupt()
+    going.kill("all")
+    scene.results.append(going.wait())
+    scene.run()
+    return Finding(scene.noticed("started .(failed|interrupted) at"), "the last checkpoint; the same command", times=2)
+
+
+def _comes_to(scene: Scene, going: Process, phase: str) -> bool:
+    """Wait until the phase has begun; False when the run ends before."""
+    step = MET_IN[phase]
+    before = marker_of(scene, step)
+    scene.wait_until(lambda: marker_of(scene, step) != before or not going.is_running, f"{phase} to begin")
+    return going.is_running
+
+
+def _stopped_by(scene: Scene, going: Process, number: signal.Signals) -> float:
+    """Send the signal and see that it ends as it should; the seconds that it took."""
+    began = time.monotonic()
+    going.send(number)
+    result = going.wait()
+    seconds = time.monotonic() - began
+    scene.results.append(result)
+    if result.code != STOPPED:
+        raise NotSurvived(f"{number.name}: exit code {result.code}, not {STOPPED}: {result.output[-1500:]}")
+    if (state := durable.read_json(scene.state / "session.json")["state"]) != "stopped":
+        raise NotSurvived(f"{number.name}: the session is {state}, not stopped")
+    scene.wait_until(lambda: not scene.left_over(), "the end of all that it had started")
+    return seconds
+
+
+def _phase_under_way(scene: Scene) -> str:
+    phases = durable.read_json(scene.state / "session.json")["phases"]
+    return next((phase["title"].lower() for phase in phases if phase["status"] == "running"), "between phases")
+
+
+def _stopped(scene: Scene) -> str:
+    return scene.noticed("stopped by a person")
+
+
+def _names(numbers: tuple[signal.Signals, ...]) -> str:
+    return " and ".join(number.name for number in numbers)
+
+
+KINDS = [
+    Kind("Ctrl-C while it trains", "processes", ctrl_c_while_training),
+    Kind("Ctrl-C twice while it trains", "processes", ctrl_c_twice),
+    Kind("Ctrl-C, then kill -9", "processes", killed_while_stopping),
+    Kind("SIGINT, SIGTERM and SIGHUP in turn, in every phase", "processes", in_every_phase(*SIGNALS), template="fresh"),
+    *(
+        Kind(f"{number.name} in every phase", "processes", in_every_phase(number), small=False, template="fresh")
+        for number in SIGNALS
+    ),
+    Kind("SIGHUP in every phase, gone on without", "processes", hangup_in_every_phase, small=False, template="fresh"),
+]
