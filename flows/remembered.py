@@ -47,7 +47,10 @@ def note(run: Run, config: Config, facts: dict[str, Any] | None, evidence: str) 
     longest_window, others are no matter; or None: it does not fit at all."""
     fits = Fit(**{key: facts[key] for key in HOW_IT_FITS if key in facts}) if facts else None
     alphabet = run.facts("dataset.fetch")["alphabet_size"]
-    _store(run).note_limit(_on_its_device(run, config, alphabet), _memory(run, config), fits, evidence)
+    try:
+        _store(run).note_limit(_on_its_device(run, config, alphabet), _memory(run, config), fits, evidence)
+    except OSError as error:  # the training goes on; the next run finds out by itself
+        run.tell(f"what fits into memory could not be remembered: {error}", "warning")
 
 
 def as_settled(run: Run, rung: Config) -> Config:

@@ -42,6 +42,7 @@ class Treatment:
         self.step = f"training.{config.name}"
         self.doctor = Doctor()
         self.attempt = first_attempt(run, config, folder)
+        self.starved_at: int | None = None  # the last step in which memory ran out and the trainer went on
 
     def until_it_ends(self) -> Ending:
         """The ending of a training that finished.
@@ -67,6 +68,7 @@ class Treatment:
 
     def _treat(self, ending: Ending, progress: Progress) -> None:
         """Choose a remedy, apply it and record it. Raises DoesNotFit, RuntimeError."""
+        ending = self._told_apart(ending)
         if progress.saved_steps() > 0:
             self.doctor.recovered()
         if ending.symptom == faults.READ_ONLY:
@@ -94,6 +96,15 @@ class Treatment:
             _as_event(remedy, ending, progress),
         )  # fmt: skip
 
+    def _told_apart(self, ending: Ending) -> Ending:
+        """A library that does not look whether it was given memory dies by SIGSEGV, soon after torch was refused some
+        (oneDNN under RLIMIT_AS); such an abort is no riddle."""
+        starved_at = self.starved_at
+        if ending.symptom != "aborted" or starved_at is None or saved_step(self.folder) > starved_at:
+            return ending
+        told = f"{ending.evidence}, after memory had run out in step {starved_at}"
+        return replace(ending, symptom=faults.OUT_OF_MEMORY, evidence=told)
+
     def _why_it_ends(self, ending: Ending) -> str:
         row = remedies.TABLE.get(ending.symptom)
         tried = sum(self.doctor.given.values())
@@ -105,6 +116,7 @@ class Treatment:
         symptom, remedy = remedies.MENDED_BY_THE_TRAINER[event["event"]]
         if event["event"] == "out_of_memory":
             self.attempt = replace(self.attempt, micro_batch=event["micro_batch"])
+            self.starved_at = event["step"]
             remembered.note(self.run, self.config, asdict(self.attempt), event["message"])
         self._record(symptom, event["message"], remedy, event.get("seconds_lost", 0.0), event.get("steps_lost", 0))
 
