@@ -19,6 +19,7 @@ from bench.faults.verdict import judge
 from nanogpt import durable
 
 REGION = 512  # bytes
+FIVE_RUNS = 1500.0  # seconds
 UNIMPORTANT = {  # what tells of the past, or is written anew at each start: damaged, it changes no result
     f"logs/{RUN}/*": "what was said in former sessions",
     f"state/{RUN}/session.json": "what the last session came to, for --status",
@@ -207,14 +208,14 @@ def every_region(scene: Scene) -> Finding:
 
 
 KINDS = [
-    Kind("three checkpoints", "files", three_checkpoints),
+    Kind("three checkpoints", "files", three_checkpoints, seconds=FIVE_RUNS),
     Kind("all checkpoints", "files", all_checkpoints),
     Kind("every region of a checkpoint", "files", every_region),
-    Kind("best weights", "files", best_weights),
-    Kind("metrics and samples", "files", metrics_and_samples),
-    Kind("outputs of every step", "files", outputs_of_every_step, template="whole"),
-    Kind("markers", "files", markers, template="whole"),
-    Kind("markers and their copies", "files", markers_and_copies, template="whole"),
+    Kind("best weights", "files", best_weights, seconds=FIVE_RUNS),
+    Kind("metrics and samples", "files", metrics_and_samples, seconds=FIVE_RUNS),
+    Kind("outputs of every step", "files", outputs_of_every_step, template="whole", seconds=FIVE_RUNS),
+    Kind("markers", "files", markers, template="whole", seconds=FIVE_RUNS),
+    Kind("markers and their copies", "files", markers_and_copies, template="whole", seconds=FIVE_RUNS),
     Kind("what may be lost", "files", unimportant),
     Kind("half-written files", "files", half_written),
     Kind("folders deleted", "files", folders, template="whole"),
