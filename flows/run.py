@@ -409,7 +409,7 @@ class Run:
         return sorted(rows.values(), key=lambda row: row["when"])
 
     def _save_remedies(self) -> None:
-        with suppress(OSError):  # a full disk: the markers keep those of their steps
+        with self._record_lock, suppress(OSError):  # a full disk: the markers keep those of their steps
             rows = [*self.past_remedies, *self.remedies]
             notes.write(self.paths.state / REMEDIES, {"remedies": rows[-MOST_REMEDIES:]})
 
