@@ -93,6 +93,26 @@ def test_out_of_memory_in_an_update_leaves_the_process(data, tmp_path, monkeypat
     assert_same(train(config, data, tmp_path / "limited"), whole, tmp_path / "limited", tmp_path / "whole")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_with_a_part_of_its_memory_halves_and_keeps_the_curve(data, tmp_path):
+    """torch.cuda.set_per_process_memory_fraction: CUDA's own allocator refuses, with its own error."""
+    config = without_dropout(batch_size=64, max_iters=8).with_changes({
+        "device.type": "cuda", "model.n_embd": 256, "model.n_head": 4, "model.n_layer": 4, "model.block_size": 64,
+    })  # fmt: skip
+    whole = train(config, data, tmp_path / "whole")
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(0.6 * whole.peak_memory_bytes / total)
+    try:
+        outcome = train(config, data, tmp_path / "limited")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert whole.micro_batch == 64 > outcome.micro_batch
+    curves = [[row["loss"] for kind, _, row in losses(tmp_path / name) if kind == "train"]
+              for name in ("limited", "whole")]  # fmt: skip
+    assert curves[0] == pytest.approx(curves[1], rel=1e-2)  # products in TF32
+
+
 # Shorter windows --------------------------------------------------------------------------------------------------
 
 
