@@ -89,9 +89,10 @@ def has_room(folder: Path, needed: int) -> bool:
     try:
         with open(probe, "wb") as file:
             try:
-                if not hasattr(os, "posix_fallocate"):  # macOS
-                    return shutil.disk_usage(folder).free > needed
-                os.posix_fallocate(file.fileno(), 0, needed)
+                if shutil.disk_usage(folder).free < needed:  # asked first: else the probe itself would fill the disk
+                    return False
+                if hasattr(os, "posix_fallocate"):  # not on macOS
+                    os.posix_fallocate(file.fileno(), 0, needed)
                 return True
             finally:
                 probe.unlink()

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from flows.run import Run
 from nanogpt import durable
-from nanogpt.faults import UserError
+from nanogpt.faults import NO_ROOM, UserError
 
 
 @contextmanager
@@ -28,8 +28,7 @@ def exclusive(run: Run) -> Iterator[None]:
             if file.is_symlink():  # to nothing, or to where another run would lock: ours is a file of its own
                 file.unlink()
         lock.acquire(timeout=0)
-        started = datetime.now().isoformat(timespec="seconds")
-        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
+        _note_holder(holder)
     except Timeout:
         raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
                         f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
@@ -40,6 +39,16 @@ def exclusive(run: Run) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _note_holder(holder: Path) -> None:
+    holder.unlink(missing_ok=True)  # an earlier one must not be named where the disk has no room for this one
+    started = datetime.now().isoformat(timespec="seconds")
+    try:
+        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
+    except OSError as error:
+        if error.errno not in NO_ROOM:  # the run waits for room in its first step
+            raise
 
 
 def _describe_holder(holder: Path) -> str:

@@ -48,6 +48,8 @@ class Reserve:
         wanted = int(size * SPACE_FACTOR)
         if self._size() == wanted:
             return
+        if shutil.disk_usage(self.path.parent).free + self._size() < wanted:
+            raise NoRoomError(self.path.parent, wanted)  # asked first: else it would fill the disk for a moment
         try:
             with open(self.path, "wb") as file:
                 _allocate(file.fileno(), wanted)
