@@ -49,6 +49,7 @@ def run_child(
     stop = lifeline.StopRequest()
     stop.listen()
     lifeline.hold(parent)
+    is_new = not Path(folder).exists()
     try:
         config = load_config(config_path, overrides)
         if warning := choose(config.device.type).warning:
@@ -61,7 +62,7 @@ def run_child(
         print(error, file=sys.stderr)
         return USER_ERROR
     except Exception as error:
-        _record_failure(Path(folder), error)
+        _record_failure(Path(folder), error, is_new)
         return EXIT_CODES.get(classify(error), FAULT)
     _say(lambda: tell(outcome))
     if outcome.status == "finished":
@@ -80,11 +81,11 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: another process is training there") from None
 
 
-def _record_failure(folder: Path, error: Exception) -> None:
+def _record_failure(folder: Path, error: Exception, is_new: bool) -> None:
     failure = {"status": "failed", "symptom": classify(error), "message": f"{type(error).__name__}: {error}",
                "needed": getattr(error, "needed", None)}  # fmt: skip
     try:
-        if folder.is_dir():  # one that is gone is not made anew
+        if is_new or folder.is_dir():  # one that is gone is not made anew
             durable.write_json(folder / "outcome.json", failure)
     except OSError as cause:  # the disk may be the fault that is being told
         told = f"{folder}/outcome.json could not be written: {cause}"
