@@ -14,7 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from flows import disk, interruption, notes
+from flows import disk, interruption, notes, resumption
 from flows.action_log import ActionLog
 from flows.clock import Clock
 from flows.ledger import Ledger, Step
@@ -23,7 +23,7 @@ from flows.options import CHECKOUT, PHASES, RunOptions
 from flows.surroundings import Surroundings
 from flows.worker import Worker
 from nanogpt import durable
-from nanogpt.faults import CORRUPT_FILE, DISK_FULL, CorruptFileError, UserError, classify
+from nanogpt.faults import CORRUPT_FILE, DISK_FULL, UserError, classify
 
 SESSION = "session.json"
 REMEDIES = "remedies.json"
@@ -103,10 +103,8 @@ class Run:
             self.past_remedies = []
         for folder in (self.paths.state, self.paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        for name in (SESSION, REMEDIES):
-            if problem := notes.read(self.paths.state / name)[1]:
-                self._set_note_aside(name, problem, "begun anew")
-        going_on = self._take_over_clock()
+        resumption.set_aside_damaged(self, SESSION, REMEDIES)
+        going_on = resumption.take_over_clock(self, self.latest_session())
         self.clock.save()
         before = self.latest_session() if going_on else {}
         self.started = before.get("started", _now())
@@ -115,41 +113,6 @@ class Run:
             self.remedy(**interrupted)
         self._save_session("running")
         self.log.write(f"session {self.sessions} of run {self.options.run}: {self.options.command}")
-
-    def _take_over_clock(self) -> bool:
-        """Whether this session goes on with an earlier one's budget. A clock that is damaged, or gone, while that was
-        under way is set by what the steps took."""
-        session = self.latest_session()
-        under_way = session.get("state", "finished") != "finished"
-        try:
-            going_on = self.clock.go_on()
-            if going_on or not under_way or os.path.lexists(self.clock.path):
-                return going_on
-            problem = "it is missing"
-        except CorruptFileError as error:
-            problem = str(error)
-        self.clock.take_over(self._seconds_since(session.get("started", "")) if under_way else 0.0)
-        self._set_note_aside(self.clock.path.name, problem, f"set by the steps: {self.clock.spent:.0f} s are spent")
-        return under_way
-
-    def _seconds_since(self, moment: str) -> float:
-        """What the steps took that have ended since, and the training that goes on."""
-        seconds = 0.0
-        for step in self.steps():
-            marker = self.ledger.marker(step.name) or {}
-            if marker.get("finished_at", marker.get("failed_at", ""))[:19] >= moment[:19]:
-                seconds += marker.get("seconds", 0.0)
-            elif marker and phase_of(step) == "training":
-                heartbeat = _read_or_empty(self.paths.checkpoints / step.name.removeprefix("training.") / "heartbeat")
-                seconds += heartbeat.get("seconds") or 0.0
-        return seconds
-
-    def _set_note_aside(self, name: str, problem: str, remedy: str) -> None:
-        path = self.paths.state / name
-        if os.path.lexists(path):
-            durable.set_aside(path)
-        self.remedy(step="session", symptom=CORRUPT_FILE, evidence=f"{self.relative(path)}: {problem}", remedy=remedy,
-                    outcome="", cost_seconds=0.0, steps_lost=0)  # fmt: skip
 
     def end(self, stopped: bool) -> None:
         """Record how the session ended."""
@@ -468,14 +431,6 @@ def _cause_of(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by a person"
     return f"{error}".strip() or type(error).__name__
-
-
-def _read_or_empty(path: Path) -> dict:
-    try:
-        value = durable.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _rows_of(path: Path) -> list[dict]:
