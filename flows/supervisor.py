@@ -194,8 +194,10 @@ class ChildLog:
             return file.read().decode("utf-8", "replace")
 
     def last_words(self) -> str:
+        """The last error's line, where there is one: the stacks of an abort come behind it."""
         lines = self.text().strip().splitlines()
-        return lines[-1][:300] if lines else "it said nothing"
+        errors = [line for line in lines if faults.is_error_line(line)]
+        return (errors or lines or ["it said nothing"])[-1].strip()[:300]
 
 
 def _stop(child: subprocess.Popen, grace_seconds: float | None = None) -> None:

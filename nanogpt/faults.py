@@ -70,6 +70,7 @@ DEVICE_WORDINGS = (
 )
 # "RuntimeError: …", "torch.OutOfMemoryError: …", "terminate called after …", "  what():  std::bad_alloc", Metal's own
 ERROR_LINE = re.compile(r"^([\w.]*(Error|Exception)\b|terminate called|\s*what\(\):|.*failed assertion|.*: error:)")
+MEMORY_ERROR = re.compile(r"[\w.]*MemoryError\b")  # Python's, which has no words, and numpy's _ArrayMemoryError
 
 
 def classify(error: BaseException) -> str:
@@ -98,14 +99,19 @@ def classify(error: BaseException) -> str:
     return UNKNOWN
 
 
+def is_error_line(line: str) -> bool:
+    """Whether `line` of what a process printed begins as errors do."""
+    return bool(ERROR_LINE.match(line) or MEMORY_ERROR.match(line))
+
+
 def symptom_in(text: str) -> str:
     """The symptom that the last words of a process tell of: OUT_OF_MEMORY, DEVICE or "" for none that is known.
 
     For what could not be raised: an abort, or an error while there was no memory left to handle it. Lines that begin
     as errors do are read, nothing else.
     """
-    told = [line for line in text.splitlines() if ERROR_LINE.match(line)]
-    if any(line.strip() == "MemoryError" or _has(line, OUT_OF_MEMORY_WORDINGS) for line in told):
+    told = [line for line in text.splitlines() if is_error_line(line)]
+    if any(MEMORY_ERROR.match(line) or _has(line, OUT_OF_MEMORY_WORDINGS) for line in told):
         return OUT_OF_MEMORY
     return DEVICE if any(_has(line, DEVICE_WORDINGS) for line in told) else ""
 
