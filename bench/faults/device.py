@@ -1,0 +1,166 @@
+"""An accelerator that fails, on a machine that pretends to have one (injected/pretended_device.py): in the training and
+in every other phase that uses it, once and for good.
+
+What fails for good does so from the first step on it, so that all that counts is computed by the CPU: the weights are
+the undisturbed run's to the byte. What fails once goes on on the accelerator, whose kernels round in another way.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from filelock import FileLock
+
+from bench.faults.injection import injecting
+from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.scene import Scene
+
+MPS = {"what": "pretend", "device": "mps"}
+ON_MPS = ("--set", "device.type=mps", "--budget", "1h")  # steps, not the clock, end the training
+ALWAYS = {"device": "mps", "times": None}
+STALL_SECONDS = 10  # instead of five minutes; a step takes a hundredth of a second
+PATIENCE_SECONDS = 20
+INTERRUPTED = "interrupted"  # the row of prepare()'s kill
+
+
+def not_implemented(scene: Scene) -> Finding:
+    """aten::mm raises NotImplementedError as MPS does for operators that it lacks, each time."""
+    return in_training(scene, {"what": "raise", "error": "mps not implemented", "operator": "aten::mm", "step": NEXT},
+                       "not currently implemented for the MPS device")  # fmt: skip
+
+
+def float64(scene: Scene) -> Finding:
+    """aten::mul raises the TypeError of a tensor that would become float64, each time."""
+    return in_training(scene, {"what": "raise", "error": "mps float64", "operator": "aten::mul", "step": NEXT},
+                       "Cannot convert a MPS Tensor to float64")  # fmt: skip
+
+
+def command_buffer(scene: Scene) -> Finding:
+    """The command-buffer line on stderr, no exception, and zeros from every aten::mm from then on, each time."""
+    zeros = {"what": "wrong", "operator": "aten::mm", "from_step": 1}
+    line = {"what": "print", "at": "step"}
+    return in_training(scene, line, "command buffer exited with error status", more=[zeros])
+
+
+def assertion(scene: Scene) -> Finding:
+    """Metal's assertion on stderr, then abort(), each time."""
+    return in_training(scene, {"what": "abort", "at": "step"}, "commit an already committed command buffer")
+
+
+def hang(scene: Scene) -> Finding:
+    """The main thread waits in C for ever, as in torch.mps.synchronize, each time; stalls are told after 10 s."""
+    sooner = {"what": "replace", "module": "flows.supervisor", "name": "STALL_SECONDS", "value": STALL_SECONDS}
+    return in_training(scene, {"what": "hang", "how": "waiting", "at": "step"}, "no heartbeat", more=[sooner])
+
+
+def slightly_wrong(scene: Scene) -> Finding:
+    """Every product is 1 % too large, and nothing is said: only the comparison with the CPU at the start can tell."""
+    return in_training(scene, {"what": "wrong", "operator": "aten::mm", "by": 0.01}, "does not compute what the CPU")
+
+
+def once(scene: Scene) -> Finding:
+    """Metal's assertion and abort(), once: the next process goes on with the accelerator."""
+    prepare(scene)
+    fault = {"what": "abort", "at": "step", "counter": str(counter(scene)), "times": 1}
+    scene.run(*ON_MPS, env=injecting(MPS, fault))
+    row = scene.remedy("training.tiny", "already committed command buffer")
+    if len([row for row in scene.remedies() if row["symptom"] != INTERRUPTED]) != 1 or last_device(scene) != "mps":
+        raise NotSurvived(f"gave up at once: {scene.remedies()}")
+    return Finding(scene.noticed("already committed command buffer"), row["remedy"], steps_lost=row["steps_lost"])
+
+
+def in_the_proof(scene: Scene) -> Finding:
+    """The device's proof in phase 1 aborts, each time."""
+    return in_a_worker(scene, "environment.device", "nanogpt.device:prove", {"what": "abort"}, "committed command")
+
+
+def in_the_checks(scene: Scene) -> Finding:
+    """The component checks of phase 2 hang on the device, each time; that is told after 20 s."""
+    name = {"module": "flows.phases.implementation", "name": "CHECK_PATIENCE"}
+    sooner = {"what": "replace", **name, "value": PATIENCE_SECONDS}
+    return in_a_worker(scene, "implementation.checks", "nanogpt.study.component_checks:run_checks",
+                       {"what": "hang"}, "no answer within 20 s", sooner)  # fmt: skip
+
+
+def in_the_measurement(scene: Scene) -> Finding:
+    """The measurement of phase 3 aborts on the device, each time."""
+    return in_a_worker(scene, "configuration.measure", "nanogpt.training.rehearsal:rehearse", {"what": "abort"},
+                       "committed command")  # fmt: skip
+
+
+def in_the_evaluation(scene: Scene) -> Finding:
+    """The evaluation meets an operator that the device lacks, each time."""
+    fault = {"what": "raise", "error": "mps not implemented"}
+    return in_a_worker(scene, "evaluation.models", "nanogpt.evaluation.summary:summarise", fault, "for the MPS device")
+
+
+# -- what they share -------------------------------------------------------------------------------------------------
+
+NEXT = None  # any step: the first that is taken
+
+
+def in_training(scene: Scene, fault: dict, words: str, more: list[dict] | None = None) -> Finding:
+    """The fault strikes whenever the accelerator trains: once more in a fresh process, then the CPU to the end."""
+    prepare(scene)
+    faults = [{**ALWAYS, **part} if part["what"] != "replace" else part for part in [fault, *(more or [])]]
+    scene.run(*ON_MPS, env=injecting(MPS, *faults))
+    rows = [row for row in scene.remedies() if row["symptom"] != INTERRUPTED]
+    if len(rows) != 2 or last_device(scene) != "cpu":
+        raise NotSurvived(f"not once more and then the CPU: {rows}, then {last_device(scene)}")
+    for text in (scene.log(), scene.report_text()):
+        if words not in text:
+            raise NotSurvived(f"the person is not told: no {words!r} in {text[-1500:]}")
+    return Finding(scene.noticed(words), " / ".join(row["remedy"] for row in rows))
+
+
+def in_a_worker(scene: Scene, step: str, target: str, fault: dict, words: str, *more: dict) -> Finding:
+    """The fault strikes whenever the worker does `target` on the accelerator."""
+    prepare(scene)
+    strikes = {**ALWAYS, **fault, "process": "worker", "at": "call", "target": target}
+    scene.run(*ON_MPS, "--redo", step, env=injecting(MPS, strikes, *more))
+    rows = [row for row in scene.remedies() if row["symptom"] == "device"]
+    if len(rows) != 2 or words not in scene.log():
+        raise NotSurvived(f"not once more and then the CPU: {rows}")
+    return Finding(scene.noticed(words), " / ".join(row["remedy"] for row in rows))
+
+
+def prepare(scene: Scene) -> None:
+    """The half run on a machine that has an accelerator: proved, checked, measured, and no step taken with it."""
+    ready = scene.text.parent / "templates" / "half with mps"
+    with FileLock(f"{ready}.lock"):
+        if not ready.is_dir():
+            going = scene.start(*ON_MPS, env=injecting(MPS, {
+                "what": "hang", "how": "asleep", "at": "setting up", "counter": str(counter(scene))}))  # fmt: skip
+            going.wait_for(counter(scene).exists, "a trainer that has taken no step")
+            going.kill("both")
+            counter(scene).unlink()
+            shutil.copytree(scene.workspace, ready)
+            return
+    shutil.rmtree(scene.workspace)
+    shutil.copytree(ready, scene.workspace)
+
+
+def counter(scene: Scene):
+    return scene.workspace.with_name(f"{scene.workspace.name}.counter")
+
+
+def last_device(scene: Scene) -> str:
+    """What the training ended on."""
+    import json
+
+    return json.loads((scene.model / "outcome.json").read_text(encoding="utf-8"))["device"]
+
+
+KINDS = [
+    Kind("mps, an operator is not implemented", "device", not_implemented),
+    Kind("mps, a tensor would become float64", "device", float64),
+    Kind("mps, command-buffer error on stderr alone", "device", command_buffer),
+    Kind("mps, failed assertion and abort", "device", assertion),
+    Kind("mps, hang", "device", hang),
+    Kind("mps, slightly wrong numbers", "device", slightly_wrong),
+    Kind("mps, abort once", "device", once, exact=False),
+    Kind("mps, abort while it is proved", "device", in_the_proof),
+    Kind("mps, hang while the library is checked", "device", in_the_checks),
+    Kind("mps, abort while speed is measured", "device", in_the_measurement),
+    Kind("mps, an operator is missing in the evaluation", "device", in_the_evaluation, exact=False),
+]
