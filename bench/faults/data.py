@@ -59,25 +59,22 @@ def cut_short(scene: Scene) -> Finding:
     return rotting(scene, lambda data: os.truncate(data / "train.bin", HEADER), "train.bin", "short")
 
 
-def validation_zeroed(scene: Scene) -> Finding:
-    """The validation text becomes zeros while the model is trained: its losses would choose the best weights."""
-    return rotting(scene, lambda data: _change_ids(data / "val.bin", lambda id: 0), "val.bin")
-
-
 def folder_gone(scene: Scene) -> Finding:
     """Every file of the token folder is deleted while it is learned from."""
     return rotting(scene, lambda data: [path.unlink() for path in data.iterdir()], "missing")
 
 
-def texts_rotten(scene: Scene) -> Finding:
-    """The text's three splits are zeroed while their tokens are learned from: the evaluation reads them."""
+def evaluated_rotten(scene: Scene) -> Finding:
+    """The validation tokens and the text's three splits are zeroed while the model is trained: zeros would choose
+    the best weights, and the evaluation reads the texts."""
 
     def zero(data: Path) -> None:
+        _change_ids(data / "val.bin", lambda id: 0)
         for split in ("train", "val", "test"):
             text = data.parent / "text" / f"{split}.txt"
             text.write_bytes(bytes(text.stat().st_size))
 
-    return rotting(scene, zero, "text/.*txt")
+    return rotting(scene, zero, r"val\.bin|text/.*txt")
 
 
 def _change_ids(file: Path, change: Callable[[int], int]) -> None:
@@ -129,13 +126,6 @@ def downloaded(scene: Scene, served: Mirror, *words: str, remedy: str, resumed: 
     return Finding(scene.noticed(*words), f"{remedy} (asked for: {ranges})", steps_lost=0)
 
 
-def slow(scene: Scene) -> Finding:
-    """The server sends 400 kB a second: bytes keep coming, so it is waited for."""
-    with mirror(content(), Answer(per_second=400_000)) as served:
-        scene.run(*fetching(served.url))
-        return downloaded(scene, served, FETCHED, remedy="waited for", resumed=False)
-
-
 def answers(scene: Scene, given: list[Answer], *words: str, remedy: str, resumed: bool = False) -> Finding:
     """Download from a server that answers so, one request after the other."""
     with mirror(content(), *given) as served:
@@ -144,19 +134,14 @@ def answers(scene: Scene, given: list[Answer], *words: str, remedy: str, resumed
 
 
 def cut_off(scene: Scene) -> Finding:
-    """The connection breaks off at byte 300,000, then at byte 700,000."""
-    return answers(scene, [Answer(until=300_000), Answer(until=700_000), Answer()], "cut off after",
-                   remedy="the rest asked for", resumed=True)  # fmt: skip
+    """400 kB a second until the connection breaks off at byte 300,000, then another time at byte 700,000."""
+    return answers(scene, [Answer(until=300_000, per_second=400_000), Answer(until=700_000), Answer()],
+                   "cut off after", remedy="the rest asked for", resumed=True)  # fmt: skip
 
 
 def wrong_bytes(scene: Scene) -> Finding:
-    """The server sends other bytes of the same number, twice, then the right ones."""
-    return answers(scene, [Answer(wrong=True), Answer(wrong=True), Answer()], "wrong bytes", remedy="asked again")
-
-
-def unavailable(scene: Scene) -> Finding:
-    """The server answers 503, twice, then the file."""
-    return answers(scene, [Answer(503), Answer(503), Answer()], "answers 503", remedy="asked again")
+    """The server answers 503, then sends other bytes of the same number, then the right ones."""
+    return answers(scene, [Answer(503), Answer(wrong=True), Answer()], "wrong bytes", remedy="asked again")
 
 
 def without_ranges(scene: Scene) -> Finding:
@@ -198,12 +183,11 @@ def nobody(scene: Scene) -> Finding:
 
 DURING_TRAINING = {
     "other ids": other_ids, "ids beyond the vocabulary": ids_beyond, "tokens cut short": cut_short,
-    "validation tokens zeroed": validation_zeroed, "token folder emptied": folder_gone, "texts zeroed": texts_rotten,
+    "what is evaluated zeroed": evaluated_rotten, "token folder emptied": folder_gone,
 }  # fmt: skip
 DOWNLOADS = {
-    "slow": slow, "cut off": cut_off, "wrong bytes": wrong_bytes, "unavailable": unavailable,
-    "without ranges": without_ranges, "wrong beginning": mixed, "next mirror": next_mirror, "killed": killed,
-    "nobody answers": nobody,
+    "slow, then cut off": cut_off, "unavailable, then wrong bytes": wrong_bytes, "without ranges": without_ranges,
+    "wrong beginning": mixed, "next mirror": next_mirror, "killed": killed, "nobody answers": nobody,
 }  # fmt: skip
 KINDS = [Kind(f"during training: {name}", "data", inflict) for name, inflict in DURING_TRAINING.items()]
 KINDS += [Kind("a person's text vanishes", "data", own_text_gone)]

@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows import remembered, supervisor
 from flows.display import PlainDisplay
-from flows.options import parse
+from flows.ledger import Outcome, Step
+from flows.options import CHECKOUT, parse
 from flows.phases import dataset
 from flows.run import Run
+from flows.supervisor import Ending
+from flows.treatment import Treatment
+from nanogpt.config import load_config
 from nanogpt.data import shards, sources
 from nanogpt.data.sources import Entry
 from nanogpt.faults import CorruptFileError, UserError
@@ -115,6 +120,34 @@ def test_damage_during_a_session_is_made_again_as_it_was(desk, file, damage):
     assert dataset.remake_damaged(run) == []
 
 
+@pytest.mark.parametrize("symptom", ["user_error", "aborted", "unknown", "corrupt_file"])
+def test_a_training_that_fails_over_rotten_data_goes_on_with_it_remade(desk, monkeypatch, symptom):
+    run = desk.from_mirror()
+    for name, facts in {"implementation.checks": {"device": "cpu"}, "configuration.plan": {}}.items():
+        step = Step(name, name, None)
+        run.ledger.start(step, {}, "never run")
+        run.ledger.finish(step, Outcome(facts=facts), seconds=1.0)
+        run.finished_steps.add(name)
+    config = load_config(CHECKOUT / "configs/micro.yaml").with_changes({"data.tokenizer": "char", "device.type": "cpu"})
+    monkeypatch.setattr(remembered, "settled", lambda run, config: None)
+    manifest = desk.data / "char/manifest.json"
+    attempts = []
+
+    def train(*arguments, **named):
+        attempts.append(manifest.is_file())
+        if len(attempts) == 1:
+            manifest.unlink()
+            return Ending(symptom, "is not a data folder (it has no manifest.json)", {})
+        return Ending("", "", {"status": "finished"})
+
+    monkeypatch.setattr(supervisor, "train", train)
+    (folder := run.paths.checkpoints / "micro").mkdir(parents=True)
+    Treatment(run, config, folder).until_it_ends()
+    assert attempts == [True, True]
+    [evidence] = [row["evidence"] for row in run.remedies if row["remedy"] == "made again"]
+    assert "char/manifest.json is missing" in evidence
+
+
 def test_a_lost_download_comes_back_without_network_or_mirror(desk):
     desk.from_mirror()
     shutil.rmtree(desk.mirror)
@@ -125,7 +158,8 @@ def test_a_lost_download_comes_back_without_network_or_mirror(desk):
 
 
 def test_what_cannot_be_made_again_as_it_was_is_no_data_to_go_on_with(desk, monkeypatch):
-    run = desk.from_mirror()
+    run, carried = desk.from_mirror(), desk.workspace / "data/downloads/embedded.txt"
+    monkeypatch.setattr(sources, "write_embedded", lambda folder: (carried.write_text(TEXT[::-1]), carried)[1])
     shutil.rmtree(desk.mirror)
     desk.mirror.mkdir()
     (desk.workspace / "data/downloads/play.txt").unlink()
