@@ -1,0 +1,303 @@
+"""Memory that runs out: for real, under a limit at which the allocator itself fails, and in other allocators' words.
+
+The victim has no dropout, so that halves of a micro-batch see what the whole saw: the loss curve must be that of the
+unlimited run within rounding. Its limit is on the trainer alone, set from outside as soon as it lives (prlimit), and
+worked out from what the same training took without one and from what nanogpt.training.memory predicts.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+from bench.faults.injection import injecting
+from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.process import is_trainer, marked
+from bench.faults.scene import Scene
+from bench.faults.template import MODEL, rows_of
+from nanogpt import durable
+from nanogpt.config import load_config
+from nanogpt.training.memory import predict
+
+MODELS = """\
+model: {{preset: modern, n_layer: {n_layer}, n_head: 4, n_embd: {n_embd}, block_size: {block_size}}}
+training: {{batch_size: {batch_size}, max_iters: {max_iters}, warmup_iters: 2, eval_interval: 6, sample_interval: 0,
+           log_interval: 1, checkpoint_interval: 4, sample_temperatures: [0.8]}}
+data: {{tokenizer: char, bpe_vocab_size: 512}}
+device: {{type: cpu, mixed_precision: false, threads: 1}}
+"""
+# Activations of 140 MB at micro-batch 4, of 35 MB at 1, of 6 MB where blocks are computed again.
+WIDE = MODELS.format(n_layer=8, n_embd=64, block_size=512, batch_size=4, max_iters=8)
+LIGHT = MODELS.format(n_layer=2, n_embd=32, block_size=128, batch_size=4, max_iters=16)
+LARGE = MODELS.format(n_layer=4, n_embd=160, block_size=32, batch_size=2, max_iters=40)  # more than micro has
+TIME = ("--budget", "1h")  # so that steps, not the clock, end a training
+AGAIN = ("--redo", f"training.{MODEL}")
+CPU_IS_FULL = {"what": "raise", "error": "cpu out of memory", "operator": "aten::embedding_dense_backward"}
+
+
+# -- for real --------------------------------------------------------------------------------------------------------
+
+
+def address_space(scene: Scene) -> Finding:
+    """RLIMIT_AS on the trainer, with room for a micro-batch between two and three of the four windows' memory."""
+    taken = prepare(scene, WIDE)
+    limit = taken - (needed(scene, 4) - needed(scene, 2)) * 3 // 4
+    with limited(scene, limit):
+        train(scene)
+    row = remedy(scene, "halve the micro-batch", "can't allocate memory")
+    if micro_batch(scene) not in (1, 2):
+        raise NotSurvived(f"ended with micro-batch {micro_batch(scene)}")
+    return Finding(scene.noticed("DefaultCPUAllocator: can't allocate"), row["remedy"], told(scene),
+                   seconds_lost(scene))  # fmt: skip
+
+
+def address_space_for_blocks(scene: Scene) -> Finding:
+    """RLIMIT_AS on the trainer, with room for half the activations of a single window."""
+    taken = prepare(scene, WIDE)
+    recomputed = needed(scene, 1, recompute=True)
+    limit = taken - needed(scene, 4) + (needed(scene, 1) + recomputed) // 2
+    with limited(scene, limit):
+        train(scene)
+    row = remedy(scene, "gradient checkpointing")
+    return Finding(scene.noticed("micro-batch 1: .*can't allocate memory"), f"halved, then: {row['remedy']}",
+                   told(scene), seconds_lost(scene))  # fmt: skip
+
+
+# -- in the words of allocators --------------------------------------------------------------------------------------
+
+
+def windows(scene: Scene) -> Finding:
+    """The CPU's allocator refuses in the backward pass four times: at micro-batch 4, 2, 1, and with recomputation."""
+    prepare(scene, LIGHT)
+    fault = {**CPU_IS_FULL, "from_step": 5, "times": 4, "counter": str(counter(scene))}
+    scene.run(*TIME, *AGAIN, env=injecting(fault))
+    context = durable.read_json(scene.model / "outcome.json")["context"]
+    exported = durable.read_json(next(scene.workspace.glob("exports/*/*/config.json")))["max_position_embeddings"]
+    if not context == exported == 64:
+        raise NotSurvived(f"trained in windows of {context}, exported for {exported}; expected 64")
+    take_as_reference(scene, scene.model)  # shorter windows have another loss: that every step is there must do
+    rows = [row["remedy"] for row in remedies(scene)]
+    return Finding(scene.noticed("can't allocate memory"), " / ".join(dict.fromkeys(rows)),
+                   f"windows of {context}, exported so", seconds_lost(scene))  # fmt: skip
+
+
+def next_smaller(scene: Scene) -> Finding:
+    """The CPU's allocator refuses every backward pass of a model of 1.3 M parameters."""
+    scene.config = scene.workspace.with_suffix(".config") / f"{MODEL}.yaml"
+    durable.write_text(scene.config, LARGE)
+    fault = {**CPU_IS_FULL, "model": MODEL, "times": None}
+    scene.run(*TIME, "--set", "training.max_iters=40", env=injecting(fault))
+    row = scene.remedy("the next smaller model", "micro")
+    if "micro" not in scene.report_text():
+        raise NotSurvived("the report does not tell of the smaller model")
+    scene.model = scene.model.with_name("micro")
+    take_as_reference(scene, scene.model)
+    return Finding(scene.noticed("can't allocate memory"), row["remedy"], f"{row['outcome']}, trained to its end",
+                   seconds_lost(scene))  # fmt: skip
+
+
+def memory_error(scene: Scene) -> Finding:
+    """MemoryError, without a word, in the backward pass of step 7, once."""
+    return once(scene, {**CPU_IS_FULL, "error": "MemoryError", "step": 7}, "MemoryError")
+
+
+def bad_alloc(scene: Scene) -> Finding:
+    """std::bad_alloc at the end of step 7's update, when the weights are half changed, once."""
+    return once(scene, {"what": "raise", "error": "bad_alloc", "at": "update", "step": 7}, "bad_alloc")
+
+
+def rust(scene: Scene) -> Finding:
+    """Rust's allocator, which safetensors uses, gives up while a checkpoint is written: its line, and abort(), once."""
+    says = "memory allocation of 872968 bytes failed"
+    return once(scene, {"what": "abort", "at": "saving", "says": says, "step": 8}, says)
+
+
+def killed(scene: Scene) -> Finding:
+    """SIGKILL of the trainer in step 7, with less memory left than counts as pressure (the threshold is raised)."""
+    pressure = {"what": "replace", "module": "flows.memory_pressure", "name": "PRESSURE", "value": 1.0}
+    return once(scene, {"what": "signal", "step": 7}, "killed with .* of memory left", pressure)
+
+
+def comes_back(scene: Scene) -> Finding:
+    """Out of memory once at step 5; Ctrl-C; on again, and then a --fresh run, with all the memory there is."""
+    prepare(scene, LIGHT)
+    fault = {**CPU_IS_FULL, "step": 5, "counter": str(counter(scene))}
+    slow = {"what": "hang", "how": "asleep", "at": "step", "step": 8, "counter": f"{counter(scene)}.hang"}
+    going = scene.start(*TIME, *AGAIN, "--only", "training", env=injecting(fault, slow))
+    going.wait_for(Path(slow["counter"]).exists, "step 8, in halves")
+    going.interrupt()
+    going.wait()
+    scene.run(*TIME, "--only", "training")
+    found = [micro_batch(scene)]
+    scene.run(*TIME, "--fresh")
+    found.append(micro_batch(scene))
+    if found != [2, 2]:
+        raise NotSurvived(f"micro-batches of 2 fitted; then {found} were taken")
+    said = scene.noticed("as it fitted on")
+    if scene.events("out_of_memory"):
+        raise NotSurvived("out of memory again")
+    return Finding(said, "remembered in state/memory.json", "micro-batch 2 from the first step",
+                   seconds_lost=0.0, steps_lost=0)  # fmt: skip
+
+
+# -- what they share -------------------------------------------------------------------------------------------------
+
+
+def once(scene: Scene, fault: dict, words: str, *more: dict) -> Finding:
+    """The fault strikes once in the training, which goes on in halves."""
+    prepare(scene, LIGHT)
+    train(scene, {**fault, "times": 1, "counter": str(counter(scene))}, *more)
+    row = remedy(scene, "halve the micro-batch")
+    if micro_batch(scene) != 2:
+        raise NotSurvived(f"ended with micro-batch {micro_batch(scene)}, not 2")
+    return Finding(scene.noticed(words), row["remedy"], told(scene), seconds_lost(scene), row["steps_lost"])
+
+
+def train(scene: Scene, *faults: dict) -> None:
+    """The training alone: what follows it has nothing to do with memory."""
+    scene.run(*TIME, *AGAIN, "--only", "training", env=injecting(*faults) if faults else {})
+
+
+def prepare(scene: Scene, config: str) -> int:
+    """The scene becomes a run of `config` that has all but its model; its reference is the run that had memory.
+
+    Returns the most address space that its trainer took, in bytes.
+    """
+    ready = scene.text.parent / "templates" / f"memory {durable.digest(config)[:8]}"
+    scene.config = ready / f"{MODEL}.yaml"
+    with FileLock(f"{ready}.lock"):
+        if not (ready / "facts.json").exists():
+            durable.write_text(scene.config, config)
+            with watched(scene) as peak:
+                for phase in ("environment", "configuration", "training"):
+                    scene.run(*TIME, "--only", phase)
+            shutil.copytree(scene.model, ready / "model")
+            shutil.rmtree(scene.model)
+            shutil.copytree(scene.workspace, ready / "workspace")
+            durable.write_json(ready / "facts.json", {"address_space": peak[0]})
+    shutil.rmtree(scene.workspace)
+    shutil.copytree(ready / "workspace", scene.workspace)
+    take_as_reference(scene, ready / "model")
+    scene.run(*TIME, "--only", "environment")  # it depends on where the workspace is
+    scene.results.clear()
+    scene.begin()
+    return durable.read_json(ready / "facts.json")["address_space"]
+
+
+def take_as_reference(scene: Scene, model: Path) -> None:
+    """What lies in this folder is what the scene's model is compared with."""
+    sha256 = durable.sha256_file(model / "final/model.safetensors")
+    scene.reference = replace(scene.reference, final_sha256=sha256, metrics=rows_of(model))
+
+
+def needed(scene: Scene, micro_batch: int, recompute: bool = False) -> int:
+    """Predicted bytes of the passes in the training of the scene."""
+    config = load_config(scene.config.parent / "model/config.yaml")
+    return predict(config, micro_batch=micro_batch, gradient_checkpointing=recompute).total
+
+
+def seconds_lost(scene: Scene) -> float:
+    """By the remedies' own account: the scene's training was no part of its template's time."""
+    return sum(row["cost_seconds"] for row in remedies(scene))
+
+
+def remedies(scene: Scene) -> list[dict]:
+    """The training's own, from its marker: the report has them once it is written."""
+    return durable.read_json(scene.markers / f"training.{MODEL}.json")["remedies"]
+
+
+def remedy(scene: Scene, *words: str) -> dict:
+    """The first against memory that has all `words`. Raises NotSurvived without one."""
+    for row in remedies(scene):
+        told = f"{row['evidence']} {row['remedy']} {row['outcome']}"
+        if row["symptom"] == "out_of_memory" and all(word in told for word in words):
+            return row
+    raise NotSurvived(f"no remedy against memory with {' and '.join(words)}; there are {remedies(scene)}")
+
+
+def micro_batch(scene: Scene) -> int:
+    """That the training ended with."""
+    return durable.read_json(scene.model / "outcome.json")["micro_batch"]
+
+
+def told(scene: Scene) -> str:
+    return f"micro-batch {micro_batch(scene)}"
+
+
+def counter(scene: Scene) -> Path:
+    return scene.workspace.with_name(f"{scene.workspace.name}.counter")
+
+
+@contextmanager
+def limited(scene: Scene, limit: int) -> Iterator[None]:
+    """Every trainer of the scene may have so many bytes of address space, from its first moments on."""
+    seen: set[int] = set()
+
+    def limit_it(trainer: psutil.Process) -> None:
+        if trainer.pid not in seen:
+            seen.add(trainer.pid)
+            trainer.rlimit(resource.RLIMIT_AS, (limit, limit))
+
+    with looking_at_trainers(scene, limit_it):
+        yield
+
+
+@contextmanager
+def watched(scene: Scene) -> Iterator[list[int]]:
+    """[the most bytes of address space that a trainer of the scene has had]."""
+    peak = [0]
+
+    def look(trainer: psutil.Process) -> None:
+        status = Path(f"/proc/{trainer.pid}/status").read_text(encoding="ascii")
+        peak[0] = max(peak[0], int(status.partition("VmPeak:")[2].split()[0]) * 1024)
+
+    with looking_at_trainers(scene, look):
+        yield peak
+
+
+@contextmanager
+def looking_at_trainers(scene: Scene, look: Callable[[psutil.Process], None]) -> Iterator[None]:
+    """look(trainer), fifty times a second, while there is one."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(0.02):
+            for process in marked(str(scene.workspace)):
+                try:
+                    if is_trainer(process):
+                        look(process)
+                except (psutil.Error, OSError, IndexError):  # it has ended
+                    continue
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+LIMITS = [
+    Kind("memory, a limit that only half a micro-batch fits", "memory", address_space, template="whole", exact=False),
+    Kind("memory, a limit that no kept block fits", "memory", address_space_for_blocks, template="whole", exact=False),
+]
+KINDS = [
+    *(LIMITS if sys.platform == "linux" else []),  # elsewhere no process can limit another, and RLIMIT_AS limits none
+    Kind("memory, shorter windows", "memory", windows, template="whole", exact=False),
+    Kind("memory, the next smaller model", "memory", next_smaller, template="whole", exact=False),
+    Kind("memory, MemoryError in a step", "memory", memory_error, template="whole", exact=False),
+    Kind("memory, bad_alloc in an update", "memory", bad_alloc, template="whole", exact=False),
+    Kind("memory, Rust's allocator aborts", "memory", rust, template="whole", exact=False),
+    Kind("memory, killed by the system", "memory", killed, template="whole", exact=False),
+    Kind("memory, comes back", "memory", comes_back, template="whole", exact=False),
+]
