@@ -365,6 +365,11 @@ class Run:
         self.tell(f"{row['symptom']}: {row['evidence']} -> {row['remedy']}", "warning")
         return row
 
+    def add_cost(self, row: dict, seconds: float) -> None:
+        """What a remedy costs beyond what was known when it was recorded."""
+        row["cost_seconds"] = round(row["cost_seconds"] + seconds, 1)
+        self._save_remedies()
+
     def all_remedies(self) -> list[dict]:
         """Of every session since the run began, as they came."""
         kept = [row for step in self.steps() for row in (self.ledger.marker(step.name) or {}).get("remedies", [])]

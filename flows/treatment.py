@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from nanogpt import durable, faults
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.training.live import describe
+from nanogpt.training.metrics import read_rows
 
 PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.1 s of this process
 CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
@@ -42,6 +43,7 @@ class Treatment:
         self.step = f"training.{config.name}"
         self.doctor = Doctor()
         self.attempt = first_attempt(run, config, folder)
+        self.restart: tuple[dict, float] | None = None  # the row of a remedy whose cost is not over, and since when
         self.starved_at: int | None = None  # the last step in which memory ran out and the trainer went on
 
     def until_it_ends(self) -> Ending:
@@ -51,7 +53,7 @@ class Treatment:
         """
         while True:
             self.run.surroundings.wait_for_power(self.step)
-            progress = Progress(self.run, self.config, self.folder, self._mended_by_the_trainer)
+            progress = Progress(self.run, self.config, self.folder, self._mended_by_the_trainer, self._trains_again)
             ending = supervisor.train(
                 self._arguments(), self.folder, self.run.paths.logs / f"{self.config.name}.log", progress,
                 device=self.attempt.device, reason_to_pause=lambda: self.run.surroundings.reason_to_pause(self.step),
@@ -73,6 +75,8 @@ class Treatment:
             self.doctor.recovered()
         if ending.symptom == faults.READ_ONLY:
             raise disk.Unwritable(f"{ending.evidence}; {remedies.TABLE[faults.READ_ONLY].told}")
+        if ending.untrusted_since is not None:  # also where nothing is left to try: a later start goes on from here
+            set_aside_since(self.folder, ending.untrusted_since)
         prescription = self.doctor.prescribe(ending.symptom, self.attempt)
         if prescription is None:
             if ending.symptom == faults.OUT_OF_MEMORY:
@@ -80,21 +84,28 @@ class Treatment:
             raise RuntimeError(f"{self.config.name}: {self._why_it_ends(ending)}")
         before = self.attempt
         remedy, self.attempt = prescription
-        if ending.untrusted_since is not None:
-            set_aside_since(self.folder, ending.untrusted_since)
         if ending.symptom in LEAVES_THE_DATA_IN_DOUBT:
             dataset.remake_damaged(self.run)
         if remedy is remedies.MAKE_ROOM:
             disk.make_room(self.run, self.step, ending.evidence, self.folder, ending.outcome.get("needed"))
+            append_event(self.folder, _as_event(remedy, ending, progress))
             return
         if remedy in AGAINST_MEMORY:
             remembered.note(self.run, self.config, asdict(self.attempt), ending.evidence)
         if remedy is remedies.CPU and before.device != "cpu":
             accelerator.give_up(self.run, ending.evidence)
-        self._record(
-            ending.symptom, ending.evidence, remedy.name, progress.lost_seconds(), progress.steps_lost(),
-            _as_event(remedy, ending, progress),
-        )  # fmt: skip
+        append_event(self.folder, _as_event(remedy, ending, progress))
+        row = self._record(
+            ending.symptom, ending.evidence, remedy.name, progress.lost_seconds(), progress.steps_lost()
+        )
+        self.restart = row, time.monotonic()
+
+    def _trains_again(self) -> None:
+        """What a remedy costs is known when the next process trains."""
+        if self.restart:
+            row, since = self.restart
+            self.run.add_cost(row, time.monotonic() - since)
+            self.restart = None
 
     def _told_apart(self, ending: Ending) -> Ending:
         """A library that does not look whether it was given memory dies by SIGSEGV, soon after torch was refused some
@@ -120,12 +131,8 @@ class Treatment:
             remembered.note(self.run, self.config, asdict(self.attempt), event["message"])
         self._record(symptom, event["message"], remedy, event.get("seconds_lost", 0.0), event.get("steps_lost", 0))
 
-    def _record(
-        self, symptom: str, evidence: str, remedy: str, seconds: float, steps: int, event: dict | None = None
-    ) -> None:
-        if event:
-            append_event(self.folder, event)
-        self.run.remedy(
+    def _record(self, symptom: str, evidence: str, remedy: str, seconds: float, steps: int) -> dict:
+        return self.run.remedy(
             step=self.step, symptom=symptom, evidence=evidence, remedy=remedy, outcome=self._how(),
             cost_seconds=round(seconds, 1), steps_lost=steps,
         )  # fmt: skip
@@ -228,11 +235,16 @@ def _as_event(remedy: Remedy, ending: Ending, progress: Progress) -> dict:
 
 
 class Progress:
-    """Passes heartbeats on to the terminal, the task's page and the loss plot, each at its own pace, and the events
-    of what the trainer mended to `mended`."""
+    """Passes heartbeats on to the terminal, the task's page and the loss plot, each at its own pace.
 
-    def __init__(self, run: Run, config: Config, folder: Path, mended=lambda event: None):
-        self.run, self.config, self.folder, self.mended = run, config, folder, mended
+    `mended` gets the events of what the trainer mended, `trains` is told of each sign that steps are made.
+    """
+
+    def __init__(
+        self, run: Run, config: Config, folder: Path, mended: Callable[[dict], None] = lambda event: None,
+        trains: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
+        self.run, self.config, self.folder, self.mended, self.trains = run, config, folder, mended, trains
         self.heartbeat: dict = {}
         self.began, self.first_step = time.monotonic(), saved_step(folder)
         self.drawn = self.noted = self.began
@@ -245,6 +257,8 @@ class Progress:
         line = f"{self.config.name}  {describe(heartbeat)}"
         self.run.display.progress(f"training-{self.config.name}", fraction, line)
         self.run.ledger.pulse()
+        if heartbeat.get("activity") == "training":
+            self.trains()
         self.tell_events()
         if now - self.noted >= CLOCK_SECONDS:
             self.noted = now
@@ -288,9 +302,14 @@ class Progress:
     def step(self) -> int:
         return self.heartbeat.get("step", 0)
 
+    def steps_reached(self) -> int:
+        """The last step that is known to have been done; the heartbeat, once a second, is behind quick steps."""
+        rows = [row["step"] for row in read_rows(self.folder / "metrics.jsonl") if row.get("kind") == "train"]
+        return max(self.step, *rows[-1:], 0)
+
     def steps_lost(self) -> int:
         """Steps done since the newest checkpoint."""
-        return max(0, self.step - saved_step(self.folder))
+        return max(0, self.steps_reached() - saved_step(self.folder))
 
     def saved_steps(self) -> int:
         """Steps of this attempt that are kept in a checkpoint."""
@@ -298,7 +317,7 @@ class Progress:
 
     def lost_seconds(self) -> float:
         """The time of this attempt that led to nothing that is kept, its start and what was done after it included."""
-        taken, done = time.monotonic() - self.began, self.step - self.first_step
+        taken, done = time.monotonic() - self.began, self.steps_reached() - self.first_step
         return taken - taken * min(1.0, self.saved_steps() / done) if done > 0 else taken
 
 
