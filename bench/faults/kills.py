@@ -1,8 +1,8 @@
 """Killed again and again: kill -9 at random moments of whole runs, the same command each time, until they are whole.
 
-A run's kills are planned in its own order, each within a step of its ledger, with whom to kill. Half of the moments are
-anywhere in the step, as likely as it takes long, training twice; half are in the short windows that matter: a marker or
-a checkpoint is being written, has just been renamed, an outcome is there and no marker says so.
+A run's kills are planned in its own order, each within a step of its ledger, with whom to kill. Most moments are
+anywhere in the step, as likely as it takes long, training more; the others are in the short windows that matter: a
+marker or a checkpoint is being written, has just been renamed, an outcome is there and no marker says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from bench.faults.campaign import Campaign
 from bench.faults.kind import NotSurvived
 from bench.faults.losses import Losses, TwoTrainers
-from bench.faults.moments import ANYWHERE, Step, moment_comes, started_steps, steps_of, still_finished, windows_of
+from bench.faults.moments import (
+    ANYWHERE,
+    WHILE_IT_TRAINS,
+    Step,
+    marker_of,
+    moment_comes,
+    started_steps,
+    steps_of,
+    still_finished,
+    windows_of,
+)
 from bench.faults.process import Process
 from bench.faults.scene import Scene
 from bench.faults.servers import server_of
@@ -24,6 +34,8 @@ from bench.faults.template import CHECKPOINT_INTERVAL
 from bench.faults.verdict import judge
 
 KILLS_IN_A_RUN = 10
+TRAINING = 4  # times as likely as it takes long: there is most to lose
+IN_WINDOWS = 0.4  # of the kills
 WITH_PAGES = 5  # each so manieth run, from the second on, has pages, and its server is killed too
 SECONDS_FOR_A_RUN = 1200.0
 NO_CLOCK = ("--budget", "15m")  # steps end the training, not time, however often it is killed
@@ -91,8 +103,9 @@ def _runs(campaign: Campaign, number: int, kills: int, jobs: int, dice: random.R
 def one_run(campaign: Campaign, kills: int, dice: random.Random, pages: bool) -> Story:
     """A run from nothing, killed so often, less when it is whole before, and gone on with until it is whole."""
     with campaign.scene("fresh", "killed again and again", SECONDS_FOR_A_RUN) as scene, TwoTrainers(scene) as trainers:
-        run = KilledRun(scene, dice, pages)
-        for kill in planned(steps_of(campaign.templates), kills, dice, pages):
+        steps = steps_of(campaign.templates)
+        run = KilledRun(scene, steps, dice, pages)
+        for kill in planned(steps, kills, dice, pages):
             if not run.suffer(kill):
                 break
         run.finish()
@@ -106,7 +119,7 @@ def one_run(campaign: Campaign, kills: int, dice: random.Random, pages: bool) ->
 
 def planned(steps: list[Step], kills: int, dice: random.Random, pages: bool) -> list[Kill]:
     """So many kills in the order of the run."""
-    likely = [max(step.seconds, 0.3) * (2 if step.phase == "training" else 1) for step in steps]
+    likely = [max(step.seconds, 0.3) * (TRAINING if step.phase == "training" else 1) for step in steps]
     return [_kill(steps[index], dice, pages) for index in sorted(dice.choices(range(len(steps)), likely, k=kills))]
 
 
@@ -116,24 +129,30 @@ def _kill(step: Step, dice: random.Random, pages: bool) -> Kill:
         whom += ["both", "both", "trainer", "trainer"]
     if pages:
         whom += ["server", "server and all"]
-    moment = dice.choice(windows_of(step)) if dice.random() < 0.5 else ANYWHERE
+    usual = dice.choice([ANYWHERE, WHILE_IT_TRAINS, WHILE_IT_TRAINS]) if step.phase == "training" else ANYWHERE
+    moment = dice.choice(windows_of(step)) if dice.random() < IN_WINDOWS else usual
     return Kill(step, moment, dice.choice(whom))
 
 
 class KilledRun:
     """A run that is killed and started again, and what is seen of it."""
 
-    def __init__(self, scene: Scene, dice: random.Random, pages: bool):
-        self.story, self.scene, self.dice, self.pages = Story(), scene, dice, pages
+    def __init__(self, scene: Scene, steps: list[Step], dice: random.Random, pages: bool):
+        self.story, self.scene, self.steps, self.dice, self.pages = Story(), scene, steps, dice, pages
         self.losses = Losses(scene)
         self.story.steps_lost, self.story.seconds_to_training = self.losses.steps, self.losses.seconds
         self.kept: dict[str, str] = {}
         self.litter: set[str] = set()  # temporary files of writes that were killed
-        self.going = scene.start(*NO_CLOCK, ui=pages)
+        self.going = self.start()
+
+    def start(self) -> Process:
+        self.at_start = {step.name: marker_of(self.scene, step.name) for step in self.steps}
+        return self.scene.start(*NO_CLOCK, ui=self.pages)
 
     def suffer(self, kill: Kill) -> bool:
         """Wait for the moment, kill, start again; False when the run ends before."""
-        if not moment_comes(self.scene, self.going, kill.step, kill.moment, self.dice, self.losses.look):
+        before = self.at_start[kill.step.name]
+        if not moment_comes(self.scene, self.going, kill.step, kill.moment, self.dice, self.losses.look, before):
             return False
         whom = "orchestrator" if kill.whom == "trainer" and self.going.trainer is None else kill.whom
         _inflict(self.scene, self.going, whom)
@@ -141,13 +160,13 @@ class KilledRun:
         self.losses.killed(any(name.startswith("training.") for name in under_way) and whom != "server")
         self.kept = still_finished(self.scene, self.kept)
         self.story.kills.append(kill)
-        self.story.phases.append(under_way[0].split(".")[0] if under_way else "between steps")
+        self.story.phases.append(under_way[0].split(".")[0] if under_way else "none (starting, or between steps)")
         temporaries = _temporaries(self.scene)
         self.story.in_a_write += not temporaries <= self.litter
         self.litter |= temporaries
         if whom not in ("trainer", "server"):
             self.scene.results.append(self.going.wait())
-            self.going = self.scene.start(*NO_CLOCK, ui=self.pages)
+            self.going = self.start()
         return True
 
     def finish(self) -> None:

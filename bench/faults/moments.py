@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from bench.faults.kind import NotSurvived
+from bench.faults.losses import trains_since
 from bench.faults.process import Process
 from bench.faults.scene import Scene
 from bench.faults.template import Templates
@@ -41,7 +42,8 @@ def steps_of(templates: Templates) -> list[Step]:
     return [Step(marker["step"], marker["seconds"]) for marker in sorted(markers, key=lambda it: it["started_at"])]
 
 
-ANYWHERE = "anywhere"
+ANYWHERE, WHILE_IT_TRAINS = "anywhere in the step", "while it trains"
+SHARE = {ANYWHERE: 1.0, WHILE_IT_TRAINS: 0.2}  # of the step that is waited for at most; the training must come further
 # What is looked at, until it is there anew.
 Sight = Callable[[Scene, Step], object]
 WINDOWS: dict[str, Sight] = {
@@ -64,13 +66,14 @@ def windows_of(step: Step) -> list[str]:
 
 
 def moment_comes(
-    scene: Scene, going: Process, step: Step, moment: str, dice: random.Random, meanwhile: Callable[[], None]
-) -> bool:
+    scene: Scene, going: Process, step: Step, moment: str, dice: random.Random, meanwhile: Callable[[], None],
+    at_start: tuple[str, str, int],
+) -> bool:  # fmt: skip
     """Wait for `moment` within `step`; False when the run ends before.
 
-    A step that this start keeps, or that ends before its moment, has none: then it is any moment of the start.
+    `at_start`: marker_of() the step before this start. A step that this start keeps, or that ends before its moment,
+    has none: then it is any moment of the start. `meanwhile` is called often.
     """
-    at_start = marker_of(scene, step.name)
 
     def begun() -> bool:
         meanwhile()
@@ -78,9 +81,12 @@ def moment_comes(
 
     if at_start[0] == "finished":
         return _stays(scene, going, dice.uniform(0, KEPT_SECONDS), meanwhile)
+    entered = time.time()
     scene.wait_until(lambda: begun() or not going.is_running, f"the start of {step.name}")
-    if moment == ANYWHERE:
-        return _stays(scene, going, dice.uniform(0, step.seconds), meanwhile)
+    if moment == WHILE_IT_TRAINS:
+        scene.wait_until(lambda: begun() and _trains_or_has(scene, going, step, entered), "the training to go on")
+    if moment in (ANYWHERE, WHILE_IT_TRAINS):
+        return _stays(scene, going, dice.uniform(0, step.seconds * SHARE[moment]), meanwhile)
     sight = {**WINDOWS, **WINDOWS_OF_TRAINING}[moment]
     before, until = sight(scene, step), time.monotonic() + SIGHT_SECONDS
     for look in count():
@@ -124,6 +130,10 @@ def still_finished(scene: Scene, before: dict[str, str]) -> dict[str, str]:
     if again:
         raise NotSurvived(f"done twice: {', '.join(again)}")
     return now
+
+
+def _trains_or_has(scene: Scene, going: Process, step: Step, since: float) -> bool:
+    return trains_since(scene, since) or marker_of(scene, step.name)[0] == "finished" or not going.is_running
 
 
 def _stays(scene: Scene, going: Process, seconds: float, meanwhile: Callable[[], None]) -> bool:

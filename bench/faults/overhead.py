@@ -135,7 +135,11 @@ def _copy_of_checkout(checkout: Path) -> None:
 
 def _git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=bench", "-c", "user.email=bench@example.org"]
-    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+    try:
+        done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NotSurvived(f"without a git checkout there are no milestones to measure: {error}") from error
+    return done.stdout
 
 
 def _start(checkout: Path, workspace: Path, budget: str, campaign: Campaign) -> Process:
