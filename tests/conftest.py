@@ -36,6 +36,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if needs.search(collection_path.read_text(encoding="utf-8")) else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first where two processes share the suite: the short ones then fill up the end of both."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """A folder with tinyshakespeare.txt and tiktoken/ (a data.mirror); tests that need it skip without it."""

@@ -152,7 +152,7 @@ class Stage:
 
     def shows(self, name: str, expected: dict[str, tuple[str, str | None]]) -> None:
         """Task states are recorded a moment after they were sent."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.shown(name) != expected and time.monotonic() < deadline:
             time.sleep(0.2)
         assert self.shown(name) == expected
@@ -318,7 +318,7 @@ def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
 
         def interrupted():
             os.kill(os.getpid(), {number:d})
-            time.sleep(30)
+            time.sleep(600)
 
         signal.signal(signal.SIGTERM, handler)
         signal.signal(signal.SIGINT, handler)
@@ -330,7 +330,6 @@ def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
         except KeyboardInterrupt:
             print("interrupted", signal.getsignal(signal.SIGTERM) is handler)
         """,
-        seconds=20,
     )
     assert (code, output.strip()) == (0, "interrupted True"), errors
     stopped = ("Cancelled", "stopped; the same command goes on from here")

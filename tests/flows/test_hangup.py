@@ -26,7 +26,7 @@ from flows import session
 from flows.ledger import Outcome, Step
 
 def work(run):
-    child = subprocess.Popen(["sleep", "30"])
+    child = subprocess.Popen(["sleep", "600"])
     Path("begun").touch()
     while not Path("closed").exists():
         run.tell("still here")
@@ -69,7 +69,7 @@ class Terminal:
         The kernel signals the session's leader, here the run, and a shell its jobs: the run and its children.
         """
         os.set_blocking(self.end, False)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not (self.folder / "begun").exists():
             assert time.monotonic() < until and self.process.poll() is None
             self._read()
@@ -79,7 +79,7 @@ class Terminal:
         os.killpg(self.process.pid, signal.SIGHUP)
         time.sleep(0.3)
         (self.folder / "closed").touch()
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def _read(self) -> None:
         try:
@@ -137,7 +137,7 @@ def test_a_second_hangup_does_not_disturb_the_saving():
                 time.sleep(0.05)
                 print("saved")
     """)
-    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "saved\n")
 
 
