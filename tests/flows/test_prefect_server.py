@@ -1,7 +1,9 @@
-"""The server that a workspace shares: started, reused, restarted, replaced; or done without."""
+"""The server that a workspace shares: started, reused, ended; or done without.
+
+One that is killed, whose port is taken or whose database is broken: bench/faults/servers.py, by tests/test_campaign.py.
+"""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -69,45 +71,6 @@ def test_a_persons_own_prefect_settings_are_left_out(shared_home):
     assert os.environ["PREFECT_HOME"] == str(shared_home)
     assert not {"PREFECT_API_KEY", "PREFECT_PROFILE"} & set(os.environ)
     assert os.environ["DO_NOT_TRACK"] == "1" and os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
-
-
-@pytest.mark.slow
-def test_a_taken_port_gives_the_next_one(shared_home):
-    prefect_server.stop(shared_home)
-    lines: list[str] = []
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        server = connect(shared_home, lines.append, port)
-    server.close()
-    assert server.healthy() and port < server.record.port < port + prefect_process.PORTS_TRIED
-    assert f"port {port} is taken: Prefect listens on {server.record.port}" in lines
-
-
-@pytest.mark.slow
-def test_a_killed_server_comes_back_at_the_same_address(shared_home):
-    server = connect(shared_home, print, free_port())
-    before = server.record
-    os.kill(before.pid, signal.SIGKILL)
-    assert eventually(lambda: server.record.pid != before.pid and server.healthy())
-    assert server.url == before.url and not server.lost.is_set()
-    server.close()
-
-
-@pytest.mark.slow
-def test_a_broken_database_is_kept_aside_and_replaced(tmp_path):
-    (tmp_path / "prefect.db").write_bytes(b"this was a database before the disk went full" * 100)
-    lines: list[str] = []
-    server = connect(tmp_path, lines.append, free_port())
-    try:
-        assert server.healthy()
-        (aside,) = tmp_path.glob("prefect.db.broken-*")
-        assert aside.read_bytes().startswith(b"this was")
-        assert any("database was unusable" in line and str(aside) in line for line in lines)
-    finally:
-        server.close()
-        prefect_server.stop(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""The trainer as a real process: signals, sudden death, its parent's death, and what its exit code and files say."""
+"""The trainer as a real process: signals, and what its exit code and files say.
+
+Its sudden death and its parent's: bench/faults/processes.py and kills.py, by tests/test_campaign.py.
+"""
 
 import json
 import os
@@ -10,7 +13,6 @@ import time
 import types
 from pathlib import Path
 
-import psutil
 import pytest
 
 from nanogpt import cli
@@ -97,36 +99,6 @@ def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
         assert saved.step >= step and not (tmp_path / "outcome.json").exists()
     ends_as(case, tmp_path)
     assert events(tmp_path, "resumed")[1]["step"] == saved.step
-
-
-def test_killed_again_and_again_it_ends_in_the_same_bytes(case, tmp_path):
-    for step in (5, 75, 230):
-        process = start(*case[:2], tmp_path)
-        wait_for_step(tmp_path, step, process)
-        process.kill()
-        process.communicate()
-    ends_as(case, tmp_path)
-
-
-def test_it_does_not_outlive_its_parent(case, tmp_path):
-    """A parent that starts the trainer and is killed at once: the trainer saves and ends."""
-    config, data = case[:2]
-    launcher = (
-        "import os, subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, '-m', 'nanogpt.cli', 'train', {str(config)!r}, '--data',"
-        f" {str(data)!r}, '--folder', {str(tmp_path)!r}, '--parent', str(os.getpid()),"
-        " '--set', 'training.max_iters=100000'])\n"
-        "print(child.pid, flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", launcher], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-    child = psutil.Process(int(parent.stdout.readline()))
-    wait_for_step(tmp_path, 20, parent)
-    parent.kill()
-    parent.wait()
-    psutil.wait_procs([child], timeout=30)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    assert len(events(tmp_path, "stopped")) == 1
 
 
 @pytest.mark.parametrize("mistake, told", [
