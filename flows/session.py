@@ -82,7 +82,7 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     run.begin()
     titles = [name.capitalize() for name in PHASES]
     terminal = Terminal(Console(), titles, _heading(run), lambda: run.clock.left)
-    run.display = OnTerminal(PlainDisplay(), terminal)
+    run.display = OnTerminal(PlainDisplay(), terminal, run.log.write)
     with hangup.heeded(run.config.on_hangup, run.hung_up):
         stopped = _go_through(run, flow, terminal)
         return _farewell(run, stopped)
@@ -99,7 +99,7 @@ def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
     try:
         run.surroundings.begin()
         server = _server(run, terminal) if options.ui else None
-        run.display = OnTerminal(open_display(server, run.log.write), terminal)
+        run.display = OnTerminal(open_display(server, run.log.write), terminal, run.log.write)
         run.display.flow(lambda: flow(run), options.run, [f"run:{options.run}"])
     except KeyboardInterrupt:
         stopped = True

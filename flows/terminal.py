@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.display import Beside, Display, Function, one_line
+from flows.display import Beside, Display, Function, Log, one_line
 from flows.wording import duration
 
 WAITING, RUNNING, DONE, KEPT, FAILED, STOPPED = "waiting", "running", "done", "kept", "failed", "stopped"
@@ -175,11 +175,16 @@ class Terminal:
 
 
 class OnTerminal:
-    """A display that tells the terminal what it is told, and passes everything on to another display."""
+    """A display that tells the terminal what it is told, and passes everything on to another display.
 
-    def __init__(self, display: Display, terminal: Terminal) -> None:
+    What is only shown fails no run: when it cannot be shown, `log` is told so, once.
+    """
+
+    def __init__(self, display: Display, terminal: Terminal, log: Log) -> None:
         self._display = display
         self._terminal = terminal
+        self._log = log
+        self._has_failed = False
 
     @property
     def url(self) -> str | None:
@@ -193,58 +198,66 @@ class OnTerminal:
         return self._display.flow(function, run_name, tags)
 
     def phase(self, number: int, title: str, function: Function) -> Any:
-        self._terminal.phase_started(number, title)
+        self._show(self._terminal.phase_started, number, title)
         try:
             value = self._display.phase(number, title, function)
         except Exception as error:
             verb = getattr(error, "shown_as", "failed").lower()
-            self._terminal.phase_finished(number, failure=f"{verb}: {one_line(error)}")
+            self._show(self._terminal.phase_finished, number, failure=f"{verb}: {one_line(error)}")
             raise
         except BaseException:
-            self._terminal.phase_finished(number, stopped=True)
+            self._show(self._terminal.phase_finished, number, stopped=True)
             raise
-        self._terminal.phase_finished(number)
+        self._show(self._terminal.phase_finished, number)
         return value
 
     def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
         if kept_reason is None:
             return self._display.step(title, self._told(title, function))
-        self._terminal.step_kept(title, kept_reason)
+        self._show(self._terminal.step_kept, title, kept_reason)
         return self._display.step(title, function, kept_reason)
 
     def beside(self, title: str, function: Function) -> Beside:
         return self._display.beside(title, self._told(title, function))
 
     def progress(self, key: str, fraction: float, description: str) -> None:
-        self._terminal.progress(description)
-        self._display.progress(key, fraction, description)
+        self._show(self._terminal.progress, description)
+        self._show(self._display.progress, key, fraction, description)
 
     def markdown(self, key: str, text: str, description: str = "") -> None:
-        self._display.markdown(key, text, description)
+        self._show(self._display.markdown, key, text, description)
 
     def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
-        self._display.table(key, rows, description)
+        self._show(self._display.table, key, rows, description)
 
     def link(self, key: str, url: str, text: str, description: str = "") -> None:
-        self._display.link(key, url, text, description)
+        self._show(self._display.link, key, url, text, description)
 
     def note(self, message: str, level: str = "info") -> None:
-        self._terminal.message(message, level)
-        self._display.note(message, level)
+        self._show(self._terminal.message, message, level)
+        self._show(self._display.note, message, level)
 
     def _told(self, title: str, function: Function) -> Function:
         """`function`, with its start and end told to the terminal."""
 
         def told() -> Any:
             began = time.monotonic()
-            self._terminal.step_started(title)
+            self._show(self._terminal.step_started, title)
             try:
                 value = function()
             except BaseException as error:
                 failed = "failed: " if isinstance(error, Exception) else ""
-                self._terminal.step_ended(title, f"{failed}{one_line(error)}")
+                self._show(self._terminal.step_ended, title, f"{failed}{one_line(error)}")
                 raise
-            self._terminal.step_ended(title, f"done in {duration(time.monotonic() - began)}")
+            self._show(self._terminal.step_ended, title, f"done in {duration(time.monotonic() - began)}")
             return value
 
         return told
+
+    def _show(self, what: Callable[..., None], *words: Any, **more: Any) -> None:
+        try:
+            what(*words, **more)
+        except Exception as error:
+            if not self._has_failed:
+                self._log(f"what goes on cannot be shown: {one_line(error)}")
+            self._has_failed = True

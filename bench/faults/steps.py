@@ -1,4 +1,5 @@
-"""Steps that go wrong: poisoned gradients, a trainer that crashes, stops or stands still at one of them."""
+"""Steps that go wrong: poisoned gradients, a trainer that crashes, stops or stands still at one of them, and a display
+that fails at each."""
 
 from __future__ import annotations
 
@@ -81,6 +82,15 @@ def crash_always(scene: Scene) -> Finding:
     return Finding(scene.noticed("no remedy is left"), f"{'; '.join(tried)}; a report with the command that goes on")
 
 
+def display_fails(scene: Scene) -> Finding:
+    """What shows the training's progress raises a TypeError at each heartbeat."""
+    broken = {"what": "replace", "module": "flows.terminal", "name": "PIPED_PROGRESS_SECONDS", "value": "soon"}
+    scene.run(env=injecting(broken))
+    if rows := scene.remedies():
+        raise NotSurvived(f"what was only to be shown cost the training something: {rows}")
+    return Finding(scene.noticed("cannot be shown"), "told once in the action log; the training is not stopped")
+
+
 # -- what they share -------------------------------------------------------------------------------------------------
 
 
@@ -136,4 +146,5 @@ KINDS = [
     Kind("a hang in Python", "steps", hang),
     Kind("a hang in C", "steps", hang_in_c),
     Kind("a frozen trainer (SIGSTOP)", "steps", frozen),
+    Kind("a display that fails", "steps", display_fails),
 ]

@@ -19,7 +19,8 @@ class Blocked(Exception):
 
 def piped() -> tuple[OnTerminal, io.StringIO]:
     output = io.StringIO()
-    return OnTerminal(PlainDisplay(), Terminal(Console(file=output, width=40), PHASES, "run x")), output
+    terminal = Terminal(Console(file=output, width=40), PHASES, "run x")
+    return OnTerminal(PlainDisplay(), terminal, print), output
 
 
 def lines(output: io.StringIO) -> list[str]:
@@ -76,6 +77,17 @@ def test_an_interrupted_phase_is_stopped_not_failed():
     assert lines(output)[-2:] == ["  Train: stopped by a person", "3 Training: stopped"]
 
 
+def test_what_cannot_be_shown_fails_nothing_and_is_told_once():
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError("no such terminal")
+
+    said: list[str] = []
+    display = OnTerminal(PlainDisplay(), Terminal(Console(file=Gone()), PHASES, "run x"), said.append)
+    assert display.phase(1, "Environment", lambda: display.step("Compute", lambda: display.note("half") or 7)) == 7
+    assert said == ["what goes on cannot be shown: OSError: no such terminal"]
+
+
 def test_progress_in_a_pipe_is_not_a_flood():
     display, output = piped()
     for step in range(1000):
@@ -88,7 +100,7 @@ def test_a_terminal_sees_the_phases_in_any_encoding(encoding):
     output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=output, force_terminal=True, width=80, height=20, _environ={"TERM": "xterm"})
     terminal = Terminal(console, PHASES, "run x", time_left=lambda: 90.0)
-    display = OnTerminal(PlainDisplay(), terminal)
+    display = OnTerminal(PlainDisplay(), terminal, print)
     display.phase(1, "Environment", lambda: display.step("Make the folders", lambda: None, "unchanged"))
 
     def dataset():

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from nanogpt import faults
-from nanogpt.faults import classify, nearest
+from nanogpt.faults import classify, nearest, symptom_in
 
 pytestmark = pytest.mark.fast
 
@@ -59,6 +59,18 @@ def wrapped(error: Exception, explicitly: bool) -> Exception:
             raise RuntimeError("while cleaning up")  # noqa: B904  its context is what is tested
     except RuntimeError as outer:
         return outer
+
+
+@pytest.mark.parametrize("text, symptom", [
+    ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.0 GiB for an array", faults.OUT_OF_MEMORY),
+    ("Traceback (most recent call last):\nMemoryError", faults.OUT_OF_MEMORY),
+    ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  …", faults.OUT_OF_MEMORY),
+    ("-[MTLDebug commit]:1: failed assertion `commit an already committed command buffer'", faults.DEVICE),
+    ("ROMEO: o, CUDA out of memory, MemoryError, std::bad_alloc! MPSGraph", ""),
+    ("step 17  loss 1.62", ""),
+])  # fmt: skip
+def test_last_words_are_believed_only_where_they_are_an_errors(text, symptom):
+    assert symptom_in(f"step 16  loss 1.63\n{text}\nstep 18\n") == symptom
 
 
 def test_a_full_disk_wins_over_what_it_broke():
