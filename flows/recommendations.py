@@ -157,6 +157,8 @@ def _memory_headroom(facts: Facts) -> Iterator[str]:
 
 
 def _low_share_of_peak(facts: Facts) -> Iterator[str]:
+    if any(row["symptom"] == faults.OUT_OF_MEMORY for row in facts["remedies"]):
+        return  # there is no room for larger ones
     measured = (facts["steps"].get("configuration.measure") or {}).get("models", {})
     for model in trained_models(facts):
         speed = measured.get(model["name"], {})
