@@ -69,7 +69,9 @@ DEVICE_WORDINGS = (
     "CUDNN_STATUS",
 )
 # "RuntimeError: …", "torch.OutOfMemoryError: …", "terminate called after …", "  what():  std::bad_alloc", Metal's own
-ERROR_LINE = re.compile(r"^([\w.]*(Error|Exception)\b|terminate called|\s*what\(\):|.*failed assertion|.*: error:)")
+ERROR_LINE = re.compile(
+    r"^([\w.]*(Error|Exception)\b|terminate called|\s*what\(\):|memory allocation of|.*failed assertion|.*: error:)"
+)
 MEMORY_ERROR = re.compile(r"[\w.]*MemoryError\b")  # Python's, which has no words, and numpy's _ArrayMemoryError
 
 

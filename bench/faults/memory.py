@@ -79,15 +79,14 @@ def windows(scene: Scene) -> Finding:
     """The CPU's allocator refuses in the backward pass four times: at micro-batch 4, 2, 1, and with recomputation."""
     prepare(scene, LIGHT)
     fault = {**CPU_IS_FULL, "from_step": 5, "times": 4, "counter": str(counter(scene))}
-    scene.run(*TIME, *AGAIN, env=injecting(fault))
+    train(scene, fault)
     context = durable.read_json(scene.model / "outcome.json")["context"]
-    exported = durable.read_json(next(scene.workspace.glob("exports/*/*/config.json")))["max_position_embeddings"]
-    if not context == exported == 64:
-        raise NotSurvived(f"trained in windows of {context}, exported for {exported}; expected 64")
+    if context != 64:
+        raise NotSurvived(f"trained in windows of {context}; expected 64")
     take_as_reference(scene, scene.model)  # shorter windows have another loss: that every step is there must do
     rows = [row["remedy"] for row in remedies(scene)]
     return Finding(scene.noticed("can't allocate memory"), " / ".join(dict.fromkeys(rows)),
-                   f"windows of {context}, exported so", seconds_lost(scene))  # fmt: skip
+                   f"windows of {context}", seconds_lost(scene))  # fmt: skip
 
 
 def next_smaller(scene: Scene) -> Finding:
@@ -95,7 +94,8 @@ def next_smaller(scene: Scene) -> Finding:
     scene.config = scene.workspace.with_suffix(".config") / f"{MODEL}.yaml"
     durable.write_text(scene.config, LARGE)
     fault = {**CPU_IS_FULL, "model": MODEL, "times": None}
-    scene.run(*TIME, "--set", "training.max_iters=40", env=injecting(fault))
+    for phase in ("environment", "configuration", "training", "documentation"):
+        scene.run(*TIME, "--set", "training.max_iters=40", "--only", phase, env=injecting(fault))
     row = scene.remedy("the next smaller model", "micro")
     if "micro" not in scene.report_text():
         raise NotSurvived("the report does not tell of the smaller model")

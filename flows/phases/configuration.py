@@ -19,6 +19,7 @@ from nanogpt.machine import memory_bytes
 from nanogpt.training.sizes import parameters, tokens_per_step
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
+NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit into memory
 MEASURE_PATIENCE = 300.0  # a step of the largest rung may take long
 BYTES_PER_BPE_TOKEN = 2.4  # of a vocabulary of 1,024 on tiny Shakespeare (measured 2.42)
 
@@ -124,7 +125,7 @@ def _tell_of_the_smaller(run: Run, models: dict, unmeasured: dict[str, str]) -> 
         raise RuntimeError(f"no model fits into memory: {reasons}")
     run.remedy(
         step=MEASURE.name, symptom=OUT_OF_MEMORY, evidence=f"{asked_for[0]} {unmeasured[asked_for[0]]}",
-        remedy="the next smaller model", outcome=next(iter(models)), cost_seconds=0.0, steps_lost=0,
+        remedy=NEXT_SMALLER, outcome=next(iter(models)), cost_seconds=0.0, steps_lost=0,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows import documents, remembered
 from flows.ledger import Outcome, Step
-from flows.phases.configuration import plan_again
+from flows.phases.configuration import NEXT_SMALLER, plan_again
 from flows.run import Run
 from flows.treatment import DoesNotFit, Treatment, draw_loss
 from nanogpt import durable
@@ -44,17 +44,17 @@ def _plan_without(run: Run, error: DoesNotFit) -> None:
     """Remember what does not fit, and plan again: the models that are trained stay. Raises RuntimeError where no plan
     can be made without it."""
     config = load_config(run.paths.configs / f"{error.name}.yaml")
-    began = run.clock.spent
+    began, told = run.clock.spent, len(run.remedies)
     remembered.note(run, config, None, error.evidence)
     plan_again(run)
     names = [rung["name"] for rung in run.facts("configuration.plan")["ladder"]]
     if error.name in names:
         raise RuntimeError(f"{error}; it could not be planned without") from error
-    run.remedy(
-        step=f"training.{error.name}", symptom=OUT_OF_MEMORY, evidence=error.evidence,
-        remedy="the next smaller model", outcome=f"now {', then '.join(names)}",
-        cost_seconds=round(run.clock.spent - began, 1), steps_lost=0,
-    )  # fmt: skip
+    if NEXT_SMALLER not in [row["remedy"] for row in run.remedies[told:]]:
+        run.remedy(
+            step=f"training.{error.name}", symptom=OUT_OF_MEMORY, evidence=error.evidence, remedy=NEXT_SMALLER,
+            outcome=f"now {', then '.join(names)}", cost_seconds=round(run.clock.spent - began, 1), steps_lost=0,
+        )  # fmt: skip
     for name in names:  # one that goes on for longer has other settings than the marker of what it was
         if f"training.{name}" in run.finished_steps and not run.ledger.decide(step(name), _settings(run, name)).keep:
             run.finished_steps.discard(f"training.{name}")

@@ -65,6 +65,7 @@ def wrapped(error: Exception, explicitly: bool) -> Exception:
     ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.0 GiB for an array", faults.OUT_OF_MEMORY),
     ("Traceback (most recent call last):\nMemoryError", faults.OUT_OF_MEMORY),
     ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  …", faults.OUT_OF_MEMORY),
+    ("memory allocation of 872968 bytes failed\nFatal Python error: Aborted", faults.OUT_OF_MEMORY),
     ("-[MTLDebug commit]:1: failed assertion `commit an already committed command buffer'", faults.DEVICE),
     ("ROMEO: o, CUDA out of memory, MemoryError, std::bad_alloc! MPSGraph", ""),
     ("step 17  loss 1.62", ""),
