@@ -18,8 +18,9 @@ from bench.faults.scene import Scene
 MPS = {"what": "pretend", "device": "mps"}
 ON_MPS = ("--set", "device.type=mps", "--budget", "1h")  # steps, not the clock, end the training
 ALWAYS = {"device": "mps", "times": None}
-STALL_SECONDS = 10  # instead of five minutes; a step takes a hundredth of a second
-PATIENCE_SECONDS = 20
+STALL_SECONDS = 30  # instead of five minutes; a busy machine takes ten to import torch
+PATIENCE_SECONDS = 30
+SECONDS = 600.0  # three processes and two waits; 25 s of one core
 INTERRUPTED = "interrupted"  # the row of prepare()'s kill
 
 
@@ -48,7 +49,7 @@ def assertion(scene: Scene) -> Finding:
 
 
 def hang(scene: Scene) -> Finding:
-    """The main thread waits in C for ever, as in torch.mps.synchronize, each time; stalls are told after 10 s."""
+    """The main thread waits in C for ever, as in torch.mps.synchronize, each time; stalls are told after 30 s."""
     sooner = {"what": "replace", "module": "flows.supervisor", "name": "STALL_SECONDS", "value": STALL_SECONDS}
     return in_training(scene, {"what": "hang", "how": "waiting", "at": "step"}, "no heartbeat", more=[sooner])
 
@@ -75,11 +76,11 @@ def in_the_proof(scene: Scene) -> Finding:
 
 
 def in_the_checks(scene: Scene) -> Finding:
-    """The component checks of phase 2 hang on the device, each time; that is told after 20 s."""
+    """The component checks of phase 2 hang on the device, each time; that is told after 30 s."""
     name = {"module": "flows.phases.implementation", "name": "CHECK_PATIENCE"}
     sooner = {"what": "replace", **name, "value": PATIENCE_SECONDS}
     return in_a_worker(scene, "implementation.checks", "nanogpt.study.component_checks:run_checks",
-                       {"what": "hang"}, "no answer within 20 s", sooner)  # fmt: skip
+                       {"what": "hang"}, "no answer within 30 s", sooner)  # fmt: skip
 
 
 def in_the_measurement(scene: Scene) -> Finding:
@@ -152,15 +153,15 @@ def last_device(scene: Scene) -> str:
 
 
 KINDS = [
-    Kind("mps, an operator is not implemented", "device", not_implemented),
-    Kind("mps, a tensor would become float64", "device", float64),
-    Kind("mps, command-buffer error on stderr alone", "device", command_buffer),
-    Kind("mps, failed assertion and abort", "device", assertion),
-    Kind("mps, hang", "device", hang),
-    Kind("mps, slightly wrong numbers", "device", slightly_wrong),
-    Kind("mps, abort once", "device", once, exact=False),
-    Kind("mps, abort while it is proved", "device", in_the_proof),
-    Kind("mps, hang while the library is checked", "device", in_the_checks),
-    Kind("mps, abort while speed is measured", "device", in_the_measurement),
-    Kind("mps, an operator is missing in the evaluation", "device", in_the_evaluation, exact=False),
+    Kind("mps, an operator is not implemented", "device", not_implemented, seconds=SECONDS),
+    Kind("mps, a tensor would become float64", "device", float64, seconds=SECONDS),
+    Kind("mps, command-buffer error on stderr alone", "device", command_buffer, seconds=SECONDS),
+    Kind("mps, failed assertion and abort", "device", assertion, seconds=SECONDS),
+    Kind("mps, hang", "device", hang, seconds=SECONDS),
+    Kind("mps, slightly wrong numbers", "device", slightly_wrong, seconds=SECONDS),
+    Kind("mps, abort once", "device", once, exact=False, seconds=SECONDS),
+    Kind("mps, abort while it is proved", "device", in_the_proof, seconds=SECONDS),
+    Kind("mps, hang while the library is checked", "device", in_the_checks, seconds=SECONDS),
+    Kind("mps, abort while speed is measured", "device", in_the_measurement, seconds=SECONDS),
+    Kind("mps, an operator is missing in the evaluation", "device", in_the_evaluation, exact=False, seconds=SECONDS),
 ]
