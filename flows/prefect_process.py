@@ -26,6 +26,10 @@ ANSWER_SECONDS = 10.0  # to a newcomer: another run may be using the server, on 
 # What a server says that can't read its database: damaged, or written by another version of Prefect.
 DATABASE_WORDINGS = ("sqlite3.DatabaseError", "alembic.", "no such table", "no such column")
 
+# For deployments, work pools and automations, which a run has none of: 1.9 % of a core with them, 1.2 % without.
+IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR",
+                 "CLEANUP_RECONCILER", "TRIGGERS")  # fmt: skip
+
 Log = Callable[[str], None]
 
 
@@ -59,6 +63,7 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the older pages fold steps into their phase
         "PREFECT_LOGGING_LEVEL": "WARNING",
+        **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES},
         "NO_PROXY": local,
         "no_proxy": local,
     }
