@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from bench.faults.kind import NotSurvived
-from bench.faults.scene import Scene
+from bench.faults.scene import MODEL, Scene
 from flows import outputs
 from nanogpt import durable
 
@@ -99,4 +99,4 @@ def _others_are_intact(scene: Scene) -> None:
     if scene.template == "fresh":
         return
     for folder in ("best", "final"):
-        check_manifest(scene.model.parents[1] / "neighbour" / scene.model.name / folder)
+        check_manifest(scene.model.parents[1] / "neighbour" / MODEL / folder)
