@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -47,5 +48,6 @@ class ActionLog:
                 while line:
                     line = line[file.write(line) :]
             except OSError:
-                file.truncate(before)
+                with suppress(OSError):  # a device has no end to cut at
+                    file.truncate(before)
                 raise

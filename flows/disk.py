@@ -52,6 +52,8 @@ def with_room(run: Run, step: str, work: Callable[[], T]) -> T:
             needed = getattr(error, "needed", None) or max(LEAST, 2 * largest_in(folder)) << times
             evidence = _words_of(error)
         make_room(run, step, evidence, folder, needed)  # outside: an error that is stored keeps what it was raised in
+        if "File too large" in evidence:
+            run.worker.close()  # a process has the limit that its parent had when it began
     return work()
 
 
@@ -65,7 +67,7 @@ def make_room(run: Run, step: str, evidence: str, folder: Path, needed: int | No
     needed = needed or max(LEAST, int(SPACE_FACTOR * largest_in(folder)))
     freed = 0
     for path in spare(run):
-        if has_room(folder, needed):
+        if has_room(folder, needed) or needed > limit_of_files():  # against which it helps nothing to remove
             break
         freed += size_of(path)
         remove(path)
@@ -213,10 +215,16 @@ def _wait(run: Run, evidence: str, folder: Path, needed: int) -> float:
     return time.monotonic() - began
 
 
+def limit_of_files() -> float:
+    """Of their size, in bytes (ulimit -f); infinity without one."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
 def _whats_in_the_way(folder: Path) -> str:
     told = f"free are {megabytes(shutil.disk_usage(folder).free)}"
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if limit != resource.RLIM_INFINITY:
+    limit = limit_of_files()
+    if limit < float("inf"):
         told += f", and no file may have more than {megabytes(limit)} (ulimit -f)"
     return told
 

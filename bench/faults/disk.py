@@ -1,0 +1,303 @@
+"""A disk that is full, or a folder that cannot be written or is gone: on small real file systems, by mounting them.
+
+Quota is not among them: whoever may mount is root here, and no quota binds root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.scene import MODEL, Scene
+
+SIZE = 3 << 30  # bytes of the file system, in a file with holes: phase 1 wants more than 1 GiB to be free
+WAITS = "the run waits until"
+
+
+@contextmanager
+def on_a_small_disk(scene: Scene) -> Iterator[Hog]:
+    """The workspace on an ext4 file system of its own, which a Hog can fill; afterwards it lies where it was."""
+    aside = scene.workspace.with_name(f"{scene.workspace.name}.aside")
+    scene.workspace.rename(aside)
+    scene.workspace.mkdir()
+    image = scene.workspace.with_name(f"{scene.workspace.name}.ext4")
+    _mount(scene.workspace, image, SIZE)
+    hog = Hog(scene.workspace)
+    try:
+        shutil.copytree(aside, scene.workspace, symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(aside)
+        yield hog
+        hog.leave()
+        shutil.copytree(scene.workspace, aside, symlinks=True, ignore=shutil.ignore_patterns("lost+found"))
+    finally:
+        hog.leave()
+        subprocess.run(["umount", "-l", scene.workspace], check=True)
+        image.unlink()
+    scene.workspace.rmdir()
+    aside.rename(scene.workspace)
+
+
+def _mount(folder: Path, image: Path, size: int) -> None:
+    with open(image, "wb") as file:
+        file.truncate(size)
+    for command in (["mkfs.ext4", "-q", "-m", "0", image], ["mount", "-o", "loop", image, folder]):
+        subprocess.run(command, check=True, capture_output=True)
+
+
+def can_mount() -> bool:
+    """Whether this process may mount: root on Linux, outside most containers."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return False
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as place:
+        try:
+            _mount(Path(folder), Path(place) / "ext4", 16 << 20)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
+
+
+class Hog:
+    """Another program that fills the disk: once, or again and again, whatever is freed."""
+
+    def __init__(self, folder: Path):
+        self._file = folder / "of another program"
+        self._has_enough = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def fill(self) -> None:
+        """Take what there is."""
+        with open(self._file, "ab") as file:
+            size = shutil.disk_usage(self._file.parent).free
+            while size:
+                try:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), size)
+                    size = shutil.disk_usage(self._file.parent).free
+                except OSError:  # the file system needs some of it for itself
+                    size //= 2
+
+    def keep_full(self) -> None:
+        """Take whatever comes free, until it leaves."""
+        self.fill()
+        self._thread = threading.Thread(target=self._go_on_filling)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Give all of it back."""
+        self._has_enough.set()
+        if self._thread:
+            self._thread.join()
+        self._file.unlink(missing_ok=True)
+
+    def _go_on_filling(self) -> None:
+        while not self._has_enough.wait(0.005):
+            self.fill()
+
+
+# -- full --------------------------------------------------------------------------------------------------------
+
+
+def fills_while_it_trains(scene: Scene) -> Finding:
+    """Another program fills the file system (a small ext4) while it trains."""
+    with on_a_small_disk(scene) as hog:
+        going = scene.start()
+        _wait_for_steps(scene, going)
+        hog.fill()
+        scene.results.append(going.wait())
+    row = scene.remedy("disk_full", "removed .* that this run could spare")
+    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
+
+
+def stays_full_for_a_while(scene: Scene) -> Finding:
+    """Another program fills the file system (a small ext4) while it trains, takes at once whatever the run frees, and
+    gives it back when the run has begun to wait."""
+    with on_a_small_disk(scene) as hog:
+        going = scene.start()
+        _wait_for_steps(scene, going)
+        hog.keep_full()
+        _wait_for_the_wait(going)
+        hog.leave()
+        scene.results.append(going.wait())
+    return _waited(scene, "training")
+
+
+def full_while_the_text_is_read(scene: Scene) -> Finding:
+    """The file system (a small ext4) is full as soon as phase 3, which cleans and tokenises the text, has begun."""
+    with on_a_small_disk(scene) as hog:
+        going = scene.start()
+        going.wait_for(lambda: "3 Dataset" in going.output, "phase 3")
+        hog.keep_full()
+        _wait_for_the_wait(going)
+        hog.leave()
+        scene.results.append(going.wait())
+    return _waited(scene)
+
+
+def full_while_the_report_is_written(scene: Scene) -> Finding:
+    """The file system (a small ext4) is full as soon as phase 8 draws the figures of the report."""
+    with on_a_small_disk(scene) as hog:
+        going = scene.start("--redo", "documentation.figures")
+        going.wait_for(lambda: "Draw the figures ..." in going.output, "the figures")
+        hog.keep_full()
+        _wait_for_the_wait(going)
+        hog.leave()
+        scene.results.append(going.wait())
+    return _waited(scene, "documentation")
+
+
+def full_at_the_start(scene: Scene) -> Finding:
+    """The file system (a small ext4) is full before the run starts again."""
+    with on_a_small_disk(scene) as hog:
+        hog.keep_full()
+        going = scene.start()
+        _wait_for_the_wait(going)
+        hog.leave()
+        scene.results.append(going.wait())
+    return _waited(scene)
+
+
+def limit_of_file_size(scene: Scene) -> Finding:
+    """`ulimit -f` (RLIMIT_FSIZE) below the size of a checkpoint's file; lifted when the run has begun to wait."""
+    largest = max(file.stat().st_size for file in scene.newest_checkpoint().iterdir())
+    going = scene.start()
+    _, most = resource.prlimit(going.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (largest * 3 // 4, most))
+    _wait_for_the_wait(going)
+    resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (most, most))
+    scene.results.append(going.wait())
+    scene.noticed(WAITS, "ulimit -f")
+    return _waited(scene)
+
+
+def log_takes_nothing(scene: Scene) -> Finding:
+    """The action log is /dev/full, which takes no byte."""
+    scene.log_file.unlink()
+    scene.log_file.symlink_to("/dev/full")
+    try:
+        scene.run()
+    finally:
+        scene.log_file.unlink()
+    return Finding(scene.noticed("No space left on device"), "it is told on the terminal, once; the run goes on")
+
+
+def _wait_for_steps(scene: Scene, going) -> None:
+    """Until this start has done a step, so that all files are open and room is held."""
+    going.wait_for(lambda: scene.events("resumed") and (scene.model / ".room").exists(), "a training with room held")
+    before = scene.last_step()
+    going.wait_for(lambda: scene.last_step() > before, "a step")
+
+
+def _wait_for_the_wait(going) -> None:
+    going.wait_for(lambda: WAITS in " ".join(going.output.split()), "the run to wait for room")
+    time.sleep(1.0)  # it looks in vain now and then
+
+
+def _waited(scene: Scene, step: str = "") -> Finding:
+    row = scene.remedy("disk_full", "waited", step)
+    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
+
+
+# -- not to be written -------------------------------------------------------------------------------------------
+
+
+def may_not_be_written(scene: Scene) -> Finding:
+    """The model's folder becomes immutable (chattr +i, which binds root, too) while it trains, and then as it was."""
+    going = scene.start()
+    _wait_for_steps(scene, going)
+    _chattr("+i", scene.model)
+    try:
+        result = going.wait()
+    finally:
+        _chattr("-i", scene.model)
+    return _stopped_and_gone_on(scene, result, re.escape(MODEL))
+
+
+def moved_away(scene: Scene) -> Finding:
+    """The whole workspace is moved elsewhere while it trains, and back when the run has ended."""
+    elsewhere = scene.workspace.with_name(f"{scene.workspace.name}.elsewhere")
+    going = scene.start()
+    _wait_for_steps(scene, going)
+    scene.workspace.rename(elsewhere)
+    result = going.wait()
+    if scene.workspace.exists():
+        raise NotSurvived(f"made anew: {[str(path) for path in scene.workspace.rglob('*')]}; {result.output[-800:]}")
+    elsewhere.rename(scene.workspace)
+    return _stopped_and_gone_on(scene, result, "is gone")
+
+
+def unmounted(scene: Scene) -> Finding:
+    """The file system of the workspace is unmounted (umount -l) while it trains, and mounted again afterwards."""
+    with on_a_small_disk(scene):
+        below = scene.workspace.with_name(f"{scene.workspace.name}.below")
+        below.mkdir()
+        subprocess.run(["mount", "--bind", scene.workspace, below], check=True)  # so that it outlives its unmounting
+        try:
+            going = scene.start()
+            _wait_for_steps(scene, going)
+            subprocess.run(["umount", "-l", scene.workspace], check=True)
+            result = going.wait()
+            left = [str(path) for path in scene.workspace.rglob("*")]
+            subprocess.run(["mount", "--bind", below, scene.workspace], check=True)
+        finally:
+            subprocess.run(["umount", "-l", below], check=True)
+            below.rmdir()
+        if left:
+            raise NotSurvived(f"made anew below the mount point: {left}; {result.output[-800:]}")
+        return _stopped_and_gone_on(scene, result, "is gone")
+
+
+def _chattr(change: str, folder: Path) -> None:
+    subprocess.run(["chattr", change, folder], check=True, capture_output=True)
+
+
+def can_be_immutable() -> bool:
+    """Whether folders can be made immutable here: root, on ext4, xfs or btrfs."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _chattr("+i", Path(folder))
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        _chattr("-i", Path(folder))
+    return True
+
+
+def _stopped_and_gone_on(scene: Scene, result, *words: str) -> Finding:
+    """It must have ended with 1, the reason in a line and no traceback; then the same command goes on."""
+    told = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    if result.code != 1 or len(told) != 1 or "Traceback" in result.output:
+        raise NotSurvived(f"exit code {result.code} instead of 1 and a line: {result.output[-1500:]}")
+    if not all(re.search(word, told[0]) for word in words):
+        raise NotSurvived(f"the reason should tell {words}: {told[0]}")
+    scene.results.append(result)
+    scene.run()
+    return Finding(told[0], "it stops with the reason; the same command goes on")
+
+
+KINDS = [
+    Kind("log on a full disk", "disk", log_takes_nothing, template="whole"),
+    Kind("workspace moved away while it trains", "disk", moved_away),
+]
+if hasattr(resource, "prlimit"):
+    KINDS.append(Kind("limit on the size of files", "disk", limit_of_file_size))
+if can_mount():
+    KINDS += [
+        Kind("disk fills while it trains", "disk", fills_while_it_trains),
+        Kind("disk stays full for a while", "disk", stays_full_for_a_while),
+        Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, template="fresh"),
+        Kind("disk full while the report is drawn", "disk", full_while_the_report_is_written, template="whole"),
+        Kind("disk full at the start", "disk", full_at_the_start, template="whole"),
+        Kind("file system unmounted while it trains", "disk", unmounted),
+    ]
+if can_be_immutable():
+    KINDS.append(Kind("model's folder read-only while it trains", "disk", may_not_be_written))
