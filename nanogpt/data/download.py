@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from nanogpt import durable
 
 ATTEMPTS = 3
-PAUSE_SECONDS = 0.5  # before the second attempt, twice as long before the third
+PAUSE_SECONDS = 0.3  # before the second attempt, twice as long before the third
 # Waiting for answers, in all, while nobody has given one: a machine without network must fall back within 10 s.
 ANSWER_SECONDS = 8.0
 # What still is progress: less than this, over a whole window, is a server that hangs (tiny Shakespeare: 2.3 minutes).
@@ -155,7 +155,8 @@ def download(url: str, part: Part, patience: Patience, last: bool, notify: Notif
             if attempt == ATTEMPTS or seconds <= 0:
                 times = f", {attempt} times" if attempt > 1 else ""
                 raise Unobtainable(f"{error}{times}") from error.__cause__
-            notify(str(error), f"asked again from byte {part.arrived():,} on")
+            if transfer.heard:  # that nobody is there is told once for each place
+                notify(str(error), f"asked again from byte {part.arrived():,} on")
         patience.wait(pause)
         time.sleep(pause)
         pause *= 2
