@@ -22,8 +22,11 @@ from flows.options import CHECKOUT
 MARK = "FAULTS_SCENE"  # in the environment of every process of a scene: whose it is
 POLL_SECONDS = 0.02
 TAIL = 1500  # characters of output that a complaint quotes
-LIMITED = (  # the limits are set between fork and exec, in a process without threads
-    "import json, os, resource, sys\n"
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a campaign begun by nohup or with & hands them on as ignored
+PREPARED = (  # limits and signals are set between fork and exec, in a process without threads
+    "import json, os, resource, signal, sys\n"
+    f"for number in {[int(number) for number in HEARD]}:\n"
+    "    signal.signal(number, signal.SIG_DFL)\n"
     "for name, most in json.loads(sys.argv[1]).items():\n"
     "    resource.setrlimit(getattr(resource, name), (most, most))\n"
     "os.execv(sys.argv[2], sys.argv[2:])"
@@ -66,8 +69,8 @@ class Process:
         self, command: list[str], environment: Mapping[str, str], output: Path, patience: Patience,
         limits: Mapping[str, int] | None = None, cwd: Path = CHECKOUT,
     ):  # fmt: skip
-        if limits:
-            command = [sys.executable, "-c", LIMITED, json.dumps(dict(limits)), *command]
+        if limits or signal.SIG_IGN in map(signal.getsignal, HEARD):
+            command = [sys.executable, "-c", PREPARED, json.dumps(dict(limits or {})), *command]
         self._output, self._patience = output, patience
         self._began = time.monotonic()
         with open(output, "wb") as file:

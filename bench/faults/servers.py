@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -217,24 +218,25 @@ def _server_in(home: Path, port: int) -> Iterator[None]:
 
 
 GONE, UNUSABLE = "database.* is gone or empty", "database was unusable"
+PAGES_SECONDS = 900.0  # of patience: a server's start alone takes a minute on a very busy machine
+_kind = partial(Kind, group="processes", seconds=PAGES_SECONDS)
 KINDS = [
-    Kind("Prefect server, killed", "processes", killed),
-    Kind("Prefect server, hanging", "processes", hanging, small=False),
-    Kind("killed with its pages open", "processes", crashed_run, small=False),
-    Kind("port of the pages, taken by another program", "processes", port_of_another_program, template="whole"),
-    Kind("port of the pages, taken by another workspace", "processes", port_of_another_workspace, small=False,
-         template="whole"),
-    Kind("server's record, naming another process", "processes", record_of_another_process, small=False,
-         template="whole"),
+    _kind("Prefect server, killed", inflict=killed),
+    _kind("Prefect server, hanging", inflict=hanging, small=False),
+    _kind("killed with its pages open", inflict=crashed_run, small=False),
+    _kind("port of the pages, taken by another program", inflict=port_of_another_program, template="whole"),
+    _kind("port of the pages, taken by another workspace", inflict=port_of_another_workspace, template="whole",
+          small=False),
+    _kind("server's record, naming another process", inflict=record_of_another_process, template="whole", small=False),
     *(
-        Kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, at rest", "processes",
-             broken_at_rest(damage, noticed), small=damage is flipped, template="whole")
+        _kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, at rest", template="whole",
+              inflict=broken_at_rest(damage, noticed), small=damage is flipped)
         for damage, noticed in ((truncated, UNUSABLE), (flipped, UNUSABLE), (deleted, GONE),
                                 (replaced_by_a_folder, UNUSABLE))
     ),
     *(
-        Kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, while it runs", "processes",
-             broken_while_running(damage, noticed), small=False)
+        _kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, while it runs", small=False,
+              inflict=broken_while_running(damage, noticed))
         for damage, noticed in ((truncated, f"{UNUSABLE}|no database to write to"), (deleted, GONE),
                                 (replaced_by_a_folder, UNUSABLE))
     ),

@@ -18,6 +18,7 @@ from flows.options import PHASES
 from nanogpt import durable
 
 STOPPED = 130
+NINE_STARTS = 900.0  # seconds of patience
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GAPS = (0.0, 0.05, 0.3)  # seconds between one Ctrl-C and the next
 # A step of each phase that can be met in it.
@@ -126,17 +127,20 @@ def _stopped(scene: Scene) -> str:
 
 
 def _names(numbers: tuple[signal.Signals, ...]) -> str:
-    return " and ".join(number.name for number in numbers)
+    return " or ".join(number.name for number in numbers)
 
 
 KINDS = [
     Kind("Ctrl-C while it trains", "processes", ctrl_c_while_training),
     Kind("Ctrl-C twice while it trains", "processes", ctrl_c_twice),
     Kind("Ctrl-C, then kill -9", "processes", killed_while_stopping),
-    Kind("SIGINT, SIGTERM and SIGHUP in turn, in every phase", "processes", in_every_phase(*SIGNALS), template="fresh"),
+    Kind("SIGINT, SIGTERM and SIGHUP in turn, in every phase", "processes", in_every_phase(*SIGNALS), template="fresh",
+         seconds=NINE_STARTS),
     *(
-        Kind(f"{number.name} in every phase", "processes", in_every_phase(number), small=False, template="fresh")
+        Kind(f"{number.name} in every phase", "processes", in_every_phase(number), small=False, template="fresh",
+             seconds=NINE_STARTS)
         for number in SIGNALS
     ),
-    Kind("SIGHUP in every phase, gone on without", "processes", hangup_in_every_phase, small=False, template="fresh"),
-]
+    Kind("SIGHUP in every phase, gone on without", "processes", hangup_in_every_phase, small=False, template="fresh",
+         seconds=NINE_STARTS),
+]  # fmt: skip
