@@ -197,7 +197,9 @@ class Ledger:
             durable.write_bytes(self._files.copies / file["path"], (self.workspace / file["path"]).read_bytes())
 
     def fail(self, step: Step, cause: str, seconds: float = 0.0, remedies: Iterable = ()) -> None:
-        """Record that the work ended without a result, and why."""
+        """Record that the work ended without a result, and why; nothing when the end came before `start` had ended."""
+        if step.name not in self._running:
+            return
         self._end(
             step,
             state=FAILED,

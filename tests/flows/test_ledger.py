@@ -410,6 +410,12 @@ def test_the_time_of_an_interruption_is_the_last_sign_of_life(house, monkeypatch
     assert reason(house, CLEAN).startswith("interrupted at 2033-05-1")
 
 
+def test_a_step_that_ends_before_its_start_is_recorded_is_as_it_was(house):
+    ledger = house.done(CLEAN)
+    ledger.fail(CLEAN, "stopped by a person")  # Ctrl-C between the decision and the record
+    assert kept(house, CLEAN)
+
+
 def test_a_failed_step_runs_again_and_says_why_it_failed(house):
     ledger = house.session()
     ledger.start(CLEAN, SETTINGS, "never run")
