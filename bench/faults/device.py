@@ -8,12 +8,15 @@ the undisturbed run's to the byte. What fails once goes on on the accelerator, w
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from filelock import FileLock
 
+from bench.faults import memory
 from bench.faults.injection import injecting
 from bench.faults.kind import Finding, Kind, NotSurvived
 from bench.faults.scene import Scene
+from nanogpt import durable
 
 MPS = {"what": "pretend", "device": "mps"}
 ON_MPS = ("--set", "device.type=mps", "--budget", "1h")  # steps, not the clock, end the training
@@ -68,6 +71,20 @@ def once(scene: Scene) -> Finding:
     if len([row for row in scene.remedies() if row["symptom"] != INTERRUPTED]) != 1 or last_device(scene) != "mps":
         raise NotSurvived(f"gave up at once: {scene.remedies()}")
     return Finding(scene.noticed("already committed command buffer"), row["remedy"], steps_lost=row["steps_lost"])
+
+
+def out_of_memory(scene: Scene) -> Finding:
+    """MPS's allocator refuses each backward pass of more than two windows, from step 5 on."""
+    memory.prepare(scene, memory.LIGHT)
+    fault = {**ALWAYS, "what": "raise", "error": "mps out of memory", "operator": "aten::embedding_dense_backward",
+             "micro_batch_above": 2, "from_step": 5}  # fmt: skip
+    for phase in ("environment", "implementation", "configuration", "training"):
+        scene.run(*ON_MPS, "--only", phase, env=injecting(MPS, fault))
+    rows = memory.remedies(scene)
+    if len(rows) != 1 or last_device(scene) != "mps" or memory.micro_batch(scene) != 2:
+        raise NotSurvived(f"not one fresh process with half the micro-batch: {rows}, {last_device(scene)}")
+    return Finding(scene.noticed("MPS backend out of memory"), rows[0]["remedy"], memory.told(scene),
+                   memory.seconds_lost(scene), rows[0]["steps_lost"])  # fmt: skip
 
 
 def in_the_proof(scene: Scene) -> Finding:
@@ -141,15 +158,13 @@ def prepare(scene: Scene) -> None:
     shutil.copytree(ready, scene.workspace)
 
 
-def counter(scene: Scene):
+def counter(scene: Scene) -> Path:
     return scene.workspace.with_name(f"{scene.workspace.name}.counter")
 
 
 def last_device(scene: Scene) -> str:
     """What the training ended on."""
-    import json
-
-    return json.loads((scene.model / "outcome.json").read_text(encoding="utf-8"))["device"]
+    return durable.read_json(scene.model / "outcome.json")["device"]
 
 
 KINDS = [
@@ -160,6 +175,7 @@ KINDS = [
     Kind("mps, hang", "device", hang, seconds=SECONDS),
     Kind("mps, slightly wrong numbers", "device", slightly_wrong, seconds=SECONDS),
     Kind("mps, abort once", "device", once, exact=False, seconds=SECONDS),
+    Kind("mps, out of memory", "device", out_of_memory, template="whole", exact=False, seconds=SECONDS),
     Kind("mps, abort while it is proved", "device", in_the_proof, seconds=SECONDS),
     Kind("mps, hang while the library is checked", "device", in_the_checks, seconds=SECONDS),
     Kind("mps, abort while speed is measured", "device", in_the_measurement, seconds=SECONDS),
