@@ -48,6 +48,7 @@ class Campaign:
                 verdict = judge(scene, kind.exact)
                 seconds = scene.seconds_lost() if found.seconds_lost is None else found.seconds_lost
                 steps = scene.steps_lost() if found.steps_lost is None else found.steps_lost
+                noticed = found.noticed.replace(f"{scene.workspace}/", "")
         except Interrupted:
             raise
         except Exception as error:  # whatever went wrong is this kind's result; the others go on
@@ -55,7 +56,7 @@ class Campaign:
             return {**row, "survived": False, "why": why, "seconds": round(time.monotonic() - began, 1)}
         del row["look"]
         return {
-            **row, "survived": True, "times": found.times, "noticed": found.noticed, "remedy": found.remedy,
+            **row, "survived": True, "times": found.times, "noticed": noticed, "remedy": found.remedy,
             "result": "; ".join(filter(None, [found.result, verdict])), "seconds_lost": round(seconds, 1),
             "steps_lost": steps, "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
