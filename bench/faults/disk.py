@@ -133,10 +133,10 @@ def stays_full_for_a_while(scene: Scene) -> Finding:
 
 
 def full_while_the_text_is_read(scene: Scene) -> Finding:
-    """The file system (a small ext4) is full as soon as phase 3, which cleans and tokenises the text, has begun."""
+    """The file system (a small ext4) is full as soon as phase 4, which cleans and tokenises the text, has begun."""
     with on_a_small_disk(scene) as hog:
         going = scene.start()
-        going.wait_for(lambda: "3 Dataset" in going.output, "phase 3")
+        going.wait_for(lambda: "4 Dataset" in going.output, "phase 4")
         hog.keep_full()
         _wait_for_the_wait(going)
         hog.leave()
@@ -294,10 +294,11 @@ if can_mount():
     KINDS += [
         Kind("disk fills while it trains", "disk", fills_while_it_trains),
         Kind("disk stays full for a while", "disk", stays_full_for_a_while),
-        Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, template="fresh"),
+        Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, small=False,
+             template="fresh"),
         Kind("disk full while the report is drawn", "disk", full_while_the_report_is_written, template="whole"),
         Kind("disk full at the start", "disk", full_at_the_start, template="whole"),
         Kind("file system unmounted while it trains", "disk", unmounted),
-    ]
+    ]  # fmt: skip
 if can_be_immutable():
     KINDS.append(Kind("model's folder read-only while it trains", "disk", may_not_be_written))
