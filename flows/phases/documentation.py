@@ -140,7 +140,7 @@ def _troubles(run: Run) -> dict:
 
 def _told(run: Run) -> dict:
     """What the report has to tell besides the steps' results: the weights may be the same with a remedy as without."""
-    mended = [row for row in run.all_remedies() if not row["step"].startswith("documentation.")]
+    mended = [row for row in run.all_remedies() if row["step"] != "documentation.report"]  # its own come too late
     return {**_troubles(run), "remedies": [f"{row['when']} {row['symptom']}" for row in mended]}
 
 
