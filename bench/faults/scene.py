@@ -1,9 +1,9 @@
 """Where a kind of fault is inflicted: a private copy of a run, the real command on it, and questions about it.
 
 Templates (Kind.template) that a scene is a copy of:
-    "half"   a finished run of which the training was begun anew (--redo) and stopped by Ctrl-C between steps 62 and
-             100: checkpoints at 40 and 60 or later, best/ and before-cooldown. The same command goes on with it in
-             about 6 s of one core, for what comes after the training is kept when the weights are the same again.
+    "half"   a finished run of which the training was begun anew (--redo) and stopped by Ctrl-C at step 75: checkpoints
+             at 40, 60 and 75, best/ and before-cooldown. The same command goes on with it in about 6 s of one core,
+             for what comes after the training is kept when the weights are the same again.
     "whole"  a finished run. The same command keeps everything (1 s); with --redo STEP it does one step again, with
              --redo training.tiny the whole training (6 s), with --redo implementation.checks phase 2, and so on.
     "fresh"  nothing. A whole run (25 s of one core): for what must be seen from the beginning.

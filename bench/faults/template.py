@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from bench.faults.injection import injecting
 from bench.faults.kind import NotSurvived
 from flows.options import CHECKOUT
 from nanogpt import durable
@@ -36,7 +37,8 @@ device: {{type: cpu, mixed_precision: false, threads: 1}}
 """
 CHARACTERS = 40_000
 TEMPLATES = ("fresh", "half", "whole")
-HALF = range(62, 100)  # steps after which the half one is stopped: after an evaluation, in the cool-down
+HALF = 75  # the step at which the half one is stopped: after an evaluation, in the cool-down, between checkpoints
+SLOW_SECONDS = 4.0  # that this step takes: time to be stopped in, and less than Ctrl-C's grace of 8 s
 DONE = "templates.json"
 
 
@@ -99,17 +101,14 @@ class Templates:
 
 
 def _stop_in_the_middle(scene: Scene) -> None:
-    """The finished model is trained anew, as --redo does, and Ctrl-C stops that in the middle."""
-    for _ in range(5):
-        going = scene.start("--redo", f"training.{MODEL}")
-        going.wait_for(lambda: HALF.start <= scene.last_step() < STEPS, f"step {HALF.start}")
-        going.interrupt()
-        result = going.wait()
-        if result.code == 130 and HALF.start <= scene.last_step() < HALF.stop:
-            return
-        if result.code not in (0, 130):
-            raise NotSurvived(f"Ctrl-C ended with exit code {result.code}: {result.output[-500:]}")
-    raise NotSurvived(f"five trainings could not be stopped between steps {HALF.start} and {HALF.stop}")
+    """The finished model is trained anew, as --redo does, and Ctrl-C stops it while one of its steps takes long."""
+    slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": HALF}
+    going = scene.start("--redo", f"training.{MODEL}", env=injecting(slow))
+    going.wait_for(lambda: scene.last_step() == HALF - 1, f"step {HALF}")
+    going.interrupt()
+    result = going.wait()
+    if result.code != 130 or scene.last_step() != HALF:
+        raise NotSurvived(f"Ctrl-C: exit code {result.code}, step {scene.last_step()}: {result.output[-500:]}")
 
 
 def _text(folder: Path) -> str:

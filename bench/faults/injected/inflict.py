@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -40,8 +41,11 @@ def say(text: str) -> None:
 
 def hang(words: dict) -> None:
     how = words.get("how", "waiting")
-    while how == "asleep":
-        time.sleep(1)
+    if how == "asleep":
+        until = time.monotonic() + words.get("seconds", math.inf)
+        while time.monotonic() < until:
+            time.sleep(0.2)
+        return
     library = (ctypes.PyDLL if how == "holding" else ctypes.CDLL)(None)
     mutex = ctypes.create_string_buffer(PTHREAD_MUTEX_BYTES)
     library.pthread_mutex_init(mutex, None)

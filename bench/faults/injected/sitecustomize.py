@@ -10,9 +10,9 @@ torch, is not slowed.
 A fault is a mapping. `what` happens:
     "raise"     `error`: a name of wordings.ERRORS ("mps out of memory", "MemoryError", ...), or `type` and `says`
     "abort"     `says` on stderr (default: Metal's assertion), then abort(): SIGABRT
-    "hang"      `how`: "asleep" (Python's sleep: handlers of signals run), "waiting" (default; in C, on a lock that
-                never opens, as in torch.mps.synchronize: other threads live, no Python handler runs, SIGKILL ends it),
-                "holding" (the same with the interpreter's lock: no thread lives)
+    "hang"      `how`: "asleep" (in Python, for `seconds` or for ever: handlers of signals run), "waiting" (default;
+                in C, on a lock that never opens, as in torch.mps.synchronize: other threads live, no Python handler
+                runs, SIGKILL ends it), "holding" (the same with the interpreter's lock: no thread lives)
     "print"     `says` on stderr (default: the command-buffer line)
     "wrong"     from now on each result of `operator` is multiplied by 1 + `by` (default -1: zeros); no error is raised
     "gradients" `value` (default "nan", or "inf", or a factor) is put into the gradients of the step before their norm
