@@ -21,7 +21,7 @@ from nanogpt.faults import UserError
 from nanogpt.training.live import describe
 from nanogpt.training.metrics import read_rows
 
-PLOT_SECONDS = 20.0  # between redrawings of the loss plot; one takes about 0.1 s of this process
+PLOT_SECONDS = 60.0  # between redrawings of the loss plot; one takes 0.11 s of a core, which the trainer may want
 CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
 AGAINST_MEMORY = (remedies.HALVE, remedies.RECOMPUTE, remedies.SHORTEN)
 LEAVES_THE_DATA_IN_DOUBT = ("killed", "aborted", "crashed", "stall", faults.UNKNOWN, faults.CORRUPT_FILE)

@@ -6,8 +6,9 @@ Two things are counted, and their sum is told as a share of the run, from the st
   steps (decisions, digests, markers, commits, pages), and the end. Of a training step, only what its process lives is
   work, for that is what `nanogpt train` takes by hand; all else of the step (noticing its end, plot, card) is counted.
   The work of other steps is taken whole: a worker's start stands for that of the command by hand.
-- seconds of processor time that orchestrator and Prefect's server take while the trainer computes, as if each of them
-  were taken from it.
+- seconds of processor time that orchestrator and Prefect's server take while the trainer computes, divided by the
+  number of cores: the share of the machine that the trainer cannot have. Where it computes on all cores and each of
+  its threads has to wait for the slowest, it may lose as much as all of that time: that share is told as well.
 
 Times of steps are those of the action log (ms), the life of a trainer is seen from outside (0.2 s).
 """
@@ -32,6 +33,7 @@ from bench.faults.kind import NotSurvived
 from bench.faults.process import Patience, Process, free_port, is_server, is_trainer
 from bench.faults.template import shared_data
 from flows.options import CHECKOUT, seconds_of
+from nanogpt.machine import cores
 
 LIMIT = 0.03
 LOOK_SECONDS = 0.2
@@ -88,14 +90,16 @@ def costs(run: Interval, steps: dict[str, Interval], trainers: list[Trainer]) ->
         whose: sum(trainer.after[whose] - trainer.before[whose] for trainer in trainers)
         for whose in (ORCHESTRATOR, SERVER)
     }
-    share = (outside + sum(processor.values())) / whole
+    taken = sum(processor.values())
     return {
         "run, seconds": round(whole, 1),
         "start, seconds": round(start, 2), "end, seconds": round(end, 2),
         "between steps, seconds": round(outside - start - end - around, 2),
         "training steps without their process, seconds": round(around, 2),
-        **{f"processor time of {whose} in training, seconds": round(taken, 2) for whose, taken in processor.items()},
-        "orchestration, % of the run": round(100 * share, 2), "aim, % of the run": 100 * LIMIT,
+        **{f"processor time of {whose} in training, seconds": round(used, 2) for whose, used in processor.items()},
+        "orchestration, % of the run": round(100 * (outside + taken / cores()) / whole, 2),
+        "the same, if the trainer lost all of that processor time, %": round(100 * (outside + taken) / whole, 2),
+        "aim, % of the run": 100 * LIMIT,
     }  # fmt: skip
 
 
