@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flows.supervisor import WRONG_NUMBERS
 from flows.worker import WorkerDied
 from nanogpt import durable
+from nanogpt.faults import OUT_OF_MEMORY, classify
 
 if TYPE_CHECKING:
     from flows.run import Run
@@ -38,6 +39,13 @@ def on_device(run: Run, step: str, work: Callable[[str], T], proved: str | None 
                 return result
             evidence = f"{device}: {complaint[0]}"
         except FAILURES as error:
+            if classify(error) == OUT_OF_MEMORY and not isinstance(error, WorkerDied):
+                run.remedy(
+                    step=step, symptom=OUT_OF_MEMORY, evidence=f"{device}: {first_line(error)}",
+                    remedy="this alone on the CPU", outcome=f"{device} stays", steps_lost=0,
+                    cost_seconds=round(time.monotonic() - began, 1),
+                )  # fmt: skip
+                break
             evidence = f"{device}: {first_line(error)}"
         run.worker.close(kill=True)  # a device that failed may not let its process end
         if remedy == CPU:

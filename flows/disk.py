@@ -29,7 +29,8 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 600.0  # of a wait, in the action log
 LEAST = 1 << 20  # bytes; what a step without large files writes
 SPACE_FACTOR = 1.5  # as nanogpt.training.room wants it
-MOST_TIMES = 12  # that one piece of work is begun again; each time, twice the room is asked for
+MOST_DOUBLINGS = 2  # of the room that is asked for: a figure that a person can free
+MOST_TIMES = 12  # that one piece of work is begun again; with more room at first
 UNFINISHED = re.compile(r"^\..*\.(\d+)\.tmp$")  # as nanogpt.durable names what it writes, with its process
 
 
@@ -49,7 +50,7 @@ def with_room(run: Run, step: str, work: Callable[[], T]) -> T:
             if faults.classify(error) != faults.DISK_FULL:
                 raise
             folder = _folder_of(run, error)
-            needed = getattr(error, "needed", None) or max(LEAST, 2 * largest_in(folder)) << times
+            needed = getattr(error, "needed", None) or max(LEAST, 2 * largest_in(folder)) << min(times, MOST_DOUBLINGS)
             evidence = _words_of(error)
         make_room(run, step, evidence, folder, needed)  # outside: an error that is stored keeps what it was raised in
         if "File too large" in evidence:

@@ -6,36 +6,51 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
 REMEMBERED_SECONDS = 3.0  # what is left after a death says nothing: the dead process gave its memory back
-GROUPS = {  # by controllers in /proc/self/cgroup, version 2 names none: folder, limit, use, count of kills
-    "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "memory.events"),
-    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"),
-}
+
+
+@dataclass(frozen=True)
+class GroupFiles:
+    """Where a control group tells of its memory. `cache`: what of its use is files that can be dropped."""
+
+    root: Path
+    limit: str
+    used: str
+    cache: str
+    kills: str
+
+
+GROUPS = {  # by controllers in /proc/self/cgroup, version 2 names none
+    "": GroupFiles(Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file", "memory.events"),
+    "memory": GroupFiles(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",
+                         "total_inactive_file", "memory.oom_control"),
+}  # fmt: skip
 
 
 class MemoryPressure:
     """The machine's memory, and that of this process's control group, over the last seconds."""
 
     def __init__(self) -> None:
-        self._shares: deque[tuple[float, float]] = deque()  # (moment, share left)
-        self._kills = kernel_kills()
+        self._looks: deque[tuple[float, float, int]] = deque()  # (moment, share left, kills of the kernel)
+        self.look()
 
     def look(self) -> None:
         now = time.monotonic()
-        self._shares.append((now, share_left()))
-        while now - self._shares[0][0] > REMEMBERED_SECONDS:
-            self._shares.popleft()
+        self._looks.append((now, share_left(), kernel_kills()))
+        while now - self._looks[0][0] > REMEMBERED_SECONDS:
+            self._looks.popleft()
 
     def evidence(self) -> str:
         """Why a SIGKILL now was for want of memory; "" if nothing speaks for it."""
-        if kernel_kills() > self._kills:
+        if kernel_kills() > self._looks[0][2]:  # seconds ago: one of hours ago was another program's
             return "the kernel has killed for want of memory"
-        least = min((share for _, share in self._shares), default=1.0)
+        least = min(share for _, share, _ in self._looks)
         return f"killed with {least:.0%} of memory left" if least < PRESSURE else ""
 
 
@@ -49,23 +64,24 @@ def kernel_kills() -> int:
     """How many processes Linux has killed for want of memory, as far as it tells; 0 elsewhere."""
     counted = _counted(Path("/proc/vmstat"), "oom_kill")
     for group, files in _groups():
-        counted += _counted(group / files[3], "oom_kill")
+        counted += _counted(group / files.kills, "oom_kill")
     return counted
 
 
 def _shares_of_groups() -> Iterator[float]:
     for group, files in _groups():
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max" is no limit
-            limit = int((group / files[1]).read_text(encoding="ascii"))
-            yield max(0.0, 1 - int((group / files[2]).read_text(encoding="ascii")) / limit)
+            limit = int((group / files.limit).read_text(encoding="ascii"))
+            used = int((group / files.used).read_text(encoding="ascii"))
+            yield min(1.0, 1 - (used - _counted(group / "memory.stat", files.cache)) / limit)
 
 
-def _groups() -> Iterator[tuple[Path, tuple]]:
+def _groups() -> Iterator[tuple[Path, GroupFiles]]:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers in GROUPS:
-                yield GROUPS[controllers][0] / path.lstrip("/"), GROUPS[controllers]
+                yield GROUPS[controllers].root / path.lstrip("/"), GROUPS[controllers]
 
 
 def _counted(file: Path, name: str) -> int:

@@ -38,13 +38,14 @@ MAIN_THREAD = re.compile(r'^Current thread [^\n]*\n\s+File "([^"]+)", line (\d+)
 class Ending:
     """How a trainer ended: a symptom of nanogpt.faults ("" when it finished), the evidence, and its outcome.
 
-    untrusted_since: what it wrote at this time (time.time()) or later is wrong, though whole.
+    trusted: the checkpoints that were there before its numbers went wrong; any other is wrong, though whole. None: all
+    can be trusted.
     """
 
     symptom: str
     evidence: str
     outcome: dict
-    untrusted_since: float | None = None
+    trusted: frozenset | None = None
 
 
 def train(
@@ -55,18 +56,21 @@ def train(
     *,
     device: str = "cpu",
     stall_seconds: float | None = None,
+    step_seconds: float = 0.0,
     reason_to_pause: Callable[[], str] = lambda: "",
 ) -> Ending:
     """Run `nanogpt train` with `arguments` in `folder` until it ends.
 
     `on_progress` gets each new heartbeat. `reason_to_pause` is asked at every look; once it gives one, the child is
     asked to save and end, with the symptom "paused". KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
-    saves, and is raised again. Child output goes to `log`. On an accelerator, `device`, a child that aborts was
-    aborted by it, and one that complains of a command buffer computes nonsense from then on.
+    saves, and is raised again. Child output goes to `log`. `step_seconds` is what a step is expected to take. On an
+    accelerator, `device`, a child that aborts was aborted by it, and one that complains of a command buffer computes
+    nonsense from then on.
     """
     (folder / "outcome.json").unlink(missing_ok=True)
     said = ChildLog(log)
-    life = Life(_read(folder / "heartbeat"), STALL_SECONDS if stall_seconds is None else stall_seconds)
+    patience = STALL_SECONDS if stall_seconds is None else stall_seconds
+    life = Life(_read(folder / "heartbeat"), patience, step_seconds)
     pressure = MemoryPressure()
     with open(log, "ab") as output:
         # A session of its own: Ctrl-C reaches the child once, from here, and never twice.
@@ -75,13 +79,14 @@ def train(
             start_new_session=True,
         )  # fmt: skip
     try:
-        clean_at = time.time()
+        trusted = checkpoints_in(folder)
         while child.poll() is None:
-            looked_at = time.time()
-            if device != "cpu" and (line := said.line_like(WRONG_NUMBERS)):
-                _kill(child)  # asked to end, it would save what it has
-                return Ending(faults.DEVICE, line, {}, untrusted_since=clean_at)
-            clean_at = looked_at
+            if device != "cpu":
+                written = checkpoints_in(folder)  # before the look at the log: what comes with a complaint is none
+                if line := said.line_like(WRONG_NUMBERS):
+                    _kill(child)  # asked to end, it would save what it has
+                    return Ending(faults.DEVICE, line, {}, trusted)
+                trusted = written
             pressure.look()
             time.sleep(POLL_SECONDS)
             heartbeat = _read(folder / "heartbeat")
@@ -99,8 +104,20 @@ def train(
         _stop(child)
         raise
     if device != "cpu" and (line := said.line_like(WRONG_NUMBERS)):
-        return Ending(faults.DEVICE, line, {}, untrusted_since=clean_at)
+        return Ending(faults.DEVICE, line, {}, trusted)
     return _ending(child.returncode, _read(folder / "outcome.json"), pressure, said, device)
+
+
+def checkpoints_in(folder: Path) -> frozenset:
+    """Every checkpoint of a model, best/ included, each with what no later one of its name has."""
+    found = set()
+    for manifest in [*folder.glob("checkpoints/*/manifest.json"), folder / "best/manifest.json"]:
+        try:
+            facts = manifest.stat()
+        except OSError:
+            continue  # replaced or removed just now
+        found.add((manifest.parent, facts.st_ino, facts.st_mtime_ns))
+    return frozenset(found)
 
 
 def trainer_command(arguments: list[str]) -> list[str]:
@@ -140,10 +157,10 @@ def _killed(number: signal.Signals, pressure: MemoryPressure, said: ChildLog, de
 class Life:
     """Whether a child goes on: the time since its heartbeat last changed, and how long that may be."""
 
-    def __init__(self, earlier: dict, stall_seconds: float):
+    def __init__(self, earlier: dict, stall_seconds: float, step_seconds: float = 0.0):
         self._latest, self._patience = earlier, stall_seconds  # an earlier attempt's is no sign of life
         self._beat_at = self._stepped_at = time.monotonic()
-        self._step_seconds = 0.0
+        self._step_seconds = step_seconds
         self.step: int | None = None
 
     def is_shown_by(self, heartbeat: dict) -> bool:
@@ -187,11 +204,15 @@ class ChildLog:
         found = pattern.search(text)
         return text[found.start() :].splitlines()[0][:300] if found else ""
 
-    def text(self, most: int = 64_000) -> str:
-        """All that was said, or its last `most` bytes."""
+    def text(self, most: int = 64_000, since: int = 0) -> str:
+        """All that was said, beyond the file's byte `since`, or its last `most` bytes."""
         with open(self.path, "rb") as file:
-            file.seek(max(self._began_at, file.seek(0, os.SEEK_END) - most))
+            file.seek(max(self._began_at, since, file.seek(0, os.SEEK_END) - most))
             return file.read().decode("utf-8", "replace")
+
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return self.path.stat().st_size
 
     def last_words(self) -> str:
         """The last error's line, where there is one: the stacks of an abort come behind it."""
@@ -222,13 +243,13 @@ def _kill(child: subprocess.Popen) -> None:
 
 def _dump_and_stop(child: subprocess.Popen, said: ChildLog) -> str:
     """The child's stacks into its log (faulthandler listens to SIGUSR1), then its end; where its main thread was."""
-    before = len(said.text())
+    before = said.size()
     child.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + DUMP_SECONDS
     found = None
     while found is None and child.poll() is None and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        found = MAIN_THREAD.search(said.text()[before:])
+        found = MAIN_THREAD.search(said.text(since=before))
     _stop(child)
     if found is None:
         return "it gave no stack"

@@ -24,6 +24,7 @@ from nanogpt.training.metrics import read_rows
 PLOT_SECONDS = 60.0  # between redrawings of the loss plot; one takes 0.11 s of a core, which the trainer may want
 CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget
 AGAINST_MEMORY = (remedies.HALVE, remedies.RECOMPUTE, remedies.SHORTEN)
+SAYS_THAT_THE_DEVICE_FAILS = (faults.DEVICE, "stall")  # of the other symptoms, this model's training may be the cause
 LEAVES_THE_DATA_IN_DOUBT = ("killed", "aborted", "crashed", "stall", faults.UNKNOWN, faults.CORRUPT_FILE)
 
 
@@ -56,7 +57,8 @@ class Treatment:
             progress = Progress(self.run, self.config, self.folder, self._mended_by_the_trainer, self._trains_again)
             ending = supervisor.train(
                 self._arguments(), self.folder, self.run.paths.logs / f"{self.config.name}.log", progress,
-                device=self.attempt.device, reason_to_pause=lambda: self.run.surroundings.reason_to_pause(self.step),
+                device=self.attempt.device, step_seconds=self._planned_step_seconds(),
+                reason_to_pause=lambda: self.run.surroundings.reason_to_pause(self.step),
             )  # fmt: skip
             progress.tell_events()
             if not ending.symptom:
@@ -68,15 +70,20 @@ class Treatment:
             if ending.symptom != "paused":
                 self._treat(ending, progress)
 
+    def _planned_step_seconds(self) -> float:
+        rungs = self.run.ledger.facts("configuration.plan").get("ladder", [])
+        planned = (rung["seconds"] / rung["max_iters"] for rung in rungs if rung["name"] == self.config.name)
+        return next(planned, 0.0)
+
     def _treat(self, ending: Ending, progress: Progress) -> None:
         """Choose a remedy, apply it and record it. Raises DoesNotFit, RuntimeError."""
         ending = self._told_apart(ending)
-        if progress.saved_steps() > 0:
-            self.doctor.recovered()
         if ending.symptom == faults.READ_ONLY:
             raise disk.Unwritable(f"{ending.evidence}; {remedies.TABLE[faults.READ_ONLY].told}")
-        if ending.untrusted_since is not None:  # also where nothing is left to try: a later start goes on from here
-            set_aside_since(self.folder, ending.untrusted_since)
+        if ending.trusted is not None:  # also where nothing is left to try: a later start goes on from here
+            set_aside_all_but(ending.trusted, self.folder)
+        if progress.saved_steps() > 0:
+            self.doctor.recovered()
         prescription = self.doctor.prescribe(ending.symptom, self.attempt)
         if prescription is None:
             if ending.symptom == faults.OUT_OF_MEMORY:
@@ -90,9 +97,9 @@ class Treatment:
             disk.make_room(self.run, self.step, ending.evidence, self.folder, ending.outcome.get("needed"))
             append_event(self.folder, _as_event(remedy, ending, progress))
             return
-        if remedy in AGAINST_MEMORY:
+        if remedy in AGAINST_MEMORY and ending.symptom == faults.OUT_OF_MEMORY:
             remembered.note(self.run, self.config, asdict(self.attempt), ending.evidence)
-        if remedy is remedies.CPU and before.device != "cpu":
+        if remedy is remedies.CPU and before.device != "cpu" and ending.symptom in SAYS_THAT_THE_DEVICE_FAILS:
             accelerator.give_up(self.run, ending.evidence)
         append_event(self.folder, _as_event(remedy, ending, progress))
         row = self._record(
@@ -170,6 +177,9 @@ class Treatment:
 def first_attempt(run: Run, config: Config, folder: Path) -> Attempt:
     """As configured, or as an earlier session of this training, or an earlier run, settled on when memory ran out."""
     given_up = accelerator.reason_given_up(run)
+    if given_up and config.device.type != "cpu":
+        run.tell(f"{config.name}: on the CPU, for {config.device.type} was given up ({given_up}); "
+                 "--redo environment.device proves it anew", "warning")  # fmt: skip
     known = remembered.settled(run, config) or {}
     micro_batch = min(_micro_batch(config, folder), known.get("micro_batch") or config.training.batch_size)
     return Attempt(
@@ -203,21 +213,21 @@ def seconds_to_train(run: Run, config: Config, folder: Path) -> float:
 
 
 def _trained_seconds(folder: Path) -> float:
-    """Training time already in this model's latest heartbeat; 0 before the first."""
+    """Training time that the newest checkpoint has, by the latest heartbeat's pace; 0 before the first."""
     try:
-        return float(durable.read_json(folder / "heartbeat").get("seconds", 0.0))
-    except (OSError, ValueError):
+        heartbeat = durable.read_json(folder / "heartbeat")
+        seconds, step = float(heartbeat["seconds"]), int(heartbeat["step"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0
+    return seconds * min(1.0, saved_step(folder) / step) if step else 0.0
 
 
-def set_aside_since(folder: Path, moment: float) -> None:
-    """Rename every checkpoint that was written at `moment` (time.time()) or later to *.bad.
-
-    From then on the device's numbers were wrong, whatever the digests say.
-    """
-    for manifest in [*folder.glob("checkpoints/*/manifest.json"), folder / "best/manifest.json"]:
-        checkpoint = manifest.parent
-        if not checkpoint.name.endswith(".bad") and manifest.exists() and manifest.stat().st_mtime >= moment:
+def set_aside_all_but(trusted: frozenset, folder: Path) -> None:
+    """Rename every checkpoint of a model that is none of supervisor.checkpoints_in() `trusted` to *.bad: the device's
+    numbers were wrong when it was written, whatever its digests say."""
+    for found in supervisor.checkpoints_in(folder) - trusted:
+        checkpoint = found[0]
+        if not checkpoint.name.endswith(".bad"):
             aside = checkpoint.with_name(f"{checkpoint.name}.bad")
             disk.remove(aside)
             checkpoint.rename(aside)

@@ -122,7 +122,7 @@ def _tell_of_the_smaller(run: Run, models: dict, unmeasured: dict[str, str]) -> 
         return
     reasons = "; ".join(f"{name} {reason}" for name, reason in unmeasured.items())
     if not models:
-        raise RuntimeError(f"no model fits into memory: {reasons}")
+        raise MemoryError(f"no model fits into memory: {reasons}")
     run.remedy(
         step=MEASURE.name, symptom=OUT_OF_MEMORY, evidence=f"{asked_for[0]} {unmeasured[asked_for[0]]}",
         remedy=NEXT_SMALLER, outcome=next(iter(models)), cost_seconds=0.0, steps_lost=0,

@@ -234,7 +234,7 @@ def test_where_the_model_asked_for_is_predicted_not_to_fit_the_next_smaller_one_
 
 
 def test_where_not_even_the_smallest_fits_the_reasons_are_told(start):
-    with pytest.raises(RuntimeError, match=r"no model fits into memory: tiny_model cannot .*; micro cannot be trained"):
+    with pytest.raises(MemoryError, match=r"no model fits into memory: tiny_model cannot .*; micro cannot be trained"):
         configuration.measure_speed(start(Small(8), *CONFIG))
 
 

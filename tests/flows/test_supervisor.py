@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from flows import memory_pressure, supervisor
+from flows import memory_pressure, supervisor, treatment
 from nanogpt import durable
 
 pytestmark = pytest.mark.slow
@@ -141,11 +141,46 @@ forever()
 
 
 def test_wrong_numbers_that_are_only_on_stderr_end_the_child_before_it_saves_them(watch):
-    before = time.time()
     ending = watch.over(COMPLAINS, device="mps")
     assert (ending.symptom, ending.evidence) == ("device", "Error: command buffer exited with error status.")
-    assert before <= ending.untrusted_since <= time.time()
+    assert ending.trusted == supervisor.checkpoints_in(watch.folder)
     assert watch.trainer_is_gone and not (watch.folder / "saved").exists()
+
+
+def test_only_checkpoints_from_before_the_complaint_are_trusted(watch):
+    before = watch.folder / "checkpoints/step-00000020"
+    durable.write_json(before / "manifest.json", {})
+    durable.write_json(watch.folder / "best/manifest.json", {})
+    ending = watch.over("""
+        beat(1)
+        time.sleep(0.3)
+        os.write(2, b"Error: command buffer exited with error status.\\n")
+        later = folder / "checkpoints/step-00000040"
+        later.mkdir()
+        (later / "manifest.json").write_text("{}")
+        (folder / "part").write_text("{}")
+        os.replace(folder / "part", folder / "best/manifest.json")
+        os.utime(later / "manifest.json", (0, 0))  # whatever the clock says
+        forever()
+    """, device="mps")  # fmt: skip
+    treatment.set_aside_all_but(ending.trusted, watch.folder)
+    left = sorted(path.relative_to(watch.folder).as_posix() for path in watch.folder.rglob("manifest.json"))
+    assert left in (
+        ["best.bad/manifest.json", "checkpoints/step-00000020/manifest.json",
+         "checkpoints/step-00000040.bad/manifest.json"],
+        ["best/manifest.json", "checkpoints/step-00000020/manifest.json"],  # it was ended before it could write
+    )  # fmt: skip
+
+
+def test_a_talkative_child_still_tells_where_it_stood(watch):
+    ending = watch.over("""
+        import faulthandler
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+        print("word " * 20_000, flush=True)
+        beat(5)
+        forever()
+    """, stall_seconds=0.7)  # fmt: skip
+    assert "in forever" in ending.evidence
 
 
 def test_the_same_words_mean_nothing_on_the_cpu_or_within_a_sentence(watch):
@@ -296,7 +331,7 @@ def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
     watcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from flows import memory_pressure, supervisor
+        from flows import memory_pressure, supervisor, treatment
         supervisor.trainer_command = lambda arguments: [sys.executable, {str(file)!r}, {str(watch.folder)!r}]
         supervisor.train([], Path({str(watch.folder)!r}), Path({str(watch.log)!r}),
                          lambda heartbeat: print("beat", flush=True))
