@@ -55,12 +55,14 @@ class Treatment:
         while True:
             self.run.surroundings.wait_for_power(self.step)
             progress = Progress(self.run, self.config, self.folder, self._mended_by_the_trainer, self._trains_again)
-            ending = supervisor.train(
-                self._arguments(), self.folder, self.run.paths.logs / f"{self.config.name}.log", progress,
-                device=self.attempt.device, step_seconds=self._planned_step_seconds(),
-                reason_to_pause=lambda: self.run.surroundings.reason_to_pause(self.step),
-            )  # fmt: skip
-            progress.tell_events()
+            try:
+                ending = supervisor.train(
+                    self._arguments(), self.folder, self.run.paths.logs / f"{self.config.name}.log", progress,
+                    device=self.attempt.device, step_seconds=self._planned_step_seconds(),
+                    reason_to_pause=lambda: self.run.surroundings.reason_to_pause(self.step),
+                )  # fmt: skip
+            finally:
+                progress.tell_events()  # what was mended in the moment before Ctrl-C is told and remembered, too
             if not ending.symptom:
                 return ending
             if ending.symptom == "user_error":
