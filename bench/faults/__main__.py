@@ -79,7 +79,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--only", metavar="NAME", help="kinds with this in their name or group (* and ? allowed); kills; overhead")
-    add("--small", action="store_true", help=f"every kind once, {SMALL_KILLS} kills, no measurement of the overhead")
+    add("--small", action="store_true", help=f"as the tests do: no variants, {SMALL_KILLS} kills, no overhead")
     add("--kills", type=int, metavar="N", help=f"kills at random moments (default {KILLS})")
     add("--seed", type=int, metavar="N", help="of the moments of the kills (default: another each time)")
     add("--budget", default="10m", metavar="TIME", help="of the run whose overhead is measured (default 10m)")

@@ -169,15 +169,16 @@ def last_device(scene: Scene) -> str:
 
 KINDS = [
     Kind("mps, an operator is not implemented", "device", not_implemented, seconds=SECONDS),
-    Kind("mps, a tensor would become float64", "device", float64, seconds=SECONDS),
+    Kind("mps, a tensor would become float64", "device", float64, seconds=SECONDS, small=False),
     Kind("mps, command-buffer error on stderr alone", "device", command_buffer, seconds=SECONDS),
     Kind("mps, failed assertion and abort", "device", assertion, seconds=SECONDS),
-    Kind("mps, hang", "device", hang, seconds=SECONDS),
+    Kind("mps, hang", "device", hang, seconds=SECONDS, small=False),
     Kind("mps, slightly wrong numbers", "device", slightly_wrong, seconds=SECONDS),
-    Kind("mps, abort once", "device", once, exact=False, seconds=SECONDS),
+    Kind("mps, abort once", "device", once, exact=False, seconds=SECONDS, small=False),
     Kind("mps, out of memory", "device", out_of_memory, template="whole", exact=False, seconds=SECONDS),
-    Kind("mps, abort while it is proved", "device", in_the_proof, seconds=SECONDS),
-    Kind("mps, hang while the library is checked", "device", in_the_checks, seconds=SECONDS),
-    Kind("mps, abort while speed is measured", "device", in_the_measurement, seconds=SECONDS),
-    Kind("mps, an operator is missing in the evaluation", "device", in_the_evaluation, exact=False, seconds=SECONDS),
+    Kind("mps, abort while it is proved", "device", in_the_proof, seconds=SECONDS, small=False),
+    Kind("mps, hang while the library is checked", "device", in_the_checks, seconds=SECONDS, small=False),
+    Kind("mps, abort while speed is measured", "device", in_the_measurement, seconds=SECONDS, small=False),
+    Kind("mps, an operator is missing in the evaluation", "device", in_the_evaluation, exact=False, seconds=SECONDS,
+         small=False),
 ]

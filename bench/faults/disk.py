@@ -293,12 +293,12 @@ if hasattr(resource, "prlimit"):
 if can_mount():
     KINDS += [
         Kind("disk fills while it trains", "disk", fills_while_it_trains),
-        Kind("disk stays full for a while", "disk", stays_full_for_a_while),
+        Kind("disk stays full for a while", "disk", stays_full_for_a_while, small=False),
         Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, small=False,
              template="fresh"),
         Kind("disk full while the report is drawn", "disk", full_while_the_report_is_written, template="whole"),
         Kind("disk full at the start", "disk", full_at_the_start, template="whole"),
-        Kind("file system unmounted while it trains", "disk", unmounted),
+        Kind("file system unmounted while it trains", "disk", unmounted, small=False),
     ]  # fmt: skip
 if can_be_immutable():
     KINDS.append(Kind("model's folder read-only while it trains", "disk", may_not_be_written))

@@ -209,14 +209,14 @@ def every_region(scene: Scene) -> Finding:
 
 KINDS = [
     Kind("three checkpoints", "files", three_checkpoints, seconds=FIVE_RUNS),
-    Kind("all checkpoints", "files", all_checkpoints),
+    Kind("all checkpoints", "files", all_checkpoints, small=False),
     Kind("every region of a checkpoint", "files", every_region),
     Kind("best weights", "files", best_weights, seconds=FIVE_RUNS),
     Kind("metrics and samples", "files", metrics_and_samples, seconds=FIVE_RUNS),
     Kind("outputs of every step", "files", outputs_of_every_step, template="whole", seconds=FIVE_RUNS),
     Kind("markers", "files", markers, template="whole", seconds=FIVE_RUNS),
-    Kind("markers and their copies", "files", markers_and_copies, template="whole", seconds=FIVE_RUNS),
+    Kind("markers and their copies", "files", markers_and_copies, template="whole", seconds=FIVE_RUNS, small=False),
     Kind("what may be lost", "files", unimportant),
     Kind("half-written files", "files", half_written),
-    Kind("folders deleted", "files", folders, template="whole"),
+    Kind("folders deleted", "files", folders, template="whole", small=False),
 ]

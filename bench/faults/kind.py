@@ -55,7 +55,8 @@ class Kind:
 
     `template`: what the scene is a copy of (see scene.py). `exact`: False where the remedy changes how things are
     computed, so that the loss curve must be within rounding instead of the weights to the byte. `small`: also in the
-    small form, which the tests run. `seconds`: after so long it is not survived.
+    small form, which the tests run; variants of another kind, in place or wording, are not. `seconds`: after so long it
+    is not survived.
     """
 
     name: str

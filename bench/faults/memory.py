@@ -294,10 +294,10 @@ LIMITS = [
 KINDS = [
     *(LIMITS if sys.platform == "linux" else []),  # elsewhere no process can limit another, and RLIMIT_AS limits none
     Kind("memory, shorter windows", "memory", windows, template="whole", exact=False),
-    Kind("memory, the next smaller model", "memory", next_smaller, template="whole", exact=False),
+    Kind("memory, the next smaller model", "memory", next_smaller, template="whole", exact=False, small=False),
     Kind("memory, MemoryError in a step", "memory", memory_error, template="whole", exact=False),
-    Kind("memory, bad_alloc in an update", "memory", bad_alloc, template="whole", exact=False),
-    Kind("memory, Rust's allocator aborts", "memory", rust, template="whole", exact=False),
+    Kind("memory, bad_alloc in an update", "memory", bad_alloc, template="whole", exact=False, small=False),
+    Kind("memory, Rust's allocator aborts", "memory", rust, template="whole", exact=False, small=False),
     Kind("memory, killed by the system", "memory", killed, template="whole", exact=False),
-    Kind("memory, comes back", "memory", comes_back, template="whole", exact=False),
+    Kind("memory, comes back", "memory", comes_back, template="whole", exact=False, small=False),
 ]

@@ -138,13 +138,13 @@ def counted(scene: Scene, fault: dict, name: str) -> dict:
 # The first three train anew twice: 220 s were measured beside seven other loads on two cores.
 KINDS = [
     Kind("NaN in gradients", "steps", poisoned, seconds=600.0),
-    Kind("a spike in gradients", "steps", spike, seconds=600.0),
+    Kind("a spike in gradients", "steps", spike, seconds=600.0, small=False),
     Kind("NaN three steps in a row", "steps", rewound, seconds=600.0),
     Kind("a crash at a step", "steps", crash),
     Kind("a crash at the same step for ever", "steps", crash_always),
-    Kind("a segmentation fault", "steps", segfault),
-    Kind("SIGKILL at the same step twice", "steps", killed_twice),
-    Kind("a hang in Python", "steps", hang),
+    Kind("a segmentation fault", "steps", segfault, small=False),
+    Kind("SIGKILL at the same step twice", "steps", killed_twice, small=False),
+    Kind("a hang in Python", "steps", hang, small=False),
     Kind("a hang in C", "steps", hang_in_c),
     Kind("a frozen trainer (SIGSTOP)", "steps", frozen),
     Kind("a display that fails", "steps", display_fails),
