@@ -1,0 +1,154 @@
+"""The campaign's small form: every kind of fault once on the real command, ten kills; and that its verdict can be no.
+
+Each kind is a test of its own, so that both of the suite's processes are busy; they share one set of templates.
+"""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from bench.faults import table
+from bench.faults.__main__ import SMALL_KILLS, main
+from bench.faults.campaign import Campaign
+from bench.faults.damage import one_bit_flipped
+from bench.faults.kills import kill_series
+from bench.faults.kind import Finding, Kind, NotSurvived, all_kinds, chosen
+from bench.faults.process import Result
+from bench.faults.scene import Scene
+from bench.faults.verdict import judge
+from nanogpt import durable
+
+KINDS = chosen(all_kinds(), None, small=True)
+
+
+@pytest.fixture(scope="session")
+def campaign(tmp_path_factory) -> Campaign:
+    """One folder of templates for all processes of the suite: the first that needs them makes them."""
+    folder = tmp_path_factory.getbasetemp()
+    return Campaign((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "campaign", small=True)
+
+
+@pytest.mark.slow
+def test_a_run_survives_ten_kills_at_random_moments(campaign):  # the longest: first, so that no process ends with it
+    figures = kill_series(campaign, SMALL_KILLS, jobs=1)
+    assert figures["survived"], figures["why"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.group}: {kind.name}")
+def test_a_run_survives(campaign, kind):
+    row = campaign.row(kind)
+    assert row["survived"], row["why"]
+    assert row["noticed"] and row["remedy"]
+
+
+def _other_weights(scene: Scene) -> None:
+    scene.reference = replace(scene.reference, final_sha256="0" * 64)
+
+
+def _other_best_weights(scene: Scene) -> None:
+    scene.reference = replace(scene.reference, best_sha256="0" * 64)
+
+
+def _rotten_weights(scene: Scene) -> None:
+    one_bit_flipped(scene.model / "final/model.safetensors")
+
+
+def _a_step_twice(scene: Scene) -> None:
+    lines = (scene.model / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (scene.model / "metrics.jsonl").write_text("".join([*lines[:6], *lines[5:]]))
+
+
+def _a_step_left_out(scene: Scene) -> None:
+    lines = (scene.model / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (scene.model / "metrics.jsonl").write_text("".join([*lines[:5], *lines[6:]]))
+
+
+def _a_rotten_checkpoint(scene: Scene) -> None:
+    (scene.newest_checkpoint() / "state.pt").write_bytes(b"")
+
+
+def _an_unfinished_step(scene: Scene) -> None:
+    marker = scene.markers / "deployment.export.json"
+    marker.write_text(marker.read_text().replace('"finished"', '"started"'))
+
+
+def _no_report(scene: Scene) -> None:
+    (scene.workspace / "reports/default/training_report.md").unlink()
+
+
+def _no_neighbour(scene: Scene) -> None:
+    (scene.model.parents[1] / "neighbour/tiny/best/model.safetensors").unlink()
+
+
+def _a_failed_start(scene: Scene) -> None:
+    scene.results.append(Result(1, "", 0.0))
+
+
+HARMS = {
+    _other_weights: "the final weights are not those",
+    _other_best_weights: "the best weights are not those",
+    _rotten_weights: "training.tiny is called finished, and .* changed",
+    _a_step_twice: r"twice \[\('train', 6\)\]",
+    _a_step_left_out: r"missing \[\('train', 6\)\]",
+    _a_rotten_checkpoint: "passes for a checkpoint",
+    _an_unfinished_step: "deployment.export is started",
+    _no_report: "documentation.report is called finished, and .* is missing",
+    _no_neighbour: "neighbour/tiny/best passes for a checkpoint",
+    _a_failed_start: "no start of the command ended well",
+}
+
+
+@pytest.mark.slow
+def test_the_verdict_sees_every_harm(campaign):
+    for harm, words in HARMS.items():
+        with campaign.scene("whole", harm.__name__) as scene:
+            scene.results.append(Result(0, "", 0.0))
+            assert judge(scene, exact=True) == "same bytes"
+            harm(scene)
+            with pytest.raises(NotSurvived, match=words):
+                judge(scene, exact=True)
+
+
+@pytest.mark.slow
+def test_a_loss_curve_beyond_rounding_is_no_survival(campaign):
+    with campaign.scene("whole", "curve") as scene:
+        scene.results.append(Result(0, "", 0.0))
+        assert judge(scene, exact=False) == "loss curve within 0.0e+00"
+        rows = [{**row, "loss": row["loss"] * 1.01} if "loss" in row else row for row in scene.reference.metrics]
+        scene.reference = replace(scene.reference, metrics=rows)
+        with pytest.raises(NotSurvived, match=r"differs by 0\.01"):
+            judge(scene, exact=False)
+
+
+@pytest.mark.slow
+def test_a_kind_that_is_not_survived_is_told_and_its_run_is_kept(campaign):
+    def nothing_is_said(scene: Scene) -> Finding:
+        """Nothing."""
+        scene.run()
+        return Finding(scene.noticed("the moon fell down"), "")
+
+    row = campaign.row(Kind("moon", "sky", nothing_is_said, template="whole"))
+    assert not row["survived"] and "the moon fell down" in row["why"]
+    kept = list((campaign.templates.folder / "scenes").glob("moon-*"))
+    assert any((folder / "checkpoints").is_dir() for folder in kept)
+
+
+MISTAKES = [["--only", "no such kind"], ["--jobs", "0"], ["--kills", "-1"], ["--write", "--small"]]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_persons_mistake_is_refused(mistake):
+    with pytest.raises(SystemExit) as refused:
+        main(mistake)
+    assert refused.value.code == 2
+
+
+@pytest.mark.fast
+def test_the_table_is_made_from_the_json_and_all_that_is_in_it_was_survived():
+    facts = durable.read_json(table.FACTS)
+    assert table.MARKDOWN.read_text(encoding="utf-8") == table.render(facts)
+    assert all(row["survived"] for row in facts["kinds"])
+    assert facts["kills"]["survived"]
