@@ -76,7 +76,8 @@ def _machine() -> str:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__.split("\n\n")[1])
+    about = __doc__.split("\n\n")[1]
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", allow_abbrev=False, description=about)
     add = parser.add_argument
     add("--only", metavar="NAME", help="kinds with this in their name or group (* and ? allowed); kills; overhead")
     add("--small", action="store_true", help=f"as the tests do: no variants, {SMALL_KILLS} kills, no overhead")

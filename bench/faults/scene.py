@@ -168,9 +168,10 @@ class Scene:
         events = [f"{row['event']}: {row['message']}" for row in self.events()]
         trainer = _text_of(self.log_file.with_name(f"{MODEL}.log"))
         lines = [*told, *self.log().splitlines(), *self.output().splitlines(), *events, *trainer.splitlines()]
-        for line in lines:
-            if all(re.search(word, line, re.IGNORECASE) for word in words):
-                return _without_time(line)
+        for line in lines:  # without the workspace's path, which has the kind's name in it
+            said = line.replace(f"{self.workspace}/", "").replace(str(self.workspace), "")
+            if all(re.search(word, said, re.IGNORECASE) for word in words):
+                return _without_time(said)
         raise NotSurvived(f"nothing was said with {' and '.join(words)}; the log has:\n{self.log()[-1500:]}")
 
     def remedy(self, *words: str) -> dict:
