@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.device import choose
-from nanogpt.faults import EXIT_CODES, UserError, classify
+from nanogpt.faults import EXIT_CODES, FolderLostError, UserError, classify
 from nanogpt.training import lifeline
 from nanogpt.training.model_folder import make_folder
 from nanogpt.training.trainer import Outcome, Trainer
@@ -85,7 +85,7 @@ def _record_failure(folder: Path, error: Exception, is_new: bool) -> None:
     failure = {"status": "failed", "symptom": classify(error), "message": f"{type(error).__name__}: {error}",
                "needed": getattr(error, "needed", None)}  # fmt: skip
     try:
-        if is_new or folder.is_dir():  # one that is gone is not made anew
+        if folder.is_dir() or (is_new and not isinstance(error, FolderLostError)):  # one that is gone stays gone
             durable.write_json(folder / "outcome.json", failure)
     except OSError as cause:  # the disk may be the fault that is being told
         told = f"{folder}/outcome.json could not be written: {cause}"

@@ -10,7 +10,6 @@ A limit is of a model's shape on a device in a precision, and of the memory that
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -98,10 +97,9 @@ class MemoryStore:
                 int(row["micro_batch"])
         except FileNotFoundError:
             return {section: {} for section in SECTIONS}
-        except (ValueError, TypeError, AttributeError, KeyError):
-            aside = self.path.with_name(f"{STORE}.bad")
-            os.replace(self.path, aside)
-            self.notify(f"{self.path} is not what was written; it is now {aside.name}")
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            durable.set_aside(self.path)
+            self.notify(f"{self.path} is not what was written ({error}); it is set aside")
             return {section: {} for section in SECTIONS}
         return known
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from nanogpt.faults import NO_ROOM
 
 SPACE_FACTOR = 1.5  # of the bytes to write: the file system's own needs, and whoever else writes meanwhile
+ENOUGH = 1.25  # of what is held and need not be taken anew
 PIECE = bytes(1 << 20)
 
 
@@ -46,7 +47,7 @@ class Reserve:
         """
         self.is_given_up = False
         wanted = int(size * SPACE_FACTOR)
-        if self._size() == wanted:
+        if ENOUGH * size <= self._size() <= 2 * wanted:  # a checkpoint grows by the rows of its metrics
             return
         if shutil.disk_usage(self.path.parent).free + self._size() < wanted:
             raise NoRoomError(self.path.parent, wanted)  # asked first: else it would fill the disk for a moment

@@ -200,6 +200,7 @@ class Session:
             return
         self.compared = (rows, self.window)
         self.folder.beat("comparing the device with the CPU")
+        self.optimizer.forget_gradients()  # of the last step: the comparison makes a set of its own
         tokens, targets = next(self.gradients.passes(self.step_data))
         found = require_parity(self.model, tokens, targets, self.computing.precision, self.loss_scale)
         if found:

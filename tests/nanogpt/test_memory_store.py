@@ -76,3 +76,20 @@ def test_a_process_that_may_have_less_than_the_machine_has_counts_that():
         assert memory_bytes() == whole - 1
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize("damage", ["cut", "a folder", "a link to itself"])
+def test_a_store_that_cannot_be_read_counts_as_none_and_is_told(store, damage):
+    told = []
+    text = store.path.read_text()
+    store.path.unlink()
+    if damage == "cut":
+        store.path.write_text(text[:-9])
+    elif damage == "a folder":
+        store.path.mkdir()
+    else:
+        store.path.symlink_to(store.path)
+    store = MemoryStore(store.path.parent, told.append)
+    assert store.limit(CONFIG, 16 * GIB) is None and "set aside" in told[0]
+    store.note_limit(CONFIG, 16 * GIB, Fit(2), "again")
+    assert store.limit(CONFIG, 16 * GIB).fits == Fit(2) and len(told) == 1
