@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from bench.faults.kind import Kind, NotSurvived
+from bench.faults.kind import Kind, NotPossible, NotSurvived
 from bench.faults.process import Interrupted, Patience
 from bench.faults.scene import Scene
 from bench.faults.template import Templates
@@ -49,7 +49,7 @@ class Campaign:
                 seconds = scene.seconds_lost() if found.seconds_lost is None else found.seconds_lost
                 steps = scene.steps_lost() if found.steps_lost is None else found.steps_lost
                 noticed = found.noticed.replace(f"{scene.workspace}/", "")
-        except Interrupted:
+        except (Interrupted, NotPossible):
             raise
         except Exception as error:  # whatever went wrong is this kind's result; the others go on
             why = str(error) if isinstance(error, NotSurvived) else f"{type(error).__name__}: {error}"
@@ -62,11 +62,15 @@ class Campaign:
         }  # fmt: skip
 
     def rows(self, kinds: list[Kind], jobs: int) -> list[dict]:
-        """A row for each kind, in their order; Ctrl-C ends them all."""
+        """A row for each kind that can be inflicted here, in their order; Ctrl-C ends them all."""
         done: list[dict] = []
 
-        def work(kind: Kind) -> dict:
-            row = self.row(kind)
+        def work(kind: Kind) -> dict | None:
+            try:
+                row = self.row(kind)
+            except NotPossible as why:
+                self.tell(f"        not possible here: {kind.group}: {kind.name}: {why}")
+                return None
             done.append(row)
             self.tell(line(row, len(done), len(kinds)))
             return row
@@ -74,7 +78,7 @@ class Campaign:
         with ThreadPoolExecutor(jobs) as threads:
             rows = [threads.submit(work, kind) for kind in kinds]
             try:
-                return [row.result() for row in rows]
+                return [row.result() for row in rows if row.result() is not None]
             except BaseException:
                 self.interrupted.set()
                 threads.shutdown(wait=True, cancel_futures=True)

@@ -32,6 +32,10 @@ class NotSurvived(Exception):
     """What a run should have withstood and did not, in words for the person who looks for the cause."""
 
 
+class NotPossible(Exception):
+    """What cannot be inflicted here: no root, no file system to mount, no copy of a text. Told, and no row."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What was seen when a fault was inflicted: real words and figures of that run, never written by hand.
