@@ -13,7 +13,7 @@ from bench.faults.__main__ import SMALL_KILLS, main
 from bench.faults.campaign import Campaign
 from bench.faults.damage import one_bit_flipped
 from bench.faults.kills import kill_series
-from bench.faults.kind import Finding, Kind, NotSurvived, all_kinds, chosen
+from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived, all_kinds, chosen
 from bench.faults.process import Result
 from bench.faults.scene import Scene
 from bench.faults.verdict import judge
@@ -38,7 +38,10 @@ def test_a_run_survives_ten_kills_at_random_moments(campaign):  # the longest: f
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.group}: {kind.name}")
 def test_a_run_survives(campaign, kind):
-    row = campaign.row(kind)
+    try:
+        row = campaign.row(kind)
+    except NotPossible as why:
+        pytest.skip(str(why))
     assert row["survived"], row["why"]
     assert row["noticed"] and row["remedy"]
 
@@ -135,7 +138,7 @@ def test_a_kind_that_is_not_survived_is_told_and_its_run_is_kept(campaign):
     assert any((folder / "checkpoints").is_dir() for folder in kept)
 
 
-MISTAKES = [["--only", "no such kind"], ["--jobs", "0"], ["--kills", "-1"], ["--write", "--small"]]
+MISTAKES = [["--only", "no such kind"], ["--jobs", "0"], ["--kills", "-1"], ["--smal"]]
 
 
 @pytest.mark.fast
