@@ -68,8 +68,8 @@ def address_space_for_blocks(scene: Scene) -> Finding:
     with limited(scene, limit):
         train(scene)
     row = remedy(scene, "gradient checkpointing")
-    return Finding(scene.noticed("micro-batch 1: .*can't allocate memory|after memory had run out"), f"halved, then: {row['remedy']}",
-                   told(scene), seconds_lost(scene))  # fmt: skip
+    noticed = scene.noticed("micro-batch 1: .*can't allocate memory|after memory had run out")
+    return Finding(noticed, f"halved, then: {row['remedy']}", told(scene), seconds_lost(scene))
 
 
 # -- in the words of allocators --------------------------------------------------------------------------------------
