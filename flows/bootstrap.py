@@ -285,6 +285,8 @@ def install(state, extras, lock):
             )
             say_size_of_torch()
             failed = run_logged(pip_install(f".[{','.join(extras)}]" if extras else "."), log, lock)
+        if not failed:
+            run_logged([VENV_PYTHON, "-m", "flows.prefect_blank"], log, lock)  # saves time, and nothing hangs on it
     if failed:
         if not fresh:
             os.remove(MAKING)  # pip undoes what it cannot finish: worth trying again, not making again

@@ -16,12 +16,13 @@ from pathlib import Path
 import filelock
 import psutil
 
+from flows import prefect_blank
 from nanogpt import durable
 
 HOST = "127.0.0.1"
 DATABASE, RECORD_FILE = "prefect.db", "server.json"
 PORTS_TRIED = 20
-START_SECONDS = 60.0  # measured: 3 to 4.4 s, 8 to 9 s with a new database, several times that on a busy machine
+START_SECONDS = 60.0  # measured: 3 to 4.4 s, 8 to 9 s where it has to make its database, several times that when busy
 ANSWER_SECONDS = 10.0  # to a newcomer: another run may be using the server, on a machine that is busy training
 # What a server says that can't read its database: damaged, or written by another version of Prefect.
 DATABASE_WORDINGS = ("sqlite3.DatabaseError", "alembic.", "no such table", "no such column")
@@ -173,6 +174,8 @@ def start_despite_database(home: Path, port: int, log: Log, closing: threading.E
     database = home / DATABASE
     if (home / RECORD_FILE).exists() and _size(database) == 0:
         log(f"Prefect's database {database} is gone or empty: a new one is made; earlier runs left the pages")
+    if _size(database) == 0:
+        prefect_blank.copy_to(database)
     fault = _database_fault(database)
     if fault is None:
         try:

@@ -147,8 +147,9 @@ def wait_until_half_made(project: Project, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 def test_a_life_of_one_checkout(project):
+    (project.folder / "flows" / "prefect_blank.py").write_text("open('.venv/blank', 'w'); raise OSError('and no harm')")
     seen, said = project.command("--budget", "10m")
-    assert seen["prefix"] == str(project.venv)
+    assert seen["prefix"] == str(project.venv) and (project.venv / "blank").exists()
     assert seen["argv"] == ["--budget", "10m"]
     assert seen["pythonpath"] == str(project.folder)
     assert "Making .venv" in said and "Installing 1 packages" in said
