@@ -10,7 +10,8 @@ from flows import documents, remembered
 from flows.ledger import Outcome, Step
 from flows.phases.configuration import NEXT_SMALLER, plan_again
 from flows.run import Run
-from flows.treatment import DoesNotFit, Treatment, draw_loss
+from flows.treatment import DoesNotFit, Treatment
+from flows.watching import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import OUT_OF_MEMORY, UserError

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flows import treatment
+from flows import treatment, watching
 from flows.display import PlainDisplay
 from flows.ledger import Outcome, Step
 from flows.options import CHECKOUT, parse
@@ -73,7 +73,7 @@ def test_what_an_attempt_lost_is_counted_from_its_own_checkpoints(start):
     checkpoints = run.paths.checkpoints / "micro" / "checkpoints"
     (checkpoints / "step-00000100").mkdir(parents=True)
     (checkpoints / "step-00000400.bad").mkdir()
-    progress = treatment.Progress(run, config, checkpoints.parent)
+    progress = watching.Progress(run, config, checkpoints.parent)
     assert (progress.steps_lost(), progress.saved_steps()) == (0, 0)
     progress({"step": 150, "max_iters": 1000})
     assert (progress.steps_lost(), progress.saved_steps()) == (50, 0)
@@ -103,9 +103,9 @@ def test_a_plot_that_fails_does_not_stop_the_training(start, monkeypatch):
         raise ValueError("no room for the axes")
 
     run = start()
-    monkeypatch.setattr(treatment, "draw_loss", fail)
-    monkeypatch.setattr(treatment, "PLOT_SECONDS", 0.0)
-    progress = treatment.Progress(run, load_config(CHECKOUT / "configs/micro.yaml"), run.paths.checkpoints / "micro")
+    monkeypatch.setattr(watching, "draw_loss", fail)
+    monkeypatch.setattr(watching, "PLOT_SECONDS", 0.0)
+    progress = watching.Progress(run, load_config(CHECKOUT / "configs/micro.yaml"), run.paths.checkpoints / "micro")
     progress({"step": 1, "max_iters": 10})
     assert "no room for the axes" in (run.paths.logs / "automation_log.txt").read_text()
 
