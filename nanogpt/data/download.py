@@ -9,6 +9,7 @@ the whole is hashed before it is believed, and wrong bytes are dropped whole.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ ANSWER_SECONDS = 8.0
 LEAST_BYTES_PER_SECOND = 8 << 10
 WINDOW_SECONDS = 15.0
 CHUNK = 4 << 10  # bytes: small, so that a trickle is seen as it is
+TOLD_AFTER_SECONDS = 2.0  # of waiting for another run's download: to find a file whole takes no time worth a word
 Notify = Callable[[str, str], None]  # is told a fault and its remedy, in a few words each
 TRY_AGAIN = (408, 425, 429)  # of the answers 4xx: too slow, too early, too many requests
 
@@ -72,17 +74,18 @@ class Part:
         self._note = path.with_name(f"{path.name}.part.json")
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the part: runs share their downloads. Raises Unobtainable when its holder gets nowhere."""
+    def alone(self, notify: Notify = say_nothing) -> Iterator[None]:
+        """Hold the part: runs share their downloads. Waits while its holder lives, and tells `notify` so, once.
+
+        What still is progress the holder judges; the lock dies with it.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.whole.name}.lock"))
-        while not lock.is_locked:
-            before = self.arrived()
-            try:
-                lock.acquire(timeout=WINDOW_SECONDS)
-            except Timeout:
-                if self.arrived() == before:
-                    raise Unobtainable(f"another process holds {self.path} and nothing comes of it") from None
+        try:
+            lock.acquire(timeout=TOLD_AFTER_SECONDS)
+        except Timeout:
+            notify(f"another process is downloading {self.whole}", "waited for it")
+            lock.acquire()
         try:
             yield
         finally:
@@ -205,7 +208,7 @@ class _Transfer:
     def _run(self) -> None:
         try:
             self.part.check()
-            if self.part.arrived() < self.part.size:
+            while self.part.arrived() < self.part.size and not self._given_up:
                 self._receive()
         except Exception as error:
             self.error = error  # raised again by the thread that waits
@@ -213,12 +216,13 @@ class _Transfer:
         self.answered.set()
 
     def _receive(self) -> None:
+        """One answer: the rest of the file, or a piece of it, behind which another is asked for."""
         arrived = self.part.arrived()
         with self._ask(arrived) as response:
             with self._writing:
                 if self._given_up:
                     return
-                arrived = self._begin_at(response, arrived)
+                arrived, end = self._extent(response, arrived)
             with open(self.part.path, "ab") as file:
                 for chunk in response.iter_content(CHUNK):
                     with self._writing:
@@ -226,9 +230,10 @@ class _Transfer:
                             return
                         file.write(chunk)
                     self.received += len(chunk)
-                    if arrived + self.received > self.part.size:
+                    arrived += len(chunk)
+                    if arrived > end:
                         break
-        self._check_length(arrived + self.received)
+        self._check_length(arrived, end)
 
     def _ask(self, arrived: int):
         import requests
@@ -246,16 +251,18 @@ class _Transfer:
         self.answered.set()
         return response
 
-    def _begin_at(self, response, arrived: int) -> int:
-        """Where in the file the body begins: behind what has arrived, or at 0, and then the part is begun anew."""
+    def _extent(self, response, arrived: int) -> tuple[int, int]:
+        """Bytes [begin, end) of the file that the body is. `begin`: behind what has arrived, or 0: begun anew."""
+        end = self.part.size
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         if response.status_code == 416:  # it has less than what is here
             self.part.drop()
             raise Unobtainable(f"{self.host} has no byte {arrived:,} of it")
         if response.status_code == 206:
             said = response.headers.get("Content-Range", "")
-            asked = f"bytes {arrived}-{self.part.size - 1}/"
-            if encoded or said not in (f"{asked}{self.part.size}", f"{asked}*"):
+            piece = re.fullmatch(rf"bytes {arrived}-(\d+)/({self.part.size}|\*)", said)
+            end = int(piece[1]) + 1 if piece else 0  # a server may send less than was asked for (RFC 9110, 15.3.7)
+            if encoded or not arrived < end <= self.part.size:
                 self.part.drop()
                 raise Unobtainable(f"{self.host} sends another part of it than was asked for ({said or 'unnamed'})")
         elif response.status_code == 200:
@@ -270,13 +277,14 @@ class _Transfer:
             response.raise_for_status()
             raise Refused(f"{self.host} answers {response.status_code} {response.reason}")
         self.part.comes_from(self.url, None if encoded else _validator(response.headers))
-        return arrived
+        return arrived, end
 
-    def _check_length(self, arrived: int) -> None:
-        if arrived > self.part.size:
+    def _check_length(self, arrived: int, end: int) -> None:
+        if arrived > end:
             self.part.drop()
-            raise Unobtainable(f"{self.host} sends more than the {self.part.size:,} bytes of it")
-        if arrived < self.part.size:
+            promised = f"the {end:,} bytes of it" if end == self.part.size else "it said"
+            raise Unobtainable(f"{self.host} sends more than {promised}")
+        if arrived < end:
             raise Unobtainable(f"{self.host} cut off after {arrived:,} of {self.part.size:,} bytes")
 
     def _explained(self, error: Exception) -> Exception:

@@ -135,7 +135,7 @@ def obtain(
     part, patience, failures = Part(folder / entry.file, entry.sha256, entry.bytes), Patience(), []
     places = [*mirrors, *entry.homes]
     urls = [place for place in places if _is_url(place)]
-    with part.alone():
+    with part.alone(notify):
         if _is_whole(part, notify):
             return part.whole, entry.homes[0]
         for place in places:

@@ -49,8 +49,8 @@ def server(*answers):
         serving.server_close()
 
 
-def sends(body=TEXT, cut=None, tag=TAG, ranges=True, status=None, length=True, waits=None, **headers):
-    """A server of `body` as the standard asks, in so far as the arguments do not forbid it."""
+def sends(body=TEXT, cut=None, tag=TAG, ranges=True, status=None, length=True, waits=None, most=None, **headers):
+    """A server of `body` as the standard asks, in so far as the arguments do not forbid it; `most`: of a range."""
 
     def answer(handler):
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
@@ -58,15 +58,16 @@ def sends(body=TEXT, cut=None, tag=TAG, ranges=True, status=None, length=True, w
         if first >= len(body):
             return handler.send_error(416)
         handler.send_response(status or (206 if first else 200))
+        end = min(len(body), first + most) if first and most else len(body)
         if first:
-            handler.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            handler.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(body)}")
         if length:
-            handler.send_header("Content-Length", str(len(body) - first))
+            handler.send_header("Content-Length", str(end - first))
         for name, value in {"ETag": tag, **headers}.items():
             if value:
                 handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
-        rest = body[first : first + cut] if cut is not None else body[first:]
+        rest = body[first : first + cut] if cut is not None else body[first:end]
         handler.wfile.write(rest[: len(rest) // 2])
         handler.wfile.flush()
         if waits:
@@ -126,6 +127,20 @@ def test_what_has_arrived_is_not_asked_for_again(tmp_path):
         assert get(url, tmp_path) == TEXT
     assert "Range" not in requests[0] and requests[0]["Accept-Encoding"] == "identity"
     assert requests[1]["Range"] == "bytes=8192-" and requests[1]["If-Range"] == TAG
+
+
+def test_a_server_that_sends_less_than_was_asked_for_is_asked_on(tmp_path):
+    with server(sends(cut=8192), sends(most=5000)) as (url, requests):
+        assert get(url, tmp_path) == TEXT
+    assert [request["Range"] for request in requests[1:]] == [f"bytes={at}-" for at in range(8192, len(TEXT), 5000)]
+    assert len(requests) > 1 + download.ATTEMPTS
+
+
+@pytest.mark.parametrize("piece", [sends(most=5000, cut=3000), sends(most=5000, cut=6000, length=False)])
+def test_a_piece_of_another_length_than_it_said_is_a_fault(tmp_path, piece):
+    with server(sends(cut=8192), piece, sends()) as (url, requests):
+        assert get(url, tmp_path) == TEXT
+    assert len(requests) == 3
 
 
 def test_another_place_goes_on_where_the_first_broke_off(tmp_path):
@@ -324,18 +339,20 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
     assert requests[1]["Range"] == f"bytes={arrived}-"
 
 
-def test_what_another_process_holds_and_gets_nowhere_with_is_given_up(tmp_path, monkeypatch):
-    part, hanging = part_in(tmp_path), threading.Event()
-    with server(sends(waits=hanging)) as (url, _):
+def test_what_another_process_downloads_is_waited_for_and_told_once(tmp_path, monkeypatch):
+    part, hanging, told = part_in(tmp_path), threading.Event(), []
+    monkeypatch.setattr(download, "WINDOW_SECONDS", 0.1)  # long gone before the other goes on
+    monkeypatch.setattr(download, "TOLD_AFTER_SECONDS", 0.1)
+    with server(sends(waits=hanging)) as (url, requests):
         child = start_child(url, part)
         try:
             assert child.stdout.readline() == "holds\n"
-            while part.arrived() < 8192:
-                time.sleep(0.02)
-            monkeypatch.setattr(download, "WINDOW_SECONDS", 0.3)
-            with pytest.raises(Unobtainable, match="another process holds"), part.alone():
-                pass
+            going_on = threading.Timer(1.0, hanging.set)
+            going_on.start()
+            with part.alone(lambda fault, remedy: told.append((fault, remedy))):
+                assert hanging.is_set() and part.whole.read_bytes() == TEXT
         finally:
             child.kill()
             child.communicate()
             hanging.set()
+    assert told == [(f"another process is downloading {part.whole}", "waited for it")] and len(requests) == 1
