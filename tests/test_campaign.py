@@ -4,7 +4,9 @@ Each kind is a test of its own, so that both of the suite's processes are busy; 
 """
 
 import os
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +16,10 @@ from bench.faults.campaign import Campaign
 from bench.faults.damage import one_bit_flipped
 from bench.faults.kills import kill_series
 from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived, all_kinds, chosen
+from bench.faults.moments import ANYWHERE, BETWEEN, FINISHED, OUTCOME, WHILE_IT_TRAINS, Step, Strike, moments_met
 from bench.faults.process import Result
 from bench.faults.scene import Scene
+from bench.faults.template import Reference, Templates
 from bench.faults.verdict import judge
 from nanogpt import durable
 
@@ -136,6 +140,80 @@ def test_a_kind_that_is_not_survived_is_told_and_its_run_is_kept(campaign):
     assert not row["survived"] and "the moon fell down" in row["why"]
     kept = list((campaign.templates.folder / "scenes").glob("moon-*"))
     assert any((folder / "checkpoints").is_dir() for folder in kept)
+
+
+TRAINED = "training.tiny"
+
+
+class Struck:
+    """A workspace as a kill leaves it, and which moments are read from it."""
+
+    def __init__(self, folder: Path):
+        self.scene = Scene(Templates(folder), folder / "workspace", Reference("", "", [], {}))
+        self.now, self.cut_off = time.time(), frozenset()
+
+    def marker(self, state: str, age: float) -> Path:
+        started = time.strftime("%Y-%m-%d %H:%M:%S+00:00", time.gmtime(self.now - age))
+        path = self.scene.markers / f"{TRAINED}.json"
+        durable.write_json(path, {"step": TRAINED, "state": state, "started_at": started, "attempts": 1})
+        return path
+
+    def heartbeat(self, activity: str, age: float) -> None:
+        durable.write_json(self.scene.model / "heartbeat", {"activity": activity, "time": self.now - age, "step": 7})
+
+    def outcome(self, status: str) -> None:
+        durable.write_json(self.scene.model / "outcome.json", {"status": status})
+
+    def temporary(self, file: Path) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+        return file
+
+    def met(self, trainer_lived: bool = True, later: float = 0.0) -> list[str]:
+        steps = [Step("dataset.clean", 1.0), Step(TRAINED, 5.0)]
+        strike = Strike(time.time() + later, self.now - 60, trainer_lived, frozenset(self.cut_off))
+        return [moment for _, moment in moments_met(self.scene, steps, strike)]
+
+
+@pytest.mark.fast
+def test_a_kill_counts_for_the_moment_that_it_met(tmp_path):
+    struck = Struck(tmp_path)
+    assert struck.met() == [BETWEEN]
+    struck.marker("started", age=30)
+    struck.heartbeat("loading", age=1)
+    assert struck.met() == [ANYWHERE]
+    struck.heartbeat("training", age=90)
+    assert struck.met() == [ANYWHERE], "a heartbeat of the start before"
+    struck.heartbeat("training", age=1)
+    assert struck.met() == [WHILE_IT_TRAINS, ANYWHERE]
+    assert struck.met(trainer_lived=False) == [ANYWHERE]
+    struck.outcome("failed")
+    assert struck.met(trainer_lived=False) == [ANYWHERE]
+    struck.outcome("finished")
+    assert struck.met() == [OUTCOME, ANYWHERE]
+    struck.marker("started", age=-30)
+    assert OUTCOME not in struck.met(), "an outcome of the start before"
+    struck.marker("finished", age=30)
+    assert struck.met() == [FINISHED]
+    assert struck.met(later=1.0) == [BETWEEN]
+
+
+@pytest.mark.fast
+def test_a_write_was_met_when_the_kill_cut_it_off(tmp_path):
+    struck = Struck(tmp_path)
+    struck.marker("started", age=30)
+    writes = {
+        "a marker is being written": struck.scene.markers / f".{TRAINED}.json.4711.tmp",
+        "a checkpoint is being written": struck.scene.checkpoints / ".step-00000020.tmp",
+        "the metrics are being rewritten": struck.scene.model / ".metrics.jsonl.4711.tmp",
+        "another file is being written": struck.scene.workspace / "exports/.weights.gguf.4711.tmp",
+    }
+    for moment, path in writes.items():
+        struck.temporary(path)
+        assert moment not in struck.met(), "its writer lives"
+        struck.cut_off = {path}
+        assert struck.met()[0] == moment
+        struck.cut_off = set()
 
 
 MISTAKES = [["--only", "no such kind"], ["--jobs", "0"], ["--kills", "-1"], ["--smal"]]

@@ -2,26 +2,38 @@
 
 A run's kills are planned in its own order, each within a step of its ledger, with whom to kill. Most moments are
 anywhere in the step, as likely as it takes long, training more; the others are in the short windows that matter: a
-marker or a checkpoint is being written, has just been renamed, an outcome is there and no marker says so.
+marker or a checkpoint is being written, has just been renamed, an outcome is there and no marker says so. A window is
+milliseconds wide and may be missed: counted is what a kill met, as the files and processes that it left tell.
 """
 
 from __future__ import annotations
 
 import random
+import re
+import signal
 import statistics
+import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
 
 from bench.faults.campaign import Campaign
 from bench.faults.kind import NotSurvived
 from bench.faults.losses import Losses, TwoTrainers
 from bench.faults.moments import (
     ANYWHERE,
+    AT_THE_END,
     WHILE_IT_TRAINS,
+    WRITES_OF_TRAINING,
     Step,
+    Strike,
     marker_of,
     moment_comes,
+    moments_met,
     started_steps,
     steps_of,
     still_finished,
@@ -38,6 +50,8 @@ TRAINING = 4  # times as likely as it takes long: there is most to lose
 IN_WINDOWS = 0.4  # of the kills
 WITH_PAGES = 5  # each so manieth run, from the second on, has pages, and its server is killed too
 SECONDS_FOR_A_RUN = 1200.0
+TRAINER_SECONDS = 0.5  # between two looks for a trainer; one takes 5 ms, and a trainer seconds until it writes
+OF_PROCESS = re.compile(r"\.(\d+)\.tmp$")  # a temporary file's writer; where it tells none, it is the trainer
 NO_CLOCK = ("--budget", "15m")  # steps end the training, not time, however often it is killed
 
 
@@ -56,7 +70,8 @@ class Story:
 
     kills: list[Kill] = field(default_factory=list)
     phases: list[str] = field(default_factory=list)  # in which they were
-    in_a_write: int = 0  # kills when something was being written, as its temporary file or folder shows
+    met: list[list[tuple[str, str]]] = field(default_factory=list)  # by each: see moments_met()
+    in_a_write: int = 0  # kills that cut off a write, as its temporary file or folder shows
     steps_lost: list[int] = field(default_factory=list)  # of each kill of a training
     seconds_to_training: list[float] = field(default_factory=list)
     seconds_more: float = 0.0  # than the uninterrupted run
@@ -118,9 +133,14 @@ def one_run(campaign: Campaign, kills: int, dice: random.Random, pages: bool) ->
 
 
 def planned(steps: list[Step], kills: int, dice: random.Random, pages: bool) -> list[Kill]:
-    """So many kills in the order of the run."""
+    """So many kills in the order of the run: in a step, those at its end are the last."""
     likely = [max(step.seconds, 0.3) * (TRAINING if step.phase == "training" else 1) for step in steps]
-    return [_kill(steps[index], dice, pages) for index in sorted(dice.choices(range(len(steps)), likely, k=kills))]
+    chosen = [_kill(step, dice, pages) for step in dice.choices(steps, likely, k=kills)]
+
+    def place(kill: Kill) -> tuple[int, int]:
+        return steps.index(kill.step), AT_THE_END.index(kill.moment) if kill.moment in AT_THE_END else -1
+
+    return sorted(chosen, key=place)
 
 
 def _kill(step: Step, dice: random.Random, pages: bool) -> Kill:
@@ -131,6 +151,8 @@ def _kill(step: Step, dice: random.Random, pages: bool) -> Kill:
         whom += ["server", "server and all"]
     usual = dice.choice([ANYWHERE, WHILE_IT_TRAINS, WHILE_IT_TRAINS]) if step.phase == "training" else ANYWHERE
     moment = dice.choice(windows_of(step)) if dice.random() < IN_WINDOWS else usual
+    if moment in WRITES_OF_TRAINING:
+        whom = ["both", "trainer", "all"]  # nobody else's end cuts off what the trainer writes
     return Kill(step, moment, dice.choice(whom))
 
 
@@ -142,32 +164,51 @@ class KilledRun:
         self.losses = Losses(scene)
         self.story.steps_lost, self.story.seconds_to_training = self.losses.steps, self.losses.seconds
         self.kept: dict[str, str] = {}
-        self.litter: set[str] = set()  # temporary files of writes that were killed
+        self.litter: set[tuple[Path, int]] = set()  # temporary files at the kill before, with the time of their inode
+        self.trainer: psutil.Process | None = None
+        self.next_look = 0.0
         self.going = self.start()
 
     def start(self) -> Process:
         self.at_start = {step.name: marker_of(self.scene, step.name) for step in self.steps}
+        self.started = time.time()
         return self.scene.start(*NO_CLOCK, ui=self.pages)
+
+    def look(self) -> None:
+        """Notice that it trains again, and who trains: in a short window there is no time to look for it."""
+        self.losses.look()
+        if not _lives(self.trainer) and time.monotonic() > self.next_look:
+            self.trainer, self.next_look = self.going.trainer, time.monotonic() + TRAINER_SECONDS
 
     def suffer(self, kill: Kill) -> bool:
         """Wait for the moment, kill, start again; False when the run ends before."""
         before = self.at_start[kill.step.name]
-        if not moment_comes(self.scene, self.going, kill.step, kill.moment, self.dice, self.losses.look, before):
+        if not moment_comes(self.scene, self.going, kill.step, kill.moment, self.dice, self.look, before):
             return False
-        whom = "orchestrator" if kill.whom == "trainer" and self.going.trainer is None else kill.whom
-        _inflict(self.scene, self.going, whom)
+        trainer = self.trainer if _lives(self.trainer) else None
+        server = server_of(self.scene) if "server" in kill.whom else None
+        whom = _whom(kill, trainer, server)
+        struck, killed = _inflict(self.going, trainer, server, whom)
+        cut_off = self._cut_off(killed, trainer is not None and trainer.pid in killed)
+        met = moments_met(self.scene, self.steps, Strike(struck, self.started, trainer is not None, cut_off))
         under_way = started_steps(self.scene)
         self.losses.killed(any(name.startswith("training.") for name in under_way) and whom != "server")
         self.kept = still_finished(self.scene, self.kept)
-        self.story.kills.append(kill)
+        self.story.kills.append(replace(kill, whom=whom))
+        self.story.met.append(met)
         self.story.phases.append(under_way[0].split(".")[0] if under_way else "none (starting, or between steps)")
-        temporaries = _temporaries(self.scene)
-        self.story.in_a_write += not temporaries <= self.litter
-        self.litter |= temporaries
+        self.story.in_a_write += bool(cut_off)
         if whom not in ("trainer", "server"):
             self.scene.results.append(self.going.wait())
             self.going = self.start()
         return True
+
+    def _cut_off(self, killed: set[int], trainer: bool) -> frozenset[Path]:
+        """The new temporary files and folders of those who were killed, the trainer perhaps among them."""
+        there = {(path, path.stat().st_ctime_ns) for path in self.scene.workspace.rglob(".*.tmp") if path.exists()}
+        writers = {path: OF_PROCESS.search(path.name) for path, _ in there - self.litter}
+        self.litter = there
+        return frozenset(path for path, of in writers.items() if (int(of[1]) in killed if of else trainer))
 
     def finish(self) -> None:
         """Wait for the end of the last start, and look at what was lost."""
@@ -184,20 +225,48 @@ class KilledRun:
             raise NotSurvived(f"{most} steps lost with one kill; checkpoints are {CHECKPOINT_INTERVAL} apart")
 
 
-def _inflict(scene: Scene, going: Process, whom: str) -> None:
-    server = server_of(scene) if "server" in whom else None
-    if whom != "server":
+def _whom(kill: Kill, trainer: psutil.Process | None, server: psutil.Process | None) -> str:
+    """Whom to kill of those who live."""
+    if (kill.whom == "trainer" and trainer is None) or (kill.whom == "server" and server is None):
+        return "orchestrator"
+    return "all" if kill.whom == "server and all" and server is None else kill.whom
+
+
+def _inflict(
+    going: Process, trainer: psutil.Process | None, server: psutil.Process | None, whom: str
+) -> tuple[float, set[int]]:
+    """kill -9 of `whom`: when (seconds since the epoch), and the processes of the run that it ended.
+
+    Who writes goes first. While the others are looked for, the orchestrator stands still and writes nothing.
+    """
+    killed: set[int] = set()
+    if whom not in ("orchestrator", "server"):
+        if trainer is not None:
+            trainer.kill()
+            killed.add(trainer.pid)
+        if whom != "trainer":
+            going.send(signal.SIGSTOP)
+    struck = time.time()
+    if whom in ("all", "server and all"):
+        killed |= {child.pid for child in going.children()}
+    if whom not in ("server", "trainer"):
         going.kill(whom.removeprefix("server and "))
+        killed.add(going.pid)
     if server is not None:
         server.kill()
+    return struck, killed
 
 
-def _temporaries(scene: Scene) -> set[str]:
-    return {str(path) for path in scene.workspace.rglob(".*.tmp")}
+def _lives(process: psutil.Process | None) -> bool:
+    try:
+        return process is not None and process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _figures(stories: list[Story], seed: int, jobs: int) -> dict:
     kills = [kill for story in stories for kill in story.kills]
+    met = [met for story in stories for met in story.met]
     steps = [lost for story in stories for lost in story.steps_lost]
     seconds = [taken for story in stories for taken in story.seconds_to_training]
     more = sum(story.seconds_more for story in stories)
@@ -205,7 +274,8 @@ def _figures(stories: list[Story], seed: int, jobs: int) -> dict:
         "runs": len(stories), "seed": seed, "runs at a time": jobs,
         "whom": _counted(kill.whom for kill in kills),
         "in which phase": _counted(phase for story in stories for phase in story.phases),
-        "at which moments, as planned": _counted(kill.moment for kill in kills),
+        "at which moments, as met": _counted(moments[0][1] for moments in met),
+        "planned moments that were met": _as_planned(kills, met),
         "kills while something was being written": sum(story.in_a_write for story in stories),
         "final weights": f"the uninterrupted run's to the byte, {len(stories)} times",
         "else it counts as not survived": "a step of the ledger is done twice, a training step told twice or not at "
@@ -222,5 +292,13 @@ def _figures(stories: list[Story], seed: int, jobs: int) -> dict:
     }  # fmt: skip
 
 
-def _counted(words) -> str:
+def _as_planned(kills: list[Kill], met: list[list[tuple[str, str]]]) -> str:
+    """How many of the kills that were planned for a moment of a step struck in it."""
+    planned = Counter(kill.moment for kill in kills)
+    struck = Counter(kill.moment for kill, moments in zip(kills, met, strict=True)
+                     if (kill.step.name, kill.moment) in moments)  # fmt: skip
+    return ", ".join(f"{moment} {struck[moment]} of {count}" for moment, count in planned.most_common())
+
+
+def _counted(words: Iterable[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in Counter(words).most_common())

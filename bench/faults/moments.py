@@ -1,5 +1,5 @@
 """Moments of a run at which something can happen to it: anywhere in a step, or in one of the short windows between two
-writes, as they are seen from outside."""
+writes, as they are seen from outside. A moment is waited for; which one was met, what is left of the run then tells."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 
 from bench.faults.kind import NotSurvived
-from bench.faults.losses import trains_since
+from bench.faults.losses import heartbeat_of, trains_since
 from bench.faults.process import Process
 from bench.faults.scene import Scene
 from bench.faults.template import Templates
@@ -21,6 +22,7 @@ from nanogpt import durable
 LOOK_SECONDS = 0.001  # a marker's temporary file lives for the milliseconds of an fsync
 LOOKS_BETWEEN = 20  # such looks between two at all else
 SIGHT_SECONDS = 20.0  # after which a window that is not seen is given up for any moment
+JUST_SECONDS = 0.2  # so long ago is "just"
 KEPT_SECONDS = 3.0  # a start that keeps the step is looked at for so long: all of it, or the start of a trainer
 
 
@@ -42,27 +44,107 @@ def steps_of(templates: Templates) -> list[Step]:
     return [Step(marker["step"], marker["seconds"]) for marker in sorted(markers, key=lambda it: it["started_at"])]
 
 
+@dataclass(frozen=True)
+class Strike:
+    """A kill as it struck."""
+
+    time: float  # seconds since the epoch
+    started: float  # the same: when the start that it struck began
+    trainer_lived: bool
+    cut_off: frozenset[Path]  # the temporary files and folders that those whom it killed were writing
+
+
 ANYWHERE, WHILE_IT_TRAINS = "anywhere in the step", "while it trains"
+WRITING, BETWEEN = "another file is being written", "no step is under way (starting, or between two)"
+FINISHED, RENAMED = "a marker has just said finished", "a checkpoint has just been renamed"
+OUTCOME = "an outcome is there, and the marker says started"
+PARTS_OF_TRAINING = ("training", "evaluating", "writing a sample", "saving")  # as the heartbeat tells
 SHARE = {ANYWHERE: 1.0, WHILE_IT_TRAINS: 0.2}  # of the step that is waited for at most; the training must come further
-# What is looked at, until it is there anew.
+# What is looked at, until it is there anew: of the writes, their temporary files or folders.
 Sight = Callable[[Scene, Step], object]
-WINDOWS: dict[str, Sight] = {
+WRITES: dict[str, Sight] = {
     "a marker is being written": lambda scene, step: _temporary(scene.markers, f"{step.name}.json"),
-    "a marker has just said finished": lambda scene, step: marker_of(scene, step.name)[0] == "finished",
+}
+WRITES_OF_TRAINING: dict[str, Sight] = {
+    "a checkpoint is being written": lambda scene, step: list(scene.checkpoints.glob(".*.tmp")),
+    "best/ is being written": lambda scene, step: list(scene.model.glob(".best.tmp")),
+    "the metrics are being rewritten": lambda scene, step: _temporary(scene.model, "metrics.jsonl"),
+    "final/ is being written": lambda scene, step: list(scene.model.glob(".final.tmp")),
+}
+WINDOWS: dict[str, Sight] = {
+    **WRITES,
+    FINISHED: lambda scene, step: marker_of(scene, step.name)[0] == "finished",
 }
 WINDOWS_OF_TRAINING: dict[str, Sight] = {
-    "a checkpoint is being written": lambda scene, step: [path.name for path in scene.checkpoints.glob(".*.tmp")],
-    "a checkpoint has just been renamed": lambda scene, step: scene.checkpoint_steps(),
-    "best/ is being written": lambda scene, step: (scene.model / ".best.tmp").exists(),
-    "the metrics are being rewritten": lambda scene, step: _temporary(scene.model, "metrics.jsonl"),
-    "final/ is being written": lambda scene, step: (scene.model / ".final.tmp").exists(),
-    "an outcome is there, and the marker says started": lambda scene, step: (scene.model / "outcome.json").exists(),
+    **WRITES_OF_TRAINING,
+    RENAMED: lambda scene, step: scene.checkpoint_steps(),
+    OUTCOME: lambda scene, step: outcome_without_marker(scene, step.name),
 }
+AT_THE_END = ["final/ is being written", OUTCOME, "a marker is being written", FINISHED]  # of a step, in its order
+MOST_TELLING = [*WRITES, *WRITES_OF_TRAINING, WRITING, OUTCOME, FINISHED, RENAMED, WHILE_IT_TRAINS, ANYWHERE]
 
 
 def windows_of(step: Step) -> list[str]:
     """The names of the short windows that a step has."""
     return [*WINDOWS, *(WINDOWS_OF_TRAINING if step.phase == "training" else [])]
+
+
+def moments_met(scene: Scene, steps: list[Step], strike: Strike) -> list[tuple[str, str]]:
+    """(step, moment) of all that was so when the kill struck, the most telling first; to be asked before the restart.
+
+    A write was met when the kill cut it off: its temporary file is there, and its writer was killed.
+    """
+    met = [(step.name, moment) for step in steps for moment in _met_in(scene, step, strike)]
+    known = {path for step in steps for sight in _writes_of(step).values() for path in sight(scene, step)}
+    if strike.cut_off - known:
+        met.append((next(iter(started_steps(scene)), ""), WRITING))
+    return sorted(met, key=lambda one: MOST_TELLING.index(one[1])) or [("", BETWEEN)]
+
+
+def _met_in(scene: Scene, step: Step, strike: Strike) -> list[str]:
+    def just(path: Path) -> bool:  # a rename changes the time of the inode
+        return path.exists() and 0 <= strike.time - path.stat().st_ctime < JUST_SECONDS
+
+    met = [moment for moment, sight in _writes_of(step).items() if strike.cut_off & set(sight(scene, step))]
+    state = marker_of(scene, step.name)[0]
+    if state == "finished" and just(scene.markers / f"{step.name}.json"):
+        met.append(FINISHED)
+    if state == "started":
+        met.append(ANYWHERE)
+    if step.phase == "training" and state == "started":
+        if outcome_without_marker(scene, step.name):
+            met.append(OUTCOME)
+        elif strike.trainer_lived and _was_training(scene, strike.started):
+            met.append(WHILE_IT_TRAINS)
+        if any(map(just, scene.checkpoints.glob("step-*"))):
+            met.append(RENAMED)
+    return met
+
+
+def _was_training(scene: Scene, since: float) -> bool:
+    heartbeat = heartbeat_of(scene)
+    return heartbeat.get("activity") in PARTS_OF_TRAINING and heartbeat["time"] > since
+
+
+def _writes_of(step: Step) -> dict[str, Sight]:
+    return {**WRITES, **WRITES_OF_TRAINING} if step.phase == "training" else WRITES
+
+
+def outcome_without_marker(scene: Scene, step: str) -> bool:
+    """Whether the trainer has told that it finished, since the marker of its step says started."""
+    outcome = scene.model / "outcome.json"
+    if not outcome.exists():
+        return False
+    state, started_at, _ = marker_of(scene, step)
+    try:
+        finished = durable.read_json(outcome)["status"] == "finished"
+        return finished and state == "started" and outcome.stat().st_mtime >= _seconds(started_at)
+    except (OSError, ValueError):
+        return False
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
 
 
 def moment_comes(
@@ -148,5 +230,5 @@ def _stays(scene: Scene, going: Process, seconds: float, meanwhile: Callable[[],
     return going.is_running
 
 
-def _temporary(folder: Path, name: str) -> list[str]:
-    return [path.name for path in folder.glob(f".{name}.*.tmp")]
+def _temporary(folder: Path, name: str) -> list[Path]:
+    return list(folder.glob(f".{name}.*.tmp"))

@@ -16,7 +16,7 @@ GROUPS = {
     "steps": "Steps that go wrong",
 }
 SERIES = {"kills": "Killed again and again", "overhead": "What all this costs"}
-LONGEST = 160  # characters of a cell; the JSON has all
+LONGEST = 160  # characters of a cell of a kind; the JSON has all
 
 
 def write(measured: dict, known: list[str]) -> None:
@@ -74,7 +74,7 @@ def _table(rows: list[dict]) -> list[str]:
 
 def _figures(facts: dict) -> list[str]:
     lines = ["| figure | measured |", "|---|---|"]
-    return lines + [f"| {_cell(name)} | {_cell(_figure(value))} |" for name, value in facts.items()]
+    return lines + [f"| {_escaped(name)} | {_escaped(_figure(value))} |" for name, value in facts.items()]
 
 
 def _figure(value) -> str:
@@ -84,5 +84,9 @@ def _figure(value) -> str:
 
 
 def _cell(text: str) -> str:
-    text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    text = _escaped(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
