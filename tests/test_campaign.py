@@ -7,10 +7,12 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from bench.faults import table
+from bench.faults import __main__ as command
+from bench.faults import aims, kills, table
 from bench.faults.__main__ import SMALL_KILLS, main
 from bench.faults.campaign import Campaign
 from bench.faults.damage import one_bit_flipped
@@ -216,6 +218,33 @@ def test_a_write_was_met_when_the_kill_cut_it_off(tmp_path):
         struck.cut_off = set()
 
 
+SECONDS = "seconds from the restart to training again, worst"
+AIM = "trains again within 15 s of each restart"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("seconds", "form", "code", "said"), [
+    (14.9, "--kills=20", 0, "aim reached"), (15.1, "--kills=20", 1, "AIM MISSED"),
+    (15.1, "--small", 0, "AIM MISSED"), (None, "--kills=1", 0, "aim not measured"),
+])  # fmt: skip
+def test_a_missed_aim_is_told_and_is_exit_code_1_in_the_full_form(
+    monkeypatch, capsys, tmp_path, seconds, form, code, said
+):
+    monkeypatch.setattr(command, "Campaign", lambda folder, small: SimpleNamespace(rows=lambda *_: [], tell=print))
+    monkeypatch.setattr(kills, "kill_series", lambda *_: {"survived": True, SECONDS: seconds})
+    assert main(["--only", "kills", form, "--folder", str(tmp_path)]) == code
+    printed = capsys.readouterr().out
+    assert f"{said}: {AIM}" in printed and "1 of 1 survived" in printed
+
+
+@pytest.mark.fast
+def test_the_orchestrations_aim_is_missed_at_3_percent():
+    figures = {share: aims.with_aim("overhead", {"orchestration, % of the run": share}) for share in (2.99, 3.0)}
+    words = "orchestration is under 3 % of the run"
+    assert figures[2.99][words] is True and figures[3.0][words] is False
+    assert f"| {words} | no |" in table.render({"machine": "", "kinds": [], "overhead": figures[3.0]})
+
+
 MISTAKES = [["--only", "no such kind"], ["--jobs", "0"], ["--kills", "-1"], ["--smal"]]
 
 
@@ -232,4 +261,5 @@ def test_the_table_is_made_from_the_json_and_all_that_is_in_it_was_survived():
     facts = durable.read_json(table.FACTS)
     assert table.MARKDOWN.read_text(encoding="utf-8") == table.render(facts)
     assert all(row["survived"] for row in facts["kinds"])
-    assert facts["kills"]["survived"]
+    for name in aims.AIMS:
+        assert facts[name] == aims.with_aim(name, facts[name])
