@@ -16,7 +16,11 @@ from nanogpt.faults import FolderLostError
 
 
 class JsonLines:
-    """An append-only file of JSON objects; a reader sees each row at once, and never a part of one."""
+    """An append-only file of JSON objects; a reader sees each row at once, and never a part of one.
+
+    What was there at the opening and was written since is held in memory as well: the file is for readers, and what
+    happens to it meanwhile is no truth.
+    """
 
     def __init__(self, path: Path):
         """What cannot be opened is set aside as *.bad. Raises OSError (a read-only folder, a full disk)."""
@@ -25,15 +29,17 @@ class JsonLines:
         self._file, self.was_set_aside = _opened(path)
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             self._write(b"\n")  # the last row was cut by a crash: it must not swallow the next one
+        self._held = bytearray(path.read_bytes())
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; numbers that are not finite become null: JSON has none. Raises OSError, the file as before."""
-        before = self._file.seek(0, os.SEEK_END)
+        before, line = self._file.seek(0, os.SEEK_END), _lines([_finite(row)])
         try:
-            self._write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
+            self._write(line)
         except OSError:
             self._file.truncate(before)
             raise
+        self._held += line
 
     def _write(self, line: bytes) -> None:
         while line:  # a disk that is nearly full takes a part
@@ -44,8 +50,18 @@ class JsonLines:
         durable.fsync_file(self._file)
 
     def rows(self) -> list[dict]:
-        """All rows but those that a crash cut short."""
-        return list(read_rows(self.path))
+        """All rows but those that a crash cut short; none that came into the file from outside since its opening."""
+        return list(_rows_in(self._held))
+
+    def mend(self) -> bool:
+        """Write the file again when it is not what was written; whether that was so. Raises OSError."""
+        try:
+            changed = self.path.read_bytes() != self._held
+        except OSError:  # removed, or no longer readable
+            changed = True
+        if changed:
+            self._replace(self._held)
+        return changed
 
     def keep(self, wanted: Callable[[dict], bool], known: list[dict] | None = None) -> bool:
         """Drop the rows that are not `wanted`, and any that a crash cut short.
@@ -53,14 +69,19 @@ class JsonLines:
         `known`: rows that are known to have been written, from a verified checkpoint. Where those in the file are
         others, `known` takes their place, and True is returned.
         """
-        rows = [row for row in self.rows() if wanted(row)]
-        of_known = rows if known is None else [row for row in known if wanted(row)]
+        rows = [row for row in read_rows(self.path) if wanted(row)]
+        of_known = [row for row in (self.rows() if known is None else known) if wanted(row)]
+        self._replace(_lines(of_known))
+        return of_known != rows
+
+    def _replace(self, content: bytes) -> None:
         self._file.close()
         try:
-            durable.write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of_known))
+            durable.unblock(self.path)
+            durable.write_bytes(self.path, content)
+            self._held = bytearray(content)
         finally:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        return of_known != rows
 
     def close(self) -> None:
         """Bring all rows to the disk and let go of the file."""
@@ -81,9 +102,16 @@ def _opened(path: Path) -> tuple[BinaryIO, bool]:
 
 def read_rows(path: Path) -> Iterable[dict]:
     """The whole rows of a JSON-lines file, in order; an absent file has none, a torn row is left out."""
-    if not path.is_file():
-        return
-    for line in path.read_bytes().splitlines():
+    if path.is_file():
+        yield from _rows_in(path.read_bytes())
+
+
+def _lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _rows_in(content: bytes) -> Iterable[dict]:
+    for line in content.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

@@ -110,9 +110,16 @@ class ModelFolder:
         if self._tracker:
             self._tracker.redraw()
 
+    def mend_rows(self) -> None:
+        """Write metrics.jsonl and samples.jsonl again where they were changed while the training ran."""
+        for file in (self.metrics, self.samples):
+            if self._write(file.mend):
+                self.event("rewritten", f"{file.path.name} was changed from outside at step {self.step}: written again")
+
     def save(self, folder: Path, model: nn.Module, facts: dict, state: dict[str, Any]) -> None:
         """A whole checkpoint; never ahead of the rows that led to it, which it keeps too: no digest is theirs."""
         self.beat("saving")
+        self.mend_rows()
         self.metrics.sync()
         rows = {"metrics": self.metrics.rows(), "samples": self.samples.rows()}
         whole = {**state, "rows": json.dumps(rows)}

@@ -264,6 +264,7 @@ class Trainer(Session):
     def finish(self, reason: str) -> Outcome:
         """Write final/ and outcome.json."""
         facts = {**self.facts(), "val_loss": finite_or_none(self.val_loss)}
+        self.folder.mend_rows()
         sha256 = self.folder.save_model("final", self.model, facts)
         self.folder.event("finished", reason)
         outcome = self.outcome("finished", reason, sha256)

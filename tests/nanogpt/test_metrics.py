@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,34 @@ def test_rows_that_are_known_take_the_place_of_damaged_ones(tmp_path, damage):
     assert rows.keep(lambda row: row["step"] < 2, [*known, {"step": 2, "loss": 2.8}])
     assert rows.rows() == known
     assert not rows.keep(lambda row: row["step"] < 2, known)
+    rows.close()
+
+
+def overwritten(path):
+    path.write_bytes(b'{"step": 0, "loss": 9.9}\n')
+
+
+def replaced_by_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+OUTSIDERS = [overwritten, replaced_by_a_folder, Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-5])]
+
+
+@pytest.mark.parametrize("change", OUTSIDERS)
+def test_what_was_written_comes_again_where_the_file_was_changed_meanwhile(tmp_path, change):
+    path = tmp_path / "metrics.jsonl"
+    rows = JsonLines(path)
+    rows.append({"step": 0, "loss": 3.1})
+    change(path)
+    rows.append({"step": 1, "loss": math.nan})
+    written = [{"step": 0, "loss": 3.1}, {"step": 1, "loss": None}]
+    assert rows.rows() == written
+    assert rows.mend() and not rows.mend()
+    rows.append({"step": 2})
+    assert list(read_rows(path)) == rows.rows() == [*written, {"step": 2}]
+    assert not rows.mend()
     rows.close()
 
 

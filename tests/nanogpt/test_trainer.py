@@ -14,7 +14,7 @@ from nanogpt.config import load_config
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint, clock, growth
+from nanogpt.training import checkpoint, clock, growth, judge
 from nanogpt.training.child import alone_in
 from nanogpt.training.clock import Clock
 from nanogpt.training.loss_scale import LEAST, LossScale
@@ -287,6 +287,34 @@ def test_torn_metrics_are_mended_on_resume(data, tmp_path):
         file.write(b'{"kind": "train", "st')
     assert train(tiny(), data, folder).sha256 == whole.sha256
     assert losses(folder) == losses(tmp_path / "whole")
+
+
+def test_rows_that_are_changed_while_it_trains_are_written_again(data, tmp_path, monkeypatch):
+    """Before a checkpoint, and after the last one; what is saved is what was written, not what was found."""
+    monkeypatch.setattr(judge, "SAMPLE_TOKENS", 10)
+    config, folder = tiny(max_iters=5, eval_interval=2, checkpoint_interval=4, sample_interval=2), tmp_path / "changed"
+    whole = train(config, data, tmp_path / "whole")
+
+    def changed_after(method: str, step: int):
+        real = getattr(Trainer, method)
+
+        def then_a_cat_walks_over_it(trainer, *arguments):
+            real(trainer, *arguments)
+            if trainer.progress.step == step and trainer.folder.path == folder:
+                metrics = folder / "metrics.jsonl"
+                metrics.write_bytes(metrics.read_bytes().replace(b'"loss": ', b'"loss": 7'))
+                (folder / "samples.jsonl").unlink()
+
+        monkeypatch.setattr(Trainer, method, then_a_cat_walks_over_it)
+
+    changed_after("log_step", 3)
+    changed_after("write_sample", 5)
+    assert_same(train(config, data, folder), whole, folder, tmp_path / "whole")
+    assert [row["message"] for row in events(folder, "rewritten")] == [
+        f"{name} was changed from outside at step {step}: written again"
+        for step in (3, 5) for name in ("metrics.jsonl", "samples.jsonl")
+    ]  # fmt: skip
+    assert list(read_rows(folder / "samples.jsonl")) == list(read_rows(tmp_path / "whole" / "samples.jsonl"))
 
 
 @pytest.mark.fast
