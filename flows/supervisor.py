@@ -190,6 +190,9 @@ class ChildLog:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        durable.unblock(path)
+        if path.is_symlink() and not path.exists():  # no log that cannot be opened may stop a training
+            path.unlink()
         self.path = path
         self._began_at = self._read_to = path.stat().st_size if path.exists() else 0
 

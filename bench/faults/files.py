@@ -6,6 +6,7 @@ a line here, and must be noticed too, unless UNIMPORTANT says that it may be los
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -17,6 +18,9 @@ from bench.faults.kind import Finding, Kind, NotSurvived
 from bench.faults.scene import MODEL, RUN, Scene
 from bench.faults.verdict import judge
 from nanogpt import durable
+from nanogpt.config import load_config
+from nanogpt.machine import memory_bytes
+from nanogpt.training.memory_store import STORE, Fit, MemoryStore
 
 REGION = 512  # bytes
 FIVE_RUNS = 1500.0  # seconds
@@ -146,15 +150,31 @@ def markers_and_copies(scene: Scene) -> Finding:
 
 
 def unimportant(scene: Scene) -> Finding:
-    """Everything that may be lost (logs, clock, session, heartbeat, events, copies, a model's description), damaged at
-    once while the training is half done."""
-    keep = {scene.checkpoints, scene.model / "samples.jsonl", scene.model.parents[1] / "neighbour"}
-    found = [path for pattern in UNIMPORTANT for path in sorted(scene.workspace.glob(pattern))]
-    found += [scene.model / name for name in ("config.yaml", "tokenizer.json", "tokenizer_config.json")]
-    files = [path for path in found if path.is_file() and path.stat().st_size and not keep & {path, *path.parents}]
-    inflict_all(files, turn=0)
-    scene.run()
-    return Finding(scene.noticed(f"Train {MODEL}: done"), "none is needed: written anew", times=len(files))
+    """Everything that may be lost (what fitted into memory, logs, clock, session, heartbeat, events, copies, a model's
+    description), at once while the training is half done: damaged in five ways, in turns."""
+
+    def files(scene: Scene) -> list[Path]:
+        keep = {scene.checkpoints, scene.model / "samples.jsonl", scene.model.parents[1] / "neighbour"}
+        found = [path for pattern in UNIMPORTANT for path in sorted(scene.workspace.glob(pattern))]
+        found += [scene.model / name for name in ("config.yaml", "tokenizer.json", "tokenizer_config.json")]
+        found = [path for path in found if path.is_file() and path.stat().st_size and not keep & {path, *path.parents}]
+        return [_what_fitted(scene), *(path for path in found if path.name != STORE)]
+
+    def notice(scene: Scene, files: list[Path]) -> str:
+        store = files[0]
+        if any(map(os.path.lexists, (store, store.with_name(f"{STORE}.corrupt")))):  # else it was deleted
+            return scene.noticed(STORE, "not what was written.* set aside")
+        return scene.noticed(f"Train {MODEL}: done")
+
+    return in_turns(scene, files, "none is needed: written anew", notice)
+
+
+def _what_fitted(scene: Scene) -> Path:
+    """A state/memory.json that tells of this model what it does without being told."""
+    config = load_config(scene.model / "config.yaml")
+    store = MemoryStore(scene.state.parent, print)
+    store.note_limit(config, memory_bytes(), Fit(config.training.batch_size), "it ran out of memory")
+    return store.path
 
 
 def half_written(scene: Scene) -> Finding:
@@ -216,7 +236,7 @@ KINDS = [
     Kind("outputs of every step", "files", outputs_of_every_step, template="whole", seconds=FIVE_RUNS),
     Kind("markers", "files", markers, template="whole", seconds=FIVE_RUNS),
     Kind("markers and their copies", "files", markers_and_copies, template="whole", seconds=FIVE_RUNS, small=False),
-    Kind("what may be lost", "files", unimportant),
+    Kind("what may be lost", "files", unimportant, seconds=FIVE_RUNS),
     Kind("half-written files", "files", half_written),
     Kind("folders deleted", "files", folders, template="whole", small=False),
 ]

@@ -2,9 +2,10 @@
 
     {"limits": {key: {"fits": {"micro_batch", "gradient_checkpointing", "longest_window"} or null, "evidence", "when",
                       "memory_bytes", "model", "device", "precision"}},
-     "fastest": {key: what nanogpt.training.batch_finder found}}
+     "fastest": {key: what nanogpt.training.batch_finder found}, "digest": of the two}
 
-A limit is of a model's shape on a device in a precision, and of the memory that there was: with more it is none.
+A limit is of a model's shape on a device in a precision, and of the memory that there was: with more it is none. One
+bit flipped in a longest_window would stop every training of its shape: hence the digest.
 """
 
 from __future__ import annotations
@@ -83,11 +84,14 @@ class MemoryStore:
 
     def _put(self, section: str, key: str, row: dict) -> None:
         known = self._read()
-        durable.write_json(self.path, {**known, section: {**known[section], key: row}})
+        known = {**known, section: {**known[section], key: row}}
+        durable.write_json(self.path, {**known, "digest": durable.digest(known)})
 
     def _read(self) -> dict[str, dict]:
         try:
             known = durable.read_json(self.path)
+            if known.pop("digest") != durable.digest(known):
+                raise ValueError("its digest differs")
             if sorted(known) != sorted(SECTIONS):
                 raise ValueError
             for row in known["limits"].values():

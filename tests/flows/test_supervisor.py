@@ -341,3 +341,12 @@ def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
     watcher.communicate(timeout=15)
     assert (watch.folder / "saved").exists() and not (watch.folder / "interrupted").exists()
     assert watch.trainer_is_gone
+
+
+@pytest.mark.parametrize("blocked", ["a folder", "a link to itself"])
+def test_a_log_that_cannot_be_opened_makes_way(tmp_path, blocked):
+    log = tmp_path / "tiny.log"
+    log.mkdir() if blocked == "a folder" else log.symlink_to(log.name)
+    said = supervisor.ChildLog(log)
+    log.write_text("step 1\n")
+    assert said.text() == "step 1\n"

@@ -93,3 +93,12 @@ def test_a_store_that_cannot_be_read_counts_as_none_and_is_told(store, damage):
     assert store.limit(CONFIG, 16 * GIB) is None and "set aside" in told[0]
     store.note_limit(CONFIG, 16 * GIB, Fit(2), "again")
     assert store.limit(CONFIG, 16 * GIB).fits == Fit(2) and len(told) == 1
+
+
+def test_whichever_bit_flips_the_limit_is_the_same_or_none(store, tmp_path):
+    whole = store.path.read_bytes()
+    for at in range(len(whole)):
+        for bit in (0, 4):
+            store.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            limit = MemoryStore(tmp_path, lambda _: None).limit(CONFIG, 16 * GIB)
+            assert limit is None or limit.fits == Fit(3), at
