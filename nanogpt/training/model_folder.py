@@ -34,6 +34,11 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path}: is a file, or in one; expected the folder of a model, or a new one's name") from None
 
 
+def context_of(facts: dict, config: Config) -> int:
+    """Tokens in the windows that the validation loss of a checkpoint was measured in; once all had whole ones."""
+    return facts.get("context", config.model.block_size)
+
+
 class ModelFolder:
     """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
 
@@ -164,10 +169,11 @@ class ModelFolder:
 
     @property
     def best_val_loss(self) -> float:
-        """Of the weights in best/; infinity without any."""
+        """Of the weights in best/; infinity without any, or where it was measured in windows of another length."""
         if self._best_val_loss is None:
             found = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
-            self._best_val_loss = found.facts["val_loss"] if found else math.inf
+            comparable = found and context_of(found.facts, self.config) == self.config.context
+            self._best_val_loss = found.facts["val_loss"] if comparable else math.inf
         return self._best_val_loss
 
     def best_step(self) -> int:

@@ -24,7 +24,7 @@ from nanogpt.training.gradients import Gradients, StepData
 from nanogpt.training.growth import window_at
 from nanogpt.training.judge import Judge
 from nanogpt.training.lifeline import StopRequest
-from nanogpt.training.model_folder import ModelFolder
+from nanogpt.training.model_folder import ModelFolder, context_of
 from nanogpt.training.optimizer import Optimizer
 from nanogpt.training.parity import require_parity
 from nanogpt.training.progress import Progress, check_same_training, trajectory
@@ -157,7 +157,7 @@ class Session:
             self.folder.event("started", f"{self.model.num_parameters():,} parameters, {self.computing.precision}")
         self.folder.describe(self.tokenizer, self.data_sha256)
         self.folder.track()
-        if math.isinf(self.folder.best_val_loss):  # none, or set aside as corrupt: the next evaluation is the best
+        if math.isinf(self.folder.best_val_loss):  # none that compares: the next evaluation is the best
             self.progress.best_val_loss = None
         if found and {"device", "precision"} & self.computing.differences(found.facts).keys():
             self.progress.rewinds = 0  # what was bad there may be good here: the remedy has all its attempts
@@ -219,6 +219,10 @@ class Session:
     def restore(self, found: Checkpoint) -> None:
         """Take over the state of a checkpoint; the rows that it has yet to write are dropped."""
         self.progress = Progress.from_state_dict(found.state["progress"])
+        if (context := context_of(found.facts, self.config)) != self.config.context:
+            self.progress.best_val_loss, self.progress.evaluations_without_gain = None, 0
+            told = f"windows of {context} -> {self.config.context} tokens, whose losses do not compare"
+            self.folder.event("best anew", f"{told}: the next evaluation is the best")
         checkpoint.put_weights(self.model, found.weights, str(found.folder))
         self.optimizer.load_state_dict(found.state["optimizer"])
         if self.average:

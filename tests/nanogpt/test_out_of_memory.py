@@ -1,5 +1,6 @@
 """A training that runs out of memory: nothing is lost, and the curve is that of the unlimited one within rounding."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training import checkpoint
 from nanogpt.training.gradients import OutOfMemory
+from nanogpt.training.judge import Judge
 from nanogpt.training.trainer import Trainer, train
-from tests.nanogpt.training_case import assert_same, events, losses, make_data, tiny
+from tests.nanogpt.training_case import StopAt, assert_same, events, losses, make_data, tiny, train_with_stops
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,24 @@ def test_shorter_windows_are_the_same_training(data, tmp_path):
     assert open_trained(tmp_path).config.block_size == 8
     assert train(config.with_changes({"training.max_iters": 32}), data, tmp_path).context == 16
     assert open_trained(tmp_path).config.block_size == 16
+
+
+@pytest.mark.parametrize(("before", "after"), [(16, 8), (8, 16)])
+def test_losses_of_other_windows_are_no_better_and_no_worse(data, tmp_path, monkeypatch, before, after):
+    """The best and the patience begin anew, and a session that is stopped after that does not begin them again."""
+    real = Judge.validation_loss
+    monkeypatch.setattr(Judge, "validation_loss", lambda of, rows: real(of, rows) + 9 * (of.context != before))
+    config = tiny(eval_interval=4, early_stopping_patience=2, max_iters=20)
+    train(windows(config, before), data, tmp_path / "whole", stop=StopAt(10))
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    whole = train(windows(config, after), data, tmp_path / "whole")
+    assert (whole.reason, whole.context) == ("max_iters", after)
+    assert whole.best_step > 10 and whole.best_val_loss > 9
+    outcome = train_with_stops(windows(config, after), data, tmp_path / "stopped", looks=3)
+    assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "whole")
+    for name in ("whole", "stopped"):
+        (told,) = events(tmp_path / name, "best anew")
+        assert told["message"].startswith(f"windows of {before} -> {after} tokens")
 
 
 def test_windows_that_no_doubling_makes_whole_are_refused_and_longer_ones_are_whole():
