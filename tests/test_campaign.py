@@ -16,10 +16,12 @@ from bench.faults import aims, kills, table
 from bench.faults.__main__ import SMALL_KILLS, main
 from bench.faults.campaign import Campaign
 from bench.faults.damage import one_bit_flipped
+from bench.faults.disk import on_a_small_disk
 from bench.faults.kills import kill_series
 from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived, all_kinds, chosen
 from bench.faults.moments import ANYWHERE, BETWEEN, FINISHED, OUTCOME, WHILE_IT_TRAINS, Step, Strike, moments_met
 from bench.faults.process import Result
+from bench.faults.processes import days_between
 from bench.faults.scene import Scene
 from bench.faults.template import Reference, Templates
 from bench.faults.verdict import judge
@@ -144,6 +146,21 @@ def test_a_kind_that_is_not_survived_is_told_and_its_run_is_kept(campaign):
     assert any((folder / "checkpoints").is_dir() for folder in kept)
 
 
+def test_what_is_left_of_a_kind_on_a_small_disk_lies_where_it_was(tmp_path):
+    scene = Scene(Templates(tmp_path), tmp_path / "workspace", Reference("", "", [], {}))
+    scene.workspace.mkdir()
+    (scene.workspace / "before").write_text("as it was")
+    try:
+        with pytest.raises(NotSurvived), on_a_small_disk(scene) as hog:
+            (scene.workspace / "since then").write_text("to look at")
+            hog.keep_full()
+            raise NotSurvived
+    except NotPossible as why:
+        pytest.skip(str(why))
+    assert not os.path.ismount(scene.workspace) and list(tmp_path.iterdir()) == [scene.workspace]
+    assert sorted(path.name for path in scene.workspace.iterdir()) == ["before", "since then"]
+
+
 TRAINED = "training.tiny"
 
 
@@ -216,6 +233,15 @@ def test_a_write_was_met_when_the_kill_cut_it_off(tmp_path):
         struck.cut_off = {path}
         assert struck.met()[0] == moment
         struck.cut_off = set()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("times", "jumps"), [
+    ((5.0, 86406.0, -86390.0), [1, -2]), ((5.0, 6.0, 7.0), [0, 0]), ((5.0, 86406.0), []),
+])  # fmt: skip
+def test_a_calendar_jumped_when_the_rows_of_the_run_say_so(times, jumps):
+    names = ("started", "cool-down", "finished")
+    assert days_between([{"event": name, "time": at} for name, at in zip(names, times, strict=False)]) == jumps
 
 
 SECONDS = "seconds from the restart to training again, worst"

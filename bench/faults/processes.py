@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,18 +16,18 @@ import psutil
 from bench.faults.injection import injecting
 from bench.faults.kind import Finding, Kind, NotSurvived
 from bench.faults.losses import TwoTrainers, trains_since
-from bench.faults.moments import WINDOWS_OF_TRAINING, Step, marker_of
+from bench.faults.moments import marker_of, outcome_without_marker
 from bench.faults.process import Process, is_trainer, is_worker, marked
 from bench.faults.scene import Scene
-from bench.faults.template import CHECKPOINT_INTERVAL, MODEL
+from bench.faults.template import CHECKPOINT_INTERVAL, MODEL, STEPS
 from flows.options import CHECKOUT
 from nanogpt import durable
 
 TRAINING = f"training.{MODEL}"
-REPORT_AGAIN = ("--redo", "documentation.report")
 STOPPED_SECONDS = 3.0
 FEW_STEPS = 5
 DAY = 86400.0
+TRIES = 3
 NO_DEATH_SIGNAL = {  # prctl() refuses then: an operating system without PR_SET_PDEATHSIG
     "what": "replace", "process": "trainer", "module": "nanogpt.training.lifeline", "name": "PR_SET_PDEATHSIG",
     "value": 9999,
@@ -65,17 +67,19 @@ def both_killed(scene: Scene) -> Finding:
 
 def killed_before_the_marker(scene: Scene) -> Finding:
     """kill -9 of all between the trainer's outcome and the marker that says so."""
-    seen = WINDOWS_OF_TRAINING["an outcome is there, and the marker says started"]
-    step = Step(TRAINING, 0.0)
     going = training(scene)
-    going.wait_for(lambda: seen(scene, step), "the outcome")
+    going.wait_for(lambda: outcome_without_marker(scene, TRAINING), "the outcome")
+    going.send(signal.SIGSTOP)  # it writes no marker while the others are looked for
     going.kill("all")
     scene.results.append(going.wait())
-    if marker_of(scene, TRAINING)[0] == "started":
-        scene.run()
-    else:
-        scene.run(*REPORT_AGAIN)
-    return Finding(scene.noticed("started .(interrupted|asked)"), "the trainer ends once more, without a step")
+    if not outcome_without_marker(scene, TRAINING):
+        raise NotSurvived(f"not inflicted: the marker says {marker_of(scene, TRAINING)[0]} already")
+    scene.run()
+    noticed = scene.noticed(rf"{TRAINING}: started .interrupted at")
+    resumed = scene.events("resumed")[-1]["step"]
+    if resumed != STEPS:
+        raise NotSurvived(f"the trainer went on from step {resumed}, though all {STEPS} were done")
+    return Finding(noticed, "the trainer ends once more, without a step")
 
 
 def worker_killed(scene: Scene) -> Finding:
@@ -134,20 +138,41 @@ def paused(scene: Scene) -> Finding:
 
 
 def calendar_set(scene: Scene) -> Finding:
-    """The calendar is set a day ahead while it trains, and two days back a second later, for every process."""
-    shift = scene.workspace / "shift"
-    shift.write_text("0")
-    path = f"{SHIFTED_CLOCK}{os.pathsep}{CHECKOUT}"
-    going = training(scene, {"PYTHONPATH": path, "CLOCK_SHIFT": str(shift)})
-    for seconds in (DAY, -DAY):
-        shift.write_text(str(seconds))
-        until = time.monotonic() + 1.0
-        scene.wait_until(lambda until=until: time.monotonic() > until, "the next change")
-    scene.results.append(going.wait())
+    """The calendar is set a day ahead while it trains, and two days back in its cool-down, for every process."""
+    for _ in range(TRIES):
+        if (jumps := _calendar_jumps(scene)) == [1, -2]:
+            break
+        scene.again()  # it trained too fast for whoever sets the calendar
+    else:
+        raise NotSurvived(f"not inflicted: the training's own rows tell of jumps by {jumps} days, not by [1, -2]")
     spent = durable.read_json(scene.state / "clock.json")["spent_seconds"]
     if not 0 < spent < 3600:
         raise NotSurvived(f"{spent} s of the budget are spent")
-    return Finding(f"{spent} s of the budget are spent", "time is read from clocks that nobody can set", times=2)
+    told = f"start, cool-down and end are told {jumps[0]:+} and {jumps[1]:+} days apart; {spent} s of the budget spent"
+    return Finding(told, "time is read from clocks that nobody can set", times=2)
+
+
+def _calendar_jumps(scene: Scene) -> list[int]:
+    """A whole training, which tells the time of its start, cool-down and end, while the calendar is set: days_between()
+    these."""
+    shift = scene.workspace / "shift"
+    shift.write_text("0")
+    shutil.rmtree(scene.model)
+    scene.begin()
+    going = scene.start(env={"PYTHONPATH": f"{SHIFTED_CLOCK}{os.pathsep}{CHECKOUT}", "CLOCK_SHIFT": str(shift)})
+    for met, seconds in (("started", DAY), ("cool-down", -DAY)):
+        going.wait_for(lambda met=met: scene.events(met), f"the event {met}")
+        durable.write_text(shift, str(seconds))
+    scene.results.append(going.wait())
+    return days_between(scene.events())
+
+
+def days_between(events: list[dict]) -> list[int]:
+    """Whole days from the start of a training to its cool-down, and from there to its end, as its rows tell."""
+    times = [[row["time"] for row in events if row["event"] == name] for name in ("started", "cool-down", "finished")]
+    if not all(times):
+        return []
+    return [round((after[-1] - before[-1]) / DAY) for before, after in itertools.pairwise(times)]
 
 
 def training(scene: Scene, env: Mapping[str, str] | None = None) -> Process:

@@ -6,18 +6,21 @@ import itertools
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from bench.faults.injection import injecting
 from bench.faults.kills import NO_CLOCK
 from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.moments import marker_of, still_finished
+from bench.faults.moments import LOOK_SECONDS, SIGHT_SECONDS, marker_of, still_finished
 from bench.faults.process import Process
-from bench.faults.processes import training
+from bench.faults.processes import TRIES, training
 from bench.faults.scene import Scene
-from bench.faults.template import MODEL
+from bench.faults.template import HALF, MODEL, SLOW_SECONDS
 from flows.options import PHASES
 from nanogpt import durable
 
 STOPPED = 130
+SLOW_STEP = HALF + 2  # no multiple of the checkpoints' interval: who saves there was asked to
 NINE_STARTS = 900.0  # seconds of patience
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GAPS = (0.0, 0.05, 0.3)  # seconds between one Ctrl-C and the next
@@ -85,13 +88,39 @@ def ctrl_c_twice(scene: Scene) -> Finding:
 
 
 def killed_while_stopping(scene: Scene) -> Finding:
-    """Ctrl-C while it trains, and kill -9 of all while it saves."""
-    going = training(scene)
+    """Ctrl-C while it trains, and kill -9 of all in the middle of the checkpoint that it then saves."""
+    for _ in range(TRIES):
+        if _killed_in_the_save(scene):
+            break
+        scene.again()
+    else:
+        raise NotSurvived(f"not inflicted: in {TRIES} tries no kill met the checkpoint of step {SLOW_STEP}")
+    scene.run()
+    noticed = scene.noticed(rf"training.{MODEL}: started .interrupted at")
+    if scene.events("resumed")[-1]["step"] != HALF:
+        raise NotSurvived(f"{scene.events('resumed')[-1]['message']}, not at {HALF}")
+    return Finding(noticed, "half a checkpoint is none: on from the one before", times=2)
+
+
+def _killed_in_the_save(scene: Scene) -> bool:
+    """Ctrl-C in a step that takes long, kill -9 when the checkpoint after it is seen; whether it was not whole yet."""
+    slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": SLOW_STEP}
+    going = scene.start(env=injecting(slow))
+    going.wait_for(lambda: scene.last_step() == SLOW_STEP - 1, f"step {SLOW_STEP}")
+    trainer = going.trainer
     going.interrupt()
+    until = time.monotonic() + SIGHT_SECONDS
+    while not (half := _half_saved(scene)) and going.is_running and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+    trainer.kill()
+    going.send(signal.SIGSTOP)  # it takes no note while the others are looked for
     going.kill("all")
     scene.results.append(going.wait())
-    scene.run()
-    return Finding(scene.noticed("started .(failed|interrupted) at"), "the last checkpoint; the same command", times=2)
+    return bool(half) and half == _half_saved(scene) and marker_of(scene, f"training.{MODEL}")[0] == "started"
+
+
+def _half_saved(scene: Scene) -> list[Path]:
+    return list(scene.checkpoints.glob(f".step-{SLOW_STEP:08d}.tmp"))
 
 
 def _comes_to(scene: Scene, going: Process, phase: str) -> bool:
