@@ -27,31 +27,38 @@ WAITS = "the run waits until"
 
 @contextmanager
 def on_a_small_disk(scene: Scene) -> Iterator[Hog]:
-    """The workspace on an ext4 file system of its own, which a Hog can fill; afterwards it lies where it was."""
+    """The workspace on an ext4 file system of its own, which a Hog can fill; afterwards, whatever happens in it, it
+    lies where it was."""
     aside = scene.workspace.with_name(f"{scene.workspace.name}.aside")
+    image = scene.workspace.with_name(f"{scene.workspace.name}.ext4")
     scene.workspace.rename(aside)
     scene.workspace.mkdir()
-    image = scene.workspace.with_name(f"{scene.workspace.name}.ext4")
     try:
         _mount(scene.workspace, image, SIZE)
+        shutil.copytree(aside, scene.workspace, symlinks=True, dirs_exist_ok=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        scene.workspace.rmdir()
-        aside.rename(scene.workspace)
-        image.unlink(missing_ok=True)
+        _take_place(aside, scene.workspace, image)
         raise NotPossible(f"no file system can be mounted ({error})") from error
+    shutil.rmtree(aside)
     hog = Hog(scene.workspace)
     try:
-        shutil.copytree(aside, scene.workspace, symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(aside)
         yield hog
-        hog.leave()
-        shutil.copytree(scene.workspace, aside, symlinks=True, ignore=shutil.ignore_patterns("lost+found"))
+    except BaseException:
+        scene.close()  # what it has started must not write while it is copied back, to be looked at
+        raise
     finally:
         hog.leave()
-        subprocess.run(["umount", "-l", scene.workspace], check=False)  # a failure in between has unmounted it already
-        image.unlink()
-    scene.workspace.rmdir()
-    aside.rename(scene.workspace)
+        shutil.copytree(scene.workspace, aside, symlinks=True, ignore=shutil.ignore_patterns("lost+found"))
+        _take_place(aside, scene.workspace, image)
+
+
+def _take_place(aside: Path, workspace: Path, image: Path) -> None:
+    """`aside` becomes the workspace, in the place of the file system that may be mounted there."""
+    if os.path.ismount(workspace):
+        subprocess.run(["umount", "-l", workspace], check=True)
+    shutil.rmtree(workspace)  # also what was made below the mount point
+    aside.rename(workspace)
+    image.unlink(missing_ok=True)
 
 
 def _mount(folder: Path, image: Path, size: int) -> None:
@@ -222,10 +229,13 @@ def moved_away(scene: Scene) -> Finding:
     going = scene.start()
     _wait_for_steps(scene, going)
     scene.workspace.rename(elsewhere)
-    result = going.wait()
-    if scene.workspace.exists():
+    try:
+        result = going.wait()
+    finally:
+        if not scene.workspace.exists():
+            elsewhere.rename(scene.workspace)
+    if elsewhere.exists():
         raise NotSurvived(f"made anew: {[str(path) for path in scene.workspace.rglob('*')]}; {result.output[-800:]}")
-    elsewhere.rename(scene.workspace)
     return _stopped_and_gone_on(scene, result, "is gone")
 
 
@@ -241,8 +251,9 @@ def unmounted(scene: Scene) -> Finding:
             subprocess.run(["umount", "-l", scene.workspace], check=True)
             result = going.wait()
             left = [str(path) for path in scene.workspace.rglob("*")]
-            subprocess.run(["mount", "--bind", below, scene.workspace], check=True)
         finally:
+            if not os.path.ismount(scene.workspace):
+                subprocess.run(["mount", "--bind", below, scene.workspace], check=True)
             subprocess.run(["umount", "-l", below], check=True)
             below.rmdir()
         if left:
