@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from nanogpt.training.computing import Computing
 from nanogpt.training.lifeline import StopRequest, StopRequested
 from nanogpt.training.optimizer import Optimizer
 
+Result = TypeVar("Result")
 Piece = tuple[int, int]  # first sample, number of samples
 MOST_SHAPES = 64  # compiled; beyond torch's 8 it would go on in eager mode without a word
 
@@ -73,10 +75,14 @@ class Gradients:
         compiler failed, now or at a shape that it meets later; always with the same dropout generator.
         Raises StopRequested between two passes and OutOfMemory, both with the generator as before.
         """
+        return self.complete(data, lambda: self._add_up(data, loss_scale))
+
+    def complete(self, data: StepData, compute: Callable[[], Result]) -> Result:
+        """What `compute` makes of `data` in passes of the micro-batch; again with the remedies of compute()."""
         before = _of_dropout(self.computing.device).get_rng_state() if self.model.config.dropout else None
         while True:
             try:
-                return self._add_up(data, loss_scale)
+                return compute()
             except StopRequested:
                 self._forget_step(before)
                 raise

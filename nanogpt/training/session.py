@@ -26,7 +26,7 @@ from nanogpt.training.judge import Judge
 from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.model_folder import ModelFolder, context_of
 from nanogpt.training.optimizer import Optimizer
-from nanogpt.training.parity import require_parity
+from nanogpt.training.parity import Parity, require_parity
 from nanogpt.training.progress import Progress, check_same_training, trajectory
 from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
 
@@ -194,18 +194,27 @@ class Session:
         CPU does. Raises DeviceError.
 
         A batch or a window that grows changes the shape, after which MPS's gradients were wrong (pytorch #177116).
+        Where there is no memory for it, the micro-batch halves as in a step. Raises OutOfMemory.
         """
-        rows = min(self.micro_batch * self.config.context, self.batch * self.config.model.block_size) // self.window
-        if self.device == "cpu" or (rows, self.window) == self.compared:
+        if self.device == "cpu" or self.shape_of_a_pass == self.compared:
             return
-        self.compared = (rows, self.window)
         self.folder.beat("comparing the device with the CPU")
         self.optimizer.forget_gradients()  # of the last step: the comparison makes a set of its own
-        tokens, targets = next(self.gradients.passes(self.step_data))
-        found = require_parity(self.model, tokens, targets, self.computing.precision, self.loss_scale)
+        found = self.gradients.complete(self.step_data, self.compare_with_cpu)
+        self.compared = self.shape_of_a_pass
         if found:
             told = f"loss within {found.loss:.0e}, gradients within {found.gradient:.0e} of the CPU's"
             self.folder.event("parity", f"{told}, on {found.tokens} tokens in {found.seconds:.1f} s", **asdict(found))
+
+    @property
+    def shape_of_a_pass(self) -> tuple[int, int]:
+        """Windows and tokens of each, in the next step's first pass."""
+        tokens = min(self.micro_batch * self.config.context, self.batch * self.config.model.block_size)
+        return tokens // self.window, self.window
+
+    def compare_with_cpu(self) -> Parity | None:
+        tokens, targets = next(self.gradients.passes(self.step_data))
+        return require_parity(self.model, tokens, targets, self.computing.precision, self.loss_scale)
 
     # ---- there and back
 

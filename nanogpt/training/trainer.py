@@ -108,7 +108,6 @@ class Trainer(Session):
 
     def step(self) -> None:
         """Gradients, judgement, update. A step that is skipped consumes its data like any other."""
-        self.check_device()
         progress, config = self.progress, self.config.training
         batch, loss_scale = self.batch, self.loss_scale
         loss, gradient_norm = self.compute_gradients()
@@ -133,6 +132,7 @@ class Trainer(Session):
     def compute_gradients(self) -> tuple[float, float]:
         """Loss and gradient norm of this step's samples, gradients in place."""
         try:
+            self.check_device()
             return self.gradients.compute(self.step_data, self.loss_scale)
         except OutOfMemory:  # all is as before the step: no other process has to do again what led here
             self.save()

@@ -11,7 +11,7 @@ from nanogpt.export.folders import export_trained, open_trained
 from nanogpt.export.huggingface import load_model
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
+from nanogpt.training import checkpoint, session
 from nanogpt.training.gradients import OutOfMemory
 from nanogpt.training.judge import Judge
 from nanogpt.training.trainer import Trainer, train
@@ -93,6 +93,48 @@ def test_out_of_memory_in_an_update_leaves_the_process(data, tmp_path, monkeypat
     assert checkpoint.step_of(list(checkpoint.steps_in(tmp_path / "limited" / "checkpoints"))[-1]) == 10
     monkeypatch.undo()
     assert_same(train(config, data, tmp_path / "limited"), whole, tmp_path / "limited", tmp_path / "whole")
+
+
+def no_memory_to_compare(monkeypatch, windows: int) -> list[tuple]:
+    """The CPU passes for an accelerator that has no memory to compare more than so many windows of 16 tokens with the
+    CPU, a length that a curriculum meets on its way. The shapes that were compared."""
+    real, compared = Trainer.set_up, []
+
+    def set_up(self, found):
+        real(self, found)
+        self.device = "an accelerator"
+
+    def compare(model, tokens, targets, precision, loss_scale):
+        if tokens.size(0) > windows and tokens.size(1) == 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        compared.append(tuple(tokens.shape))
+
+    monkeypatch.setattr(Trainer, "set_up", set_up)
+    monkeypatch.setattr(session, "require_parity", compare)
+    return compared
+
+
+def test_out_of_memory_in_a_comparison_with_the_cpu_halves_as_in_a_step(data, tmp_path, monkeypatch):
+    compared = no_memory_to_compare(monkeypatch, windows=2)
+    outcome = train(tiny(initial_block_size=4, curriculum_fraction=0.5, max_iters=12), data, tmp_path)
+    assert (outcome.step, outcome.micro_batch) == (12, 2)
+    assert compared == [(16, 4), (8, 8), (2, 16)]
+    (halved,) = events(tmp_path, "out_of_memory")
+    assert halved["message"].startswith("micro-batch 4 -> 2: OutOfMemoryError: CUDA out of memory")
+
+
+def test_out_of_memory_in_a_comparison_that_is_too_much_ends_with_the_step_before_it_saved(
+    data, tmp_path, monkeypatch
+):
+    config = tiny(initial_block_size=4, curriculum_fraction=0.5, checkpoint_interval=100, max_iters=12)
+    whole = train(config, data, tmp_path / "whole")
+    no_memory_to_compare(monkeypatch, windows=0)
+    folder = tmp_path / "limited"
+    with pytest.raises(OutOfMemory, match="micro-batch 1: OutOfMemoryError: CUDA out of memory"):
+        train(config, data, folder)
+    assert checkpoint.step_of(list(checkpoint.steps_in(folder / "checkpoints"))[-1]) == 6
+    monkeypatch.undo()
+    assert_same(train(config, data, folder, micro_batch=4), whole, folder, tmp_path / "whole")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
