@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanogpt import device as devices
 from nanogpt.data.data_loader import Samples
-from nanogpt.faults import OUT_OF_MEMORY, classify
+from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, classify
 from nanogpt.model.gpt import GPT
 from nanogpt.training.computing import Computing
 from nanogpt.training.lifeline import StopRequest, StopRequested
@@ -96,9 +96,11 @@ class Gradients:
             remedy(data, evidence)
 
     def _remedy_for(self, error: Exception) -> Callable[[StepData, str], None] | None:
-        if classify(error) == OUT_OF_MEMORY:
+        """A fault with a symptom of its own, of the device or the disk, is not the compiler's."""
+        symptom = classify(error)
+        if symptom == OUT_OF_MEMORY:
             return self._halve
-        return self._leave_compiler if self.compiled else None
+        return self._leave_compiler if self.compiled and symptom == UNKNOWN else None
 
     def _forget_step(self, generator: Tensor | None) -> None:
         self.optimizer.forget_gradients()

@@ -1,5 +1,6 @@
 """A step's gradient: the same whatever is computed again, compiled, split or cut into shorter windows."""
 
+import errno
 import weakref
 
 import numpy as np
@@ -11,7 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from nanogpt.config import ModelConfig, TrainingConfig
 from nanogpt.data.data_loader import Samples
-from nanogpt.faults import OUT_OF_MEMORY, classify
+from nanogpt.faults import (
+    OUT_OF_MEMORY,
+    CorruptFileError,
+    DeviceError,
+    FolderLostError,
+    NonFiniteError,
+    classify,
+)
 from nanogpt.model.gpt import GPT, mps_dropout_again
 from nanogpt.training.computing import Computing
 from nanogpt.training.gradients import Feed, Gradients, OutOfMemory, StepData
@@ -106,17 +114,17 @@ def test_a_scaled_loss_scales_the_gradients_exactly_and_nothing_that_is_told():
 
 
 class Compiler:
-    """Stands for torch.compile: fails at the calls of the given numbers, by half done work and an exception."""
+    """Stands for torch.compile: fails at the call of the given number, by half done work and an exception."""
 
-    def __init__(self, fails_at: int):
-        self.fails_at, self.calls = fails_at, 0
+    def __init__(self, fails_at: int, error: Exception | None = None):
+        self.fails_at, self.calls, self.error = fails_at, 0, error or RuntimeError("no C++ compiler")
 
     def __call__(self, function, **options):
         def compiled(tokens, targets):
             self.calls += 1
             if self.calls == self.fails_at:
                 torch.rand(10)  # dropout's generator has moved on
-                raise RuntimeError("no C++ compiler")
+                raise self.error
             return function(tokens, targets)
 
         return compiled
@@ -142,6 +150,23 @@ def test_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
     of.compile()
     computed(of, WHOLE)
     assert of.compiled and of.micro_batch == 2
+
+
+NOT_THE_COMPILERS = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceError("mps does not compute it"),
+    OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error"), FolderLostError("x"),
+    NonFiniteError("NaN"), CorruptFileError("train.bin"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", NOT_THE_COMPILERS, ids=str)
+def test_a_fault_of_something_else_does_not_leave_the_compiler(monkeypatch, error):
+    monkeypatch.setattr(torch, "compile", Compiler(2, error))
+    of = gradients(2)
+    of.compile()
+    with pytest.raises(type(error)) as raised:
+        of.compute(WHOLE)
+    assert raised.value is error and of.compiled and not EVENTS
 
 
 class Memory:
