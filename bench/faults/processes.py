@@ -45,6 +45,20 @@ def trainer_killed(scene: Scene) -> Finding:
     return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
 
 
+def trainer_killed_at_its_start(scene: Scene) -> Finding:
+    """kill -9 of the first trainer of a model, before it has made the model's folder."""
+    shutil.rmtree(scene.model)
+    scene.begin()
+    going = scene.start()
+    going.wait_for(lambda: going.trainer, "the trainer")
+    going.kill("trainer")
+    if scene.model.exists():
+        raise NotSurvived("not inflicted: the model's folder is there already")
+    scene.results.append(going.wait())
+    row = scene.remedy("killed")
+    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
+
+
 def orchestrator_killed(scene: Scene) -> Finding:
     """kill -9 of the orchestrator while it trains: the kernel tells its trainer, which saves and ends."""
     return _orphaned(scene, {})
@@ -212,6 +226,7 @@ def _at_most_one_interval(scene: Scene) -> None:
 
 KINDS = [
     Kind("trainer, kill -9", "processes", trainer_killed),
+    Kind("trainer, kill -9 at its start", "processes", trainer_killed_at_its_start, small=False),
     Kind("orchestrator, kill -9", "processes", orchestrator_killed),
     Kind("orchestrator, kill -9 without a death signal", "processes", orchestrator_killed_without_death_signal),
     Kind("orchestrator and trainer, kill -9", "processes", both_killed),

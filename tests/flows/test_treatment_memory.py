@@ -104,6 +104,15 @@ def test_an_abort_is_none_of_memory_where_it_had_not_run_out(treat):
     assert asked == ["12", "12"] and run.remedies[-1]["symptom"] == "aborted"
 
 
+def test_a_trainer_that_is_killed_before_it_has_made_its_folder_is_started_again(treat, monkeypatch):
+    run, _, treatment = treat()
+    treatment.folder.rmdir()
+    endings = iter([Ending("killed", "ended by SIGKILL", {}), FINISHED])
+    monkeypatch.setattr(supervisor, "train", lambda *others, **named: next(endings))
+    assert treatment.until_it_ends() == FINISHED
+    assert [row["symptom"] for row in run.remedies] == ["killed"]
+
+
 def test_a_disk_that_cannot_keep_what_fitted_does_not_end_the_training(start, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
