@@ -19,7 +19,18 @@ from bench.faults.damage import one_bit_flipped
 from bench.faults.disk import on_a_small_disk
 from bench.faults.kills import kill_series
 from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived, all_kinds, chosen
-from bench.faults.moments import ANYWHERE, BETWEEN, FINISHED, OUTCOME, WHILE_IT_TRAINS, Step, Strike, moments_met
+from bench.faults.moments import (
+    ANYWHERE,
+    BETWEEN,
+    FINISHED,
+    OUTCOME,
+    WHILE_IT_TRAINS,
+    Step,
+    Strike,
+    finished_steps,
+    moments_met,
+    still_finished,
+)
 from bench.faults.process import Result
 from bench.faults.processes import days_between
 from bench.faults.scene import Scene
@@ -215,6 +226,26 @@ def test_a_kill_counts_for_the_moment_that_it_met(tmp_path):
     struck.marker("finished", age=30)
     assert struck.met() == [FINISHED]
     assert struck.met(later=1.0) == [BETWEEN]
+
+
+@pytest.mark.fast
+def test_no_step_is_done_twice_but_a_report_that_tells_of_the_kill(tmp_path):
+    scene = Struck(tmp_path).scene
+
+    def marker(step: str, state: str, reason: str) -> None:
+        durable.write_json(scene.markers / f"{step}.json", {"state": state, "reason": reason})
+
+    def again(step: str, reason: str) -> dict:
+        marker(step, "finished", "never run")
+        before = finished_steps(scene)
+        marker(step, "started", reason)
+        return still_finished(scene, before)
+
+    tells_of_it = "remedies.9 added (2026-11-21T10:45:21 interrupted)"
+    assert again("documentation.report", tells_of_it) == {}
+    for step, reason in (("documentation.report", "exports/a is missing"), ("documentation.figures", tells_of_it)):
+        with pytest.raises(NotSurvived, match=f"done twice: {step}"):
+            again(step, reason)
 
 
 @pytest.mark.fast

@@ -278,8 +278,9 @@ def _figures(stories: list[Story], seed: int, jobs: int) -> dict:
         "planned moments that were met": _as_planned(kills, met),
         "kills while something was being written": sum(story.in_a_write for story in stories),
         "final weights": f"the uninterrupted run's to the byte, {len(stories)} times",
-        "else it counts as not survived": "a step of the ledger is done twice, a training step told twice or not at "
-                                          "all, two trainers are at work in one folder, a process is left",
+        "else it counts as not survived": "a step of the ledger is done twice (but for a report that has to tell of a "
+                                          "kill), a training step told twice or not at all, two trainers are at work "
+                                          "in one folder, a process is left",
         "kills of a training": len(steps),
         "training steps lost with a kill, most": max(steps, default=0),
         "training steps lost with a kill, median": statistics.median(steps) if steps else 0,

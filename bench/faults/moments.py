@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,12 +207,21 @@ def finished_steps(scene: Scene) -> dict[str, str]:
 
 
 def still_finished(scene: Scene, before: dict[str, str]) -> dict[str, str]:
-    """The finished steps now. Raises NotSurvived when one of those `before` was begun again."""
+    """The finished steps now. Raises NotSurvived when one of those `before` was begun again; a report that was there
+    when the run was killed is made again, to tell of the kill."""
     now = finished_steps(scene)
-    again = [name for name, marker in before.items() if now.get(name) != marker]
+    again = [name for name, marker in before.items() if now.get(name) != marker and not _tells_of_a_kill(scene, name)]
     if again:
         raise NotSurvived(f"done twice: {', '.join(again)}")
     return now
+
+
+def _tells_of_a_kill(scene: Scene, step: str) -> bool:
+    try:
+        reason = durable.read_json(scene.markers / f"{step}.json")["reason"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return step == "documentation.report" and bool(re.search(r"remedies\.\d+ added \(.* interrupted\)", reason))
 
 
 def _trains_or_has(scene: Scene, going: Process, step: Step, since: float) -> bool:
