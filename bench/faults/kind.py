@@ -38,11 +38,13 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen when a fault was inflicted: real words and figures of that run, never written by hand.
+    """What was seen when a fault was inflicted.
 
-    `noticed`: the run's own words about the fault. `remedy`: what it did about it. `result` is filled by the verdict
-    ("same bytes", "loss curve within 3e-07"); what a kind adds is told before it. `times`: how many faults there
-    were. `seconds_lost` and `steps_lost`: more than the undisturbed run took; None lets the scene measure them.
+    `noticed`: the run's own words about the fault. `remedy`: what it did about it, from the row of its report; where it
+    has none, for nothing was broken or a person is asked, in the kind's words, for what the kind has checked. `result`
+    is filled by the verdict ("same bytes", "loss curve within 3e-07"); what a kind adds is told before it. `times`:
+    how many faults there were. `seconds_lost` and `steps_lost`: more than the undisturbed run took; None lets the scene
+    measure them.
     """
 
     noticed: str
@@ -58,9 +60,9 @@ class Kind:
     """A kind of fault.
 
     `template`: what the scene is a copy of (see scene.py). `exact`: False where the remedy changes how things are
-    computed, so that the loss curve must be within rounding instead of the weights to the byte. `small`: also in the
-    small form, which the tests run; variants of another kind, in place or wording, are not. `seconds`: after so long it
-    is not survived.
+    computed, so that the loss curve must be within rounding instead of the weights to the byte; None where no other run
+    is like it, and the kind has compared what can be. `small`: also in the small form, which the tests run; variants of
+    another kind, in place or wording, are not. `seconds`: after so long it is not survived.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Kind:
     inflict: Callable[[Scene], Finding]
     small: bool = True
     template: str = "half"
-    exact: bool = True
+    exact: bool | None = True
     seconds: float = 300.0
 
     @property

@@ -12,7 +12,8 @@ from bench.faults.scene import Scene
 from bench.faults.template import MODEL
 
 STEP = 105  # beyond where the half run stands, between two checkpoints
-STALL = {"what": "replace", "module": "flows.supervisor", "name": "STALL_SECONDS", "value": 10}
+SUPERVISOR = {"what": "replace", "module": "flows.supervisor"}
+SOONER = ({**SUPERVISOR, "name": "STALL_SECONDS", "value": 10}, {**SUPERVISOR, "name": "GRACE_SECONDS", "value": 2})
 
 
 def poisoned(scene: Scene) -> Finding:
@@ -52,17 +53,18 @@ def killed_twice(scene: Scene) -> Finding:
 
 def hang(scene: Scene) -> Finding:
     """Python sleeps for ever at a step, once; a stall is told after 10 s instead of five minutes."""
-    return once(scene, {"what": "hang", "how": "asleep"}, r"no heartbeat for \d+ s", STALL)
+    return once(scene, {"what": "hang", "how": "asleep"}, r"no heartbeat for \d+ s", *SOONER)
 
 
 def hang_in_c(scene: Scene) -> Finding:
-    """The main thread waits in C for ever at a step and no signal's handler runs, once; told after 10 s."""
-    return once(scene, {"what": "hang", "how": "waiting"}, r"no heartbeat for \d+ s", STALL)
+    """The main thread waits in C for ever at a step and no signal's handler runs, once; told after 10 s, killed
+    2 s after it was asked to end."""
+    return once(scene, {"what": "hang", "how": "waiting"}, r"no heartbeat for \d+ s", *SOONER)
 
 
 def frozen(scene: Scene) -> Finding:
-    """SIGSTOP to the trainer; a stall is told after 10 s instead of five minutes."""
-    going = scene.start(env=injecting(STALL))
+    """SIGSTOP to the trainer; a stall is told after 10 s instead of five minutes, the kill comes 2 s later."""
+    going = scene.start(env=injecting(*SOONER))
     going.wait_for(lambda: scene.events("resumed") and going.trainer is not None, "a trainer at work")
     going.trainer.suspend()
     scene.results.append(going.wait())
@@ -137,7 +139,7 @@ def counted(scene: Scene, fault: dict, name: str) -> dict:
 
 # The first three train anew twice: 220 s were measured beside seven other loads on two cores.
 KINDS = [
-    Kind("NaN in gradients", "steps", poisoned, seconds=600.0),
+    Kind("NaN in gradients", "steps", poisoned, seconds=600.0, small=False),
     Kind("a spike in gradients", "steps", spike, seconds=600.0, small=False),
     Kind("NaN three steps in a row", "steps", rewound, seconds=600.0),
     Kind("a crash at a step", "steps", crash),
