@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import shutil
 import sys
@@ -9,7 +11,7 @@ from importlib.metadata import distributions, version
 
 import psutil
 
-from flows import accelerator, demands, documents
+from flows import accelerator, demands, disk, documents
 from flows.ledger import Outcome, Step
 from flows.run import Run
 from nanogpt import durable
@@ -44,6 +46,8 @@ def make_folders(run: Run) -> Outcome:
 def check_system(run: Run) -> Outcome:
     memory = psutil.virtual_memory()
     free = shutil.disk_usage(run.paths.workspace).free
+    if free < disk.LEAST:  # full for now, it may be: waited for, as in every step
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(run.paths.state / "system.json"))
     least, most = min(disk_needed(run)), max(disk_needed(run))
     checks = [
         _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,

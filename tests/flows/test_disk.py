@@ -13,6 +13,7 @@ from flows import disk
 from flows.disk import Unwritable
 from flows.display import PlainDisplay
 from flows.options import parse
+from flows.phases import environment
 from flows.run import Run
 from nanogpt import durable
 from nanogpt.training import checkpoint
@@ -154,3 +155,11 @@ def test_a_run_whose_folders_are_there_goes_on_and_one_whose_log_is_gone_does_no
     run.paths.logs.rename(run.paths.logs.with_name("elsewhere"))
     with pytest.raises(Unwritable, match="the same command goes on"):
         disk.require_folders(run)
+
+
+@pytest.mark.parametrize("free, told", [(disk.LEAST - 1, "No space left"), (disk.LEAST, "disk: found 0.0 GiB, needed")])
+def test_at_the_start_a_full_disk_is_waited_for_and_a_small_one_refused(run, monkeypatch, free, told):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises((OSError, RuntimeError), match=told) as refused:
+        environment.check_system(run)
+    assert (getattr(refused.value, "errno", None) == errno.ENOSPC) == (free < disk.LEAST)
