@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 
 from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotSurvived
+from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived
 from bench.faults.mirror import Answer, Mirror, mirror
 from bench.faults.process import Process
 from bench.faults.scene import Scene
-from flows.options import CHECKOUT
+from bench.faults.template import shared_data
 from nanogpt import durable
 from nanogpt.data import sources
 
@@ -103,10 +103,12 @@ def own_text_gone(scene: Scene) -> Finding:
 # -- downloads -------------------------------------------------------------------------------------------------------
 
 
-def content() -> bytes | None:
-    """Tiny Shakespeare, where a copy of it is at hand: only the right bytes are ever believed."""
-    shared = Path(os.environ.get("NANOGPT_TEST_DATA", CHECKOUT.parent / "shared" / "data")) / PLAY.file
-    return shared.read_bytes() if shared.is_file() else None
+def content() -> bytes:
+    """Tiny Shakespeare, from a copy at hand: only the right bytes are ever believed. Raises NotPossible without one."""
+    shared = shared_data()
+    if shared is None:
+        raise NotPossible(f"no copy of {PLAY.file} to serve (../shared/data, or the folder NANOGPT_TEST_DATA)")
+    return (shared / PLAY.file).read_bytes()
 
 
 def fetching(*places: str) -> list[str]:
@@ -193,5 +195,4 @@ SMALL = ("other ids", "token folder emptied")
 KINDS = [Kind(f"during training: {name}", "data", inflict, small=name in SMALL)
          for name, inflict in DURING_TRAINING.items()]  # fmt: skip
 KINDS += [Kind("a person's text vanishes", "data", own_text_gone)]
-if content():  # elsewhere there are no right bytes to serve
-    KINDS += [Kind(f"download: {name}", "data", inflict, template="whole") for name, inflict in DOWNLOADS.items()]
+KINDS += [Kind(f"download: {name}", "data", inflict, template="whole") for name, inflict in DOWNLOADS.items()]
