@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.faults.injection import injecting
 from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived
 from bench.faults.scene import MODEL, Scene
+from bench.faults.template import CHECKPOINT_INTERVAL
 
 SIZE = 3 << 30  # bytes of the file system, in a file with holes: phase 1 wants more than 1 GiB to be free
 WAITS = "the run waits until"
@@ -239,6 +241,32 @@ def moved_away(scene: Scene) -> Finding:
     return _stopped_and_gone_on(scene, result, "is gone")
 
 
+def gone_before_a_checkpoint(scene: Scene) -> Finding:
+    """The model's folder vanishes in the first session of its training, between two steps, before any checkpoint."""
+    stopped = {"what": "hang", "how": "asleep", "seconds": 4.0, "at": "step", "step": CHECKPOINT_INTERVAL // 2,
+               "counter": str(scene.workspace / "stopped")}  # fmt: skip
+    going = scene.start(env=injecting(stopped))
+    going.wait_for(lambda: scene.last_step() == CHECKPOINT_INTERVAL // 2 - 1, "the step before it")
+    return _vanishes(scene, going, scene.model)
+
+
+def gone_with_its_first(scene: Scene) -> Finding:
+    """The folder of the checkpoints vanishes in the first session of a training, as soon as the first is written."""
+    going = scene.start()
+    going.wait_for(scene.checkpoints.exists, "the folder of the checkpoints")
+    return _vanishes(scene, going, scene.checkpoints)
+
+
+def _vanishes(scene: Scene, going, folder: Path) -> Finding:
+    """It may stop the run, with the reason in a line, or not."""
+    folder.rename(scene.workspace.with_name(f"{scene.workspace.name}.vanished"))
+    result = going.wait()
+    if result.code != 0:
+        return _stopped_and_gone_on(scene, result, "is gone", rf"/{re.escape(folder.name)}\b")
+    scene.results.append(result)
+    return Finding(scene.noticed(re.escape(folder.name), "gone|missing|No such file"), "the run goes on")
+
+
 def unmounted(scene: Scene) -> Finding:
     """The file system of the workspace is unmounted (umount -l) while it trains, and mounted again afterwards."""
     with on_a_small_disk(scene):
@@ -291,7 +319,10 @@ def _stopped_and_gone_on(scene: Scene, result, *words: str) -> Finding:
 KINDS = [
     Kind("log on a full disk", "disk", log_takes_nothing, template="whole"),
     Kind("workspace moved away while it trains", "disk", moved_away),
-]
+    Kind("model's folder gone before its first checkpoint", "disk", gone_before_a_checkpoint, small=False,
+         template="fresh"),
+    Kind("checkpoints' folder gone with the first", "disk", gone_with_its_first, small=False, template="fresh"),
+]  # fmt: skip
 if hasattr(resource, "prlimit"):
     KINDS.append(Kind("limit on the size of files", "disk", limit_of_file_size))
 if sys.platform == "linux" and os.geteuid() == 0:  # who else may not mount
