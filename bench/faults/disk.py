@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.faults.injection import injecting
@@ -247,7 +248,8 @@ def gone_before_a_checkpoint(scene: Scene) -> Finding:
                "counter": str(scene.workspace / "stopped")}  # fmt: skip
     going = scene.start(env=injecting(stopped))
     going.wait_for(lambda: scene.last_step() == CHECKPOINT_INTERVAL // 2 - 1, "the step before it")
-    return _vanishes(scene, going, scene.model)
+    found = _vanishes(scene, going, scene.model)
+    return replace(found, steps_lost=CHECKPOINT_INTERVAL // 2 - 1)  # their rows vanished, too
 
 
 def gone_with_its_first(scene: Scene) -> Finding:
