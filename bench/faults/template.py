@@ -102,9 +102,10 @@ class Templates:
 
 def _stop_in_the_middle(scene: Scene) -> None:
     """The finished model is trained anew, as --redo does, and Ctrl-C stops it while one of its steps takes long."""
-    slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": HALF}
+    begun = scene.workspace.with_name("slow step begun")
+    slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": HALF, "counter": str(begun)}
     going = scene.start("--redo", f"training.{MODEL}", env=injecting(slow))
-    going.wait_for(lambda: scene.last_step() == HALF - 1, f"step {HALF}")
+    going.wait_for(begun.exists, f"step {HALF}")
     going.interrupt()
     result = going.wait()
     if result.code != 130 or scene.last_step() != HALF:
