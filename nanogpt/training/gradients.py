@@ -37,6 +37,15 @@ class StepData:
         return [(first, min(micro_batch, ends - first)) for first in range(self.cursor, ends, micro_batch)]
 
 
+def is_of_compiler(error: BaseException | None) -> bool:
+    """Whether torch's compiler raised it, or what it came of. No step needs its cache, which a full disk keeps out."""
+    while error is not None:
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class OutOfMemory(MemoryError):
     """A pass has no memory, and there is no smaller one for this process to try; all is as before the step."""
 
@@ -75,10 +84,11 @@ class Gradients:
         compiler failed, now or at a shape that it meets later; always with the same dropout generator.
         Raises StopRequested between two passes and OutOfMemory, both with the generator as before.
         """
-        return self.complete(data, lambda: self._add_up(data, loss_scale))
+        return self.complete(data, lambda: self._add_up(data, loss_scale), self.compiled)
 
-    def complete(self, data: StepData, compute: Callable[[], Result]) -> Result:
-        """What `compute` makes of `data` in passes of the micro-batch; again with the remedies of compute()."""
+    def complete(self, data: StepData, compute: Callable[[], Result], compiled: bool = False) -> Result:
+        """What `compute` makes of `data` in passes of the micro-batch; again with the remedies of compute(), where it
+        uses what was `compiled`."""
         before = _of_dropout(self.computing.device).get_rng_state() if self.model.config.dropout else None
         while True:
             try:
@@ -87,7 +97,7 @@ class Gradients:
                 self._forget_step(before)
                 raise
             except Exception as error:
-                remedy = self._remedy_for(error)
+                remedy = self._remedy_for(error, compiled and self.compiled)
                 if remedy is None:
                     raise
                 evidence = f"{type(error).__name__}: {error}"[:500]
@@ -95,12 +105,12 @@ class Gradients:
             self._forget_step(before)
             remedy(data, evidence)
 
-    def _remedy_for(self, error: Exception) -> Callable[[StepData, str], None] | None:
-        """A fault with a symptom of its own, of the device or the disk, is not the compiler's."""
+    def _remedy_for(self, error: Exception, compiled: bool) -> Callable[[StepData, str], None] | None:
+        """A fault with a symptom of its own, of the device or the disk, is not the compiler's, unless it says so."""
         symptom = classify(error)
         if symptom == OUT_OF_MEMORY:
             return self._halve
-        return self._leave_compiler if self.compiled and symptom == UNKNOWN else None
+        return self._leave_compiler if compiled and (symptom == UNKNOWN or is_of_compiler(error)) else None
 
     def _forget_step(self, generator: Tensor | None) -> None:
         self.optimizer.forget_gradients()

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import torch._inductor.exc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
@@ -167,6 +168,17 @@ def test_a_fault_of_something_else_does_not_leave_the_compiler(monkeypatch, erro
     with pytest.raises(type(error)) as raised:
         of.compute(WHOLE)
     assert raised.value is error and of.compiled and not EVENTS
+
+
+def test_a_cache_of_the_compiler_that_has_no_room_leaves_the_compiler(monkeypatch):
+    """So it was met under RLIMIT_FSIZE: InductorError, caused by OSError 27."""
+    error = torch._inductor.exc.InductorError(OSError(errno.EFBIG, "File too large"), None)
+    error.__cause__ = OSError(errno.EFBIG, "File too large")
+    monkeypatch.setattr(torch, "compile", Compiler(2, error))
+    of = gradients(2)
+    of.compile()
+    of.compute(WHOLE)
+    assert not of.compiled
 
 
 class Memory:
