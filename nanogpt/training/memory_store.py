@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ class MemoryStore:
     def _read(self) -> dict[str, dict]:
         try:
             known = durable.read_json(self.path)
-            if known.pop("digest") != durable.digest(known):
+            if known.pop("digest", None) not in (None, durable.digest(known)):  # None: written before there was one
                 raise ValueError("its digest differs")
             if sorted(known) != sorted(SECTIONS):
                 raise ValueError
@@ -102,7 +103,8 @@ class MemoryStore:
         except FileNotFoundError:
             return {section: {} for section in SECTIONS}
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            durable.set_aside(self.path)
+            with suppress(OSError):  # another run may have been quicker
+                durable.set_aside(self.path)
             self.notify(f"{self.path} is not what was written ({error}); it is set aside")
             return {section: {} for section in SECTIONS}
         return known

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogpt import durable
 from nanogpt.machine import memory_bytes
 from nanogpt.training.memory_store import Fit, MemoryStore
 from tests.nanogpt.training_case import tiny
@@ -23,6 +24,13 @@ def store(tmp_path) -> MemoryStore:
 def test_it_is_found_again_with_its_evidence(store, tmp_path):
     limit = MemoryStore(tmp_path, print).limit(CONFIG, 16 * GIB)
     assert limit.fits == Fit(3) and limit.evidence == "killed with 1 % of memory left" and limit.when
+
+
+def test_what_was_written_before_there_was_a_digest_still_counts(store, tmp_path):
+    known = durable.read_json(store.path)
+    del known["digest"]
+    durable.write_json(store.path, known)
+    assert MemoryStore(tmp_path, print).limit(CONFIG, 16 * GIB).fits == Fit(3)
 
 
 @pytest.mark.parametrize("change", [
