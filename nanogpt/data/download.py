@@ -30,6 +30,7 @@ ANSWER_SECONDS = 8.0
 LEAST_BYTES_PER_SECOND = 8 << 10
 WINDOW_SECONDS = 15.0
 CHUNK = 4 << 10  # bytes: small, so that a trickle is seen as it is
+STANDSTILL_SECONDS = 300.0  # several times what a holder bears with each of its places
 TOLD_AFTER_SECONDS = 2.0  # of waiting for another run's download: to find a file whole takes no time worth a word
 Notify = Callable[[str, str], None]  # is told a fault and its remedy, in a few words each
 TRY_AGAIN = (408, 425, 429)  # of the answers 4xx: too slow, too early, too many requests
@@ -75,9 +76,9 @@ class Part:
 
     @contextmanager
     def alone(self, notify: Notify = say_nothing) -> Iterator[None]:
-        """Hold the part: runs share their downloads. Waits while its holder lives, and tells `notify` so, once.
+        """Hold the part: runs share their downloads. Waits while its holder gets on, and tells `notify` so, once.
 
-        What still is progress the holder judges; the lock dies with it.
+        The lock dies with its holder. Raises Unobtainable when one lives, and nothing has come for STANDSTILL_SECONDS.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.whole.name}.lock"))
@@ -85,11 +86,20 @@ class Part:
             lock.acquire(timeout=TOLD_AFTER_SECONDS)
         except Timeout:
             notify(f"another process is downloading {self.whole}", "waited for it")
-            lock.acquire()
+            self._wait_for(lock)
         try:
             yield
         finally:
             lock.release()
+
+    def _wait_for(self, lock: FileLock) -> None:
+        while not lock.is_locked:
+            arrived = self.arrived()
+            try:
+                lock.acquire(timeout=STANDSTILL_SECONDS)
+            except Timeout:
+                if self.arrived() == arrived:
+                    raise Unobtainable(f"another process holds {self.path}, and nothing comes") from None
 
     def arrived(self) -> int:
         """Bytes to go on from."""

@@ -356,3 +356,21 @@ def test_what_another_process_downloads_is_waited_for_and_told_once(tmp_path, mo
             child.communicate()
             hanging.set()
     assert told == [(f"another process is downloading {part.whole}", "waited for it")] and len(requests) == 1
+
+
+def test_a_process_that_holds_a_download_and_gets_nowhere_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    part, hanging = part_in(tmp_path), threading.Event()
+    monkeypatch.setattr(download, "TOLD_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(download, "STANDSTILL_SECONDS", 0.2)
+    with server(sends(waits=hanging)) as (url, _):
+        child = start_child(url, part)
+        try:
+            assert child.stdout.readline() == "holds\n"
+            while part.arrived() < 8192:
+                time.sleep(0.02)
+            with pytest.raises(download.Unobtainable, match="nothing comes"), part.alone():
+                pass
+        finally:
+            child.kill()
+            child.communicate()
+            hanging.set()
