@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,14 +36,18 @@ def make() -> None:
 
 
 def copy_to(database: Path) -> None:
-    """Put a copy where there is no database yet, if there is one to copy."""
-    if not place().is_file():
+    """Put a copy where there is no database yet, if there is one to copy; where that fails, Prefect makes its own."""
+    if not place().is_file() or database.is_dir():
         return
-    for companion in ("-wal", "-shm"):  # of a database that is gone: SQLite would play its log into the copy
-        database.with_name(database.name + companion).unlink(missing_ok=True)
     unfinished = database.with_name(database.name + ".copy")
-    shutil.copyfile(place(), unfinished)
-    os.replace(unfinished, database)
+    try:
+        for companion in ("-wal", "-shm"):  # of a database that is gone: SQLite would play its log into the copy
+            database.with_name(database.name + companion).unlink(missing_ok=True)
+        shutil.copyfile(place(), unfinished)
+        os.replace(unfinished, database)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -198,9 +198,7 @@ class ChildLog:
 
     def line_like(self, pattern: re.Pattern) -> str:
         """The first whole line since the last call that `pattern` finds; "" without one."""
-        with open(self.path, "rb") as file:
-            file.seek(self._read_to)
-            new = file.read()
+        new = self._from(self._read_to)
         new = new[: new.rfind(b"\n") + 1]
         self._read_to += len(new)
         text = new.decode("utf-8", "replace")
@@ -209,13 +207,22 @@ class ChildLog:
 
     def text(self, most: int = 64_000, since: int = 0) -> str:
         """All that was said, beyond the file's byte `since`, or its last `most` bytes."""
-        with open(self.path, "rb") as file:
-            file.seek(max(self._began_at, since, file.seek(0, os.SEEK_END) - most))
-            return file.read().decode("utf-8", "replace")
+        return self._from(max(self._began_at, since, self.size() - most)).decode("utf-8", "replace")
 
     def size(self) -> int:
-        """Of the file, in bytes."""
-        return self.path.stat().st_size
+        """Of the file, in bytes; 0 when somebody has removed it."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def _from(self, byte: int) -> bytes:
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(byte)
+                return file.read()
+        except OSError:  # removed: what it said is lost, and no reason to stop a training
+            return b""
 
     def last_words(self) -> str:
         """The last error's line, where there is one: the stacks of an abort come behind it."""

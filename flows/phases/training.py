@@ -27,8 +27,9 @@ def training(run: Run) -> None:
         except DoesNotFit as error:
             _plan_without(run, error)
             continue
+        loss = "none" if facts["best_val_loss"] is None else f"{facts['best_val_loss']:.4f}"
         run.milestone(
-            "training", f"{name}: validation loss {facts['best_val_loss']:.4f} after {facts['step']:,} steps",
+            "training", f"{name}: validation loss {loss} after {facts['step']:,} steps",
             f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
             [run.paths.configs / f"{name}.yaml",
              *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],

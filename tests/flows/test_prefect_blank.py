@@ -65,3 +65,11 @@ def test_what_is_made_is_what_a_server_takes_for_its_own(tmp_path, blank):
         assert opened.execute("select count(*) from flow_run").fetchone() == (0,)
     assert {"flow_run", "task_run", "artifact", "alembic_version"} <= tables
     assert list(blank.parent.iterdir()) == [blank], "nothing of its making is left"
+
+
+@pytest.mark.fast
+def test_a_copy_that_cannot_be_made_is_left_to_prefect(tmp_path, blank):
+    database(blank, row=1)
+    (tmp_path / "prefect.db.copy").mkdir()
+    prefect_blank.copy_to(tmp_path / "prefect.db")
+    assert not (tmp_path / "prefect.db").exists()

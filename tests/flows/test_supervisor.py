@@ -350,3 +350,8 @@ def test_a_log_that_cannot_be_opened_makes_way(tmp_path, blocked):
     said = supervisor.ChildLog(log)
     log.write_text("step 1\n")
     assert said.text() == "step 1\n"
+
+
+def test_a_log_that_is_removed_stops_no_training(tmp_path):
+    said = supervisor.ChildLog(tmp_path / "tiny.log")
+    assert said.line_like(supervisor.WRONG_NUMBERS) == said.text() == "" and said.last_words() == "it said nothing"
