@@ -7,6 +7,7 @@ worked out from what the same training took without one and from what nanogpt.tr
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 import sys
@@ -24,7 +25,7 @@ from bench.faults.kind import Finding, Kind, NotSurvived
 from bench.faults.process import is_trainer, marked
 from bench.faults.scene import Scene
 from bench.faults.template import MODEL, rows_of
-from bench.faults.verdict import losses
+from bench.faults.verdict import apart, losses
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.training.memory import predict
@@ -42,6 +43,7 @@ LIGHT = MODELS.format(n_layer=2, n_embd=32, block_size=128, batch_size=4, max_it
 LARGE = MODELS.format(n_layer=4, n_embd=160, block_size=32, batch_size=2, max_iters=40)  # more than micro has
 TIME = ("--budget", "1h")  # so that steps, not the clock, end a training
 AGAIN = ("--redo", f"training.{MODEL}")
+SHORT = ("--set", "training.max_iters=40", "--set", "training.log_interval=1")  # the smaller model, too
 SHORTER_CONTEXT = 0.02  # relative; 0.002 was measured after 16 steps, in which a model learns little of long contexts
 LEARNT = 0.8  # of the first loss; 0.58 was measured
 CPU_IS_FULL = {"what": "raise", "error": "cpu out of memory", "operator": "aten::embedding_dense_backward"}
@@ -70,9 +72,9 @@ def address_space_for_blocks(scene: Scene) -> Finding:
     limit = taken - needed(scene, 4) + recomputed + (needed(scene, 1) - recomputed) // 4
     with limited(scene, limit):
         train(scene)
-    row = remedy(scene, "gradient checkpointing")
+    remedy(scene, "gradient checkpointing")
     noticed = scene.noticed("micro-batch 1: .*can't allocate memory|after memory had run out")
-    return Finding(noticed, f"halved, then: {row['remedy']}", told(scene), seconds_lost(scene))
+    return Finding(noticed, all_remedies(scene), told(scene), seconds_lost(scene))
 
 
 # -- in the words of allocators --------------------------------------------------------------------------------------
@@ -87,10 +89,8 @@ def windows(scene: Scene) -> Finding:
     if context != 64:
         raise NotSurvived(f"trained in windows of {context}; expected 64")
     near = near_the_unlimited(scene, step=5)
-    take_as_reference(scene, scene.model)
-    rows = [row["remedy"] for row in remedies(scene)]
-    return Finding(scene.noticed("can't allocate memory"), " / ".join(dict.fromkeys(rows)),
-                   f"windows of {context}, {near}", seconds_lost(scene))  # fmt: skip
+    return Finding(scene.noticed("can't allocate memory"), all_remedies(scene), f"windows of {context}, {near}",
+                   seconds_lost(scene))  # fmt: skip
 
 
 def next_smaller(scene: Scene) -> Finding:
@@ -99,7 +99,7 @@ def next_smaller(scene: Scene) -> Finding:
     durable.write_text(scene.config, LARGE)
     fault = {**CPU_IS_FULL, "model": MODEL, "times": None}
     for phase in ("environment", "configuration", "training", "documentation"):
-        scene.run(*TIME, "--set", "training.max_iters=40", "--only", phase, env=injecting(fault))
+        scene.run(*TIME, *SHORT, "--only", phase, env=injecting(fault))
     row = scene.remedy("the next smaller model", "micro")
     if "micro" not in scene.report_text():
         raise NotSurvived("the report does not tell of the smaller model")
@@ -150,7 +150,7 @@ def comes_back(scene: Scene) -> Finding:
     said = scene.noticed("as it fitted on")
     if scene.events("out_of_memory"):
         raise NotSurvived("out of memory again")
-    return Finding(said, "remembered in state/memory.json", "micro-batch 2 from the first step",
+    return Finding(said, "none is needed: it begins with what fitted", "micro-batch 2 from the first step",
                    seconds_lost=0.0, steps_lost=0)  # fmt: skip
 
 
@@ -210,27 +210,39 @@ def near_the_unlimited(scene: Scene, step: int) -> str:
     Raises NotSurvived when they are further than SHORTER_CONTEXT, other ones before `step`, or of other steps.
     """
     mine, theirs = losses(scene.metrics()), losses(scene.reference.metrics)
+    each_step_in_order(scene, steps=max(of for _, of in theirs))
     if mine.keys() != theirs.keys():
         raise NotSurvived(f"rows that only one of the two runs has: {sorted(mine.keys() ^ theirs.keys())}")
     if other := [key for key in theirs if key[1] < step and mine[key] != theirs[key]]:
         raise NotSurvived(f"other losses before memory ran out: {other}")
-    furthest = max(abs(mine[key] - theirs[key]) / theirs[key] for key in theirs)
-    if not furthest <= SHORTER_CONTEXT:  # nor NaN
+    furthest = max(apart(mine[key], theirs[key]) for key in theirs)
+    if furthest > SHORTER_CONTEXT:
         raise NotSurvived(f"the loss curve differs by {furthest:.1g}; shorter contexts explain {SHORTER_CONTEXT:g}")
     return f"losses within {furthest:.1%} of whole windows'"
 
 
 def trained_to_its_end(scene: Scene, steps: int) -> str:
-    """What the scene's model has learnt. Raises NotSurvived unless its rows are in order to the last step, and the loss
-    fell."""
-    rows = scene.metrics()
-    told, judged = ([row["step"] for row in rows if row["kind"] == kind] for kind in ("train", "eval"))
-    if told[0] != 1 or judged[-1] != steps or any(of != sorted(set(of)) for of in (told, judged)):
-        raise NotSurvived(f"rows of steps {told}, judged at {judged}; from 1 to {steps} was to be trained")
-    first, last = rows[0]["loss"], rows[-1]["val_loss"]
-    if not last < LEARNT * first:  # nor NaN
+    """What the scene's model has learnt. Raises NotSurvived unless it took each step, was judged after the last, and
+    the loss fell."""
+    each_step_in_order(scene, steps)
+    told = losses(scene.metrics())
+    if ("eval", steps) not in told:
+        raise NotSurvived(f"not judged after step {steps}: {sorted(told)}")
+    first, last = told["train", 1], told["eval", steps]
+    if last >= LEARNT * first:
         raise NotSurvived(f"it learnt nothing: loss {first} at first, {last} at last")
     return f"{steps} steps, loss {first:.2f} to {last:.2f}"
+
+
+def each_step_in_order(scene: Scene, steps: int) -> None:
+    """Raises NotSurvived unless each step is told once, in order, and each loss is a number."""
+    rows = scene.metrics()
+    for kind, wanted in (("train", list(range(1, steps + 1))), ("eval", None)):
+        told = [row["step"] for row in rows if row["kind"] == kind]
+        if told != (wanted or sorted(set(told))):
+            raise NotSurvived(f"{kind} rows of steps {told}; from 1 to {steps}, each once, was to be told")
+    if wrong := [key for key, loss in losses(rows).items() if not math.isfinite(loss)]:
+        raise NotSurvived(f"no number for a loss: {wrong}")
 
 
 def needed(scene: Scene, micro_batch: int, recompute: bool = False) -> int:
@@ -256,6 +268,11 @@ def remedy(scene: Scene, *words: str) -> dict:
         if row["symptom"] == "out_of_memory" and all(word in told for word in words):
             return row
     raise NotSurvived(f"no remedy against memory with {' and '.join(words)}; there are {remedies(scene)}")
+
+
+def all_remedies(scene: Scene) -> str:
+    """Each once, in the order in which they were taken."""
+    return " / ".join(dict.fromkeys(row["remedy"] for row in remedies(scene)))
 
 
 def micro_batch(scene: Scene) -> int:

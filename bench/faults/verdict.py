@@ -38,7 +38,7 @@ def judge(scene: Scene, exact: bool | None) -> str:
 def within_rounding(scene: Scene) -> str:
     """The largest relative difference of a loss. Raises NotSurvived when rounding does not explain it."""
     difference = loss_difference(scene)
-    if not difference <= ROUNDING:  # nor NaN
+    if difference > ROUNDING:
         raise NotSurvived(f"the loss curve differs by {difference:.1g}; rounding explains {ROUNDING:g}")
     return f"loss curve within {difference:.1e}"
 
@@ -48,7 +48,14 @@ def loss_difference(scene: Scene) -> float:
     mine, theirs = (losses(rows) for rows in (scene.metrics(), scene.reference.metrics))
     if mine.keys() != theirs.keys():
         raise NotSurvived(f"rows of metrics that only one of the two runs has: {sorted(mine.keys() ^ theirs.keys())}")
-    return max(abs(mine[key] - theirs[key]) / abs(theirs[key]) for key in theirs)
+    return max(apart(mine[key], theirs[key]) for key in theirs)
+
+
+def apart(mine: float, theirs: float) -> float:
+    """The relative difference of two losses: infinite where one of them alone is NaN, which max() would pass over."""
+    if math.isnan(mine) or math.isnan(theirs):
+        return 0.0 if math.isnan(mine) and math.isnan(theirs) else math.inf
+    return abs(mine - theirs) / abs(theirs)
 
 
 def losses(rows: list[dict]) -> dict[tuple[str, int], float]:
