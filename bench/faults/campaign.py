@@ -22,16 +22,17 @@ class Campaign:
     """A folder with templates, and scenes made from them. A scene whose kind was not survived stays, to look at."""
 
     def __init__(self, folder: Path, small: bool = False, tell: Callable[[str], None] = print):
-        self.templates, self.small, self.tell = Templates(folder), small, tell
-        self.reference = self.templates.make(tell)
-        self.interrupted = threading.Event()
+        self.small, self.tell, self.interrupted = small, tell, threading.Event()
+        self.templates = Templates(folder, self.interrupted)
+        self.templates.make("whole", tell)
 
     @contextmanager
     def scene(self, template: str, name: str, seconds: float = 300.0) -> Iterator[Scene]:
         """A private copy of a template's workspace: ended, and removed unless what is done in it fails."""
+        reference = self.templates.make(template, self.tell)
         workspace = self.templates.folder / "scenes" / f"{_file_name(name)}-{os.getpid()}-{threading.get_ident()}"
         shutil.copytree(self.templates.workspace(template), workspace, symlinks=True)
-        scene = Scene(self.templates, workspace, self.reference, Patience(seconds, self.interrupted), template,
+        scene = Scene(self.templates, workspace, reference, Patience(seconds, self.interrupted), template,
                       self.small)  # fmt: skip
         with closing(scene):
             yield scene
@@ -43,6 +44,7 @@ class Campaign:
         began = time.monotonic()
         try:
             with self.scene(kind.template, kind.name, kind.seconds) as scene:
+                began = time.monotonic()  # its template may have had to be made
                 row["look"] = scene.to_look()
                 found = kind.inflict(scene)
                 verdict = judge(scene, kind.exact)
