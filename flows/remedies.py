@@ -134,6 +134,7 @@ MENDED_BY_THE_TRAINER = {
     "skipped": ("bad_step", "the step was not taken, its data passed over"),
     "rewound": (faults.NON_FINITE, "back to a healthy checkpoint, half the learning rate, other data ahead"),
     "corrupt checkpoint": (faults.CORRUPT_FILE, "set aside; the checkpoint before it is taken"),
+    "checkpoint missing": (faults.CORRUPT_FILE, "a new one is saved"),
     "restored": (faults.CORRUPT_FILE, "the rows are written anew from the checkpoint, which keeps them"),
     "rewritten": (faults.CORRUPT_FILE, "the rows are written again, as the training had written them"),
     "unreadable": (faults.CORRUPT_FILE, "set aside as *.bad, a new file begun"),

@@ -21,11 +21,13 @@ from pathlib import Path
 
 from bench.faults.injection import injecting
 from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived
+from bench.faults.process import Process
 from bench.faults.scene import MODEL, Scene
-from bench.faults.template import CHECKPOINT_INTERVAL
+from bench.faults.template import CHECKPOINT_INTERVAL, HALF
 
 SIZE = 3 << 30  # bytes of the file system, in a file with holes: phase 1 wants more than 1 GiB to be free
 WAITS = "the run waits until"
+LONG_STEP = HALF + 3  # two before a checkpoint
 
 
 @contextmanager
@@ -114,8 +116,7 @@ class Hog:
 def fills_while_it_trains(scene: Scene) -> Finding:
     """Another program fills the file system (a small ext4) while it trains."""
     with on_a_small_disk(scene) as hog:
-        going = scene.start()
-        _wait_for_steps(scene, going)
+        going = _start_in_a_step(scene)
         hog.fill()
         scene.results.append(going.wait())
     row = scene.remedy("disk_full", "removed .* that this run could spare")
@@ -126,8 +127,7 @@ def stays_full_for_a_while(scene: Scene) -> Finding:
     """Another program fills the file system (a small ext4) while it trains, takes at once whatever the run frees, and
     gives it back when the run has begun to wait."""
     with on_a_small_disk(scene) as hog:
-        going = scene.start()
-        _wait_for_steps(scene, going)
+        going = _start_in_a_step(scene)
         hog.keep_full()
         _wait_for_the_wait(going)
         hog.leave()
@@ -194,11 +194,14 @@ def log_takes_nothing(scene: Scene) -> Finding:
     return Finding(scene.noticed("No space left on device"), "it is told on the terminal, once; the run goes on")
 
 
-def _wait_for_steps(scene: Scene, going) -> None:
-    """Until this start has done a step, so that all files are open and room is held."""
-    going.wait_for(lambda: scene.events("resumed") and (scene.model / ".room").exists(), "a training with room held")
-    before = scene.last_step()
-    going.wait_for(lambda: scene.last_step() > before, "a step")
+def _start_in_a_step(scene: Scene) -> Process:
+    """A start that has done steps, so that all files are open and room is held, and is in one that takes long: what
+    comes next happens before the training's end, however slow the machine is."""
+    begun = scene.workspace.with_name(f"{scene.workspace.name}.step")
+    slow = {"what": "hang", "how": "asleep", "seconds": 3.0, "at": "step", "step": LONG_STEP, "counter": str(begun)}
+    going = scene.start(env=injecting(slow))
+    going.wait_for(begun.exists, f"step {LONG_STEP}")
+    return going
 
 
 def _wait_for_the_wait(going) -> None:
@@ -216,8 +219,7 @@ def _waited(scene: Scene, step: str = "") -> Finding:
 
 def may_not_be_written(scene: Scene) -> Finding:
     """The model's folder becomes immutable (chattr +i, which binds root, too) while it trains, and then as it was."""
-    going = scene.start()
-    _wait_for_steps(scene, going)
+    going = _start_in_a_step(scene)
     _chattr("+i", scene.model)
     try:
         result = going.wait()
@@ -229,8 +231,7 @@ def may_not_be_written(scene: Scene) -> Finding:
 def moved_away(scene: Scene) -> Finding:
     """The whole workspace is moved elsewhere while it trains, and back when the run has ended."""
     elsewhere = scene.workspace.with_name(f"{scene.workspace.name}.elsewhere")
-    going = scene.start()
-    _wait_for_steps(scene, going)
+    going = _start_in_a_step(scene)
     scene.workspace.rename(elsewhere)
     try:
         result = going.wait()
@@ -276,8 +277,7 @@ def unmounted(scene: Scene) -> Finding:
         below.mkdir()
         subprocess.run(["mount", "--bind", scene.workspace, below], check=True)  # so that it outlives its unmounting
         try:
-            going = scene.start()
-            _wait_for_steps(scene, going)
+            going = _start_in_a_step(scene)
             subprocess.run(["umount", "-l", scene.workspace], check=True)
             result = going.wait()
             left = [str(path) for path in scene.workspace.rglob("*")]

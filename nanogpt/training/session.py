@@ -275,6 +275,9 @@ class Session:
         """A checkpoint of this step, unless it is there; then the oldest go."""
         if self.saved_step == self.progress.step:
             return
+        before = checkpoint.step_folder(self.folder.checkpoints, self.saved_step)
+        if self.saved_step >= 0 and not before.is_dir():
+            self.folder.event("checkpoint missing", f"{before} is gone: it was removed from outside")
         self.write_checkpoint(checkpoint.step_folder(self.folder.checkpoints, self.progress.step))
         self.saved_step = self.progress.step
         config = self.config.training

@@ -318,6 +318,22 @@ def test_rows_that_are_changed_while_it_trains_are_written_again(data, tmp_path,
 
 
 @pytest.mark.fast
+def test_checkpoints_that_are_removed_while_it_trains_are_told_at_the_next(data, tmp_path, monkeypatch):
+    real, folder = Trainer.log_step, tmp_path / "removed"
+
+    def then_they_are_removed(trainer, *arguments):
+        real(trainer, *arguments)
+        if trainer.progress.step == 10 and trainer.folder.path == folder:
+            shutil.rmtree(folder / "checkpoints")
+
+    whole = train(tiny(), data, tmp_path / "whole")
+    monkeypatch.setattr(Trainer, "log_step", then_they_are_removed)
+    assert train(tiny(), data, folder).sha256 == whole.sha256
+    (told,) = events(folder, "checkpoint missing")
+    assert told["message"] == f"{folder / 'checkpoints/step-00000008'} is gone: it was removed from outside"
+
+
+@pytest.mark.fast
 def test_tokens_are_all_that_were_seen_also_after_a_rewind(data, tmp_path, monkeypatch):
     poison(monkeypatch, {4 * step for step in (12, 13, 14)})
     outcome = train(tiny(schedule="constant"), data, tmp_path)
