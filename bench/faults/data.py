@@ -191,8 +191,7 @@ DOWNLOADS = {
     "slow, then cut off": cut_off, "unavailable, then wrong bytes": wrong_bytes, "without ranges": without_ranges,
     "wrong beginning": mixed, "next mirror": next_mirror, "killed": killed, "nobody answers": nobody,
 }  # fmt: skip
-SMALL = ("other ids", "token folder emptied")
-KINDS = [Kind(f"during training: {name}", "data", inflict, small=name in SMALL)
+KINDS = [Kind(f"during training: {name}", "data", inflict, small=inflict is other_ids)
          for name, inflict in DURING_TRAINING.items()]  # fmt: skip
 KINDS += [Kind("a person's text vanishes", "data", own_text_gone)]
 KINDS += [Kind(f"download: {name}", "data", inflict, template="whole") for name, inflict in DOWNLOADS.items()]

@@ -168,7 +168,7 @@ def last_device(scene: Scene) -> str:
 
 
 KINDS = [
-    Kind("mps, an operator is not implemented", "device", not_implemented, seconds=SECONDS),
+    Kind("mps, an operator is not implemented", "device", not_implemented, seconds=SECONDS, small=False),
     Kind("mps, a tensor would become float64", "device", float64, seconds=SECONDS, small=False),
     Kind("mps, command-buffer error on stderr alone", "device", command_buffer, seconds=SECONDS),
     Kind("mps, failed assertion and abort", "device", assertion, seconds=SECONDS),

@@ -14,10 +14,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from bench.faults.injection import injecting
 from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived
@@ -92,10 +94,10 @@ class Hog:
                 except OSError:  # the file system needs some of it for itself
                     size //= 2
 
-    def keep_full(self) -> None:
-        """Take whatever comes free, until it leaves."""
+    def keep_full(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Take whatever comes free, until it has `enough` or leaves."""
         self.fill()
-        self._thread = threading.Thread(target=self._go_on_filling)
+        self._thread = threading.Thread(target=self._go_on_filling, args=(enough,))
         self._thread.start()
 
     def leave(self) -> None:
@@ -105,8 +107,8 @@ class Hog:
             self._thread.join()
         self._file.unlink(missing_ok=True)
 
-    def _go_on_filling(self) -> None:
-        while not self._has_enough.wait(0.005):
+    def _go_on_filling(self, enough: Callable[[], bool]) -> None:
+        while not self._has_enough.wait(0.005) and not enough():
             self.fill()
 
 
@@ -114,10 +116,14 @@ class Hog:
 
 
 def fills_while_it_trains(scene: Scene) -> Finding:
-    """Another program fills the file system (a small ext4) while it trains."""
+    """Another program fills the file system (a small ext4) while it trains, and takes what comes free as long as there
+    is a trainer."""
     with on_a_small_disk(scene) as hog:
         going = _start_in_a_step(scene)
-        hog.fill()
+        trainer = going.trainer
+        hog.keep_full(enough=lambda: _has_ended(trainer))
+        going.wait_for(lambda: _waits(going) or not going.is_running, "the run to end, or to wait for room")
+        hog.leave()
         scene.results.append(going.wait())
     row = scene.remedy("disk_full", "removed .* that this run could spare")
     return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
@@ -205,8 +211,19 @@ def _start_in_a_step(scene: Scene) -> Process:
 
 
 def _wait_for_the_wait(going) -> None:
-    going.wait_for(lambda: WAITS in " ".join(going.output.split()), "the run to wait for room")
+    going.wait_for(lambda: _waits(going), "the run to wait for room")
     time.sleep(1.0)  # it looks in vain now and then
+
+
+def _waits(going: Process) -> bool:
+    return WAITS in " ".join(going.output.split())
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _waited(scene: Scene, step: str = "") -> Finding:

@@ -227,9 +227,9 @@ def _at_most_one_interval(scene: Scene) -> None:
 KINDS = [
     Kind("trainer, kill -9", "processes", trainer_killed),
     Kind("trainer, kill -9 at its start", "processes", trainer_killed_at_its_start, small=False),
-    Kind("orchestrator, kill -9", "processes", orchestrator_killed),
+    Kind("orchestrator, kill -9", "processes", orchestrator_killed, small=False),
     Kind("orchestrator, kill -9 without a death signal", "processes", orchestrator_killed_without_death_signal),
-    Kind("orchestrator and trainer, kill -9", "processes", both_killed),
+    Kind("orchestrator and trainer, kill -9", "processes", both_killed, small=False),
     Kind("all, kill -9 between outcome and marker", "processes", killed_before_the_marker),
     Kind("worker, kill -9", "processes", worker_killed, template="whole"),
     Kind("orchestrator, SIGSTOP and SIGCONT", "processes", paused),

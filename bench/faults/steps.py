@@ -151,7 +151,7 @@ KINDS = [
     Kind("a segmentation fault", "steps", segfault, small=False),
     Kind("SIGKILL at the same step twice", "steps", killed_twice, small=False),
     Kind("a hang in Python", "steps", hang, small=False),
-    Kind("a hang in C", "steps", hang_in_c),
+    Kind("a hang in C", "steps", hang_in_c, small=False),
     Kind("a frozen trainer (SIGSTOP)", "steps", frozen),
     Kind("a display that fails", "steps", display_fails),
 ]
