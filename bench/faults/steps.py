@@ -146,7 +146,7 @@ KINDS = [
     Kind("NaN in gradients", "steps", poisoned, seconds=600.0, small=False),
     Kind("a spike in gradients", "steps", spike, seconds=600.0, small=False),
     Kind("NaN three steps in a row", "steps", rewound, seconds=600.0),
-    Kind("a crash at a step", "steps", crash),
+    Kind("a crash at a step", "steps", crash, small=False),
     Kind("a crash at the same step for ever", "steps", crash_always),
     Kind("a segmentation fault", "steps", segfault, small=False),
     Kind("SIGKILL at the same step twice", "steps", killed_twice, small=False),
