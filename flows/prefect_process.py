@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import filelock
@@ -42,6 +42,7 @@ class Record:
     port: int
     url: str
     create_time: float  # seconds since the epoch, as psutil gives it: a pid alone may be another process by now
+    inode: int | None = None  # of its database, once it is up
 
 
 class StartError(Exception):
@@ -173,9 +174,9 @@ def _is_free(port: int) -> bool:
 def start_despite_database(home: Path, port: int, log: Log, closing: threading.Event) -> Record:
     """Start; a database that is damaged or that this Prefect can't read is set aside for a new one."""
     database = home / DATABASE
-    if (home / RECORD_FILE).exists() and _size(database) == 0:
-        log(f"Prefect's database {database} is gone or empty: a new one is made; earlier runs left the pages")
-    if _size(database) == 0:
+    if _is_empty(database):
+        if (home / RECORD_FILE).exists():
+            log(f"Prefect's database {database} is gone or empty: a new one is made; earlier runs left the pages")
         prefect_blank.copy_to(database)
     fault = _database_fault(database)
     if fault is None:
@@ -206,6 +207,9 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
     record = Record(child.pid, port, f"http://{HOST}:{port}", born)
     durable.write_json(home / RECORD_FILE, asdict(record))  # at once: a killed run leaves no unknown server
     if becomes_healthy(record, START_SECONDS, closing):
+        inode, _ = database_file(home) or (None, None)
+        record = replace(record, inode=inode)
+        durable.write_json(home / RECORD_FILE, asdict(record))
         return record
     if closing.is_set():
         raise StartError("the run ended while it was starting")
@@ -248,9 +252,29 @@ def _database_fault(path: Path) -> str | None:
     return None if verdict == "ok" else verdict.splitlines()[0]
 
 
-def fault_under_server(home: Path) -> str | None:
-    """What is wrong with the database of a server that runs; None when it is sound."""
-    return "gone or empty" if _size(home / DATABASE) == 0 else _database_fault(home / DATABASE)
+def fault_under_server(home: Path, record: Record) -> str | None:
+    """What is wrong with the database of a server that runs; None when it is sound.
+
+    One whose database was deleted makes a file for its next connection, with nothing in it, and on which SQLite may
+    fail in ways that look like being busy: it is known by its inode.
+    """
+    database = home / DATABASE
+    if _is_empty(database):
+        return "gone or empty"
+    if record.inode not in (None, database.stat().st_ino):
+        return "another file is in its place"
+    return _database_fault(database)
+
+
+def _is_empty(database: Path) -> bool:
+    """Whether it is not there or has no tables."""
+    if _size(database) == 0:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as opened:
+            return opened.execute("select 1 from sqlite_master").fetchone() is None
+    except sqlite3.Error:  # busy or damaged, and not empty
+        return False
 
 
 def database_file(home: Path) -> tuple[int, int] | None:

@@ -170,7 +170,7 @@ def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
         with only_one(home):
             record = healthy_record(home)
             origin = "reused"
-            if record is not None and (fault := fault_under_server(home)):
+            if record is not None and (fault := fault_under_server(home, record)):
                 log(f"the Prefect server that runs has no database to write to ({fault}): another one is started")
                 end(record)
                 record = None

@@ -218,6 +218,7 @@ def _server_in(home: Path, port: int) -> Iterator[None]:
 
 
 GONE, UNUSABLE = "database.* is gone or empty", "database was unusable"
+TAKEN = "no database to write to"
 PAGES_SECONDS = 900.0  # of patience: a server's start alone takes a minute on a very busy machine
 _kind = partial(Kind, group="processes", seconds=PAGES_SECONDS)
 KINDS = [
@@ -237,7 +238,7 @@ KINDS = [
     *(
         _kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, while it runs", small=False,
               inflict=broken_while_running(damage, noticed))
-        for damage, noticed in ((truncated, f"{UNUSABLE}|no database to write to"), (deleted, GONE),
+        for damage, noticed in ((truncated, f"{UNUSABLE}|{TAKEN}"), (deleted, f"{GONE}|{TAKEN}"),
                                 (replaced_by_a_folder, UNUSABLE))
     ),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The database that a new workspace begins with: a copy, or none."""
 
+import dataclasses
 import sqlite3
 import threading
 from contextlib import closing
@@ -55,6 +56,26 @@ def test_a_rotten_one_costs_time_and_no_pages(tmp_path, blank, monkeypatch):
     left = prefect_process.start_despite_database(home, 1, said.append, threading.Event())
     assert left is None, "Prefect makes its own"
     assert "unusable" in said[0] and list(home.glob("prefect.db.broken-*"))
+
+
+@pytest.mark.fast
+def test_a_database_without_tables_is_none(tmp_path, blank, monkeypatch):
+    """So a server leaves it whose database was deleted: its next connection makes the file."""
+    database(blank, row=1)
+    left, said = tmp_path / "home/prefect.db", []
+    left.parent.mkdir()
+    with closing(sqlite3.connect(left)) as opened:
+        opened.execute("pragma journal_mode = wal")
+    server = prefect_process.Record(1, 1, "", 0.0)
+    assert left.stat().st_size > 0 and prefect_process.fault_under_server(left.parent, server) == "gone or empty"
+    (left.parent / "server.json").write_text("{}")
+    monkeypatch.setattr(prefect_process, "_start", lambda *_: None)
+    prefect_process.start_despite_database(left.parent, 1, said.append, threading.Event())
+    assert "is gone or empty" in said[0] and prefect_process.fault_under_server(left.parent, server) is None
+    before = dataclasses.replace(server, inode=left.stat().st_ino + 1)
+    assert prefect_process.fault_under_server(left.parent, before) == "another file is in its place"
+    with closing(sqlite3.connect(left)) as opened:
+        assert opened.execute("select row from kept").fetchall() == [(1,)]
 
 
 @pytest.mark.slow
