@@ -209,7 +209,8 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
     if becomes_healthy(record, START_SECONDS, closing):
         inode, _ = database_file(home) or (None, None)
         record = replace(record, inode=inode)
-        durable.write_json(home / RECORD_FILE, asdict(record))
+        with contextlib.suppress(OSError):  # the server is there, whether or not it is noted
+            durable.write_json(home / RECORD_FILE, asdict(record))
         return record
     if closing.is_set():
         raise StartError("the run ended while it was starting")

@@ -106,7 +106,7 @@ TABLE: dict[str, Row] = {
         "Stop the run itself (Ctrl-C), not its trainer.",
     ),
     faults.CORRUPT_FILE: Row(
-        "A file that is not what its digest says. It is looked for at each start and after each crash.",
+        "A file that is missing, or not what its digest says. It is looked for at each start and after each crash.",
         (REMAKE,),
         "Test the disk and the memory.",
     ),

@@ -81,7 +81,7 @@ def classify(error: BaseException) -> str:
     A file named as full, read-only or corrupt wins over wordings, and memory over the device, because
     "CUDA error: out of memory" is both.
     """
-    chain = list(_causes(error))
+    chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, NonFiniteError):
             return NON_FINITE
@@ -146,7 +146,8 @@ def _has(text: str, wordings: tuple[str, ...]) -> bool:
     return any(wording in text for wording in wordings)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, and so on; each once, for they may go round in a circle."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

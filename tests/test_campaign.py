@@ -1,4 +1,5 @@
-"""The campaign's small form: every kind of fault once on the real command, ten kills; and that its verdict can be no.
+"""The campaign's small form: its kinds of fault, each once on the real command, and ten kills; and that its
+verdict can be no.
 
 Each kind is a test of its own, so that both of the suite's processes are busy; they share one set of templates.
 """

@@ -70,6 +70,9 @@ def train_model(run: Run, name: str) -> Outcome:
     elif _is_other_training(run, config, folder):
         _set_aside(run, folder, "was trained with other settings before")
     ending = Treatment(run, config, folder).until_it_ends()
+    if not (folder / "best").is_dir():
+        raise RuntimeError(f"{folder / 'best'} is missing: no evaluation gave a number, or it was removed; train again "
+                           f"with --redo training.{name}")  # fmt: skip
     facts = {
         **ending.outcome, "folder": run.relative(folder), "predicted_seconds": _planned(run, name)["seconds"],
         "expected_bits_per_byte": _planned(run, name)["expected_bits_per_byte"],

@@ -9,6 +9,7 @@ import hashlib
 import os
 import sysconfig
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,12 +131,18 @@ def obtain(
 ) -> tuple[Path, str]:
     """The verified file of `entry` in `folder`, and where its bytes came from (one that was there: its public home).
 
-    Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written.
+    Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. Where another process
+    downloads it and gets nowhere, what needs no download is still tried.
     """
     part, patience, failures = Part(folder / entry.file, entry.sha256, entry.bytes), Patience(), []
     places = [*mirrors, *entry.homes]
     urls = [place for place in places if _is_url(place)]
-    with part.alone(notify):
+    with ExitStack() as held:
+        try:
+            held.enter_context(part.alone(notify))
+        except Unobtainable as error:
+            failures.append(str(error))
+            places = [place for place in places if not _is_url(place)]
         if _is_whole(part, notify):
             return part.whole, entry.homes[0]
         for place in places:

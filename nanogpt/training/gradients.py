@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanogpt import device as devices
 from nanogpt.data.data_loader import Samples
-from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, classify
+from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, causes, classify
 from nanogpt.model.gpt import GPT
 from nanogpt.training.computing import Computing
 from nanogpt.training.lifeline import StopRequest, StopRequested
@@ -37,13 +37,9 @@ class StepData:
         return [(first, min(micro_batch, ends - first)) for first in range(self.cursor, ends, micro_batch)]
 
 
-def is_of_compiler(error: BaseException | None) -> bool:
+def is_of_compiler(error: BaseException) -> bool:
     """Whether torch's compiler raised it, or what it came of. No step needs its cache, which a full disk keeps out."""
-    while error is not None:
-        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(type(cause).__module__.startswith(("torch._inductor", "torch._dynamo")) for cause in causes(error))
 
 
 class OutOfMemory(MemoryError):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,9 +102,12 @@ class MemoryStore:
         except FileNotFoundError:
             return {section: {} for section in SECTIONS}
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            with suppress(OSError):  # another run may have been quicker
+            try:
                 durable.set_aside(self.path)
-            self.notify(f"{self.path} is not what was written ({error}); it is set aside")
+                done = "it is set aside"
+            except OSError:  # another run was quicker, or the folder cannot be written
+                done = "it counts for nothing"
+            self.notify(f"{self.path} is not what was written ({error}); {done}")
             return {section: {} for section in SECTIONS}
         return known
 

@@ -67,6 +67,14 @@ def test_redo_trains_from_the_beginning_and_keeps_what_there_was(start, monkeypa
     assert (folder.with_name("micro.previous") / "metrics.jsonl").exists() is redo
 
 
+def test_a_training_that_leaves_no_best_weights_says_so(start, monkeypatch):
+    run = start()
+    save_config(load_config(CHECKOUT / "configs/micro.yaml"), run.paths.configs / "micro.yaml")
+    monkeypatch.setattr(treatment.Treatment, "until_it_ends", lambda self: None)
+    with pytest.raises(RuntimeError, match="micro/best is missing: .* --redo training.micro"):
+        training.train_model(run, "micro")
+
+
 def test_what_an_attempt_lost_is_counted_from_its_own_checkpoints(start):
     run = start()
     config = load_config(CHECKOUT / "configs/micro.yaml")

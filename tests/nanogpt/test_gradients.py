@@ -23,7 +23,7 @@ from nanogpt.faults import (
 )
 from nanogpt.model.gpt import GPT, mps_dropout_again
 from nanogpt.training.computing import Computing
-from nanogpt.training.gradients import Feed, Gradients, OutOfMemory, StepData
+from nanogpt.training.gradients import Feed, Gradients, OutOfMemory, StepData, is_of_compiler
 from nanogpt.training.lifeline import StopRequest
 from nanogpt.training.optimizer import Optimizer
 
@@ -179,6 +179,13 @@ def test_a_cache_of_the_compiler_that_has_no_room_leaves_the_compiler(monkeypatc
     of.compile()
     of.compute(WHOLE)
     assert not of.compiled
+
+
+@pytest.mark.fast
+def test_causes_that_go_round_in_a_circle_come_to_an_end():
+    first, second = OSError(errno.ENOSPC, "full"), ValueError("of the first")
+    first.__cause__, second.__cause__ = second, first
+    assert not is_of_compiler(first)
 
 
 class Memory:

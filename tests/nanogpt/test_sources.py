@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from filelock import FileLock
 
 from nanogpt.config import DataConfig
 from nanogpt.data import download, sources
@@ -97,6 +98,23 @@ def test_mirror_folder_comes_first(tmp_path):
     (mirror / "play.txt").write_bytes(TEXT)
     path, origin = obtain(entry(nowhere()), tmp_path / "data", [str(mirror)])
     assert path.read_bytes() == TEXT and origin == str(mirror / "play.txt")
+
+
+def test_what_another_process_holds_and_does_not_get_is_copied_where_that_is_possible(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TOLD_AFTER_SECONDS", 0.02)
+    monkeypatch.setattr(download, "STANDSTILL_SECONDS", 0.02)
+    data, mirror = tmp_path / "data", tmp_path / "mirror"
+    mirror.mkdir()
+    (mirror / "play.txt").write_bytes(TEXT)
+    held = FileLock(data / ".play.txt.lock", thread_local=False)
+    data.mkdir()
+    with held, server() as (address, requests):
+        with pytest.raises(Unobtainable, match="another process holds"):
+            obtain(entry(f"{address}/play.txt"), data)
+        path, origin = obtain(entry(f"{address}/play.txt"), data, [str(mirror)])
+        assert path.read_bytes() == TEXT and origin == str(mirror / "play.txt")
+        assert obtain(entry(f"{address}/play.txt"), data) == (path, f"{address}/play.txt"), "it is there already"
+    assert not requests
 
 
 @pytest.mark.parametrize("copy", [None, TEXT[::-1]], ids=["missing", "damaged"])
