@@ -71,7 +71,7 @@ def test_a_training_that_leaves_no_best_weights_says_so(start, monkeypatch):
     run = start()
     save_config(load_config(CHECKOUT / "configs/micro.yaml"), run.paths.configs / "micro.yaml")
     monkeypatch.setattr(treatment.Treatment, "until_it_ends", lambda self: None)
-    with pytest.raises(RuntimeError, match="micro/best is missing: .* --redo training.micro"):
+    with pytest.raises(RuntimeError, match=r"micro/best is missing: .* --redo training.micro"):
         training.train_model(run, "micro")
 
 
