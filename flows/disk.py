@@ -246,9 +246,4 @@ def _words_of(error: BaseException) -> str:
 
 def _of_chain(error: BaseException, question: Callable[[BaseException], T]) -> T | None:
     """The first answer that is not empty, of `error`, what caused it, and so on."""
-    current: BaseException | None = error
-    while current is not None:
-        if answer := question(current):
-            return answer
-        current = current.__cause__ or current.__context__
-    return None
+    return next((answer for cause in faults.causes(error) if (answer := question(cause))), None)
