@@ -208,7 +208,7 @@ def _wait(run: Run, evidence: str, folder: Path, needed: int) -> float:
     began = said = time.monotonic()
     with run.clock.stopped():
         while not has_room(folder, needed):
-            run.ledger.pulse()
+            run.pulse()
             time.sleep(SECONDS_BETWEEN_LOOKS)
             if time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()

@@ -21,6 +21,7 @@ from flows.ledger import Ledger, Step
 from flows.milestones import Milestones
 from flows.options import CHECKOUT, PHASES, RunOptions
 from flows.surroundings import Surroundings
+from flows.watchdog import Watchdog
 from flows.worker import Worker
 from nanogpt import durable
 from nanogpt.faults import CORRUPT_FILE, DISK_FULL, UserError, classify
@@ -83,7 +84,8 @@ class Run:
         self.log = ActionLog(self.paths.logs / "automation_log.txt")
         self.milestones = Milestones(CHECKOUT, options.workspace, options.run, self.paths.state)
         self.phases = [PhaseRecord(number, name.capitalize()) for number, name in enumerate(PHASES, 1)]
-        self.worker = Worker(self.paths.logs / "worker.log", self._worker_was_killed)
+        self.watchdog: Watchdog | None = None  # set by the session
+        self.worker = Worker(self.paths.logs / "worker.log", self._worker_was_killed, self.pulse)
         self.display: Any = None  # set by the session once it is known whether Prefect is there
         self.prefect_url: str | None = None
         self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
@@ -234,6 +236,7 @@ class Run:
 
     def _work(self, step: Step, settings: dict, decision) -> None:
         self.log.write(f"{step.name}: started ({decision.reason})")
+        self.pulse()
         began, remedies_before = self.clock.spent, len(self.remedies)
         made_again = self._mended(step, decision.damage, "made again", "") if decision.damage else None
         try:
@@ -257,6 +260,7 @@ class Run:
             raise
         self._record(step, "done", decision.reason, seconds)
         self.log.write(f"{step.name}: finished in {seconds:.1f} s")
+        self.pulse()
 
     def _with_room(self, step: Step, work: Callable[[], Any]) -> Any:
         """work(), again when there was no room on the disk and there is some again.
@@ -380,6 +384,12 @@ class Run:
         with self._record_lock, suppress(OSError):  # a full disk: the markers keep those of their steps
             rows = [*self.past_remedies, *self.remedies]
             notes.write(self.paths.state / REMEDIES, {"remedies": rows[-MOST_REMEDIES:]})
+
+    def pulse(self) -> None:
+        """The run is alive: its open steps' markers and its watchdog are told."""
+        self.ledger.pulse()
+        if self.watchdog is not None:
+            self.watchdog.beat()
 
     def hung_up(self) -> None:
         """The terminal was closed, and the run goes on without it."""

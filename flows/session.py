@@ -15,6 +15,7 @@ from flows.disk import Unwritable
 from flows.lock import exclusive
 from flows.options import PHASES, RunOptions, parse
 from flows.run import Run
+from flows.watchdog import Watchdog
 from nanogpt import durable
 from nanogpt.faults import UserError
 
@@ -81,8 +82,9 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     _quiet_environment()
     run.begin()
     titles = [name.capitalize() for name in PHASES]
-    terminal = Terminal(Console(), titles, _heading(run), lambda: run.clock.left)
+    terminal = Terminal(Console(), titles, _heading(run), lambda: run.clock.left, run.log.write)
     run.display = OnTerminal(PlainDisplay(), terminal, run.log.write)
+    run.watchdog = Watchdog(run.log.write)
     with hangup.heeded(run.config.on_hangup, run.hung_up):
         stopped = _go_through(run, flow, terminal)
         return _farewell(run, stopped)
@@ -108,6 +110,7 @@ def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
         run.surroundings.end()
         terminal.close()
         run.worker.close(kill=stopped)
+        run.watchdog.close()
         run.end(stopped)
         if server is not None:
             server.close()

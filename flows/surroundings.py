@@ -61,6 +61,7 @@ class Surroundings:
 
     def reason_to_pause(self, step: str) -> str:
         """Why training should save and wait now; "" to go on."""
+        self._run.pulse()
         self.look(step)
         return str(self._battery) if self._is_low() else ""
 
@@ -76,7 +77,7 @@ class Surroundings:
         self._awake.release()  # a machine that sleeps while it waits keeps its last charge
         with self._run.clock.stopped():
             while self._battery is not None and self._battery.discharging and self._battery.percent < enough:
-                self._run.ledger.pulse()
+                self._run.pulse()
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 self._battery = power.battery()
         self._awake.hold()

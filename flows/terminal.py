@@ -1,12 +1,19 @@
-"""What a person sees while a run goes on: a live table of the phases on a terminal, one line an event in a pipe."""
+"""What a person sees while a run goes on: a live table of the phases on a terminal, one line an event in a pipe.
 
+One thread alone, the painter, prints. Everybody else changes the state under a lock that is never held while anything
+is printed, or puts a line into a queue: a terminal that is slow, or stopped by Ctrl-S, holds up nobody.
+"""
+
+import io
+import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +26,8 @@ MARKS = {WAITING: "·", RUNNING: "▶", DONE: "✓", KEPT: "✓", FAILED: "✗",
 ASCII_MARKS = {WAITING: ".", RUNNING: ">", DONE: "+", KEPT: "+", FAILED: "x", STOPPED: "-"}
 STYLES = {WAITING: "dim", RUNNING: "bold cyan", DONE: "green", KEPT: "blue", FAILED: "bold red", STOPPED: "yellow"}
 LEVEL_STYLES = {"warning": "yellow", "error": "red"}
-REFRESHES_A_SECOND = 2  # the cores are for training
+SECONDS_BETWEEN_REFRESHES = 0.5  # the cores are for training
+CLOSING_SECONDS = 5.0  # for a terminal that takes nothing more
 PIPED_PROGRESS_SECONDS = 30.0
 
 
@@ -39,13 +47,15 @@ class _Phase:
 class Terminal:
     """Shows phases and steps on `console`. `phases` are the titles to come; `time_left` gives seconds of the budget.
 
-    Every method may be called from any thread.
+    Every method may be called from any thread, and returns at once. What cannot be shown is written to `log`, once.
     """
 
     def __init__(
-        self, console: Console, phases: list[str], heading: str, time_left: Callable[[], float] | None = None
-    ) -> None:
+        self, console: Console, phases: list[str], heading: str, time_left: Callable[[], float] | None = None,
+        log: Log = lambda line: None,
+    ) -> None:  # fmt: skip
         self._console = console
+        self._log = log
         self._heading = heading
         self._time_left = time_left
         self._began = time.monotonic()
@@ -53,12 +63,21 @@ class Terminal:
         self._current: _Phase | None = None
         self._progress = ""
         self._progress_printed = 0.0
+        self._has_failed = False
+        self._printed = 0  # how often lines were printed
         self._lock = threading.RLock()
+        self._lines: queue.SimpleQueue[Text | None] = queue.SimpleQueue()  # None: nothing more comes
         self._marks = MARKS if console.encoding.lower().startswith("utf") else ASCII_MARKS
+        is_live = console.is_terminal and not console.is_dumb_terminal
         self._live: Live | None = None
-        if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(self, console=console, refresh_per_second=REFRESHES_A_SECOND)
-            self._live.start()
+        self._strays: list[_Stray] = []
+        if is_live:
+            self._live = Live(self, console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._streams = sys.stdout, sys.stderr
+            self._strays = [_Stray(stream, self._lines.put) for stream in self._streams]
+            sys.stdout, sys.stderr = self._strays
+        self._painter = threading.Thread(target=self._paint, name="terminal", daemon=True)
+        self._painter.start()
 
     def phase_started(self, number: int, title: str) -> None:
         with self._lock:
@@ -109,17 +128,23 @@ class Terminal:
                 self._line(f"    {text}")
 
     def message(self, text: str, level: str = "info") -> None:
-        with self._lock:
-            prefix = "" if level == "info" else f"{level}: "
-            if self._live:
-                self._console.print(Text(f"{prefix}{text}", style=LEVEL_STYLES.get(level, "")))
-            else:
-                self._line(f"{prefix}{text}")
+        prefix = "" if level == "info" else f"{level}: "
+        if self._live:
+            self._lines.put(Text(f"{prefix}{text}", style=LEVEL_STYLES.get(level, "")))
+        else:
+            self._line(f"{prefix}{text}")
 
     def close(self) -> None:
         """Leave the last picture standing and give the terminal back."""
+        for stray in self._strays:
+            stray.end_line()
+        self._lines.put(None)
+        before = -1
+        while self._painter.is_alive() and self._printed != before:
+            before = self._printed
+            self._painter.join(CLOSING_SECONDS)
         if self._live:
-            self._live.stop()
+            sys.stdout, sys.stderr = self._streams
 
     def _of_step(self) -> _Phase:
         """The phase that a step belongs to; a step before the first phase gets a nameless one."""
@@ -129,15 +154,51 @@ class Terminal:
         """One event in a pipe; the live table shows it by itself."""
         if self._live is None:
             at = time.strftime("%H:%M:%S")
-            self._console.print(f"{at} {' ' * (len(text) - len(text.lstrip()))}{one_line(text)}",
-                                markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+            self._lines.put(Text(f"{at} {' ' * (len(text) - len(text.lstrip()))}{one_line(text)}"))
+
+    # ------------------------------------------------------------------------------------------ the painter
+
+    def _paint(self) -> None:
+        """Print what is in the queue, and draw the table anew, until the end."""
+        if self._live:
+            self._try(self._live.start)
+        is_open = True
+        while is_open:
+            lines, is_open = self._next_lines()
+            if lines:
+                self._try(lambda text=Text("\n").join(lines): self._console.print(text, soft_wrap=self._live is None))
+                self._printed += 1
+            if self._live:
+                self._try(self._live.refresh)
+        if self._live:
+            self._try(self._live.stop)
+
+    def _next_lines(self) -> tuple[list[Text], bool]:
+        """The lines that have come, waiting a moment for the first; whether more may come."""
+        lines: list[Text] = []
+        try:
+            line = self._lines.get(timeout=SECONDS_BETWEEN_REFRESHES)
+            while line is not None:
+                lines.append(line)
+                line = self._lines.get_nowait()
+        except queue.Empty:
+            return lines, True
+        return lines, False
+
+    def _try(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except Exception as error:
+            if not self._has_failed:
+                self._log(f"what goes on cannot be shown: {one_line(error)}")
+            self._has_failed = True
 
     # ------------------------------------------------------------------------------------------ the live table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
-            yield self._header()
-            yield self._table()
+            picture = Group(self._header(), self._table())
+        yield picture
 
     def _header(self) -> Text:
         spent = f"{duration(time.monotonic() - self._began)} elapsed"
@@ -172,6 +233,33 @@ class Terminal:
     def _outcome(phase: _Phase) -> str:
         kept = f"{phase.kept} of {phase.steps} steps kept" if phase.kept else ""
         return {FAILED: phase.failure, STOPPED: "stopped", DONE: kept, KEPT: kept, WAITING: ""}[phase.state]
+
+
+class _Stray(io.TextIOBase):
+    """What other code prints while the live table is shown: lines for the painter."""
+
+    def __init__(self, stream: TextIO, put: Callable[[Text], None]) -> None:
+        self.rich_proxied_file = stream  # where rich itself is to write
+        self._put = put
+        self._begun = ""
+
+    @property
+    def encoding(self) -> str:
+        return self.rich_proxied_file.encoding
+
+    def fileno(self) -> int:
+        return self.rich_proxied_file.fileno()
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self._put(Text.from_ansi(line))
+        return len(text)
+
+    def end_line(self) -> None:
+        """Hand over a line that was begun."""
+        if self._begun:
+            self.write("\n")
 
 
 class OnTerminal:

@@ -43,7 +43,7 @@ class Progress:
         fraction = self.step / max(1, heartbeat.get("max_iters", 1))
         line = f"{self.config.name}  {describe(heartbeat)}"
         self.run.display.progress(f"training-{self.config.name}", fraction, line)
-        self.run.ledger.pulse()
+        self.run.pulse()
         if heartbeat.get("activity") == "training":
             self.trains()
         self.tell_events()

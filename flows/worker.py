@@ -14,10 +14,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
+
+
+SECONDS_BETWEEN_SIGNS = 5.0
 
 
 class WorkerDied(Exception):
@@ -36,11 +39,15 @@ class Worker:
     """One child process, started at the first call and again after a death; `close` frees its memory.
 
     A call whose process is killed is made once more; `on_kill` is told the evidence and the seconds that it cost.
+    `on_wait` is called every few seconds while an answer is waited for.
     """
 
-    def __init__(self, log: Path, on_kill: Callable[[str, float], None] = lambda evidence, seconds: None):
+    def __init__(
+        self, log: Path, on_kill: Callable[[str, float], None] = lambda evidence, seconds: None,
+        on_wait: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
         self._log = log
-        self._on_kill = on_kill
+        self._on_kill, self._on_wait = on_kill, on_wait
         self._log_began_at = 0
         self._pool: ProcessPoolExecutor | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -67,7 +74,8 @@ class Worker:
         try:
             answer = self._pool.submit(_invoke, target, arguments)  # Ctrl-C may come before it returns, too
             [self._process] = self._pool._processes.values()
-            return answer.result(timeout)
+            self._wait_for(answer, timeout)
+            return answer.result(timeout=0)
         except BrokenProcessPool:
             self._process.join()  # it may have died since the last call, too
             self.close(kill=True)
@@ -81,6 +89,12 @@ class Worker:
         except KeyboardInterrupt:
             self.close(kill=True)
             raise
+
+    def _wait_for(self, answer: Future, timeout: float | None) -> None:
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while not answer.done() and time.monotonic() < deadline:
+            self._on_wait()
+            wait([answer], max(0.0, min(SECONDS_BETWEEN_SIGNS, deadline - time.monotonic())))
 
     def close(self, kill: bool = False) -> None:
         """End the process; `kill` does not wait for what it is doing."""

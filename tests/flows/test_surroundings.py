@@ -163,7 +163,8 @@ def test_a_training_that_waited_for_power_ends_as_if_it_had_not(start, laptop, m
     monkeypatch.setattr(psutil, "sensors_battery", battery, raising=False)
     monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
     ending = Treatment(run, config, folder).until_it_ends()
-    assert [row["symptom"] for row in run.remedies] == ["low_charge"]
+    # Beside it, so quick a training may skip a bad step, on one processor's rounding and not on another's.
+    assert [row["symptom"] for row in run.remedies].count("low_charge") == 1
     uninterrupted = train(config, data, tmp_path / "uninterrupted")
     assert ending.outcome["sha256"] == uninterrupted.sha256
 

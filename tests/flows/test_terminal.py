@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -17,19 +18,21 @@ class Blocked(Exception):
     shown_as = "Blocked"
 
 
-def piped() -> tuple[OnTerminal, io.StringIO]:
+def piped() -> tuple[OnTerminal, Callable[[], list[str]]]:
+    """A display, and what was printed, without times of day and durations, when it is closed."""
     output = io.StringIO()
     terminal = Terminal(Console(file=output, width=40), PHASES, "run x")
-    return OnTerminal(PlainDisplay(), terminal, print), output
 
+    def lines() -> list[str]:
+        terminal.close()
+        assert "\x1b" not in output.getvalue()
+        return [re.sub(r"\d+(\.\d+)? (ms|s)\b", "T", line[9:]) for line in output.getvalue().splitlines()]
 
-def lines(output: io.StringIO) -> list[str]:
-    """What was printed, without times of day and durations."""
-    return [re.sub(r"\d+(\.\d+)? (ms|s)\b", "T", line[9:]) for line in output.getvalue().splitlines()]
+    return OnTerminal(PlainDisplay(), terminal, print), lines
 
 
 def test_each_event_is_a_line():
-    display, output = piped()
+    display, lines = piped()
 
     def environment():
         display.step("Make the folders", lambda: None, "finished 2026-11-20 23:50")
@@ -37,7 +40,7 @@ def test_each_event_is_a_line():
 
     assert display.phase(1, "Environment", environment) == 7
     display.note("[bold] out of memory: micro-batch 12 -> 6, and a long line that must not be wrapped", "warning")
-    assert lines(output) == [
+    assert lines() == [
         "1 Environment",
         "  Make the folders: kept (finished 2026-11-20 23:50)",
         "  Compute ...",
@@ -45,11 +48,10 @@ def test_each_event_is_a_line():
         "1 Environment: done in T, 1 of 2 steps kept",
         "warning: [bold] out of memory: micro-batch 12 -> 6, and a long line that must not be wrapped",
     ]
-    assert "\x1b" not in output.getvalue()
 
 
 def test_failures_say_what_and_why_and_go_through():
-    display, output = piped()
+    display, lines = piped()
     with pytest.raises(ZeroDivisionError):
         display.phase(2, "Dataset", lambda: display.step("Divide", lambda: 1 / 0))
 
@@ -58,7 +60,7 @@ def test_failures_say_what_and_why_and_go_through():
 
     with pytest.raises(Blocked):
         display.phase(3, "Training", blocked)
-    assert lines(output)[2:] == [
+    assert lines()[2:] == [
         "  Divide: failed: ZeroDivisionError: division by zero",
         "2 Dataset: failed: ZeroDivisionError: division by zero",
         "3 Training",
@@ -67,14 +69,14 @@ def test_failures_say_what_and_why_and_go_through():
 
 
 def test_an_interrupted_phase_is_stopped_not_failed():
-    display, output = piped()
+    display, lines = piped()
 
     def interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         display.phase(3, "Training", lambda: display.step("Train", interrupted))
-    assert lines(output)[-2:] == ["  Train: stopped by a person", "3 Training: stopped"]
+    assert lines()[-2:] == ["  Train: stopped by a person", "3 Training: stopped"]
 
 
 def test_what_cannot_be_shown_fails_nothing_and_is_told_once():
@@ -83,16 +85,18 @@ def test_what_cannot_be_shown_fails_nothing_and_is_told_once():
             raise OSError("no such terminal")
 
     said: list[str] = []
-    display = OnTerminal(PlainDisplay(), Terminal(Console(file=Gone()), PHASES, "run x"), said.append)
+    terminal = Terminal(Console(file=Gone()), PHASES, "run x", log=said.append)
+    display = OnTerminal(PlainDisplay(), terminal, said.append)
     assert display.phase(1, "Environment", lambda: display.step("Compute", lambda: display.note("half") or 7)) == 7
+    terminal.close()
     assert said == ["what goes on cannot be shown: OSError: no such terminal"]
 
 
 def test_progress_in_a_pipe_is_not_a_flood():
-    display, output = piped()
+    display, lines = piped()
     for step in range(1000):
         display.progress("rung", step / 1000, f"step {step}")
-    assert lines(output) == ["    step 0"]
+    assert lines() == ["    step 0"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
