@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt.config import Config, load_config
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
-from nanogpt.training.computing import native_precision
-from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.compute import native_precision
+from nanogpt.training.update.optimizer import Optimizer
+from nanogpt.weights import checkpoint
 
 VOCABULARIES = {"micro": 65, "tiny_model": 1024, "small_model": 4096}
 REPEATS = 5

@@ -1,8 +1,8 @@
 """Predicted against measured memory of real training steps, for the models of configs/, in a process of its own each.
 
-    python -m bench.memory                                   micro, tiny, small and medium: 4 GB
-    python -m bench.memory --models micro --micro-batch 24   one model, other micro-batch
-    python -m bench.memory --write                           and into docs/memory.md
+python -m bench.memory                                   micro, tiny, small and medium: 4 GB
+python -m bench.memory --models micro --micro-batch 24   one model, other micro-batch
+python -m bench.memory --write                           and into docs/memory.md
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 from nanogpt.config import Config, load_config
 from nanogpt.machine import cores, processor_name
-from nanogpt.training.batch_finder import Apart
-from nanogpt.training.memory import likely_newton_schulz, predict
+from nanogpt.measure.batch_finder import Apart
+from nanogpt.measure.memory import likely_newton_schulz, predict
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("micro", "tiny_model", "small_model", "medium_model")
@@ -28,7 +28,7 @@ DOCUMENT = ROOT / "docs" / "memory.md"
 HEAD = """# Memory: predicted and measured
 
 `nanogpt plan CONFIG` tells before anything is built how much memory a training takes; the formulae are in
-`nanogpt/training/memory.py`. Here each prediction stands beside the peak of real steps (forward, backward, update) in
+`nanogpt/measure/memory.py`. Here each prediction stands beside the peak of real steps (forward, backward, update) in
 a fresh process, above what that process held after a step of a negligible model. On the CPU that is the resident set,
 on CUDA `max_memory_allocated`. No evaluation is made. "recomputed" is `device.gradient_checkpointing: true`.
 

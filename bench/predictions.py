@@ -13,10 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows import forecast, pace, planner
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
+from flows.machine.worker import Worker
 from flows.phases.configuration import CHOOSING_SHARE
-from flows.worker import Worker
+from flows.planning import budget as pace
+from flows.planning import forecast, planner
 from nanogpt import durable, machine
 from nanogpt.config import Config, DataConfig, load_config, save_config
 from nanogpt.data import preprocessing, shards
@@ -74,11 +75,11 @@ def rehearse(config: Config, folder: Path) -> dict:
     """As phase 3 measures, in a process of its own."""
     worker = Worker(folder / "worker.log")
     try:
-        chosen = worker.call("nanogpt.training.profiler:choose_precision_and_threads", config=config.model_dump(),
+        chosen = worker.call("nanogpt.measure.profiler:choose_precision_and_threads", config=config.model_dump(),
                              device="cpu", seconds=CHOOSING_SHARE * pace.MEASURE_SECONDS)  # fmt: skip
         settled = config.with_changes({"device.mixed_precision": chosen["mixed_precision"],
                                        "device.threads": chosen["threads"]})  # fmt: skip
-        return worker.call("nanogpt.training.rehearsal:rehearse", config=settled.model_dump(), device="cpu",
+        return worker.call("nanogpt.measure.rehearsal:rehearse", config=settled.model_dump(), device="cpu",
                            folder=str(folder), seconds=(1 - CHOOSING_SHARE) * pace.MEASURE_SECONDS)  # fmt: skip
     finally:
         worker.close()

@@ -22,7 +22,7 @@ import yaml
 from torch import Tensor
 
 from bench import variants
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config
@@ -31,10 +31,10 @@ from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split
 from nanogpt.evaluation.perplexity import nanogpt_measure
 from nanogpt.model.gpt import GPT
-from nanogpt.training import optimizer as optimizers
-from nanogpt.training.computing import native_precision
-from nanogpt.training.optimizer import Optimizer
-from nanogpt.training.schedule import factor_at, planned_cool_down
+from nanogpt.training.compute import native_precision
+from nanogpt.training.update import optimizer as optimizers
+from nanogpt.training.update.optimizer import Optimizer
+from nanogpt.training.update.schedule import factor_at, planned_cool_down
 
 STUDIES = CHECKOUT / "bench/recipe.yaml"
 RESULTS = CHECKOUT / "docs/recipe.json"

@@ -24,16 +24,16 @@ from statistics import median
 import numpy as np
 import torch
 
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig
 from nanogpt.data import preprocessing, shards
 from nanogpt.evaluation.perplexity import evaluate
 from nanogpt.inference.engine import Engine
-from nanogpt.training.metrics import read_rows
-from nanogpt.training.profiler import choose_precision_and_threads
-from nanogpt.training.real_step import RealStep
+from nanogpt.measure.profiler import choose_precision_and_threads
+from nanogpt.measure.real_step import RealStep
+from nanogpt.training.record.metrics import read_rows
 
 SECONDS = 8  # of steps on an equal shape, a side and round
 WARM_UP_STEPS = 5  # a compiler works in the first ones

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.gpt import GPT
-from nanogpt.training import optimizer as optimizers
-from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.update import optimizer as optimizers
+from nanogpt.training.update.optimizer import Optimizer
 
 # Coefficients of Polar Express (Amsel et al. 2025), a safety factor of 1.05 included as in modded-nanogpt.
 POLAR_EXPRESS = [

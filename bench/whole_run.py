@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.options import CHECKOUT, PHASES, seconds_of
+from flows.context.options import CHECKOUT, PHASES, seconds_of
 from nanogpt import durable
 
 NANOGPT_CPU_RECIPE = 1.8857  # what its README's recipe for CPUs is known to end at

@@ -286,7 +286,9 @@ def install(state, extras, lock):
             say_size_of_torch()
             failed = run_logged(pip_install(f".[{','.join(extras)}]" if extras else "."), log, lock)
         if not failed:
-            run_logged([VENV_PYTHON, "-m", "flows.prefect_blank"], log, lock)  # saves time, and nothing hangs on it
+            run_logged(
+                [VENV_PYTHON, "-m", "flows.display.prefect_blank"], log, lock
+            )  # saves time, and nothing hangs on it
     if failed:
         if not fresh:
             os.remove(MAKING)  # pip undoes what it cannot finish: worth trying again, not making again
@@ -341,8 +343,14 @@ def run_logged(command, log, lock):
     # PIP_USER: `user = true` in a person's pip.conf makes pip refuse to install into an environment.
     # pass_fds: the lock stays held while pip lives, even when this process is killed.
     child = subprocess.Popen(
-        command, cwd=ROOT, env=dict(clean_environment(), PYTHONPATH="", PIP_USER="0"), pass_fds=(lock.fileno(),),
-        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        command,
+        cwd=ROOT,
+        env=dict(clean_environment(), PYTHONPATH="", PIP_USER="0"),
+        pass_fds=(lock.fileno(),),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )  # a session of its own: what the terminal sends is for this process to heed
     started = time.monotonic()
     try:

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # before any other import: outside a suitable enviro
 
     ensure("flows.full_run", sys.argv[1:])
 
-from flows import session
+from flows.cli import session
 from flows.phases.configuration import configuration
 from flows.phases.dataset import FETCH, dataset
 from flows.phases.deployment import deployment

@@ -293,9 +293,7 @@ class Config(Section):
     def _check_curriculum(self) -> Config:
         first, last = self.training.initial_block_size, self.model.block_size
         if first is not None and not _is_reached_by_doubling(last, first):
-            raise ValueError(
-                f"training.initial_block_size {first} does not become model.block_size {last} by doubling"
-            )
+            raise ValueError(f"training.initial_block_size {first} does not become model.block_size {last} by doubling")
         return self
 
     def with_changes(self, changes: dict[str, Any]) -> Config:
@@ -373,9 +371,7 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[last] = value
 
 
-def validate(
-    kind: type[Model], values: dict[str, Any], where: str, origins: dict[str, str] | None = None
-) -> Model:
+def validate(kind: type[Model], values: dict[str, Any], where: str, origins: dict[str, str] | None = None) -> Model:
     """`values` as a `kind`. Raises UserError with the first mistake: where, key, what was found, what is allowed.
 
     `where` names the file; `origins` the words of the command line behind those keys that come from there.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import options
+from flows.context import options
 from nanogpt import cli
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -18,9 +18,7 @@ class Aim:
 
 AIMS = {
     "kills": Aim("trains again within 15 s of each restart", "seconds from the restart to training again, worst", 15.0),
-    "overhead": Aim(
-        f"orchestration is under {100 * LIMIT:g} % of the run", "orchestration, % of the run", 100 * LIMIT
-    ),
+    "overhead": Aim(f"orchestration is under {100 * LIMIT:g} % of the run", "orchestration, % of the run", 100 * LIMIT),
 }
 
 

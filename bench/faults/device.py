@@ -53,7 +53,12 @@ def assertion(scene: Scene) -> Finding:
 
 def hang(scene: Scene) -> Finding:
     """The main thread waits in C for ever, as in torch.mps.synchronize, each time; stalls are told after 30 s."""
-    sooner = {"what": "replace", "module": "flows.supervisor", "name": "STALL_SECONDS", "value": STALL_SECONDS}
+    sooner = {
+        "what": "replace",
+        "module": "flows.supervision.supervisor",
+        "name": "STALL_SECONDS",
+        "value": STALL_SECONDS,
+    }
     return in_training(scene, {"what": "hang", "how": "waiting", "at": "step"}, "no heartbeat", more=[sooner])
 
 
@@ -102,7 +107,7 @@ def in_the_checks(scene: Scene) -> Finding:
 
 def in_the_measurement(scene: Scene) -> Finding:
     """The measurement of phase 3 aborts on the device, each time."""
-    return in_a_worker(scene, "configuration.measure", "nanogpt.training.rehearsal:rehearse", {"what": "abort"},
+    return in_a_worker(scene, "configuration.measure", "nanogpt.measure.rehearsal:rehearse", {"what": "abort"},
                        "committed command")  # fmt: skip
 
 
@@ -179,6 +184,12 @@ KINDS = [
     Kind("mps, abort while it is proved", "device", in_the_proof, seconds=SECONDS, small=False),
     Kind("mps, hang while the library is checked", "device", in_the_checks, seconds=SECONDS, small=False),
     Kind("mps, abort while speed is measured", "device", in_the_measurement, seconds=SECONDS, small=False),
-    Kind("mps, an operator is missing in the evaluation", "device", in_the_evaluation, exact=False, seconds=SECONDS,
-         small=False),
+    Kind(
+        "mps, an operator is missing in the evaluation",
+        "device",
+        in_the_evaluation,
+        exact=False,
+        seconds=SECONDS,
+        small=False,
+    ),
 ]

@@ -20,7 +20,7 @@ from bench.faults.verdict import judge
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.machine import memory_bytes
-from nanogpt.training.memory_store import STORE, Fit, MemoryStore
+from nanogpt.measure.memory_store import STORE, Fit, MemoryStore
 
 REGION = 512  # bytes
 FIVE_RUNS = 1500.0  # seconds
@@ -206,7 +206,7 @@ def every_region(scene: Scene) -> Finding:
     """One random bit in every 512 bytes of a checkpoint, one after the other, each followed by a try to load it; then
     one that stays for the next start."""
     from nanogpt.faults import CorruptFileError
-    from nanogpt.training import checkpoint
+    from nanogpt.weights import checkpoint
 
     newest, dice, times = scene.newest_checkpoint(), random.Random(0), 0
     for file in sorted(newest.iterdir()):

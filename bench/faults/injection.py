@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 
 INJECTED = Path(__file__).resolve().parent / "injected"
 

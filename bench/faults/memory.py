@@ -2,7 +2,7 @@
 
 The victim has no dropout, so that halves of a micro-batch see what the whole saw: the loss curve must be that of the
 unlimited run within rounding. Its limit is on the trainer alone, set from outside as soon as it lives (prlimit), and
-worked out from what the same training took without one and from what nanogpt.training.memory predicts.
+worked out from what the same training took without one and from what nanogpt.measure.memory predicts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bench.faults.template import MODEL, rows_of
 from bench.faults.verdict import apart, losses
 from nanogpt import durable
 from nanogpt.config import load_config
-from nanogpt.training.memory import predict
+from nanogpt.measure.memory import predict
 
 MODELS = """\
 model: {{preset: modern, n_layer: {n_layer}, n_head: 4, n_embd: {n_embd}, block_size: {block_size}}}
@@ -128,7 +128,7 @@ def rust(scene: Scene) -> Finding:
 
 def killed(scene: Scene) -> Finding:
     """SIGKILL of the trainer in step 7, with less memory left than counts as pressure (the threshold is raised)."""
-    pressure = {"what": "replace", "module": "flows.memory_pressure", "name": "PRESSURE", "value": 1.0}
+    pressure = {"what": "replace", "module": "flows.machine.memory_pressure", "name": "PRESSURE", "value": 1.0}
     return once(scene, {"what": "signal", "step": 7}, "killed with .* of memory left", pressure)
 
 
@@ -340,8 +340,14 @@ def looking_at_trainers(scene: Scene, look: Callable[[psutil.Process], None]) ->
 
 LIMITS = [
     Kind("memory, a limit that only half a micro-batch fits", "memory", address_space, template="whole", exact=False),
-    Kind("memory, a limit that no kept block fits", "memory", address_space_for_blocks, template="whole", exact=False,
-         small=False),  # where malloc gives up a process is chance: sometimes it dies of it
+    Kind(
+        "memory, a limit that no kept block fits",
+        "memory",
+        address_space_for_blocks,
+        template="whole",
+        exact=False,
+        small=False,
+    ),  # where malloc gives up a process is chance: sometimes it dies of it
 ]
 KINDS = [
     *(LIMITS if sys.platform == "linux" else []),  # elsewhere no process can limit another, and RLIMIT_AS limits none

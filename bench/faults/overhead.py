@@ -32,7 +32,7 @@ from bench.faults.campaign import Campaign
 from bench.faults.kind import NotSurvived
 from bench.faults.process import Patience, Process, free_port, is_server, is_trainer
 from bench.faults.template import shared_data
-from flows.options import CHECKOUT, seconds_of
+from flows.context.options import CHECKOUT, seconds_of
 from nanogpt.machine import cores
 
 LIMIT = 0.03

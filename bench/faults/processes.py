@@ -20,7 +20,7 @@ from bench.faults.moments import marker_of, outcome_without_marker
 from bench.faults.process import Process, is_trainer, is_worker, marked
 from bench.faults.scene import Scene
 from bench.faults.template import CHECKPOINT_INTERVAL, MODEL, STEPS
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import durable
 
 TRAINING = f"training.{MODEL}"
@@ -29,7 +29,7 @@ FEW_STEPS = 5
 DAY = 86400.0
 TRIES = 3
 NO_DEATH_SIGNAL = {  # prctl() refuses then: an operating system without PR_SET_PDEATHSIG
-    "what": "replace", "process": "trainer", "module": "nanogpt.training.lifeline", "name": "PR_SET_PDEATHSIG",
+    "what": "replace", "process": "trainer", "module": "nanogpt.training.stopping", "name": "PR_SET_PDEATHSIG",
     "value": 9999,
 }  # fmt: skip
 SHIFTED_CLOCK = CHECKOUT / "bench/faults/shifted_clock"

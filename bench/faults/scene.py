@@ -23,9 +23,9 @@ from pathlib import Path
 from bench.faults.kind import NotSurvived
 from bench.faults.process import Patience, Process, Result, environment_of, free_port, is_server, marked, words_of
 from bench.faults.template import MODEL, Reference, Templates, rows_of
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import durable
-from nanogpt.training.metrics import read_rows
+from nanogpt.training.record.metrics import read_rows
 
 RUN = "default"
 

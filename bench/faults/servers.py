@@ -24,14 +24,14 @@ from bench.faults.moments import marker_of
 from bench.faults.process import Process, environment_of, is_server, marked
 from bench.faults.scene import Scene
 from bench.faults.template import MODEL
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import durable
 
 REPORT_AGAIN = ("--redo", "documentation.report")  # the smallest work that makes a run start its server
 START = """\
 import sys
 from pathlib import Path
-from flows.prefect_process import start_on_free_port
+from flows.display.prefect_process import start_on_free_port
 print(start_on_free_port(Path(sys.argv[1]), print, int(sys.argv[2])).port)
 """
 

@@ -16,7 +16,7 @@ from bench.faults.process import Process
 from bench.faults.processes import TRIES, training
 from bench.faults.scene import Scene
 from bench.faults.template import HALF, MODEL, SLOW_SECONDS
-from flows.options import PHASES
+from flows.context.options import PHASES
 from nanogpt import durable
 
 STOPPED = 130

@@ -12,7 +12,7 @@ from bench.faults.scene import Scene
 from bench.faults.template import MODEL
 
 STEP = 105  # beyond where the half run stands, between two checkpoints
-SUPERVISOR = {"what": "replace", "module": "flows.supervisor"}
+SUPERVISOR = {"what": "replace", "module": "flows.supervision.supervisor"}
 SOONER = ({**SUPERVISOR, "name": "STALL_SECONDS", "value": 10}, {**SUPERVISOR, "name": "GRACE_SECONDS", "value": 2})
 
 
@@ -25,7 +25,7 @@ def poisoned(scene: Scene) -> Finding:
 def spike(scene: Scene) -> Finding:
     """Gradients of one step a million times too large, judged by the last 64 steps, for 128 are more than there are;
     the whole training again with the same, and a kill -9 behind it."""
-    window = {"what": "replace", "process": "trainer", "module": "nanogpt.training.stability", "name": "WINDOW"}
+    window = {"what": "replace", "process": "trainer", "module": "nanogpt.training.update.stability", "name": "WINDOW"}
     poison = {"what": "gradients", "value": 1e6, "step": STEP, "times": None}
     return same_with_a_kill(scene, [poison, {**window, "value": 64}], "spike")
 
@@ -87,7 +87,7 @@ def crash_always(scene: Scene) -> Finding:
 
 def display_fails(scene: Scene) -> Finding:
     """What shows the training's progress raises a TypeError at each heartbeat."""
-    broken = {"what": "replace", "module": "flows.terminal", "name": "PIPED_PROGRESS_SECONDS", "value": "soon"}
+    broken = {"what": "replace", "module": "flows.display.terminal", "name": "PIPED_PROGRESS_SECONDS", "value": "soon"}
     scene.run(env=injecting(broken))
     if rows := scene.remedies():
         raise NotSurvived(f"what was only to be shown cost the training something: {rows}")

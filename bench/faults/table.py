@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import durable
 
 MARKDOWN, FACTS = CHECKOUT / "docs/faults.md", CHECKOUT / "docs/faults.json"

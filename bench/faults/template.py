@@ -22,9 +22,9 @@ from filelock import FileLock
 from bench.faults.injection import injecting
 from bench.faults.kind import NotSurvived
 from bench.faults.process import Patience
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
 from nanogpt import durable
-from nanogpt.training.metrics import read_rows
+from nanogpt.training.record.metrics import read_rows
 
 if TYPE_CHECKING:
     from bench.faults.scene import Scene

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.faults.kind import NotSurvived
 from bench.faults.scene import MODEL, Scene
-from flows import outputs
+from flows.ledger import outputs
 from nanogpt import durable
 
 ROUNDING = 1e-3  # relative; other micro-batches were measured to differ by 2e-7 a step, and steps add up

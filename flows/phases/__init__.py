@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from flows.ledger import Step
+from flows.ledger.ledger import Step
 
 
 def steps_of(models: Sequence[str], tests: bool = True) -> list[Step]:

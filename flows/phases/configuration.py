@@ -5,18 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from flows import accelerator, demands, forecast, pace, planner, remembered
-from flows.candidates import candidates, shipped_below
-from flows.ledger import Outcome, Step
-from flows.options import PHASES
+from flows.context.options import PHASES
+from flows.ledger.ledger import Outcome, Step
+from flows.machine import accelerator
+from flows.machine.worker import WorkerDied, WorkerTimedOut
 from flows.phases.dataset import FETCH
-from flows.run import Run
-from flows.worker import WorkerDied, WorkerTimedOut
+from flows.planning import budget as pace
+from flows.planning import footprint as demands
+from flows.planning import forecast, planner
+from flows.planning import memory_limits as remembered
+from flows.planning.candidates import candidates, shipped_below
+from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import DEVICE, OUT_OF_MEMORY, UserError, classify
 from nanogpt.machine import memory_bytes
-from nanogpt.training.sizes import parameters, tokens_per_step
+from nanogpt.measure.sizes import parameters, tokens_per_step
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
 NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit into memory
@@ -136,7 +140,7 @@ def _find_micro_batch(run: Run, models: dict) -> None:
     sequences = rung.training.batch_size * rung.training.gradient_accumulation
     try:
         found = run.worker.call(
-            "nanogpt.training.batch_finder:find_for", config=rung.model_dump(), folder=str(run.paths.state.parent),
+            "nanogpt.measure.batch_finder:find_for", config=rung.model_dump(), folder=str(run.paths.state.parent),
             seconds=pace.micro_batch_seconds(run.config.budget), timeout=MEASURE_PATIENCE,
         )  # fmt: skip
         divisors = [row for row in found["tried"] if row["result"] == "fits" and sequences % row["micro_batch"] == 0]
@@ -199,13 +203,13 @@ def _measured(run: Run, rung: Config, alone: bool = False) -> dict:
 def _measured_once(run: Run, rung: Config, device: str) -> dict:
     seconds = pace.measure_seconds(run.config.budget)
     chosen = run.worker.call(
-        "nanogpt.training.profiler:choose_precision_and_threads", config=rung.model_dump(), device=device,
+        "nanogpt.measure.profiler:choose_precision_and_threads", config=rung.model_dump(), device=device,
         seconds=CHOOSING_SHARE * seconds, timeout=MEASURE_PATIENCE,
     )  # fmt: skip
     settled = rung.with_changes({"device.mixed_precision": chosen["mixed_precision"],
                                  "device.threads": chosen["threads"]})  # fmt: skip
     return run.worker.call(
-        "nanogpt.training.rehearsal:rehearse", config=settled.model_dump(), device=device,
+        "nanogpt.measure.rehearsal:rehearse", config=settled.model_dump(), device=device,
         folder=str(run.paths.state), seconds=(1 - CHOOSING_SHARE) * seconds, timeout=MEASURE_PATIENCE,
     )  # fmt: skip
 
@@ -354,6 +358,6 @@ MEASURE = Step(
 PLAN = Step(
     "configuration.plan", "Plan the ladder and write its YAML", make_plan, _plan_settings,
     needs=("configuration.measure", "dataset.fetch", "implementation.checks"),
-    code=("flows.planner", "flows.phases.configuration"), costly=True, decides=True,
+    code=("flows.planning.planner", "flows.phases.configuration"), costly=True, decides=True,
 )  # fmt: skip
 STEPS = [MEASURE, PLAN]

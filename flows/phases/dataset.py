@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from flows.ledger import Outcome, Step
-from flows.markers import last_finished
-from flows.run import Run
+from flows.ledger.ledger import Outcome, Step
+from flows.ledger.markers import last_finished
+from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.data import preprocessing, shards, sources
 from nanogpt.faults import UserError

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from flows import documents
-from flows.ledger import Outcome, Step
-from flows.options import PHASES
-from flows.run import Run, phase_of
+from flows.context.options import PHASES
+from flows.ledger.ledger import Outcome, Step
+from flows.report import documents
+from flows.runner.run import Run, phase_of
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.faults import UserError
@@ -59,8 +59,10 @@ def write_report(run: Run) -> Outcome:
     facts = collect(run)
     times = run.paths.reports / "figures" / "phase-times.svg"
     plots.phase_times_plot(
-        [(f"{phase['number']} {phase['title']}", phase["planned_seconds"], phase["seconds"])
-         for phase in facts["phases"]],
+        [
+            (f"{phase['number']} {phase['title']}", phase["planned_seconds"], phase["seconds"])
+            for phase in facts["phases"]
+        ],
         times,
     )
     figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}
@@ -151,8 +153,9 @@ def steps(upstream: Sequence[Step]) -> list[Step]:
         Step("documentation.figures", "Draw the figures", draw_figures, _troubles, needs, code=("nanogpt.plots",),
              regardless=True),
         Step("documentation.report", "Write the report and the guides", write_report, _told, needs,
-             code=("templates/", "flows.documents", "flows.judgement", "flows.recommendations", "flows.remedies",
-                   "flows.wording", "flows.phases.documentation"),
+             code=("templates/", "flows.report.documents", "flows.report.judgement", "flows.report.recommendations",
+                   "flows.supervision.remedies",
+                   "flows.report.markdown", "flows.phases.documentation"),
              regardless=True),
     ]  # fmt: skip
 

@@ -11,9 +11,11 @@ from importlib.metadata import distributions, version
 
 import psutil
 
-from flows import accelerator, demands, disk, documents
-from flows.ledger import Outcome, Step
-from flows.run import Run
+from flows.ledger.ledger import Outcome, Step
+from flows.machine import accelerator, disk
+from flows.planning import footprint as demands
+from flows.report import documents
+from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.machine import cores, physical_cores, processor_name
 
@@ -128,7 +130,7 @@ def _system_settings(run: Run) -> dict:
 
 
 THIS = "flows.phases.environment"
-FOLDERS = Step("environment.folders", "Make the folders", make_folders, code=("flows.run",))
+FOLDERS = Step("environment.folders", "Make the folders", make_folders, code=("flows.runner.run",))
 SYSTEM = Step("environment.system", "Check Python, memory, disk and cores", check_system, _system_settings,
               needs=("environment.folders",), code=(THIS,))  # fmt: skip
 DEVICE = Step("environment.device", "Prove the device against the CPU", check_device,

@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows import accelerator
-from flows.ledger import Outcome, Step
-from flows.options import CHECKOUT
+from flows.context.options import CHECKOUT
+from flows.ledger.ledger import Outcome, Step
+from flows.machine import accelerator
 from flows.phases.dataset import remake_damaged
-from flows.run import Run
+from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.data import sources
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flows import accelerator
-from flows.ledger import Outcome, Step
+from flows.ledger.ledger import Outcome, Step
+from flows.machine import accelerator
 from flows.phases.environment import machine
-from flows.run import Run
+from flows.runner.run import Run
 from nanogpt import durable
 
 CHECK_PATIENCE = 180.0  # seconds, for checks of two: a device that hangs

@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows import documents, remembered
-from flows.ledger import Outcome, Step
+from flows.ledger.ledger import Outcome, Step
 from flows.phases.configuration import NEXT_SMALLER, plan_again
-from flows.run import Run
-from flows.treatment import DoesNotFit, Treatment
-from flows.watching import draw_loss
+from flows.planning import memory_limits as remembered
+from flows.report import documents
+from flows.runner.run import Run
+from flows.supervision.recovery import DoesNotFit, Treatment
+from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import OUT_OF_MEMORY, UserError

@@ -26,9 +26,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str = "training.learning_rate=3e-4") -> None:
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"e.g. {example}; repeatable"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"e.g. {example}; repeatable")
 
 
 def chosen_device(asked: str) -> str:

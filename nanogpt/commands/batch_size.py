@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _found(config, arguments: argparse.Namespace, notify):
-    from nanogpt.training.batch_finder import find
-    from nanogpt.training.profiler import settle
+    from nanogpt.measure.batch_finder import find
+    from nanogpt.measure.profiler import settle
 
     device, mixed_precision, _ = settle(config)
     config = config.with_changes({"device.type": device, "device.mixed_precision": mixed_precision})

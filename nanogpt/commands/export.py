@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and say so."""
-    from nanogpt.export import folders, huggingface
+    from nanogpt.export import huggingface
+    from nanogpt.weights import folders
 
     model, tokenizer = folders.open_folder(arguments.folder)
     huggingface.export(model, tokenizer, arguments.out)

@@ -11,7 +11,7 @@ from nanogpt.commands.arguments import add_overrides, positive
 from nanogpt.faults import UserError
 
 if TYPE_CHECKING:
-    from nanogpt.training.learning_rate_range import RangeTest
+    from nanogpt.measure.learning_rate_range import RangeTest
 
 HELP = "suggest a learning rate: the first steps with a rising one"
 ROWS = 14  # of the table
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and the suggestion."""
     from nanogpt.config import load_config
-    from nanogpt.training.learning_rate_range import learning_rate_range, peaks
+    from nanogpt.measure.learning_rate_range import learning_rate_range, peaks
 
     if arguments.last <= arguments.first:
         raise UserError(f"--to {arguments.last:g}: should be above --from {arguments.first:g}")

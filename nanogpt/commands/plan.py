@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nanogpt.config import Config
-    from nanogpt.training.memory import Memory
+    from nanogpt.measure.memory import Memory
 
 HELP = "tell how much memory and work a training takes"
 MIB, GIB = 2**20, 2**30
@@ -57,7 +57,7 @@ class Plan:
 
     def memory(self, recompute: bool, micro_batch: int | None = None) -> Memory:
         """With gradient checkpointing or without."""
-        from nanogpt.training.memory import likely_newton_schulz, predict
+        from nanogpt.measure.memory import likely_newton_schulz, predict
 
         return predict(self.config, micro_batch=micro_batch or self.micro_batch, precision=self.precision,
                        device=self.device, gradient_checkpointing=recompute,
@@ -75,7 +75,7 @@ class Plan:
 
 
 def _head(console: Console, plan: Plan) -> None:
-    from nanogpt.training.sizes import flops_per_token, kv_cache_bytes, parameters, tokens_per_step
+    from nanogpt.measure.sizes import flops_per_token, kv_cache_bytes, parameters, tokens_per_step
 
     config = plan.config
     model, training, counts = config.model, config.training, parameters(config.model)
@@ -188,7 +188,7 @@ def _likely_device(asked: str) -> str:
 
 
 def _precision(config: Config, device: str) -> str:
-    """Of the products: as nanogpt.training.computing settles it."""
+    """Of the products: as nanogpt.training.compute settles it."""
     from nanogpt.machine import has_bfloat16_instructions
 
     asked = config.device.mixed_precision

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nanogpt.commands.arguments import add_model, model_config, positive
 
 if TYPE_CHECKING:
-    from nanogpt.training.profiler import Profile
+    from nanogpt.measure.profiler import Profile
 
 HELP = "show what training steps spend their time on"
 BAR = 24  # characters of the longest bar
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; draw and record what was asked for."""
     config, tokens, split = _what_to_run(arguments)
-    from nanogpt.training.profiler import profile
+    from nanogpt.measure.profiler import profile
 
     found = profile(config, arguments.steps, tokens, split, arguments.trace)
     _show(config.name, found)

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train in this process until finished, stopped or failed; the trainer's exit code."""
-    from nanogpt.training import live
     from nanogpt.training.child import run_child
+    from nanogpt.training.record import live_view as live
 
     init = [f"training.init_from={arguments.init}"] if arguments.init else []
     is_shown_elsewhere = arguments.parent is not None
@@ -63,8 +63,8 @@ def headline(outcome: Outcome) -> str:
 
 def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
     """How it ended, what came out, and the commands that go on from here."""
-    from nanogpt.training.live import clock
-    from nanogpt.training.metrics import read_rows
+    from nanogpt.training.record.live_view import clock
+    from nanogpt.training.record.metrics import read_rows
 
     folder = str(arguments.folder)
     lines = [headline(outcome)]

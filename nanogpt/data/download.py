@@ -201,9 +201,7 @@ class _Transfer:
         while not self.ended.wait(WINDOW_SECONDS):
             if self.received - before < LEAST_BYTES_PER_SECOND * WINDOW_SECONDS:
                 self._give_up()
-                raise Unobtainable(
-                    f"{self.host} is too slow: {self.received - before:,} bytes in {WINDOW_SECONDS:g} s"
-                )
+                raise Unobtainable(f"{self.host} is too slow: {self.received - before:,} bytes in {WINDOW_SECONDS:g} s")
             before = self.received
         if self.error is not None:
             raise self._explained(self.error) from self.error

@@ -23,9 +23,7 @@ SPLITS = ("train", "val")
 CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
 
 
-def import_folder(
-    source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
-) -> dict:
+def import_folder(source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> dict:
     """Write the data folder `out_folder` from nanoGPT's `source`; returns its manifest.
 
     Without meta.pkl the ids are GPT-2's, as they are for nanoGPT. Raises UserError.

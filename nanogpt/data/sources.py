@@ -104,9 +104,7 @@ def licence(source: str) -> str | None:
     return CATALOGUE[source].licence if source in CATALOGUE else None
 
 
-def fetch(
-    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
-) -> Fetched:
+def fetch(source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
     A person's own documents stay where they are. `notify` is told each fault and its remedy.
@@ -126,9 +124,7 @@ def fetch(
     return _fetched([path], origin)
 
 
-def obtain(
-    entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
-) -> tuple[Path, str]:
+def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> tuple[Path, str]:
     """The verified file of `entry` in `folder`, and where its bytes came from (one that was there: its public home).
 
     Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. Where another process

@@ -237,9 +237,7 @@ class BPETokenizer(Tokenizer):
         return merges
 
 
-def gpt2_tokenizer(
-    folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
-) -> BPETokenizer:
+def gpt2_tokenizer(folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> BPETokenizer:
     """GPT-2's 50,257 tokens, from `folder`, a mirror or a public home. Raises UserError when there are none."""
     try:
         path, _ = obtain(GPT2_MERGES, folder, mirrors, notify)

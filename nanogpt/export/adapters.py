@@ -17,13 +17,12 @@ from torch import Tensor
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.export import huggingface
-from nanogpt.export.folders import open_folder
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import ADAPTER_NAMES
-from nanogpt.training import checkpoint
 from nanogpt.training.initial_weights import BEST, CONFIG
-from nanogpt.weights import published_shapes
+from nanogpt.weights import checkpoint, published_shapes
+from nanogpt.weights.folders import open_folder
 from nanogpt.weights.safe_loading import load_tensors
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -31,7 +31,7 @@ class Engine:
 
         Raises UserError naming what is missing, CorruptFileError when a file is not what was written.
         """
-        from nanogpt.export.folders import open_folder  # here, because the trainer samples and needs no folders
+        from nanogpt.weights.folders import open_folder  # here, because the trainer samples and needs no folders
 
         return cls(*open_folder(Path(folder)), device)
 

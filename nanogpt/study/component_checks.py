@@ -21,8 +21,8 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Rotary, rotate
-from nanogpt.training import checkpoint
-from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.update.optimizer import Optimizer
+from nanogpt.weights import checkpoint
 
 PRESETS = ("gpt2", "modern")
 VOCAB_SIZE = 65

@@ -17,8 +17,8 @@ from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.device import choose
 from nanogpt.faults import EXIT_CODES, FolderLostError, UserError, classify
-from nanogpt.training import lifeline
-from nanogpt.training.model_folder import make_folder
+from nanogpt.training import stopping as lifeline
+from nanogpt.training.record.model_folder import make_folder
 from nanogpt.training.trainer import Outcome, Trainer
 
 FINISHED, USER_ERROR, FAULT = 0, 2, 3

@@ -14,9 +14,9 @@ from nanogpt import device as devices
 from nanogpt.data.data_loader import Samples
 from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, causes, classify
 from nanogpt.model.gpt import GPT
-from nanogpt.training.computing import Computing
-from nanogpt.training.lifeline import StopRequest, StopRequested
-from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.compute import Computing
+from nanogpt.training.stopping import StopRequest, StopRequested
+from nanogpt.training.update.optimizer import Optimizer
 
 Result = TypeVar("Result")
 Piece = tuple[int, int]  # first sample, number of samples

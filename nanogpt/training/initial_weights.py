@@ -18,8 +18,7 @@ from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
-from nanogpt.weights import hugging_face
+from nanogpt.weights import checkpoint, hugging_face
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from nanogpt.weights.nanogpt_checkpoint import NanoGPTCheckpoint
 from nanogpt.weights.source import Source

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.training.growth import BatchGrowth, curriculum_steps
-from nanogpt.training.loss_scale import LossScale
-from nanogpt.training.schedule import CoolDown
-from nanogpt.training.stability import Stability
+from nanogpt.training.update.growth import BatchGrowth, curriculum_steps
+from nanogpt.training.update.loss_scale import LossScale
+from nanogpt.training.update.schedule import CoolDown
+from nanogpt.training.update.stability import Stability
 
 # Settings that leave the weights alone: how often something is written, and how the effective batch is split.
 NOT_THE_TRAJECTORY = {

@@ -16,19 +16,21 @@ from nanogpt.data.shards import MANIFEST, open_split, verify
 from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint, computing, tracking
-from nanogpt.training.averaging import WeightAverage
-from nanogpt.training.checkpoint import Checkpoint
-from nanogpt.training.clock import Clock
+from nanogpt.training import compute as computing
 from nanogpt.training.gradients import Gradients, StepData
-from nanogpt.training.growth import window_at
-from nanogpt.training.judge import Judge
-from nanogpt.training.lifeline import StopRequest
-from nanogpt.training.model_folder import ModelFolder, context_of
-from nanogpt.training.optimizer import Optimizer
 from nanogpt.training.parity import Parity, require_parity
 from nanogpt.training.progress import Progress, check_same_training, trajectory
-from nanogpt.training.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
+from nanogpt.training.record import tracking
+from nanogpt.training.record.model_folder import ModelFolder, context_of
+from nanogpt.training.stopping import StopRequest
+from nanogpt.training.stopwatch import Clock
+from nanogpt.training.update.averaging import WeightAverage
+from nanogpt.training.update.growth import window_at
+from nanogpt.training.update.optimizer import Optimizer
+from nanogpt.training.update.stability import LEARNING_RATE_AFTER_REWIND, MAX_REWINDS
+from nanogpt.training.validation import Judge
+from nanogpt.weights import checkpoint
+from nanogpt.weights.checkpoint import Checkpoint
 
 CHECKED_BYTES = 256 << 20  # of data, before each checkpoint: 0.5 s a time (0.5 GB/s); tiny Shakespeare takes 3 ms
 WITH_MOMENTS = 3  # times the bytes of the weights: AdamW makes its two moments at the first step

@@ -15,10 +15,10 @@ from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.training.gradients import OutOfMemory
-from nanogpt.training.lifeline import StopRequest, StopRequested
-from nanogpt.training.model_folder import ModelFolder
-from nanogpt.training.schedule import cool_down_for_clock, factor_at, planned_cool_down
+from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.session import Session
+from nanogpt.training.stopping import StopRequest, StopRequested
+from nanogpt.training.update.schedule import cool_down_for_clock, factor_at, planned_cool_down
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Trainer(Session):
             raise
 
     def verdict(self, loss: float, gradient_norm: float) -> str:
-        """"" to take the step, or why it is skipped. An overflow of float16's range is no sign of bad weights."""
+        """ "" to take the step, or why it is skipped. An overflow of float16's range is no sign of bad weights."""
         in_float16 = self.computing.precision == "float16"
         if in_float16 and math.isfinite(loss) and self.progress.loss_scale.overflows(gradient_norm):
             return f"overflow, loss scale now {self.loss_scale:g}"

@@ -493,8 +493,11 @@ def _configuration() -> dict[str, Any]:
             ],
             "left_out": [
                 {"name": "huge", "reason": "has 49 parameters for each of the 1,003,854 tokens to learn from"},
-                {"name": "small", "reason": "in 60 s it would see 9,216 tokens and reach about 4.21 bits per byte; "
-                                            "tiny reaches about 2.11"},
+                {
+                    "name": "small",
+                    "reason": "in 60 s it would see 9,216 tokens and reach about 4.21 bits per byte; "
+                    "tiny reaches about 2.11",
+                },
             ],
             "phases": [
                 {"number": i + 1, "title": title, "planned_seconds": PLANNED[i]} for i, title in enumerate(TITLES)

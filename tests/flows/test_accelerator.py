@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from flows import accelerator
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.options import parse
+from flows.context.options import parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
+from flows.machine import accelerator
+from flows.machine.worker import WorkerDied, WorkerTimedOut
 from flows.phases import environment, implementation
-from flows.run import Run
-from flows.worker import WorkerDied, WorkerTimedOut
+from flows.runner.run import Run
 from nanogpt import durable
 
 pytestmark = pytest.mark.fast

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from flows.action_log import ActionLog
+from flows.context.action_log import ActionLog
 
 pytestmark = pytest.mark.fast
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows import at_boot, session, status
-from flows.ledger import Outcome, Step
-from flows.lock import exclusive
-from flows.options import CHECKOUT, PHASES, parse
-from flows.run import Run
+from flows.cli import at_boot, session, status
+from flows.cli.lock import exclusive
+from flows.context.options import CHECKOUT, PHASES, parse
+from flows.ledger.ledger import Outcome, Step
+from flows.runner.run import Run
 
 ANALYZE = shutil.which("systemd-analyze")
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), max_size=20)

@@ -91,12 +91,20 @@ class Project:
         drop = ("PIP_", "PYTHON", "CONDA", "VIRTUAL_ENV", bootstrap.HOPS)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
         environment |= {
-            "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": self.wheels.as_uri(),
-            "TINY_REQUIRES": " ".join([*self.requires, 'twig;extra=="test"']), "PATH": self.path,
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": self.wheels.as_uri(),
+            "TINY_REQUIRES": " ".join([*self.requires, 'twig;extra=="test"']),
+            "PATH": self.path,
         }
         return subprocess.Popen(
-            [python, *arguments], cwd=self.folder, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+            [python, *arguments],
+            cwd=self.folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
         )
 
     def run(self, *arguments: str, python: str = BASE_PYTHON) -> tuple[int, str, str]:
@@ -268,8 +276,9 @@ def test_an_old_python_goes_on_with_a_newer_one(project):
 
 def test_an_old_python_asks_uv(project):
     project.program("uv", f'[ "$2" = find ] && echo "{BASE_PYTHON}"')
-    code, stdout, said = project.run("-c", OLD_PYTHON.replace("ensure(", "ensure; from flows import bootstrap\n"
-                                                             "print(bootstrap.find_python(), "))
+    code, stdout, said = project.run(
+        "-c", OLD_PYTHON.replace("ensure(", "ensure; from flows import bootstrap\nprint(bootstrap.find_python(), ")
+    )
     assert code == 0 and stdout.startswith(BASE_PYTHON) and "uv's" in said
 
 
@@ -340,8 +349,9 @@ def test_what_a_closed_terminal_does_is_known_without_a_yaml_reader(tmp_path, mo
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("path", ["flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py",
-                                  "tests/__init__.py", "tests/__main__.py"])
+@pytest.mark.parametrize(
+    "path", ["flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py", "tests/__init__.py", "tests/__main__.py"]
+)
 def test_what_runs_before_the_environment_parses_on_old_pythons(path):
     file = CHECKOUT / path
     if not file.exists():

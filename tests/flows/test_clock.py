@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import clock
-from flows.clock import Clock
+from flows.context import budget_clock as clock
+from flows.context.budget_clock import Clock
 
 pytestmark = pytest.mark.fast
 

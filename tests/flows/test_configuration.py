@@ -5,14 +5,14 @@ from collections import namedtuple
 
 import pytest
 
-from flows import remembered
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.options import CHECKOUT, parse
+from flows.context.options import CHECKOUT, parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
 from flows.phases import configuration
-from flows.run import Run
+from flows.planning import memory_limits as remembered
+from flows.runner.run import Run
 from nanogpt.config import Config, load_config
-from nanogpt.training.sizes import flops_per_token, parameters, tokens_per_step
+from nanogpt.measure.sizes import flops_per_token, parameters, tokens_per_step
 
 pytestmark = pytest.mark.fast
 GIB = 2**30

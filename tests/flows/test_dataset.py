@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import remembered, supervisor
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.options import CHECKOUT, parse
+from flows.context.options import CHECKOUT, parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
 from flows.phases import dataset
-from flows.run import Run
-from flows.supervisor import Ending
-from flows.treatment import Treatment
+from flows.planning import memory_limits as remembered
+from flows.runner.run import Run
+from flows.supervision import supervisor
+from flows.supervision.recovery import Treatment
+from flows.supervision.supervisor import Ending
 from nanogpt.config import load_config
 from nanogpt.data import shards, sources
 from nanogpt.data.sources import Entry

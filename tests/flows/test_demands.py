@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import demands
-from flows.options import CHECKOUT, parse
+from flows.context.options import CHECKOUT, parse
+from flows.planning import footprint as demands
 from nanogpt.config import load_config
 
 pytestmark = pytest.mark.fast

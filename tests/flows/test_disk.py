@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 from torch import nn
 
-from flows import disk
-from flows.disk import Unwritable
-from flows.display import PlainDisplay
-from flows.options import parse
+from flows.context.options import parse
+from flows.display.protocol import PlainDisplay
+from flows.machine import disk
+from flows.machine.disk import Unwritable
 from flows.phases import environment
-from flows.run import Run
+from flows.runner.run import Run
 from nanogpt import durable
-from nanogpt.training import checkpoint
+from nanogpt.weights import checkpoint
 
 STEP = "training.micro"
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -87,7 +87,7 @@ def test_a_disk_that_stays_full_is_waited_for_and_the_wait_is_not_the_budgets(ru
     looks, real = [], time.monotonic
     clocks = SimpleNamespace(sleep=looks.append, monotonic=lambda: real() + 600 * len(looks))
     monkeypatch.setattr(disk, "time", clocks)
-    monkeypatch.setattr("flows.clock.time", clocks)
+    monkeypatch.setattr("flows.context.budget_clock.time", clocks)
     monkeypatch.setattr(disk, "has_room", lambda folder, needed: len(looks) == 3)
     spent = run.clock.spent
     disk.make_room(run, STEP, "no space left", model, 2_500_000)

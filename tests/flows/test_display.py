@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import prefect_server
-from flows.display import PlainDisplay, one_line
+from flows.display import prefect_server
+from flows.display.protocol import PlainDisplay, one_line
 from nanogpt.faults import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -110,7 +110,9 @@ def test_causes_are_one_line(words, line):
 
 @pytest.mark.fast
 def test_importing_a_display_does_not_import_prefect():
-    modules = "flows.display, flows.prefect_display, flows.prefect_server, flows.terminal"
+    modules = (
+        "flows.display.protocol, flows.display.prefect_display, flows.display.prefect_server, flows.display.terminal"
+    )
     code = f"import sys, {modules}; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
 
@@ -162,7 +164,7 @@ PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
 from flows import prefect_server
-from flows.display import open_display
+from flows.display.protocol import open_display
 logged, ran = [], []
 server = prefect_server.connect(Path({home!r}), logged.append, {port})
 display = open_display(server, logged.append)

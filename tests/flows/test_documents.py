@@ -12,7 +12,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from flows import documents, remedies
+from flows.report import documents
+from flows.supervision import remedies
 from tests.flows import report_facts
 
 pytestmark = pytest.mark.fast

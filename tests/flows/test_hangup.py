@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from flows import hangup
-from flows.options import CHECKOUT
+from flows.cli import hangup
+from flows.context.options import CHECKOUT
 from nanogpt import durable
 
 # A run of one phase, in a terminal of its own, with a child as the steps that run examples and tests have.
@@ -23,7 +23,7 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 from pathlib import Path
 from flows import session
-from flows.ledger import Outcome, Step
+from flows.ledger.ledger import Outcome, Step
 
 def work(run):
     child = subprocess.Popen(["sleep", "600"])

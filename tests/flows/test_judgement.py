@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.judgement import DOCUMENTS, criteria
-from flows.recommendations import recommendations, with_option
+from flows.report.judgement import DOCUMENTS, criteria
+from flows.report.recommendations import recommendations, with_option
 from tests.flows import report_facts
 
 pytestmark = pytest.mark.fast

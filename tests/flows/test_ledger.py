@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.ledger import Ledger, Outcome, Step, settings_changes
+from flows.ledger.ledger import Ledger, Outcome, Step, settings_changes
 from nanogpt.faults import UserError
 
 pytestmark = pytest.mark.fast
@@ -317,12 +317,12 @@ def test_digests_of_code_import_nothing(tmp_path):
     script = """
         import sys
         from pathlib import Path
-        from flows.ledger import Ledger, Step, Outcome
+        from flows.ledger.ledger import Ledger, Step, Outcome
         ledger = Ledger(Path("markers"), Path("."), Path(sys.argv[1]))
         step = Step("a", "A", None, code=("nanogpt.durable", "flows", "torch.nn.functional", "prefect"))
         ledger.start(step, {}, "never run")
         ledger.finish(step, Outcome(), 0.0)
-        print([name for name in ("torch", "prefect", "git", "flows.run") if name in sys.modules])
+        print([name for name in ("torch", "prefect", "git", "flows.runner.run") if name in sys.modules])
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(CHECKOUT)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -405,7 +405,7 @@ def test_the_time_of_an_interruption_is_the_last_sign_of_life(house, monkeypatch
     ledger = house.session()
     ledger.start(CLEAN, SETTINGS, "never run")
     utime = os.utime
-    monkeypatch.setattr("flows.markers.os.utime", lambda path: utime(path, (2_000_000_000, 2_000_000_000)))
+    monkeypatch.setattr("flows.ledger.markers.os.utime", lambda path: utime(path, (2_000_000_000, 2_000_000_000)))
     ledger.pulse()
     assert reason(house, CLEAN).startswith("interrupted at 2033-05-1")
 
@@ -584,7 +584,7 @@ def test_step_names_are_file_names(house):
 KILLED = """
     import sys
     from pathlib import Path
-    from flows.ledger import Ledger, Outcome, Step
+    from flows.ledger.ledger import Ledger, Outcome, Step
     workspace = Path(sys.argv[1])
     step = Step("a", "A", None)
     print("ready", flush=True)

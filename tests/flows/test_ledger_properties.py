@@ -7,7 +7,7 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.ledger import Ledger, Outcome, Step
+from flows.ledger.ledger import Ledger, Outcome, Step
 
 # Each step writes text that depends on its setting and on the file before it. Halving makes different settings
 # give the same output, so that a wave can stop.

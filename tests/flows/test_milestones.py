@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import private_index
-from flows.milestones import FILE_LIMIT, Milestones
+from flows.runner import private_index
+from flows.runner.milestones import FILE_LIMIT, Milestones
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -466,7 +466,7 @@ def test_a_machine_without_git(home, tmp_path):
     script = """
         import sys
         from pathlib import Path
-        from flows.milestones import Milestones
+        from flows.runner.milestones import Milestones
         milestones = Milestones(Path(sys.argv[1]), Path(sys.argv[1]), "default", Path(sys.argv[2]))
         print(milestones.commit("Data ready", "", []), milestones.reason)
         print(milestones.commit("Data ready", "", []), milestones.reason)

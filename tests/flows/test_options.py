@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import session
-from flows.options import CHECKOUT, SHORTEST_BUDGET, command_line, parse, seconds_of
+from flows.cli import session
+from flows.context.options import CHECKOUT, SHORTEST_BUDGET, command_line, parse, seconds_of
 from nanogpt.faults import UserError
 
 MODEL = "model: {n_layer: 1, n_head: 2, n_embd: 32, block_size: 32}\ntraining: {max_iters: 100}\n"

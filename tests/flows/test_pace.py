@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import pace
-from flows.markers import MarkerFiles
+from flows.ledger.markers import MarkerFiles
+from flows.planning import budget as pace
 from nanogpt import durable
 from nanogpt.machine import processor_name
 

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from flows import treatment, watching
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.options import CHECKOUT, parse
+from flows.context.options import CHECKOUT, parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
 from flows.phases import dataset, documentation, evaluation, steps_of, training
-from flows.run import Run
+from flows.runner.run import Run
+from flows.supervision import recovery as treatment
+from flows.supervision import trainer_watch as watching
 from nanogpt import durable
 from nanogpt.config import load_config, save_config
 from nanogpt.data import sources

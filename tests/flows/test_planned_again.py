@@ -2,13 +2,13 @@
 
 import pytest
 
-from flows import remembered
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.options import CHECKOUT, parse
+from flows.context.options import CHECKOUT, parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
 from flows.phases import training
-from flows.run import Run
-from flows.treatment import DoesNotFit
+from flows.planning import memory_limits as remembered
+from flows.runner.run import Run
+from flows.supervision.recovery import DoesNotFit
 from nanogpt.config import load_config, save_config
 
 pytestmark = pytest.mark.fast

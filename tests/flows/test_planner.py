@@ -6,12 +6,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flows import forecast, pace, planner
-from flows.forecast import Corpus, Speed
-from flows.options import PHASES, SHORTEST_BUDGET
+from flows.context.options import PHASES, SHORTEST_BUDGET
+from flows.planning import budget as pace
+from flows.planning import forecast, planner
+from flows.planning.forecast import Corpus, Speed
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.training.sizes import tokens_per_step
+from nanogpt.measure.sizes import tokens_per_step
 
 GIB = 2**30
 ROOM = 16 * GIB

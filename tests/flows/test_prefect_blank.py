@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import prefect_blank, prefect_process
+from flows.display import prefect_blank, prefect_process
 
 
 @pytest.fixture

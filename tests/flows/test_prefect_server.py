@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import prefect_process, prefect_server
-from flows.prefect_process import Record
-from flows.prefect_server import Server, connect
+from flows.display import prefect_process, prefect_server
+from flows.display.prefect_process import Record
+from flows.display.prefect_server import Server, connect
 from nanogpt import durable
 
 

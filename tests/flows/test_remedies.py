@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.options import CHECKOUT
-from flows.remedies import (
+from flows.context.options import CHECKOUT
+from flows.supervision.remedies import (
     CPU,
     HALVE,
     IN_A_ROW,

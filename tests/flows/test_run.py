@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from flows import session
-from flows.clock import Clock
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.lock import exclusive
-from flows.options import CHECKOUT, PHASES, parse
-from flows.run import Blocked, Run
+from flows.cli import session
+from flows.cli.lock import exclusive
+from flows.context.budget_clock import Clock
+from flows.context.options import CHECKOUT, PHASES, parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
+from flows.runner.run import Blocked, Run
 from nanogpt import durable
 from nanogpt.faults import UserError
 
@@ -132,7 +132,7 @@ def test_a_changed_setting_runs_its_step_again_and_only_that_when_the_output_is_
 
 def test_redo_runs_a_step_once_even_when_it_is_done_ahead(flow, monkeypatch):
     flow.session()
-    monkeypatch.setattr("flows.options._check_names", lambda given, rungs: None)
+    monkeypatch.setattr("flows.context.options._check_names", lambda given, rungs: None)
     flow.session("--redo", "dataset.fetch")
     assert flow.worked == ["dataset.fetch"]
 
@@ -406,7 +406,7 @@ def test_notes_of_a_session_never_end_it(flow, monkeypatch):
 
     run = flow.run()
     run.begin()
-    monkeypatch.setattr("flows.run.durable.write_json", full)
+    monkeypatch.setattr("flows.runner.run.durable.write_json", full)
     run.phase("implementation", lambda run: None)
     run.end(stopped=False)
 
@@ -452,9 +452,9 @@ def test_a_milestone_that_a_kill_came_before_is_made_by_the_next_session(flow, m
 
 HOLDER = """
 import os, subprocess, sys
-from flows.options import parse
-from flows.lock import exclusive
-from flows.run import Run
+from flows.context.options import parse
+from flows.cli.lock import exclusive
+from flows.runner.run import Run
 with exclusive(Run(parse(["--workspace", sys.argv[1]]))):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print(child.pid, flush=True)
@@ -541,7 +541,7 @@ def test_ctrl_c_while_the_server_starts_is_a_stop_like_any_other(flow, monkeypat
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.prefect_server.connect", interrupted)
+    monkeypatch.setattr("flows.display.prefect_server.connect", interrupted)
     arguments = ["--workspace", str(flow.workspace), "--data", "embedded"]
     assert session.main(arguments, flow.phases) == 130
     assert "go on with:\n  python3 -m flows.full_run" in capsys.readouterr().out
@@ -562,7 +562,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output_any_more(flow):
     script = textwrap.dedent("""
         import sys
         from flows import session
-        from flows.options import PHASES
+        from flows.context.options import PHASES
 
         def phases(run):
             for name in PHASES:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import status
-from flows.ledger import Outcome
-from flows.options import CHECKOUT, parse
+from flows.cli import status
+from flows.context.options import CHECKOUT, parse
+from flows.ledger.ledger import Outcome
 from flows.phases import steps_of
-from flows.run import Run
+from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.config import save_config
 
@@ -217,9 +217,9 @@ def test_a_damaged_record_of_the_session_is_no_reason_to_fail(workspace, damage,
 def test_a_look_at_a_run_that_goes_on_does_not_disturb_it(workspace):
     holder = textwrap.dedent(f"""
         import sys
-        from flows.options import parse
-        from flows.lock import exclusive
-        from flows.run import Run
+        from flows.context.options import parse
+        from flows.cli.lock import exclusive
+        from flows.runner.run import Run
         with exclusive(Run(parse({workspace.arguments()!r}))):
             print("held", flush=True)
             sys.stdin.read()

@@ -10,7 +10,9 @@ import time
 import psutil
 import pytest
 
-from flows import memory_pressure, supervisor, treatment
+from flows.machine import memory_pressure
+from flows.supervision import recovery as treatment
+from flows.supervision import supervisor
 from nanogpt import durable
 
 pytestmark = pytest.mark.slow

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from flows import awake, clock, power, supervisor, surroundings
-from flows.display import PlainDisplay
-from flows.options import CHECKOUT, parse
-from flows.run import Run
-from flows.treatment import Treatment
+from flows.context import budget_clock as clock
+from flows.context.options import CHECKOUT, parse
+from flows.display.protocol import PlainDisplay
+from flows.machine import awake, power
+from flows.machine import conditions as surroundings
+from flows.runner.run import Run
+from flows.supervision import supervisor
+from flows.supervision.recovery import Treatment
 from nanogpt import durable
 from nanogpt.config import save_config
 from nanogpt.training.trainer import train
@@ -125,7 +128,8 @@ def test_the_machine_may_sleep_while_the_run_waits(start, laptop, monkeypatch):
 @pytest.mark.slow
 def test_a_real_child_is_asked_to_save_before_the_wait(tmp_path, monkeypatch):
     script = tmp_path / "trainer.py"
-    script.write_text(textwrap.dedent("""
+    script.write_text(
+        textwrap.dedent("""
         import signal, sys, time
         from pathlib import Path
         def save(number, frame):
@@ -134,7 +138,8 @@ def test_a_real_child_is_asked_to_save_before_the_wait(tmp_path, monkeypatch):
         signal.signal(signal.SIGTERM, save)
         Path(sys.argv[1], "heartbeat").write_text('{"step": 1}')
         time.sleep(60)
-    """))
+    """)
+    )
     monkeypatch.setattr(supervisor, "trainer_command", lambda arguments: [sys.executable, str(script), str(tmp_path)])
     beats = []
     ending = supervisor.train([], tmp_path, tmp_path / "log", beats.append,
@@ -281,7 +286,9 @@ def test_why_nothing_keeps_it_awake_is_said_and_nothing_more(tmp_path, monkeypat
 @pytest.mark.slow
 def test_nothing_that_keeps_awake_outlives_a_killed_run(tmp_path, monkeypatch):
     put_on_path(tmp_path, monkeypatch, INHIBITOR.format(folder=tmp_path), "caffeinate")
-    script = "import time; from flows.awake import Awake; a = Awake(); print(a.hold(), flush=True); time.sleep(60)"
+    script = (
+        "import time; from flows.machine.awake import Awake; a = Awake(); print(a.hold(), flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
     assert "(caffeinate)" in holder.stdout.readline()
     os.kill(holder.pid, signal.SIGKILL)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from flows.display import PlainDisplay
-from flows.terminal import OnTerminal, Terminal
+from flows.display.protocol import PlainDisplay
+from flows.display.terminal import OnTerminal, Terminal
 
 pytestmark = pytest.mark.fast
 PHASES = ["Environment", "Dataset", "Training"]

@@ -5,7 +5,6 @@ import pty
 import select
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,8 +13,8 @@ MESSAGES, THREADS = 5_000, 4
 TALKING = f"""
 import sys, threading
 from rich.console import Console
-from flows.display import PlainDisplay
-from flows.terminal import OnTerminal, Terminal
+from flows.display.protocol import PlainDisplay
+from flows.display.terminal import OnTerminal, Terminal
 
 terminal = Terminal(Console(), ["Environment", "Training"], "run x", lambda: 90.0)
 display = OnTerminal(PlainDisplay(), terminal, print)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from flows import remembered, supervisor
-from flows.display import PlainDisplay
-from flows.ledger import Outcome, Step
-from flows.options import CHECKOUT, parse
-from flows.run import Run
-from flows.supervisor import Ending
-from flows.treatment import DoesNotFit, Treatment
+from flows.context.options import CHECKOUT, parse
+from flows.display.protocol import PlainDisplay
+from flows.ledger.ledger import Outcome, Step
+from flows.planning import memory_limits as remembered
+from flows.runner.run import Run
+from flows.supervision import supervisor
+from flows.supervision.recovery import DoesNotFit, Treatment
+from flows.supervision.supervisor import Ending
 from nanogpt.config import load_config, save_config
 
 pytestmark = pytest.mark.fast

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from flows.watchdog import Watchdog
+from flows.context.watchdog import Watchdog
 
 pytestmark = pytest.mark.fast
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from jinja2 import StrictUndefined, UndefinedError
 from markdown_it import MarkdownIt
 
-from flows import wording
+from flows.report import markdown as wording
 
 PARAGRAPH = ["paragraph_open", "inline", "paragraph_close"]
 

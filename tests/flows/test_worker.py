@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from flows.worker import Worker, WorkerDied
+from flows.machine.worker import Worker, WorkerDied
 from nanogpt.faults import UserError
 
 pytestmark = pytest.mark.slow  # starts real processes
@@ -183,7 +183,7 @@ def test_a_worker_does_not_outlive_its_parent_and_the_parent_stays_free_of_torch
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from flows.worker import Worker
+        from flows.machine.worker import Worker
 
         if __name__ == "__main__":
             worker = Worker(Path({str(tmp_path / "log")!r}))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nanogpt.training.averaging import WeightAverage
+from nanogpt.training.update.averaging import WeightAverage
 
 
 def walked(decay: float, steps: int) -> tuple[nn.Parameter, WeightAverage, list[torch.Tensor]]:

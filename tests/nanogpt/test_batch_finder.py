@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
-from nanogpt.training import batch_finder
-from nanogpt.training.batch_finder import Apart, find, find_for
-from nanogpt.training.memory_store import STORE, Fit, MemoryStore
+from nanogpt.measure import batch_finder
+from nanogpt.measure.batch_finder import Apart, find, find_for
+from nanogpt.measure.memory_store import STORE, Fit, MemoryStore
 from tests.nanogpt.training_case import tiny
 
 PLENTY = 2**40

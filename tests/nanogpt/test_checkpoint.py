@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.training import checkpoint
+from nanogpt.weights import checkpoint
 
 pytestmark = pytest.mark.fast
 

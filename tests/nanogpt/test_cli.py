@@ -12,9 +12,8 @@ from nanogpt import cli
 from nanogpt.config import Config, DataConfig, save_config
 from nanogpt.data import preprocessing, shards
 from nanogpt.data.tokenizer import load_tokenizer
-from nanogpt.export import folders
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
+from nanogpt.weights import checkpoint, folders
 from tests.nanogpt.model_case import small
 
 CHECKOUT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import LayerNorm, RMSNorm
 from nanogpt.study import component_checks
-from nanogpt.training import checkpoint
-from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.update.optimizer import Optimizer
+from nanogpt.weights import checkpoint
 
 pytestmark = pytest.mark.fast
 SDPA = torch.nn.functional.scaled_dot_product_attention

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from flows.action_log import ActionLog
+from flows.context.action_log import ActionLog
 from nanogpt import durable, faults
 from nanogpt.faults import CorruptFileError, FolderLostError
-from nanogpt.training import checkpoint
-from nanogpt.training.metrics import Heartbeat, JsonLines, read_rows
+from nanogpt.training.record.metrics import Heartbeat, JsonLines, read_rows
+from nanogpt.weights import checkpoint
 
 parts = st.floats(0, 1, exclude_max=True)  # of what is written: where it is cut
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nanogpt.faults import DEVICE, DeviceError, classify
 from nanogpt.model.gpt import GPT
 from nanogpt.training import parity
-from nanogpt.training.checkpoint import random_state
+from nanogpt.weights.checkpoint import random_state
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
 ROWS = 40  # of 16 tokens: more than are compared, so that a fault can be put into the device's pass alone

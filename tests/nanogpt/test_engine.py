@@ -12,7 +12,7 @@ from nanogpt.export import huggingface
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.inference.engine import Engine, _until
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
+from nanogpt.weights import checkpoint
 
 pytestmark = pytest.mark.fast
 LETTERS = CharTokenizer("abcdefgh \n")

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config
-from nanogpt.training import growth, judge, loss_scale
-from nanogpt.training.metrics import read_rows
+from nanogpt.training import validation as judge
+from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import Outcome, train
+from nanogpt.training.update import growth, loss_scale
 from tests.nanogpt.training_case import (
     StopAt,
     assert_same,

@@ -16,10 +16,10 @@ from nanogpt.export import adapters, huggingface
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
 from nanogpt.training.initial_weights import config_with_shape_of, put_initial_weights
-from nanogpt.training.metrics import read_rows
+from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import train
+from nanogpt.weights import checkpoint
 from tests.nanogpt.training_case import TEXT, assert_same, events, make_data, tiny, train_with_stops
 
 OTHER = "".join(f"{n} goats went over the hill; {n * 5 % 11} sheep and {n % 3} went there.\n" for n in range(300))

@@ -22,10 +22,10 @@ from nanogpt.faults import (
     classify,
 )
 from nanogpt.model.gpt import GPT, mps_dropout_again
-from nanogpt.training.computing import Computing
+from nanogpt.training.compute import Computing
 from nanogpt.training.gradients import Feed, Gradients, OutOfMemory, StepData, is_of_compiler
-from nanogpt.training.lifeline import StopRequest
-from nanogpt.training.optimizer import Optimizer
+from nanogpt.training.stopping import StopRequest
+from nanogpt.training.update.optimizer import Optimizer
 
 pytestmark = pytest.mark.fast
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.config import TrainingConfig
-from nanogpt.training.growth import LEAST_FALL, STEPS_TO_COMPARE, BatchGrowth, curriculum_steps, window_at
+from nanogpt.training.update.growth import LEAST_FALL, STEPS_TO_COMPARE, BatchGrowth, curriculum_steps, window_at
 
 pytestmark = pytest.mark.fast
 

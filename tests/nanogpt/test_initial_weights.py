@@ -15,7 +15,6 @@ from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint
 from nanogpt.training.initial_weights import (
     check_vocabulary,
     config_with_shape_of,
@@ -23,6 +22,7 @@ from nanogpt.training.initial_weights import (
     put_initial_weights,
     resampled,
 )
+from nanogpt.weights import checkpoint
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
 LETTERS = CharTokenizer("abcdefgh \n")

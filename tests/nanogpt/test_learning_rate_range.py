@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nanogpt import cli, plots
 from nanogpt.commands import lr_range
 from nanogpt.config import load_config, save_config
-from nanogpt.training import learning_rate_range as lrr
-from nanogpt.training.metrics import read_rows
+from nanogpt.measure import learning_rate_range as lrr
+from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import make_data, tiny
 

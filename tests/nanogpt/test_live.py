@@ -17,7 +17,7 @@ from rich.console import Console
 
 from nanogpt import cli
 from nanogpt.config import save_config
-from nanogpt.training import live
+from nanogpt.training.record import live_view as live
 from tests.conftest import CHECKOUT
 from tests.nanogpt.training_case import events, make_data, tiny
 
@@ -93,8 +93,8 @@ def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
 @pytest.mark.slow
 def test_beside_the_trainer_it_outlives_ctrl_c_and_its_reader_and_ends_with_a_plot(tmp_path):
     viewer = subprocess.Popen(
-        [sys.executable, "-m", "nanogpt.training.live", str(tmp_path), "0", "0"], cwd=CHECKOUT, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "nanogpt.training.record.live_view", str(tmp_path), "0", "0"], cwd=CHECKOUT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\n')
 

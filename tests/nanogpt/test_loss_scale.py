@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from nanogpt.training import loss_scale
-from nanogpt.training.loss_scale import FIRST, LEAST, STEPS_UNTIL_DOUBLED, LossScale
+from nanogpt.training.update import loss_scale
+from nanogpt.training.update.loss_scale import FIRST, LEAST, STEPS_UNTIL_DOUBLED, LossScale
 
 pytestmark = pytest.mark.fast
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from nanogpt import device as devices
 from nanogpt.config import Config, load_config
+from nanogpt.measure import activations, memory
+from nanogpt.measure.activations import Kept
+from nanogpt.measure.batch_finder import Apart
+from nanogpt.measure.real_step import RealStep
 from nanogpt.model import gpt, short_attention
 from nanogpt.model.gpt import GPT
-from nanogpt.training import activations, judge, memory
-from nanogpt.training.activations import Kept
-from nanogpt.training.batch_finder import Apart
-from nanogpt.training.real_step import RealStep
+from nanogpt.training import validation as judge
 from tests.nanogpt.model_case import small
 from tests.nanogpt.training_case import tiny
 

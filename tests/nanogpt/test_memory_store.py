@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from nanogpt import durable
 from nanogpt.machine import memory_bytes
-from nanogpt.training.memory_store import Fit, MemoryStore
+from nanogpt.measure.memory_store import Fit, MemoryStore
 from tests.nanogpt.training_case import tiny
 
 pytestmark = pytest.mark.fast

@@ -7,7 +7,7 @@ import torch
 
 from nanogpt.config import ModelConfig, TrainingConfig
 from nanogpt.model.gpt import GPT
-from nanogpt.training.optimizer import Muon, Optimizer, orthogonalize
+from nanogpt.training.update.optimizer import Muon, Optimizer, orthogonalize
 
 pytestmark = pytest.mark.fast
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from nanogpt.config import Config
-from nanogpt.export.folders import export_trained, open_trained
 from nanogpt.export.huggingface import load_model
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint, session
+from nanogpt.training import session
 from nanogpt.training.gradients import OutOfMemory
-from nanogpt.training.judge import Judge
 from nanogpt.training.trainer import Trainer, train
+from nanogpt.training.validation import Judge
+from nanogpt.weights import checkpoint
+from nanogpt.weights.folders import export_trained, open_trained
 from tests.nanogpt.training_case import StopAt, assert_same, events, losses, make_data, tiny, train_with_stops
 
 
@@ -123,9 +124,7 @@ def test_out_of_memory_in_a_comparison_with_the_cpu_halves_as_in_a_step(data, tm
     assert halved["message"].startswith("micro-batch 4 -> 2: OutOfMemoryError: CUDA out of memory")
 
 
-def test_out_of_memory_in_a_comparison_that_is_too_much_ends_with_the_step_before_it_saved(
-    data, tmp_path, monkeypatch
-):
+def test_out_of_memory_in_a_comparison_that_is_too_much_ends_with_the_step_before_it_saved(data, tmp_path, monkeypatch):
     config = tiny(initial_block_size=4, curriculum_fraction=0.5, checkpoint_interval=100, max_iters=12)
     whole = train(config, data, tmp_path / "whole")
     no_memory_to_compare(monkeypatch, windows=0)

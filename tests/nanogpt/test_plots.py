@@ -135,7 +135,7 @@ def test_a_profile_is_drawn_with_a_bar_for_each_part(tmp_path):
 
 
 def test_every_part_of_a_profile_has_its_colour():
-    from nanogpt.training.profiler import PARTS
+    from nanogpt.measure.profiler import PARTS
 
     assert set(plots.PART_COLORS) == set(PARTS)
     assert len(set(plots.PART_COLORS.values())) == len(PARTS)

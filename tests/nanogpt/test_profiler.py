@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nanogpt.measure import profiler, sizes
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
-from nanogpt.training import profiler, sizes
 from tests.nanogpt.model_case import small
 from tests.nanogpt.training_case import tiny
 

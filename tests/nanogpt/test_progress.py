@@ -4,10 +4,10 @@ import pytest
 
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.training.growth import BatchGrowth
-from nanogpt.training.loss_scale import LossScale
 from nanogpt.training.progress import Progress, check_same_training, trajectory
-from nanogpt.training.schedule import CoolDown
+from nanogpt.training.update.growth import BatchGrowth
+from nanogpt.training.update.loss_scale import LossScale
+from nanogpt.training.update.schedule import CoolDown
 
 pytestmark = pytest.mark.fast
 
@@ -75,8 +75,16 @@ def test_a_checkpoint_from_before_a_setting_existed_has_its_default():
 
 
 def test_progress_goes_through_a_checkpoint():
-    progress = Progress(step=7, cursor=99, cool_down=CoolDown(5, 9, 0.5), best_val_loss=2.0, rewinds=1,
-                        loss_scale=LossScale(256.0, 3), growth=BatchGrowth(4, 16, 2.5, [2.0]), curriculum_steps=30)
+    progress = Progress(
+        step=7,
+        cursor=99,
+        cool_down=CoolDown(5, 9, 0.5),
+        best_val_loss=2.0,
+        rewinds=1,
+        loss_scale=LossScale(256.0, 3),
+        growth=BatchGrowth(4, 16, 2.5, [2.0]),
+        curriculum_steps=30,
+    )
     progress.stability.judge(2.0, 1.0)
     assert Progress.from_state_dict(progress.state_dict()) == progress
 

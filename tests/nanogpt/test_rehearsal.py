@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nanogpt.training import rehearsal
+from nanogpt.measure import rehearsal
 from tests.nanogpt.training_case import tiny
 
 KEYS = {"seconds_per_step", "evaluation_seconds_per_token", "sample_seconds", "save_seconds", "peak_memory_bytes"}

@@ -8,9 +8,9 @@ from collections import namedtuple
 import pytest
 
 from nanogpt import faults
-from nanogpt.training import room
-from nanogpt.training.room import NoRoomError, Reserve
 from nanogpt.training.trainer import train
+from nanogpt.weights import reserve as room
+from nanogpt.weights.reserve import NoRoomError, Reserve
 from tests.nanogpt.training_case import losses, make_data, tiny
 
 Usage = namedtuple("Usage", "total used free")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import TrainingConfig
-from nanogpt.training.schedule import (
+from nanogpt.training.update.schedule import (
     CoolDown,
     cool_down_for_clock,
     factor_at,

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nanogpt.config import load_config, read_yaml
+from nanogpt.measure import memory
 from nanogpt.model.gpt import GPT
-from nanogpt.training import memory
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LADDER = read_yaml(CONFIGS / "runs/default.yaml")["ladder"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from nanogpt.config import Config
+from nanogpt.measure import sizes
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
-from nanogpt.training import sizes
 from tests.nanogpt.model_case import small
 
 pytestmark = pytest.mark.fast

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.training.stability import BAD_IN_A_ROW, WINDOW, Stability
+from nanogpt.training.update.stability import BAD_IN_A_ROW, WINDOW, Stability
 
 pytestmark = pytest.mark.fast
 

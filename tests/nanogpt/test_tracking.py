@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.training import tracking
-from nanogpt.training.metrics import JsonLines, read_rows
-from nanogpt.training.tracking import Tracker, curves
+from nanogpt.training.record import tracking
+from nanogpt.training.record.metrics import JsonLines, read_rows
+from nanogpt.training.record.tracking import Tracker, curves
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import events, losses, make_data, tiny, train_with_stops
 

@@ -18,8 +18,10 @@ import pytest
 from nanogpt import cli
 from nanogpt.config import save_config
 from nanogpt.faults import UserError
-from nanogpt.training import checkpoint, child, lifeline
+from nanogpt.training import child
+from nanogpt.training import stopping as lifeline
 from nanogpt.training.trainer import train
+from nanogpt.weights import checkpoint
 from tests.conftest import CHECKOUT
 from tests.nanogpt.training_case import events, losses, make_data, tiny
 

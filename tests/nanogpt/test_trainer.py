@@ -14,12 +14,15 @@ from nanogpt.config import load_config
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from nanogpt.training import checkpoint, clock, growth, judge
+from nanogpt.training import stopwatch as clock
+from nanogpt.training import validation as judge
 from nanogpt.training.child import alone_in
-from nanogpt.training.clock import Clock
-from nanogpt.training.loss_scale import LEAST, LossScale
-from nanogpt.training.metrics import read_rows
+from nanogpt.training.record.metrics import read_rows
+from nanogpt.training.stopwatch import Clock
 from nanogpt.training.trainer import Trainer, train
+from nanogpt.training.update import growth
+from nanogpt.training.update.loss_scale import LEAST, LossScale
+from nanogpt.weights import checkpoint
 from tests.nanogpt.training_case import (
     TEXT,
     StopAt,

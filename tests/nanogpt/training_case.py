@@ -5,10 +5,10 @@ from pathlib import Path
 
 from nanogpt.config import Config, DataConfig
 from nanogpt.data import preprocessing, shards
-from nanogpt.training import checkpoint
-from nanogpt.training.lifeline import StopRequest
-from nanogpt.training.metrics import read_rows
+from nanogpt.training.record.metrics import read_rows
+from nanogpt.training.stopping import StopRequest
 from nanogpt.training.trainer import Outcome, Trainer, train
+from nanogpt.weights import checkpoint
 
 UNLIKE = {"seconds", "tokens_per_second", "memory_bytes"}
 TEXT = "".join(f"the {n} sheep and {n * 7 % 13} goats went over hill {n % 5}.\n" for n in range(400))

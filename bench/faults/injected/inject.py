@@ -28,8 +28,8 @@ def arm(text: str) -> None:
         when_imported["torch"].append(lambda torch: _arm_torch(torch, of))
     if any(fault.what not in EVERYWHERE for fault in of):
         when_imported["nanogpt.training.trainer"].append(lambda module: _arm_trainer(module, of))
-        when_imported["nanogpt.training.optimizer"].append(lambda module: _arm_gradients(module, of))
-        when_imported["flows.worker"].append(lambda module: _arm_worker(module, of))
+        when_imported["nanogpt.training.update.optimizer"].append(lambda module: _arm_gradients(module, of))
+        when_imported["flows.machine.worker"].append(lambda module: _arm_worker(module, of))
     if when_imported:
         sys.meta_path.insert(0, when_imported)
     _strike(of, "start")

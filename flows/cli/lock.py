@@ -1,0 +1,59 @@
+"""One process at a time for a run: a lock that dies with its holder, and a note of who that is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from flows.runner.run import Run
+from nanogpt import durable
+from nanogpt.faults import NO_ROOM, UserError
+
+
+@contextmanager
+def exclusive(run: Run) -> Iterator[None]:
+    """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
+    holder = run.paths.state / "holder.json"
+    lock = FileLock(run.paths.state / "lock")
+    try:
+        run.paths.state.mkdir(parents=True, exist_ok=True)
+        for file in (holder, Path(lock.lock_file)):
+            durable.unblock(file)
+            if file.is_symlink():  # to nothing, or to where another run would lock: ours is a file of its own
+                file.unlink()
+        lock.acquire(timeout=0)
+        _note_holder(holder)
+    except Timeout:
+        raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
+                        f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
+    except OSError as error:
+        lock.release()
+        raise UserError(f"--workspace: {run.paths.state} cannot be made or written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _note_holder(holder: Path) -> None:
+    holder.unlink(missing_ok=True)  # an earlier one must not be named where the disk has no room for this one
+    started = datetime.now().isoformat(timespec="seconds")
+    try:
+        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
+    except OSError as error:
+        if error.errno not in NO_ROOM:  # the run waits for room in its first step
+            raise
+
+
+def _describe_holder(holder: Path) -> str:
+    try:
+        record = durable.read_json(holder)
+        return f"process {record['pid']}, started {record['started']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process holds its lock"

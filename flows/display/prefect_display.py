@@ -1,0 +1,313 @@
+"""The run in Prefect's pages: phases and steps as tasks, progress, documents and log lines.
+
+Prefect is the display, never the judge. It never sees an exception of ours: a task's body catches it, tells
+Prefect the state to show, and the caller gets the exception from us. Nothing that talks to the server is waited
+for, but for the flow run's own first and last state.
+
+Signals: Prefect's flow engine takes SIGTERM (not SIGINT) and turns it into an exception of its own; the handlers
+of before the flow are put back before our code runs, so a run's own handlers hold in every phase and step.
+"""
+
+import contextvars
+import json
+import logging
+import re
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flows.display.prefect_courier import Courier, drain_events, tell_again
+from flows.display.prefect_server import RESTART_PATIENCE, Server
+from flows.display.protocol import Beside, Call, Function, Log, PlainDisplay, Scope, one_line, with_company
+from nanogpt.faults import UserError
+
+if TYPE_CHECKING:
+    from prefect.states import State
+
+FLOW_NAME = "nanogpt-autopilot"
+PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
+RECORDING_SECONDS = 1.5  # the server stores what it is told once a second
+DISPLAY_FILES = ("flows/display/protocol.py", "flows/display/terminal.py", "flows/display/prefect_display.py")
+BEGINNINGS = 3  # attempts to make the flow run known to the server
+DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
+
+
+class PrefectDisplay(PlainDisplay):
+    """Shows the run in the pages of `server`; Prefect's own complaints go to `log`."""
+
+    def __init__(self, server: Server, log: Log) -> None:
+        super().__init__()
+        _quiet_prefect(log)
+        self._server = server
+        self._log = log
+        self._courier = Courier(server, log)
+        self._flow_run_id: Any = None
+        self._flow_context = contextvars.Context()
+        self._task_runs: list[Any] = []
+        self._explained: Exception | None = None
+        self._progress_sent: dict[str, float] = {}
+
+    @property
+    def url(self) -> str | None:
+        page = f"/runs/flow-run/{self._flow_run_id}" if self._flow_run_id else ""
+        return None if self._server.lost.is_set() else self._server.url + page
+
+    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
+        from prefect import Flow
+        from prefect.context import FlowRunContext, TagsContext
+        from prefect.context import tags as with_tags
+        from prefect.exceptions import TerminationSignal
+        from prefect.settings import (
+            PREFECT_CLIENT_MAX_RETRIES,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            temporary_settings,
+        )
+
+        scope = Scope()
+        call = Call(lambda: with_company(function, scope))
+        handlers = _Handlers()
+
+        def body() -> "State":
+            handlers.restore()
+            self._flow_run_id = FlowRunContext.get().flow_run.id
+            # Tasks must not inherit the flow's tags: each tag is a request to the server before each task.
+            with TagsContext(current_tags=set()), self.within(scope):
+                self._flow_context = contextvars.copy_context()
+                call.run()
+            return _flow_state(call, scope)
+
+        flow = Flow(
+            body, name=FLOW_NAME, flow_run_name=lambda: run_name, persist_result=False, retries=0,
+            validate_parameters=False,
+        )  # fmt: skip
+        settings = {
+            PREFECT_CLIENT_MAX_RETRIES: 0,  # `_record_end` tries again, and knows whether that has any hope
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # for Prefect Cloud's automations; its end takes up to 1 s
+        }
+        falls = self._server.falls
+        try:
+            with with_tags(*tags), temporary_settings(settings):
+                shown = self._begin(flow, call)
+            if shown.type != _flow_state(call, scope).type:  # the engine took a lost request for our failure
+                self._record_end(call, scope, shown.message)
+        except Exception as error:
+            self._record_end(call, scope, one_line(error))
+        except TerminationSignal:
+            # Prefect holds SIGTERM before and after `body`; it is for whoever handled it before the flow.
+            handlers.restore()
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            handlers.restore()
+        try:
+            return call.result()
+        finally:
+            self._deliver_rest(falls)
+
+    def _begin(self, flow: Any, call: Call) -> "State":
+        """Run Prefect's flow; again, when it failed before it came to our function (a server busy or restarting)."""
+        for _ in range(BEGINNINGS - 1):
+            self._server.wait_until_healthy(RESTART_PATIENCE)
+            try:
+                return flow(return_state=True)
+            except Exception:
+                if call.started or self._server.lost.is_set():
+                    raise
+        return flow(return_state=True)
+
+    def _deliver_rest(self, falls: int) -> None:
+        """Let what is under way arrive; after a restart of the server within the flow, see that all of it did."""
+        patience = DRAIN_SECONDS if self._server.healthy() else 0
+        self._courier.drain(patience)
+        drain_events(patience)
+        if not patience or self._flow_run_id is None or self._server.falls == falls:
+            return
+        try:
+            for attempt in range(1, 4):
+                time.sleep(RECORDING_SECONDS)
+                if not tell_again(self._flow_run_id, self._task_runs, self._flow_context, attempt):
+                    return
+                drain_events(patience)
+        except Exception as error:
+            self._log(f"Prefect's pages may miss the end of some tasks: {one_line(error)}")
+
+    def _record_end(self, call: Call, scope: Scope, why: str | None) -> None:
+        """The flow engine could not tell the server: wait for a restart that may be going on, then say it again."""
+        from prefect.client.orchestration import get_client
+
+        patience = 0 if _interrupted(call) else RESTART_PATIENCE
+        if self._flow_run_id is None or not self._server.wait_until_healthy(patience):
+            self._log(f"Prefect could not record the flow run: {why}")
+            return
+        try:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(self._flow_run_id, _flow_state(call, scope), force=True)
+        except Exception as second:
+            self._log(f"Prefect could not record the end of the flow run: {one_line(second)}")
+
+    def phase(self, number: int, title: str, function: Function) -> Any:
+        around, scope = self.scope, Scope()
+        call = Call(lambda: with_company(function, scope))
+
+        def ending() -> "State":
+            kept = f"{scope.kept} of {scope.steps} steps kept" if scope.kept else None
+            if kept:
+                self.note(kept)  # the pages show a state's name, but not its message
+            return _cached(kept) if kept and scope.kept == scope.steps and not call.error else _state(call, kept)
+
+        with self.within(scope):
+            try:
+                return self._task(f"{number} {title}", call, ending)
+            finally:
+                if isinstance(call.error, Exception):
+                    around.failures.append(f"{number} {title}: {one_line(call.error)}")
+
+    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
+        scope = self.scope
+        scope.steps += 1
+        if kept_reason is None:
+            call = Call(function)
+            return self._task(title, call, lambda: _state(call))
+        scope.kept += 1
+        return self._task(title, Call(lambda: self.note(f"kept: {kept_reason}")), lambda: _cached(kept_reason))
+
+    def beside(self, title: str, function: Function) -> Beside:
+        self.scope.steps += 1
+        call = Call(function)
+        return self.in_thread(title, lambda: self._task(title, call, lambda: _state(call)))
+
+    def progress(self, key: str, fraction: float, description: str) -> None:
+        now = time.monotonic()
+        if fraction < 1.0 and now - self._progress_sent.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+            return
+        self._progress_sent[key] = now
+        self._courier.artifact(_key(key), "progress", round(100 * min(max(fraction, 0.0), 1.0), 1), description)
+
+    def markdown(self, key: str, text: str, description: str = "") -> None:
+        self._courier.artifact(_key(key), "markdown", text, description)
+
+    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
+        self._courier.artifact(_key(key), "table", json.dumps(rows, default=str), description)
+
+    def link(self, key: str, url: str, text: str, description: str = "") -> None:
+        self._courier.artifact(_key(key), "markdown", f"[{text}]({url})", description)
+
+    def note(self, message: str, level: str = "info") -> None:
+        self._courier.line(message, level)
+
+    def _task(self, title: str, call: Call, ending: Callable[[], "State"]) -> Any:
+        from prefect import Task
+        from prefect.cache_policies import NO_CACHE
+        from prefect.context import FlowRunContext, TaskRunContext
+
+        if self._server.lost.is_set() or FlowRunContext.get() is None:
+            return call.result()
+
+        def body() -> "State":
+            self._task_runs.append(TaskRunContext.get().task_run)
+            call.run()
+            if isinstance(call.error, Exception) and call.error is not self._explained:
+                self._explained = call.error  # once, in the step's log; the phase around it only fails with it
+                self.note(_explanation(call.error), "error")
+            return ending()
+
+        task = Task(
+            body, name=title, task_run_name=lambda: title, cache_policy=NO_CACHE, persist_result=False, retries=0
+        )
+        try:
+            task(return_state=True)
+        except Exception as error:
+            self._log(f"Prefect could not show {title!r}: {one_line(error)}")
+        return call.result()
+
+
+def _key(words: str) -> str:
+    """An artifact's key as the server takes it: small_model -> small-model."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def _cached(reason: str) -> "State":
+    from prefect.states import Completed
+
+    return Completed(name="Cached", message=reason)
+
+
+def _state(call: Call, message: str | None = None) -> "State":
+    from prefect.states import Cancelled, Completed, Failed
+
+    if call.error is None:
+        return Completed(message=message)
+    if isinstance(call.error, Exception):
+        return Failed(name=getattr(call.error, "shown_as", "Failed"), message=one_line(call.error))
+    return Cancelled(message="stopped; the same command goes on from here")
+
+
+def _interrupted(call: Call) -> bool:
+    return call.error is not None and not isinstance(call.error, Exception)
+
+
+def _flow_state(call: Call, scope: Scope) -> "State":
+    from prefect.states import Failed
+
+    if call.error is None and scope.failures:
+        return Failed(message="; ".join(scope.failures))
+    return _state(call)
+
+
+def _explanation(error: Exception) -> str:
+    """What a step's log says of `error`: a known kind speaks for itself, others with where they arose."""
+    if isinstance(error, UserError) or hasattr(error, "shown_as"):
+        return one_line(error)
+    whole = part = traceback.TracebackException.from_exception(error)
+    while part is not None:
+        frames = [frame for frame in part.stack if not frame.filename.endswith(DISPLAY_FILES)]
+        part.stack = traceback.StackSummary.from_list(frames)
+        part = part.__cause__ or part.__context__
+    return "".join(whole.format()).rstrip()
+
+
+class _Handlers:
+    """The handlers of SIGTERM and SIGINT as they were before Prefect's flow engine put its own."""
+
+    def __init__(self) -> None:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in self._before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+class _OnceHandler(logging.Handler):
+    """Passes each kind of warning of Prefect's on once; its reports on our tasks we give ourselves."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._pass_on = log
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = " ".join(record.getMessage().split())[:200]
+        if record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) or record.msg in self._seen:
+            return
+        self._seen.add(record.msg)
+        self._pass_on(f"Prefect: {message}")
+
+
+def _quiet_prefect(log: Log) -> None:
+    """Keep Prefect off the terminal: importing it puts its console handler on the root logger."""
+    import prefect.main  # noqa: F401
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
+        root.removeHandler(handler)
+    once = _OnceHandler(log)
+    for name, handler in (("prefect", once), ("prefect._internal", once), ("EventsWorker", logging.NullHandler())):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False

@@ -1,0 +1,299 @@
+"""The process of a workspace's Prefect server: its record, its health, its end, and how one is started."""
+
+import contextlib
+import http.client
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import filelock
+import psutil
+
+from flows.display import prefect_blank
+from nanogpt import durable
+
+HOST = "127.0.0.1"
+DATABASE, RECORD_FILE = "prefect.db", "server.json"
+PORTS_TRIED = 20
+START_SECONDS = 60.0  # measured: 2.7 s, 9 s where it has to make its database, several times that on a busy machine
+ANSWER_SECONDS = 10.0  # to a newcomer: another run may be using the server, on a machine that is busy training
+# What a server says that can't read its database: damaged, or written by another version of Prefect.
+DATABASE_WORDINGS = ("sqlite3.DatabaseError", "alembic.", "no such table", "no such column")
+
+# For deployments, work pools and automations, which a run has none of: 1.9 % of a core with them, 1.2 % without.
+IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR",
+                 "CLEANUP_RECONCILER", "TRIGGERS")  # fmt: skip
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What home/server.json says of the server that was started there."""
+
+    pid: int
+    port: int
+    url: str
+    create_time: float  # seconds since the epoch, as psutil gives it: a pid alone may be another process by now
+    inode: int | None = None  # of its database, once it is up
+
+
+class StartError(Exception):
+    """Why a server did not come up; `log_tail` holds its own last lines."""
+
+    def __init__(self, reason: str, log_tail: str = "") -> None:
+        super().__init__(reason)
+        self.log_tail = log_tail
+
+
+def environment(home: Path) -> dict[str, str]:
+    """For the server and for the client: their own, whatever Prefect account or profile the person has."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    local = ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"]))
+    return inherited | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # its default is port 4200, whatever port the pages come from
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the older pages fold steps into their phase
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # 54 types that no run uses; 1 s in a new database
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES},
+        "NO_PROXY": local,
+        "no_proxy": local,
+    }
+
+
+@contextlib.contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """One process at a time looks for or starts the server of `home`; the system frees a dead one's lock."""
+    with filelock.FileLock(home / "server.lock", timeout=2 * START_SECONDS):
+        yield
+
+
+def read_record(home: Path) -> Record | None:
+    try:
+        return Record(**durable.read_json(home / RECORD_FILE))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def healthy_record(home: Path) -> Record | None:
+    """The recorded server when it is still that process and answers, if need be after its start; else it is ended."""
+    record = read_record(home)
+    if record is None or not is_running(record):
+        return None
+    age = max(0.0, time.time() - record.create_time)  # negative once the clock was set back
+    if becomes_healthy(record, max(ANSWER_SECONDS, START_SECONDS - age), threading.Event()):
+        return record
+    end(record)
+    return None
+
+
+def is_running(record: Record) -> bool:
+    return _process(record) is not None
+
+
+def _process(record: Record) -> psutil.Process | None:
+    try:
+        process = psutil.Process(record.pid)
+        is_it = _started_at(process, record) or process.cmdline()[1:] == _arguments(record.port)
+        return process if is_it and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def _started_at(process: psutil.Process, record: Record) -> bool:
+    """Says no once the clock was set: Linux counts a process's start from the boot, and psutil adds the clock's idea
+    of when that was."""
+    return abs(process.create_time() - record.create_time) < 1.0
+
+
+def _arguments(port: int) -> list[str]:
+    return ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+
+
+def end(record: Record, patience: float = 5.0) -> None:
+    process = _process(record)
+    if process is None:
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+        try:
+            process.wait(patience)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(patience)
+
+
+def answers(port: int) -> bool:
+    """Whether GET /api/health says true. Asked without proxies and without importing prefect (1.5 s)."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=3)
+    try:
+        connection.request("GET", "/api/health")
+        response = connection.getresponse()
+        return response.status == 200 and response.read(16).strip() == b"true"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def start_on_free_port(home: Path, log: Log, port: int) -> Record:
+    for candidate in range(port, port + PORTS_TRIED):
+        if not _is_free(candidate):
+            continue
+        if candidate != port:
+            log(f"port {port} is taken: Prefect listens on {candidate}")
+        try:
+            return start_despite_database(home, candidate, log, threading.Event())
+        except StartError:
+            if _is_free(candidate):
+                raise  # else another program, perhaps another workspace's server, took it meanwhile
+    raise StartError(f"ports {port} to {port + PORTS_TRIED - 1} are all taken")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def start_despite_database(home: Path, port: int, log: Log, closing: threading.Event) -> Record:
+    """Start; a database that is damaged or that this Prefect can't read is set aside for a new one."""
+    database = home / DATABASE
+    if _is_empty(database):
+        if (home / RECORD_FILE).exists():
+            log(f"Prefect's database {database} is gone or empty: a new one is made; earlier runs left the pages")
+        prefect_blank.copy_to(database)
+    fault = _database_fault(database)
+    if fault is None:
+        try:
+            return _start(home, port, closing)
+        except StartError as error:
+            if not any(wording in error.log_tail for wording in DATABASE_WORDINGS):
+                raise
+            fault = error.log_tail.strip().splitlines()[-1]
+    kept = _set_aside(database)
+    log(f"Prefect's database was unusable ({fault}): kept as {kept}, a new one is made; earlier runs left the pages")
+    return _start(home, port, closing)
+
+
+def _start(home: Path, port: int, closing: threading.Event) -> Record:
+    if not _is_free(port):  # whoever has it might even answer, as another workspace's server does
+        raise StartError(f"port {port} is taken by another program")
+    command = [sys.executable, *_arguments(port)]
+    log_path = home / "server.log"
+    with open(log_path, "wb") as output:
+        # A session of its own: Ctrl-C at the terminal is for the run, and the server outlives it.
+        child = subprocess.Popen(
+            command, cwd=home, env=environment(home), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    born = psutil.Process(child.pid).create_time()  # before it can be reaped
+    _reap(child)
+    record = Record(child.pid, port, f"http://{HOST}:{port}", born)
+    durable.write_json(home / RECORD_FILE, asdict(record))  # at once: a killed run leaves no unknown server
+    if becomes_healthy(record, START_SECONDS, closing):
+        inode, _ = database_file(home) or (None, None)
+        record = replace(record, inode=inode)
+        with contextlib.suppress(OSError):  # the server is there, whether or not it is noted
+            durable.write_json(home / RECORD_FILE, asdict(record))
+        return record
+    if closing.is_set():
+        raise StartError("the run ended while it was starting")
+    ended = not is_running(record)
+    end(record)
+    reason = "ended at once" if ended else f"was not healthy within {START_SECONDS:.0f} s"
+    raise StartError(
+        f"the server on port {port} {reason}, see {log_path}", log_path.read_text("utf-8", "replace")[-4000:]
+    )
+
+
+def becomes_healthy(record: Record, seconds: float, closing: threading.Event) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_running(record) and time.monotonic() < deadline:
+        if answers(record.port):
+            return True
+        if closing.wait(0.1):
+            return False
+    return False
+
+
+def _reap(child: subprocess.Popen) -> None:
+    """Collect the child's exit status when it dies, so that it does not stay behind as a zombie."""
+    threading.Thread(target=child.wait, name="prefect-server-reaper", daemon=True).start()
+
+
+def _database_fault(path: Path) -> str | None:
+    """What SQLite finds damaged in the file, None when it is sound, absent or only busy."""
+    if not path.exists():
+        return None
+    if path.is_dir():
+        return "a folder is in its place"
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError:  # locked, or not to be opened: the server will say
+        return None
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return None if verdict == "ok" else verdict.splitlines()[0]
+
+
+def fault_under_server(home: Path, record: Record) -> str | None:
+    """What is wrong with the database of a server that runs; None when it is sound.
+
+    One whose database was deleted makes a file for its next connection, with nothing in it, and on which SQLite may
+    fail in ways that look like being busy: it is known by its inode.
+    """
+    database = home / DATABASE
+    if _is_empty(database):
+        return "gone or empty"
+    if record.inode not in (None, database.stat().st_ino):
+        return "another file is in its place"
+    return _database_fault(database)
+
+
+def _is_empty(database: Path) -> bool:
+    """Whether it is not there or has no tables."""
+    if _size(database) == 0:
+        return True
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as opened:
+            return opened.execute("select 1 from sqlite_master").fetchone() is None
+    except sqlite3.Error:  # busy or damaged, and not empty
+        return False
+
+
+def database_file(home: Path) -> tuple[int, int] | None:
+    """Inode and size of the server's database, None without one: a running server's keeps the one, and grows."""
+    try:
+        facts = (home / DATABASE).stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_size
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _set_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside

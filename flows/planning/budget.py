@@ -1,0 +1,95 @@
+"""How the budget is divided: what the other phases take on this machine, and what that leaves for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flows.ledger.markers import FINISHED, MarkerFiles
+from nanogpt.machine import processor_name
+
+START_SECONDS = 12.5  # imports, Prefect's server, the end (measured 12.4 and 12.8)
+MARGIN = 0.05  # of the budget: noise of the machine
+LEAST_SECONDS = 10.0  # for a training that is planned again when its time is gone
+LEAST_SHARE = 0.1  # of the budget for training, however short it is
+MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a short budget
+MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
+BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
+LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
+
+# Steps whose time depends on the machine and the text alone: what the last run took is the best forecast.
+STEPS = {
+    "environment": ("folders", "system", "device", "packages"),
+    "implementation": ("checks",),
+    "dataset": ("clean", "characters", "bpe"),
+    "evaluation": ("speed", "baselines", "tests"),
+    "deployment": ("export", "examples"),
+    "documentation": ("figures", "report"),
+}
+OF_THE_TEXT = ("dataset.clean", "dataset.characters", "dataset.bpe", "evaluation.baselines")
+
+
+def measure_seconds(budget: float) -> float:
+    """For the steps of one model in phase 3."""
+    return min(MEASURE_SECONDS, budget / 60)
+
+
+def micro_batch_seconds(budget: float) -> float:
+    """For the search for the fastest micro-batch; none in a short budget."""
+    return min(60.0, budget / 100) if budget >= BUDGET_FOR_MICRO_BATCHES else 0.0
+
+
+def expected(state: Path, budget: float, text_bytes: int) -> dict[str, float]:
+    """Seconds of each phase but training, without judging the models: as the newest run under `state` took them on
+    this machine, else by experience."""
+    return {**by_experience(budget, text_bytes), **taken_before(state, text_bytes)}
+
+
+def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
+    """What the two cores of docs/whole_run.md take."""
+    megabytes = text_bytes / 1e6
+    return {
+        "environment": 3.0,
+        "implementation": 2.0,
+        "configuration": 3.0 + 1.2 * MEASURED_MODELS * measure_seconds(budget) + 1.5 * micro_batch_seconds(budget),
+        "dataset": 0.5 + 0.7 * megabytes,
+        "evaluation": 22.0 + 8.0 * min(megabytes, LARGEST_BASELINE_TEXT),
+        "deployment": 10.0,
+        "documentation": 1.5,
+    }
+
+
+def taken_before(state: Path, text_bytes: int) -> dict[str, float]:
+    """Seconds of the phases that a run under `state` finished whole on this machine; of the text's, on as much text."""
+    seconds: dict[str, float] = {}
+    folders = [folder for folder in state.glob("*/markers") if folder.is_dir()]
+    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):  # the newest has the last word
+        markers = MarkerFiles(folder)
+        if _facts(markers, "environment.system").get("processor") != processor_name():
+            continue
+        same_text = _facts(markers, "dataset.fetch").get("bytes") == text_bytes
+        for phase, names in STEPS.items():
+            steps = [f"{phase}.{name}" for name in names]
+            if same_text or not set(steps) & set(OF_THE_TEXT):
+                taken = [_seconds(markers, step) for step in steps]
+                seconds |= {phase: sum(taken)} if None not in taken else {}
+    return seconds
+
+
+def training_seconds(budget: float, phases: dict[str, float]) -> float:
+    """What the other seven phases leave of the budget."""
+    return max(LEAST_SHARE * budget, budget * (1 - MARGIN) - sum(phases.values()) - START_SECONDS)
+
+
+def within(seconds: float, phases: dict[str, float]) -> dict[str, float]:
+    """`phases` as they are, or where they need more than `seconds`, their share of it."""
+    share = min(1.0, seconds / sum(phases.values()))
+    return {name: needed * share for name, needed in phases.items()}
+
+
+def _facts(markers: MarkerFiles, step: str) -> dict:
+    return (markers.read(step)[0] or {}).get("facts", {})
+
+
+def _seconds(markers: MarkerFiles, step: str) -> float | None:
+    marker = markers.read(step)[0]
+    return marker.get("seconds") if marker and marker["state"] == FINISHED else None

@@ -1,0 +1,318 @@
+"""Budget + measured speed + memory + data -> the ladder of models to train, and for each one left out, why.
+
+Pure arithmetic on measured figures: the same measurements and the same budget give the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flows.context.options import PHASES
+from flows.planning import budget as pace
+from flows.planning.forecast import (
+    Corpus,
+    Speed,
+    evaluation_seconds,
+    expected_bits_per_byte,
+    judging_seconds,
+    samples_seconds,
+    seconds_beside_steps,
+)
+from nanogpt.config import Config
+from nanogpt.faults import UserError
+from nanogpt.measure.sizes import tokens_per_step
+
+STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
+FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
+CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
+EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
+SAMPLE_SHARE = 0.02  # and for samples
+SAVE_SHARE = 0.01  # and for checkpoints
+WORTH_GOING_ON = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
+MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
+DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
+SIMILAR = 1.03  # expected losses within this share count as equal: the estimate is no better; the larger model wins
+OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
+# Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
+# Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
+MOST_PARAMETERS_PER_TOKEN = 20
+MOST_EPOCHS = 30  # the worth of one more pass over the same text has faded by then (Muennighoff et al. 2023)
+SMALL_DATA_BYTES = 16 << 20  # characters up to here, BPE beyond: fewer, better known symbols
+LARGEST_ALPHABET = 512
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One model of the ladder: its resolved configuration and what is expected of it."""
+
+    config: Config
+    parameters: int
+    tokens: int
+    seconds: float
+    memory_bytes: int
+    expected_bits_per_byte: float
+    why: str
+
+    def facts(self) -> dict:
+        model, training = self.config.model, self.config.training
+        return {
+            "name": self.config.name, "parameters": self.parameters, "n_layer": model.n_layer,
+            "n_head": model.n_head, "n_embd": model.n_embd, "block_size": model.block_size,
+            "tokenizer": self.config.data.tokenizer,
+            "precision": "bfloat16" if self.config.device.mixed_precision else "float32",
+            "batch_size": training.batch_size, "gradient_accumulation": training.gradient_accumulation,
+            "max_iters": training.max_iters, "tokens": self.tokens, "seconds": round(self.seconds, 1),
+            "memory_bytes": self.memory_bytes, "expected_bits_per_byte": round(self.expected_bits_per_byte, 3),
+            "why": self.why,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    budget_seconds: float
+    ladder: list[Rung]
+    left_out: list[dict]  # {name, reason}
+    phase_seconds: dict[str, float]
+
+    def facts(self) -> dict:
+        phases = [
+            {"number": number, "title": name.capitalize(), "planned_seconds": round(self.phase_seconds[name], 1)}
+            for number, name in enumerate(PHASES, 1)
+        ]
+        return {"budget_seconds": self.budget_seconds, "ladder": [rung.facts() for rung in self.ladder],
+                "left_out": self.left_out, "phases": phases}  # fmt: skip
+
+
+def tokenizer_for(config: Config, corpus_bytes: int, alphabet_size: int) -> str:
+    """`auto` resolved: characters for small data with a small alphabet, BPE for the rest."""
+    if config.data.tokenizer != "auto":
+        return config.data.tokenizer
+    small = corpus_bytes <= SMALL_DATA_BYTES and alphabet_size <= LARGEST_ALPHABET
+    return "char" if small else "bpe"
+
+
+def starved(parameters: int, corpus: Corpus) -> str | None:
+    """Why there is too little text for a model of so many parameters, or None."""
+    ratio = parameters / corpus.train_tokens
+    if ratio <= MOST_PARAMETERS_PER_TOKEN:
+        return None
+    return (
+        f"has {ratio:.0f} parameters for each of the {corpus.train_tokens:,} tokens to learn from; with more than "
+        f"{MOST_PARAMETERS_PER_TOKEN} it would learn the text by heart"
+    )
+
+
+def hopeless(
+    parameters: int, measured: Sequence[Speed], step_tokens: dict[str, int], seconds: float, corpus: Corpus
+) -> str | None:  # fmt: skip
+    """Why a larger model need not even be measured, or None: at an optimistic rate it would be clearly worse after
+    `seconds` of training."""
+    seen = {speed.name: int(seconds / speed.seconds_per_step * step_tokens[speed.name]) for speed in measured}
+    expected = {
+        speed.name: expected_bits_per_byte(speed.parameters, seen[speed.name], corpus.train_tokens)
+        for speed in measured
+    }
+    best = min(expected, key=expected.__getitem__)
+    rate = OPTIMISM * max(speed.flops_per_second for speed in measured)
+    tokens = max(1, int(seconds * rate / (6 * parameters)))
+    reach = expected_bits_per_byte(parameters, tokens, corpus.train_tokens)
+    if reach <= SIMILAR * expected[best]:
+        return None
+    return (
+        f"even at {rate / 1e9:.0f} GFLOP/s it would see only {tokens:,} tokens in {seconds:.0f} s and reach about "
+        f"{reach:.2f} bits per byte; {best} reaches about {expected[best]:.2f}"
+    )
+
+
+def make_plan(
+    rungs: Sequence[Config], speeds: dict[str, Speed], unmeasured: dict[str, str], budget: float,
+    phases: dict[str, float], corpus: Corpus, room_bytes: int, fixed: bool, pinned: frozenset[str],
+    trained: Sequence[Rung] = (), seconds: float | None = None,
+) -> Plan:  # fmt: skip
+    """The ladder for `budget` seconds, of which the other phases take `phases` (flows.planning.budget), in
+    `room_bytes` of memory.
+
+    A plan made again in the middle of the training: `trained` are done, and stay as they are or go on; `seconds` are
+    all that there are for the training, theirs included. Raises UserError when the data cannot feed even the smallest
+    model.
+    """
+    left_out = [{"name": name, "reason": reason} for name, reason in unmeasured.items()]
+    candidates, obstacles = [], {}
+    for rung in rungs:
+        if rung.name not in speeds:
+            continue
+        obstacle = _obstacle(rung, speeds[rung.name], corpus, room_bytes)
+        if obstacle is None:
+            candidates.append(rung)
+        else:
+            obstacles[rung.name] = obstacle
+    if not candidates:
+        raise UserError("; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items()))
+    left_out += [{"name": name, "reason": obstacle} for name, obstacle in obstacles.items()]
+
+    planner = _Planner(speeds, corpus, pinned, fixed, {rung.config.name: rung for rung in trained})
+    seconds = pace.training_seconds(budget, phases) if seconds is None else seconds
+    ladder = planner.ladder(candidates, seconds)
+    chosen = {rung.config.name for rung in ladder}
+    for rung in candidates:
+        if rung.name not in chosen:
+            left_out.append({"name": rung.name, "reason": planner.why_not(rung, seconds, ladder[-1])})
+    training = sum(rung.seconds + CHILD_SECONDS for rung in ladder)
+    judging = sum(judging_seconds(rung.config, speeds[rung.config.name], corpus) for rung in ladder)
+    needed = {**phases, "evaluation": phases["evaluation"] + judging}
+    others = pace.within(max(0.0, budget - training - pace.START_SECONDS), needed)
+    return Plan(budget, ladder, left_out, {**others, "training": training})
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Models sized to seconds of training, by what was measured of each."""
+
+    speeds: dict[str, Speed]
+    corpus: Corpus
+    pinned: frozenset[str]  # settings that a person made: they stay
+    fixed: bool  # the whole model is as a person wrote it
+    trained: dict[str, Rung]
+
+    def ladder(self, candidates: list[Config], seconds: float) -> list[Rung]:
+        """The small one first, then the largest expected to predict about as well as any in the time left."""
+        first, *larger = candidates
+        done = self.trained.get(first.name)
+        if self.fixed:
+            return [self.rung(first, self.left_for(first, seconds), "the model that --config names")]
+        alone = self.rung(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
+        if done and alone.config.training.max_iters < WORTH_GOING_ON * done.config.training.max_iters:
+            alone = done
+        share = done or self.rung(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
+        rest = self.left_for(first, seconds) - share.seconds
+        if done and rest < pace.LEAST_SECONDS:
+            return [done]
+        others = [
+            self.rung(rung, self.left_for(rung, rest), "the largest that the time left can feed well")
+            for rung in larger
+        ]
+        least = min(rung.expected_bits_per_byte for rung in [alone, *others])
+        best = [rung for rung in [alone, *others] if rung.expected_bits_per_byte <= SIMILAR * least][-1]
+        return [alone] if best is alone else [share, best]
+
+    def left_for(self, config: Config, seconds: float) -> float:
+        """Of `seconds`, what is left for training itself: a process has to start, and the model will be judged."""
+        aside = CHILD_SECONDS + judging_seconds(config, self.speeds[config.name], self.corpus)
+        return max(seconds / 2, seconds - aside)
+
+    def rung(self, config: Config, seconds: float, why: str) -> Rung:
+        """`config` sized to `seconds`: steps, intervals, precision, dropout; what a person has set stays as it is."""
+        speed = self.speeds[config.name]
+        if config.training.max_seconds is not None:
+            seconds = min(seconds, config.training.max_seconds)
+        dropout, speed = self.with_dropout(config, speed, seconds)
+        step_tokens = tokens_per_step(config)
+        beside = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
+        for _ in range(2):  # what is done beside the steps depends on their number, a little
+            steps_by_time = max(1.0, (seconds - beside) / speed.seconds_per_step)
+            steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
+            max_iters = max(self.least_steps(config), int(min(steps_by_time, steps_by_data)))
+            sized = config.with_changes(self.free({
+                "training.max_iters": max_iters, **self.intervals(config, speed, max_iters), "model.dropout": dropout,
+            }))  # fmt: skip
+            beside = min(seconds / 2, seconds_beside_steps(sized, speed, self.corpus))
+        max_iters = sized.training.max_iters
+        needed = max_iters * speed.seconds_per_step + seconds_beside_steps(sized, speed, self.corpus)
+        # A fixed number of steps that fits the time needs no clock: the weights then depend on the steps alone.
+        steps_are_given = self.fixed or "training.max_iters" in self.pinned
+        free_of_clock = steps_are_given and needed <= seconds and config.training.max_seconds is None
+        changes = {
+            "training.max_seconds": None if free_of_clock else round(seconds, 1),
+            "device.mixed_precision": speed.mixed_precision,
+            "device.threads": speed.threads,
+        }
+        if speed.batch_size is not None and not self.pinned & STEP_SPLIT:
+            changes["training.batch_size"] = speed.batch_size
+            changes["training.gradient_accumulation"] = speed.gradient_accumulation
+        if speed.gradient_checkpointing:
+            changes["device.gradient_checkpointing"] = True
+        if speed.longest_window:
+            changes["device.longest_window"] = speed.longest_window
+        sized = sized.with_changes({key: value for key, value in changes.items() if key not in self.pinned})
+        tokens = max(1, min(max_iters, int(steps_by_time))) * step_tokens  # the clock may end it before max_iters
+        return Rung(
+            config=sized, parameters=speed.parameters, tokens=tokens, seconds=min(needed, seconds),
+            memory_bytes=speed.peak_memory_bytes,
+            expected_bits_per_byte=expected_bits_per_byte(speed.parameters, tokens, self.corpus.train_tokens), why=why,
+        )  # fmt: skip
+
+    def least_steps(self, config: Config) -> int:
+        """Warm-up and a few; a training that is done goes on, never back."""
+        done = self.trained.get(config.name)
+        return max(config.training.warmup_iters + 30, done.config.training.max_iters if done else 0)
+
+    def free(self, changes: dict) -> dict:
+        """Those of `changes` that no person has decided."""
+        return {} if self.fixed else {key: value for key, value in changes.items() if key not in self.pinned}
+
+    def intervals(self, config: Config, speed: Speed, max_iters: int) -> dict:
+        """How often to evaluate, to write samples and to save, so that each costs its share at most."""
+        stepping = max_iters * speed.seconds_per_step
+
+        def times(share: float, cost: float, least: int, most: int) -> int:
+            return max(least, min(most, int(stepping * share / max(cost, 1e-6))))
+
+        evaluation, samples = evaluation_seconds(config, speed, self.corpus), samples_seconds(config, speed)
+        evaluations = times(EVALUATION_SHARE, evaluation, 2, MOST_EVALUATIONS)
+        rounds_of_samples = times(SAMPLE_SHARE, samples, 1, MOST_SAMPLES)
+        between_saves = max(_checkpoint_seconds(stepping), speed.save_seconds / SAVE_SHARE)
+        return {
+            "training.eval_interval": -(-max_iters // evaluations),
+            "training.sample_interval": -(-max_iters // rounds_of_samples),
+            "training.log_interval": max(1, max_iters // 400),
+            "training.checkpoint_interval": max(1, int(between_saves / speed.seconds_per_step)),
+            "training.checkpoint_minutes": max(config.training.checkpoint_minutes, round(between_saves / 60, 1)),
+        }
+
+    def with_dropout(self, config: Config, speed: Speed, seconds: float) -> tuple[float, Speed]:
+        """Dropout for a model that would learn the text by heart, and what it costs a step."""
+        done = self.trained.get(config.name)
+        dropout = done.config.model.dropout if done else config.model.dropout
+        if done or dropout or self.fixed or "model.dropout" in self.pinned:  # was there when the steps were measured
+            return dropout, speed
+        passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
+        dropout = _dropout(passes, speed.parameters, self.corpus)
+        return dropout, replace(speed, seconds_per_step=speed.seconds_per_step * (DROPOUT_COST if dropout else 1.0))
+
+    def why_not(self, config: Config, seconds: float, best: Rung) -> str:
+        rung = self.rung(config, self.left_for(config, seconds), "")
+        return (
+            f"in {seconds:.0f} s it would see {rung.tokens:,} tokens and reach about "
+            f"{rung.expected_bits_per_byte:.2f} bits per byte; {best.config.name} reaches about "
+            f"{best.expected_bits_per_byte:.2f}"
+        )
+
+
+def _dropout(passes: float, parameters: int, corpus: Corpus) -> float:
+    """Only for a model that sees the same text often and is large enough to learn it by heart."""
+    if passes <= 4 or parameters <= corpus.train_tokens:
+        return 0.0
+    return 0.1 if passes <= 10 else 0.2
+
+
+def _checkpoint_seconds(training: float) -> float:
+    """Between checkpoints: what a kill may cost. 15 s in a short run, two minutes in a long one."""
+    return min(120.0, max(15.0, training / 20))
+
+
+def _obstacle(config: Config, speed: Speed, corpus: Corpus, room_bytes: int) -> str | None:
+    shortest = min(corpus.val_tokens, corpus.train_tokens)
+    if shortest <= config.model.block_size:
+        return (
+            f"model.block_size {config.model.block_size} is longer than the validation text of about "
+            f"{shortest:,} tokens; a longer text or a smaller model.block_size is needed"
+        )
+    return too_much(speed.peak_memory_bytes, room_bytes)
+
+
+def too_much(peak_bytes: int, room_bytes: int) -> str | None:
+    """Why a model that took so much memory when it was measured is not trained, or None."""
+    if peak_bytes <= room_bytes:
+        return None
+    return f"took {peak_bytes / 2**30:.1f} GiB of memory; {room_bytes / 2**30:.1f} GiB are there for a training"

@@ -1,0 +1,247 @@
+"""What a person reads after a run: the report and its HTML twin, README, troubleshooting, system report, model cards.
+
+Everything is rendered from facts by the templates of `templates/`. Two rules hold for all of it:
+- whatever a template prints passes `wording.safe`, so that no sample and no file name can become markup;
+- a part whose facts are not as its template expects says so in its place, and the rest is still written: a run never
+  ends without a report.
+The same facts give the same bytes.
+"""
+
+import base64
+import os
+import re
+import shlex
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from flows.report import markdown as wording
+from flows.report.judgement import best_model, criteria, trained_models
+from flows.report.recommendations import recommendations, with_option
+from flows.supervision import remedies
+from nanogpt import durable
+from nanogpt.training.record.metrics import read_metrics, read_rows
+
+__all__ = ["criteria", "recommendations", "render", "render_model_card", "render_system_report"]
+
+Facts = dict[str, Any]
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+UNEXPECTED_FACTS = (UndefinedError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+MANY_COLUMNS, SEVERAL_COLUMNS = 8, 5
+LONG_CELL = 60  # characters; six columns of less fit on a page
+PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def render(facts: Facts, folder: Path, figures: dict[str, Path]) -> list[Path]:
+    """Write all documents of a run into `folder`; returns their paths, the report first. Raises OSError.
+
+    `figures` go into the report by name: {model}-loss, {model}-learning-rate, {model}-speed, comparison, baselines,
+    phase-times; one that is not there is left out.
+    """
+    cards = {model["name"]: folder / f"model_card-{model['name']}.md" for model in trained_models(facts)}
+    for name, path in cards.items():
+        render_model_card(model_card_facts(facts, name), path)
+    system = render_system_report(facts["steps"], folder / "system_report.md")
+    context = _context(facts, folder, figures)
+    guides = [_render("run_readme.md.j2", folder / "README.md", context),
+              _render("troubleshooting.md.j2", folder / "troubleshooting.md", context)]  # fmt: skip
+    report, page = folder / "training_report.md", folder / "training_report.html"
+    written = [report, page, *guides, system, *cards.values()]
+    context = _context({**facts, "documents": [path.name for path in written]}, folder, figures)
+    _render("training_report.md.j2", report, context)
+    title = f"Training report of {facts['run']}"
+    durable.write_text(page, to_html(report.read_text(encoding="utf-8"), title, folder, list(figures.values())))
+    return written
+
+
+def render_system_report(steps: Facts, path: Path) -> Path:
+    """Write the system compatibility report from {step name: facts}; phase 1 calls this alone."""
+    return _render("system_report.md.j2", path, {"steps": steps})
+
+
+def render_model_card(model_facts: Facts, path: Path) -> Path:
+    """Write a Hugging Face model card from `model_card_facts`; while training, {name, facts, config} are enough."""
+    return _render("model_card.md.j2", path, {"card": model_facts, "front_matter": _front_matter(model_facts)})
+
+
+def model_card_facts(facts: Facts, name: str) -> Facts:
+    """What a model's card is written from: name, facts, config, command, data, evaluation, sample."""
+    steps = facts["steps"]
+    model = next(model for model in facts["models"] if model["name"] == name)
+    samples = steps.get("evaluation.samples") or {}
+    shown = samples.get("samples", []) if samples.get("model") == name else []
+    return {
+        "name": name, "facts": model["facts"], "config": facts["configs"].get(name), "command": facts["command"],
+        "data": steps.get("dataset.fetch"),
+        "evaluation": (steps.get("evaluation.models") or {}).get("models", {}).get(name),
+        "sample": next((sample for sample in shown if sample["temperature"] > 0.5), None),
+    }  # fmt: skip
+
+
+def to_html(markdown: str, title: str, folder: Path, pictures: list[Path]) -> str:
+    """One self-contained page: `markdown` with tables, raw HTML shown as text, `pictures` inside as data URIs.
+
+    Pictures are named in the Markdown by their path relative to `folder`.
+    """
+    sources = {_relative(path, folder): _data_uri(path) for path in pictures}
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(markdown)
+    contents = _name_headings(tokens)
+    _label_cells(tokens)
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "image" and child.attrs["src"] in sources:
+                child.attrs["src"] = sources[child.attrs["src"]]
+    body = parser.renderer.render(tokens, parser.options, {})
+    # a table wider than the page scrolls by itself, the page does not
+    body = re.sub("(<table[ >])", r'<div class="table">\1', body).replace("</table>", "</table></div>")
+    page = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True)
+    return page.get_template("page.html.j2").render(title=title, body=Markup(body), contents=contents)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, finalize=wording.safe, autoescape=True,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters.update(wording.FILTERS)
+    environment.filters["markdown"] = Markup  # for text that this package wrote itself
+    return environment
+
+
+def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
+    """What the templates of a whole run can name."""
+    phases = {phase["number"]: phase for phase in facts["phases"]}
+
+    def figure(name: str, alternative: str) -> Markup:
+        if name not in figures:
+            return Markup("")
+        return Markup(f"![{wording.safe(alternative)}](<{_relative(figures[name], folder)}>)\n")
+
+    return {
+        "facts": facts, "steps": facts["steps"], "phases": phases, "checkout": str(TEMPLATES.parent),
+        "figure": figure, "best": best_model(facts), "trained": trained_models(facts),
+        "criteria": lambda: criteria(facts), "recommendations": lambda: recommendations(facts),
+        "curve": _curve, "reached": _best_bits_per_byte, "written_while_training": _last_samples,
+        "absent": lambda number: _absent(phases[number]), "sentence": _sentence, "with_option": with_option,
+        "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
+        "quoted": shlex.quote, "python_text": repr, "remedies": remedies.TABLE,
+    }  # fmt: skip
+
+
+def _absent(phase: Facts) -> Markup:
+    """Why a phase left no figures, and the command that goes on."""
+    text = f"Nothing here: phase {phase['number']} {wording.safe(phase['title'])}, {wording.safe(phase['status'])}"
+    text += f" – {_sentence(phase['cause'])}" if phase.get("cause") else "."
+    if phase.get("next_command"):
+        text += f" Next: {wording.code(phase['next_command'])}"
+    return Markup(text)
+
+
+def _sentence(text: str | None) -> Markup:
+    return Markup(wording.safe((text or "no cause was recorded").rstrip(" .")) + ".")
+
+
+def _curve(model: Facts, most: int = 12) -> list[Facts]:
+    """At most about `most` of a model's evaluations, evenly spread, with the last and the best."""
+    evaluations = read_metrics(Path(model["folder"]))[1]
+    if len(evaluations) <= most:
+        return evaluations
+    best = min(range(len(evaluations)), key=lambda i: evaluations[i].get("val_loss") or float("inf"))
+    spread = {round(i * (len(evaluations) - 1) / (most - 1)) for i in range(most)}
+    return [evaluations[i] for i in sorted(spread | {best})]
+
+
+def _best_bits_per_byte(model: Facts) -> float | None:
+    evaluations = read_metrics(Path(model["folder"]))[1]
+    return min((row["bits_per_byte"] for row in evaluations if row.get("bits_per_byte") is not None), default=None)
+
+
+def _last_samples(model: Facts) -> list[Facts]:
+    """The newest round of samples that were written while training, coolest first."""
+    rows = list(read_rows(Path(model["folder"]) / "samples.jsonl"))
+    return sorted((row for row in rows if row["step"] == rows[-1]["step"]), key=lambda row: row["temperature"])
+
+
+def _render(template_name: str, path: Path, context: Facts) -> Path:
+    """Render a template block by block, so that facts missing from one part cost that part alone."""
+    template = _environment().get_template(template_name)
+    parts = []
+    for name, block in template.blocks.items():
+        try:
+            parts.append("".join(block(template.new_context(context))))
+        except UNEXPECTED_FACTS as error:
+            heading = name.replace("_", " ").capitalize()
+            reason = wording.safe(f"{type(error).__name__}: {error}")
+            parts.append(f"## {heading}\n\nThis part could not be written from the facts there are ({reason}).\n")
+    text = "\n".join(part.strip("\n") + "\n" for part in parts if part.strip())
+    durable.write_text(path, re.sub(r"\n{4,}", "\n\n\n", text))
+    return path
+
+
+def _front_matter(card: Facts) -> Markup:
+    """The YAML that Hugging Face reads: https://huggingface.co/docs/hub/model-cards#model-card-metadata."""
+    source = (card.get("data") or {}).get("source")
+    metadata: Facts = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["nanogpt-autopilot", "from-scratch", "small-language-model"],
+    }
+    test = (card.get("evaluation") or {}).get("test")
+    if test:
+        metrics = [{"type": "perplexity", "value": round(test["perplexity"], 4)},
+                   {"type": "bits_per_byte", "value": round(test["bits_per_byte"], 4)}]  # fmt: skip
+        metadata["model-index"] = [{"name": card["name"], "results": [{
+            "task": {"type": "text-generation"},
+            "dataset": {"name": Path(str(source)).name, "type": "text", "split": "test"}, "metrics": metrics,
+        }]}]  # fmt: skip
+    return Markup(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip())
+
+
+def _name_headings(tokens: list[Token]) -> list[dict[str, str]]:
+    """Give second-level headings an anchor; returns the page's table of contents."""
+    contents = []
+    for opening, inline in pairwise(tokens):
+        if opening.type == "heading_open" and opening.tag == "h2":
+            text = "".join(child.content for child in inline.children or ())
+            anchor = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
+            while anchor in {entry["anchor"] for entry in contents}:
+                anchor += "-again"
+            opening.attrs["id"] = anchor
+            contents.append({"anchor": anchor, "text": text})
+    return contents
+
+
+def _label_cells(tokens: list[Token]) -> None:
+    """Each cell knows its column's name: tables of many columns, or of long words in several, are cards on a phone."""
+    names: list[str] = []
+    for opening, content in pairwise(tokens):
+        if opening.type == "table_open":
+            table, names = opening, []
+        elif opening.type == "th_open":
+            names.append(content.content)
+            if len(names) == MANY_COLUMNS:
+                table.attrs["class"] = "many"
+        elif opening.type == "tr_open":
+            column = iter(names)
+        elif opening.type == "td_open":
+            opening.attrs["data-label"] = next(column)
+            if len(names) >= SEVERAL_COLUMNS and len(content.content) > LONG_CELL:
+                opening.attrs["class"], table.attrs["class"] = "long", "wordy"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _data_uri(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f"data:{PICTURE_TYPES[path.suffix]};base64,{data}"

@@ -1,0 +1,291 @@
+"""How much memory a training takes, told before anything is allocated. Arithmetic, no torch.
+
+What autograd keeps for the backward pass is in activations.py; what is held beside it differs from moment to moment of
+a step, and the fullest moment is the peak. tests/nanogpt/test_memory.py holds every part against what torch really
+saves and allocates, bench/memory.py the whole against what processes take.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from nanogpt.config import Config, ModelConfig
+from nanogpt.machine import has_bfloat16_instructions
+from nanogpt.measure.activations import Kept
+from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters
+
+MIB = 2**20
+LOGITS_AT_ONCE = 32 * 2**20  # elements; nanogpt.model.gpt computes the loss in chunks beyond it
+TOKENS_AT_ONCE = 8192  # of an evaluation's forward pass
+LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
+OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
+IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
+# Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
+HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}
+MAPPED_APART = 2**30  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is held at once at one point of a step: bytes by part, none of them zero."""
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def of_tensors(self) -> int:
+        """Bytes that torch counts as allocated."""
+        return self.total - sum(self.parts.get(part, 0) for part in (LIBRARIES, ALLOCATOR))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The moments of a training, the fullest of which is its peak."""
+
+    moments: tuple[Moment, ...]
+
+    @property
+    def peak(self) -> Moment:
+        return max(self.moments, key=lambda moment: moment.total)
+
+    @property
+    def passes(self) -> Moment:
+        """The fullest moment of forward and backward pass: usually the peak, and the one with activations."""
+        return max((moment for moment in self.moments if moment.name in IN_PASSES), key=lambda moment: moment.total)
+
+    def moment(self, name: str) -> Moment:
+        return next(moment for moment in self.moments if moment.name == name)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part at the peak."""
+        return self.peak.parts
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak, above what a process with torch takes anyway."""
+        return self.peak.total
+
+
+def predict(
+    config: Config,
+    vocab_size: int | None = None,
+    micro_batch: int | None = None,
+    precision: str = "float32",
+    device: str = "cpu",
+    gradient_checkpointing: bool | None = None,
+    newton_schulz: str | None = None,
+) -> Memory:
+    """Memory of training `config`; what is not given is the configuration's.
+
+    `micro_batch`: windows in one forward and backward pass, sequences unless device.longest_window makes them shorter;
+    the step's whole batch stays. `precision`: of the
+    products, "float32", "bfloat16" or "float16". `newton_schulz`: of Muon's products, by default the same;
+    likely_newton_schulz() tells what this machine takes. Raises ValueError while the vocabulary is not known.
+    """
+    if vocab_size is not None:
+        config = config.with_changes({"model.vocab_size": vocab_size})
+    if gradient_checkpointing is not None:
+        config = config.with_changes({"device.gradient_checkpointing": gradient_checkpointing})
+    counts, config = parameters(config.model), config.in_windows()
+    batch = config.training.batch_size * config.training.gradient_accumulation
+    rows = min(micro_batch or config.training.batch_size, batch)
+    return _Step(config, counts, rows, -(-batch // rows), device, precision, newton_schulz or precision).memory()
+
+
+def likely_newton_schulz(device: str) -> str:
+    """The type of Muon's orthogonalisation here, as nanogpt.training.compute settles it for CPUs and recent GPUs."""
+    is_native = device == "cuda" or (device == "cpu" and has_bfloat16_instructions())
+    return "bfloat16" if is_native else "float32"
+
+
+# ---- what a step holds, moment by moment
+
+
+@dataclass(frozen=True)
+class _Step:
+    config: Config
+    counts: Parameters
+    rows: int  # sequences in one forward and backward pass
+    passes: int  # of them in a step
+    device: str
+    precision: str
+    newton_schulz: str
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.config.model
+
+    @cached_property
+    def adapters(self) -> int:
+        """Numbers in the low-rank adapters; they alone are trained then, by AdamW."""
+        rank = self.config.training.lora_rank
+        return self.model.n_layer * rank * sum(rows + columns for rows, columns in matrix_shapes(self.model))
+
+    @property
+    def trained(self) -> int:
+        return self.adapters or self.counts.total
+
+    @property
+    def by_muon(self) -> int:
+        return self.counts.matrices if self.config.training.optimizer == "muon" and not self.adapters else 0
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self.model, self.device, self.product, self.config.training.lora_rank)
+
+    @property
+    def product(self) -> int:
+        return FLOAT32 if self.precision == "float32" else 2
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.model.block_size
+
+    def memory(self) -> Memory:
+        moments: list[Callable[[], Moment]] = [
+            self.loss, self.last_block, self.first_block, self.update, self.evaluation,
+        ]  # fmt: skip
+        return Memory(tuple(moment() for moment in moments))
+
+    def loss(self) -> Moment:
+        """The backward pass begins: every layer's activations, and the logits."""
+        return self._moment(IN_PASSES[0], self._gradients(0), self._kept(), {
+            "weight copies": self._weight_copies(self.counts.matrices + self._head_table),
+            "logits": self._logits(self.tokens) * self._of_a_logit,
+        })  # fmt: skip
+
+    def last_block(self) -> Moment:
+        """The backward pass has left the head: its gradient is there, the logits are not."""
+        return self._moment(IN_PASSES[1], self._gradients(self._head_table), self._kept(), {
+            "weight copies": self._weight_copies(self.counts.matrices), **self._in_a_block(),
+        })  # fmt: skip
+
+    def first_block(self) -> Moment:
+        """The backward pass is where the forward pass began: all gradients, and one block's activations."""
+        one = {"embedding": self.kept.embedding * self.tokens} | (
+            {"block inputs": FLOAT32 * self.model.n_embd * self.tokens}
+            if self.config.device.gradient_checkpointing
+            else self._of_blocks(1)
+        )
+        copies = self._weight_copies(self.counts.matrices // self.model.n_layer)
+        return self._moment(IN_PASSES[2], self._gradients(self.trained), one,
+                            {"weight copies": copies, **self._in_a_block()})  # fmt: skip
+
+    def update(self) -> Moment:
+        return self._moment("update", self._gradients(self.trained), {"workspace": self._update_workspace()})
+
+    def evaluation(self) -> Moment:
+        """Gradients stay until the next step forgets them."""
+        model = self.model
+        tokens = max(model.block_size, min(TOKENS_AT_ONCE, 4 * self.tokens))
+        hidden = model.ffn_width * (4 if model.activation == "swiglu" else 2)
+        workspace = tokens * (3 * FLOAT32 * model.n_embd + self.product * hidden)
+        return self._moment("evaluation", self._gradients(self.trained), {
+            "weight copies": self._weight_copies(self.counts.matrices + self._head_table),
+            "logits": 2 * FLOAT32 * self._logits(tokens), "workspace": workspace,
+        })  # fmt: skip
+
+    def _moment(self, name: str, *parts: dict[str, int]) -> Moment:
+        total: Counter[str] = Counter()
+        for some in ({"parameters": FLOAT32 * (self.counts.total + self.adapters)}, *self._optimizer(), *parts):
+            total.update(some)
+        total[LIBRARIES] = OF_LIBRARIES[self.device]
+        if self.device == "cpu" and name in IN_PASSES:
+            total[ALLOCATOR] = self._unusable() + int(HEAP_HOLES * (total["attention"] + total["feed-forward"]))
+        return Moment(name, {part: size for part, size in total.items() if size})
+
+    def _optimizer(self) -> tuple[dict[str, int], dict[str, int]]:
+        """AdamW keeps two moments, Muon one momentum; an average of the weights is one more of them."""
+        averages = self.trained if self.config.training.weight_average else 0
+        return (
+            {"optimizer": FLOAT32 * (2 * (self.trained - self.by_muon) + self.by_muon)},
+            {"weight average": FLOAT32 * averages},
+        )
+
+    def _gradients(self, made: int) -> dict[str, int]:
+        """Those of a step of several passes are all there from the second on."""
+        return {"gradients": FLOAT32 * (self.trained if self.passes > 1 else min(made, self.trained))}
+
+    def _kept(self) -> dict[str, int]:
+        kept, tokens = self.kept, self.tokens
+        outside = {"embedding": kept.embedding * tokens, "final norm": kept.final_norm * tokens}
+        if self.config.device.gradient_checkpointing:
+            return outside | self._block_inputs
+        return outside | self._of_blocks(self.model.n_layer)
+
+    @property
+    def _block_inputs(self) -> dict[str, int]:
+        return {"block inputs": self.model.n_layer * FLOAT32 * self.model.n_embd * self.tokens}
+
+    def _of_blocks(self, count: int) -> dict[str, int]:
+        return {
+            "attention": count * (self.kept.attention * self.tokens + self.kept.rotary_tables),
+            "feed-forward": count * self.kept.feedforward * self.tokens,
+        }
+
+    def _in_a_block(self) -> dict[str, int]:
+        """The backward pass through one block: gradients on their way, and what is computed again."""
+        model = self.model
+        on_their_way = {"swiglu": 3, "gelu": 1, "gelu_erf": 1, "relu2": 2}[model.activation] * model.ffn_width
+        parts = {"workspace": self.tokens * (2 * FLOAT32 * model.n_embd + self.product * on_their_way)}
+        if self.config.device.gradient_checkpointing:
+            parts |= self._of_blocks(1)
+        return parts
+
+    def _logits(self, tokens: int) -> int:
+        """How many there are at once."""
+        return min(tokens, max(1, LOGITS_AT_ONCE // self.model.vocab_size)) * self.model.vocab_size
+
+    @property
+    def _of_a_logit(self) -> int:
+        """Bytes when the backward pass begins: on a CPU the gradient in its place and what is passed on
+        (nanogpt.model.cross_entropy), else the log-probability, its gradient and its own, in float32."""
+        return 2 * self.product if self.device == "cpu" else 3 * FLOAT32
+
+    @property
+    def _head_table(self) -> int:
+        return self.model.vocab_size * self.model.n_embd
+
+    def _weight_copies(self, numbers: int) -> int:
+        """Autocast's, in the type of the products."""
+        return 0 if self.product == FLOAT32 else self.product * numbers
+
+    def _unusable(self) -> int:
+        """Heap that the update has used and the passes cannot, on a CPU.
+
+        Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: each
+        of the two grows the heap for itself. Where blocks are computed again, gradients lie between those
+        computations too. (HEAP_HOLES are left by what is freed between activations: aligned blocks of the same size
+        do not fit there again.)
+        """
+        largest = max((stacked for stacked, _ in self._stacks()), default=0)
+        if FLOAT32 * largest >= MAPPED_APART:
+            return 0
+        workspace = self._update_workspace()
+        if not self.config.device.gradient_checkpointing:
+            return workspace
+        kept_otherwise = sum(self._of_blocks(self.model.n_layer - 1).values()) - self._block_inputs["block inputs"]
+        return workspace + max(0, min(int(RECOMPUTED_HEAP[self.product] * workspace), kept_otherwise))
+
+    def _update_workspace(self) -> int:
+        """Of Muon: all matrices of a shape at once, beside what the shape before has left."""
+        size = FLOAT32 if self.newton_schulz == "float32" else 2
+        largest, left_from_before = 0, 0
+        for stacked, gram in self._stacks():
+            largest = max(largest, left_from_before + FLOAT32 * stacked + 2 * size * (stacked + gram))
+            left_from_before = FLOAT32 * stacked
+        return largest
+
+    def _stacks(self) -> list[tuple[int, int]]:
+        """Numbers in each stack of same-shaped matrices and in their Gram matrices (training/update/optimizer.py)."""
+        shapes = Counter(tuple(sorted(shape)) for shape in matrix_shapes(self.model)) if self.by_muon else {}
+        count = self.model.n_layer
+        return [(count * n * rows * columns, count * n * rows * rows) for (rows, columns), n in shapes.items()]

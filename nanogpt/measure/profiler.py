@@ -1,0 +1,271 @@
+"""How fast real training steps are on this machine, and what they spend their time on.
+
+nanogpt profile CONFIG --vocab 65
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from statistics import fmean, median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from nanogpt import device as devices
+from nanogpt.config import Config
+from nanogpt.data.data_loader import windows
+from nanogpt.measure.real_step import RealStep
+from nanogpt.training.compute import native_precision
+from nanogpt.training.validation import TOKENS_AT_ONCE
+from nanogpt.weights import checkpoint
+
+WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
+LEAST_STEPS = 3
+LONG_STEP = 0.5  # seconds; products that take so long gain from every core
+RATE_SECONDS = 0.1  # of matrix products, for the rate that a training's is held against
+TRACED_STEPS = 3
+MADE_UP_SPLIT = 2**16  # tokens to evaluate on where no data is given: about tiny Shakespeare's validation split
+PARTS = ("data", "forward", "backward", "gradient norm", "AdamW", "Muon", "weight average", "evaluation", "checkpoint")
+
+
+def choose_precision_and_threads(config: dict, device: str, seconds: float) -> dict:
+    """measure_speed() with what is fastest here: float32 or half precision, and on the CPU one thread or one a core.
+
+    `config`: a Config as plain values, with model.vocab_size. What it names (device.mixed_precision other than auto,
+    device.threads) is taken as it is. `seconds` are shared by the measurements. One thread wins for small models
+    on a machine that does other work: two wait for each other (4,500 against 10,800 tokens/s at 0.8 M parameters).
+    """
+    whole = Config.model_validate(config).with_changes({"device.type": device})
+    precisions = [False, True] if whole.device.mixed_precision == "auto" else [whole.device.mixed_precision]
+    share = seconds / (len(precisions) + 1)
+    fastest = min((_speed_with(whole, share, mixed_precision=mixed) for mixed in precisions), key=_step)
+    threads_matter = device == "cpu" and whole.device.threads is None and devices.physical_cores() > 1
+    if threads_matter and _step(fastest) < LONG_STEP:
+        single = _speed_with(whole, share, mixed_precision=fastest["mixed_precision"], threads=1)
+        fastest = min(fastest, single, key=_step)
+    return fastest
+
+
+def _speed_with(config: Config, seconds: float, **device: bool | int | str) -> dict:
+    changes = {f"device.{key}": value for key, value in device.items()}
+    return measure_speed(config.with_changes(changes), config.model.vocab_size, seconds)
+
+
+def _step(speed: dict) -> float:
+    return speed["seconds_per_step"]
+
+
+def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict:
+    """Real steps on random tokens for about `seconds`: median seconds a step, tokens/s, FLOP/s, peak memory in bytes.
+
+    At least three steps are timed, or one where three take longer than that. share_of_matmul is FLOP/s over those of
+    plain matrix products in the same precision. Raises what a device raises when it is out of memory.
+    """
+    config = config.with_changes({"model.vocab_size": vocab_size}).in_windows()
+    device, mixed_precision, precision = settle(config)
+    devices.reset_peak_memory(device)
+    real = RealStep(config, device, precision)
+
+    def step() -> float:
+        began = time.perf_counter()
+        real.run()
+        return time.perf_counter() - began
+
+    ends = time.perf_counter() + seconds
+    first = step()
+    if first < seconds / (WARM_UP_STEPS + LEAST_STEPS):
+        for _ in range(WARM_UP_STEPS - 1):
+            step()
+    times = [step()]  # of a model whose step outlasts `seconds`, one warm step has to do
+    while time.perf_counter() < ends or (len(times) < LEAST_STEPS and times[0] < seconds / LEAST_STEPS):
+        times.append(step())
+    seconds_per_step = median(times)
+    return {
+        "parameters": real.model.num_parameters(), "seconds_per_step": seconds_per_step,
+        **_rates(real, seconds_per_step), "peak_memory_bytes": devices.peak_memory(device),
+        "mixed_precision": mixed_precision, "precision": precision, "device": device,
+        "threads": torch.get_num_threads(), "steps": len(times),
+    }  # fmt: skip
+
+
+def settle(config: Config) -> tuple[str, bool | str, str]:
+    """Device, the setting of mixed precision and the precision that `config` trains with; the threads are set."""
+    device = devices.choose(config.device.type).device
+    devices.configure(device, config.device.threads or devices.physical_cores())
+    mixed_precision = config.device.mixed_precision
+    if mixed_precision == "auto":
+        mixed_precision = native_precision(device) == "bfloat16"
+    return device, mixed_precision, devices.precision_of(device, mixed_precision)
+
+
+def _rates(real: RealStep, seconds_per_step: float) -> dict:
+    tokens_per_second = real.sequences * real.config.model.block_size / seconds_per_step
+    flops = tokens_per_second * real.model.flops_per_token()
+    matmul = _matmul_rate(real.device, real.precision, torch.get_num_threads())
+    named = devices.peak_rate(devices.describe("cuda")["name"], real.precision) if real.device == "cuda" else None
+    return {
+        "tokens_per_second": tokens_per_second, "flops_per_second": flops, "matmul_flops_per_second": matmul,
+        "share_of_matmul": flops / matmul, "share_of_peak": flops / named if named else None,
+    }  # fmt: skip
+
+
+@cache
+def _matmul_rate(device: str, precision: str, threads: int) -> float:
+    return devices.matmul_rate(device, getattr(torch, precision), seconds=RATE_SECONDS)
+
+
+# ---- where the time goes
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`seconds` of each part for one step; those of evaluation and checkpoint are spread over the steps between."""
+
+    seconds: dict[str, float]
+    parameters: int
+    tokens_per_second: float  # of steps alone
+    flops_per_second: float
+    matmul_flops_per_second: float
+    share_of_matmul: float
+    share_of_peak: float | None  # of the rate that the maker of an accelerator names; None where none is known
+    peak_memory_bytes: int
+    device: str
+    precision: str
+    threads: int
+    steps: int
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the whole time, by part; they add up to 1."""
+        whole = sum(self.seconds.values())
+        return {part: seconds / whole for part, seconds in self.seconds.items()}
+
+    def facts(self) -> dict:
+        """For JSON."""
+        return {**asdict(self), "shares": self.shares}
+
+
+def profile(
+    config: Config,
+    steps: int,
+    tokens: np.ndarray | None = None,
+    split: np.ndarray | None = None,
+    trace: Path | None = None,
+) -> Profile:
+    """Time the parts of `steps` real steps, one evaluation of `split` and one checkpoint.
+
+    `config` has its vocabulary. `tokens` are trained on and `split` is evaluated; random ones by default. The device
+    is waited for around each part, which a training does not do. With `trace`, a few more steps are recorded there by
+    torch.profiler, for chrome://tracing or Perfetto. Raises what a device raises when it is out of memory.
+    """
+    config = config.in_windows()
+    device, _, precision = settle(config)
+    devices.reset_peak_memory(device)
+    real = RealStep(config, device, precision, tokens)
+    for _ in range(WARM_UP_STEPS):
+        real.run()
+    watch = Stopwatch(device)
+    if real.optimizer.muon:
+        real.optimizer.muon.step = watch.around("Muon", real.optimizer.muon.step)
+    laps = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        real.run(watch.part)
+        laps.append(time.perf_counter() - began)
+    peak = devices.peak_memory(device)
+    seconds = {part: taken / steps for part, taken in watch.seconds.items()}
+    seconds["evaluation"] = _evaluation(real, split) / config.training.eval_interval
+    seconds["checkpoint"] = _checkpoint(real) / _steps_between_checkpoints(config, fmean(laps))
+    if trace:
+        _trace(real, trace)
+    return Profile(
+        {part: seconds[part] for part in PARTS if part in seconds}, real.model.num_parameters(),
+        **_rates(real, median(laps)), peak_memory_bytes=peak, device=device, precision=precision,
+        threads=torch.get_num_threads(), steps=steps,
+    )  # fmt: skip
+
+
+class Stopwatch:
+    """Seconds by part, without those of the parts inside; the device is waited for at each end."""
+
+    def __init__(self, device: str, clock: Callable[[], float] = time.perf_counter):
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._device, self._clock = device, clock
+        self._inside = [0.0]  # of each open part: what the parts within it took
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time what happens inside as `name`."""
+        devices.synchronize(self._device)
+        began = self._clock()
+        self._inside.append(0.0)
+        try:
+            yield
+        finally:
+            devices.synchronize(self._device)
+            taken = self._clock() - began
+            self.seconds[name] += taken - self._inside.pop()
+            self._inside[-1] += taken
+
+    def around(self, name: str, function: Callable) -> Callable:
+        """`function`, timed as `name`."""
+
+        def timed(*arguments):
+            with self.part(name):
+                return function(*arguments)
+
+        return timed
+
+
+@torch.no_grad()
+def _evaluation(real: RealStep, split: np.ndarray | None) -> float:
+    """Seconds of one whole evaluation, from its first pieces where it has many."""
+    config = real.config
+    if split is None:
+        split = np.zeros(MADE_UP_SPLIT, dtype=np.uint16)
+    block_size = config.model.block_size
+    rows = max(1, min(TOKENS_AT_ONCE // block_size, 4 * config.training.batch_size))
+    real.model.eval()
+    times = []
+    with devices.autocast(real.device, real.precision):
+        for tokens, targets in windows(split, block_size, rows):
+            began = time.perf_counter()
+            real.model.loss_sum(tokens.to(real.device), targets.to(real.device))[0].item()
+            times.append(time.perf_counter() - began)
+            if len(times) > LEAST_STEPS:
+                break
+    real.model.train()
+    pieces = -(-len(split) // (rows * block_size))
+    return pieces * min(times)
+
+
+def _checkpoint(real: RealStep) -> float:
+    """Seconds of one checkpoint, in the system's folder for temporary files."""
+    with TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        state = {"optimizer": real.optimizer.state_dict()}
+        checkpoint.save(Path(folder) / "checkpoint", real.model, step=0, facts={}, state=state)
+        return time.perf_counter() - began
+
+
+def _steps_between_checkpoints(config: Config, seconds_per_step: float) -> float:
+    training = config.training
+    return min(training.checkpoint_interval, max(1.0, 60 * training.checkpoint_minutes / seconds_per_step))
+
+
+def _trace(real: RealStep, path: Path) -> None:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if real.device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.profiler.profile(activities=activities) as recorded:
+        for _ in range(TRACED_STEPS):
+            real.run(torch.profiler.record_function)
+    recorded.export_chrome_trace(str(path))

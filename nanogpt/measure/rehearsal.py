@@ -1,0 +1,114 @@
+"""What a training will spend its time on, measured on this machine before it begins: steps, and what is done beside.
+
+The steps are those of nanogpt.measure.profiler, in short windows with the other work between them: a machine that
+does something else for a second, or that slows down as it warms, then counts for what it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median_low
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from nanogpt import device as devices
+from nanogpt.config import Config
+from nanogpt.inference.engine import Engine
+from nanogpt.inference.sampling import sample
+from nanogpt.measure.profiler import measure_speed
+from nanogpt.measure.sizes import parameters
+from nanogpt.model.attention import KVCache
+from nanogpt.model.gpt import GPT
+from nanogpt.training.validation import SAMPLE_TOKENS, TOKENS_AT_ONCE
+from nanogpt.weights import checkpoint
+
+LONG = 10.0  # seconds of steps; what took so long is not measured again
+DECODED_TOKENS = 24
+SMALL, LARGE = 1 << 10, 1 << 22  # numbers in the files that are saved to see what a byte costs
+
+
+def rehearse(config: dict, device: str, folder: str, seconds: float) -> dict:
+    """measure_speed() of `config` with the median window's seconds a step, and in seconds of their own:
+
+    evaluation_seconds_per_token (forward alone, as in an evaluation), sample_seconds (of one sample), save_seconds (of
+    one checkpoint in `folder`, weights and optimizer). `config`: a Config as plain values with model.vocab_size, its
+    precision and threads decided; `seconds` are for the steps. Raises what a device raises when it is out of memory.
+    """
+    whole = Config.model_validate(config).with_changes({"device.type": device}).in_windows()
+    windows, found = [], {}
+    asides: list[Callable[[], dict]] = [
+        lambda: {"evaluation_seconds_per_token": _evaluation(whole, device, windows[0]["seconds_per_step"])},
+        lambda: {"sample_seconds": _sample(whole, device)},
+        lambda: {"save_seconds": _save(whole, Path(folder))},
+    ]
+    for aside in asides:
+        if sum(window["seconds_per_step"] * window["steps"] for window in windows) < LONG:
+            windows.append(measure_speed(whole, whole.model.vocab_size, seconds / len(asides)))
+        found |= aside()
+    seconds_per_step = median_low(window["seconds_per_step"] for window in windows)
+    middle = next(window for window in windows if window["seconds_per_step"] == seconds_per_step)
+    return {**middle, **found, "peak_memory_bytes": max(window["peak_memory_bytes"] for window in windows)}
+
+
+def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
+    """Seconds of the forward pass for one token, in pieces of the size that an evaluation takes; smaller, for a model
+    that would need more than a second for one."""
+    model = GPT(config.model, seed=config.training.seed).to(device).eval()
+    block_size, batch = config.model.block_size, config.training.batch_size
+    in_a_second = int(3 * batch * config.training.gradient_accumulation / seconds_per_step)
+    rows = max(1, min(TOKENS_AT_ONCE // block_size, 4 * batch, in_a_second))
+    tokens = torch.zeros(rows, block_size, dtype=torch.long, device=device)
+    precision = devices.precision_of(device, config.device.mixed_precision)
+
+    @torch.no_grad()
+    def forward() -> None:
+        with devices.autocast(device, precision):
+            model.loss_sum(tokens, tokens)[0].item()
+
+    return _fastest(forward) / tokens.numel()
+
+
+def _sample(config: Config, device: str) -> float:
+    """Seconds of one sample of SAMPLE_TOKENS; past block_size half a window is read again, as the engine does."""
+    engine = Engine(GPT(config.model, seed=config.training.seed), None, device)
+    generator, window = torch.Generator(), max(1, config.model.block_size // 2)
+
+    def decode(count: int) -> None:
+        cache = KVCache(config.model, device=device)
+        for _ in range(count):
+            sample(engine.read([0], cache), generator, temperature=1.0)
+
+    tokens = min(DECODED_TOKENS, config.model.block_size)
+    of_a_token = _fastest(lambda: decode(tokens)) / tokens
+    of_a_window = _fastest(lambda: engine.read([0] * window, KVCache(config.model, device=device)))
+    return SAMPLE_TOKENS * of_a_token + max(0, SAMPLE_TOKENS // window - 2) * of_a_window
+
+
+def _save(config: Config, folder: Path) -> float:
+    """Seconds of a checkpoint, from two that are small: what any costs, and what a byte adds."""
+    moments = 1 if config.training.optimizer == "muon" else 2  # the tables' second one is little
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as place:
+
+        def save(numbers: int) -> None:
+            model = nn.Linear(numbers, 1, bias=False)
+            state = {"moments": torch.zeros(moments * numbers)}
+            checkpoint.save(Path(place) / "rehearsal", model, step=0, facts={}, state=state)
+
+        small, large = (_fastest(partial(save, numbers)) for numbers in (SMALL, LARGE))
+    return small + max(0.0, large - small) * parameters(config.model).total / LARGE
+
+
+def _fastest(work: Callable[[], None]) -> float:
+    """Seconds of the faster of two tries: the first finds caches cold."""
+    taken = []
+    for _ in range(2):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return min(taken)

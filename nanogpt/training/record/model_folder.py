@@ -1,0 +1,198 @@
+"""The folder of a model in training: every file that the trainer leaves there, and what may be dropped or replaced.
+
+config.yaml  data.json  tokenizer.json  metrics.jsonl  samples.jsonl  events.jsonl  heartbeat  outcome.json  .room
+checkpoints/step-00000500/  checkpoints/before-cooldown/  best/  final/  tensorboard/
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nanogpt import durable
+from nanogpt.config import Config, save_config
+from nanogpt.data.tokenizer import Tokenizer
+from nanogpt.faults import UserError
+from nanogpt.training.record.metrics import Heartbeat, JsonLines
+from nanogpt.training.record.tracking import Tracker
+from nanogpt.weights import checkpoint
+from nanogpt.weights.checkpoint import Checkpoint
+from nanogpt.weights.reserve import Reserve, is_no_room
+
+
+def make_folder(path: Path) -> None:
+    """A folder at `path`, unless it is there. Raises UserError when a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: is a file, or in one; expected the folder of a model, or a new one's name") from None
+
+
+def context_of(facts: dict, config: Config) -> int:
+    """Tokens in the windows that the validation loss of a checkpoint was measured in; once all had whole ones."""
+    return facts.get("context", config.model.block_size)
+
+
+class ModelFolder:
+    """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
+
+    def __init__(self, path: Path, config: Config):
+        """Raises UserError when `path` is a file."""
+        make_folder(path)
+        self.path, self.checkpoints, self.config = path, path / "checkpoints", config
+        self.metrics = JsonLines(path / "metrics.jsonl")
+        self.samples = JsonLines(path / "samples.jsonl")
+        self.events = JsonLines(path / "events.jsonl")
+        self.shown: dict[str, float | None] = {}
+        self.step = 0
+        self.room = Reserve(path / ".room")
+        self._saved_bytes = 0  # of the latest checkpoint
+        self._heartbeat = Heartbeat(path / "heartbeat", config.training.max_iters)
+        self._tracker: Tracker | None = None
+        self._best_val_loss: float | None = None
+        self.beat("loading")
+        for file in (self.metrics, self.samples, self.events):
+            if file.was_set_aside:
+                self.event("unreadable", f"{file.path.name} could not be opened: it is now {file.path.name}.bad")
+
+    def describe(self, tokenizer: Tokenizer, data_sha256: str) -> None:
+        """Say what this folder is: its configuration, its tokenizer, its data; an older outcome is no longer true."""
+        (self.path / "outcome.json").unlink(missing_ok=True)
+        save_config(self.config, self.path / "config.yaml")
+        tokenizer.save(self.path)
+        durable.write_json(self.path / "data.json", {"manifest_sha256": data_sha256})
+
+    def beat(self, activity: str) -> None:
+        """Show life; cheap enough for every step."""
+        self._write(lambda: self._heartbeat.beat(self.step, activity, **self.shown))
+
+    def event(self, name: str, message: str, **facts: Any) -> None:
+        """Add a row to events.jsonl; `facts` are for programs."""
+        row = {"event": name, "step": self.step, "time": time.time(), "message": message, **facts}
+        self._write(lambda: self.events.append(row))
+
+    def track(self) -> None:
+        """Show the rows from now on, and those that there are, to whatever tracks them."""
+        self._tracker = Tracker(self.path, self.config, self.event)
+
+    def row(self, row: dict) -> None:
+        """Add a row to metrics.jsonl."""
+        self._write(lambda: self.metrics.append(row))
+        self._tracker.row(row)
+
+    def sample(self, row: dict) -> None:
+        """Add a row to samples.jsonl."""
+        self._write(lambda: self.samples.append(row))
+        self._tracker.sample(row)
+
+    def start_anew(self, trajectory: dict) -> None:
+        """Drop all rows, and set aside a best/ that another training left here: it would pass for this one's."""
+        self.go_back_to(0)
+        best = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
+        if best and best.facts["trajectory"] != trajectory:
+            checkpoint.set_aside(best.folder)
+            self.event("set aside", "best/ is of another training")
+
+    def go_back_to(self, step: int, known: dict[str, list[dict]] | None = None) -> None:
+        """Drop the rows that a state of `step` has yet to write: its own evaluation and sample, and all later ones.
+
+        `known`: the rows that its checkpoint keeps ("metrics", "samples"); where those in the files are others, they
+        are damaged and written anew.
+        """
+        self.step = step
+        known = known or {}
+        wanted = {"metrics": lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step,
+                  "samples": lambda row: row["step"] < step}  # fmt: skip
+        for file, name in ((self.metrics, "metrics"), (self.samples, "samples")):
+            if self._write(lambda: file.keep(wanted[name], known.get(name))):  # noqa: B023  called at once
+                self.event("restored", f"{file.path.name} was damaged: its rows are taken from the checkpoint")
+        if self._tracker:
+            self._tracker.redraw()
+
+    def mend_rows(self) -> None:
+        """Write metrics.jsonl and samples.jsonl again where they were changed while the training ran."""
+        for file in (self.metrics, self.samples):
+            if self._write(file.mend):
+                self.event("rewritten", f"{file.path.name} was changed from outside at step {self.step}: written again")
+
+    def save(self, folder: Path, model: nn.Module, facts: dict, state: dict[str, Any]) -> None:
+        """A whole checkpoint; never ahead of the rows that led to it, which it keeps too: no digest is theirs."""
+        self.beat("saving")
+        self.mend_rows()
+        self.metrics.sync()
+        rows = {"metrics": self.metrics.rows(), "samples": self.samples.rows()}
+        whole = {**state, "rows": json.dumps(rows)}
+        self._write(lambda: checkpoint.save(folder, model, step=self.step, facts=facts, state=whole))
+        self._saved_bytes = max(self._saved_bytes, sum(file.stat().st_size for file in folder.iterdir()))
+
+    def save_model(self, name: str, model: nn.Module, facts: dict) -> str:
+        """The weights alone, in best/ or final/; the sha256 of their file."""
+        return self._write(lambda: checkpoint.save_model(self.path / name, model, step=self.step, facts=facts))
+
+    def hold_room(self, at_least: int) -> None:
+        """Hold room for the next checkpoint, of `at_least` so many bytes, unless it is held. Raises NoRoomError."""
+        self.room.take(max(self._saved_bytes, at_least))
+
+    def _write(self, write: Callable[[], Any]) -> Any:
+        """write(), with the room that is held for the next checkpoint where there is no other."""
+        self._heartbeat.require_folder()
+        try:
+            return write()
+        except OSError as error:
+            if not (is_no_room(error) and self.room.give_up()):
+                raise
+        return write()
+
+    def newest(self, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint that verifies, as checkpoint.load_newest() finds it; bad ones are set aside."""
+        return checkpoint.load_newest(self.checkpoints, self._set_aside, interval, at_most)
+
+    @property
+    def before_cool_down(self) -> Path:
+        return self.checkpoints / checkpoint.BEFORE_COOL_DOWN
+
+    def load_before_cool_down(self) -> Checkpoint | None:
+        """The checkpoint from before the cool-down, if there is one that verifies."""
+        return checkpoint.load_or_set_aside(self.before_cool_down, self._set_aside)
+
+    def keep_if_best(self, model: nn.Module, val_loss: float, facts: dict) -> None:
+        """Keep the weights in best/ if no better ones are there, from whatever session."""
+        if math.isfinite(val_loss) and val_loss < self.best_val_loss:
+            self.save_model("best", model, {**facts, "val_loss": val_loss})
+            self._best_val_loss = val_loss
+
+    @property
+    def best_val_loss(self) -> float:
+        """Of the weights in best/; infinity without any, or where it was measured in windows of another length."""
+        if self._best_val_loss is None:
+            found = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
+            comparable = found and context_of(found.facts, self.config) == self.config.context
+            self._best_val_loss = found.facts["val_loss"] if comparable else math.inf
+        return self._best_val_loss
+
+    def best_step(self) -> int:
+        """The step of the weights in best/; 0 without any."""
+        best = self.path / "best"
+        return checkpoint.read_manifest(best)["step"] if best.is_dir() else 0
+
+    def best_is_average(self) -> bool:
+        """Whether best/ has the moving average of the weights."""
+        best = self.path / "best"
+        return best.is_dir() and checkpoint.read_manifest(best)["facts"].get("averaged", False)
+
+    def close(self) -> None:
+        """Bring all rows to the disk, and hold no room any longer."""
+        self.room.give_up()
+        if self._tracker:
+            self._tracker.close()
+        for file in (self.metrics, self.samples, self.events):
+            file.close()
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        self.event("corrupt checkpoint", f"{path.name} is set aside: {error}")

@@ -1,0 +1,91 @@
+"""What to do with a step whose loss or gradient looks wrong.
+
+Not finite: no step. Finite but more than 6 sigma above the last 128: no step (OLMo, Levanter). Three of those in a row,
+or more than five in a hundred: the weights themselves are suspect, so go back to a healthy checkpoint, with half the
+learning rate and other data ahead (PaLM, Chowdhery et al. 2022, section 5.1). After three times back, give up.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+
+from nanogpt.config import BAD_STEPS
+
+WINDOW = 128
+SIGMAS = 6.0
+SMALLEST_SIGMA = 0.02  # as a share of the mean: on a plateau the spread is next to nothing and all would be outliers
+BAD_IN_A_ROW = BAD_STEPS
+BAD_AMONG, RECENT = 6, 100  # so many bad ones among the last so many
+MAX_REWINDS = 3
+LEARNING_RATE_AFTER_REWIND = 0.5
+
+
+@dataclass
+class Stability:
+    """The judge's memory; all of it is in the checkpoint, so a resumed run judges as the uninterrupted one."""
+
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    gradient_norms: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    recent: deque[bool] = field(default_factory=lambda: deque(maxlen=RECENT))  # bad or not, oldest first
+
+    def judge(self, loss: float, gradient_norm: float) -> str:
+        """ "" to take the step, or why it is skipped: "non-finite" or "spike"."""
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            verdict = "non-finite"
+        elif _is_outlier(loss, self.losses) or _is_outlier(gradient_norm, self.gradient_norms):
+            verdict = "spike"
+        else:
+            self.losses.append(loss)
+            self.gradient_norms.append(gradient_norm)
+            verdict = ""
+        self.recent.append(bool(verdict))
+        self.skipped += bool(verdict)
+        self.bad_in_a_row = self.bad_in_a_row + 1 if verdict else 0
+        return verdict
+
+    @property
+    def suspicion(self) -> str:
+        """ "" or why the weights are suspect: too many bad steps in a row, or among the last hundred."""
+        if self.bad_in_a_row >= BAD_IN_A_ROW:
+            return f"{self.bad_in_a_row} bad steps in a row"
+        if sum(self.recent) >= BAD_AMONG:
+            return f"{sum(self.recent)} bad steps among the last {len(self.recent)}"
+        return ""
+
+    def steps_since_healthy(self) -> int:
+        """How many steps back the bad ones began: the last row of them, or the first among the last hundred."""
+        if self.bad_in_a_row >= BAD_IN_A_ROW:
+            return self.bad_in_a_row
+        return len(self.recent) - self.recent.index(True)
+
+    def forgive(self) -> None:
+        """Count bad steps anew: those before a rewind are not held against the weights that it brought back."""
+        self.recent.clear()
+        self.bad_in_a_row = 0
+
+    def recent_loss(self) -> float | None:
+        """Mean training loss over the window."""
+        return fmean(self.losses) if self.losses else None
+
+    def state_dict(self) -> dict:
+        """Numbers and lists only."""
+        return {"losses": list(self.losses), "gradient_norms": list(self.gradient_norms),
+                "skipped": self.skipped, "bad_in_a_row": self.bad_in_a_row, "recent": list(self.recent)}  # fmt: skip
+
+    @classmethod
+    def from_state_dict(cls, state: dict) -> "Stability":
+        """What state_dict() gave."""
+        return cls(
+            deque(state["losses"], WINDOW), deque(state["gradient_norms"], WINDOW),
+            state["skipped"], state["bad_in_a_row"], deque(state.get("recent", ()), RECENT),
+        )  # fmt: skip
+
+
+def _is_outlier(value: float, window: deque[float]) -> bool:
+    if len(window) < WINDOW or value <= max(window):
+        return False
+    mean = fmean(window)
+    return value > mean + SIGMAS * max(pstdev(window, mean), SMALLEST_SIGMA * mean)
