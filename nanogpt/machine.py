@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import sys
@@ -27,6 +28,7 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def has_bfloat16_instructions() -> bool:
     """Whether the processor says that it multiplies bfloat16; where nobody can be asked, no."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:

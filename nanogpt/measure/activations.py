@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nanogpt.config import ModelConfig
+from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.measure.sizes import FLOAT32
 
 SHORT_WINDOW = 512  # positions; up to it attention in bfloat16 on a CPU is nanogpt.model.short_attention
@@ -86,7 +87,12 @@ class Kept:
     def _is_short(self) -> bool:
         """Whether nanogpt.model.short_attention is at work (float16 has no such kernel)."""
         return (self.device == "cpu" and self.product < FLOAT32 and self.model.block_size <= SHORT_WINDOW
-                and not self.model.dropout)  # fmt: skip
+                and not self.model.dropout and has_bfloat16_instructions())  # fmt: skip
+
+    @property
+    def _attends_in_float32(self) -> bool:
+        """Whether the kernel gets copies in float32: a CPU would emulate bfloat16 (nanogpt.model.attention)."""
+        return self.device == "cpu" and self.product < FLOAT32 and not has_bfloat16_instructions()
 
     def _dropping_attention(self, queries: int, keys: int) -> int:
         scores = 3 * FLOAT32 * self.model.n_head * self.model.block_size  # after softmax, dropout's mask, both
@@ -104,6 +110,8 @@ class Kept:
         model, size = self.model, self.product
         turned = model.qk_norm or model.position == "rope"  # else queries and keys are views of the qkv product
         shared = model.n_head != model.kv_heads
+        if self._attends_in_float32:
+            return FLOAT32 * (model.n_head + 2 * queries + 2 * (queries if shared else keys)) + size * queries
         kept = FLOAT32 * model.n_head + size * queries
         if turned:
             kept += size * queries

@@ -22,6 +22,7 @@ LOGITS_AT_ONCE = 32 * 2**20  # elements; nanogpt.model.gpt computes the loss in 
 TOKENS_AT_ONCE = 8192  # of an evaluation's forward pass
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
+LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: 18 with AMX or AVX-512 BF16, 8 with AVX2 (micro, measured)
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
 # Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
 HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}

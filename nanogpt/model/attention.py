@@ -1,17 +1,22 @@
 """Causal self-attention with grouped key/value heads, optional QK-norm and rotary positions, and a cache to decode."""
 
+import sys
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.model import short_attention
 from nanogpt.model.norm import RMSNorm
 from nanogpt.model.positional import rotate
 from nanogpt.model.short_attention import ShortAttention
 
-# On CPUs the bfloat16 attention kernel's backward pass is 4 times slower than float32's at 64 positions, and 1.4 times
-# faster at 256 (torch 2.13, 2 cores with AMX).
-FASTER_IN_BFLOAT16 = 256  # positions
+# From so many positions on, attention in bfloat16 is the faster one on a CPU. Measured forward and backward with torch
+# 2.13 on two cores, bfloat16 against float32: with AMX 4 times slower at 64 positions and 1.4 times faster at 256; with
+# AVX-512 BF16 alone 1.4 times slower at 64, equal at 256, 1.3 times faster at 1,024; without such instructions 2.6 to
+# 4.2 times slower at 64 to 1,024.
+FASTER_IN_BFLOAT16 = 256 if has_bfloat16_instructions() else sys.maxsize
 
 
 class KVCache:

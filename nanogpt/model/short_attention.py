@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nanogpt.machine import has_bfloat16_instructions
+
 LONGEST = 512  # positions: 31 instead of 43 ms (4 windows, 8 heads); at 1024 it is 45 instead of 40
 
 
@@ -18,6 +20,7 @@ def applies(heads: Tensor) -> bool:
         heads.device.type == "cpu"
         and heads.dtype == torch.bfloat16
         and heads.size(1) <= LONGEST
+        and has_bfloat16_instructions()
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )

