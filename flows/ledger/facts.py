@@ -1,0 +1,333 @@
+"""What each step leaves for later ones: a record a step, and the key by which it is read.
+
+A key names a step and the type of its facts, so `run.facts(FETCHED)` is a FetchedText. Records of nanogpt.results are
+kept as they are. A phase of somebody's own defines its keys and records where its steps are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from nanogpt.results import (
+    Baseline,
+    ComponentCheck,
+    DecodingSpeed,
+    DeviceProof,
+    JudgedSamples,
+    ModelFigures,
+    Rehearsal,
+    TextStatistics,
+    TokenSplit,
+    TokenStatistics,
+    TrainingOutcome,
+)
+
+F = TypeVar("F")
+
+
+@dataclass(frozen=True)
+class Key(Generic[F]):
+    """A step by its name, and the type of the facts that it leaves."""
+
+    step: str
+    kind: type[F]
+
+
+@dataclass(frozen=True)
+class NoFacts:
+    """Of a step whose files say all."""
+
+
+# ---- 1 environment
+
+
+@dataclass(frozen=True)
+class Folders:
+    folders: list[str]
+
+
+@dataclass(frozen=True)
+class SystemCheck:
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    needed: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class System:
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    physical_cores: int
+    memory_bytes: int
+    memory_available_bytes: int
+    disk_free_bytes: int
+    disk_needed_bytes: int
+    checks: list[SystemCheck]
+
+
+@dataclass(frozen=True)
+class Packages:
+    count: int
+    packages: dict[str, str]
+    file: str
+
+
+# ---- 2 implementation
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The component checks, all passed, and the device that they settled on."""
+
+    device: str
+    passed: int
+    failed: int
+    checks: list[ComponentCheck]
+    fell_back: bool
+    warning: str
+    fell_back_from: str | None = None
+
+
+# ---- 3 configuration
+
+
+@dataclass(frozen=True)
+class MeasuredModel(Rehearsal):
+    """The speed of a model, made smaller until it fitted: the passes that were measured."""
+
+    batch_size: int
+    gradient_accumulation: int
+    gradient_checkpointing: bool
+    longest_window: int | None
+    micro_batch: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    models: dict[str, MeasuredModel]
+    unmeasured: dict[str, str]  # name -> why
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    name: str
+    parameters: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    tokenizer: str
+    precision: str
+    batch_size: int
+    gradient_accumulation: int
+    max_iters: int
+    tokens: int
+    seconds: float
+    memory_bytes: int
+    expected_bits_per_byte: float
+    why: str
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    number: int
+    title: str
+    planned_seconds: float
+
+    @property
+    def name(self) -> str:
+        return self.title.lower()
+
+
+@dataclass(frozen=True)
+class Planned:
+    budget_seconds: float
+    ladder: list[PlannedModel]  # the models to train, smallest first
+    left_out: list[LeftOut]
+    phases: list[PlannedPhase]
+
+    def model(self, name: str) -> PlannedModel:
+        return next(model for model in self.ladder if model.name == name)
+
+    def phase_seconds(self, name: str) -> float:
+        return next((phase.planned_seconds for phase in self.phases if phase.name == name), 0.0)
+
+
+# ---- 4 dataset
+
+
+@dataclass(frozen=True)
+class FetchedText:
+    source: str
+    origin: str
+    sha256: str
+    bytes: int
+    documents: int
+    files: list[str]
+    characters: int
+    alphabet_size: int
+    fallback_reason: str | None
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class CleanedText(TextStatistics):
+    alphabet_size: int
+
+
+@dataclass(frozen=True)
+class Tokenised(TokenStatistics):
+    folder: str
+    splits: dict[str, TokenSplit]
+
+
+# ---- 5 training
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A row of the report: a fault, what was done about it, and what that cost."""
+
+    when: str
+    step: str
+    symptom: str
+    evidence: str
+    remedy: str
+    outcome: str = ""
+    cost_seconds: float = 0.0
+    steps_lost: int = 0
+
+
+@dataclass(frozen=True)
+class Trained(TrainingOutcome):
+    folder: str
+    predicted_seconds: float
+    expected_bits_per_byte: float
+    remedies: list[Remedy]
+
+
+# ---- 6 evaluation
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    best: str
+    models: dict[str, ModelFigures]
+
+
+@dataclass(frozen=True)
+class Samples(JudgedSamples):
+    model: str
+
+
+@dataclass(frozen=True)
+class Decoded(DecodingSpeed):
+    model: str
+
+
+@dataclass(frozen=True)
+class Baselines:
+    bits_per_byte: dict[str, float]
+    explanations: dict[str, str]
+
+    @classmethod
+    def of(cls, rows: list[Baseline]) -> Baselines:
+        return cls({row.name: row.bits_per_byte for row in rows}, {row.name: row.explanation for row in rows})
+
+
+@dataclass(frozen=True)
+class Tests:
+    command: str
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+    timed_out: bool
+    tail: str
+
+
+# ---- 7 deployment
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    model: str
+    folder: str
+    files: list[ExportedFile]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str
+    command: str
+    exit_code: int
+    seconds: float
+    output: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    examples: list[Example]
+
+
+# ---- 8 documentation
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """`met`: None is not known."""
+
+    name: str
+    met: bool | None
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    criteria: list[Criterion] = field(default_factory=list)
+
+
+FOLDERS = Key("environment.folders", Folders)
+SYSTEM = Key("environment.system", System)
+DEVICE = Key("environment.device", DeviceProof)
+PACKAGES = Key("environment.packages", Packages)
+CHECKS = Key("implementation.checks", Checks)
+MEASURED = Key("configuration.measure", Measured)
+PLANNED = Key("configuration.plan", Planned)
+FETCHED = Key("dataset.fetch", FetchedText)
+CLEANED = Key("dataset.clean", CleanedText)
+CHARACTERS = Key("dataset.characters", Tokenised)
+BYTE_PAIRS = Key("dataset.bpe", Tokenised)
+EVALUATED = Key("evaluation.models", Evaluated)
+SAMPLES = Key("evaluation.samples", Samples)
+DECODED = Key("evaluation.speed", Decoded)
+BASELINES = Key("evaluation.baselines", Baselines)
+TESTS = Key("evaluation.tests", Tests)
+EXPORTED = Key("deployment.export", Exported)
+EXAMPLES = Key("deployment.examples", Examples)
+FIGURES = Key("documentation.figures", NoFacts)
+REPORTED = Key("documentation.report", Reported)
+
+
+def trained(model: str) -> Key[Trained]:
+    """The key of one model's training."""
+    return Key(f"training.{model}", Trained)

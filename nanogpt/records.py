@@ -1,0 +1,30 @@
+"""Records as JSON and back: a dataclass is written as plain values, and checked against its types when it is read."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+
+def to_json(record: object) -> Any:
+    """`record`, a dataclass or a pydantic model, as dictionaries, lists and plain values."""
+    return _adapter(type(record)).dump_python(record, mode="json")
+
+
+def from_json(kind: type[T], value: object) -> T:
+    """`value` as `kind`; keys that it does not know are left out. Raises ValueError, in one line, for any other."""
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or kind.__name__
+        raise ValueError(f"{place}: {first['msg']}") from None
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)

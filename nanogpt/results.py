@@ -1,0 +1,345 @@
+"""What the library's longer works give back: records that cross from one process to another, and are kept as JSON.
+
+Nothing here imports torch: whoever reads a result, such as the orchestrator of a run, needs none of what made it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# ---- the machine (nanogpt.device)
+
+
+@dataclass(frozen=True)
+class DeviceCandidate:
+    """One device that was tried: whether it computes what the CPU does in float64, and how far it was off."""
+
+    device: str
+    works: bool
+    error: str | None
+    max_relative_error: float | None
+
+
+@dataclass(frozen=True)
+class DeviceProof:
+    """The device that was chosen, what it is, and what was found of the others."""
+
+    device: str
+    name: str
+    torch: str
+    platform: str
+    memory_bytes: int
+    bfloat16: bool  # multiplied in hardware
+    asked: str
+    warning: str  # "" when the choice is what was asked for
+    candidates: list[DeviceCandidate]
+    max_relative_error: float | None
+    float32_flops: float  # FLOP/s of matrix products
+    bfloat16_flops: float | None
+    threads: int | None = None  # of a CPU
+
+
+@dataclass(frozen=True)
+class ComponentCheck:
+    """One figure against its limit; `group` is "component" (the mathematics) or "device" (its kernels)."""
+
+    name: str
+    passed: bool
+    measured: float
+    limit: float
+    unit: str
+    explanation: str
+    group: str = "component"
+
+
+# ---- speed and memory (nanogpt.measure)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast steps are, and what share of the machine that is."""
+
+    tokens_per_second: float
+    flops_per_second: float
+    matmul_flops_per_second: float  # of plain matrix products in the same precision
+    share_of_matmul: float
+    share_of_peak: float | None  # of the rate that the maker of an accelerator names; None where none is known
+
+
+@dataclass(frozen=True)
+class StepSpeed(Rates):
+    """A short measurement of real steps of one model."""
+
+    parameters: int
+    seconds_per_step: float
+    peak_memory_bytes: int
+    mixed_precision: bool | str
+    precision: str
+    device: str
+    threads: int
+    steps: int  # that were timed
+
+
+@dataclass(frozen=True)
+class Rehearsal(StepSpeed):
+    """The same, and what goes on between the steps of a training."""
+
+    evaluation_seconds_per_token: float
+    sample_seconds: float  # of one sample
+    save_seconds: float  # of one checkpoint
+
+
+@dataclass(frozen=True)
+class MicroBatchTry:
+    """`result` is "fits" or why it does not; the figures are there where it fits."""
+
+    micro_batch: int
+    result: str
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    repeats: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        return self.result == "fits"
+
+
+@dataclass(frozen=True)
+class FastestMicroBatch:
+    """The fastest micro-batch; `kept`: it was known from before."""
+
+    micro_batch: int
+    tokens_per_second: float
+    peak_memory_bytes: int  # of the process that trains, above what it takes without a model
+    tried: list[MicroBatchTry]
+    kept: bool
+
+
+# ---- text (nanogpt.data)
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    characters: int
+    bytes: int
+    first_character: int
+
+
+@dataclass(frozen=True)
+class TextStatistics:
+    """What the cleaned text is. `most_frequent` are the twenty commonest characters with their counts."""
+
+    documents: int
+    duplicates_removed: int
+    encodings: dict[str, int]
+    characters: int
+    bytes: int
+    lines: int
+    words: int
+    distinct_words: int
+    alphabet: str
+    most_frequent: list[tuple[str, int]]
+    sha256: str
+    splits: dict[str, TextSplit]
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    tokens: int
+    bytes: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What the tokens of all splits are; `most_frequent` are the twenty commonest with their counts."""
+
+    tokenizer: str
+    vocab_size: int
+    vocabulary_used: int
+    tokens: int
+    tokens_per_split: dict[str, int]
+    bytes_per_token: float
+    most_frequent: list[tuple[str, int]]
+    longest_token: str
+
+
+# ---- a training (nanogpt.training)
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How a training ended: status "finished" (for `reason`) or "stopped"; sha256 is of the final weights' file.
+
+    tokens: all that were seen, those of skipped steps and of steps that a rewind took back as well; what is repeated
+    after an interruption counts once.
+    """
+
+    status: str
+    reason: str
+    step: int
+    seconds: float
+    tokens: int
+    best_val_loss: float | None
+    best_step: int
+    best_is_average: bool  # best/ has the moving average of the weights instead of the weights of its step
+    skipped: int  # bad steps that were not taken
+    rewinds: int  # since what computes was last changed
+    final_val_loss: float | None
+    sha256: str | None
+    parameters: int
+    tokens_per_second: float
+    peak_memory_bytes: int
+    device: str
+    precision: str
+    micro_batch: int  # windows in one forward and backward pass, at last
+    context: int  # tokens in the longest window
+
+
+@dataclass(frozen=True)
+class TrainingFailure:
+    """What outcome.json says of a training that failed: a symptom of nanogpt.faults and the error's words."""
+
+    symptom: str
+    message: str
+    needed: int | None = None  # bytes of disk that there was no room for
+    status: str = "failed"
+
+
+# ---- how good a model is (nanogpt.evaluation)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`loss` is nats a token, over `tokens` predictions in windows of `window`; `perplexity` is e**loss.
+
+    `bits_per_byte` does not depend on the tokenizer: it is the whole split's cost over the bytes of its text, with
+    the first token, which nothing predicts, charged at the mean.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    window: int
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """A model on the whole of two splits; `nanogpt_loss` is nanoGPT's own measure, for characters."""
+
+    val: Evaluation
+    test: Evaluation
+    nanogpt_loss: float | None
+    parameters: int
+    tokenizer: str
+    block_size: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class CoherenceFigures:
+    """What was measured of one text; `longest_copy` is in characters."""
+
+    known_words: float
+    surprise: float
+    repetition: float
+    longest_copy: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class CoherenceVerdict:
+    """`reasons` names each threshold that was missed, with its figure; empty for a coherent sample."""
+
+    coherent: bool
+    reasons: list[str]
+    figures: CoherenceFigures
+    reference: CoherenceFigures
+
+
+@dataclass(frozen=True)
+class JudgedSample:
+    temperature: float
+    prompt: str
+    text: str
+    coherence: CoherenceVerdict
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """The verdict on the sample at the middle temperature; `score` and `reference` are shares of known words."""
+
+    coherent: bool
+    score: float
+    limit: float
+    reference: float
+    figures: CoherenceFigures
+    reference_figures: CoherenceFigures
+    reasons: list[str]
+    measure: str
+
+
+@dataclass(frozen=True)
+class JudgedSamples:
+    prompts: list[str]
+    samples: list[JudgedSample]
+    coherence: Coherence
+
+
+@dataclass(frozen=True)
+class DecodingSpeed:
+    """Batch 1 with a KV cache. At batch 1 decoding is bound by reading the weights, so `achieved_bytes_per_second`,
+    weight_bytes x tokens_per_second, is what compares across machines (gpt-fast)."""
+
+    tokens_per_second: float  # median, sampling included
+    prefill_tokens_per_second: float
+    prompt_tokens: int
+    new_tokens: int  # that were timed
+    weight_bytes: int  # read for each token
+    achieved_bytes_per_second: float
+    device: str
+    peak_memory_bytes: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One row of the comparison with simple models. `explanation` is one line for the report."""
+
+    name: str
+    bits_per_byte: float
+    explanation: str
+    seconds: float
+
+
+# ---- while it trains (nanogpt.training.record)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The latest sign of life of a trainer. Figures are None until they are known."""
+
+    step: int
+    max_iters: int
+    activity: str
+    time: float = 0.0  # seconds since the epoch
+    seconds: float = 0.0  # of training so far
+    loss: float | None = None
+    val_loss: float | None = None
+    tokens_per_second: float | None = None
+    memory_bytes: int | None = None
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainerEvent:
+    """A row of events.jsonl: something that happened in a training, and what was done about it."""
+
+    event: str
+    step: int
+    message: str
+    time: float = 0.0
+    micro_batch: int | None = None  # of "out_of_memory": what it is now
+    steps_lost: int = 0
+    seconds_lost: float = 0.0
