@@ -103,6 +103,38 @@ def unblock(path: Path) -> None:
         set_aside(path)
 
 
+DIGEST = "sha256"  # the key under which a note has its own
+
+
+def write_note(path: Path, note: dict[str, Any]) -> None:
+    """Replace `path` by `note` as JSON with its digest, durably; a folder that stands there is set aside.
+
+    Raises OSError.
+    """
+    unblock(path)
+    write_json(path, {**note, DIGEST: digest(note)})
+
+
+def read_note(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """The note at `path`, and what is wrong with it: (None, "") if there is none.
+
+    One bit that flipped is noticed. A note without a digest is believed: the first versions wrote none.
+    """
+    try:
+        note = read_json(path)
+    except FileNotFoundError:
+        return (None, "it is a link to nothing") if path.is_symlink() else (None, "")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        return None, f"it cannot be read: {reason}"
+    if not isinstance(note, dict):
+        return None, "it is not a JSON object"
+    written = note.pop(DIGEST, None)
+    if written is not None and written != digest(note):
+        return None, "it changed after it was written (sha256 differs)"
+    return note, ""
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:

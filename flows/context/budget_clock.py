@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.context import notes
+from nanogpt import durable
 from nanogpt.faults import CorruptFileError
 
 
-class Clock:
+class BudgetClock:
     """How much of the budget is spent, over kills and restarts; a new budget or a finished run winds it up again."""
 
     def __init__(self, path: Path, budget: float):
@@ -26,12 +26,12 @@ class Clock:
         self._stopped_at: float | None = None
         self._asleep = seconds_asleep()
 
-    def go_on(self) -> bool:
+    def resume(self) -> bool:
         """Take over what earlier, interrupted sessions of the same budget spent; whether there are any.
 
         Raises CorruptFileError when the note of it is damaged.
         """
-        saved, problem = notes.read(self.path)
+        saved, problem = durable.read_note(self.path)
         if problem:
             raise CorruptFileError(problem)
         try:
@@ -73,7 +73,7 @@ class Clock:
     def save(self, finished: bool = False) -> None:
         """Note what is spent. A full disk costs the note, not the run."""
         with suppress(OSError):
-            notes.write(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
+            durable.write_note(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
                                     "finished": finished})  # fmt: skip
 
 

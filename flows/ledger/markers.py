@@ -1,34 +1,73 @@
 """Marker files: one readable JSON file a step, whole or absent, and believed only if it holds what it must.
 
-The marker of a finished step is kept twice: a step that is done again because its marker rotted may measure, or plan,
-otherwise than before, and what was trained by the plan would no longer fit to it.
+The marker of a finished step is kept twice: a step that runs again because its marker rotted may measure, or plan,
+otherwise than before, and what was trained by the plan would no longer fit it.
 """
+
+from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
-from flows.context import notes
+from flows.ledger.facts import Remedy
+from flows.ledger.outputs import Output
 from nanogpt import durable
+from nanogpt.records import from_json, to_json
 
-STARTED, FINISHED, FAILED = "started", "finished", "failed"
+STARTED: Literal["started"] = "started"
+FINISHED: Literal["finished"] = "finished"
+FAILED: Literal["failed"] = "failed"
 HISTORY_LENGTH = 20
+OWN_PAST = ("history", "previous")
 
-FIELDS = {
-    "step": str, "title": str, "state": str, "reason": str, "started_at": str, "attempts": int,
-    "settings": dict, "inputs": dict, "code": dict, "history": list,
-}  # fmt: skip
-FIELDS_OF_STATE = {
-    STARTED: {},
-    FINISHED: {"finished_at": str, "outputs": list, "facts": dict, "output_digest": str},
-    FAILED: {"failed_at": str, "cause": str},
-}
-FIELDS_OF_OUTPUT = {"path": str, "size": int, "sha256": str}
+
+@dataclass(frozen=True)
+class Attempt:
+    """An earlier attempt at a step: when and why it ran, and how it ended."""
+
+    started_at: str
+    reason: str
+    ended: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """The newest attempt at a step, with all that it depended on; what it gave is there once it has finished."""
+
+    step: str
+    title: str
+    state: Literal["started", "finished", "failed"]
+    reason: str
+    started_at: str
+    attempts: int
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    code: dict[str, str]
+    history: list[Attempt]
+    versions: dict[str, str] = field(default_factory=dict)
+    previous: dict[str, Any] | None = None  # the newest finished marker before this one, without its own past
+    seconds: float = 0.0
+    remedies: list[Remedy] = field(default_factory=list)
+    commit: str | None = None
+    finished_at: str = ""
+    outputs: list[Output] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    output_digest: str = ""
+    failed_at: str = ""
+    cause: str = ""
+
+    @property
+    def ended_at(self) -> str:
+        """ "" while it has not ended."""
+        return self.finished_at or self.failed_at
 
 
 class MarkerFiles:
-    """The marker files in a folder, by step name; the second copies of finished ones are in `copies` beside it."""
+    """The marker files in a folder, by step name; the second copies of finished ones are in `copies` next to it."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -39,9 +78,9 @@ class MarkerFiles:
             raise ValueError(f'step name "{name}": only letters, digits, "_", "-" and "." are allowed')
         return self.folder / f"{name}.json"
 
-    def read(self, name: str) -> tuple[dict | None, str]:
-        """The marker, and what is wrong with its file: (None, "") if there is none, (marker, words) if it is the second
-        copy that is believed."""
+    def read(self, name: str) -> tuple[Marker | None, str]:
+        """The marker, and what is wrong with its file: (None, "") without one, (marker, words) if the second copy is
+        believed instead."""
         marker, problem = _believed(self.path(name), name)
         if marker is not None:
             return marker, ""
@@ -50,55 +89,68 @@ class MarkerFiles:
             return None, ""
         return copy, f"its marker {problem or 'is missing'}"
 
-    def write(self, marker: dict) -> None:
+    def write(self, marker: Marker) -> None:
         """Replace the step's marker. Raises OSError."""
-        copy = self._copy(marker["step"])
-        if marker["state"] != FINISHED:
+        copy, note = self._copy(marker.step), to_json(marker)
+        if marker.state != FINISHED:
             durable.unblock(copy)
             copy.unlink(missing_ok=True)
-        notes.write(self.path(marker["step"]), marker)
-        if marker["state"] == FINISHED:
-            notes.write(copy, marker)
+        durable.write_note(self.path(marker.step), note)
+        if marker.state == FINISHED:
+            durable.write_note(copy, note)
 
     def set_aside(self, name: str) -> None:
         """Move away a marker that cannot be believed, if there is one."""
         if os.path.lexists(self.path(name)):
             durable.set_aside(self.path(name))
 
-    def _copy(self, name: str) -> Path:
-        return self.copies / self.path(name).name
-
     def touch(self, name: str) -> None:
         os.utime(self.path(name))
 
-    def last_sign_of_life(self, marker: dict) -> str:
+    def last_sign_of_life(self, marker: Marker) -> str:
         """When a started step was last known to be at work."""
         try:
-            seconds = os.stat(self.path(marker["step"])).st_mtime
+            seconds = os.stat(self.path(marker.step)).st_mtime
         except FileNotFoundError:
-            return marker["started_at"]
+            return marker.started_at
         return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
 
+    def _copy(self, name: str) -> Path:
+        return self.copies / self.path(name).name
 
-def history_after(marker: dict | None) -> list[dict]:
-    """The attempts up to and with the one in `marker`: when and why each ran, and how it ended."""
+
+def history_after(marker: Marker | None) -> list[Attempt]:
+    """The attempts up to and with the one in `marker`."""
     if marker is None:
         return []
-    if marker["state"] == FINISHED:
-        ended = f"finished {marker['finished_at'][:19]}"
-    elif marker["state"] == FAILED:
-        ended = f"failed {marker['failed_at'][:19]}: {marker['cause']}"
+    if marker.state == FINISHED:
+        ended = f"finished {marker.finished_at[:19]}"
+    elif marker.state == FAILED:
+        ended = f"failed {marker.failed_at[:19]}: {marker.cause}"
     else:
         ended = "interrupted"
-    attempt = {"started_at": marker["started_at"], "reason": marker["reason"], "ended": ended}
-    return [*marker["history"], attempt][-HISTORY_LENGTH:]
+    return [*marker.history, Attempt(marker.started_at, marker.reason, ended)][-HISTORY_LENGTH:]
 
 
-def last_finished(marker: dict | None) -> dict | None:
+def last_finished(marker: Marker | None) -> Marker | None:
     """The newest finished record in `marker`, without its own past."""
-    if marker is None or marker["state"] != FINISHED:
-        return marker.get("previous") if marker else None
-    return {key: value for key, value in marker.items() if key not in ("previous", "history")}
+    if marker is None:
+        return None
+    if marker.state == FINISHED:
+        return replace(marker, history=[], previous=None)
+    if marker.previous is None:
+        return None
+    try:
+        return from_json(Marker, {"history": [], **marker.previous})
+    except ValueError:
+        return None
+
+
+def as_previous(marker: Marker | None) -> dict[str, Any] | None:
+    """What a new marker keeps of the newest finished one before it."""
+    if (finished := last_finished(marker)) is None:
+        return None
+    return {key: value for key, value in to_json(finished).items() if key not in OWN_PAST}
 
 
 def now() -> str:
@@ -106,33 +158,17 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def _believed(path: Path, name: str) -> tuple[dict | None, str]:
+def _believed(path: Path, name: str) -> tuple[Marker | None, str]:
     """The marker of a step in a file, and why it cannot be believed."""
-    marker, problem = notes.read(path)
-    if marker is not None and (wrong := _problem(marker, name)):
-        return None, f"is damaged ({wrong})"
-    return marker, problem and f"is damaged ({problem})"
-
-
-def _problem(marker: dict, name: str) -> str | None:
-    """What a marker lacks, or None."""
-    if marker.get("step") != name:
-        return f"it is of step {marker.get('step')!r}"
-    if marker.get("state") not in tuple(FIELDS_OF_STATE):
-        return f"unknown state {marker.get('state')!r}"
-    if wrong := _wrongly_typed(marker, FIELDS | FIELDS_OF_STATE[marker["state"]]):
-        return wrong
-    for key in ("inputs", "code"):
-        if not all(isinstance(value, str) for value in marker[key].values()):
-            return f'"{key}" is not text throughout'
-    for output in marker.get("outputs", []):
-        if not isinstance(output, dict) or _wrongly_typed(output, FIELDS_OF_OUTPUT):
-            return "an output lacks its path, size or sha256"
-    return None
-
-
-def _wrongly_typed(record: dict, fields: dict[str, type]) -> str | None:
-    for key, kind in fields.items():
-        if not isinstance(record.get(key), kind):
-            return f'"{key}" is not {kind.__name__}'
-    return None
+    note, problem = durable.read_note(path)
+    if note is None:
+        return None, problem and f"is damaged ({problem})"
+    try:
+        marker = from_json(Marker, note)
+    except ValueError as error:
+        return None, f"is damaged ({error})"
+    if marker.step != name:
+        return None, f"is damaged (it is of step {marker.step!r})"
+    if marker.state == FINISHED and not (marker.finished_at and marker.output_digest):
+        return None, "is damaged (it does not say what it gave)"
+    return marker, ""

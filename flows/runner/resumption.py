@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.context import notes
+from nanogpt import durable
 from nanogpt import durable
 from nanogpt.faults import CORRUPT_FILE, CorruptFileError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def set_aside_damaged(run: Run, *names: str) -> None:
     """Of these notes in the run's state/ folder, those that cannot be believed: they are begun anew."""
     for name in names:
-        if problem := notes.read(run.paths.state / name)[1]:
+        if problem := durable.read_note(run.paths.state / name)[1]:
             _set_aside(run, run.paths.state / name, problem, "begun anew")
 
 
@@ -53,7 +53,7 @@ def _seconds_since(run: Run, moment: str) -> float:
 
 
 def _trained_seconds(folder: Path) -> float:
-    heartbeat, _ = notes.read(folder / "heartbeat")
+    heartbeat, _ = durable.read_note(folder / "heartbeat")
     seconds = (heartbeat or {}).get("seconds")
     return seconds if isinstance(seconds, int | float) else 0.0
 

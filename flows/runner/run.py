@@ -14,7 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from flows.context import notes
+from nanogpt import durable
 from flows.context.action_log import ActionLog
 from flows.context.budget_clock import Clock
 from flows.context.options import CHECKOUT, PHASES, RunOptions
@@ -129,7 +129,7 @@ class Run:
 
     def latest_session(self) -> dict:
         """The record of the session that goes on or was the last; empty before the first."""
-        return notes.read(self.paths.state / SESSION)[0] or {}
+        return durable.read_note(self.paths.state / SESSION)[0] or {}
 
     def _save_session(self, state: str) -> None:
         session = {
@@ -138,7 +138,7 @@ class Run:
             "phases": [asdict(record) for record in self.phases],
         }  # fmt: skip
         with suppress(OSError):  # a full disk costs this note; the step that needs the disk says what is wrong
-            notes.write(self.paths.state / SESSION, session)
+            durable.write_note(self.paths.state / SESSION, session)
 
     def _set_past_aside(self) -> None:
         """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
@@ -385,7 +385,7 @@ class Run:
     def _save_remedies(self) -> None:
         with self._record_lock, suppress(OSError):  # a full disk: the markers keep those of their steps
             rows = [*self.past_remedies, *self.remedies]
-            notes.write(self.paths.state / REMEDIES, {"remedies": rows[-MOST_REMEDIES:]})
+            durable.write_note(self.paths.state / REMEDIES, {"remedies": rows[-MOST_REMEDIES:]})
 
     def pulse(self) -> None:
         """The run is alive: its open steps' markers and its watchdog are told."""
@@ -452,7 +452,7 @@ def _cause_of(error: BaseException) -> str:
 
 def _rows_of(path: Path) -> list[dict]:
     """The rows of remedies in a note."""
-    rows = (notes.read(path)[0] or {}).get("remedies", [])
+    rows = (durable.read_note(path)[0] or {}).get("remedies", [])
     return [row for row in rows if "when" in row] if isinstance(rows, list) else []
 
 

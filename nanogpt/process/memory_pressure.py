@@ -57,7 +57,7 @@ class MemoryPressure:
 def share_left() -> float:
     """Of the machine's memory or the control group's, whichever has less."""
     memory = psutil.virtual_memory()
-    return min([memory.available / memory.total, *_shares_of_groups()])
+    return min(memory.available / memory.total, *_shares_of_groups(), 1.0)
 
 
 def kernel_kills() -> int:

@@ -1,0 +1,226 @@
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.cli.arguments import make_parser
+from flows.context.options import MODEL_CONFIGS, RunConfig, RunOptions, candidate_in, shipped_models
+from flows.context.paths import CHECKOUT, Paths
+from flows.runner.run import Phase, steps_of
+from flows.runner.sessions import read_session
+from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
+from nanogpt.faults import UserError, nearest
+
+MODEL_SECTIONS = ("model", "training")
+DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
+PATHS = ("--workspace", "--config", "--data")
+OF_ONE_START = ("--only", "--redo", "--fresh", "--status", "--plan", "--install-at-boot", "--uninstall", "--no-bootstrap",
+                "--no-ui")  # fmt: skip
+LOOK_ONLY = ("status", "plan", "uninstall")
+
+
+def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
+    """`RunOptions` for a command line; one that only names a run means that run as it was started before.
+
+    Raises UserError; SystemExit for --help.
+    """
+    given = make_parser().parse_args(argv)
+    _check_together(given)
+    if remembered := _remembered(given):
+        argv = [*remembered, *argv]
+        given = make_parser().parse_args(argv)
+    values, model_file = _read_files(given)
+    model_changes = [override for override in given.set if _is_of_model(override)]
+    run_changes = [override for override in given.set if not _is_of_model(override)]
+    _check_sections(run_changes)
+    origins = apply_overrides(values, run_changes)
+    for key in ("run", "budget", "on_hangup", "min_charge"):
+        if (value := getattr(given, key)) is not None:
+            values[key], origins[key] = value, f"--{key.replace('_', '-')}"
+    if given.data is not None:
+        set_key(values, "data.source", _absolute(given.data))
+    config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
+    files = [model_file] if model_file is not None else _model_files(config)
+    candidates = tuple(candidate_in(file, config, model_changes) for file in files)
+    _check_names(given, phases, candidates)
+    _check_from_scratch(candidates)
+    return RunOptions(
+        config=config,
+        candidates=candidates,
+        fixed=model_file is not None,
+        pinned=frozenset(change.partition("=")[0].strip() for change in model_changes),
+        workspace=_workspace(given.workspace, only_looks=any(getattr(given, option) for option in LOOK_ONLY)),
+        ui=not given.no_ui,
+        status=given.status,
+        plan=given.plan,
+        only=given.only,
+        redo=tuple(given.redo),
+        fresh=given.fresh,
+        install_at_boot=given.install_at_boot,
+        uninstall=given.uninstall,
+        command=resume_command(argv),
+        remembered=shlex.join(remembered),
+    )
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """The command that continues, or reproduces, a run: without what applies to one start only."""
+    words = [word for word in _run_words(argv, keep=("--no-ui", "--no-bootstrap"))]
+    return shlex.join(["python3", "-m", "flows.full_run", *words])
+
+
+def _run_words(argv: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
+    """The words of a command line that say what a run is; paths are absolute unless they start at the checkout."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--redo", "--only"):
+            value if equals else next(words, "")
+        elif option in PATHS:
+            kept += [option, _as_seen_from_the_checkout(value if equals else next(words, ""))]
+        elif option not in OF_ONE_START or option in keep:
+            kept.append(word)
+    return kept
+
+
+def _remembered(given: argparse.Namespace) -> list[str]:
+    """The words with which a run was started before, where this command line says nothing of what the run is."""
+    says_more = given.config or given.set or given.data or given.budget or given.on_hangup or given.min_charge
+    if given.fresh or says_more:
+        return []
+    state = Paths(given.workspace.expanduser().resolve(), given.run or "default").state
+    session = read_session(state)
+    if session is None:
+        return []
+    words = [word for word in shlex.split(session.command)[3:] if not word.startswith("--no-")]
+    try:
+        make_parser().parse_args(words)
+    except UserError:  # an option of an older version
+        return []
+    return _seen_from_anywhere(_without(words, ("--run", "--workspace")))
+
+
+def _seen_from_anywhere(words: Sequence[str]) -> list[str]:
+    """A command is kept as it is typed in the checkout: its relative paths begin there."""
+    return [str(CHECKOUT / word) if before in PATHS and (CHECKOUT / word).exists() else word
+            for before, word in zip(["", *words], words, strict=False)]  # fmt: skip
+
+
+def _without(words: Sequence[str], options: Sequence[str]) -> list[str]:
+    """`words` without some options and their values."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        option, equals, _ = word.partition("=")
+        if option not in options:
+            kept.append(word)
+        elif not equals:
+            next(rest, "")
+    return kept
+
+
+def _read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+    """The run's values and, when --config names a model's file, that file."""
+    defaults = read_yaml(DEFAULTS)
+    if given.config is None:
+        return defaults, None
+    values = read_yaml(given.config)
+    known = [*Config.model_fields, *RunConfig.model_fields]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{given.config}: {key}: unknown key{nearest(str(key), known)}")
+    if not set(MODEL_SECTIONS) & set(values):
+        return {**defaults, **values}, None
+    for name in ("data", "device"):
+        if not isinstance(values.get(name, {}), dict):
+            raise UserError(f"{given.config}: {name}: found {values[name]!r}, should be a section")
+    sections = {name: {**defaults.get(name, {}), **values.get(name, {})} for name in ("data", "device")}
+    return {**defaults, **sections}, given.config
+
+
+def _model_files(config: RunConfig) -> list[Path]:
+    if not config.ladder:
+        raise UserError("ladder: is empty; name at least one model of configs/")
+    files = [MODEL_CONFIGS / f"{name}.yaml" for name in config.ladder]
+    known = [path.stem for path in shipped_models()]
+    for file in files:
+        if not file.exists():
+            near = nearest(file.stem, known)
+            raise UserError(f"ladder: no model named {file.stem!r}{near}; configs/ has {', '.join(known)}")
+    return files
+
+
+def _as_seen_from_the_checkout(path: str) -> str:
+    return path if Path.cwd() == CHECKOUT else _absolute(path)
+
+
+def _absolute(text: str) -> str:
+    """A path is kept absolute, so that the run means the same from any folder; a name of the catalogue stays."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() or os.sep in text else text
+
+
+def _check_together(given: argparse.Namespace) -> None:
+    """What is for one start only has no place in a command that every boot repeats."""
+    if not given.install_at_boot:
+        return
+    for option in ("only", "redo", "fresh", "status", "plan", "uninstall"):
+        if getattr(given, option):
+            raise UserError(f"--install-at-boot cannot go with --{option}: a boot starts the plain command")
+
+
+def _check_names(given: argparse.Namespace, phases: Sequence[Phase], candidates: Sequence[Config]) -> None:
+    names = [phase.name for phase in phases]
+    if given.only is not None and given.only not in names:
+        raise UserError(f"--only {given.only}: no such phase{nearest(given.only, names)}; phases are {', '.join(names)}")
+    known = [step.name for step in steps_of(phases, [candidate.name for candidate in candidates])]
+    for name in given.redo:
+        if name not in known:
+            raise UserError(f"--redo {name}: no such step{nearest(name, known)}; steps are {', '.join(known)}")
+
+
+def _check_from_scratch(candidates: Sequence[Config]) -> None:
+    for candidate in candidates:
+        if (source := candidate.training.init_from) is not None:
+            raise UserError(
+                f"training.init_from {source}: a run trains from scratch; to continue from a model: "
+                f"nanogpt train CONFIG --init {source}"
+            )
+
+
+def _is_of_model(override: str) -> bool:
+    return override.partition("=")[0].strip().split(".")[0] in MODEL_SECTIONS
+
+
+def _check_sections(overrides: Sequence[str]) -> None:
+    known = [*MODEL_SECTIONS, *RunConfig.model_fields]
+    for key, _ in parse_overrides(overrides):
+        section = key.split(".")[0]
+        if section not in known:
+            raise UserError(f"--set {key}: unknown key{nearest(section, known)}")
+
+
+def _workspace(folder: Path, only_looks: bool) -> Path:
+    folder = folder.expanduser().resolve()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"--workspace {folder}: {existing} is a file, a folder is needed")
+    if not only_looks and not _is_writable(existing):
+        raise UserError(f"--workspace {folder}: cannot be written; choose a folder of your own or change its rights")
+    return folder
+
+
+def _is_writable(folder: Path) -> bool:
+    """Asks the file system itself: os.access answers yes to root even on a read-only mount."""
+    probe = folder / f".autopilot-probe-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

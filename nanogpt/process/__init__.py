@@ -1,0 +1,1 @@
+"""Work in a process of its own, which may crash, hang or exhaust memory, and how such a process ended."""

@@ -1,0 +1,174 @@
+"""A process of its own for calls that may crash, hang or exhaust memory, so that whoever makes them never does.
+
+The caller stays free of torch: functions are named by text ("nanogpt.study.component_checks:run_checks") and imported
+in the worker only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL, Death, ProcessLog, death_by_signal
+from nanogpt.process.memory_pressure import MemoryPressure
+
+SECONDS_BETWEEN_LOOKS = 0.25
+ONCE_MORE = 2  # times that a call is made again whose process was killed, or aborted on the CPU
+LOG_MODE = 0o644
+
+
+class WorkerDied(Exception):
+    """The worker ended without an answer: `symptom` is one of nanogpt.faults or nanogpt.process.endings."""
+
+    def __init__(self, message: str, symptom: str):
+        super().__init__(message)
+        self.symptom = symptom
+
+
+class Worker:
+    """One child process, started at the first call and again after a death; `close` frees its memory.
+
+    A call is made again where its process was killed, or aborted on the CPU, and nothing speaks for memory: `on_death`
+    gets the death and the seconds that it cost. `on_wait` is called every moment while an answer is waited for.
+    """
+
+    def __init__(
+        self,
+        log: Path,
+        on_death: Callable[[Death, float], None] = lambda death, seconds: None,
+        on_wait: Callable[[], None] = lambda: None,
+    ):
+        self._log_file = log
+        self._on_death, self._on_wait = on_death, on_wait
+        self._log: ProcessLog | None = None
+        self._pressure = MemoryPressure()
+        self._pool: ProcessPoolExecutor | None = None
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
+        """The picklable result of `module:function`(**arguments), run in the worker.
+
+        An argument `device` says what the function computes on: an abort on an accelerator is the accelerator's.
+        Raises what the function raises, WorkerDied when the process ends or outlasts `timeout` seconds.
+        """
+        tries_left = ONCE_MORE
+        while True:
+            began = time.monotonic()
+            try:
+                return self._call(target, timeout, arguments)
+            except WorkerDied as error:
+                if error.symptom not in (KILLED, ABORTED) or tries_left == 0:
+                    raise
+                tries_left -= 1
+                self._on_death(Death(error.symptom, str(error)), time.monotonic() - began)
+
+    def _call(self, target: str, timeout: float | None, arguments: dict[str, Any]) -> Any:
+        pool = self._open()
+        try:
+            answer = pool.submit(_invoke, target, arguments)  # Ctrl-C may come before it returns, too
+            [self._process] = pool._processes.values()
+            self._wait_for(answer, timeout)
+            return answer.result(timeout=0)
+        except BrokenProcessPool:
+            death = self._death(arguments.get("device", "cpu"))
+            self.close(kill=True)
+            raise WorkerDied(f"{target}: {death.evidence}", death.symptom) from None
+        except TimeoutError:
+            if answer.done():  # the function's own
+                raise
+            self.close(kill=True)
+            raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed", STALL) from None
+        except KeyboardInterrupt:
+            self.close(kill=True)
+            raise
+
+    def close(self, kill: bool = False) -> None:
+        """End the process; `kill` does not wait for what it is doing."""
+        if self._pool is None:
+            return
+        if kill:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
+
+    def said(self) -> str:
+        """What the present process, or the last one, has printed."""
+        return self._log.text() if self._log else ""
+
+    def _open(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._log = ProcessLog(self._log_file)
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, context, initializer=_prepare, initargs=(str(self._log_file),))
+        return self._pool
+
+    def _wait_for(self, answer: Future[Any], timeout: float | None) -> None:
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while not answer.done() and time.monotonic() < deadline:
+            self._pressure.look()
+            self._on_wait()
+            wait([answer], max(0.0, min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic())))
+
+    def _death(self, device: str) -> Death:
+        """Why the process is gone; it may have died since the last call, too."""
+        if self._process is None or self._log is None:
+            return Death(CRASHED, "its process could not be started")
+        self._process.join()
+        code = self._process.exitcode or 0
+        if code < 0:
+            return death_by_signal(-code, self._pressure, self._log, device)
+        return Death(CRASHED, f"its process ended with code {code}; {self._log.last_words()}")
+
+
+def _prepare(log: str) -> None:
+    """In the worker: output to its log, Ctrl-C left to the parent, and no life without the parent."""
+    with contextlib.suppress(OSError):  # a disk that takes nothing more costs the log, not the work
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, LOG_MODE)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+    with contextlib.suppress(OSError):  # where memory runs out, Linux is to end this process and none other
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _invoke(target: str, arguments: dict[str, Any]) -> Any:
+    module, _, name = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)(**arguments)
+    except Exception as error:
+        if (sendable := _sendable(error)) is error:
+            raise
+        raise sendable from None
+
+
+def _sendable(error: Exception) -> Exception:
+    """`error` as it can be sent to another process: one that cannot would look like the death of this one."""
+    with contextlib.suppress(Exception):
+        pickle.loads(pickle.dumps(error))
+        return error
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, error.filename)
+    return MemoryError(message) if isinstance(error, MemoryError) else RuntimeError(message)
