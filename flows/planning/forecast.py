@@ -1,17 +1,18 @@
-"""What training a model will cost and reach: seconds from what was measured here, loss from the field's scaling law."""
+"""What training a model will cost and reach: seconds from what was measured here, loss from the scaling law."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from flows.ledger.facts import MeasuredModel
 from nanogpt.config import Config
 from nanogpt.measure.sizes import tokens_per_step
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a short measurement of real steps, and of what goes on beside them, gave for one model."""
+    """What a short measurement of real steps, and of what goes on between them, gave for one model."""
 
     name: str
     parameters: int
@@ -27,6 +28,26 @@ class Speed:
     evaluation_seconds_per_token: float | None = None  # None: not measured, taken as a third of a step's
     sample_seconds: float = 0.0  # of one sample
     save_seconds: float = 0.0  # of one checkpoint
+
+
+    @classmethod
+    def of(cls, name: str, measured: MeasuredModel) -> Speed:
+        return cls(
+            name=name,
+            parameters=measured.parameters,
+            seconds_per_step=measured.seconds_per_step,
+            flops_per_second=measured.flops_per_second,
+            peak_memory_bytes=measured.peak_memory_bytes,
+            mixed_precision=measured.mixed_precision,
+            threads=measured.threads,
+            batch_size=measured.batch_size,
+            gradient_accumulation=measured.gradient_accumulation,
+            gradient_checkpointing=measured.gradient_checkpointing,
+            longest_window=measured.longest_window,
+            evaluation_seconds_per_token=measured.evaluation_seconds_per_token,
+            sample_seconds=measured.sample_seconds,
+            save_seconds=measured.save_seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -49,12 +70,6 @@ class Corpus:
         return int(self.bytes / self.bytes_per_token * self.val_fraction)
 
 
-def speed_of(name: str, facts: dict) -> Speed:
-    """A measurement as nanogpt.measure.profiler and nanogpt.measure.rehearsal report it."""
-    fields = {key: facts[key] for key in Speed.__dataclass_fields__ if key in facts}
-    return Speed(**{**fields, "name": name})
-
-
 def evaluation_seconds(config: Config, speed: Speed, corpus: Corpus) -> float:
     """Of one evaluation on the whole validation split, with the checkpoint and the best weights that go with it."""
     models = 2 if config.training.weight_average else 1  # the weights and their average
@@ -73,7 +88,7 @@ def samples_seconds(config: Config, speed: Speed) -> float:
     return len(config.training.sample_temperatures) * speed.sample_seconds
 
 
-def seconds_beside_steps(config: Config, speed: Speed, corpus: Corpus) -> float:
+def seconds_between_steps(config: Config, speed: Speed, corpus: Corpus) -> float:
     """Of all evaluations, samples and checkpoints of a training with the intervals that `config` has."""
     training = config.training
 

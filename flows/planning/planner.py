@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flows.context.options import PHASES
-from flows.planning import budget as pace
+from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase
+from flows.planning import budget_shares
 from flows.planning.forecast import (
     Corpus,
     Speed,
@@ -17,11 +17,12 @@ from flows.planning.forecast import (
     expected_bits_per_byte,
     judging_seconds,
     samples_seconds,
-    seconds_beside_steps,
+    seconds_between_steps,
 )
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.measure.sizes import tokens_per_step
+from nanogpt.units import byte_size
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
@@ -43,7 +44,7 @@ LARGEST_ALPHABET = 512
 
 
 @dataclass(frozen=True)
-class Rung:
+class ModelPlan:
     """One model of the ladder: its resolved configuration and what is expected of it."""
 
     config: Config
@@ -54,34 +55,47 @@ class Rung:
     expected_bits_per_byte: float
     why: str
 
-    def facts(self) -> dict:
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def facts(self) -> PlannedModel:
         model, training = self.config.model, self.config.training
-        return {
-            "name": self.config.name, "parameters": self.parameters, "n_layer": model.n_layer,
-            "n_head": model.n_head, "n_embd": model.n_embd, "block_size": model.block_size,
-            "tokenizer": self.config.data.tokenizer,
-            "precision": "bfloat16" if self.config.device.mixed_precision else "float32",
-            "batch_size": training.batch_size, "gradient_accumulation": training.gradient_accumulation,
-            "max_iters": training.max_iters, "tokens": self.tokens, "seconds": round(self.seconds, 1),
-            "memory_bytes": self.memory_bytes, "expected_bits_per_byte": round(self.expected_bits_per_byte, 3),
-            "why": self.why,
-        }  # fmt: skip
+        return PlannedModel(
+            name=self.name,
+            parameters=self.parameters,
+            n_layer=model.n_layer,
+            n_head=model.n_head,
+            n_embd=model.n_embd,
+            block_size=model.block_size,
+            tokenizer=self.config.data.tokenizer,
+            precision="bfloat16" if self.config.device.mixed_precision else "float32",
+            batch_size=training.batch_size,
+            gradient_accumulation=training.gradient_accumulation,
+            max_iters=training.max_iters,
+            tokens=self.tokens,
+            seconds=round(self.seconds, 1),
+            memory_bytes=self.memory_bytes,
+            expected_bits_per_byte=round(self.expected_bits_per_byte, 3),
+            why=self.why,
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
+    """`phase_seconds` are by the names of the phases; one that is not there takes no time that is known."""
+
     budget_seconds: float
-    ladder: list[Rung]
-    left_out: list[dict]  # {name, reason}
+    ladder: list[ModelPlan]
+    left_out: list[LeftOut]
     phase_seconds: dict[str, float]
 
-    def facts(self) -> dict:
-        phases = [
-            {"number": number, "title": name.capitalize(), "planned_seconds": round(self.phase_seconds[name], 1)}
-            for number, name in enumerate(PHASES, 1)
+    def facts(self, phases: Sequence[str]) -> Planned:
+        rows = [
+            PlannedPhase(number, name.capitalize(), round(self.phase_seconds.get(name, 0.0), 1))
+            for number, name in enumerate(phases, 1)
         ]
-        return {"budget_seconds": self.budget_seconds, "ladder": [rung.facts() for rung in self.ladder],
-                "left_out": self.left_out, "phases": phases}  # fmt: skip
+        return Planned(self.budget_seconds, [model.facts() for model in self.ladder], self.left_out, rows)
 
 
 def tokenizer_for(config: Config, corpus_bytes: int, alphabet_size: int) -> str:
@@ -105,7 +119,7 @@ def starved(parameters: int, corpus: Corpus) -> str | None:
 
 def hopeless(
     parameters: int, measured: Sequence[Speed], step_tokens: dict[str, int], seconds: float, corpus: Corpus
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Why a larger model need not even be measured, or None: at an optimistic rate it would be clearly worse after
     `seconds` of training."""
     seen = {speed.name: int(seconds / speed.seconds_per_step * step_tokens[speed.name]) for speed in measured}
@@ -126,42 +140,44 @@ def hopeless(
 
 
 def make_plan(
-    rungs: Sequence[Config], speeds: dict[str, Speed], unmeasured: dict[str, str], budget: float,
-    phases: dict[str, float], corpus: Corpus, room_bytes: int, fixed: bool, pinned: frozenset[str],
-    trained: Sequence[Rung] = (), seconds: float | None = None,
-) -> Plan:  # fmt: skip
-    """The ladder for `budget` seconds, of which the other phases take `phases` (flows.planning.budget), in
-    `room_bytes` of memory.
+    candidates: Sequence[Config],
+    speeds: dict[str, Speed],
+    unmeasured: dict[str, str],
+    budget: float,
+    phases: dict[str, float],
+    corpus: Corpus,
+    training_bytes: int,
+    fixed: bool,
+    pinned: frozenset[str],
+    trained: Sequence[ModelPlan] = (),
+    seconds: float | None = None,
+) -> Plan:
+    """The ladder for `budget` seconds, of which the other phases take `phases` (flows.planning.budget_shares), in
+    `training_bytes` of memory.
 
-    A plan made again in the middle of the training: `trained` are done, and stay as they are or go on; `seconds` are
-    all that there are for the training, theirs included. Raises UserError when the data cannot feed even the smallest
-    model.
+    In the middle of the training a plan is made again: `trained` are done, and stay as they are or continue; `seconds`
+    are for the whole training, theirs included. Raises UserError when the data cannot feed even the smallest model.
     """
-    left_out = [{"name": name, "reason": reason} for name, reason in unmeasured.items()]
-    candidates, obstacles = [], {}
-    for rung in rungs:
-        if rung.name not in speeds:
-            continue
-        obstacle = _obstacle(rung, speeds[rung.name], corpus, room_bytes)
-        if obstacle is None:
-            candidates.append(rung)
-        else:
-            obstacles[rung.name] = obstacle
-    if not candidates:
+    left_out = [LeftOut(name, reason) for name, reason in unmeasured.items()]
+    measured = [config for config in candidates if config.name in speeds]
+    found = {config.name: _obstacle(config, speeds[config.name], corpus, training_bytes) for config in measured}
+    obstacles = {name: obstacle for name, obstacle in found.items() if obstacle}
+    possible = [config for config in measured if config.name not in obstacles]
+    if not possible:
         raise UserError("; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items()))
-    left_out += [{"name": name, "reason": obstacle} for name, obstacle in obstacles.items()]
+    left_out += [LeftOut(name, obstacle) for name, obstacle in obstacles.items()]
 
-    planner = _Planner(speeds, corpus, pinned, fixed, {rung.config.name: rung for rung in trained})
-    seconds = pace.training_seconds(budget, phases) if seconds is None else seconds
-    ladder = planner.ladder(candidates, seconds)
-    chosen = {rung.config.name for rung in ladder}
-    for rung in candidates:
-        if rung.name not in chosen:
-            left_out.append({"name": rung.name, "reason": planner.why_not(rung, seconds, ladder[-1])})
-    training = sum(rung.seconds + CHILD_SECONDS for rung in ladder)
-    judging = sum(judging_seconds(rung.config, speeds[rung.config.name], corpus) for rung in ladder)
+    planner = _Planner(speeds, corpus, pinned, fixed, {model.name: model for model in trained})
+    seconds = budget_shares.training_seconds(budget, phases) if seconds is None else seconds
+    ladder = planner.ladder(possible, seconds)
+    chosen = {model.name for model in ladder}
+    for config in possible:
+        if config.name not in chosen:
+            left_out.append(LeftOut(config.name, planner.why_not(config, seconds, ladder[-1])))
+    training = sum(model.seconds + CHILD_SECONDS for model in ladder)
+    judging = sum(judging_seconds(model.config, speeds[model.name], corpus) for model in ladder)
     needed = {**phases, "evaluation": phases["evaluation"] + judging}
-    others = pace.within(max(0.0, budget - training - pace.START_SECONDS), needed)
+    others = budget_shares.within(max(0.0, budget - training - budget_shares.START_SECONDS), needed)
     return Plan(budget, ladder, left_out, {**others, "training": training})
 
 
@@ -173,27 +189,27 @@ class _Planner:
     corpus: Corpus
     pinned: frozenset[str]  # settings that a person made: they stay
     fixed: bool  # the whole model is as a person wrote it
-    trained: dict[str, Rung]
+    trained: dict[str, ModelPlan]
 
-    def ladder(self, candidates: list[Config], seconds: float) -> list[Rung]:
+    def ladder(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
         """The small one first, then the largest expected to predict about as well as any in the time left."""
         first, *larger = candidates
         done = self.trained.get(first.name)
         if self.fixed:
-            return [self.rung(first, self.left_for(first, seconds), "the model that --config names")]
-        alone = self.rung(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
+            return [self.sized(first, self.left_for(first, seconds), "the model that --config names")]
+        alone = self.sized(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
         if done and alone.config.training.max_iters < WORTH_GOING_ON * done.config.training.max_iters:
             alone = done
-        share = done or self.rung(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
+        share = done or self.sized(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
         rest = self.left_for(first, seconds) - share.seconds
-        if done and rest < pace.LEAST_SECONDS:
+        if done and rest < budget_shares.LEAST_SECONDS:
             return [done]
         others = [
-            self.rung(rung, self.left_for(rung, rest), "the largest that the time left can feed well")
-            for rung in larger
+            self.sized(config, self.left_for(config, rest), "the largest that the time left can feed well")
+            for config in larger
         ]
-        least = min(rung.expected_bits_per_byte for rung in [alone, *others])
-        best = [rung for rung in [alone, *others] if rung.expected_bits_per_byte <= SIMILAR * least][-1]
+        least = min(model.expected_bits_per_byte for model in [alone, *others])
+        best = [model for model in [alone, *others] if model.expected_bits_per_byte <= SIMILAR * least][-1]
         return [alone] if best is alone else [share, best]
 
     def left_for(self, config: Config, seconds: float) -> float:
@@ -201,28 +217,28 @@ class _Planner:
         aside = CHILD_SECONDS + judging_seconds(config, self.speeds[config.name], self.corpus)
         return max(seconds / 2, seconds - aside)
 
-    def rung(self, config: Config, seconds: float, why: str) -> Rung:
+    def sized(self, config: Config, seconds: float, why: str) -> ModelPlan:
         """`config` sized to `seconds`: steps, intervals, precision, dropout; what a person has set stays as it is."""
         speed = self.speeds[config.name]
         if config.training.max_seconds is not None:
             seconds = min(seconds, config.training.max_seconds)
         dropout, speed = self.with_dropout(config, speed, seconds)
         step_tokens = tokens_per_step(config)
-        beside = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
-        for _ in range(2):  # what is done beside the steps depends on their number, a little
-            steps_by_time = max(1.0, (seconds - beside) / speed.seconds_per_step)
+        between = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
+        for _ in range(2):  # what is done between the steps depends on their number, a little
+            steps_by_time = max(1.0, (seconds - between) / speed.seconds_per_step)
             steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
             max_iters = max(self.least_steps(config), int(min(steps_by_time, steps_by_data)))
-            sized = config.with_changes(self.free({
-                "training.max_iters": max_iters, **self.intervals(config, speed, max_iters), "model.dropout": dropout,
-            }))  # fmt: skip
-            beside = min(seconds / 2, seconds_beside_steps(sized, speed, self.corpus))
+            intervals = self.intervals(config, speed, max_iters)
+            wanted = {"training.max_iters": max_iters, **intervals, "model.dropout": dropout}
+            sized = config.with_changes(self.undecided(wanted))
+            between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus))
         max_iters = sized.training.max_iters
-        needed = max_iters * speed.seconds_per_step + seconds_beside_steps(sized, speed, self.corpus)
+        needed = max_iters * speed.seconds_per_step + seconds_between_steps(sized, speed, self.corpus)
         # A fixed number of steps that fits the time needs no clock: the weights then depend on the steps alone.
         steps_are_given = self.fixed or "training.max_iters" in self.pinned
         free_of_clock = steps_are_given and needed <= seconds and config.training.max_seconds is None
-        changes = {
+        changes: dict[str, object] = {
             "training.max_seconds": None if free_of_clock else round(seconds, 1),
             "device.mixed_precision": speed.mixed_precision,
             "device.threads": speed.threads,
@@ -236,22 +252,26 @@ class _Planner:
             changes["device.longest_window"] = speed.longest_window
         sized = sized.with_changes({key: value for key, value in changes.items() if key not in self.pinned})
         tokens = max(1, min(max_iters, int(steps_by_time))) * step_tokens  # the clock may end it before max_iters
-        return Rung(
-            config=sized, parameters=speed.parameters, tokens=tokens, seconds=min(needed, seconds),
+        return ModelPlan(
+            config=sized,
+            parameters=speed.parameters,
+            tokens=tokens,
+            seconds=min(needed, seconds),
             memory_bytes=speed.peak_memory_bytes,
-            expected_bits_per_byte=expected_bits_per_byte(speed.parameters, tokens, self.corpus.train_tokens), why=why,
-        )  # fmt: skip
+            expected_bits_per_byte=expected_bits_per_byte(speed.parameters, tokens, self.corpus.train_tokens),
+            why=why,
+        )
 
     def least_steps(self, config: Config) -> int:
         """Warm-up and a few; a training that is done goes on, never back."""
         done = self.trained.get(config.name)
         return max(config.training.warmup_iters + 30, done.config.training.max_iters if done else 0)
 
-    def free(self, changes: dict) -> dict:
+    def undecided(self, changes: dict[str, object]) -> dict[str, object]:
         """Those of `changes` that no person has decided."""
         return {} if self.fixed else {key: value for key, value in changes.items() if key not in self.pinned}
 
-    def intervals(self, config: Config, speed: Speed, max_iters: int) -> dict:
+    def intervals(self, config: Config, speed: Speed, max_iters: int) -> dict[str, object]:
         """How often to evaluate, to write samples and to save, so that each costs its share at most."""
         stepping = max_iters * speed.seconds_per_step
 
@@ -280,11 +300,11 @@ class _Planner:
         dropout = _dropout(passes, speed.parameters, self.corpus)
         return dropout, replace(speed, seconds_per_step=speed.seconds_per_step * (DROPOUT_COST if dropout else 1.0))
 
-    def why_not(self, config: Config, seconds: float, best: Rung) -> str:
-        rung = self.rung(config, self.left_for(config, seconds), "")
+    def why_not(self, config: Config, seconds: float, best: ModelPlan) -> str:
+        model = self.sized(config, self.left_for(config, seconds), "")
         return (
-            f"in {seconds:.0f} s it would see {rung.tokens:,} tokens and reach about "
-            f"{rung.expected_bits_per_byte:.2f} bits per byte; {best.config.name} reaches about "
+            f"in {seconds:.0f} s it would see {model.tokens:,} tokens and reach about "
+            f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "
             f"{best.expected_bits_per_byte:.2f}"
         )
 
@@ -301,18 +321,18 @@ def _checkpoint_seconds(training: float) -> float:
     return min(120.0, max(15.0, training / 20))
 
 
-def _obstacle(config: Config, speed: Speed, corpus: Corpus, room_bytes: int) -> str | None:
+def _obstacle(config: Config, speed: Speed, corpus: Corpus, training_bytes: int) -> str | None:
     shortest = min(corpus.val_tokens, corpus.train_tokens)
     if shortest <= config.model.block_size:
         return (
             f"model.block_size {config.model.block_size} is longer than the validation text of about "
             f"{shortest:,} tokens; a longer text or a smaller model.block_size is needed"
         )
-    return too_much(speed.peak_memory_bytes, room_bytes)
+    return too_much(speed.peak_memory_bytes, training_bytes)
 
 
-def too_much(peak_bytes: int, room_bytes: int) -> str | None:
+def too_much(peak_bytes: int, training_bytes: int) -> str | None:
     """Why a model that took so much memory when it was measured is not trained, or None."""
-    if peak_bytes <= room_bytes:
+    if peak_bytes <= training_bytes:
         return None
-    return f"took {peak_bytes / 2**30:.1f} GiB of memory; {room_bytes / 2**30:.1f} GiB are there for a training"
+    return f"took {byte_size(peak_bytes)} of memory; a training may take {byte_size(training_bytes)}"

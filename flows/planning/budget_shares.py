@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from flows.ledger.facts import FETCHED, SYSTEM, Key
 from flows.ledger.markers import FINISHED, MarkerFiles
 from nanogpt.machine import processor_name
 
@@ -64,14 +66,14 @@ def taken_before(state: Path, text_bytes: int) -> dict[str, float]:
     folders = [folder for folder in state.glob("*/markers") if folder.is_dir()]
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):  # the newest has the last word
         markers = MarkerFiles(folder)
-        if _facts(markers, "environment.system").get("processor") != processor_name():
+        if _fact(markers, SYSTEM, "processor") != processor_name():
             continue
-        same_text = _facts(markers, "dataset.fetch").get("bytes") == text_bytes
+        same_text = _fact(markers, FETCHED, "bytes") == text_bytes
         for phase, names in STEPS.items():
             steps = [f"{phase}.{name}" for name in names]
             if same_text or not set(steps) & set(OF_THE_TEXT):
-                taken = [_seconds(markers, step) for step in steps]
-                seconds |= {phase: sum(taken)} if None not in taken else {}
+                taken = [spent for step in steps if (spent := _seconds(markers, step)) is not None]
+                seconds |= {phase: sum(taken)} if len(taken) == len(steps) else {}
     return seconds
 
 
@@ -86,10 +88,11 @@ def within(seconds: float, phases: dict[str, float]) -> dict[str, float]:
     return {name: needed * share for name, needed in phases.items()}
 
 
-def _facts(markers: MarkerFiles, step: str) -> dict:
-    return (markers.read(step)[0] or {}).get("facts", {})
+def _fact(markers: MarkerFiles, key: Key[Any], name: str) -> object:
+    marker = markers.read(key.step)[0]
+    return marker.facts.get(name) if marker else None
 
 
 def _seconds(markers: MarkerFiles, step: str) -> float | None:
     marker = markers.read(step)[0]
-    return marker.get("seconds") if marker and marker["state"] == FINISHED else None
+    return marker.seconds if marker and marker.state == FINISHED else None

@@ -1,0 +1,30 @@
+"""Where a plan is made: the device that trains, its memory, and what is known of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flows.planning.footprint import with_vocabulary
+from nanogpt.config import Config
+
+SHARE_OF_THE_MACHINE = 0.7  # that a training may take of a memory that everything else needs too
+SHARE_OF_A_DEVICE = 0.9  # and of an accelerator's own, or of what Metal calls its working set
+
+
+@dataclass(frozen=True)
+class Site:
+    """`memory_bytes`: all that `device` has; `alphabet_size`: different characters of the text."""
+
+    device: str
+    memory_bytes: int
+    alphabet_size: int
+
+    @property
+    def training_bytes(self) -> int:
+        """Bytes that a training may take."""
+        share = SHARE_OF_THE_MACHINE if self.device == "cpu" else SHARE_OF_A_DEVICE
+        return int(self.memory_bytes * share)
+
+    def settle(self, config: Config) -> Config:
+        """`config` on this device, with the vocabulary that its tokenizer will have."""
+        return with_vocabulary(config.with_changes({"device.type": self.device}), self.alphabet_size)

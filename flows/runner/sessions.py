@@ -1,0 +1,132 @@
+"""One start of a run: its record in state/<run>/session.json, and what it takes over from the starts before it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from flows.context.budget_clock import BudgetClock
+from flows.context.journal import Journal
+from flows.context.options import RunOptions
+from flows.context.paths import Paths
+from flows.ledger.ledger import Ledger
+from flows.runner import interruption, resumption
+from flows.runner.phase_runner import PhaseRunner
+from nanogpt import durable
+from nanogpt.records import from_json, to_json
+
+FILE = "session.json"
+State = Literal["running", "stopped", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class PhaseNote:
+    number: int
+    title: str
+    status: str
+    seconds: float = 0.0
+    cause: str | None = None
+    next_command: str | None = None
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """What session.json says of the latest start of a run."""
+
+    started: str  # the first start of the work that this session continues
+    sessions: int
+    state: State
+    pid: int
+    command: str
+    prefect_url: str | None = None
+    phases: list[PhaseNote] = field(default_factory=list)
+
+
+def read_session(state: Path) -> SessionRecord | None:
+    """The record of the session that is under way or was the last; None before the first, or when it is damaged."""
+    note, _ = durable.read_note(state / FILE)
+    try:
+        return from_json(SessionRecord, note) if note is not None else None
+    except ValueError:
+        return None
+
+
+class Session:
+    """This start of the run. `started` and `number` are known once it has begun."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        paths: Paths,
+        journal: Journal,
+        clock: BudgetClock,
+        ledger: Ledger,
+        phases: PhaseRunner,
+        step_names: Callable[[], Sequence[str]],
+    ):
+        self._options, self._paths, self._journal, self._clock = options, paths, journal, clock
+        self._ledger, self._phases, self._step_names = ledger, phases, step_names
+        self.started, self.number = "", 0
+        self.prefect_url: str | None = None
+
+    def begin(self) -> None:
+        """Take over what an interrupted session left: clock, start, number; --fresh sets the past aside."""
+        paths, journal = self._paths, self._journal
+        if self._options.fresh:
+            set_past_aside(paths)
+            journal.forget_past()
+        for folder in (paths.state, paths.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        resumption.set_aside_damaged([paths.state / FILE, journal.file], journal, paths)
+        latest = read_session(paths.state)
+        past = resumption.Past(paths, self._ledger, self._step_names())
+        resumed = resumption.take_over_clock(self._clock, latest and latest.state, latest and latest.started, past, journal)
+        self._clock.save()
+        before = latest if resumed else None
+        self.started = before.started if before else _now()
+        self.number = before.sessions + 1 if before else 1
+        if before and before.state == "running":
+            interruption.record(self._ledger, paths, journal, self._step_names())
+        self._save("running")
+        journal.log(f"session {self.number} of run {self._options.run}: {self._options.command}")
+
+    def end(self, stopped: bool) -> None:
+        """Record how the session ended."""
+        whole = self._phases.is_whole()
+        is_part = self._options.only is not None and self.number > 1  # of an unfinished run, whose clock goes on
+        self._clock.save(finished=not stopped and whole and not is_part)
+        self._save("stopped" if stopped else "finished" if whole else "failed")
+        self._journal.log("stopped by a person" if stopped else "ended" if whole else "ended with failures")
+
+    def _save(self, state: State) -> None:
+        phases = [
+            PhaseNote(record.number, record.title, record.status, record.seconds, record.cause, record.next_command)
+            for record in self._phases.records
+        ]
+        record = SessionRecord(
+            self.started, self.number, state, os.getpid(), self._options.command, self.prefect_url, phases
+        )
+        with suppress(OSError):  # a full disk costs this note; the step that needs the disk says what is wrong
+            durable.write_note(self._paths.state / FILE, to_json(record))
+
+
+def set_past_aside(paths: Paths) -> None:
+    """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for folder in paths.own_folders():
+        if folder.exists() and folder != paths.state:
+            folder.rename(folder.with_name(f"{folder.name}.{stamp}"))
+    past = paths.state.with_name(f"{paths.state.name}.{stamp}")
+    past.mkdir()
+    for entry in list(paths.state.iterdir()):
+        if entry.name not in ("lock", "holder.json"):  # the lock is held, by this process
+            entry.rename(past / entry.name)
+
+
+def _now() -> str:
+    return datetime.now().isoformat(sep=" ", timespec="seconds")
