@@ -1,6 +1,6 @@
 """The one command: python -m flows.full_run [--budget 10m]
 
-From nothing to a trained, evaluated, exported and documented GPT. Kill it at any time; the same command goes on.
+From nothing to a trained, evaluated, exported and documented GPT. Kill it at any time; the same command continues.
 """
 
 import sys
@@ -11,32 +11,39 @@ if __name__ == "__main__":  # before any other import: outside a suitable enviro
     ensure("flows.full_run", sys.argv[1:])
 
 from flows.cli import session
-from flows.phases.configuration import configuration
-from flows.phases.dataset import FETCH, dataset
-from flows.phases.deployment import deployment
-from flows.phases.documentation import documentation
-from flows.phases.environment import environment
-from flows.phases.evaluation import evaluation
-from flows.phases.implementation import implementation
-from flows.phases.training import training
+from flows.phases import (
+    configuration,
+    dataset,
+    deployment,
+    documentation,
+    environment,
+    evaluation,
+    implementation,
+    training,
+)
+from flows.runner.run import Run
+
+PHASES = (
+    environment.PHASE,  #     is this machine enough, and does its device compute?
+    implementation.PHASE,  #  does every part of the model do what its paper says? The text is fetched meanwhile
+    configuration.PHASE,  #   which models does the budget allow, measured here?
+    dataset.PHASE,  #         clean, split, tokenise
+    training.PHASE,  #        in a child process, small first
+    evaluation.PHASE,  #      on text that no model saw, against baselines
+    deployment.PHASE,  #      export the best, run every example on it
+    documentation.PHASE,  #   report, cards and guides, whatever happened
+)
 
 
-def full_run(run):
-    """The eight phases, in order. Each is a task whose steps are tasks within it; finished steps are kept."""
-    run.phase("environment", environment)  #        is this machine enough, and does its device compute?
-    text = run.ahead(FETCH)  #                      the network is idle while the processor proves the model
-    run.phase("implementation", implementation)  #  does every part of the model do what its paper says?
-    run.phase("configuration", configuration, text)  # which models does the budget allow, measured here?
-    run.phase("dataset", dataset)  #                clean, split, tokenise
-    run.phase("training", training)  #              in a child process, small first
-    run.phase("evaluation", evaluation)  #          on text that no model saw, against baselines
-    run.phase("deployment", deployment)  #          export the best, run every example on it
-    run.phase("documentation", documentation)  #    report, cards and guides, whatever happened
+def full_run(run: Run) -> None:
+    """The phases, in order. Each is a task whose steps are tasks within it; finished steps are kept."""
+    for phase in PHASES:
+        run.run_phase(phase)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     """Exit code: 0 all done, 1 a phase failed (the report says why), 2 a person's mistake, 130 stopped."""
-    return session.main(argv, full_run)
+    return session.main(argv, PHASES, full_run)
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def set_aside(path: Path) -> Path:
-    """Move what is at `path` to `<name>.corrupt` beside it, in the place of what was set aside before; that path."""
-    aside = path.with_name(f"{path.name}.corrupt")
+def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
+    """Rename `path` to its name and `suffix`, in place of what was set aside before; the new path. Raises OSError."""
+    aside = path.with_name(f"{path.name}{suffix}")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     else:

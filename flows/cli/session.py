@@ -5,44 +5,53 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from flows.cli import at_boot, hangup, status
+from flows.cli.command_line import parse
 from flows.cli.lock import exclusive
-from flows.context.options import PHASES, RunOptions, parse
-from flows.context.watchdog import Watchdog
+from flows.context.options import RunOptions
+from flows.display.plain import PlainDisplay
+from flows.display.prefect_server import Server
+from flows.display.protocol import Opening
+from flows.display.terminal import OnTerminal, Terminal
 from flows.machine.disk import Unwritable
-from flows.runner.run import Run
+from flows.runner.assembly import assemble
+from flows.runner.run import Phase, Run
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.units import duration
 
 STOPPED = 130
 
 
-def main(argv: list[str], flow: Callable[[Run], None]) -> int:
-    return at_boot.code_for_manager(_main(argv, flow))
+def main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
+    return at_boot.code_for_manager(_main(argv, phases, flow))
 
 
-def _main(argv: list[str], flow: Callable[[Run], None]) -> int:
+def _main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
     try:
-        options = parse([word for word in argv if word != "--no-bootstrap"])
-        run = Run(options)
+        options = parse([word for word in argv if word != "--no-bootstrap"], phases)
+        run = assemble(options, phases)
+        if options.remembered:
+            print(f"Run {options.run} continues with the options of before: {options.remembered}", file=sys.stderr)
         if options.status:
             return status.show(run)
         if options.plan:
             return status.show_plan(run)
         if options.uninstall:
-            return at_boot.uninstall(run)
+            return at_boot.uninstall(options, run.paths, run.journal)
         check_before_writing(options)
         if options.install_at_boot:
-            return at_boot.install(run, [word for word in argv if word == "--no-bootstrap"])
-        with exclusive(run), hangup.lasting_output(), durable.keep_to(run.paths.workspace):
+            more = [word for word in argv if word == "--no-bootstrap"]
+            return at_boot.install(options, run.paths, run.journal, more)
+        with exclusive(run.paths, options.run), hangup.lasting_output(), durable.keep_to(run.paths.workspace):
             code = _run_in_session(run, flow)
             if code == 0 and options.only is None:
-                at_boot.take_off_when_done(run)
+                at_boot.take_off_when_done(options, run.journal)
             return code
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
@@ -56,7 +65,7 @@ def _main(argv: list[str], flow: Callable[[Run], None]) -> int:
 
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
-    from nanogpt.data import sources
+    from nanogpt.data import sources  # numpy and requests: 0.2 s, which --status does not need
 
     data = options.config.data
     sources.check_source(data.source, data.mirrors)
@@ -66,7 +75,7 @@ def check_before_writing(options: RunOptions) -> None:
         size = sources.CATALOGUE[data.source].bytes
     else:
         size = sum(path.stat().st_size for path in sources.own_documents(data.source))
-    smallest = min(rung.model.block_size for rung in options.rungs)
+    smallest = min(config.model.block_size for config in options.candidates)
     least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
     if size < least:
         raise UserError(
@@ -76,74 +85,65 @@ def check_before_writing(options: RunOptions) -> None:
 
 
 def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
-    from flows.display.plain import PlainDisplay
-    from flows.display.terminal import OnTerminal, Terminal
-
     _quiet_environment()
-    run.begin()
-    labels = [f"{number} {name.capitalize()}" for number, name in enumerate(PHASES, 1)]
-    terminal = Terminal(Console(), labels, _heading(run), lambda: run.clock.left, run.log.write)
-    run.display = OnTerminal(PlainDisplay(), terminal, run.log.write)
-    run.watchdog = Watchdog(run.log.write)
-    with hangup.heeded(run.config.on_hangup, run.hung_up):
-        stopped = _go_through(run, flow, terminal)
+    run.session.begin()
+    labels = [record.label for record in run.phase_runner.records]
+    heading = f"nanogpt-autopilot  run {run.options.run}  budget {duration(run.config.budget)}"
+    terminal = Terminal(Console(), labels, heading, lambda: run.clock.left, run.journal.log)
+    run.journal.display = OnTerminal(PlainDisplay(), terminal, run.journal.log)
+    run.watchdog.start()
+    with hangup.handle_hangup(run.config.on_hangup, lambda: _record_hangup(run)):
+        stopped = _run_flow(run, flow, terminal)
         return _farewell(run, stopped)
 
 
-def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
+def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool:
     """The flow with what it needs around it; whether a person stopped it."""
-    from flows.display.opening import open_display
-    from flows.display.protocol import Opening
-    from flows.display.terminal import OnTerminal
+    from flows.display.opening import open_display  # Prefect's own modules: 0.1 s
 
-    options = run.options
     handler = signal.signal(signal.SIGTERM, hangup.interrupt)
     server, stopped = None, False
     try:
-        run.surroundings.begin()
-        server = _server(run, terminal) if options.ui else None
-        run.display = OnTerminal(open_display(server, run.log.write), terminal, run.log.write)
-        run.display.flow(lambda: flow(run), Opening(options.run, [f"run:{options.run}"]))
+        run.conditions.begin()
+        server = _server(run, terminal) if run.options.ui else None
+        run.journal.display = OnTerminal(open_display(server, run.journal.log), terminal, run.journal.log)
+        run.journal.display.flow(lambda: flow(run), Opening(run.options.run, [f"run:{run.options.run}"]))
     except KeyboardInterrupt:
         stopped = True
     finally:
         signal.signal(signal.SIGTERM, handler)
-        run.surroundings.end()
+        run.conditions.end()
         terminal.close()
         run.worker.close(kill=stopped)
         run.watchdog.close()
-        run.end(stopped)
+        run.session.end(stopped)
         if server is not None:
             server.close()
     return stopped
 
 
-def _server(run: Run, terminal) -> object | None:
-    from flows.display.prefect_process import healthy_record
+def _server(run: Run, terminal: Terminal) -> Server | None:
+    from flows.display.prefect_process import healthy_record  # psutil and sqlite: 0.1 s
     from flows.display.prefect_server import connect
 
-    def log(line: str) -> None:
-        run.log.write(line)
-
-    if healthy_record(run.paths.prefect_home) is None and _nothing_to_do(run):
+    nothing_to_do = all(decision.state == "kept" for decision in status.decisions(run))
+    if nothing_to_do and healthy_record(run.paths.prefect_home) is None:
         terminal.message("All is done already: no Prefect server was running, and none is started for that.")
         return None
-    server = connect(run.paths.prefect_home, log, run.config.port)
+    server = connect(run.paths.prefect_home, run.journal.log, run.config.port)
     if server is None:
-        terminal.message("No Prefect server: the run goes on without its pages (why: the action log).", "warning")
+        terminal.message("No Prefect server: the run continues without its pages (why: the action log).", "warning")
         return None
-    run.prefect_url = server.url
+    run.session.prefect_url = server.url
     terminal.message(f"Pages of this run: {server.url}")
     server.mark_crashed(f"run:{run.options.run}")
     return server
 
 
-def _nothing_to_do(run: Run) -> bool:
-    return all(state == "kept" for _, state, _ in status.decisions(run))
-
-
-def _heading(run: Run) -> str:
-    return f"nanogpt-autopilot  run {run.options.run}  budget {run.config.budget / 60:.0f} min"
+def _record_hangup(run: Run) -> None:
+    """The terminal was closed, and the run continues without it."""
+    step, evidence = run.phase_runner.running(), "the terminal was closed (SIGHUP)"
+    run.journal.record(step, "hangup", evidence, "continued without it", "nothing was lost")
 
 
 def _quiet_environment() -> None:
@@ -155,18 +155,17 @@ def _quiet_environment() -> None:
 def _farewell(run: Run, stopped: bool) -> int:
     """What a person reads last; the exit code."""
     if stopped:
-        print(f"Stopped. What was done is kept; go on with:\n  {run.options.command}")
+        print(f"Stopped. What was done is kept; continue with:\n  {run.options.command}")
         return STOPPED
-    troubles = [record for record in run.phases if record.status in ("failed", "blocked")]
-    report = run.paths.reports / "training_report.html"
+    troubles = [record for record in run.phase_runner.records if record.has_failed]
     for record in troubles:
-        print(f"{record.number} {record.title} {record.status}: {record.cause}")
-    if report.exists():
-        print(f"Report: {_near(report)}")
-    if run.prefect_url:
-        print(f"Pages:  {run.prefect_url}")
+        print(f"{record.label} {record.status}: {record.cause}")
+    if run.paths.report.exists():
+        print(f"Report: {_near(run.paths.report)}")
+    if run.session.prefect_url:
+        print(f"Pages:  {run.session.prefect_url}")
     if troubles:
-        print(f"When the cause is mended, go on with:\n  {run.options.command}")
+        print(f"When the cause is mended, continue with:\n  {run.options.command}")
     return 1 if troubles else 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from nanogpt import durable
 from flows.context.action_log import ActionLog
 from flows.display.plain import PlainDisplay
-from flows.display.protocol import Display
+from flows.display.protocol import Display, Level
 from flows.ledger.facts import Remedy
 from nanogpt.records import from_json, to_json
 
@@ -33,11 +33,11 @@ class Journal:
         self._log = log
         self._lock = threading.Lock()
 
-    def log(self, message: str, level: str = "info") -> None:
+    def log(self, message: str, level: Level = "info") -> None:
         """A line of the action log alone."""
         self._log.write(message, level)
 
-    def message(self, message: str, level: str = "info") -> None:
+    def message(self, message: str, level: Level = "info") -> None:
         """A line for the person: terminal, action log and the task's page."""
         self._log.write(message, level)
         self.display.note(message, level)

@@ -8,6 +8,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from flows.display.protocol import Level
+
 PATIENCE_SECONDS = 300.0
 LOOKS = 20  # within the patience
 
@@ -15,10 +17,14 @@ LOOKS = 20  # within the patience
 class Watchdog:
     """Logs the stack of every thread once when nobody calls `beat` for `patience` seconds, and again after the next."""
 
-    def __init__(self, log: Callable[[str, str], None], patience: float = PATIENCE_SECONDS):
+    def __init__(self, log: Callable[[str, Level], None], patience: float = PATIENCE_SECONDS):
         self._log, self._patience = log, patience
         self._beat_at = time.monotonic()
         self._closing = threading.Event()
+
+    def start(self) -> None:
+        """Watch from now on, in a thread."""
+        self.beat()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:

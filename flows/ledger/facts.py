@@ -163,6 +163,12 @@ class Planned:
     def phase_seconds(self, name: str) -> float:
         return next((phase.planned_seconds for phase in self.phases if phase.name == name), 0.0)
 
+    def seconds_after(self, name: str) -> float:
+        """Planned for the phases after one of them."""
+        names = [phase.name for phase in self.phases]
+        later = self.phases[names.index(name) + 1 :] if name in names else []
+        return sum(phase.planned_seconds for phase in later)
+
 
 # ---- 4 dataset
 

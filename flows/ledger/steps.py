@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from flows.ledger.facts import Key
 
@@ -25,7 +25,7 @@ class StepSpec(Generic[F]):
     needs: tuple[str, ...] = ()  # names of earlier steps; their OUTPUT digests count
     code: tuple[str, ...] = ()
     costly: bool = False  # a change of code alone keeps it, marked "made by older code"
-    regardless: bool = False  # runs even when inputs are missing: a report is always made
+    needs_at_least: Literal["all", "one", "none"] = "all"  # of `needs`, to run: a report is always made
     decides: bool = False  # might decide otherwise another time: its files are kept twice, and put back when damaged
 
     @property

@@ -5,120 +5,123 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from flows.ledger.ledger import Outcome, Step
+from flows.ledger.facts import BYTE_PAIRS, CHARACTERS, CLEANED, FETCHED, CleanedText, FetchedText, Tokenised
 from flows.ledger.markers import last_finished
-from flows.runner.run import Run
+from flows.ledger.steps import Json, StepResult
+from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.data import preprocessing, shards, sources
 from nanogpt.faults import UserError
+from nanogpt.records import from_json, to_json
 
 
 def dataset(run: Run) -> None:
-    run.do(FETCH)  # began beside phase 2
-    run.do(CLEAN)
-    byte_pairs = run.beside(BYTE_PAIRS)
+    source = run.do(FETCHED).source
+    text = run.do(CLEANED)
+    byte_pairs = run.start_in_background(BYTE_PAIRS)
     run.do(CHARACTERS)
     byte_pairs()
-    text, source = run.facts("dataset.clean"), run.facts("dataset.fetch")["source"]
     run.milestone(
-        "dataset", f"data: {Path(source).name}, {text['characters']:,} characters",
-        f"{text['words']:,} words, an alphabet of {text['alphabet_size']}; sha256 {text['sha256']}.",
+        "dataset",
+        f"data: {Path(source).name}, {text.characters:,} characters",
+        f"{text.words:,} words, an alphabet of {text.alphabet_size}; sha256 {text.sha256}.",
         [run.paths.data / "text/statistics.json", run.paths.data / "char/manifest.json"],
-    )  # fmt: skip
-
-
-def remake_damaged(run: Run) -> list[str]:
-    """Check every output of this phase's finished steps by its digest and run again what made a damaged one.
-
-    What was damaged, in words. Raises RuntimeError when other bytes came out: nothing can go on with those.
-    """
-    remade = []
-    for step in STEPS:
-        damage = run.ledger.damage(step.name) if step.name in run.finished_steps else None
-        if damage:
-            before = run.ledger.output_digest(step.name)
-            run.do(step)
-            if run.ledger.output_digest(step.name) != before:
-                raise RuntimeError(f"{damage}, and it cannot be made again as it was: {step.title} gave other output")
-            remade.append(damage)
-    return remade
-
-
-def fetch_text(run: Run) -> Outcome:
-    data = run.config.data
-    fetched = _put_together(run) or sources.fetch(
-        data.source, run.paths.downloads, data.mirrors, notify=lambda *told: _note_download(run, *told)
     )
-    alphabet, characters = set(), 0
+
+
+def fetch_text(run: Run) -> StepResult[FetchedText]:
+    data = run.config.data
+    fetched = _from_its_splits(run) or sources.fetch(
+        data.source, run.paths.downloads, data.mirrors, notify=lambda fault, remedy: _record_download(run, fault, remedy)
+    )
+    alphabet: set[str] = set()
+    characters = 0
     for document in fetched.documents:
         text, _ = preprocessing.decode(document.read_bytes(), document)
         alphabet |= set(text)
         characters += len(text)
     source = sources.EMBEDDED if fetched.fallback_reason else data.source
-    facts = {
-        "source": source, "origin": fetched.origin, "sha256": fetched.sha256, "bytes": fetched.bytes,
-        "documents": len(fetched.documents),
-        "files": [str(document) for document in fetched.documents], "characters": characters,
-        "alphabet_size": len(alphabet), "fallback_reason": fetched.fallback_reason,
-        "licence": sources.licence(source),
-    }  # fmt: skip
+    facts = FetchedText(
+        source=source,
+        origin=fetched.origin,
+        sha256=fetched.sha256,
+        bytes=fetched.bytes,
+        documents=len(fetched.documents),
+        files=[str(document) for document in fetched.documents],
+        characters=characters,
+        alphabet_size=len(alphabet),
+        fallback_reason=fetched.fallback_reason,
+        licence=sources.licence(source),
+    )
     ours = [document for document in fetched.documents if document.is_relative_to(run.paths.workspace)]
-    identity = {key: facts[key] for key in ("sha256", "bytes", "characters", "alphabet_size")}
-    return Outcome(ours, facts, identity)
+    identity = {"sha256": facts.sha256, "bytes": facts.bytes, "characters": characters, "alphabet_size": len(alphabet)}
+    return StepResult(facts, ours, identity)
 
 
-def _note_download(run: Run, fault: str, remedy: str) -> None:
-    run.remedy(step=FETCH.name, symptom="download", evidence=fault, remedy=remedy, outcome="", cost_seconds=0.0,
-               steps_lost=0)  # fmt: skip
+def _record_download(run: Run, fault: str, remedy: str) -> None:
+    run.journal.record(FETCHED.step, "download", fault, remedy)
 
 
-def _put_together(run: Run) -> sources.Fetched | None:
+def _from_its_splits(run: Run) -> sources.Fetched | None:
     """A download that is damaged, from the splits that were made of it, if its bytes come out: a network may be gone
     by now, and another Python's documentation is another text."""
-    before = last_finished(run.ledger.marker(FETCH.name))
-    if before is None or before["settings"] != _fetch_settings(run) or len(before["outputs"]) != 1:
+    before = last_finished(run.ledger.marker(FETCHED.step))
+    if before is None or before.settings != _fetch_settings(run) or len(before.outputs) != 1:
         return None
-    facts, [output] = before["facts"], before["outputs"]
-    path = run.paths.workspace / output["path"]
+    [output] = before.outputs
+    path = run.paths.workspace / output.path
     try:
-        if path.is_file() and durable.sha256_file(path) == output["sha256"]:
+        if path.is_file() and durable.sha256_file(path) == output.sha256:
             return None  # whole: somebody asked for another try
         text = b"".join((run.paths.data / f"text/{split}.txt").read_bytes() for split in preprocessing.SPLITS)
-    except OSError:
+        facts = from_json(FetchedText, before.facts)
+    except (OSError, ValueError):
         return None
-    if hashlib.sha256(text).hexdigest() != output["sha256"]:
+    if hashlib.sha256(text).hexdigest() != output.sha256:
         return None
     durable.unblock(path)
     durable.write_bytes(path, text)
-    run.tell(f"{run.relative(path)} is put together again from its splits")
-    return sources.Fetched([path], facts["origin"], facts["sha256"], facts["bytes"], facts["fallback_reason"])
+    run.journal.message(f"{run.paths.relative(path)} is put together again from its splits")
+    return sources.Fetched([path], facts.origin, facts.sha256, facts.bytes, facts.fallback_reason)
 
 
-def clean_text(run: Run) -> Outcome:
-    fetched = run.facts("dataset.fetch")
-    documents = [Path(document) for document in fetched["files"]]
-    if sources.digest_of(documents) != fetched["sha256"]:
+def clean_text(run: Run) -> StepResult[CleanedText]:
+    fetched = run.facts(FETCHED)
+    documents = [Path(document) for document in fetched.files]
+    if sources.digest_of(documents) != fetched.sha256:
         raise UserError(
             f"data.source: {run.config.data.source} has changed since it was read first; start again to learn from it "
             "as it is now"
         )
     folder = run.paths.data / "text"
     statistics = preprocessing.prepare(documents, folder, run.config.data)
-    statistics["alphabet_size"] = len(statistics["alphabet"])
+    facts = from_json(CleanedText, {**to_json(statistics), "alphabet_size": len(statistics.alphabet)})
     files = [folder / f"{split}.txt" for split in preprocessing.SPLITS]
-    return Outcome([*files, folder / preprocessing.STATISTICS], statistics)
+    return StepResult(facts, [*files, folder / preprocessing.STATISTICS])
 
 
-def tokenise(run: Run, kind: str) -> Outcome:
+def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
     folder = run.paths.data / kind
-    manifest = shards.tokenise(run.paths.data / "text", kind, folder, run.config.data,
-                               notify=lambda *told: _note_download(run, *told))  # fmt: skip
-    files = [folder / name for name in manifest["files"]]
-    facts = {"folder": run.relative(folder), "splits": manifest["splits"], **manifest["statistics"]}
-    return Outcome([*files, folder / shards.MANIFEST], facts)
+    manifest = shards.tokenise(
+        run.paths.data / "text",
+        kind,
+        folder,
+        run.config.data,
+        notify=lambda fault, remedy: _record_download(run, fault, remedy),
+    )
+    files = [folder / name for name in manifest.files]
+    facts = from_json(
+        Tokenised,
+        {
+            **to_json(manifest.statistics),
+            "folder": run.paths.relative(folder),
+            "splits": {name: to_json(split) for name, split in manifest.splits.items()},
+        },
+    )
+    return StepResult(facts, [*files, folder / shards.MANIFEST])
 
 
-def _fetch_settings(run: Run) -> dict:
+def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data = run.config.data
@@ -126,24 +129,49 @@ def _fetch_settings(run: Run) -> dict:
     return {"data": settings | ({"mirror": data.mirror} if data.source in sources.CATALOGUE else {})}
 
 
+def _clean_settings(run: Run) -> Json:
+    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"})}
+
+
 def _bpe_kind(run: Run) -> str:
     return "gpt2" if run.config.data.tokenizer == "gpt2" else "bpe"
 
 
-FETCH = Step("dataset.fetch", "Fetch and verify the text", fetch_text, _fetch_settings,
-             code=("nanogpt.data.sources",))  # fmt: skip
-CLEAN = Step(
-    "dataset.clean", "Clean the text and split it", clean_text,
-    lambda run: {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"})},
-    needs=("dataset.fetch",), code=("nanogpt.data.preprocessing",),
-)  # fmt: skip
-CHARACTERS = Step(
-    "dataset.characters", "Tokenise into characters", lambda run: tokenise(run, "char"), needs=("dataset.clean",),
-    code=("nanogpt.data.tokenizer", "nanogpt.data.shards"),
-)  # fmt: skip
-BYTE_PAIRS = Step(
-    "dataset.bpe", "Learn byte pairs and tokenise", lambda run: tokenise(run, _bpe_kind(run)),
-    lambda run: {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}},
-    needs=("dataset.clean",), code=("nanogpt.data.tokenizer", "nanogpt.data.shards"),
-)  # fmt: skip
-STEPS = [FETCH, CLEAN, CHARACTERS, BYTE_PAIRS]
+def _bpe_settings(run: Run) -> Json:
+    return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
+
+
+TOKENISING = ("nanogpt/data/tokenizer.py", "nanogpt/data/shards.py")
+STEPS: list[AnyStep] = [
+    Step(
+        key=FETCHED,
+        title="Fetch and verify the text",
+        work=fetch_text,
+        settings=_fetch_settings,
+        code=("nanogpt/data/sources.py", "nanogpt/data/download.py", "nanogpt/data/preprocessing.py"),
+    ),
+    Step(
+        key=CLEANED,
+        title="Clean the text and split it",
+        work=clean_text,
+        settings=_clean_settings,
+        needs=("dataset.fetch",),
+        code=("nanogpt/data/preprocessing.py",),
+    ),
+    Step(
+        key=CHARACTERS,
+        title="Tokenise into characters",
+        work=lambda run: tokenise(run, "char"),
+        needs=("dataset.clean",),
+        code=TOKENISING,
+    ),
+    Step(
+        key=BYTE_PAIRS,
+        title="Learn byte pairs and tokenise",
+        work=lambda run: tokenise(run, _bpe_kind(run)),
+        settings=_bpe_settings,
+        needs=("dataset.clean",),
+        code=TOKENISING,
+    ),
+]
+PHASE = Phase("dataset", dataset, lambda wanted: STEPS)

@@ -9,15 +9,35 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from flows.context.options import CHECKOUT
-from flows.ledger.ledger import Outcome, Step
-from flows.machine import accelerator
-from flows.phases.dataset import remake_damaged
-from flows.runner.run import Run
+from flows.context.paths import CHECKOUT
+from flows.ledger.facts import (
+    BASELINES,
+    CHECKS,
+    DECODED,
+    EVALUATED,
+    FETCHED,
+    PLANNED,
+    SAMPLES,
+    TESTS,
+    Baselines,
+    Decoded,
+    Evaluated,
+    Samples,
+    Tests,
+    trained,
+)
+from flows.ledger.steps import StepResult
+from flows.runner.repair import remake_damaged
+from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from nanogpt import durable
+from nanogpt.config import Config, load_config
 from nanogpt.data import sources
+from nanogpt.records import to_json
+from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_TOKENS = 400
@@ -27,160 +47,201 @@ LEAST_PATIENCE = 300.0  # with an accelerator
 
 
 def evaluation(run: Run) -> None:
-    remake_damaged(run)  # what rotted while the models trained would judge them by other text
-    baselines = run.beside(BASELINES)
-    run.do(models_step(_trained(run)))
+    remake_damaged(run, "dataset")  # what rotted while the models trained would judge them by other text
+    baselines = run.start_in_background(BASELINES)
+    evaluated = run.do(EVALUATED)
     run.do(SAMPLES)
-    run.do(SPEED)
+    run.do(DECODED)
     baselines()
     if run.config.tests:
         run.do(TESTS)
-    evaluated = run.facts("evaluation.models")
-    best = evaluated["models"][evaluated["best"]]["test"]
-    run.display.table("results", [_result_row(name, facts) for name, facts in evaluated["models"].items()], "Results")
+    best = evaluated.models[evaluated.best].test
+    rows = [_result_row(name, figures) for name, figures in evaluated.models.items()]
+    run.journal.display.table("results", rows, "Results")
     run.milestone(
-        "evaluation", f"evaluation: {evaluated['best']} is best, {best['bits_per_byte']:.3f} bits per byte on test",
-        f"Test loss {best['loss']:.4f}, perplexity {best['perplexity']:.2f}.",
-        [run.paths.markers / f"{step['name']}.json" for step in run.phases[5].steps],
-    )  # fmt: skip
+        "evaluation",
+        f"evaluation: {evaluated.best} is best, {best.bits_per_byte:.3f} bits per byte on test",
+        f"Test loss {best.loss:.4f}, perplexity {best.perplexity:.2f}.",
+        [run.paths.markers / f"{record.name}.json" for record in run.step_runner.records("evaluation")],
+    )
 
 
-def evaluate_models(run: Run, names: Sequence[str]) -> Outcome:
-    models = {}
+def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
+    models: dict[str, ModelFigures] = {}
     for name in names:
-        folder = run.paths.checkpoints / name
-        models[name] = _on_device(run, "summarise", model_folder=folder, data_folder=_data_folder(run, name))
-        if not _is_nanogpts_text(run):
-            models[name]["nanogpt_loss"] = None
-        figures = models[name]["test"]
-        run.tell(f"{name}: test loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}, "
-                 f"{figures['bits_per_byte']:.3f} bits per byte")  # fmt: skip
+        figures: ModelFigures = _on_device(
+            run, "summarise", model_folder=run.paths.model(name), data_folder=_data_folder(run, name)
+        )
+        models[name] = figures if _is_nanogpts_text(run) else replace(figures, nanogpt_loss=None)
+        test = figures.test
+        run.journal.message(
+            f"{name}: test loss {test.loss:.4f}, perplexity {test.perplexity:.2f}, {test.bits_per_byte:.3f} bits per byte"
+        )
     # Chosen by the validation split: the test split judges, once, and decides nothing.
-    best = min(models, key=lambda name: models[name]["val"]["bits_per_byte"])
-    figures = {name: {key: facts[key] for key in ("val", "test", "nanogpt_loss")} for name, facts in models.items()}
-    return Outcome(facts={"best": best, "models": models}, identity={"best": best, "figures": figures})
+    best = min(models, key=lambda name: models[name].val.bits_per_byte)
+    identity = {
+        name: {"val": to_json(model.val), "test": to_json(model.test), "nanogpt_loss": model.nanogpt_loss}
+        for name, model in models.items()
+    }
+    return StepResult(Evaluated(best, models), identity={"best": best, "figures": identity})
 
 
-def write_samples(run: Run) -> Outcome:
-    best = run.facts("evaluation.models")["best"]
-    facts = _on_device(
-        run, "sample_and_judge", model_folder=run.paths.checkpoints / best, text_folder=run.paths.data / "text",
-        temperatures=TEMPERATURES, tokens=SAMPLE_TOKENS, seed=_config(run, best)["training"]["seed"],
-    )  # fmt: skip
-    return Outcome(facts={"model": best, **facts})
+def write_samples(run: Run) -> StepResult[Samples]:
+    best = run.facts(EVALUATED).best
+    judged: JudgedSamples = _on_device(
+        run,
+        "sample_and_judge",
+        model_folder=run.paths.model(best),
+        text_folder=run.paths.data / "text",
+        temperatures=TEMPERATURES,
+        tokens=SAMPLE_TOKENS,
+        seed=_config(run, best).training.seed,
+    )
+    return StepResult(Samples(judged.prompts, judged.samples, judged.coherence, model=best))
 
 
-def measure_decoding(run: Run) -> Outcome:
-    best = run.facts("evaluation.models")["best"]
-    facts = _on_device(run, "decoding", model_folder=run.paths.checkpoints / best)
-    return Outcome(facts={"model": best, **facts}, identity={})
+def measure_decoding(run: Run) -> StepResult[Decoded]:
+    best = run.facts(EVALUATED).best
+    speed: DecodingSpeed = _on_device(run, "decoding", model_folder=run.paths.model(best))
+    return StepResult(Decoded(**asdict(speed), model=best), identity={})
 
 
-def compare_baselines(run: Run) -> Outcome:
-    from nanogpt.evaluation import baselines
+def compare_baselines(run: Run) -> StepResult[Baselines]:
+    from nanogpt.evaluation import baselines  # numpy: 0.1 s, only where they are computed
 
-    rows = baselines.compare(run.paths.data / "text")
-    return Outcome(facts={
-        "bits_per_byte": {row.name: row.bits_per_byte for row in rows},
-        "explanations": {row.name: row.explanation for row in rows},
-    })  # fmt: skip
+    return StepResult(Baselines.of(baselines.compare(run.paths.data / "text")))
 
 
-def run_fast_tests(run: Run) -> Outcome:
+def run_fast_tests(run: Run) -> StepResult[Tests]:
     """The project's own fast tests, in a process of their own. Raises RuntimeError when one fails; that they take too
-    long here says nothing against the models: it is told."""
+    long here says nothing against the models: it is reported."""
     command = [sys.executable, "-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "tests"]
     began, timed_out = time.monotonic(), False
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=TEST_SECONDS,
-                              env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=TEST_SECONDS, env=environment)
         code, output, errors = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as expired:
         code, output, errors, timed_out = 0, expired.stdout or b"", expired.stderr or b"", True
     said = output.decode("utf-8", "replace")
     counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", said)}
-    facts = {
-        "command": "python -m pytest -m fast", "passed": counts.get("passed", 0),
-        "failed": counts.get("failed", 0) + counts.get("error", 0), "skipped": counts.get("skipped", 0),
-        "seconds": round(time.monotonic() - began, 1), "timed_out": timed_out,
-        "tail": "\n".join(said.strip().splitlines()[-15:]),
-    }  # fmt: skip
+    facts = Tests(
+        command="python -m pytest -m fast",
+        passed=counts.get("passed", 0),
+        failed=counts.get("failed", 0) + counts.get("error", 0),
+        skipped=counts.get("skipped", 0),
+        seconds=round(time.monotonic() - began, 1),
+        timed_out=timed_out,
+        tail="\n".join(said.strip().splitlines()[-15:]),
+    )
+    log = run.paths.logs / "tests.log"
     if code or timed_out:
-        durable.write_bytes(run.paths.logs / "tests.log", output + errors)
-        log = run.relative(run.paths.logs / "tests.log")
+        durable.write_bytes(log, output + errors)
     if code:
         last = (said + errors.decode("utf-8", "replace")).strip().splitlines()[-1:]
-        raise RuntimeError(f"the project's tests fail here: {' '.join(last)}; all of it is in {log}")
+        where = run.paths.relative(log)
+        raise RuntimeError(f"the project's tests fail here: {' '.join(last)}; all of it is in {where}")
     if timed_out:
-        run.tell(f"the project's tests were stopped after {TEST_SECONDS} s; how far they came is in {log}", "warning")
-    return Outcome(facts=facts, identity={"failed": 0})
+        run.journal.message(
+            f"the project's tests were stopped after {TEST_SECONDS} s; how far they came is in {run.paths.relative(log)}",
+            "warning",
+        )
+    return StepResult(facts, identity={"failed": 0})
 
 
-def _on_device(run: Run, function: str, **arguments) -> dict:
+def _on_device(run: Run, function: str, **arguments: Any) -> Any:
     """A function of nanogpt.evaluation.summary on the run's device; on the CPU when that fails."""
-    target = f"nanogpt.evaluation.summary:{function}"
 
-    def work(device: str) -> dict:
+    def work(device: str) -> Any:
         patience = WORKER_SECONDS if device == "cpu" else _patience(run)
+        target = f"nanogpt.evaluation.summary:{function}"
         return run.worker.call(target, device=device, timeout=patience, **arguments)
 
-    return accelerator.on_device(run, "evaluation", work)
+    device = run.accelerator.current(run.facts(CHECKS).device)
+    return run.accelerator.run_on(device, "evaluation", work)
 
 
 def _patience(run: Run) -> float:
     """Seconds after which an accelerator is taken to hang: ten times what is planned for the whole phase."""
-    planned = next(row["planned_seconds"] for row in run.facts("configuration.plan")["phases"] if row["number"] == 6)
+    planned = run.facts(PLANNED).phase_seconds("evaluation")
     return min(WORKER_SECONDS, max(LEAST_PATIENCE, 10 * planned))
 
 
-def _result_row(name: str, facts: dict) -> dict:
-    test = facts["test"]
-    return {"model": name, "parameters": f"{facts['parameters']:,}", "test loss": f"{test['loss']:.4f}",
-            "perplexity": f"{test['perplexity']:.2f}", "bits per byte": f"{test['bits_per_byte']:.3f}"}  # fmt: skip
+def _result_row(name: str, figures: ModelFigures) -> dict[str, str]:
+    test = figures.test
+    return {
+        "model": name,
+        "parameters": f"{figures.parameters:,}",
+        "test loss": f"{test.loss:.4f}",
+        "perplexity": f"{test.perplexity:.2f}",
+        "bits per byte": f"{test.bits_per_byte:.3f}",
+    }
 
 
 def _is_nanogpts_text(run: Run) -> bool:
     """nanoGPT's figures are of tiny Shakespeare's last tenth; on other text, or another split, nothing compares."""
     data = run.config.data
     held_out = math.isclose(data.val_fraction + data.test_fraction, 0.1)
-    return held_out and run.facts("dataset.fetch")["sha256"] == sources.CATALOGUE["tiny_shakespeare"].sha256
+    return held_out and run.facts(FETCHED).sha256 == sources.CATALOGUE["tiny_shakespeare"].sha256
 
 
-def _trained(run: Run) -> list[str]:
-    """The models to judge: one that could not be trained is no reason to leave out the others."""
-    names = run.rung_names()
-    return [name for name in names if f"training.{name}" in run.finished_steps] or names
-
-
-def _config(run: Run, name: str) -> dict:
-    from nanogpt.config import load_config
-
-    return load_config(run.paths.configs / f"{name}.yaml").model_dump()
+def _config(run: Run, name: str) -> Config:
+    return load_config(run.paths.config(name))
 
 
 def _data_folder(run: Run, name: str) -> Path:
-    return run.paths.data / _config(run, name)["data"]["tokenizer"]
+    return run.paths.data / _config(run, name).data.tokenizer
 
 
-def models_step(names: Sequence[str]) -> Step:
-    return Step(
-        "evaluation.models", "Judge every model on the test split", lambda run: evaluate_models(run, names),
-        needs=tuple(f"training.{name}" for name in names),
-        code=("nanogpt/evaluation/perplexity.py", "nanogpt/evaluation/summary.py", "nanogpt/model/"),
-    )  # fmt: skip
+def _evaluate_trained(run: Run) -> StepResult[Evaluated]:
+    """The models to judge: one that could not be trained is no reason to leave out the others."""
+    names = run.models()
+    return evaluate_models(run, [name for name in names if run.has_finished(trained(name))] or names)
 
 
-SAMPLES = Step("evaluation.samples", "Write and judge samples", write_samples,
-               needs=("evaluation.models", "dataset.clean"),
-               code=("nanogpt/evaluation/coherence.py", "nanogpt/evaluation/summary.py",
-                     "nanogpt/inference/"))  # fmt: skip
-SPEED = Step("evaluation.speed", "Measure decoding", measure_decoding, needs=("evaluation.models",),
-             code=("nanogpt/evaluation/speed.py", "nanogpt/inference/", "nanogpt/model/"))  # fmt: skip
-BASELINES = Step("evaluation.baselines", "Compare with simple models and xz", compare_baselines,
-                 needs=("dataset.clean",), code=("nanogpt.evaluation.baselines",))  # fmt: skip
-TESTS = Step("evaluation.tests", "Run the project's fast tests", run_fast_tests,
-             code=("tests/nanogpt/", "tests/flows/", "nanogpt/", "flows/"))  # fmt: skip
+ENGINE = ("nanogpt/inference/**", "nanogpt/model/**", "nanogpt/weights/**")
 
 
-def steps(models: Sequence[str], tests: bool) -> list[Step]:
-    return [BASELINES, models_step(models), SAMPLES, SPEED, *([TESTS] if tests else [])]
+def steps(wanted: StepsWanted) -> list[AnyStep]:
+    return [
+        Step(
+            key=BASELINES,
+            title="Compare with simple models and xz",
+            work=compare_baselines,
+            needs=("dataset.clean",),
+            code=("nanogpt/evaluation/baselines.py",),
+        ),
+        Step(
+            key=EVALUATED,
+            title="Judge every model on the test split",
+            work=_evaluate_trained,
+            needs=tuple(trained(name).step for name in wanted.models),
+            needs_at_least="one",
+            code=("nanogpt/evaluation/perplexity.py", "nanogpt/evaluation/summary.py", *ENGINE),
+        ),
+        Step(
+            key=SAMPLES,
+            title="Write and judge samples",
+            work=write_samples,
+            needs=("evaluation.models", "dataset.clean"),
+            code=("nanogpt/evaluation/coherence.py", "nanogpt/evaluation/baselines.py",
+                  "nanogpt/evaluation/summary.py", *ENGINE),
+        ),
+        Step(
+            key=DECODED,
+            title="Measure decoding",
+            work=measure_decoding,
+            needs=("evaluation.models",),
+            code=("nanogpt/evaluation/speed.py", "nanogpt/evaluation/summary.py", *ENGINE),
+        ),
+        *([_TESTS] if wanted.with_tests else []),
+    ]  # fmt: skip
+
+
+_TESTS = Step(
+    key=TESTS,
+    title="Run the project's fast tests",
+    work=run_fast_tests,
+    code=("tests/nanogpt/**", "tests/flows/**", "nanogpt/**", "flows/**"),
+)
+PHASE = Phase("evaluation", evaluation, steps)

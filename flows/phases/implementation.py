@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
-from flows.ledger.ledger import Outcome, Step
-from flows.machine import accelerator
-from flows.phases.environment import machine
-from flows.runner.run import Run
-from nanogpt import durable
+from importlib.metadata import version
 
-CHECK_PATIENCE = 180.0  # seconds, for checks of two: a device that hangs
+from flows.ledger.facts import CHECKS, DEVICE, FETCHED, Checks
+from flows.ledger.steps import Json, StepResult
+from flows.runner.run import AnyStep, Phase, Run, Step
+from nanogpt import durable
+from nanogpt.machine import processor_name
+from nanogpt.records import to_json
+from nanogpt.results import ComponentCheck
+
+PATIENCE = 180.0  # seconds, for checks of two: a device that hangs
 
 
 def implementation(run: Run) -> None:
     run.do(CHECKS)
 
 
-def check_components(run: Run) -> Outcome:
+def check_components(run: Run) -> StepResult[Checks]:
     """Every component check; a failure on an accelerator falls back to the CPU, on the CPU it stops the run."""
-    proved = run.facts("environment.device")["device"]
-    checks = accelerator.on_device(run, "implementation.checks", lambda device: _passed_on(run, device), proved)
-    device = accelerator.device_of(run, proved)
+    proved = run.facts(DEVICE).device
+    checks = run.accelerator.run_on(proved, CHECKS.step, lambda device: _passed_on(run, device))
+    device = run.accelerator.current(proved)
+    fell_back = device != proved
     file = run.paths.state / "component_checks.json"
-    durable.write_json(file, checks)
-    warning = f"{accelerator.reason_given_up(run)}; going on with the CPU" if device != proved else ""
-    facts = {
-        "device": device, "passed": len(checks), "failed": 0, "checks": checks, "fell_back": device != proved,
-        "warning": warning,
-    }  # fmt: skip
-    if device != proved:
-        facts["fell_back_from"] = proved
-    run.display.table("component-checks", [_row(check) for check in checks], "Component checks")
-    return Outcome([file], facts, identity={"device": device})
+    durable.write_json(file, [to_json(check) for check in checks])
+    facts = Checks(
+        device=device,
+        passed=len(checks),
+        failed=0,
+        checks=checks,
+        fell_back=fell_back,
+        warning=f"{run.accelerator.reason_given_up()}; continuing with the CPU" if fell_back else "",
+        fell_back_from=proved if fell_back else None,
+    )
+    run.journal.display.table("component-checks", [_row(check) for check in checks], "Component checks")
+    return StepResult(facts, [file], identity={"device": device})
 
 
-def _passed_on(run: Run, device: str) -> list[dict]:
+def _passed_on(run: Run, device: str) -> list[ComponentCheck]:
     """The checks, all of which passed. Raises RuntimeError naming those that did not."""
-    checks = run.worker.call("nanogpt.study.component_checks:run_checks", device=device, timeout=CHECK_PATIENCE)
-    failed = [check for check in checks if not check["passed"]]
+    checks: list[ComponentCheck] = run.worker.call(
+        "nanogpt.study.component_checks:run_checks", device=device, timeout=PATIENCE
+    )
+    failed = [check for check in checks if not check.passed]
     if not failed:
         return checks
-    durable.write_json(run.paths.state / "component_checks.json", checks)
-    named = ", ".join(f"{check['name']} (measured {check['measured']:.3g}, limit {check['limit']:.3g})"
-                      for check in failed)  # fmt: skip
-    raise RuntimeError(f"{len(failed)} of {len(checks)} component checks failed on the {device}: {named}; "
-                       "the library does not compute what it should on this machine")  # fmt: skip
+    durable.write_json(run.paths.state / "component_checks.json", [to_json(check) for check in checks])
+    named = ", ".join(f"{check.name} (measured {check.measured:.3g}, limit {check.limit:.3g})" for check in failed)
+    raise RuntimeError(
+        f"{len(failed)} of {len(checks)} component checks failed on the {device}: {named}; "
+        "the library does not compute what it should on this machine"
+    )
 
 
-def _row(check: dict) -> dict:
-    passed = "yes" if check["passed"] else "NO"
-    return {"check": check["name"], "passed": passed, "measured": f"{check['measured']:.3g}",
-            "limit": f"{check['limit']:.3g}", "unit": check["unit"]}  # fmt: skip
+def _row(check: ComponentCheck) -> dict[str, str]:
+    return {
+        "check": check.name,
+        "passed": "yes" if check.passed else "NO",
+        "measured": f"{check.measured:.3g}",
+        "limit": f"{check.limit:.3g}",
+        "unit": check.unit,
+    }
 
 
-CHECKS = Step(
-    "implementation.checks", "Prove the parts of the model", check_components, lambda run: machine(),
-    needs=("environment.device",),
-    code=("flows.phases.implementation", "nanogpt/model/", "nanogpt/study/component_checks.py"),
-)  # fmt: skip
-STEPS = [CHECKS]
+def _settings(run: Run) -> Json:
+    return {"processor": processor_name(), "torch": version("torch")}
+
+
+STEPS: list[AnyStep] = [
+    Step(
+        key=CHECKS,
+        title="Prove the parts of the model",
+        work=check_components,
+        settings=_settings,
+        needs=("environment.device",),
+        code=("flows/phases/implementation.py", "nanogpt/study/component_checks.py", "nanogpt/model/**",
+              "nanogpt/training/update/**", "nanogpt/weights/checkpoint.py"),
+    )
+]  # fmt: skip
+# The network is idle while the processor proves the model.
+PHASE = Phase("implementation", implementation, lambda wanted: STEPS, prefetch=(FETCHED,))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from flows.ledger.ledger import Outcome, Step
-from flows.phases.configuration import NEXT_SMALLER, plan_again
-from flows.planning import memory_limits as remembered
+from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Trained, trained
+from flows.ledger.steps import Json, StepResult
+from flows.planning.measure import NEXT_SMALLER
+from flows.planning.site import Site
 from flows.report import documents
-from flows.runner.run import Run
-from flows.supervision.recovery import DoesNotFit, Treatment
+from flows.runner.repair import remake_damaged
+from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
+from flows.supervision.model_files import ModelFiles
+from flows.supervision.recovery import Assignment, DoesNotFit, Recovery
 from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import OUT_OF_MEMORY, UserError
+from nanogpt.machine import memory_bytes
 from nanogpt.training.progress import check_same_training, trajectory
 
 
@@ -24,78 +27,120 @@ def training(run: Run) -> None:
     run.worker.close()  # its memory is the trainer's now
     while (name := _next(run)) is not None:
         try:
-            facts, folder = run.do(step(name)), run.paths.checkpoints / name
+            facts, folder = run.do(trained(name)), run.paths.model(name)
         except DoesNotFit as error:
             _plan_without(run, error)
             continue
-        loss = "none" if facts["best_val_loss"] is None else f"{facts['best_val_loss']:.4f}"
+        loss = "none" if facts.best_val_loss is None else f"{facts.best_val_loss:.4f}"
         run.milestone(
-            "training", f"{name}: validation loss {loss} after {facts['step']:,} steps",
-            f"{facts['parameters']:,} parameters, {facts['tokens']:,} tokens, {facts['seconds']:.0f} s of training.",
-            [run.paths.configs / f"{name}.yaml",
-             *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
-        )  # fmt: skip
+            "training",
+            f"{name}: validation loss {loss} after {facts.step:,} steps",
+            f"{facts.parameters:,} parameters, {facts.tokens:,} tokens, {facts.seconds:.0f} s of training.",
+            [run.paths.config(name), *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
+        )
 
 
 def _next(run: Run) -> str | None:
-    """The first model of the ladder that is not trained yet."""
-    ladder = run.facts("configuration.plan")["ladder"]
-    return next((rung["name"] for rung in ladder if f"training.{rung['name']}" not in run.finished_steps), None)
+    """The first model of the plan that is not trained yet."""
+    ladder = run.facts(PLANNED).ladder
+    return next((model.name for model in ladder if not run.has_finished(trained(model.name))), None)
 
 
 def _plan_without(run: Run, error: DoesNotFit) -> None:
     """Remember what does not fit, and plan again: the models that are trained stay. Raises RuntimeError where no plan
     can be made without it."""
-    config = load_config(run.paths.configs / f"{error.name}.yaml")
-    began, told = run.clock.spent, len(run.remedies)
-    remembered.note(run, config, None, error.evidence)
-    plan_again(run)
-    names = [rung["name"] for rung in run.facts("configuration.plan")["ladder"]]
+    config = load_config(run.paths.config(error.name))
+    began, earlier = run.clock.spent, len(run.journal.remedies)
+    run.limits.note(config, _site(run, config), None, error.evidence)
+    run.do(MEASURED)
+    run.worker.close()
+    names = [model.name for model in run.do(PLANNED).ladder]
     if error.name in names:
         raise RuntimeError(f"{error}; it could not be planned without") from error
-    if NEXT_SMALLER not in [row["remedy"] for row in run.remedies[told:]]:
-        run.remedy(
-            step=f"training.{error.name}", symptom=OUT_OF_MEMORY, evidence=error.evidence, remedy=NEXT_SMALLER,
-            outcome=f"now {', then '.join(names)}", cost_seconds=round(run.clock.spent - began, 1), steps_lost=0,
-        )  # fmt: skip
-    for name in names:  # one that goes on for longer has other settings than the marker of what it was
-        if f"training.{name}" in run.finished_steps and not run.ledger.decide(step(name), _settings(run, name)).keep:
-            run.finished_steps.discard(f"training.{name}")
+    if NEXT_SMALLER not in [row.remedy for row in run.journal.remedies[earlier:]]:
+        run.journal.record(
+            trained(error.name).step,
+            OUT_OF_MEMORY,
+            error.evidence,
+            NEXT_SMALLER,
+            f"now {', then '.join(names)}",
+            run.clock.spent - began,
+        )
+    for name in names:  # one that is to train for longer has other settings than the marker of what it was
+        key = trained(name)
+        if run.has_finished(key) and not run.ledger.decide(run.step(key), _settings(run, name)).keep:
+            run.step_runner.finished.discard(key.step)
 
 
-def train_model(run: Run, name: str) -> Outcome:
-    config = load_config(run.paths.configs / f"{name}.yaml")
-    folder = run.paths.checkpoints / name
-    if f"training.{name}" in run.options.redo:
-        _set_aside(run, folder, "is trained again (--redo)")
-    elif _is_other_training(run, config, folder):
-        _set_aside(run, folder, "was trained with other settings before")
-    ending = Treatment(run, config, folder).until_it_ends()
-    if not (folder / "best").is_dir():
-        raise RuntimeError(f"{folder / 'best'} is missing: no evaluation gave a number, or it was removed; train again "
-                           f"with --redo training.{name}")  # fmt: skip
-    facts = {
-        **ending.outcome, "folder": run.relative(folder), "predicted_seconds": _planned(run, name)["seconds"],
-        "expected_bits_per_byte": _planned(run, name)["expected_bits_per_byte"],
-        "remedies": [row for row in run.remedies if row["step"] == f"training.{name}"],
-    }  # fmt: skip
-    draw_loss(folder)
-    documents.render_model_card({"name": name, "facts": facts, "config": config.model_dump()}, folder / "README.md")
-    weights = sorted((folder / "best").iterdir()) + sorted((folder / "final").iterdir())
-    to_use_them = [folder / "config.yaml", *sorted(folder.glob("tokenizer*.json"))]
-    return Outcome([*weights, *to_use_them, folder / "metrics.jsonl"], facts, identity={"sha256": facts["sha256"],
-                   "best": durable.sha256_file(folder / "best" / "model.safetensors")})  # fmt: skip
+def train_model(run: Run, name: str) -> StepResult[Trained]:
+    config, plan = load_config(run.paths.config(name)), run.facts(PLANNED)
+    files, key = ModelFiles(run.paths.model(name)), trained(name)
+    if key.step in run.options.redo:
+        _set_aside(run, files.folder, "is trained again (--redo)")
+    elif _is_other_training(run, config, files.folder):
+        _set_aside(run, files.folder, "was trained with other settings before")
+    outcome = _recovery(run, config, files).train()
+    if not files.has_best():
+        raise RuntimeError(
+            f"{files.folder / 'best'} is missing: no evaluation gave a number, or it was removed; train again with "
+            f"--redo {key.step}"
+        )
+    planned = plan.model(name)
+    facts = Trained(
+        **asdict(outcome),
+        folder=run.paths.relative(files.folder),
+        predicted_seconds=planned.seconds,
+        expected_bits_per_byte=planned.expected_bits_per_byte,
+        remedies=[row for row in run.journal.remedies if row.step == key.step],
+    )
+    draw_loss(files.folder)
+    documents.render_model_card(documents.card_while_training(name, facts, config), files.folder / "README.md")
+    best, final = sorted((files.folder / "best").iterdir()), sorted((files.folder / "final").iterdir())
+    to_use_them = [files.folder / "config.yaml", *sorted(files.folder.glob("tokenizer*.json"))]
+    identity = {"sha256": facts.sha256, "best": durable.sha256_file(files.folder / "best" / "model.safetensors")}
+    return StepResult(facts, [*best, *final, *to_use_them, files.folder / "metrics.jsonl"], identity)
+
+
+def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
+    assignment = Assignment(
+        config=config,
+        config_file=run.paths.config(config.name),
+        data=_data_folder(run, config),
+        log=run.paths.logs / f"{config.name}.log",
+        site=_site(run, config),
+        plan=run.facts(PLANNED),
+    )
+    return Recovery(
+        assignment,
+        files,
+        run.journal,
+        run.clock,
+        run.accelerator,
+        run.disk,
+        run.limits,
+        run.conditions,
+        remake_data=lambda: remake_damaged(run, "dataset"),
+        pulse=run.pulse,
+    )
+
+
+def _site(run: Run, config: Config) -> Site:
+    """Where this model is trained."""
+    proof, settled = run.facts(DEVICE), run.facts(CHECKS).device
+    device = run.accelerator.current(settled if config.device.type == "auto" else config.device.type)
+    total = proof.memory_bytes if device != "cpu" and proof.device == device else memory_bytes()
+    return Site(device, total, run.facts(FETCHED).alphabet_size)
 
 
 def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
     """Whether `folder` holds a training with other settings or data.
 
-    More steps, or more time, are the same training: it goes on from before the cool-down.
+    More steps, or more time, are the same training: it continues from before the cool-down.
     """
     try:
         before = load_config(folder / "config.yaml")
         data = durable.read_json(folder / "data.json")["manifest_sha256"]
-    except (UserError, OSError, ValueError, KeyError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return False
     same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
     now = durable.sha256_file(_data_folder(run, config) / "manifest.json")
@@ -110,34 +155,34 @@ def _set_aside(run: Run, folder: Path, why: str) -> None:
     """Move a model's folder away whole; one predecessor is kept."""
     if not folder.exists():
         return
-    previous = folder.with_name(f"{folder.name}.previous")
-    if previous.exists():
-        shutil.rmtree(previous)
-    folder.rename(previous)
-    run.tell(f"{folder.name} {why}; what there was is now in {run.relative(previous)}")
-
-
-def _planned(run: Run, name: str) -> dict:
-    return next(rung for rung in run.facts("configuration.plan")["ladder"] if rung["name"] == name)
+    previous = durable.set_aside(folder, ".previous")
+    run.journal.message(f"{folder.name} {why}; its files are now in {run.paths.relative(previous)}")
 
 
 def _data_folder(run: Run, config: Config) -> Path:
     return run.paths.data / config.data.tokenizer
 
 
-def _settings(run: Run, name: str) -> dict:
+def _settings(run: Run, name: str) -> Json:
     """What decides the weights; the device, the clock and how often something is written do not."""
-    config = load_config(run.paths.configs / f"{name}.yaml")
+    config = load_config(run.paths.config(name))
     return {**trajectory(config, ""), "tokenizer": config.data.tokenizer}
 
 
-def step(name: str) -> Step:
+def _step(name: str) -> Step[Trained]:
     return Step(
-        f"training.{name}", f"Train {name}", lambda run: train_model(run, name), lambda run: _settings(run, name),
+        key=trained(name),
+        title=f"Train {name}",
+        work=lambda run: train_model(run, name),
+        settings=lambda run: _settings(run, name),
         needs=("dataset.characters", "dataset.bpe", "implementation.checks"),
-        code=("nanogpt/model/", "nanogpt/training/", "nanogpt/data/data_loader.py"), costly=True,
-    )  # fmt: skip
+        code=("nanogpt/model/**", "nanogpt/training/*.py", "nanogpt/training/update/**", "nanogpt/data/data_loader.py"),
+        costly=True,
+    )
 
 
-def steps(models: Sequence[str]) -> list[Step]:
-    return [step(name) for name in models]
+def steps(wanted: StepsWanted) -> list[AnyStep]:
+    return [_step(name) for name in wanted.models]
+
+
+PHASE = Phase("training", training, steps)

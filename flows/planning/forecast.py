@@ -119,4 +119,4 @@ def expected_bits_per_byte(parameters: int, tokens: int, train_tokens: int) -> f
     distinct = min(tokens, train_tokens)
     repeats = max(0.0, tokens / distinct - 1)
     worth = distinct * (1 + REPEAT_DECAY * (1 - math.exp(-repeats / REPEAT_DECAY)))
-    return E + A / parameters**ALPHA + B / worth**BETA
+    return float(E + A / parameters**ALPHA + B / worth**BETA)

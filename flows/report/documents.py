@@ -1,16 +1,20 @@
 """What a person reads after a run: the report and its HTML twin, README, troubleshooting, system report, model cards.
 
 Everything is rendered from facts by the templates of `templates/`. Two rules hold for all of it:
-- whatever a template prints passes `wording.safe`, so that no sample and no file name can become markup;
+- whatever a template prints passes `markdown.safe`, so that no sample and no file name can become markup;
 - a part whose facts are not as its template expects says so in its place, and the rest is still written: a run never
   ends without a report.
 The same facts give the same bytes.
 """
 
+from __future__ import annotations
+
 import base64
 import os
 import re
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,67 +26,97 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from flows.report import markdown as wording
+from flows.context.paths import CHECKOUT
+from flows.ledger.facts import DEVICE, EVALUATED, FETCHED, SAMPLES, SYSTEM, FetchedText, System, Trained
+from flows.report import markdown
+from flows.report.facts import PhaseFacts, RunFacts
 from flows.report.judgement import best_model, criteria, trained_models
 from flows.report.recommendations import recommendations, with_option
 from flows.supervision import remedies
 from nanogpt import durable
+from nanogpt.config import Config
+from nanogpt.records import to_json
+from nanogpt.results import DeviceProof, JudgedSample, ModelFigures
 from nanogpt.training.record.metrics import read_metrics, read_rows
 
-__all__ = ["criteria", "recommendations", "render", "render_model_card", "render_system_report"]
-
-Facts = dict[str, Any]
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+View = dict[str, Any]  # what a template sees: facts as they stand in facts.json
+TEMPLATES = CHECKOUT / "templates"
 UNEXPECTED_FACTS = (UndefinedError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 MANY_COLUMNS, SEVERAL_COLUMNS = 8, 5
 LONG_CELL = 60  # characters; six columns of less fit on a page
 PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def render(facts: Facts, folder: Path, figures: dict[str, Path]) -> list[Path]:
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model's card is written from; while it trains, name, facts and configuration are enough."""
+
+    name: str
+    facts: Trained | None
+    config: Config | None
+    command: str | None = None
+    data: FetchedText | None = None
+    evaluation: ModelFigures | None = None
+    sample: JudgedSample | None = None
+
+
+def render(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> list[Path]:
     """Write all documents of a run into `folder`; returns their paths, the report first. Raises OSError.
 
     `figures` go into the report by name: {model}-loss, {model}-learning-rate, {model}-speed, comparison, baselines,
     phase-times; one that is not there is left out.
     """
-    cards = {model["name"]: folder / f"model_card-{model['name']}.md" for model in trained_models(facts)}
+    cards = {model.name: folder / f"model_card-{model.name}.md" for model in trained_models(facts)}
     for name, path in cards.items():
-        render_model_card(model_card_facts(facts, name), path)
-    system = render_system_report(facts["steps"], folder / "system_report.md")
+        render_model_card(model_card(facts, name), path)
+    system = render_system_report(facts.of(SYSTEM), facts.of(DEVICE), folder / "system_report.md", facts)
     context = _context(facts, folder, figures)
-    guides = [_render("run_readme.md.j2", folder / "README.md", context),
-              _render("troubleshooting.md.j2", folder / "troubleshooting.md", context)]  # fmt: skip
+    guides = [
+        _render("run_readme.md.j2", folder / "README.md", context),
+        _render("troubleshooting.md.j2", folder / "troubleshooting.md", context),
+    ]
     report, page = folder / "training_report.md", folder / "training_report.html"
     written = [report, page, *guides, system, *cards.values()]
-    context = _context({**facts, "documents": [path.name for path in written]}, folder, figures)
+    context = _context(replace(facts, documents=[path.name for path in written]), folder, figures)
     _render("training_report.md.j2", report, context)
-    title = f"Training report of {facts['run']}"
+    title = f"Training report of {facts.run}"
     durable.write_text(page, to_html(report.read_text(encoding="utf-8"), title, folder, list(figures.values())))
     return written
 
 
-def render_system_report(steps: Facts, path: Path) -> Path:
-    """Write the system compatibility report from {step name: facts}; phase 1 calls this alone."""
+def render_system_report(
+    system: System | None, device: DeviceProof | None, path: Path, facts: RunFacts | None = None
+) -> Path:
+    """Write the system compatibility report; phase 1 calls this alone, before there are other facts."""
+    known = {SYSTEM.step: system, DEVICE.step: device}
+    steps = dict(facts.steps) if facts else {}
+    steps |= {name: to_json(value) for name, value in known.items() if value is not None}
     return _render("system_report.md.j2", path, {"steps": steps})
 
 
-def render_model_card(model_facts: Facts, path: Path) -> Path:
-    """Write a Hugging Face model card from `model_card_facts`; while training, {name, facts, config} are enough."""
-    return _render("model_card.md.j2", path, {"card": model_facts, "front_matter": _front_matter(model_facts)})
+def render_model_card(card: ModelCard, path: Path) -> Path:
+    """Write a Hugging Face model card."""
+    view = to_json(card)
+    view["facts"] = view["facts"] or {}
+    return _render("model_card.md.j2", path, {"card": view, "front_matter": _front_matter(card)})
 
 
-def model_card_facts(facts: Facts, name: str) -> Facts:
-    """What a model's card is written from: name, facts, config, command, data, evaluation, sample."""
-    steps = facts["steps"]
-    model = next(model for model in facts["models"] if model["name"] == name)
-    samples = steps.get("evaluation.samples") or {}
-    shown = samples.get("samples", []) if samples.get("model") == name else []
-    return {
-        "name": name, "facts": model["facts"], "config": facts["configs"].get(name), "command": facts["command"],
-        "data": steps.get("dataset.fetch"),
-        "evaluation": (steps.get("evaluation.models") or {}).get("models", {}).get(name),
-        "sample": next((sample for sample in shown if sample["temperature"] > 0.5), None),
-    }  # fmt: skip
+def card_while_training(name: str, facts: Trained, config: Config) -> ModelCard:
+    return ModelCard(name, facts, config)
+
+
+def model_card(facts: RunFacts, name: str) -> ModelCard:
+    samples, evaluated = facts.of(SAMPLES), facts.of(EVALUATED)
+    shown = samples.samples if samples and samples.model == name else []
+    return ModelCard(
+        name=name,
+        facts=facts.model(name).trained,
+        config=facts.configs.get(name),
+        command=facts.command,
+        data=facts.of(FETCHED),
+        evaluation=evaluated.models.get(name) if evaluated else None,
+        sample=next((sample for sample in shown if sample.temperature > 0.5), None),
+    )
 
 
 def to_html(markdown: str, title: str, folder: Path, pictures: list[Path]) -> str:
@@ -109,48 +143,65 @@ def to_html(markdown: str, title: str, folder: Path, pictures: list[Path]) -> st
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, finalize=wording.safe, autoescape=True,
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, finalize=markdown.safe, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(wording.FILTERS)
+    environment.filters.update(markdown.FILTERS)
     environment.filters["markdown"] = Markup  # for text that this package wrote itself
     return environment
 
 
-def _context(facts: Facts, folder: Path, figures: dict[str, Path]) -> Facts:
+def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
     """What the templates of a whole run can name."""
-    phases = {phase["number"]: phase for phase in facts["phases"]}
+    view = to_json(facts)
+    phases = {phase.name: phase for phase in facts.phases}
+    best = best_model(facts)
 
     def figure(name: str, alternative: str) -> Markup:
         if name not in figures:
             return Markup("")
-        return Markup(f"![{wording.safe(alternative)}](<{_relative(figures[name], folder)}>)\n")
+        return Markup(f"![{markdown.safe(alternative)}](<{_relative(figures[name], folder)}>)\n")
+
+    def view_of(name: str) -> View | None:
+        return next((model for model in view["models"] if model["name"] == name), None)
 
     return {
-        "facts": facts, "steps": facts["steps"], "phases": phases, "checkout": str(TEMPLATES.parent),
-        "figure": figure, "best": best_model(facts), "trained": trained_models(facts),
-        "criteria": lambda: criteria(facts), "recommendations": lambda: recommendations(facts),
-        "curve": _curve, "reached": _best_bits_per_byte, "written_while_training": _last_samples,
-        "absent": lambda number: _absent(phases[number]), "sentence": _sentence, "with_option": with_option,
+        "facts": view,
+        "steps": view["steps"],
+        "phases": phases,
+        "checkout": str(CHECKOUT),
+        "figure": figure,
+        "best": view_of(best.name) if best else None,
+        "trained": [view_of(model.name) for model in trained_models(facts)],
+        "criteria": lambda: criteria(facts),
+        "recommendations": lambda: recommendations(facts),
+        "curve": _curve,
+        "reached": _best_bits_per_byte,
+        "written_while_training": _last_samples,
+        "absent": lambda name: _absent(phases[name]),
+        "sentence": _sentence,
+        "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
-        "quoted": shlex.quote, "python_text": repr, "remedies": remedies.TABLE,
-    }  # fmt: skip
+        "quoted": shlex.quote,
+        "python_text": repr,
+        "remedies": remedies.TABLE,
+    }
 
 
-def _absent(phase: Facts) -> Markup:
-    """Why a phase left no figures, and the command that goes on."""
-    text = f"Nothing here: phase {phase['number']} {wording.safe(phase['title'])}, {wording.safe(phase['status'])}"
-    text += f" – {_sentence(phase['cause'])}" if phase.get("cause") else "."
-    if phase.get("next_command"):
-        text += f" Next: {wording.code(phase['next_command'])}"
+def _absent(phase: PhaseFacts) -> Markup:
+    """Why a phase left no figures, and the command that continues."""
+    text = f"Nothing here: phase {phase.number} {markdown.safe(phase.title)}, {markdown.safe(phase.status)}"
+    text += f" – {_sentence(phase.cause)}" if phase.cause else "."
+    if phase.next_command:
+        text += f" Next: {markdown.code(phase.next_command)}"
     return Markup(text)
 
 
 def _sentence(text: str | None) -> Markup:
-    return Markup(wording.safe((text or "no cause was recorded").rstrip(" .")) + ".")
+    return Markup(markdown.safe((text or "no cause was recorded").rstrip(" .")) + ".")
 
 
-def _curve(model: Facts, most: int = 12) -> list[Facts]:
+def _curve(model: View, most: int = 12) -> list[View]:
     """At most about `most` of a model's evaluations, evenly spread, with the last and the best."""
     evaluations = read_metrics(Path(model["folder"]))[1]
     if len(evaluations) <= most:
@@ -160,18 +211,18 @@ def _curve(model: Facts, most: int = 12) -> list[Facts]:
     return [evaluations[i] for i in sorted(spread | {best})]
 
 
-def _best_bits_per_byte(model: Facts) -> float | None:
+def _best_bits_per_byte(model: View) -> float | None:
     evaluations = read_metrics(Path(model["folder"]))[1]
     return min((row["bits_per_byte"] for row in evaluations if row.get("bits_per_byte") is not None), default=None)
 
 
-def _last_samples(model: Facts) -> list[Facts]:
+def _last_samples(model: View) -> list[View]:
     """The newest round of samples that were written while training, coolest first."""
     rows = list(read_rows(Path(model["folder"]) / "samples.jsonl"))
-    return sorted((row for row in rows if row["step"] == rows[-1]["step"]), key=lambda row: row["temperature"])
+    return sorted((row for row in rows if row["step"] == rows[-1]["step"]), key=lambda row: float(row["temperature"]))
 
 
-def _render(template_name: str, path: Path, context: Facts) -> Path:
+def _render(template_name: str, path: Path, context: View) -> Path:
     """Render a template block by block, so that facts missing from one part cost that part alone."""
     template = _environment().get_template(template_name)
     parts = []
@@ -180,35 +231,38 @@ def _render(template_name: str, path: Path, context: Facts) -> Path:
             parts.append("".join(block(template.new_context(context))))
         except UNEXPECTED_FACTS as error:
             heading = name.replace("_", " ").capitalize()
-            reason = wording.safe(f"{type(error).__name__}: {error}")
+            reason = markdown.safe(f"{type(error).__name__}: {error}")
             parts.append(f"## {heading}\n\nThis part could not be written from the facts there are ({reason}).\n")
     text = "\n".join(part.strip("\n") + "\n" for part in parts if part.strip())
     durable.write_text(path, re.sub(r"\n{4,}", "\n\n\n", text))
     return path
 
 
-def _front_matter(card: Facts) -> Markup:
+def _front_matter(card: ModelCard) -> Markup:
     """The YAML that Hugging Face reads: https://huggingface.co/docs/hub/model-cards#model-card-metadata."""
-    source = (card.get("data") or {}).get("source")
-    metadata: Facts = {
+    metadata: View = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["nanogpt-autopilot", "from-scratch", "small-language-model"],
     }
-    test = (card.get("evaluation") or {}).get("test")
-    if test:
-        metrics = [{"type": "perplexity", "value": round(test["perplexity"], 4)},
-                   {"type": "bits_per_byte", "value": round(test["bits_per_byte"], 4)}]  # fmt: skip
-        metadata["model-index"] = [{"name": card["name"], "results": [{
+    if card.evaluation:
+        test, source = card.evaluation.test, card.data.source if card.data else None
+        metrics = [
+            {"type": "perplexity", "value": round(test.perplexity, 4)},
+            {"type": "bits_per_byte", "value": round(test.bits_per_byte, 4)},
+        ]
+        result = {
             "task": {"type": "text-generation"},
-            "dataset": {"name": Path(str(source)).name, "type": "text", "split": "test"}, "metrics": metrics,
-        }]}]  # fmt: skip
+            "dataset": {"name": Path(str(source)).name, "type": "text", "split": "test"},
+            "metrics": metrics,
+        }
+        metadata["model-index"] = [{"name": card.name, "results": [result]}]
     return Markup(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip())
 
 
 def _name_headings(tokens: list[Token]) -> list[dict[str, str]]:
     """Give second-level headings an anchor; returns the page's table of contents."""
-    contents = []
+    contents: list[dict[str, str]] = []
     for opening, inline in pairwise(tokens):
         if opening.type == "heading_open" and opening.tag == "h2":
             text = "".join(child.content for child in inline.children or ())

@@ -1,4 +1,4 @@
-"""How figures and foreign text are put into words: units for people, and Markdown that data cannot break.
+"""Figures and foreign text as Markdown that data cannot break.
 
 `safe` is the one gate between data and a document: every value a template prints passes it, and only text that is
 already Markdown (`Markup`) goes through unchanged.
@@ -12,74 +12,7 @@ from typing import Any
 from jinja2 import Undefined
 from markupsafe import Markup
 
-NOTHING = "–"
-
-
-def byte_size(value: float | None) -> str:
-    """1536 -> '1.5 KiB'."""
-    if value is None:
-        return NOTHING
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024 or unit == "GiB":
-            return f"{value:,.0f} B" if unit == "B" else f"{value:,.1f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable")
-
-
-def duration(seconds: float | None) -> str:
-    """0.0123 -> '12 ms', 8.42 -> '8.4 s', 200 -> '3 min 20 s', 21900 -> '6 h 05 min'."""
-    if seconds is None:
-        return NOTHING
-    if seconds < 0:
-        return "−" + duration(-seconds)
-    if seconds < 0.1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    if seconds < 3599.5:
-        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
-    return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60:02d} min"
-
-
-def number(value: float | None, digits: int | None = None) -> str:
-    """Whole numbers with separators, others with `digits` decimals or four significant figures."""
-    if value is None:
-        return NOTHING
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if not math.isfinite(value):
-        return str(value)
-    if digits is not None:
-        return f"{value:,.{digits}f}"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def count(value: float | None) -> str:
-    """803000 -> '0.80 M', 124e6 -> '124.0 M': parameters and tokens at a glance."""
-    if value is None:
-        return NOTHING
-    for size, unit, least in ((1e9, "B", 1e9), (1e6, "M", 1e5)):
-        if abs(value) >= least:
-            return f"{value / size:.2f} {unit}" if abs(value) < 10 * size else f"{value / size:,.1f} {unit}"
-    return f"{value:,.0f}"
-
-
-def flops(value: float | None) -> str:
-    """1.2e11 -> '120 GFLOP/s'."""
-    if value is None:
-        return NOTHING
-    for size, unit in ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s")):
-        if abs(value) >= size or unit == "MFLOP/s":
-            return f"{value / size:.3g} {unit}"
-    raise AssertionError("unreachable")
-
-
-def percent(value: float | None) -> str:
-    """0.163 -> '16 %'."""
-    return NOTHING if value is None else f"{100 * value:.0f} %" if abs(value) >= 0.1 else f"{100 * value:.1f} %"
-
+from nanogpt.units import NOTHING, byte_size, count, duration, flops, number, percent
 
 def against(actual: float | None, planned: float | None) -> Markup:
     """How far off a plan was: 107 against 100 -> '+7 %'."""
@@ -91,8 +24,8 @@ def against(actual: float | None, planned: float | None) -> Markup:
 def safe(value: Any) -> Markup:
     """`value` as inline Markdown that shows exactly its characters: one line, nothing active, no table broken."""
     if isinstance(value, Undefined):
-        return str(value)  # a StrictUndefined raises here, which is its purpose
-    if hasattr(value, "__html__"):
+        return Markup(str(value))  # a StrictUndefined raises here, which is its purpose
+    if isinstance(value, Markup):
         return value
     text = NOTHING if value is None else "yes" if value is True else "no" if value is False else str(value)
     text = " ".join(_printable(text).split())
@@ -107,7 +40,7 @@ def safe(value: Any) -> Markup:
 def code(value: Any) -> Markup:
     """`value` as a code span on one line: its fence is longer than any run of backticks in it."""
     if isinstance(value, Undefined):
-        return str(value)
+        return Markup(str(value))
     if value is None:
         return Markup(NOTHING)
     text = " ".join(_printable(str(value)).split())
@@ -126,7 +59,7 @@ def code_cell(value: Any) -> Markup:
 def block(value: Any, language: str = "text") -> Markup:
     """`value` as a fenced block of text that it cannot leave."""
     if isinstance(value, Undefined):
-        return str(value)
+        return Markup(str(value))
     text = _printable(str(value)).strip("\n")
     fence = "`" * max(3, _longest_run(text, "`") + 1)
     return Markup(f"{fence}{language}\n{text}\n{fence}")

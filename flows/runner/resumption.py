@@ -1,65 +1,70 @@
-"""What earlier sessions of a run left for this one: the time they spent and their notes. What of it is damaged is set
-aside, told, and set right from what else lies on the disk."""
+"""What earlier sessions of a run left for this one: the time that they spent, and their notes. What of it is damaged is
+set aside, reported, and set right from what else lies on the disk."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nanogpt import durable
+from flows.context.budget_clock import BudgetClock
+from flows.context.journal import Journal
+from flows.context.paths import Paths
+from flows.ledger.ledger import Ledger
+from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
 from nanogpt.faults import CORRUPT_FILE, CorruptFileError
 
-if TYPE_CHECKING:
-    from flows.runner.run import Run
+
+@dataclass(frozen=True)
+class Past:
+    """What the steps of earlier sessions took."""
+
+    paths: Paths
+    ledger: Ledger
+    step_names: Sequence[str]
+
+    def seconds_since(self, moment: str) -> float:
+        """Of the steps that have ended since, and of the trainings that are under way."""
+        seconds = 0.0
+        for name in self.step_names:
+            marker = self.ledger.marker(name)
+            if marker is None:
+                continue
+            if marker.ended_at[:19] >= moment[:19]:
+                seconds += marker.seconds
+            elif name.startswith("training."):
+                seconds += ModelFiles(self.paths.model(name.partition(".")[2])).trained_seconds()
+        return seconds
 
 
-def set_aside_damaged(run: Run, *names: str) -> None:
-    """Of these notes in the run's state/ folder, those that cannot be believed: they are begun anew."""
-    for name in names:
-        if problem := durable.read_note(run.paths.state / name)[1]:
-            _set_aside(run, run.paths.state / name, problem, "begun anew")
+def set_aside_damaged(files: Iterable[Path], journal: Journal, paths: Paths) -> None:
+    """Of these notes, those that cannot be believed: they are begun anew."""
+    for file in files:
+        if problem := durable.read_note(file)[1]:
+            _set_aside(file, problem, "begun anew", journal, paths)
 
 
-def take_over_clock(run: Run, session: dict) -> bool:
-    """Whether this session goes on with the budget of `session`, the latest.
+def take_over_clock(clock: BudgetClock, state: str | None, started: str | None, past: Past, journal: Journal) -> bool:
+    """Whether this session continues with the budget of the latest, which began in `started` and ended in `state`.
 
     A clock that is damaged, or gone, while that was under way is set by what the steps took.
     """
-    under_way = session.get("state", "finished") != "finished"
+    under_way = state not in (None, "finished")
     try:
-        going_on = run.clock.go_on()
-        if going_on or not under_way or os.path.lexists(run.clock.path):
-            return going_on
+        resumed = clock.resume()
+        if resumed or not under_way or os.path.lexists(clock.path):
+            return resumed
         problem = "it is missing"
     except CorruptFileError as error:
         problem = str(error)
-    run.clock.take_over(_seconds_since(run, session.get("started", "")) if under_way else 0.0)
-    _set_aside(run, run.clock.path, problem, f"set by the steps: {run.clock.spent:.0f} s are spent")
+    clock.take_over(past.seconds_since(started or "") if under_way else 0.0)
+    _set_aside(clock.path, problem, f"set by the steps: {clock.spent:.0f} s are spent", journal, past.paths)
     return under_way
 
 
-def _seconds_since(run: Run, moment: str) -> float:
-    """What the steps took that have ended since, and the trainings that go on."""
-    seconds = 0.0
-    for step in run.steps():
-        marker = run.ledger.marker(step.name) or {}
-        if marker.get("finished_at", marker.get("failed_at", ""))[:19] >= moment[:19]:
-            seconds += marker.get("seconds", 0.0)
-        elif marker and step.name.startswith("training."):
-            seconds += _trained_seconds(run.paths.checkpoints / step.name.removeprefix("training."))
-    return seconds
-
-
-def _trained_seconds(folder: Path) -> float:
-    heartbeat, _ = durable.read_note(folder / "heartbeat")
-    seconds = (heartbeat or {}).get("seconds")
-    return seconds if isinstance(seconds, int | float) else 0.0
-
-
-def _set_aside(run: Run, path: Path, problem: str, remedy: str) -> None:
+def _set_aside(path: Path, problem: str, remedy: str, journal: Journal, paths: Paths) -> None:
     if os.path.lexists(path):
         durable.set_aside(path)
-    run.remedy(step="session", symptom=CORRUPT_FILE, evidence=f"{run.relative(path)}: {problem}", remedy=remedy,
-               outcome="", cost_seconds=0.0, steps_lost=0)  # fmt: skip
+    journal.record("session", CORRUPT_FILE, f"{paths.relative(path)}: {problem}", remedy)

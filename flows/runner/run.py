@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -12,6 +13,7 @@ from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
 from flows.context.options import RunConfig, RunOptions
 from flows.context.paths import Paths
+from flows.context.watchdog import Watchdog
 from flows.ledger.facts import PLANNED, Key
 from flows.ledger.ledger import Ledger
 from flows.ledger.steps import Json, StepResult, StepSpec
@@ -22,7 +24,8 @@ from flows.planning.memory_limits import MemoryLimits
 from flows.runner.milestones import Milestones
 from flows.runner.phase_runner import PhaseRunner
 from flows.runner.sessions import Session
-from flows.runner.step_runner import StepRunner, Work
+from flows.runner.step_runner import Blocked, StepRunner, Work
+from nanogpt.faults import UserError
 from nanogpt.process.worker import Worker
 
 F = TypeVar("F")
@@ -82,6 +85,7 @@ class Run:
     step_runner: StepRunner
     phase_runner: PhaseRunner
     session: Session
+    watchdog: Watchdog
     pulse: Callable[[], None]
 
     @property
@@ -123,7 +127,7 @@ class Run:
             needs=step.needs,
             code=step.code,
             costly=step.costly,
-            regardless=step.regardless,
+            needs_at_least=step.needs_at_least,
             decides=step.decides,
             run=lambda: step.work(self),
             settings=lambda: step.settings(self),
@@ -138,7 +142,18 @@ class Run:
 
     def run_phase(self, phase: Phase) -> None:
         """Run a phase. Its failure is recorded, and never stops what can still run."""
+        if self.options.only == phase.name:
+            self._accept_finished_steps()
         self.phase_runner.run(phase.name, lambda: self._with_prefetch(phase))
+
+    def _accept_finished_steps(self) -> None:
+        """With --only, the other phases' steps count as they are, when their outputs are whole."""
+        finished = self.step_runner.finished
+        for step in by_need(self.steps()):
+            if step.phase != self.options.only and set(step.needs) <= finished:
+                with suppress(OSError, UserError, Blocked):  # what its settings are read from is not there
+                    if self.ledger.decide(step, step.settings(self)).keep:
+                        finished.add(step.name)
 
     def _with_prefetch(self, phase: Phase) -> None:
         if self.options.only is None:

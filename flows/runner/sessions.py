@@ -85,7 +85,8 @@ class Session:
         resumption.set_aside_damaged([paths.state / FILE, journal.file], journal, paths)
         latest = read_session(paths.state)
         past = resumption.Past(paths, self._ledger, self._step_names())
-        resumed = resumption.take_over_clock(self._clock, latest and latest.state, latest and latest.started, past, journal)
+        state, started = (latest.state, latest.started) if latest else (None, None)
+        resumed = resumption.take_over_clock(self._clock, state, started, past, journal)
         self._clock.save()
         before = latest if resumed else None
         self.started = before.started if before else _now()

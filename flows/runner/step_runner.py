@@ -43,7 +43,7 @@ class Work(StepSpec[F]):
     """A step that is ready to run: what it does, and the settings that its result depends on."""
 
     run: Callable[[], StepResult[F]]
-    settings: Json
+    settings: Callable[[], Json]
 
 
 class StepRunner:
@@ -63,21 +63,27 @@ class StepRunner:
         self._redo, self._pulse, self._after_step = redo, pulse, after_step
         self.finished: set[str] = set()  # steps whose outputs may be used in this session
         self._records: dict[str, StepRecord] = {}
+        self._prefetched: dict[str, Callable[[], Any]] = {}
         self._lock = threading.Lock()
 
     def do(self, work: Work[F]) -> F:
         """Keep or do one step, on this thread; its facts. Raises what the work raises, Blocked without its inputs."""
-        decision = self._decide(work)
-        reason = decision.reason if decision.keep else None
-        self._journal.display.step(work.title, lambda: self._run(work, decision), reason)
+        if prefetched := self._prefetched.pop(work.name, None):
+            with suppress(Exception):
+                prefetched()
+        decision, settings = self._decide(work)
+        if decision.keep:
+            self._journal.display.step_kept(work.title, decision.reason)
+        else:
+            self._journal.display.step(work.title, lambda: self._run(work, settings, decision))
         return self._settle(work, decision)
 
     def start_in_background(self, work: Work[F]) -> Callable[[], F]:
         """Start a short step in a thread; the returned function waits for it and gives its facts."""
-        decision = self._decide(work)
+        decision, settings = self._decide(work)
         if decision.keep:
             return lambda: self.do(work)
-        started = self._journal.display.start_in_background(work.title, lambda: self._run(work, decision))
+        started = self._journal.display.start_in_background(work.title, lambda: self._run(work, settings, decision))
 
         def join() -> F:
             try:
@@ -89,6 +95,11 @@ class StepRunner:
             return self._settle(work, decision)
 
         return join
+
+    def prefetch(self, work: Work[Any]) -> None:
+        """Start a step of a later phase before its turn. A failure is left to its own phase, where it is tried again."""
+        with suppress(Exception):
+            self._prefetched[work.name] = self.start_in_background(work)
 
     def facts(self, key: Key[F]) -> F:
         """The facts of a finished step. Raises Blocked when it has not finished in this session."""
@@ -102,19 +113,20 @@ class StepRunner:
         with self._lock:
             return [record for record in self._records.values() if record.name.partition(".")[0] == phase]
 
-    def _decide(self, work: Work[F]) -> Decision:
-        if not work.regardless:
-            for name in work.needs:
-                if name not in self.finished:
-                    raise Blocked(f"{name} has not finished")
+    def _decide(self, work: Work[F]) -> tuple[Decision, Json]:
+        missing = [name for name in work.needs if name not in self.finished]
+        is_enough = {"all": not missing, "one": len(missing) < len(work.needs), "none": True}[work.needs_at_least]
+        if not is_enough:
+            raise Blocked(f"{missing[0]} has not finished")
         redo = work.name in self._redo and work.name not in self.finished
-        decision = self._ledger.decide(work, work.settings, redo)
+        settings = work.settings()
+        decision = self._ledger.decide(work, settings, redo)
         if decision.keep and decision.damage:
             self._ledger.mend(work)
             self._journal.record(work.name, CORRUPT_FILE, decision.damage, "put back from its copy", "kept")
-        return decision
+        return decision, settings
 
-    def _run(self, work: Work[F], decision: Decision) -> None:
+    def _run(self, work: Work[F], settings: Json, decision: Decision) -> None:
         self._journal.log(f"{work.name}: started ({decision.reason})")
         self._pulse()
         began, earlier = self._clock.spent, len(self._journal.remedies)
@@ -122,7 +134,7 @@ class StepRunner:
         if decision.damage:
             remade = self._journal.record(work.name, CORRUPT_FILE, decision.damage, "made again")
         try:
-            self._with_room(work, lambda: self._ledger.start(work, work.settings, decision.reason))
+            self._with_room(work, lambda: self._ledger.start(work, settings, decision.reason))
             result = self._with_room(work, work.run)
             self._after_step(work.name)
             seconds = self._clock.spent - began

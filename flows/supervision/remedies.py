@@ -1,6 +1,6 @@
 """What can happen to a training, as one table: symptom, how it is recognised, remedies in order with their limits.
 
-The Doctor treats by it, docs/remedies.md shows it, and the troubleshooting guide of a run takes its words from it.
+RemedyChooser decides by it, docs/remedies.md shows it, and the troubleshooting guide of a run takes its words from it.
 """
 
 from __future__ import annotations
@@ -9,21 +9,12 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from nanogpt import faults
+from nanogpt.config import Config
+from nanogpt.fit import Fit
+from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL
 
 IN_A_ROW = 12  # remedies for one model without progress between them; more means that something else is wrong
 IN_ALL = 60  # for one model in one session, progress or not: a night of a fault every ten minutes
-SHORTEST_WINDOW = 64  # tokens; with less context than that a text cannot be learned from
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How the next try at a model is computed. `longest_window`: tokens, the model's block_size at most."""
-
-    micro_batch: int
-    device: str
-    mixed_precision: bool
-    longest_window: int
-    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,36 +22,44 @@ class Remedy:
     name: str
     limit: int  # times in a row for one symptom before the next remedy of its row
 
+    def describe(self) -> str:
+        return f"{self.name} ({'once' if self.limit == 1 else f'{self.limit} times'})"
 
-RETRY = Remedy("go on from the last checkpoint in a fresh process", 1)
-RETRY_TWICE = Remedy("go on from the last checkpoint in a fresh process", 2)
+
+FRESH_PROCESS = "continue from the last checkpoint in a fresh process"
+RETRY = Remedy(FRESH_PROCESS, 1)
+RETRY_TWICE = Remedy(FRESH_PROCESS, 2)
+RETRY_OFTEN = Remedy(FRESH_PROCESS, 8)
 HALVE = Remedy("halve the micro-batch, double the accumulation", 16)
 RECOMPUTE = Remedy("compute blocks again in the backward pass (gradient checkpointing)", 1)
 SHORTEN = Remedy("halve the windows, the same tokens in a step", 16)
-CPU = Remedy("go on in float32 on the CPU", 1)
+CPU = Remedy("continue in float32 on the CPU", 1)
 REMAKE = Remedy("make the damaged data again", 2)
 MAKE_ROOM = Remedy("remove what this run can spare, else wait for room", 8)
+
+FOR_MEMORY = (HALVE, RECOMPUTE, SHORTEN)  # the steps down of nanogpt.fit.Fit, in its order
 
 
 @dataclass(frozen=True)
 class Row:
-    """`recognised`, `told`: sentences for a person; `told` is what is done by hand when the remedies are used up."""
+    """`recognised`, `by_hand`: sentences for a person; `by_hand` is what is left to do when the remedies are used up."""
 
     recognised: str
     remedies: tuple[Remedy, ...]
-    told: str
+    by_hand: str
 
     @property
     def in_order(self) -> str:
         """The remedies with their limits, in words."""
-        return "; ".join(map(_with_limit, self.remedies)) or "none: it stops with the reason"
+        return "; ".join(remedy.describe() for remedy in self.remedies) or "none: it stops with the reason"
 
 
 TABLE: dict[str, Row] = {
     faults.OUT_OF_MEMORY: Row(
         "The wording of torch, CUDA, Metal, the CPU's allocator or the system, also of an abort; or SIGKILL while less "
-        "than 5 % of memory was left, or while the kernel counted one more out-of-memory kill.",
-        (HALVE, RECOMPUTE, SHORTEN),
+        "than 5 % of memory was left, while the kernel counted one more out-of-memory kill, or when macOS wrote a "
+        "report of one.",
+        FOR_MEMORY,
         "The next smaller model takes its place. It never grows back in this run, and the next run begins with what "
         "fitted. More memory, or a model with a smaller n_embd, n_layer or block_size, is the cure.",
     ),
@@ -75,22 +74,22 @@ TABLE: dict[str, Row] = {
         (CPU,),
         "Lower training.learning_rate and training.muon_learning_rate.",
     ),
-    "stall": Row(
+    STALL: Row(
         "No heartbeat for five minutes, or for twenty steps where that is longer; the stacks are in the model's log.",
         (RETRY, CPU),
         "Read the stacks at the end of the model's log.",
     ),
-    "killed": Row(
-        "SIGKILL without a sign of memory pressure. macOS leaves none, so that after two of them it counts as memory.",
-        (RETRY_TWICE, HALVE),
+    KILLED: Row(
+        "SIGKILL, and no evidence that memory was short.",
+        (RETRY_OFTEN,),
         "Something kills the trainer; the system's own log may say what.",
     ),
-    "aborted": Row(
+    ABORTED: Row(
         "A signal of its own making, such as SIGSEGV, SIGABRT or SIGBUS, on the CPU.",
         (RETRY_TWICE, CPU),
         "Test the memory, and whether another version of torch does it too.",
     ),
-    "crashed": Row(
+    CRASHED: Row(
         "An exit code that is no ending, and no outcome.",
         (RETRY_TWICE, CPU),
         "Read the end of the model's log.",
@@ -118,21 +117,21 @@ TABLE: dict[str, Row] = {
     faults.READ_ONLY: Row(
         "A folder of the run cannot be written, or is no longer there.",
         (),
-        "Mount it again, or mend its permissions; then the same command goes on.",
+        "Mount it again, or mend its permissions; then the same command continues.",
     ),
     faults.MEDIUM: Row(
         "The system reports an error of input or output (EIO).",
         (RETRY,),
-        "The disk or its cable fails: copy the run elsewhere, and go on there with --workspace.",
+        "The disk or its cable fails: copy the run elsewhere, and continue there with --workspace.",
     ),
-    "user_error": Row("Exit code 2: a mistake in what was asked, told in a line.", (), "Mend what the line names."),
+    "user_error": Row("Exit code 2: a mistake in what was asked, named in a line.", (), "Mend what the line names."),
 }
 
 # What the trainer mends by itself: the names of its events, and what it did.
 MENDED_BY_THE_TRAINER = {
     "out_of_memory": (faults.OUT_OF_MEMORY, HALVE.name),
     "skipped": ("bad_step", "the step was not taken, its data passed over"),
-    "rewound": (faults.NON_FINITE, "back to a healthy checkpoint, half the learning rate, other data ahead"),
+    "rewound": (faults.NON_FINITE, "back to a healthy checkpoint, half the learning rate, other data from there"),
     "corrupt checkpoint": (faults.CORRUPT_FILE, "set aside; the checkpoint before it is taken"),
     "checkpoint missing": (faults.CORRUPT_FILE, "a new one is saved"),
     "restored": (faults.CORRUPT_FILE, "the rows are written anew from the checkpoint, which keeps them"),
@@ -143,51 +142,49 @@ MENDED_BY_THE_TRAINER = {
 
 
 @dataclass
-class Doctor:
-    """Chooses the remedy for each symptom of one model's training and remembers what was tried."""
+class RemedyChooser:
+    """Chooses the remedy for each symptom of one model's training, and remembers what was tried."""
 
-    given: Counter = field(default_factory=Counter)  # since there was progress
+    config: Config
+    given: Counter[tuple[str, Remedy]] = field(default_factory=Counter)  # since there was progress
     in_all: int = 0
 
     def recovered(self) -> None:
         """Training came further since the last remedy: what comes next is a new fault, not the old one again."""
         self.given.clear()
 
-    def prescribe(self, symptom: str, attempt: Attempt) -> tuple[Remedy, Attempt] | None:
-        """The remedy and the changed attempt, or None when nothing is left to try."""
+    def choose(self, symptom: str, fit: Fit) -> tuple[Remedy, Fit] | None:
+        """The remedy and how the next attempt is computed, or None when nothing is left to try."""
         if symptom not in TABLE or self.given.total() >= IN_A_ROW or self.in_all >= IN_ALL:
             return None
         for remedy in TABLE[symptom].remedies:
-            changed = _apply(remedy, attempt)
+            changed = self._apply(remedy, fit)
             if changed is not None and self.given[symptom, remedy] < remedy.limit:
                 self.given[symptom, remedy] += 1
                 self.in_all += 1
                 return remedy, changed
         return None
 
+    def _apply(self, remedy: Remedy, fit: Fit) -> Fit | None:
+        """The fit after `remedy`, or None where it would change nothing."""
+        if remedy in FOR_MEMORY:
+            smaller = fit.smaller(self.config)
+            return smaller if smaller is not None and _step_down(fit, smaller) is remedy else None
+        if remedy is CPU:
+            on_the_cpu = replace(fit, device="cpu", precision="float32")
+            return on_the_cpu if on_the_cpu != fit else None
+        return fit
+
+
+def _step_down(before: Fit, after: Fit) -> Remedy:
+    """Which remedy leads from one fit to the next smaller."""
+    if after.micro_batch != before.micro_batch:
+        return HALVE
+    return RECOMPUTE if after.gradient_checkpointing != before.gradient_checkpointing else SHORTEN
+
 
 def as_markdown() -> str:
     """The table as docs/remedies.md has it."""
     lines = ["| symptom | how it is recognised | remedies, in order | then |", "|---|---|---|---|"]
-    for symptom, row in TABLE.items():
-        lines.append(f"| `{symptom}` | {row.recognised} | {row.in_order} | {row.told} |")
+    lines += [f"| `{symptom}` | {row.recognised} | {row.in_order} | {row.by_hand} |" for symptom, row in TABLE.items()]
     return "\n".join(lines) + "\n"
-
-
-def _with_limit(remedy: Remedy) -> str:
-    return f"{remedy.name} ({'once' if remedy.limit == 1 else f'{remedy.limit} times'})"
-
-
-def _apply(remedy: Remedy, attempt: Attempt) -> Attempt | None:
-    """The attempt after `remedy`, or None where it would change nothing."""
-    if remedy is HALVE:
-        return replace(attempt, micro_batch=attempt.micro_batch // 2) if attempt.micro_batch > 1 else None
-    if remedy is RECOMPUTE:
-        return None if attempt.gradient_checkpointing else replace(attempt, gradient_checkpointing=True)
-    if remedy is SHORTEN:
-        half, odd = divmod(attempt.longest_window, 2)
-        return None if odd or half < SHORTEST_WINDOW else replace(attempt, longest_window=half)
-    if remedy is CPU:
-        changed = replace(attempt, device="cpu", mixed_precision=False)
-        return changed if changed != attempt else None
-    return attempt

@@ -1,0 +1,251 @@
+"""The speed of each model that might be trained, measured here: real steps, and what goes on between them.
+
+Only a lack of memory makes a model smaller or leaves it out; what else ends a measurement is somebody else's to mend.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from flows.context.journal import Journal
+from flows.context.options import RunOptions
+from flows.ledger.facts import Measured, MeasuredModel
+from flows.planning import budget_shares, planner
+from flows.planning.candidates import candidates
+from flows.planning.footprint import disk_needed, fitted, memory_needed, smallest
+from flows.planning.forecast import Corpus, Speed
+from flows.planning.memory_limits import STEP_SPLIT, MemoryLimits
+from flows.planning.site import Site
+from nanogpt.config import Config
+from nanogpt.faults import DEVICE, DISK_FULL, OUT_OF_MEMORY, UserError, classify
+from nanogpt.fit import Fit
+from nanogpt.measure.sizes import parameters, tokens_per_step
+from nanogpt.process.endings import STALL
+from nanogpt.process.worker import Worker, WorkerDied
+from nanogpt.results import FastestMicroBatch, Rehearsal, StepSpeed
+from nanogpt.units import byte_size, count, number
+
+CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
+PATIENCE = 300.0  # seconds; a step of the largest model may take long
+STEP = "configuration.measure"
+NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit into memory
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the models of `options` are measured with, and what they are to learn from.
+
+    `training_seconds`: what the other phases leave of the budget; `folder` is on the disk that checkpoints go to.
+    """
+
+    options: RunOptions
+    site: Site
+    corpus: Corpus
+    tokenizer: str
+    training_seconds: float
+    folder: Path
+    worker: Worker
+    limits: MemoryLimits
+    journal: Journal
+
+    def measure(self) -> Measured:
+        """Every candidate, smallest first; where none of those asked for fits into memory, the next smaller shipped one
+        in their place.
+
+        Raises MemoryError when not even the smallest fits, and what ends a measurement for another reason.
+        """
+        models: dict[str, MeasuredModel] = {}
+        unmeasured: dict[str, str] = {}
+        for config in candidates(self.options):
+            if models and config.name not in self.options.candidate_names:
+                break
+            config = self.settle(config)
+            if models and list(models.values())[-1].mixed_precision is True:
+                # It is faster for a smaller model already, and larger products gain more: float32 is not timed.
+                config = config.with_changes({"device.mixed_precision": True})
+            alone = not models
+            if reason := self._does_not_fit(config, unmeasured, alone) or (models and self._not_worth_it(config, models)):
+                unmeasured[config.name] = str(reason)
+                continue
+            try:
+                measured = self.measure_one(config, cut_windows=alone)
+            except (WorkerDied, RuntimeError, MemoryError) as error:
+                if not self._is_of_this_model(error, alone):
+                    raise
+                unmeasured[config.name] = f"cannot be trained here: {error}"
+                continue
+            if alone and (reason := planner.too_much(measured.peak_memory_bytes, self.site.training_bytes)):
+                unmeasured[config.name] = reason
+                continue
+            models[config.name] = measured
+            self._report(config.name, measured)
+        self._require_one(models, unmeasured)
+        return Measured(models, unmeasured)
+
+    def settle(self, config: Config) -> Config:
+        """`config` with its tokenizer, vocabulary and device, near enough for a measurement."""
+        return self.site.settle(config.with_changes({"data.tokenizer": self.tokenizer}))
+
+    def measure_one(self, config: Config, cut_windows: bool = False) -> MeasuredModel:
+        """The speed of `config`, as it fitted before and made smaller until it fits now; the effective batch stays.
+
+        `cut_windows`: no smaller model has fitted, so that windows may be cut too.
+        """
+        config = self.limits.as_it_fitted(config, self.site)
+        config = fitted(config, self.site.device, self.site.training_bytes, cut_windows) or config
+        while True:
+            try:
+                speed = self._measure_once(config)
+                break
+            except (WorkerDied, RuntimeError, MemoryError) as error:
+                smaller = Fit.of(config).smaller(config, cut_windows)
+                if smaller is None or not is_out_of_memory(error):
+                    raise
+                before = Fit.of(config).describe(config)
+                self.journal.message(
+                    f"{config.name}: out of memory with {before}; now {smaller.describe(config)}", "warning"
+                )
+                config = smaller.applied_to(config)
+        training, device = config.training, config.device
+        return MeasuredModel(
+            **{**asdict(speed), "share_of_peak": speed.share_of_matmul},
+            batch_size=training.batch_size,
+            gradient_accumulation=training.gradient_accumulation,
+            gradient_checkpointing=device.gradient_checkpointing,
+            longest_window=device.longest_window,
+            micro_batch=training.batch_size,
+        )
+
+    def faster_micro_batch(self, chosen: Config, measured: MeasuredModel) -> MeasuredModel:
+        """The speed of `chosen` with the fastest micro-batch, searched for a while and kept in `folder` for later runs;
+        `measured` where none is faster."""
+        config = self.site.settle(chosen)
+        sequences = config.training.batch_size * config.training.gradient_accumulation
+        seconds = budget_shares.micro_batch_seconds(self.options.config.budget)
+        try:
+            found: FastestMicroBatch = self.worker.call(
+                "nanogpt.measure.batch_finder:find_for",
+                config=config.model_dump(),
+                folder=str(self.folder),
+                seconds=seconds,
+                timeout=PATIENCE,
+            )
+            divisors = [row for row in found.tried if row.fits and sequences % row.micro_batch == 0]
+            best = max(divisors, key=lambda row: row.tokens_per_second or 0.0)
+            is_faster = (best.tokens_per_second or 0.0) > measured.tokens_per_second
+            if best.micro_batch == measured.batch_size or not is_faster:
+                return measured  # a search that had no time for more knows of nothing faster
+            speed = self.measure_one(replace(Fit.of(config), micro_batch=best.micro_batch).applied_to(config))
+        except (WorkerDied, RuntimeError, MemoryError, UserError, ValueError) as error:
+            if isinstance(error, WorkerDied) and not is_out_of_memory(error):
+                raise
+            batch = config.training.batch_size
+            self.journal.message(f"{config.name}: the micro-batch stays {batch}: {error}", "warning")
+            return measured
+        if speed.seconds_per_step >= measured.seconds_per_step:
+            return measured
+        rate = number(speed.tokens_per_second, 0)
+        self.journal.message(f"{config.name}: micro-batches of {speed.batch_size} are faster: {rate} tokens/s")
+        return speed
+
+    @property
+    def may_split_otherwise(self) -> bool:
+        """Whether the planner may choose the micro-batch, and has the time to search for it."""
+        decided = self.options.fixed or bool(self.options.pinned & STEP_SPLIT)
+        return self.options.config.budget >= budget_shares.BUDGET_FOR_MICRO_BATCHES and not decided
+
+    def _measure_once(self, config: Config) -> Rehearsal:
+        seconds = budget_shares.measure_seconds(self.options.config.budget)
+        device = self.site.device
+        chosen: StepSpeed = self.worker.call(
+            "nanogpt.measure.profiler:choose_precision_and_threads",
+            config=config.model_dump(),
+            device=device,
+            seconds=CHOOSING_SHARE * seconds,
+            timeout=PATIENCE,
+        )
+        settled = config.with_changes(
+            {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
+        )
+        speed: Rehearsal = self.worker.call(
+            "nanogpt.measure.rehearsal:rehearse",
+            config=settled.model_dump(),
+            device=device,
+            folder=str(self.folder),
+            seconds=(1 - CHOOSING_SHARE) * seconds,
+            timeout=PATIENCE,
+        )
+        return speed
+
+    def _does_not_fit(self, config: Config, unmeasured: dict[str, str], alone: bool) -> str | None:
+        """Why `config` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is
+        predicted. `alone`: no smaller one has fitted, so that its windows may be cut."""
+        before = self.limits.too_large([self.settle(other) for other in self.options.candidates] + [config], self.site)
+        if config.name in before:
+            return before[config.name]
+        size = parameters(config.model).total
+        for other in self.options.candidates:
+            if other.name in before and parameters(self.settle(other).model).total < size:
+                return f"is larger than {other.name}, which {before[other.name]}"
+        if fitted(config, self.site.device, self.site.training_bytes, alone) is None:
+            least = memory_needed(smallest(config, alone), self.site.device)
+            return (
+                f"is predicted to need {byte_size(least)} even with one sequence at a time; a training may take "
+                f"{byte_size(self.site.training_bytes)}"
+            )
+        return None
+
+    def _not_worth_it(self, config: Config, models: dict[str, MeasuredModel]) -> str | None:
+        """What speaks against `config` before a step of it is tried: disk, too little text or too little time."""
+        free = shutil.disk_usage(self.folder).free
+        if disk_needed(config) > free:
+            return f"its checkpoints would need {byte_size(disk_needed(config))}; {byte_size(free)} of the disk are free"
+        size = parameters(config.model).total
+        if reason := planner.starved(size, self.corpus):
+            return reason
+        measured = [Speed.of(name, facts) for name, facts in models.items()]
+        step_tokens = {candidate.name: tokens_per_step(candidate) for candidate in self.options.candidates}
+        return planner.hopeless(size, measured, step_tokens, self.training_seconds, self.corpus)
+
+    def _is_of_this_model(self, error: Exception, alone: bool) -> bool:
+        """Whether `error` leaves out this model alone; else the whole measurement fails."""
+        if is_out_of_memory(error):
+            return True
+        if classify(error) == DISK_FULL or self._is_of_device(error):
+            return False
+        if isinstance(error, WorkerDied):
+            return error.symptom == STALL and not alone  # too slow to be measured
+        return not alone
+
+    def _is_of_device(self, error: Exception) -> bool:
+        """Whether it is the accelerator that fails, whatever the model: it says so, or it hangs."""
+        if self.site.device == "cpu":
+            return False
+        return classify(error) == DEVICE or (isinstance(error, WorkerDied) and error.symptom in (STALL, DEVICE))
+
+    def _require_one(self, models: dict[str, MeasuredModel], unmeasured: dict[str, str]) -> None:
+        """A row in the report where what was asked for does not fit and a smaller model takes its place."""
+        asked: Sequence[str] = self.options.candidate_names
+        if set(asked) & models.keys():
+            return
+        if not models:
+            raise MemoryError(
+                f"no model fits into memory: {'; '.join(f'{name} {why}' for name, why in unmeasured.items())}"
+            )
+        evidence = f"{asked[0]} {unmeasured[asked[0]]}"
+        self.journal.record(STEP, OUT_OF_MEMORY, evidence, NEXT_SMALLER, next(iter(models)))
+
+    def _report(self, name: str, measured: MeasuredModel) -> None:
+        threads = "1 thread" if measured.threads == 1 else f"{measured.threads} threads"
+        rate = number(measured.tokens_per_second, 0)
+        self.journal.message(
+            f"{name}: {count(measured.parameters)} parameters, {rate} tokens/s in {measured.precision}, {threads}"
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """By the allocator's words, or by what is known of the death of the process that asked for too much."""
+    return (error.symptom if isinstance(error, WorkerDied) else classify(error)) == OUT_OF_MEMORY
