@@ -29,6 +29,7 @@ from nanogpt.config import Config, DataConfig, load_config
 from nanogpt.data import preprocessing, shards
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split
+from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.evaluation.perplexity import nanogpt_measure
 from nanogpt.model.gpt import GPT
 from nanogpt.training.compute import native_precision
@@ -38,7 +39,6 @@ from nanogpt.training.update.schedule import factor_at, planned_cool_down
 
 STUDIES = CHECKOUT / "bench/recipe.yaml"
 RESULTS = CHECKOUT / "docs/recipe.json"
-TARGET = 1.8857  # what nanoGPT's README recipe for CPUs ends at
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ def report(studies: list[Study], results: dict) -> str:
         f"torch {torch.__version__}, one thread, products in bfloat16); the trainings are listed in "
         "`bench/recipe.yaml`, and what is no setting of the product is in `bench/variants.py`.", "",
         "Tiny Shakespeare's characters. The loss is nanoGPT's measure, nats a character over the last tenth of the "
-        f"text in windows of 64; the mark to reach is {TARGET}, where nanoGPT's README recipe for CPUs ends after "
-        "2,000 steps. Operations are those of forward, backward and Muon's update.", "",
+        f"text in windows of 64; the mark to reach is {NANOGPT_CPU_RECIPE.loss}, where {NANOGPT_CPU_RECIPE.title} ends "
+        f"after {NANOGPT_CPU_RECIPE.steps:,} steps. Operations are those of forward, backward and Muon's update.", "",
     ]  # fmt: skip
     for study in studies:
         note = [study.note.strip(), ""] if study.note else []

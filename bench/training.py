@@ -29,6 +29,8 @@ from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig
 from nanogpt.data import preprocessing, shards
+from nanogpt.data.vocabulary import GPT2_SIZE
+from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE, NANOGPT_GPU_RECIPE, KnownResult
 from nanogpt.evaluation.perplexity import evaluate
 from nanogpt.inference.engine import Engine
 from nanogpt.measure.profiler import choose_precision_and_threads
@@ -46,9 +48,7 @@ class Race:
 
     title: str
     arguments: list[str]
-    their_steps: int
-    target: float  # what nanoGPT is known to end at
-    window: int
+    theirs: KnownResult
     steps: int
     changes: list[str]
 
@@ -72,14 +72,14 @@ RACES = {
         ["--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=50", "--block_size=64",
          "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000",
          "--dropout=0.0"],
-        2000, 1.8857, 64,
+        NANOGPT_CPU_RECIPE,
         steps=195,  # 185 end at 1.8796 to 1.8864 over three seeds (docs/recipe.md): ten more are the margin
         changes=[],  # its 0.80 M parameters are as many as nanoGPT has
     ),
     "cuda": Race(
         "its Shakespeare of characters",
         ["--device=cuda", "--compile=True", "--dtype=bfloat16"],
-        5000, 1.4697, 256,
+        NANOGPT_GPU_RECIPE,
         steps=1000,  # a fifth of nanoGPT's; the batch is the same
         changes=["model.n_layer=6", "model.n_head=6", "model.n_embd=384", "model.ffn_dim=1008", "model.block_size=256",
                  "model.dropout=0.2", "training.batch_size=64", "training.warmup_iters=100",
@@ -89,7 +89,7 @@ RACES = {
 SHAPES = {
     "cpu": [
         Shape("4 layers, 128 wide, 12 x 64", 4, 4, 128, 64, 65, 12),
-        Shape("GPT-2 124M, 2 x 256", 12, 12, 768, 256, 50257, 2),
+        Shape("GPT-2 124M, 2 x 256", 12, 12, 768, 256, GPT2_SIZE, 2),
     ],
     "cuda": [Shape("GPT-2 124M, 12 x 1024", 12, 12, 768, 1024, 50304, 12)],  # nanoGPT's bench.py has this vocabulary
 }
@@ -187,8 +187,8 @@ def train_theirs(race: Race, device: str, nanogpt: Path, folder: Path) -> dict:
     """nanoGPT's recipe: seconds are its median step times its steps, without evaluations and compilation."""
     said = run_theirs(nanogpt, "train.py", "config/train_shakespeare_char.py", *race.arguments, f"--out_dir={folder}")
     steps = [float(milliseconds) for milliseconds in re.findall(r"iter \d+: loss [\d.]+, time ([\d.]+)ms", said)]
-    seconds = median(steps) / 1000 * race.their_steps
-    said = run_theirs(nanogpt, "-c", THEIR_LOSS, str(folder / "ckpt.pt"), str(race.window), device)
+    seconds = median(steps) / 1000 * race.theirs.steps
+    said = run_theirs(nanogpt, "-c", THEIR_LOSS, str(folder / "ckpt.pt"), str(race.theirs.window), device)
     loss = json.loads(said.splitlines()[-1])
     return {"seconds": round(seconds, 1), "loss": round(loss["loss"], 4), "parameters": loss["parameters"]}
 
@@ -207,7 +207,7 @@ def train_ours(race: Race, device: str, data: Path, model: Path) -> dict:
     trained = Engine.from_folder(model).model.to(device)
     held_out = [shards.open_split(data, split) for split in ("val", "test")]  # together nanoGPT's last tenth
     tokens = np.concatenate([split.tokens for split in held_out])
-    loss = evaluate(trained, tokens, race.window, sum(split.bytes for split in held_out), device).loss
+    loss = evaluate(trained, tokens, race.theirs.window, sum(split.bytes for split in held_out), device).loss
     return {"seconds": round(rows[-1]["seconds"], 1), "loss": round(loss, 4), "parameters": trained.num_parameters()}
 
 
@@ -262,7 +262,8 @@ def our_speed(shape: Shape, device: str) -> dict:
 def report(device: str, race: Race, theirs: list[dict], ours: list[dict], speeds: list[dict]) -> str:
     their_seconds, our_seconds = (median(row["seconds"] for row in side) for side in (theirs, ours))
     their_loss, our_loss = (median(row["loss"] for row in side) for side in (theirs, ours))
-    reached = "reaches" if our_loss <= race.target else "does not reach"
+    known = race.theirs
+    reached = "reaches" if our_loss <= known.loss else "does not reach"
     machine = devices.describe(device)["name"]
     peaks = {name: devices.matmul_rate(device, getattr(torch, name), LARGE_PRODUCT[device])
              for name in ("float32", "bfloat16")}  # fmt: skip
@@ -272,10 +273,10 @@ def report(device: str, race: Race, theirs: list[dict], ours: list[dict], speeds
         f"{'' if device == 'cpu' else f' with `--device {device}`'}: {machine}, {devices.physical_cores()} cores, "
         f"torch {torch.__version__}, {len(ours)} rounds, alternating, medians.", "",
         f"## To the loss of {race.title}", "",
-        f"| | seconds of training | loss, windows of {race.window} | parameters | steps |", "|---|---|---|---|---|",
-        f"| nanoGPT | {their_seconds:.1f} | {their_loss:.4f} | {theirs[0]['parameters']:,} | {race.their_steps:,} |",
+        f"| | seconds of training | loss, windows of {known.window} | parameters | steps |", "|---|---|---|---|---|",
+        f"| nanoGPT | {their_seconds:.1f} | {their_loss:.4f} | {theirs[0]['parameters']:,} | {known.steps:,} |",
         f"| this project | {our_seconds:.1f} | {our_loss:.4f} | {ours[0]['parameters']:,} | {race.steps:,} |",
-        "", f"**{their_seconds / our_seconds:.1f} times faster**; it {reached} {race.target}, where nanoGPT is known "
+        "", f"**{their_seconds / our_seconds:.1f} times faster**; it {reached} {known.loss}, where nanoGPT is known "
         "to end.", "",
         "## Tokens a second on equal shapes (GPT-2's architecture, AdamW, both)", "",
         "| shape | nanoGPT | this project | ratio | FLOP/s | share of a matrix product's |",

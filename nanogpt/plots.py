@@ -21,6 +21,7 @@ from matplotlib.ticker import FuncFormatter
 
 from nanogpt import durable
 from nanogpt.training.record.metrics import read_metrics
+from nanogpt.units import GIB, count, duration, flops, milliseconds
 
 if TYPE_CHECKING:
     from nanogpt.measure.learning_rate_range import RangeTest
@@ -117,8 +118,8 @@ def speed_plot(model_folder: Path, path: Path) -> Path:
         above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         seconds, memory = _column(train, "seconds", "memory_bytes")
         times = [second / scale for second in seconds]
-        below.plot(*_thin(times, [value / 2**30 for value in memory]), color=GREEN)
-        below.set_ylim(0, 1.15 * max(memory, default=2**30) / 2**30)
+        below.plot(*_thin(times, [value / GIB for value in memory]), color=GREEN)
+        below.set_ylim(0, 1.15 * max(memory, default=GIB) / GIB)
 
     return _write(draw, path, height=4.2)
 
@@ -209,7 +210,7 @@ def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], p
             places = [place + shift for place in range(len(phases))]
             axes.barh(places, values, height=0.36, color=color, label=label)
             for place, value, phase in zip(places, values, phases, strict=True):
-                text = _duration(phase[column]) if phase[column] is not None else "–" if column == 2 else ""
+                text = duration(phase[column]) if phase[column] is not None else "–" if column == 2 else ""
                 axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center",
                               fontsize=8.5, color=INK if column == 2 else SOFT)  # fmt: skip
         _categories(axes, [name for name, _, _ in phases])
@@ -228,9 +229,9 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         whole, single = figure.subplots(2, gridspec_kw={"height_ratios": [1, 0.62 * len(parts)]})
-        flops = f"{profile['flops_per_second'] / 1e9:,.1f} GFLOP/s, {profile['share_of_matmul']:.0%} of matrix products"
+        speed = f"{flops(profile['flops_per_second'])}, {profile['share_of_matmul']:.0%} of matrix products"
         _title(whole, f"A training step of {name}", "", "")
-        whole.set_title(f"{profile['tokens_per_second']:,.0f} tokens/s, {flops}", loc="right", fontsize=9,
+        whole.set_title(f"{profile['tokens_per_second']:,.0f} tokens/s, {speed}", loc="right", fontsize=9,
                         fontweight="normal", color=SOFT)  # fmt: skip
         begins = 0.0
         for part in parts:
@@ -245,20 +246,16 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
         shares = [profile["shares"][part] for part in parts]
         single.barh(range(len(parts)), shares, height=0.62, color=[PART_COLORS[part] for part in parts])
         for place, part in enumerate(parts):
-            text = f"{profile['shares'][part]:.1%}   {_milliseconds(profile['seconds'][part])}"
+            text = f"{profile['shares'][part]:.1%}   {milliseconds(profile['seconds'][part])}"
             single.annotate(text, (profile["shares"][part], place), xytext=(5, 0), textcoords="offset points",
                             va="center")  # fmt: skip
         _categories(single, parts)
         single.set_xlim(0, 1.28 * max(shares))
         single.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-        told = f"{profile['parameters'] / 1e6:,.1f} M parameters, {profile['device']}, {profile['precision']}"
+        told = f"{count(profile['parameters'])} parameters, {profile['device']}, {profile['precision']}"
         single.set_xlabel(f"share of the time ({told}); evaluation and checkpoint spread over their steps", fontsize=9)
 
     return _write(draw, path, height=1.5 + 0.34 * len(parts))
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
 def _write(draw: Any, path: Path, height: float, width: float = 7.6) -> Path:
@@ -356,13 +353,6 @@ def _time_unit(longest: float) -> tuple[float, str]:
     if longest >= 2 * 3600:
         return 3600, "hours"
     return (60, "minutes") if longest >= 180 else (1, "seconds")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _endless(items: Sequence[Any]) -> Any:

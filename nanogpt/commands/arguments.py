@@ -52,6 +52,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def model_config(arguments: argparse.Namespace):
     """The nanogpt.config.Config that these arguments name, with a vocabulary. Raises UserError."""
     from nanogpt.config import load_config
+    from nanogpt.data.vocabulary import likely_size
 
     config = load_config(arguments.config, arguments.set)
     if config.training.init_from is not None:
@@ -60,5 +61,5 @@ def model_config(arguments: argparse.Namespace):
         config = config_with_shape_of(config, config.training.init_from)
     if arguments.device:
         config = config.with_changes({"device.type": arguments.device})
-    usual = {"char": 101, "gpt2": 50257}.get(config.data.tokenizer, config.data.bpe_vocab_size)
-    return config.with_changes({"model.vocab_size": arguments.vocab or config.model.vocab_size or usual})
+    likely = likely_size(config.data.tokenizer, config.data.bpe_vocab_size)
+    return config.with_changes({"model.vocab_size": arguments.vocab or config.model.vocab_size or likely})

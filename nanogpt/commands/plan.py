@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanogpt.commands.arguments import add_model, model_config, positive
+from nanogpt.units import GIB, MIB, si
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from nanogpt.measure.memory import Memory
 
 HELP = "tell how much memory and work a training takes"
-MIB, GIB = 2**20, 2**30
 PROCESS = {"cpu": 0.35 * GIB}  # of Python with torch before the first tensor (measured 0.31 to 0.34)
 METAL_SHARE = 0.75  # of a Mac's memory: what Metal recommends as its working set
 WIDTH = 78
@@ -88,10 +88,10 @@ def _head(console: Console, plan: Plan) -> None:
     flops = flops_per_token(model, training.lora_rank)
     rows = [
         ("parameters", f"{counts.total:,}", tables),
-        ("FLOPs a token", _si(flops), f"forward and backward; {_si(flops * step)} a step"),
+        ("FLOPs a token", si(flops), f"forward and backward; {si(flops * step)} a step"),
         ("tokens a step", f"{step:,}", f"{plan.sequences} sequences"),
-        ("tokens in all", _si(step * training.max_iters), f"{training.max_iters:,} steps; "
-         f"{_si(flops * step * training.max_iters)} FLOPs"),
+        ("tokens in all", si(step * training.max_iters), f"{training.max_iters:,} steps; "
+         f"{si(flops * step * training.max_iters)} FLOPs"),
         ("KV cache", f"{kv_cache_bytes(model) / MIB:,.1f} MiB", f"one context of {model.block_size:,} in float32"),
     ]  # fmt: skip
     table = _table("", "", "")
@@ -165,14 +165,6 @@ def _table(*headings: str):
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place and heading else "left")
     return table
-
-
-def _si(value: float) -> str:
-    """1234567 -> "1.23 M"."""
-    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.3g}"
 
 
 # ---- the machine, without torch

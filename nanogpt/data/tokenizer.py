@@ -16,6 +16,7 @@ import tiktoken
 from nanogpt import durable
 from nanogpt.data.download import Notify, Unobtainable, say_nothing
 from nanogpt.data.sources import Entry, obtain
+from nanogpt.data.vocabulary import GPT2_SIZE
 from nanogpt.faults import CorruptFileError, UserError
 
 FILE = "tokenizer.json"
@@ -25,7 +26,6 @@ UNKNOWN_SHOWN = "\ufffd"
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2's rule of what may be merged: a contraction, a word, a number, punctuation (each with its leading space).
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-GPT2_SIZE = 50257
 # Encoded a piece at a time: tiktoken's memory stays small, and a piece is the same on every machine.
 PIECE = 1 << 20  # characters
 
@@ -238,7 +238,7 @@ class BPETokenizer(Tokenizer):
 
 
 def gpt2_tokenizer(folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> BPETokenizer:
-    """GPT-2's 50,257 tokens, from `folder`, a mirror or a public home. Raises UserError when there are none."""
+    """GPT-2's tokens, from `folder`, a mirror or a public home. Raises UserError when there are none."""
     try:
         path, _ = obtain(GPT2_MERGES, folder, mirrors, notify)
     except Unobtainable as error:
