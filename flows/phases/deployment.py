@@ -30,7 +30,7 @@ def export_best(run: Run) -> Outcome:
     folder = run.paths.exports / best
     card_facts = documents.model_card_facts(collect(run), best)
     card = documents.render_model_card(card_facts, run.paths.state / "model_card.md")
-    run.worker.call("nanogpt.weights.folders:export_trained", model_folder=run.paths.checkpoints / best,
+    run.worker.call("nanogpt.export.huggingface:export_trained", model_folder=run.paths.checkpoints / best,
                     folder=folder, card=card.read_text(encoding="utf-8"), timeout=600)  # fmt: skip
     files = sorted(path for path in folder.iterdir() if path.is_file())
     rows = [{"path": run.relative(path), "bytes": path.stat().st_size, "sha256": durable.sha256_file(path)}

@@ -11,6 +11,7 @@ from nanogpt.faults import UserError
 from nanogpt.inference.sampling import check_options, sample
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
+from nanogpt.weights.folders import open_folder
 
 
 class Engine:
@@ -31,8 +32,6 @@ class Engine:
 
         Raises UserError naming what is missing, CorruptFileError when a file is not what was written.
         """
-        from nanogpt.weights.folders import open_folder  # here, because the trainer samples and needs no folders
-
         return cls(*open_folder(Path(folder)), device)
 
     def generate(

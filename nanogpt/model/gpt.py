@@ -71,11 +71,12 @@ def unset_embedding(rows: int, width: int) -> nn.Embedding:
 class GPT(nn.Module):
     """A language model over `config.vocab_size` tokens.
 
-    `seed` alone decides the initial weights: torch's global generator is neither read nor advanced.
+    `seed` alone decides the initial weights, torch's global generator is neither read nor advanced; with None they
+    stay unset, for weights that are read from a file next.
     Raises ValueError when `config.vocab_size` is not known yet.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 1337):
+    def __init__(self, config: ModelConfig, seed: int | None = 1337):
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
@@ -91,7 +92,8 @@ class GPT(nn.Module):
         self.head = nn.utils.skip_init(nn.Linear, config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.token_embedding.weight
-        self.initialise(torch.Generator().manual_seed(seed))
+        if seed is not None:
+            self.initialise(torch.Generator().manual_seed(seed))
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, cache: KVCache | None = None

@@ -131,7 +131,7 @@ def test_a_tokenizer_of_another_model_is_named(tmp_path):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         Engine.from_folder(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no model"):
         Engine.from_folder(tmp_path)
