@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from nanogpt import device as devices
 from nanogpt.data.preprocessing import read_split
 from nanogpt.data.shards import open_split, read_manifest
@@ -15,6 +13,7 @@ from nanogpt.evaluation import speed
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
 from nanogpt.evaluation.perplexity import evaluate, nanogpt_measure
 from nanogpt.inference.engine import Engine
+from nanogpt.results import DecodingSpeed
 
 PROMPT_CHARACTERS = 60
 
@@ -58,11 +57,9 @@ def sample_and_judge(
     return {"prompts": [prompt], "samples": samples, "coherence": _verdict(samples, judge)}
 
 
-def decoding(model_folder: Path, device: str = "cpu") -> dict:
-    """Tokens a second with a cache, one sequence at a time, and the peak of this process's memory."""
-    devices.reset_peak_memory(device)
-    figures = speed.decoding_speed(Engine.from_folder(model_folder, device))
-    return {**figures, "peak_memory_bytes": devices.peak_memory(device), "threads": torch.get_num_threads()}
+def decoding(model_folder: Path, device: str = "cpu") -> DecodingSpeed:
+    """Tokens a second with a cache, one sequence at a time, and the peak of this process's memory meanwhile."""
+    return speed.decoding_speed(Engine.from_folder(model_folder, device))
 
 
 def _first_lines(text: str) -> str:

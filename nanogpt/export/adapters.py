@@ -20,10 +20,10 @@ from nanogpt.export import huggingface
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import ADAPTER_NAMES
-from nanogpt.training.initial_weights import BEST, CONFIG
 from nanogpt.weights import checkpoint, published_shapes
 from nanogpt.weights.folders import open_folder
 from nanogpt.weights.safe_loading import load_tensors
+from nanogpt.weights.trained_folder import BEST, CONFIG
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's, before transformers' own names

@@ -1,21 +1,20 @@
 """A trained model as a folder that transformers opens: GPT2LMHeadModel or Qwen3ForCausalLM, with its tokenizer."""
 
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import load_tokenizer
-from nanogpt.faults import UserError
+from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import published_shapes
-from nanogpt.weights.hugging_face import CONFIG, WEIGHTS, HuggingFaceFolder
+from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
+from nanogpt.weights.trained_folder import TrainedFolder
 
 
-def export(model: GPT, tokenizer, folder: Path | str, card: str | None = None) -> list[Path]:
+def export(model: GPT, tokenizer: Tokenizer, folder: Path | str, card: str | None = None) -> list[Path]:
     """Write `model` and `tokenizer` to `folder`, each file whole or absent; returns the files.
 
     Weights are float32. `card` is the text of README.md. Raises UserError when the model's options fit neither shape.
@@ -25,7 +24,7 @@ def export(model: GPT, tokenizer, folder: Path | str, card: str | None = None) -
 
 
 def export_tensors(
-    config: ModelConfig, tensors: dict[str, Tensor], tokenizer, folder: Path | str, card: str | None = None
+    config: ModelConfig, tensors: dict[str, Tensor], tokenizer: Tokenizer, folder: Path | str, card: str | None = None
 ) -> list[Path]:
     """export() of what published_shapes.tensors_of() gave.
 
@@ -42,23 +41,7 @@ def export_tensors(
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def load(folder: Path | str) -> tuple[GPT, Any]:
-    """The model and tokenizer in an exported folder. Raises UserError naming what is missing or does not fit."""
-    return load_model(folder), load_tokenizer(Path(folder))
-
-
-def load_model(folder: Path | str) -> GPT:
-    """The model in a folder of a GPT-2 or Qwen3 in Hugging Face's layout, ready to decode (float32).
-
-    Raises UserError naming what is missing or does not fit.
-    """
-    source = HuggingFaceFolder(Path(folder))
-    model, weights = GPT(source.config), source.weights()
-    if model.config.tie_weights:
-        weights["head.weight"] = weights["token_embedding.weight"]
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        told = " ".join(str(error).split())  # torch lists the tensors a line each
-        raise UserError(f"{source.path / WEIGHTS}: does not fit {CONFIG}: {told}") from error
-    return model.eval()
+def export_trained(model_folder: Path, folder: Path, card: str | None = None) -> list[Path]:
+    """export() of the best checkpoint in a training folder; returns the files written to `folder`."""
+    source = TrainedFolder(model_folder)
+    return export(source.model(), source.tokenizer(), folder, card)

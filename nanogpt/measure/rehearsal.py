@@ -18,7 +18,7 @@ from torch import nn
 
 from nanogpt import device as devices
 from nanogpt.config import Config
-from nanogpt.inference.engine import Engine
+from nanogpt.inference.decoding import decode_one_token, prefill
 from nanogpt.inference.sampling import sample
 from nanogpt.measure.profiler import measure_speed
 from nanogpt.measure.sizes import parameters
@@ -75,17 +75,19 @@ def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
 
 def _sample(config: Config, device: str) -> float:
     """Seconds of one sample of SAMPLE_TOKENS; past block_size half a window is read again, as the engine does."""
-    engine = Engine(GPT(config.model, seed=config.training.seed), None, device)
-    generator, window = torch.Generator(), max(1, config.model.block_size // 2)
+    model = GPT(config.model, seed=config.training.seed).to(device).eval()
+    generator, window = torch.Generator(device), max(1, config.model.block_size // 2)
 
     def decode(count: int) -> None:
-        cache = KVCache(config.model, device=device)
+        cache, token = KVCache(config.model, device=device), torch.zeros(1, dtype=torch.long, device=device)
         for _ in range(count):
-            sample(engine.read([0], cache), generator, temperature=1.0)
+            token = sample(decode_one_token(model, token, cache), [generator], temperature=1.0)
+            token.tolist()
 
     tokens = min(DECODED_TOKENS, config.model.block_size)
     of_a_token = _fastest(lambda: decode(tokens)) / tokens
-    of_a_window = _fastest(lambda: engine.read([0] * window, KVCache(config.model, device=device)))
+    half = torch.zeros(1, window, dtype=torch.long, device=device)
+    of_a_window = _fastest(lambda: prefill(model, half, KVCache(config.model, device=device)).tolist())
     return SAMPLE_TOKENS * of_a_token + max(0, SAMPLE_TOKENS // window - 2) * of_a_window
 
 

@@ -1,15 +1,18 @@
 """Causal self-attention with grouped key/value heads, optional QK-norm and rotary positions, and a cache to decode."""
 
+from __future__ import annotations
+
 import sys
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.config import ModelConfig
 from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.model import short_attention
 from nanogpt.model.norm import RMSNorm
-from nanogpt.model.positional import rotate
+from nanogpt.model.positional import Places, rotate
 from nanogpt.model.short_attention import ShortAttention
 
 # From so many positions on, attention in bfloat16 is the faster one on a CPU. Measured forward and backward with torch
@@ -22,27 +25,70 @@ FASTER_IN_BFLOAT16 = 256 if has_bfloat16_instructions() else sys.maxsize
 class KVCache:
     """The keys and values of the positions already seen, so that each new token costs one position of work.
 
-    Per layer two tensors of (B, n_kv_head, max_len, head_dim), allocated once. `length` positions are filled; the
-    model advances it once per forward pass, after all layers have written.
+    Per layer two tensors of (B, n_kv_head, max_len, head_dim), allocated once. `lengths` says how many positions are
+    filled in each row; what lies behind them is never looked at. A forward pass calls reserve() first, each layer
+    writes with append(), and advance() ends it.
     """
 
-    def __init__(self, config, batch_size: int = 1, max_len: int | None = None, device="cpu", dtype=torch.float32):
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int = 1,
+        max_len: int | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         self.max_len = max_len or config.block_size
         shape = (batch_size, config.kv_heads, self.max_len, config.head_width)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
-        self.length = 0
+        self.lengths = [0] * batch_size
+        self.places: Places = slice(0, 0)  # of the positions that this forward pass adds
+        self.visible: Tensor | None = None  # which keys each of them attends to; None: all
+
+    @property
+    def length(self) -> int:
+        """Filled positions of the longest row."""
+        return max(self.lengths)
+
+    def reserve(self, count: int) -> Places:
+        """Where the next `count` positions of each row go: a slice while all rows are equally long, else (B, count)."""
+        start, device = self.length, self.keys[0].device
+        end = start + count
+        self.places, self.visible = slice(start, end), None
+        if min(self.lengths) < start:
+            self.places = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(count, device=device)
+            self.visible = torch.arange(end, device=device) <= self.places[:, None, :, None]  # (B, 1, count, end)
+        elif count > 1:
+            self.visible = torch.ones(count, end, dtype=torch.bool, device=device).tril(start)
+        return self.places
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k, v (B, n_kv_head, T, head_dim) behind what is filled; returns all keys and values up to them."""
+        """Write k, v (B, n_kv_head, T, head_dim) to their places; all keys and values up to the longest row's end."""
         end = self.length + k.size(2)
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
+        for kept, new in ((self.keys[layer], k), (self.values[layer], v)):
+            if isinstance(self.places, slice):
+                kept[:, :, self.places] = new
+            else:
+                kept[torch.arange(len(new))[:, None], :, self.places] = new.transpose(1, 2)  # (B, T, n_kv_head, D)
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
-    def reset(self) -> None:
-        """Forget everything; the memory stays."""
-        self.length = 0
+    def advance(self, count: int) -> None:
+        """Count the positions that all layers have written."""
+        self.lengths = [length + count for length in self.lengths]
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other rows."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def replace(self, rows: list[int], other: KVCache) -> None:
+        """Put the rows of `other`, a shorter cache, in the place of `rows`."""
+        for mine, theirs in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
+            mine[rows, :, : other.max_len] = theirs
+        for row, length in zip(rows, other.lengths, strict=True):
+            self.lengths[row] = length
 
 
 class Attention(nn.Module):
@@ -105,14 +151,11 @@ class Attention(nn.Module):
     def attend_cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
         """The same with the keys and values of `cache` before these T positions."""
         B, H, T, D = q.shape
-        past = cache.length
         k, v = cache.append(self.layer, k.to(cache.keys[0].dtype), v.to(cache.keys[0].dtype))
-        q = q.to(k.dtype)
+        q, visible = q.to(k.dtype), cache.visible
         if T == 1:  # the group of query heads that share a key head become its rows: nothing is copied
             q = q.view(B, self.n_kv_head, H // self.n_kv_head, D)
-            return F.scaled_dot_product_attention(q, k, v).view(B, H, 1, D)
-        rows = torch.arange(past, past + T, device=q.device)[:, None]
-        visible = torch.arange(past + T, device=q.device) <= rows  # (T, past + T)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=visible).view(B, H, 1, D)
         return F.scaled_dot_product_attention(q, self.share(k), self.share(v), attn_mask=visible)
 
     def share(self, x: Tensor) -> Tensor:

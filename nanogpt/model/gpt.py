@@ -17,7 +17,7 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.cross_entropy import summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.norm import make_norm
-from nanogpt.model.positional import Rotary
+from nanogpt.model.positional import Places, Rotary
 
 LOGITS_AT_ONCE = 32 * 2**20  # elements; 128 MiB in float32. Beyond it the loss is computed in chunks.
 
@@ -71,11 +71,12 @@ def unset_embedding(rows: int, width: int) -> nn.Embedding:
 class GPT(nn.Module):
     """A language model over `config.vocab_size` tokens.
 
-    `seed` alone decides the initial weights: torch's global generator is neither read nor advanced.
+    `seed` alone decides the initial weights, torch's global generator is neither read nor advanced; with None they
+    stay unset, for weights that are read from a file next.
     Raises ValueError when `config.vocab_size` is not known yet.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 1337):
+    def __init__(self, config: ModelConfig, seed: int | None = 1337):
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
@@ -91,7 +92,8 @@ class GPT(nn.Module):
         self.head = nn.utils.skip_init(nn.Linear, config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.token_embedding.weight
-        self.initialise(torch.Generator().manual_seed(seed))
+        if seed is not None:
+            self.initialise(torch.Generator().manual_seed(seed))
 
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
@@ -114,26 +116,27 @@ class GPT(nn.Module):
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads: tokens (B, T) -> (B, T, n_embd), after the final norm."""
-        _, T = tokens.shape
-        start = cache.length if cache is not None else 0
-        if start + T > self.config.block_size:
-            raise ValueError(f"sequence of {start + T} tokens is longer than block_size {self.config.block_size}")
-        x = self.embed(tokens, start)
-        rotation = self.rotary(start, T) if self.rotary is not None else None
+        T = tokens.size(1)
+        end = T if cache is None else cache.length + T
+        if end > self.config.block_size:
+            raise ValueError(f"sequence of {end} tokens is longer than block_size {self.config.block_size}")
+        places = slice(0, T) if cache is None else cache.reserve(T)
+        x = self.embed(tokens, places)
+        rotation = self.rotary(places) if self.rotary is not None else None
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             x = recomputed(block, x, rotation, cache) if recompute else block(x, rotation, cache)
         if cache is not None:
-            cache.length += T
+            cache.advance(T)
         return self.final_norm(x)
 
-    def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """tokens (B, T) -> (B, T, n_embd), with learned positions from `start` on where the model has them."""
+    def embed(self, tokens: Tensor, places: Places) -> Tensor:
+        """tokens (B, T) at `places` -> (B, T, n_embd), with learned positions where the model has them."""
         x = self.token_embedding(tokens)
         if self.config.embedding_norm:
             x = F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start : start + tokens.size(1)]
+            x = x + self.position_embedding.weight[places]
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
     def _loss_sum(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

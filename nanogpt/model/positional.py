@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+Places = slice | Tensor  # of T positions: the same in every row, or (B, T) int64
+
 
 class Rotary(nn.Module):
     """Tables of the rotation of every position, computed once.
@@ -21,9 +23,9 @@ class Rotary(nn.Module):
         self.register_buffer("cos", torch.cat([cos, cos], dim=-1)[:, None], persistent=False)  # (block, 1, head_dim)
         self.register_buffer("sin", torch.cat([-sin, sin], dim=-1)[:, None], persistent=False)
 
-    def forward(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """The tables for `count` positions from `start`: two of (count, 1, head_dim), float32."""
-        return self.cos[start : start + count], self.sin[start : start + count]
+    def forward(self, places: Places) -> tuple[Tensor, Tensor]:
+        """The tables for these places: two of (T, 1, head_dim) or (B, T, 1, head_dim), float32."""
+        return self.cos[places], self.sin[places]
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -84,7 +84,7 @@ def attention_reference(device: str, seed: int) -> list[Check]:
     with torch.no_grad():
         expected = _plain_attention(attention, x.double())
         model.to(device)
-        found = attention(x.to(device), model.rotary(0, config.block_size))
+        found = attention(x.to(device), model.rotary(slice(config.block_size)))
     explanation = "attention with grouped heads, QK-norm and rotation equals a plain float64 computation"
     return [Check("attention reference", _difference(found, expected), 1e-4, "largest difference", explanation)]
 
@@ -110,7 +110,8 @@ def rotary_relativity(device: str, seed: int) -> list[Check]:
     q, k = torch.randn(2, 1, width, generator=_generator(seed)).to(device)
     q, k = (x.expand(1, count, 1, width) for x in (q, k))  # the same vector at every position
     near, far = (
-        rotate(q, rotary(start, count)).squeeze() @ rotate(k, rotary(start, count)).squeeze().T for start in (0, shift)
+        rotate(q, rotary(places)).squeeze() @ rotate(k, rotary(places)).squeeze().T
+        for places in (slice(count), slice(shift, shift + count))
     )
     moved = _difference(near, far)
     turned = _largest(near - near[0, 0])  # without any rotation all products are equal, and `moved` would be zero too

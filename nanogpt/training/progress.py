@@ -83,7 +83,7 @@ def trajectory(config: Config, data_sha256: str) -> dict:
     if not settings.lora_rank:
         del training["training.lora_alpha"]
     if settings.init_from is not None:
-        from nanogpt.training.initial_weights import digest_of  # most trainings start from scratch
+        from nanogpt.weights.folders import digest_of  # most trainings start from scratch
 
         training["training.init_from"] = digest_of(settings.init_from)
     effective_batch = settings.batch_size * settings.gradient_accumulation

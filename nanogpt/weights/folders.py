@@ -1,44 +1,62 @@
-"""Which folders hold a model, and how each is opened: an export, or what the trainer leaves."""
+"""Which places hold a model, and how each is opened: what the trainer leaves, an export, nanoGPT's ckpt.pt."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from nanogpt.data.tokenizer import load_tokenizer
-from nanogpt.export import huggingface
+from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training.initial_weights import CONFIG, TrainedFolder
-from nanogpt.weights import checkpoint
+from nanogpt.weights import checkpoint, hugging_face, trained_folder
+from nanogpt.weights.hugging_face import HuggingFaceFolder
+from nanogpt.weights.nanogpt_checkpoint import NanoGPTCheckpoint
+from nanogpt.weights.source import Source
+from nanogpt.weights.trained_folder import TrainedFolder
 
 
-def open_folder(folder: Path) -> tuple[GPT, Any]:
+def source_at(path: Path | str) -> Source:
+    """What lies at `path`. Raises UserError when it is none of what weights can come from.
+
+    Where a training and an export share a folder, the training counts: the export is never newer than it.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return NanoGPTCheckpoint(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such file or folder")
+    if (path / trained_folder.CONFIG).is_file():
+        return TrainedFolder(path)
+    if (path / hugging_face.CONFIG).is_file():
+        return HuggingFaceFolder(path)
+    if (path / checkpoint.MANIFEST).is_file():
+        return TrainedFolder(path)
+    raise UserError(
+        f"{path}: holds no model; expected a model's training folder, a Hugging Face folder of a GPT-2 or Qwen3 such "
+        "as an export, or nanoGPT's ckpt.pt"
+    )
+
+
+def digest_of(path: Path | str) -> str:
+    """Hexadecimal sha256 of the weights at `path` and their shape. Raises UserError."""
+    return source_at(path).digest()
+
+
+def open_folder(path: Path | str) -> tuple[GPT, Tokenizer]:
     """The model and tokenizer in an exported folder, or of the best checkpoint in a training folder.
 
     Raises UserError naming what is missing, CorruptFileError when a checkpoint is not what was written.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; expected an exported or a trained model")
-    if (folder / "config.json").is_file():
-        model, tokenizer = huggingface.load(folder)
-    elif (folder / CONFIG).is_file():
-        model, tokenizer = open_trained(folder), load_tokenizer(folder)
-    else:
-        raise UserError(f"{folder}: holds no model: neither config.json of an export nor {CONFIG} of a training")
-    if tokenizer.vocab_size > model.config.vocab_size:
+    source = source_at(path)
+    vocab_size, tokenizer = source.vocab_size, source.tokenizer()
+    if tokenizer is None:
+        raise UserError(f"{source.path}: has no tokenizer; nothing says which text its tokens stand for")
+    if tokenizer.vocab_size > vocab_size:
         raise UserError(
-            f"{folder}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model only {model.config.vocab_size:,}"
+            f"{source.path}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model only {vocab_size:,}"
         )
-    return model, tokenizer
+    return source.model(), tokenizer
 
 
 def open_trained(folder: Path) -> GPT:
     """The model of the best checkpoint in a training folder. Raises UserError when there is none yet."""
-    source = TrainedFolder(folder)
-    model = GPT(source.config)
-    checkpoint.put_weights(model, source.weights(), str(source.checkpoint))
-    return model.eval()
-
-
-def export_trained(model_folder: Path, folder: Path, card: str | None = None) -> list[Path]:
-    """huggingface.export() of the best checkpoint in a training folder; returns the files written to `folder`."""
-    return huggingface.export(open_trained(model_folder), load_tokenizer(model_folder), folder, card)
+    return TrainedFolder(folder).model()

@@ -1,6 +1,5 @@
 """A GPT-2 or Qwen3 in Hugging Face's layout: config.json, tokenizer.json, weights whole or in shards."""
 
-from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -24,26 +23,25 @@ class HuggingFaceFolder(Source):
 
     kind = "Hugging Face folder"
 
-    @cached_property
-    def config(self) -> ModelConfig:
+    def _written_config(self) -> ModelConfig:
         path = self.path / CONFIG
         if not path.is_file():
             raise UserError(f"{self.path}: {CONFIG} is missing; expected a folder written by the export")
         try:
             values = published_shapes.values_from(durable.read_json(path))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{path}: not the configuration of a GPT-2 or Qwen3: {error}") from error
         return validate(ModelConfig, values, str(path))
 
-    def weights(self) -> dict[str, Tensor]:
+    def _tensors(self, config: ModelConfig, *, sizes_only: bool) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for path in self._weight_files():
-            tensors |= load_tensors(path)
+            tensors |= load_tensors(path, sizes_only=sizes_only)
         try:
-            return published_shapes.weights_from(tensors, self.config)
+            return published_shapes.weights_from(tensors, config)
         except KeyError as error:
             raise UserError(f"{self.path / WEIGHTS}: does not fit {CONFIG}: {error} is missing") from error
-        except RuntimeError as error:  # query, key and value of different widths
+        except (RuntimeError, IndexError) as error:  # query, key and value of different widths, or of none
             raise UserError(f"{self.path / WEIGHTS}: does not fit {CONFIG}: {error}") from error
 
     def tokenizer(self) -> Tokenizer | None:

@@ -12,8 +12,9 @@ from nanogpt import cli
 from nanogpt.config import Config, DataConfig, save_config
 from nanogpt.data import preprocessing, shards
 from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.export import huggingface
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import checkpoint, folders
+from nanogpt.weights import checkpoint
 from tests.nanogpt.model_case import small
 
 CHECKOUT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def trained(data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
-    folders.export_trained(trained, folder)
+    huggingface.export_trained(trained, folder)
     return folder
 
 
@@ -73,7 +74,7 @@ def test_eval_covers_the_split(exported, data, capsys):
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        (["generate", "absent"], "absent: there is no such folder"),
+        (["generate", "absent"], "absent: there is no such file or folder"),
         (["generate", "MODEL", "--temperature", "-1"], "temperature: found -1.0"),
         (["eval", "MODEL", "--data", "absent"], "absent: there is no such folder"),
         (["eval", "MODEL", "--data", "DATA", "--window", "17"], "--window 17: the model sees at most 16 tokens"),
@@ -162,5 +163,5 @@ def test_an_example_names_a_missing_folder(tmp_path):
         timeout=120, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
     assert done.returncode == 2
-    assert "there is no such folder" in done.stderr
+    assert "there is no such file or folder" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -124,7 +124,9 @@ def test_a_cache_that_forgets_fails(monkeypatch):
 
 def test_positions_that_restart_behind_the_cache_fail(monkeypatch):
     tables = positional.Rotary.forward
-    monkeypatch.setattr(positional.Rotary, "forward", lambda self, start, count: tables(self, 0, count))
+    monkeypatch.setattr(
+        positional.Rotary, "forward", lambda self, places: tables(self, slice(places.stop - places.start))
+    )
     assert failed(component_checks.cached_decoding)
 
 

@@ -1,5 +1,7 @@
 """Generation: the same text as without a cache, whole characters, stops, windows that slide."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +11,11 @@ from nanogpt.config import Config, ModelConfig, save_config
 from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.evaluation.speed import bytes_per_token, decoding_speed
 from nanogpt.export import huggingface
-from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.inference.engine import Engine, _until
+from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
+from nanogpt.inference.decoding import decode_one_token, prefill
+from nanogpt.inference.engine import Engine
+from nanogpt.inference.text_stream import TextStream
+from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import checkpoint
 
@@ -78,7 +83,13 @@ def test_pieces_until_a_stop_are_the_text_until_it(pieces, stops):
     text = "".join(pieces)
     ends = [text.index(stop) for stop in stops if stop in text]
     # Streaming meets the stop that ends first; the whole text, the one that begins first.
-    streamed = "".join(_until(stops, iter(pieces)))
+    stream, streamed = TextStream(LETTERS, stops), ""
+    for piece in pieces:
+        streamed += stream.add(piece)
+        if stream.ended:
+            break
+    assert stream.ended == bool(ends)
+    streamed += stream.rest()
     assert text.startswith(streamed)
     assert not any(stop in streamed for stop in stops)
     assert streamed == text if not ends else len(streamed) >= min(ends)
@@ -86,19 +97,69 @@ def test_pieces_until_a_stop_are_the_text_until_it(pieces, stops):
 
 def test_no_piece_splits_a_character():
     tokenizer = BPETokenizer.train("añ€😀 " * 3, 257)  # every byte is a token of its own
-    text = "añ€😀ñ"
-    ids = tokenizer.encode(text)
-    pieces = list(Engine(model_for(tokenizer), tokenizer)._text(iter(ids.tolist())))
-    assert pieces == list(text)
-    unfinished = list(Engine(model_for(tokenizer), tokenizer)._text(iter(ids.tolist()[:-1])))
-    assert unfinished == list(text[:-1])
+    text, stream = "añ€😀ñ", TextStream(tokenizer)
+    pieces = [stream.write(token) for token in tokenizer.encode(text).tolist()]
+    assert [piece for piece in pieces if piece] == list(text) and stream.rest() == ""
+    cut = TextStream(tokenizer)
+    assert "".join(cut.write(token) for token in tokenizer.encode(text).tolist()[:-1]) + cut.rest() == text[:-1]
 
 
 def test_the_end_of_a_text_ends_it():
     tokenizer = BPETokenizer.train("abc", 257)
-    engine = Engine(model_for(tokenizer), tokenizer)
-    chosen = iter([65, 66, tokenizer.end_of_text, 67])
-    assert list(engine._tokens("a", 10, lambda logits: next(chosen))) == [65, 66]
+    stream = TextStream(tokenizer, ["bcd"])
+    assert [stream.write(token) for token in tokenizer.encode("abc").tolist()] == ["a", "", ""]
+    assert stream.write(tokenizer.end_of_text) == "bc" and stream.ended
+
+
+SHAPES = [dict(preset="gpt2"), dict(preset="modern"), dict(preset="modern", n_head=4, n_kv_head=2)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.sampled_from(SHAPES), prompts=st.lists(st.text("abcdefgh \n", max_size=40), max_size=5),
+    count=st.integers(0, 40), seed=st.integers(0, 9), temperature=st.sampled_from([0.0, 0.8]),
+    stop=st.none() | st.text("abcdefgh \n", min_size=1, max_size=2),
+)  # fmt: skip
+def test_a_text_is_the_same_alone_and_in_a_batch(shape, prompts, count, seed, temperature, stop):
+    engine = Engine(model_for(LETTERS, **shape), LETTERS)
+    options = dict(max_new_tokens=count, temperature=temperature, stop=stop)
+    seeds = [seed + row for row in range(len(prompts))]
+    alone = [engine.complete(prompt, seed=seed, **options) for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert engine.complete_batch(prompts, seeds=seeds, **options) == alone
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=st.sampled_from(SHAPES), lengths=st.lists(st.integers(1, 10), min_size=1, max_size=4))
+def test_logits_of_unequal_prompts_are_those_of_each_alone(shape, lengths):
+    model, generator = model_for(LETTERS, **shape), torch.Generator().manual_seed(0)
+    tokens = torch.randint(LETTERS.vocab_size, (len(lengths), 16), generator=generator)
+    padded = tokens[:, : max(lengths)].clone()
+    for row, length in enumerate(lengths):
+        padded[row, length:] = 1
+    cache = KVCache(model.config, len(lengths))
+    found = [prefill(model, padded, cache, lengths)]
+    for step in range(6):  # each row goes on behind its own prompt
+        newest = tokens[torch.arange(len(lengths)), torch.tensor(lengths) + step]
+        found.append(decode_one_token(model, newest, cache))
+    with torch.no_grad():
+        whole = model(tokens)[0]  # (B, 16, vocab_size)
+    for row, length in enumerate(lengths):
+        expected = whole[row, length - 1 : length + 6]
+        torch.testing.assert_close(torch.stack(found)[:, row], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_seed_for_each_prompt(engine):
+    with pytest.raises(ValueError):
+        engine.complete_batch(["a", "b"], seeds=[1])
+    first, second = engine.complete_batch(["a", "a"], max_new_tokens=40)
+    assert first != second
+
+
+def test_a_model_that_computes_nan_is_named(engine):
+    with torch.no_grad():
+        engine.model.final_norm.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match="NaN"):
+        engine.complete("a")
 
 
 def test_options_are_checked_before_the_first_piece(engine):
@@ -131,7 +192,7 @@ def test_a_tokenizer_of_another_model_is_named(tmp_path):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         Engine.from_folder(tmp_path / "absent")
     with pytest.raises(UserError, match="holds no model"):
         Engine.from_folder(tmp_path)
@@ -142,9 +203,9 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 def test_speed_counts_what_it_says(engine):
     speed = decoding_speed(engine, max_seconds=0.05)
-    assert speed["prompt_tokens"] == 8
-    assert speed["new_tokens"] >= 1
-    assert speed["achieved_bytes_per_second"] == speed["weight_bytes"] * speed["tokens_per_second"]
+    assert speed.prompt_tokens == 8
+    assert speed.new_tokens >= 1
+    assert speed.achieved_bytes_per_second == speed.weight_bytes * speed.tokens_per_second
 
 
 def test_tables_that_are_looked_up_are_not_read_whole():

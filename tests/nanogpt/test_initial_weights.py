@@ -18,11 +18,11 @@ from nanogpt.model.gpt import GPT
 from nanogpt.training.initial_weights import (
     check_vocabulary,
     config_with_shape_of,
-    digest_of,
     put_initial_weights,
     resampled,
 )
 from nanogpt.weights import checkpoint
+from nanogpt.weights.folders import digest_of
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
 LETTERS = CharTokenizer("abcdefgh \n")
@@ -118,7 +118,7 @@ def test_a_folder_of_transformers_in_shards_or_pickled(kind, written, tmp_path):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "_orig_mod.module."])
 def test_a_checkpoint_of_nanogpt(bias, prefix, tmp_path):
     shape = dict(preset="gpt2", activation="gelu_erf", bias=bias, vocab_size=LETTERS.vocab_size)
     model = randomised(small(**shape))
@@ -136,8 +136,8 @@ class Harmful:
 @pytest.mark.parametrize(
     "content, told",
     [
-        ({"model": {}, "model_args": Harmful()}, r"holds (posix|nt)\.system beside tensors and plain values; refused"),
-        ({"model": {}, "model_args": Path("x")}, r"holds pathlib\S* beside tensors and plain values; refused"),
+        ({"model": {}, "model_args": Harmful()}, r"holds (posix|nt)\.system besides tensors and plain values; refused"),
+        ({"model": {}, "model_args": Path("x")}, r"holds pathlib\S* besides tensors and plain values; refused"),
         ({"weights": {}}, "is not a checkpoint of nanoGPT: it has no 'model' and 'model_args'"),
         ({"model": {}, "model_args": {"n_layer": 1}}, "its model_args lack n_head"),
         ({"model": {}, "model_args": dict(n_layer=1, n_head=3, n_embd=32, block_size=4, vocab_size=5, bias=True)},

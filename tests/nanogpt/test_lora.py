@@ -119,7 +119,7 @@ def test_apart_and_merged_again(trained, tmp_path):
     files = adapters.save_apart(folder, tmp_path / "apart")
     assert sum(path.stat().st_size for path in files) < (folder / "best" / checkpoint.WEIGHTS).stat().st_size
     adapters.merge(base, tmp_path / "apart", tmp_path / "merged")
-    opened, tokenizer = huggingface.load(tmp_path / "merged")
+    opened, tokenizer = folders.open_folder(tmp_path / "merged")
     tokens = some_tokens(model.config)
     torch.testing.assert_close(logits(opened, tokens), logits(model, tokens), atol=1e-5, rtol=1e-5)
     assert tokenizer.digest == LETTERS.digest
@@ -186,5 +186,5 @@ def test_peft_opens_them(trained, tmp_path):
     torch.testing.assert_close(logits(model, tokens), theirs(tokens).logits.detach(), atol=1e-4, rtol=1e-4)
     theirs.save_pretrained(tmp_path / "by-peft")  # and what PEFT saves is merged here
     adapters.merge(base, tmp_path / "by-peft", tmp_path / "merged")
-    merged = huggingface.load_model(tmp_path / "merged")
+    merged = folders.open_folder(tmp_path / "merged")[0]
     torch.testing.assert_close(logits(merged, tokens), logits(model, tokens), atol=1e-4, rtol=1e-4)

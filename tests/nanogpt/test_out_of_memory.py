@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nanogpt.config import Config
-from nanogpt.export.huggingface import load_model
+from nanogpt.export.huggingface import export_trained
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.training import session
@@ -15,7 +15,8 @@ from nanogpt.training.gradients import OutOfMemory
 from nanogpt.training.trainer import Trainer, train
 from nanogpt.training.validation import Judge
 from nanogpt.weights import checkpoint
-from nanogpt.weights.folders import export_trained, open_trained
+from nanogpt.weights.folders import open_trained
+from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.training_case import StopAt, assert_same, events, losses, make_data, tiny, train_with_stops
 
 
@@ -176,7 +177,7 @@ def test_a_model_of_short_windows_is_used_within_them(data, tmp_path, preset):
     with pytest.raises(ValueError, match="longer than block_size 8"):
         model(torch.zeros(1, 9, dtype=torch.long))
     export_trained(tmp_path / "model", tmp_path / "export")
-    exported = load_model(tmp_path / "export")
+    exported = HuggingFaceFolder(tmp_path / "export").model()
     assert exported.config.block_size == 8
     text = torch.arange(8)[None]
     assert torch.allclose(exported(text)[0], model(text)[0], atol=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
-from nanogpt.inference.sampling import check_options, nucleus, sample
+from nanogpt.inference.sampling import NOT_A_TOKEN, check_options, kept_k, nucleus, sample
 
 pytestmark = pytest.mark.fast
 logit_lists = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=20)
@@ -16,13 +16,31 @@ logit_lists = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=20)
 
 def draws(logits, count=2000, **options):
     generator = torch.Generator().manual_seed(0)
-    return [sample(torch.tensor(logits), generator, **options) for _ in range(count)]
+    return [int(sample(torch.tensor([logits]), [generator], **options)) for _ in range(count)]
 
 
 @given(logits=logit_lists)
 def test_temperature_zero_takes_the_likeliest(logits):
-    token = sample(torch.tensor(logits), torch.Generator(), temperature=0)
+    token = int(sample(torch.tensor([logits]), [torch.Generator()], temperature=0))
     assert logits[token] == max(logits)
+
+
+@given(rows=st.integers(1, 4), size=st.integers(2, 70), seed=st.integers(0, 99), top_k=st.none() | st.integers(1, 9))
+def test_a_row_draws_what_multinomial_draws_alone(rows, size, seed, top_k):
+    logits = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed)) * 2
+    generators = [torch.Generator().manual_seed(seed + row) for row in range(rows)]
+    drawn = sample(logits, generators, temperature=0.7, top_k=top_k, top_p=0.9)
+    for row in range(rows):
+        alone = nucleus(kept_k(logits[row] / 0.7, top_k).softmax(-1), 0.9)
+        assert drawn[row] == torch.multinomial(alone, 1, generator=torch.Generator().manual_seed(seed + row))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_row_that_is_not_finite_has_no_token(bad, temperature):
+    logits = torch.tensor([[0.0, bad, 1.0], [0.0, -math.inf, 9.0]])
+    drawn = sample(logits, [torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)], temperature)
+    assert drawn[0] == NOT_A_TOKEN and drawn[1] != NOT_A_TOKEN
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-7, 1e-45, 5e-324])

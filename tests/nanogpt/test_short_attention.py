@@ -22,7 +22,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_the_written_gradient_is_that_of_finite_differences(n_head, n_kv_head, qk_norm, rope):
     heads = random(B, T, n_head + 2 * n_kv_head, D).requires_grad_()
     weights = [random(D, seed=seed).requires_grad_() for seed in (1, 2)] if qk_norm else [None, None]
-    tables = [table.double() for table in Rotary(D, T, 10.0)(0, T)] if rope else [None, None]
+    tables = [table.double() for table in Rotary(D, T, 10.0)(slice(T))] if rope else [None, None]
     arguments = (heads, *weights, 1e-3, *tables, n_head, n_kv_head)
     assert torch.autograd.gradcheck(ShortAttention.apply, arguments)
 
@@ -39,7 +39,7 @@ def test_both_paths_compute_the_same(options, monkeypatch):
         for seed, parameter in enumerate(attention.parameters()):
             parameter.copy_(random(*parameter.shape, seed=seed))
     x = random(B, 16, config.n_embd, seed=9).requires_grad_()
-    rotation = Rotary(config.head_width, 16, 1e4)(0, 16) if config.position == "rope" else None
+    rotation = Rotary(config.head_width, 16, 1e4)(slice(16)) if config.position == "rope" else None
     results = []
     for short in (True, False):
         monkeypatch.setattr(short_attention, "applies", lambda heads, short=short: short)

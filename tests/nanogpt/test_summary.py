@@ -46,5 +46,6 @@ def test_each_temperature_is_judged_and_the_middle_one_decides(case):
 
 def test_decoding_says_what_it_measured_on(case, monkeypatch):
     monkeypatch.setattr(summary.speed, "decoding_speed", partial(summary.speed.decoding_speed, max_seconds=0.05))
-    facts = summary.decoding(case[1])
-    assert facts["tokens_per_second"] > 0 and facts["device"] == "cpu" and facts["threads"] >= 1
+    found = summary.decoding(case[1])
+    assert found.tokens_per_second > 0 and found.device == "cpu" and found.threads >= 1
+    assert found.peak_memory_bytes > found.weight_bytes
