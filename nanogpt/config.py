@@ -1,28 +1,36 @@
 """Every setting of a model, its training, its data and its device: YAML plus overrides -> validated objects.
 
-A mistake is one line naming the file, the key, what was found and what is allowed (`UserError`).
+A mistake is one line naming the file, the key, what was found and what is allowed (`UserError`). How YAML itself is
+read, and which of its surprises are refused: settings_file.py.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import codecs
+from collections.abc import Iterable, Iterator
+from encodings.aliases import aliases
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    FieldSerializationInfo,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
     model_validator,
 )
 
-from nanogpt import durable
+from nanogpt import durable, settings_file
 from nanogpt.faults import UserError, nearest
+from nanogpt.mistakes import explain, found
+from nanogpt.settings_file import read_yaml as read_yaml
+from nanogpt.spelling import redacted, spelled
 
 # The two shapes that matter: `gpt2` exchanges weights with GPT-2 and nanoGPT, `modern` is exactly Qwen3's.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -41,7 +49,7 @@ BAD_STEPS = 3  # in a row, after which a training goes back
 
 
 def _whole_number(value: Any) -> Any:
-    """PyYAML reads `1e4` as text: accept any notation of a whole number."""
+    """Text from a command line may hold any notation of a whole number, such as 1e4."""
     if isinstance(value, str):
         try:
             number = float(value)
@@ -52,13 +60,13 @@ def _whole_number(value: Any) -> Any:
 
 
 Model = TypeVar("Model", bound=BaseModel)
-Whole = Annotated[int, BeforeValidator(_whole_number)]
+Whole = Annotated[int, BeforeValidator(_whole_number), Field(lt=2**63)]
 Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
 Temperature = Annotated[float, Field(ge=0)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**63)]  # what torch's generators take
+Seed = Count  # what torch's generators take
 
 
 def _is_reached_by_doubling(last: int, first: int) -> bool:
@@ -66,14 +74,32 @@ def _is_reached_by_doubling(last: int, first: int) -> bool:
     return rest == 0 and times > 0 and times & (times - 1) == 0
 
 
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """`annotation` and the types that it is made of: float and NoneType in `float | None`."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _types_in(inner)
+
+
 class Section(BaseModel):
     """A part of the configuration: unknown keys are mistakes, values never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1, so `learning_rate: true` would be 1.0."""
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(item, bool) for item in values) and info.field_name is not None:
+            types = set(_types_in(cls.model_fields[info.field_name].annotation))
+            if bool not in types and types & {int, float}:
+                raise ValueError(f"found {found(value)}, should be a number")
+        return value
+
 
 class ModelConfig(Section):
-    """The shape of the transformer. A preset fills what is not given."""
+    """The shape of the transformer. A preset fills in what is not given."""
 
     preset: Literal["gpt2", "modern"] = Field(
         "modern", description="defaults of norm to zero_init: gpt2 as GPT-2 and nanoGPT, modern (shown) as Qwen3"
@@ -89,7 +115,7 @@ class ModelConfig(Section):
     ffn_dim: Positive | None = Field(None, description="width of the feed-forward layer; null: by activation")
     norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="normalisation")
     norm_eps: Rate = Field(1e-6, description="added to the variance")
-    position: Literal["learned", "rope"] = Field("rope", description="how a token knows its place")
+    position: Literal["learned", "rope"] = Field("rope", description="how positions are encoded")
     rope_theta: Rate = Field(10000.0, description="base wavelength of the rotary embedding")
     position_scale: float = Field(1.0, ge=1, description="rope: positions are divided by it (a stretched context)")
     activation: Literal["gelu", "gelu_erf", "relu2", "swiglu"] = Field(
@@ -104,7 +130,7 @@ class ModelConfig(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _fill_from_preset(cls, values: Any, validated: ModelWrapValidatorHandler[ModelConfig]) -> ModelConfig:
-        """model_fields_set are what was written, not what the preset filled: a source of weights fills the rest."""
+        """model_fields_set holds what was written, not what the preset filled: a source of weights fills the rest."""
         if not isinstance(values, dict):
             return validated(values)
         preset = PRESETS.get(str(values.get("preset", "modern")), {})
@@ -177,8 +203,8 @@ class TrainingConfig(Section):
     init_from: str | None = Field(
         None, min_length=1, description="a model's folder, a Hugging Face folder or nanoGPT's ckpt.pt; null: scratch"
     )
-    lora_rank: Count = Field(0, description="rank of low-rank adapters beside frozen weights; 0: train all weights")
-    lora_alpha: Rate = Field(16.0, description="adapters count by lora_alpha / lora_rank")
+    lora_rank: Count = Field(0, description="rank of low-rank adapters next to frozen weights; 0: train all weights")
+    lora_alpha: Rate = Field(16.0, description="adapters are scaled by lora_alpha / lora_rank")
     eval_interval: Positive = Field(250, description="steps between evaluations on the whole validation split")
     sample_interval: Count = Field(250, description="steps between written samples; 0: none")
     sample_temperatures: Annotated[list[Temperature], Field(min_length=1)] = Field(
@@ -186,7 +212,7 @@ class TrainingConfig(Section):
     )
     log_interval: Positive = Field(10, description="steps between rows of metrics")
     checkpoint_interval: Positive = Field(250, description="steps between checkpoints")
-    checkpoint_minutes: Rate = Field(10.0, description="minutes after which one more is due, however slow the steps")
+    checkpoint_minutes: Rate = Field(10.0, description="longest time between checkpoints, in minutes")
     keep_checkpoints: Annotated[Whole, Field(ge=2)] = Field(3, description="newest checkpoints kept")
     early_stopping_patience: Count = Field(0, description="evaluations without a better loss; 0: never stop early")
     max_seconds: Rate | None = Field(None, description="training time at which the cool-down has ended; null: no clock")
@@ -204,7 +230,7 @@ class TrainingConfig(Section):
         if self.initial_batch is not None and not _is_reached_by_doubling(batch, self.initial_batch):
             raise ValueError(f"initial_batch {self.initial_batch} does not become {batch} sequences by doubling")
         if self.lora_rank and self.init_from is None:
-            raise ValueError("lora_rank needs init_from: adapters change a model that is there")
+            raise ValueError("lora_rank needs init_from: adapters change an existing model")
         return self
 
     @model_validator(mode="after")
@@ -218,19 +244,52 @@ class TrainingConfig(Section):
         return self
 
 
+WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
+
+
 class DataConfig(Section):
-    """What is learned from."""
+    """The text to learn from."""
 
     source: str = Field(
         "tiny_shakespeare", min_length=1, description="a name of the catalogue, a text file, a folder, or embedded"
     )
     tokenizer: Literal["auto", "char", "bpe", "gpt2"] = Field("auto", description="auto: characters for small data")
     bpe_vocab_size: Annotated[Whole, Field(ge=257, le=65536)] = Field(1024, description="tokens of a trained BPE")
+    encoding: str = Field(
+        "auto", description="of documents that are not UTF-8, such as cp1252 or gb18030; auto: detected"
+    )
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
     )
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _source_as_text(cls, source: Any) -> Any:
+        """A file name that is not UTF-8, as sources.own_path understands it."""
+        return source if not isinstance(source, str) or source.isascii() or _is_utf8(source) else spelled(source)
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str) -> str:
+        if encoding == "auto":
+            return encoding
+        try:
+            b"a".decode(encoding, "replace")  # refuses those that are not of texts, such as hex
+            return codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            known = ["auto", *sorted({*aliases, *aliases.values()})]
+            raise ValueError(
+                f"found {found(encoding)}, should be auto or an encoding that Python knows{nearest(encoding, known)}"
+            ) from None
+
+    @field_serializer("mirror")
+    def _without_password(self, mirror: str | list[str] | None, info: FieldSerializationInfo) -> Any:
+        """Whoever dumps or saves a configuration gets no password; `with_changes` keeps it."""
+        if mirror is None or info.context == WITH_PASSWORDS:
+            return mirror
+        return redacted(mirror) if isinstance(mirror, str) else [redacted(place) for place in mirror]
 
     @property
     def mirrors(self) -> list[str]:
@@ -239,7 +298,7 @@ class DataConfig(Section):
 
 
 class DeviceConfig(Section):
-    """What computes. A device that is not there is said, and what is there is taken."""
+    """Compute device. An unavailable one is reported and replaced."""
 
     type: Literal["auto", "cpu", "mps", "cuda"] = Field("auto", description="auto: cuda, else mps, else cpu")
     mixed_precision: bool | Literal["auto", "bfloat16", "float16"] = Field(
@@ -298,7 +357,7 @@ class Config(Section):
 
     def with_changes(self, changes: dict[str, Any]) -> Config:
         """A validated copy with dotted keys replaced: {"training.max_iters": 100}. Raises UserError."""
-        values = self.model_dump()
+        values = self.model_dump(context=WITH_PASSWORDS)
         for key, value in changes.items():
             set_key(values, key, value)
         return validate(Config, values, self.name)
@@ -313,39 +372,18 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> Config:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write `config` as YAML that load_config reads back equal."""
-    durable.write_text(path, yaml.safe_dump(config.model_dump(), sort_keys=False))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError naming the file and the line."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not a text file") from error
-    except (yaml.YAMLError, ValueError) as error:  # the second: a date such as 2026-99-99
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise UserError(f"{path}:{where} is not valid YAML: {problem}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected sections such as 'model:', found {type(values).__name__}")
-    return values
+    """Write `config` as YAML that load_config reads back equal, but for passwords."""
+    durable.write_text(path, settings_file.as_yaml(config.model_dump()))
 
 
 def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
-    """`training.learning_rate=3e-4` -> ("training.learning_rate", "3e-4"), values read as YAML. Raises UserError."""
+    """`training.learning_rate=3e-4` -> ("training.learning_rate", 0.0003), values read as YAML. Raises UserError."""
     pairs = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f'--set {override}: expected KEY=VALUE, such as "training.learning_rate=3e-4"')
-        try:
-            pairs.append((key.strip(), yaml.safe_load(text)))
-        except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"--set {override}: the value is not valid YAML") from error
+        pairs.append((key.strip(), settings_file.parse(text, f"--set {redacted(override)}")))
     return pairs
 
 
@@ -374,12 +412,12 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> None:
 def validate(kind: type[Model], values: dict[str, Any], where: str, origins: dict[str, str] | None = None) -> Model:
     """`values` as a `kind`. Raises UserError with the first mistake: where, key, what was found, what is allowed.
 
-    `where` names the file; `origins` the words of the command line behind those keys that come from there.
+    `where` names the file; `origins` the words of the command line for the keys that come from there.
     """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        key, mistake = _explain(kind, error)
+        key, mistake = explain(kind, error)
         raise UserError(f"{_place(where, origins or {}, key)}: {mistake}") from None
 
 
@@ -394,30 +432,10 @@ def _place(where: str, origins: dict[str, str], key: str) -> str:
     return ": ".join(filter(None, [f"{where} with {', '.join(within)}" if within else where, key]))
 
 
-UNKNOWN_KEY = ("extra_forbidden", "invalid_key")  # the second: YAML may have keys that are no text
-
-
-def _explain(kind: type[BaseModel], error: ValidationError) -> tuple[str, str]:
-    """The key of the first mistake ("" for the whole) and what is wrong with it; an unknown key comes first."""
-    first = next((e for e in error.errors() if e["type"] in UNKNOWN_KEY), error.errors()[0])
-    location = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "literal[", "bool"))]
-    key = ".".join(location)
-    if first["type"] in UNKNOWN_KEY:
-        return key, f"unknown key{nearest(location[-1], _keys(kind, location[:-1]))}"
-    if first["type"] == "value_error":
-        return key, str(first["ctx"]["error"])
-    if first["type"] == "model_type":
-        return key, f"found {first['input']!r}, should be a section with {', '.join(_keys(kind, location)[:3])} ..."
-    if first["type"] == "tuple_type":
-        return key, f"found {first['input']!r}, should be a list such as [first, second]"
-    message = re.sub("^(Input|String) should ", "", first["msg"])
-    return key, f"found {first['input']!r}, should {message}"
-
-
-def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        inner = kind.model_fields[part].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        kind = inner
-    return list(kind.model_fields)
+def _is_utf8(text: str) -> bool:
+    """False for names of files whose bytes are not UTF-8: Python keeps those bytes as lone surrogates."""
+    try:
+        text.encode()
+        return True
+    except UnicodeEncodeError:
+        return False

@@ -1,9 +1,9 @@
-"""One file over HTTP: resumed where it broke off, given up in time, and believed only when its sha256 is right.
+"""One file over HTTP: resumed where it broke off, given up in time, and used only when its sha256 is right.
 
-What has arrived stays beside the file's place as `<file>.part`, with a note of where it came from in
-`<file>.part.json`, so that neither a cut connection, nor a kill, nor a full disk costs what was there. The next attempt
-asks for the rest (RFC 9110, sections 13.1.5 and 14), from the same place or another. Whatever a server makes of that,
-the whole is hashed before it is believed, and wrong bytes are dropped whole.
+What has arrived is kept next to the file as `<file>.part`, with its source in `<file>.part.json`: a cut connection, a
+kill or a full disk loses none of it. The next attempt asks for the rest (RFC 9110, sections 13.1.5 and 14), from the
+same place or another. Whatever the server answers, the whole file is hashed before it is used, and wrong bytes are
+dropped. Messages and notes hold no password (spelling.redacted).
 """
 
 from __future__ import annotations
@@ -16,32 +16,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from nanogpt import durable
+from nanogpt.spelling import redacted, spelled
+
+if TYPE_CHECKING:  # requests takes 70 ms to load, and seconds on a busy machine
+    from requests import Response
+    from requests.structures import CaseInsensitiveDict
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.3  # before the second attempt, twice as long before the third
 # Waiting for answers, in all, while nobody has given one: a machine without network must fall back within 10 s.
 ANSWER_SECONDS = 8.0
-# What still is progress: less than this, over a whole window, is a server that hangs (tiny Shakespeare: 2.3 minutes).
+# Less than this over a whole window counts as a server that hangs (tiny Shakespeare at this rate: 2.3 minutes).
 LEAST_BYTES_PER_SECOND = 8 << 10
 WINDOW_SECONDS = 15.0
 CHUNK = 4 << 10  # bytes: small, so that a trickle is seen as it is
-STANDSTILL_SECONDS = 300.0  # several times what a holder bears with each of its places
-TOLD_AFTER_SECONDS = 2.0  # of waiting for another run's download: to find a file whole takes no time worth a word
-Notify = Callable[[str, str], None]  # is told a fault and its remedy, in a few words each
+STANDSTILL_SECONDS = 300.0  # several times what a holder of the lock waits for each of its places
+NOTICE_SECONDS = 2.0  # of waiting for another run's download before a message: a whole file is found in less
+Notify = Callable[[str, str], None]  # called with a fault and its remedy, in a few words each
 TRY_AGAIN = (408, 425, 429)  # of the answers 4xx: too slow, too early, too many requests
 
 
 def say_nothing(fault: str, remedy: str) -> None:
-    """For those who only want the file."""
+    """For callers who only want the file."""
 
 
 class Unobtainable(Exception):
-    """The file could not be had; the message says why, in one line."""
+    """The file could not be obtained; the message says why, in one line."""
 
 
 class Refused(Unobtainable):
@@ -50,13 +55,13 @@ class Refused(Unobtainable):
 
 @dataclass
 class Patience:
-    """Seconds left for first answers while nobody has given one; each place has its own once the network is proved."""
+    """Seconds left for first answers while no place has answered; after that, each place has its own."""
 
     seconds: float = field(default_factory=lambda: ANSWER_SECONDS)
     answered: bool = False
 
     def for_place(self, last: bool) -> float:
-        """Half of what is left where others follow: one that is silent must not take the turn of all."""
+        """Half of what is left if others follow: a silent place must leave the others their turn."""
         if self.answered:
             return ANSWER_SECONDS
         return self.seconds if last else self.seconds / 2
@@ -67,7 +72,7 @@ class Patience:
 
 
 class Part:
-    """What has arrived of the file that belongs to `path`, `size` bytes with that sha256."""
+    """What has arrived of the file at `path`, which has `size` bytes with that sha256."""
 
     def __init__(self, path: Path, sha256: str, size: int):
         self.whole, self.sha256, self.size = path, sha256, size
@@ -76,16 +81,16 @@ class Part:
 
     @contextmanager
     def alone(self, notify: Notify = say_nothing) -> Iterator[None]:
-        """Hold the part: runs share their downloads. Waits while its holder gets on, and tells `notify` so, once.
+        """Lock the part, because runs share their downloads. Waits while its holder makes progress; one message.
 
-        The lock dies with its holder. Raises Unobtainable when one lives, and nothing has come for STANDSTILL_SECONDS.
+        The lock ends with its holder. Raises Unobtainable when nothing has come for STANDSTILL_SECONDS.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.whole.name}.lock"))
         try:
-            lock.acquire(timeout=TOLD_AFTER_SECONDS)
+            lock.acquire(timeout=NOTICE_SECONDS)
         except Timeout:
-            notify(f"another process is downloading {self.whole}", "waited for it")
+            notify(f"another process is downloading {spelled(self.whole)}", "waited for it")
             self._wait_for(lock)
         try:
             yield
@@ -99,23 +104,25 @@ class Part:
                 lock.acquire(timeout=STANDSTILL_SECONDS)
             except Timeout:
                 if self.arrived() == arrived:
-                    raise Unobtainable(f"another process holds {self.path}, and nothing comes") from None
+                    raise Unobtainable(f"another process holds {spelled(self.path)}, and nothing comes") from None
 
     def arrived(self) -> int:
-        """Bytes to go on from."""
+        """Bytes that are here."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def validator(self, url: str) -> str | None:
         """What `url` called the version that this is a part of, if it is from there."""
-        return self._notes().get("validator") if self._notes().get("url") == url else None
+        notes = self._notes()
+        validator = notes.get("validator")
+        return validator if isinstance(validator, str) and notes.get("url") == redacted(url) else None
 
     def check(self) -> None:
-        """Drop what cannot be a part of this file: too much, or noted as another file's."""
+        """Drop what cannot be a part of this file: too many bytes, or noted as another file's."""
         if self.arrived() > self.size or self._notes().get("sha256") != self.sha256:
             self.drop()
 
     def comes_from(self, url: str, validator: str | None) -> None:
-        durable.write_json(self._note, {"url": url, "validator": validator, "sha256": self.sha256})
+        durable.write_json(self._note, {"url": redacted(url), "validator": validator, "sha256": self.sha256})
 
     def drop(self) -> None:
         for path in (self.path, self._note):
@@ -123,7 +130,7 @@ class Part:
             path.unlink(missing_ok=True)
 
     def take_place(self) -> bool:
-        """Move the whole file to its place if its sha256 is right, else drop it; which of the two."""
+        """Move the whole file to its place if its sha256 is right, else drop it. True when it was moved."""
         if durable.sha256_file(self.path) != self.sha256:
             self.drop()
             return False
@@ -135,7 +142,7 @@ class Part:
         self._note.unlink(missing_ok=True)
         return True
 
-    def _notes(self) -> dict:
+    def _notes(self) -> dict[str, Any]:
         try:
             notes = durable.read_json(self._note)
         except (OSError, ValueError):
@@ -144,9 +151,9 @@ class Part:
 
 
 def download(url: str, part: Part, patience: Patience, last: bool, notify: Notify = say_nothing) -> None:
-    """Make `part` whole from `url` and move it to its place, in ATTEMPTS attempts. `last`: no other place follows.
+    """Complete `part` from `url` and move it to its place, in ATTEMPTS attempts. `last`: no other place follows.
 
-    Raises Unobtainable with what the last attempt met (`notify` is told the others); OSError (a full disk) as it is.
+    Raises Unobtainable with what stopped the last attempt (`notify` gets the others); OSError (a full disk) as it is.
     What arrived is kept.
     """
     import requests  # noqa: F401  before the clock runs: on a busy machine it takes a second to load
@@ -168,7 +175,7 @@ def download(url: str, part: Part, patience: Patience, last: bool, notify: Notif
             if attempt == ATTEMPTS or seconds <= 0:
                 times = f", {attempt} times" if attempt > 1 else ""
                 raise Unobtainable(f"{error}{times}") from error.__cause__
-            if transfer.heard:  # that nobody is there is told once for each place
+            if transfer.heard:  # silence is reported once for each place
                 notify(str(error), f"asked again from byte {part.arrived():,} on")
         patience.wait(pause)
         time.sleep(pause)
@@ -176,12 +183,12 @@ def download(url: str, part: Part, patience: Patience, last: bool, notify: Notif
 
 
 class _Transfer:
-    """One attempt, in a thread of its own: no socket's timeout bounds the look-up of a name or a trickling server."""
+    """One attempt, in its own thread: no socket timeout bounds the look-up of a name or a trickling server."""
 
     def __init__(self, url: str, part: Part):
-        self.url, self.part, self.host = url, part, urlsplit(url).netloc
+        self.url, self.part, self.host = url, part, redacted(url).split("/")[2].removeprefix("***@")
         self.answered, self.ended = threading.Event(), threading.Event()
-        self.heard = False  # somebody answered
+        self.heard = False  # a server answered
         self.received = 0
         self.error: Exception | None = None
         self._given_up, self._writing = False, threading.Lock()
@@ -189,7 +196,7 @@ class _Transfer:
     def go(self, seconds: float, patience: Patience) -> None:
         """Raises Unobtainable when nothing answers within `seconds`, comes too slowly or is wrong; OSError."""
         began = time.monotonic()
-        threading.Thread(target=self._run, name=f"download {self.url}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"download from {self.host}", daemon=True).start()
         in_time = self.answered.wait(max(0.0, seconds))
         if self.heard:
             patience.answered = True
@@ -206,7 +213,7 @@ class _Transfer:
         if self.error is not None:
             raise self._explained(self.error) from self.error
         if not self.part.take_place():
-            sent = f"{self.host} sent wrong bytes" if self.heard else f"{self.part.path} was damaged"
+            sent = f"{self.host} sent wrong bytes" if self.heard else f"{spelled(self.part.path)} was damaged"
             raise Unobtainable(f"{sent} (sha256 differs)")
 
     def _give_up(self) -> None:
@@ -224,7 +231,7 @@ class _Transfer:
         self.answered.set()
 
     def _receive(self) -> None:
-        """One answer: the rest of the file, or a piece of it, behind which another is asked for."""
+        """One answer: the rest of the file, or a piece of it; then the next piece is asked for."""
         arrived = self.part.arrived()
         with self._ask(arrived) as response:
             with self._writing:
@@ -243,10 +250,10 @@ class _Transfer:
                         break
         self._check_length(arrived, end)
 
-    def _ask(self, arrived: int):
+    def _ask(self, arrived: int) -> Response:
         import requests
 
-        # Compressed on the way, offsets and lengths would be of other bytes than the file's.
+        # With compression, offsets and lengths would count other bytes than the file's.
         headers = {"Accept-Encoding": "identity"}
         if arrived:
             headers["Range"] = f"bytes={arrived}-"
@@ -259,20 +266,20 @@ class _Transfer:
         self.answered.set()
         return response
 
-    def _extent(self, response, arrived: int) -> tuple[int, int]:
-        """Bytes [begin, end) of the file that the body is. `begin`: behind what has arrived, or 0: begun anew."""
+    def _extent(self, response: Response, arrived: int) -> tuple[int, int]:
+        """Bytes [begin, end) of the file that the body holds; `begin` is what has arrived, or 0 for a new start."""
         end = self.part.size
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         if response.status_code == 416:  # it has less than what is here
             self.part.drop()
             raise Unobtainable(f"{self.host} has no byte {arrived:,} of it")
         if response.status_code == 206:
-            said = response.headers.get("Content-Range", "")
-            piece = re.fullmatch(rf"bytes {arrived}-(\d+)/({self.part.size}|\*)", said)
+            sent = response.headers.get("Content-Range", "")
+            piece = re.fullmatch(rf"bytes {arrived}-(\d+)/({self.part.size}|\*)", sent)
             end = int(piece[1]) + 1 if piece else 0  # a server may send less than was asked for (RFC 9110, 15.3.7)
             if encoded or not arrived < end <= self.part.size:
                 self.part.drop()
-                raise Unobtainable(f"{self.host} sends another part of it than was asked for ({said or 'unnamed'})")
+                raise Unobtainable(f"{self.host} sends another part of it than was asked for ({sent or 'unnamed'})")
         elif response.status_code == 200:
             arrived = 0
             length = response.headers.get("Content-Length", "")
@@ -290,25 +297,31 @@ class _Transfer:
     def _check_length(self, arrived: int, end: int) -> None:
         if arrived > end:
             self.part.drop()
-            promised = f"the {end:,} bytes of it" if end == self.part.size else "it said"
+            promised = f"the {end:,} bytes of it" if end == self.part.size else "it announced"
             raise Unobtainable(f"{self.host} sends more than {promised}")
         if arrived < end:
             raise Unobtainable(f"{self.host} cut off after {arrived:,} of {self.part.size:,} bytes")
 
     def _explained(self, error: Exception) -> Exception:
-        """The network's faults in a few words; anything else (a full disk) as it is."""
+        """A fault of the network or of an address in a few words; any other error, such as a full disk, as it is."""
         import requests
 
-        if isinstance(error, requests.HTTPError):
+        if isinstance(error, requests.HTTPError) and error.response is not None:
             status = error.response.status_code
             kind = Refused if 400 <= status < 500 and status not in TRY_AGAIN else Unobtainable
             return kind(f"{self.host} answers {status} {error.response.reason}")
         if isinstance(error, requests.TooManyRedirects):
             return Refused(f"{self.host} redirects without end")
+        if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
+            return Refused(f"the proxy for {self.host} is a SOCKS proxy, which needs PySocks: pip install pysocks")
+        if isinstance(error, ValueError):  # of the address, of a redirect's or of the proxy's
+            return Refused(f"no download from {self.host}: an address, or that of the proxy, is not valid")
         if self.heard and isinstance(error, requests.RequestException):
             return Unobtainable(f"{self.host} cut off after {self.part.arrived():,} of {self.part.size:,} bytes")
         if isinstance(error, requests.exceptions.SSLError):
             return Unobtainable(f"no trusted connection to {self.host} (its certificate does not hold)")
+        if isinstance(error, requests.exceptions.ProxyError):
+            return Unobtainable(f"no connection to {self.host} through its proxy")
         if isinstance(error, requests.ConnectionError):
             return Unobtainable(f"no connection to {self.host}")
         if isinstance(error, requests.RequestException):
@@ -316,7 +329,7 @@ class _Transfer:
         return error
 
 
-def _validator(headers) -> str | None:
+def _validator(headers: CaseInsensitiveDict[str]) -> str | None:
     """What If-Range may name: a strong entity tag, else the time of the last change (RFC 9110, section 13.1.5)."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified")

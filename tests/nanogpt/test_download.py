@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
@@ -246,6 +247,46 @@ def test_a_silent_place_leaves_the_others_their_turn(tmp_path, monkeypatch):
     assert patience.for_place(last=False) == 1.0, "somebody answered: there is a network"
 
 
+def test_a_password_of_the_address_is_sent_and_stands_in_no_message_note_or_thread_name(tmp_path):
+    told, names = [], []
+
+    def answer(handler):
+        names.extend(thread.name for thread in threading.enumerate())
+        sends(cut=8192)(handler)
+
+    with server(answer, refuses(404)) as (url, requests):
+        url = url.replace("http://", "http://me:se%40cret@")
+        with pytest.raises(Unobtainable) as caught:
+            download.download(url, part_in(tmp_path), Patience(), last=True, notify=lambda *words: told.append(words))
+        assert part_in(tmp_path).validator(url) == TAG, "it is known where the part came from all the same"
+    assert all(request["Authorization"].startswith("Basic ") for request in requests)
+    shown = f"{told} {caught.value} {names} {(tmp_path / 'play.txt.part.json').read_text()}"
+    assert "127.0.0.1" in shown and "cret" not in shown and "me:" not in shown
+
+
+def test_an_unusable_proxy_is_one_line_and_no_proxy_is_honoured(tmp_path, monkeypatch):
+    for name in ("http_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with server(sends()) as (url, requests):
+        for proxy, words in (
+            ("http://me:secret@127.0.0.1:1", "through its proxy"),
+            ("http://[bad", "not valid"),
+            *([] if find_spec("socks") else [("socks5://me:secret@127.0.0.1:1", "SOCKS .* pip install pysocks")]),
+        ):
+            monkeypatch.setenv("ALL_PROXY", proxy)
+            with pytest.raises(Unobtainable, match=words) as caught:
+                get(url, tmp_path)
+            assert "\n" not in str(caught.value) and "secret" not in str(caught.value) and not requests
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert get(url, tmp_path) == TEXT
+
+
+@pytest.mark.parametrize("host", ["[bad", "a b", "h:99999999", "a" * 300, ".x"])
+def test_an_address_that_is_none_is_one_line(tmp_path, host):
+    with pytest.raises(Unobtainable, match="not valid"):
+        get(f"http://{host}/play.txt", tmp_path)
+
+
 def test_nobody_listens(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -342,7 +383,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
 def test_what_another_process_downloads_is_waited_for_and_told_once(tmp_path, monkeypatch):
     part, hanging, told = part_in(tmp_path), threading.Event(), []
     monkeypatch.setattr(download, "WINDOW_SECONDS", 0.1)  # long gone before the other goes on
-    monkeypatch.setattr(download, "TOLD_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(download, "NOTICE_SECONDS", 0.1)
     with server(sends(waits=hanging)) as (url, requests):
         child = start_child(url, part)
         try:
@@ -360,7 +401,7 @@ def test_what_another_process_downloads_is_waited_for_and_told_once(tmp_path, mo
 
 def test_a_process_that_holds_a_download_and_gets_nowhere_is_not_waited_for_for_ever(tmp_path, monkeypatch):
     part, hanging = part_in(tmp_path), threading.Event()
-    monkeypatch.setattr(download, "TOLD_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(download, "NOTICE_SECONDS", 0.05)
     monkeypatch.setattr(download, "STANDSTILL_SECONDS", 0.2)
     with server(sends(waits=hanging)) as (url, _):
         child = start_child(url, part)

@@ -101,7 +101,7 @@ def test_mirror_folder_comes_first(tmp_path):
 
 
 def test_what_another_process_holds_and_does_not_get_is_copied_where_that_is_possible(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "TOLD_AFTER_SECONDS", 0.02)
+    monkeypatch.setattr(download, "NOTICE_SECONDS", 0.02)
     monkeypatch.setattr(download, "STANDSTILL_SECONDS", 0.02)
     data, mirror = tmp_path / "data", tmp_path / "mirror"
     mirror.mkdir()
