@@ -84,7 +84,7 @@ def collect(run: Run) -> dict:
         "sessions": run.sessions, "budget_seconds": run.config.budget, "spent_seconds": round(run.clock.spent, 1),
         "min_charge": run.config.min_charge,
         "phases": _phases(run), "steps": steps, "models": models, "remedies": run.all_remedies(),
-        "milestones": [{**commit, "when": commit["time"]} for commit in run.milestones.commits()],
+        "milestones": [{**vars(commit), "when": commit.time} for commit in run.milestones.commits()],
         "configs": {name: config for name in run.rung_names() if (config := _config(run, name))},
     }  # fmt: skip
 

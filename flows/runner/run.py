@@ -415,8 +415,8 @@ class Run:
         Nothing is committed for a phase whose steps were all kept, unless a kill came between them and their commit.
         """
         all_kept = all(step["state"] == "kept" for step in self.phases[PHASES.index(phase)].steps)
-        told = {commit["title"] for commit in self.milestones.commits()}
-        if not self.config.milestones or (all_kept and " ".join(title.split()) in told):
+        committed = {commit.title for commit in self.milestones.commits()}
+        if not self.config.milestones or (all_kept and " ".join(title.split()) in committed):
             return
         commit = self.milestones.commit(title, body, files)
         if commit:
