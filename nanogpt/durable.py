@@ -4,12 +4,15 @@ A reader never meets half a file, whatever moment the machine stopped at.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -81,9 +84,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def open_plain(path: Path) -> BufferedReader:
+    """`path` open for reading. Raises OSError, also where it is no plain file: a FIFO would wait for its writer."""
+    return open(path, "rb", opener=_descriptor_of_plain)
+
+
+def _descriptor_of_plain(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has neither the flag nor FIFOs
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a plain file", path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a plain file. Raises OSError."""
+    with open_plain(path) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a plain file. Raises OSError or ValueError."""
+    return read_bytes(path).decode("utf-8")
+
+
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`. Raises OSError or ValueError."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The JSON value in a plain file. Raises OSError or ValueError."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
@@ -98,8 +128,8 @@ def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
 
 
 def unblock(path: Path) -> None:
-    """Set aside a folder that stands where a file belongs: neither a rename nor an unlink takes its place."""
-    if path.is_dir() and not path.is_symlink():
+    """Set aside what stands where a file belongs and is none: a folder or device, say. A link to a file stays."""
+    if os.path.lexists(path) and not path.is_file():
         set_aside(path)
 
 
@@ -137,7 +167,7 @@ def read_note(path: Path) -> tuple[dict[str, Any] | None, str]:
 
 def sha256_file(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

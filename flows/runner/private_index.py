@@ -2,14 +2,13 @@
 
 import os
 import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 FALLBACK_NAME, FALLBACK_EMAIL = "nanogpt-autopilot", "autopilot@localhost"
 TIMEOUT = 120  # seconds a git command may take: a hanging filter or disk must not hold up a night
-SNAPSHOT_FILES, SNAPSHOT_BYTES = 2_000, 50 << 20  # of untracked files: a forgotten `env/` is no code
 
 SETTINGS = {
     "core.hooksPath": os.devnull,
@@ -43,7 +42,7 @@ class PrivateIndex:
         except (git.InvalidGitRepositoryError, git.NoSuchPathError):
             raise Refused(f"{checkout} is not in a git repository") from None
         self.git_folder = Path(repository.git_dir).resolve()
-        self.file_limit = file_limit
+        self._file_limit = file_limit
         self._file = index_file
         self._checkout = checkout
         self._git = git.Git(checkout)
@@ -60,7 +59,7 @@ class PrivateIndex:
         top = None if repository.bare else repository.working_tree_dir
         repository.close()
         if top is None or Path(top).resolve() != checkout:
-            # The snapshot would take in what lies around the checkout: a whole home folder, say.
+            # The commits would take in what lies around the checkout: a whole home folder, say.
             raise Refused(f"{checkout} is not the top of its git repository")
 
     def __enter__(self) -> "PrivateIndex":
@@ -77,11 +76,20 @@ class PrivateIndex:
 
     # Reading
 
+    def obstacle(self, branch: str) -> str:
+        """Why there can be no branch of this name, or an empty text."""
+        ref = f"refs/heads/{branch}"
+        if self._answer("check-ref-format", ref) is None:
+            return f'git allows no branch called "{branch}"'
+        top = "/".join(ref.split("/")[:3])
+        for other in self._run("for-each-ref", "--format=%(refname)", top).splitlines():
+            if ref.startswith(other + "/") or other.startswith(ref + "/"):
+                return f'the branch "{other.removeprefix("refs/heads/")}" is in the way of "{branch}"'
+        return ""
+
     def branch_ref(self, branch: str) -> str:
         """The full name of `branch`. Refused where it is checked out: moving it would change what HEAD means."""
         ref = f"refs/heads/{branch}"
-        if self._answer("check-ref-format", ref) is None:
-            raise Refused(f'"{branch}" cannot be the name of a branch')
         if f"branch {ref}" in self._run("worktree", "list", "--porcelain").splitlines():
             raise Refused(f"the branch {branch} is checked out; milestones go on once another one is")
         return ref
@@ -102,55 +110,54 @@ class PrivateIndex:
     def read_tree(self, commit: str) -> None:
         self._run("read-tree", commit)
 
-    def add_work_tree(self, outside_of: Iterable[Path]) -> list[str]:
-        """The work tree as it is: changed, deleted and untracked files, but not ignored ones, nor untracked ones
-        in certain folders. The paths left out: too big, too many, not readable, another repository."""
-        index = self.git_folder / "index"
-        if index.exists():
-            shutil.copyfile(index, self._file)  # keeps what git knows of unchanged files, and sparse checkouts
-        changed = sorted(set(self._paths("ls-files", "-z", "--modified", "--deleted")))
-        chosen = [path for path in changed if self._fits(self._size(path))]
-        left_out = [path for path in changed if path not in chosen]
-        total = 0
-        for number, path in enumerate(self._untracked(outside_of)):
-            size = self._size(path)
-            if number < SNAPSHOT_FILES and self._fits(size) and total + size <= SNAPSHOT_BYTES:
-                chosen.append(path)
-                total += size
+    def add_work_tree(self) -> list[str]:
+        """The last commit with the work tree's changes to its files; a line for each change that is left out.
+
+        A file that no commit holds may be secret, so it stays out even when it is staged. So do changes that git was
+        asked not to see: files that are ignored, assumed unchanged or outside a sparse checkout.
+        """
+        theirs = self.git_folder / "index"
+        if theirs.exists():
+            shutil.copyfile(theirs, self._file)  # keeps what git knows of unchanged files
+        tags = {line[2:]: line[0] for line in self._paths("ls-files", "-v", "-z")}
+        self._run("read-tree", *(["-i", "--reset", "HEAD"] if self.commit_at("HEAD") else ["--empty"]))
+        committed = set(self._paths("ls-files", "-z"))
+        hidden = {path for path, tag in tags.items() if tag == "S" or tag.islower()}
+        hidden.update(self._paths("ls-files", "-z", "--cached", "--ignored", "--exclude-standard"))
+        left_out = [f"{path} (staged, but in no commit)" for path in sorted(tags.keys() - committed)]
+        deleted, changed = [], []
+        for path, mode in self._changes():
+            if path in hidden:
+                left_out.append(f"{path} (ignored)")
+            elif mode == "000000":
+                deleted.append(path)
+            elif stat.S_ISREG(int(mode, 8)) and (problem := problem_of(self._checkout / path, self._file_limit)):
+                left_out.append(f"{path} ({problem})")
             else:
-                left_out.append(path)
-        entries = b"".join(os.fsencode(path) + b"\0" for path in chosen)
-        self._run("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=entries)
+                changed.append(path)
+        self._update_index("--force-remove", paths=deleted)  # plain --remove refuses what lies behind a link
+        self._update_index("--remove", paths=changed)
         return left_out
 
-    def _untracked(self, outside_of: Iterable[Path]) -> list[str]:
-        paths = sorted(self._paths("ls-files", "-z", "--others", "--exclude-standard"))
-        return [path for path in paths if not any((self._checkout / path).is_relative_to(f) for f in outside_of)]
+    def _changes(self) -> list[tuple[str, str]]:
+        """Each path that differs between index and work tree, with its mode there; 000000 where it is deleted."""
+        fields = self._paths("diff-files", "--raw", "-z", "--no-renames", "--ignore-submodules=dirty")
+        return [(path, raw.split()[1]) for raw, path in zip(fields[::2], fields[1::2], strict=True)]
 
-    def _fits(self, size: int | None) -> bool:
-        return size is not None and size <= self.file_limit
-
-    def _size(self, path: str) -> int | None:
-        """Bytes to store for a path (none for links, submodules, deleted files), or None if it cannot be stored."""
-        full = self._checkout / path
-        if full.is_file() and not full.is_symlink():
-            return full.stat().st_size if os.access(full, os.R_OK) else None
-        return None if path.endswith("/") else 0  # git writes another repository's folder so
+    def _update_index(self, option: str, paths: list[str]) -> None:
+        entries = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        self._run("update-index", option, "-z", "--stdin", stdin=entries)
 
     def add_from(self, commit: str, folder: str) -> None:
         """What `commit` holds in `folder`."""
         entries = self._bytes("ls-tree", "-r", "-z", "--full-tree", commit, folder)
         self._run("update-index", "--add", "--replace", "-z", "--index-info", stdin=entries)
 
-    def add_files(self, places: dict[str, Path]) -> None:
-        """Files from anywhere, byte for byte, at {path in the tree: file}."""
-        names = b"".join(os.fsencode(file) + b"\n" for file in places.values())
-        blobs = self._run("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=names).split()
-        entries = b"".join(
-            f"100{'755' if os.access(file, os.X_OK) else '644'} {blob}\t".encode() + os.fsencode(place) + b"\0"
-            for (place, file), blob in zip(places.items(), blobs, strict=True)
-        )
-        self._run("update-index", "--add", "--replace", "-z", "--index-info", stdin=entries)
+    def add_file(self, place: str, content: bytes, executable: bool) -> None:
+        """A file at `place` in the tree, byte for byte."""
+        blob = self._run("hash-object", "-w", "--stdin", stdin=content)
+        entry = f"100{'755' if executable else '644'} {blob}\t".encode() + os.fsencode(place) + b"\0"
+        self._run("update-index", "--add", "--replace", "-z", "--index-info", stdin=entry)
 
     # Writing objects and the branch
 
@@ -219,3 +226,16 @@ class PrivateIndex:
                 strip_newline_in_stdout=False,
                 kill_after_timeout=None if sys.platform == "win32" else TIMEOUT,
             )
+
+
+def problem_of(file: Path, limit: int) -> str:
+    """Why `file` cannot be stored: it is a link, FIFO or the like, it has more than `limit` bytes, it is not readable.
+
+    An empty text for one that can be. Raises OSError where it is missing.
+    """
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        return "not a plain file"
+    if status.st_size > limit:
+        return f"{status.st_size / 1e6:,.0f} MB"
+    return "" if os.access(file, os.R_OK) else "not readable"

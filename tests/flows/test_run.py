@@ -18,6 +18,7 @@ from flows.context.options import CHECKOUT, PHASES, parse
 from flows.display.plain import PlainDisplay
 from flows.display.protocol import Opening
 from flows.ledger.ledger import Outcome, Step
+from flows.runner.milestones import Milestone
 from flows.runner.run import Blocked, Run
 from nanogpt import durable
 from nanogpt.faults import UserError
@@ -435,7 +436,7 @@ def test_a_milestone_that_a_kill_came_before_is_made_by_the_next_session(flow, m
     run = flow.run("--set", "milestones=true")
     made: list[str] = []
     monkeypatch.setattr(run.milestones, "commit", lambda title, *_: made.append(" ".join(title.split())) or "0" * 40)
-    monkeypatch.setattr(run.milestones, "commits", lambda: [{"title": title} for title in made])
+    monkeypatch.setattr(run.milestones, "commits", lambda: [Milestone("", title, "") for title in made])
 
     def train(run):
         run.do(flow.train)

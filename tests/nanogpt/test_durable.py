@@ -1,9 +1,11 @@
 """Files are whole or as they were before, whatever fails."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import socket
 
 import pytest
 from hypothesis import given
@@ -69,3 +71,37 @@ def test_a_volume_that_does_not_know_full_fsync_is_flushed_the_ordinary_way(tmp_
     with open(tmp_path / "x", "wb") as file:
         durable.fsync_file(file)
         assert flushed == [file.fileno()]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+@pytest.mark.parametrize("kind", ["FIFO", "link to a device", "link loop", "folder", "socket"])
+def test_what_is_no_plain_file_is_an_error_at_once_and_can_be_set_aside(tmp_path, kind):
+    path = tmp_path / "marker.json"
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as end:
+        {
+            "FIFO": lambda: os.mkfifo(path),
+            "link to a device": lambda: path.symlink_to("/dev/zero"),
+            "link loop": lambda: path.symlink_to(path.name),
+            "folder": path.mkdir,
+            "socket": lambda: end.bind(str(path)),
+        }[kind]()
+        for read in (durable.read_bytes, durable.read_text, durable.read_json, durable.sha256_file):
+            with pytest.raises(OSError):
+                read(path)
+        durable.unblock(path)
+    assert os.listdir(tmp_path) == ["marker.json.corrupt"]
+
+
+def test_a_link_to_a_file_is_read_and_stays(tmp_path):
+    durable.write_json(tmp_path / "there.json", {"a": 1})
+    (tmp_path / "link.json").symlink_to("there.json")
+    durable.unblock(tmp_path / "link.json")
+    durable.unblock(tmp_path / "missing.json")
+    assert durable.read_json(tmp_path / "link.json") == {"a": 1}
+    assert sorted(os.listdir(tmp_path)) == ["link.json", "there.json"]
+
+
+def test_json_nested_too_deeply_is_a_value_error(tmp_path):
+    durable.write_text(tmp_path / "deep.json", "[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        durable.read_json(tmp_path / "deep.json")
