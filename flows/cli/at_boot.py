@@ -17,7 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.context.options import CHECKOUT, RunOptions
+from flows.context.options import RunOptions
+from flows.context.paths import CHECKOUT
 from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.faults import UserError
@@ -41,7 +42,7 @@ class Service:
     template: str
 
     def text(self, options: RunOptions, more: list[str]) -> str:
-        """The file, for the command that goes on with this run. Raises UserError for what no such file can hold."""
+        """The file, for the command that continues this run. Raises UserError for what no such file can hold."""
         from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 50 ms, only where something is written
 
         command = [sys.executable, *shlex.split(options.command)[1:], *more]
@@ -88,14 +89,14 @@ def install(run: Run, more: list[str], say: Say = print) -> int:
     say(f"{service.file}:\n\n{text}")
     run.paths.logs.mkdir(parents=True, exist_ok=True)
     _write_for_oneself(service.file, text)
-    goes_on = _goes_on(run)
-    for line in (_load_agent if sys.platform == "darwin" else _enable_unit)(service, goes_on):
+    is_running = _is_running(run)
+    for line in (_load_agent if sys.platform == "darwin" else _enable_unit)(service, is_running):
         say(line)
-    if goes_on:
-        say(f"Run {run.options.run} is going on already and is left alone; from the next boot on it is started anew.")
+    if is_running:
+        say(f"Run {run.options.run} is running already and is left alone; the next boot starts it again.")
     undo = shlex.join([*shlex.split(run.options.command), "--uninstall"])
     say(f"When the run is done, it takes itself off. To take it off before:\n  {undo}")
-    run.log.write(f"installed to start at boot: {service.file}")
+    run.journal.log(f"installed to start at boot: {service.file}")
     return 0
 
 
@@ -110,9 +111,9 @@ def uninstall(run: Run, say: Say = print) -> int:
     else:
         _ask("systemctl", "--user", "disable", "--now", service.name)
     _remove(service)
-    say(f"Removed {service.file}: nothing starts run {run.options.run} at boot. What was done is kept; go on with:\n"
+    say(f"Removed {service.file}: nothing starts run {run.options.run} at boot. What was done is kept; continue with:\n"
         f"  {run.options.command}")  # fmt: skip
-    run.log.write(f"taken off from starting at boot: {service.file}")
+    run.journal.log(f"taken off from starting at boot: {service.file}")
     return 0
 
 
@@ -124,9 +125,9 @@ def take_off_when_done(run: Run) -> None:
     try:
         _remove(service)
     except OSError as error:
-        run.log.write(f"the run is done, but {service.file} cannot be removed ({error.strerror})", "warning")
+        run.journal.log(f"the run is done, but {service.file} cannot be removed ({error.strerror})", "warning")
     else:
-        run.log.write(f"the run is done: it starts at boot no more ({service.file} is removed)")
+        run.journal.log(f"the run is done: it no longer starts at boot ({service.file} is removed)")
 
 
 def code_for_manager(code: int) -> int:
@@ -161,7 +162,7 @@ def _check(values: dict) -> None:
         raise UserError(f"--install-at-boot: the checkout's path {values['checkout']!r} ends with a blank or backslash")
 
 
-def _goes_on(run: Run) -> bool:
+def _is_running(run: Run) -> bool:
     """Whether some process holds the run now."""
     lock = FileLock(run.paths.state / "lock")
     run.paths.state.mkdir(parents=True, exist_ok=True)
@@ -173,14 +174,14 @@ def _goes_on(run: Run) -> bool:
     return False
 
 
-def _enable_unit(service: Service, goes_on: bool) -> list[str]:
-    """With systemd: enabled, and started unless the run goes on; what was done, line by line."""
-    enable = ["systemctl", "--user", "enable", *([] if goes_on else ["--now"]), service.name]
+def _enable_unit(service: Service, is_running: bool) -> list[str]:
+    """With systemd: enabled, and started unless the run is running; what was done, line by line."""
+    enable = ["systemctl", "--user", "enable", *([] if is_running else ["--now"]), service.name]
     trouble = _ask("systemctl", "--user", "daemon-reload") or _ask(*enable)
     if trouble:
         return [f"systemd did not take it ({trouble}). Where your own systemd runs:\n"
                 f"  systemctl --user daemon-reload && {shlex.join(enable)}"]  # fmt: skip
-    lines = [f"Enabled{'' if goes_on else ' and started'}. Look at it with:\n"
+    lines = [f"Enabled{'' if is_running else ' and started'}. Look at it with:\n"
              f"  systemctl --user status {service.name}"]  # fmt: skip
     user = getpass.getuser()
     if not (LINGERING / user).exists():
@@ -188,9 +189,9 @@ def _enable_unit(service: Service, goes_on: bool) -> list[str]:
     return lines
 
 
-def _load_agent(service: Service, goes_on: bool) -> list[str]:
-    """With launchd: loaded now, which starts it, unless the run goes on; at each login by being where it is."""
-    if goes_on:
+def _load_agent(service: Service, is_running: bool) -> list[str]:
+    """With launchd: loaded now, which starts it, unless the run is running; at each login by being where it is."""
+    if is_running:
         return ["launchd starts it at your next login."]
     load = ["launchctl", "bootstrap", f"gui/{os.getuid()}", str(service.file)]
     _ask("launchctl", "bootout", f"gui/{os.getuid()}/{service.name}")  # an earlier one of the same name

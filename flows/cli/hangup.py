@@ -1,7 +1,7 @@
 """A terminal that is closed under a run: the run goes on without it, or saves and stops, as --on-hangup says.
 
 Closing a terminal does two things to a run in it. SIGHUP, once or twice, to it and its children, which ends whoever
-does not heed it; and every later write to the terminal fails with EIO. (A reader of a pipe that ends, as in `| head`,
+does not handle it; and every later write to the terminal fails with EIO. (A reader of a pipe that ends, as in `| head`,
 does only the second, with EPIPE.)
 """
 
@@ -20,7 +20,7 @@ GONE = (errno.EIO, errno.EPIPE, errno.ENXIO)
 
 
 class LastingOutput:
-    """A text stream that loses what it is told, instead of failing, once whoever read it has gone."""
+    """A text stream that drops what it is given, instead of failing, once its reader has gone."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -60,14 +60,14 @@ def lasting_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def heeded(wanted: str, tell: Callable[[], None]) -> AbstractContextManager:
-    """SIGHUP does what is `wanted`: "continue" (`tell` is called once) or "save" (KeyboardInterrupt, as Ctrl-C).
+def handle_hangup(wanted: str, report: Callable[[], None]) -> AbstractContextManager[None]:
+    """SIGHUP does what is `wanted`: "continue" (`report` is called once) or "save" (KeyboardInterrupt, as Ctrl-C).
 
     Whoever started the run with nohup has SIGHUP ignored, and it stays so.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return nullcontext()
-    return _outlived(tell) if wanted == "continue" else _interrupts()
+    return _outlived(report) if wanted == "continue" else _interrupts()
 
 
 def interrupt(number: int, frame: object) -> None:
@@ -93,8 +93,8 @@ def _interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _outlived(tell: Callable[[], None]) -> Iterator[None]:
-    """A hangup stops neither this process nor any child started meanwhile; `tell` is called once when it comes.
+def _outlived(report: Callable[[], None]) -> Iterator[None]:
+    """A hangup stops neither this process nor any child started meanwhile; `report` is called once when it comes.
 
     The signal is blocked, which children inherit, and waited for by a thread, which may do whatever a handler may not.
     Main thread only.
@@ -102,12 +102,12 @@ def _outlived(tell: Callable[[], None]) -> Iterator[None]:
     closing, released = threading.Event(), threading.Event()
 
     def listen() -> None:
-        told = False
+        reported = False
         while not closing.is_set():
             signal.sigwait({signal.SIGHUP})
-            if not closing.is_set() and not told:
-                told = True
-                tell()
+            if not closing.is_set() and not reported:
+                reported = True
+                report()
         released.wait()  # alive while main may still signal it
 
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})

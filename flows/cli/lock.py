@@ -11,18 +11,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.runner.run import Run
+from flows.context.paths import Paths
 from nanogpt import durable
 from nanogpt.faults import NO_ROOM, UserError
 
 
 @contextmanager
-def exclusive(run: Run) -> Iterator[None]:
+def exclusive(paths: Paths, name: str) -> Iterator[None]:
     """Hold the run's lock, which dies with the process. Raises UserError saying who holds it."""
-    holder = run.paths.state / "holder.json"
-    lock = FileLock(run.paths.state / "lock")
+    holder = paths.state / "holder.json"
+    lock = FileLock(paths.state / "lock")
     try:
-        run.paths.state.mkdir(parents=True, exist_ok=True)
+        paths.state.mkdir(parents=True, exist_ok=True)
         for file in (holder, Path(lock.lock_file)):
             durable.unblock(file)
             if file.is_symlink():  # to nothing, or to where another run would lock: ours is a file of its own
@@ -30,11 +30,11 @@ def exclusive(run: Run) -> Iterator[None]:
         lock.acquire(timeout=0)
         _note_holder(holder)
     except Timeout:
-        raise UserError(f"run {run.options.run!r} is already going on: {_describe_holder(holder)}; "
+        raise UserError(f"run {name!r} is already running: {_describe_holder(holder)}; "
                         f"wait for it, stop it, or choose another --run NAME") from None  # fmt: skip
     except OSError as error:
         lock.release()
-        raise UserError(f"--workspace: {run.paths.state} cannot be made or written ({error.strerror})") from None
+        raise UserError(f"--workspace: {paths.state} cannot be made or written ({error.strerror})") from None
     try:
         yield
     finally:

@@ -43,15 +43,14 @@ def _main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None])
         if options.plan:
             return status.show_plan(run)
         if options.uninstall:
-            return at_boot.uninstall(options, run.paths, run.journal)
+            return at_boot.uninstall(run)
         check_before_writing(options)
         if options.install_at_boot:
-            more = [word for word in argv if word == "--no-bootstrap"]
-            return at_boot.install(options, run.paths, run.journal, more)
+            return at_boot.install(run, [word for word in argv if word == "--no-bootstrap"])
         with exclusive(run.paths, options.run), hangup.lasting_output(), durable.keep_to(run.paths.workspace):
             code = _run_in_session(run, flow)
             if code == 0 and options.only is None:
-                at_boot.take_off_when_done(options, run.journal)
+                at_boot.take_off_when_done(run)
             return code
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
@@ -126,7 +125,7 @@ def _server(run: Run, terminal: Terminal) -> Server | None:
     from flows.display.prefect_process import healthy_record  # psutil and sqlite: 0.1 s
     from flows.display.prefect_server import connect
 
-    nothing_to_do = all(decision.state == "kept" for decision in status.decisions(run))
+    nothing_to_do = all(row.state == "kept" for row in status.decisions(run))
     if nothing_to_do and healthy_record(run.paths.prefect_home) is None:
         terminal.message("All is done already: no Prefect server was running, and none is started for that.")
         return None

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from flows.cli import at_boot
-from flows.ledger.ledger import Step
-from flows.report.markdown import byte_size, count, duration
-from flows.runner.run import Blocked, Run, by_need, phase_of
+from flows.ledger.facts import DEVICE, FETCHED, PLANNED, trained
+from flows.runner.run import AnyStep, Run, by_need
+from flows.runner.sessions import read_session
+from flows.runner.step_runner import Blocked
 from nanogpt.faults import UserError
-from nanogpt.machine import memory_bytes
-from nanogpt.measure.sizes import parameters
+from nanogpt.units import byte_size, count, duration
 
-PLAN = "configuration.plan"
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a start would do with a step now, and why."""
+
+    step: AnyStep
+    state: Literal["kept", "run", "waits"]
+    reason: str
 
 
 def show(run: Run) -> int:
@@ -26,9 +35,9 @@ def show(run: Run) -> int:
     for column in ("phase", "step", "state", "reason"):
         table.add_column(column, overflow="fold")
     last = ""
-    for step, state, reason in decisions(run):
-        phase = phase_of(step)
-        table.add_row("" if phase == last else phase, step.name.split(".", 1)[1], MARKS[state], reason)
+    for outlook in decisions(run):
+        phase, _, name = outlook.step.name.partition(".")
+        table.add_row("" if phase == last else phase, name, MARKS[outlook.state], outlook.reason)
         last = phase
     console = _console()
     console.print(table)
@@ -45,92 +54,106 @@ def show_plan(run: Run) -> int:
     for column in ("step", "what happens", "time", "memory"):
         table.add_column(column, overflow="fold")
     rows = decisions(run)
-    is_planned = all(state == "kept" for step, state, _ in rows if step.name == PLAN)
-    plan = run.ledger.facts(PLAN) if is_planned else {}
-    rungs = {f"training.{rung['name']}": rung for rung in plan.get("ladder", [])}
-    for step, state, reason in rows:
-        seconds = (run.ledger.marker(step.name) or {}).get("seconds")
-        rung = rungs.get(step.name)
-        time = "" if state == "kept" else duration(rung["seconds"]) if rung else duration(seconds) if seconds else ""
-        memory = byte_size(rung["memory_bytes"]) if rung and state != "kept" else ""
-        verb = "runs" if state == "run" else state
-        table.add_row(step.name, f"{verb}: {reason}", time, memory)
+    is_planned = all(row.state == "kept" for row in rows if row.step.key == PLANNED)
+    plan = run.ledger.facts(PLANNED) if is_planned else None
+    models = {trained(model.name).step: model for model in plan.ladder} if plan else {}
+    for row in rows:
+        model, marker = models.get(row.step.name), run.ledger.marker(row.step.name)
+        seconds = model.seconds if model else marker.seconds if marker and marker.seconds else None
+        time = "" if row.state == "kept" or seconds is None else duration(seconds)
+        memory = byte_size(model.memory_bytes) if model and row.state != "kept" else ""
+        table.add_row(row.step.name, f"{'runs' if row.state == 'run' else row.state}: {row.reason}", time, memory)
     console.print(table)
-    if not plan:
+    if plan is None:
         _show_expected(run, console)
-    for row in plan.get("left_out", []):
-        console.print(f"{row['name']} is left out: {row['reason']}")
+    for left_out in plan.left_out if plan else []:
+        console.print(f"{left_out.name} is left out: {left_out.reason}")
     return 0
 
 
-def decisions(run: Run) -> list[tuple[Step, str, str]]:
-    """Each step with "kept", "run" or "waits" and the reason, as a start would decide now."""
+def decisions(run: Run) -> list[Outlook]:
+    """Each step, as a start would decide now."""
     steps = run.steps()
     named = {step.name: step for step in steps}
-    rows: dict[str, tuple[str, str]] = {}
+    found: dict[str, Outlook] = {}
     for step in by_need(map(_with_plan, steps)):
-        missing = [name for name in step.needs if rows.get(name, ("run",))[0] != "kept"]
-        rows[step.name] = _decision(run, named[step.name], missing)
-    return [(step, *rows[step.name]) for step in steps]
+        missing = [name for name in step.needs if name not in found or found[name].state != "kept"]
+        found[step.name] = _decide(run, named[step.name], missing)
+    return [found[step.name] for step in steps]
 
 
-def _with_plan(step: Step) -> Step:
+def _with_plan(step: AnyStep) -> AnyStep:
     """A training's settings are what the plan writes: before that is made again, nobody knows whether it is kept."""
-    return replace(step, needs=(*step.needs, PLAN)) if phase_of(step) == "training" else step
+    return replace(step, needs=(*step.needs, PLANNED.step)) if step.phase == "training" else step
 
 
-def _decision(run: Run, step: Step, missing: list[str]) -> tuple[str, str]:
+def _decide(run: Run, step: AnyStep, missing: list[str]) -> Outlook:
     try:
         decision = run.ledger.decide(step, step.settings(run), redo=step.name in run.options.redo)
-    except (OSError, UserError, Blocked, KeyError):
-        return "waits", "depends on the plan, which is not made yet"
+    except (OSError, UserError, Blocked):
+        return Outlook(step, "waits", "depends on the plan, which is not made yet")
     if missing and decision.keep:
-        return "waits", f"for {missing[0]}: kept if its output stays the same"
-    return "kept" if decision.keep else "run", decision.reason
+        return Outlook(step, "waits", f"for {missing[0]}: kept if its output stays the same")
+    return Outlook(step, "kept" if decision.keep else "run", decision.reason)
 
 
 def _show_expected(run: Run, console: Console) -> None:
     """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
-    from flows.phases.configuration import BYTES_PER_BPE_TOKEN
-    from flows.planning import budget as pace
-    from flows.planning import footprint as demands
-    from flows.planning import forecast, planner
+    from flows.planning import budget_shares, planner  # what --status does not need: 0.1 s
+    from flows.planning.footprint import disk_needed, fitted, memory_needed
+    from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
+    from flows.planning.site import Site
+    from nanogpt.data.vocabulary import USUAL_ALPHABET
+    from nanogpt.machine import memory_bytes
+    from nanogpt.measure.sizes import parameters
 
-    budget, fetched = run.config.budget, run.ledger.facts("dataset.fetch")
-    size, alphabet = fetched.get("bytes") or _size_of_text(run), fetched.get("alphabet_size", demands.USUAL_ALPHABET)
-    phases = pace.expected(run.paths.state.parent, budget, size)
-    known = "The plan is to be made anew." if run.ledger.marker(PLAN) else "Nothing is measured yet."
-    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items())
-    training = pace.training_seconds(budget, phases)
-    console.print(f"{known} About {duration(training)} of the budget go to training; {told}.")
-    proved = run.ledger.facts("environment.device")
-    device, total = proved.get("device", "cpu"), proved.get("memory_bytes", memory_bytes())
+    budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
+    size = fetched.bytes if fetched else _size_of_text(run)
+    characters = fetched.characters if fetched else size
+    phases = budget_shares.expected(run.paths.all_states, budget, size)
+    known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."
+    shares = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items())
+    training = budget_shares.training_seconds(budget, phases)
+    console.print(f"{known} About {duration(training)} of the budget go to training; {shares}.")
+    site = Site(
+        device=proof.device if proof else "cpu",
+        memory_bytes=proof.memory_bytes if proof else memory_bytes(),
+        alphabet_size=fetched.alphabet_size if fetched else USUAL_ALPHABET,
+    )
     table = Table(title="models to choose from, as predicted", title_justify="left")
-    for column in ("model", "parameters", "memory", "disk at most", ""):
+    for column in ("model", "parameters", "memory", "disk at most", "fits"):
         table.add_column(column, overflow="fold")
     data, left_out = run.config.data, []
-    for number, rung in enumerate(run.options.rungs):
-        rung = rung.with_changes({"data.tokenizer": planner.tokenizer_for(rung, size, alphabet)})
-        rung = demands.with_vocabulary(rung, alphabet)
-        fitted = demands.fitted(rung, device, demands.room(device, total))
-        of_characters = rung.data.tokenizer == "char"
-        bytes_per_token = size / fetched.get("characters", size) if of_characters else BYTES_PER_BPE_TOKEN
-        corpus = forecast.Corpus(size, fetched.get("characters", size), alphabet, data.val_fraction,
-                                 data.test_fraction, bytes_per_token)  # fmt: skip
-        if number and (reason := planner.starved(parameters(rung.model).total, corpus)):  # the first is always trained
-            left_out.append(f"{rung.name} is left out: {reason}")
+    for number, candidate in enumerate(run.options.candidates):
+        tokenizer = planner.tokenizer_for(candidate, size, site.alphabet_size)
+        config = site.settle(candidate.with_changes({"data.tokenizer": tokenizer}))
+        fitting = fitted(config, site.device, site.training_bytes)
+        corpus = Corpus(
+            size,
+            characters,
+            site.alphabet_size,
+            data.val_fraction,
+            data.test_fraction,
+            size / characters if tokenizer == "char" else BYTES_PER_BPE_TOKEN,
+        )
+        total = parameters(config.model).total
+        if number and (reason := planner.starved(total, corpus)):  # the first is always trained
+            left_out.append(f"{candidate.name} is left out: {reason}")
         table.add_row(
-            rung.name, count(parameters(rung.model).total), byte_size(demands.memory_needed(fitted or rung, device)),
-            byte_size(demands.disk_needed(rung)), "" if fitted else "does not fit into memory",
-        )  # fmt: skip
+            candidate.name,
+            count(total),
+            byte_size(memory_needed(fitting or config, site.device)),
+            byte_size(disk_needed(config)),
+            "yes" if fitting else "does not fit into memory",
+        )
     console.print(table)
     for line in left_out:
         console.print(line)
 
 
 def _size_of_text(run: Run) -> int:
-    """Bytes that are to be learned from, as far as can be told before they are fetched."""
-    from nanogpt.data import sources
+    """Bytes that are to be learned from, as far as they can be known before they are fetched."""
+    from nanogpt.data import sources  # numpy and requests: 0.2 s
 
     source = run.config.data.source
     known = sources.CATALOGUE.get(source)
@@ -145,8 +168,8 @@ def _console() -> Console:
 
 
 def _state(run: Run) -> str:
-    """How the latest session ended, or that it goes on."""
-    session = run.latest_session()
-    state = session.get("state", "never started")
-    alive = psutil.pid_exists(session.get("pid", 0))
-    return "interrupted" if state == "running" and not alive else state
+    """How the latest session ended, or that it is running."""
+    session = read_session(run.paths.state)
+    if session is None:
+        return "never started"
+    return "interrupted" if session.state == "running" and not psutil.pid_exists(session.pid) else session.state

@@ -9,7 +9,7 @@ from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Measu
 from flows.ledger.steps import Json, StepResult
 from flows.planning import budget_shares, planner
 from flows.planning.candidates import candidates, shipped_below
-from flows.planning.forecast import Corpus, Speed
+from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus, Speed
 from flows.planning.measure import Measurement
 from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
@@ -18,9 +18,6 @@ from nanogpt import durable
 from nanogpt.config import load_config, save_config
 from nanogpt.machine import memory_bytes
 from nanogpt.records import to_json
-
-BYTES_PER_BPE_TOKEN = 2.4  # of a vocabulary of 1,024 on tiny Shakespeare (measured 2.42)
-
 
 def configuration(run: Run) -> None:
     run.do(FETCHED)  # begun during phase 2; if it failed there, here is another try
