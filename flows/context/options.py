@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from flows.cli.arguments import parse_arguments
+from flows.context.command_words import PHASES as PHASES  # as PHASES: others import it from here
+from flows.context.command_words import SHORTEST_BUDGET as SHORTEST_BUDGET
+from flows.context.command_words import seconds_of
 from nanogpt.config import (
     Config,
     DataConfig,
@@ -27,22 +30,7 @@ from nanogpt.config import (
 from nanogpt.faults import UserError, nearest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PHASES = ("environment", "implementation", "configuration", "dataset",
-          "training", "evaluation", "deployment", "documentation")  # fmt: skip
 MODEL_SECTIONS = ("model", "training")
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SHORTEST_BUDGET = 60.0
-
-
-def seconds_of(budget: Any) -> float:
-    """`90s`, `10m`, `1.5h` or a number of seconds -> seconds. Raises ValueError saying what is allowed."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(budget))
-    if not match:
-        raise ValueError(f"found {str(budget)!r}, expected a time such as 90s, 10m, 1h or 8h")
-    seconds = float(match[1]) * SECONDS[match[2] or "s"]
-    if seconds < SHORTEST_BUDGET:
-        raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s")
-    return seconds
 
 
 class RunConfig(Section):
@@ -98,8 +86,7 @@ class RunOptions:
 
 def parse(argv: list[str]) -> RunOptions:
     """`RunOptions` for a command line. Raises UserError; SystemExit for --help."""
-    given = make_parser().parse_args(argv)
-    _check_together(given)
+    given = parse_arguments(argv)
     values, model_file = _read_files(given)
     model_changes = [override for override in given.set if _is_of_model(override)]
     run_changes = [override for override in given.set if not _is_of_model(override)]
@@ -140,47 +127,6 @@ def command_line(argv: list[str]) -> str:
 
 def _as_seen_from_the_checkout(path: str) -> str:
     return path if Path.cwd() == CHECKOUT else _source(path)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A mistake in the command line is one line, as every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = re.search("unrecognized arguments: (--[^ =]+)", message)
-        near = nearest(unknown[1], self._option_string_actions) if unknown else ""
-        raise UserError(f"{message}{near}; --help lists the options")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m flows.full_run",
-        allow_abbrev=False,
-        description="From nothing to a trained, evaluated, exported and documented GPT. "
-        "Kill it at any time; the same command goes on.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
-    )
-    add = parser.add_argument
-    add("--budget", metavar="TIME", help="wall clock for the whole run: 2m, 10m, 1h, 8h (default 6h)")
-    add("--data", metavar="NAME|PATH", help="tiny_shakespeare, embedded, a text file or a folder of them")
-    add("--run", metavar="NAME", help="name of the run (default: default)")
-    add("--workspace", metavar="DIR", type=Path, default=CHECKOUT, help="where results go (default: the checkout)")
-    add("--config", metavar="FILE", type=Path, help="a model's YAML (trains exactly that) or a run's YAML")
-    add("--set", metavar="KEY=VALUE", action="append", default=[],
-        help="change a setting: training.learning_rate=3e-4, data.mirror=DIR,URL (repeatable)")  # fmt: skip
-    add("--status", action="store_true", help="table of steps with state and reason, then end")
-    add("--plan", action="store_true", help="what would run, with expected time and memory; changes nothing")
-    add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")
-    add("--redo", metavar="STEP", action="append", default=[], help="run a step again, such as training.micro")
-    add("--fresh", action="store_true", help="begin anew; what this run had made is set aside")
-    add("--on-hangup", metavar="WHAT", help="when the terminal is closed: continue (default), or save and stop")
-    add("--min-charge", metavar="PERCENT",
-        help="on battery below this, training saves and waits for power (default 20; 0: never)")  # fmt: skip
-    add("--install-at-boot", action="store_true",
-        help="let launchd or systemd start this command at every boot until the run is done")  # fmt: skip
-    add("--uninstall", action="store_true", help="undo --install-at-boot")
-    add("--no-ui", action="store_true", help="without the Prefect server and its pages")
-    add("--no-bootstrap", action="store_true", help="use this Python as it is, install nothing")
-    return parser
 
 
 def _read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
@@ -229,19 +175,7 @@ def _source(text: str) -> str:
     return str(path.resolve()) if path.exists() or os.sep in text else text
 
 
-def _check_together(given: argparse.Namespace) -> None:
-    """What is for one start only has no place in a command that every boot repeats."""
-    if not given.install_at_boot:
-        return
-    for option in ("only", "redo", "fresh", "status", "plan", "uninstall"):
-        if getattr(given, option):
-            raise UserError(f"--install-at-boot cannot go with --{option}: a boot starts the plain command")
-
-
 def _check_names(given: argparse.Namespace, rungs: tuple[Config, ...]) -> None:
-    if given.only is not None and given.only not in PHASES:
-        raise UserError(f"--only {given.only}: no such phase{nearest(given.only, PHASES)}; "
-                        f"phases are {', '.join(PHASES)}")  # fmt: skip
     from flows.phases import steps_of
 
     known = [step.name for step in steps_of([rung.name for rung in rungs])]
