@@ -58,8 +58,10 @@ def without_packages(argv: list[str], environment: str, run: str) -> None:
 def _check_packages() -> None:
     absent = [name for name in MODULES if find_spec(name) is None]
     if absent:
-        raise UserError(f"--no-bootstrap: {sys.executable} has no {', '.join(absent)}; leave the option out, or install "
-                        f"the project into that Python: {sys.executable} -m pip install -e {CHECKOUT}")  # fmt: skip
+        raise UserError(
+            f"--no-bootstrap: {sys.executable} has no {', '.join(absent)}; leave the option out, "
+            f"or install the project into that Python: {sys.executable} -m pip install -e {CHECKOUT}"
+        )
 
 
 def _how_it_stands(session: dict[str, Any]) -> str:
