@@ -18,6 +18,7 @@ which is how the next one knows. A Mac's own python3 is 3.9, so this file parses
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -39,26 +40,35 @@ NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 HOPS = "NANOGPT_BOOTSTRAP_HOPS"  # environment variable: from interpreter to interpreter, so far
 
 
-def ensure(module, argv, extras=()):
+def ensure(module, argv, extras=(), answers=None):
     """Return when this interpreter suits; else set one up and run `python -m module argv` in it instead.
 
     module: the dotted name to run again, "flows.full_run". argv: its arguments, without the program's name;
     `--no-bootstrap` among them is left there for the program to accept and ignore. extras: names from
-    [project.optional-dependencies] that are needed too.
+    [project.optional-dependencies] that are needed too. answers: dotted name of a module of the standard library
+    alone whose `at_once(argv)`, and `without_packages(argv, state of .venv, name of the run)` in place of a set-up,
+    end the process when they have the answer.
     Ends the process with 2 when no usable Python is found, with 1 when the installation fails: one message,
     no traceback.
     """
+    # Annotations such as list[str] need 3.7; an older Python leaves the answer to the one that carries the command.
+    speaker = importlib.import_module(answers) if answers and sys.version_info >= (3, 7) else None
+    if speaker:
+        speaker.at_once(argv)
     if "--no-bootstrap" in argv:
         if sys.version_info < OLDEST:
             give_up(f"Python {dotted(OLDEST)} or newer is needed; this is {this_version()}.", code=2)
     elif not suits(extras):
         if inside_venv():
             run_instead(sys._base_executable, module, argv)  # an environment is not repaired from within
-        if venv_state(extras) not in ("ready", "complete"):
+        state = venv_state(extras)
+        if state not in ("ready", "complete"):
+            if speaker:
+                speaker.without_packages(argv, state, setting(argv, "run") or "default")
             python = find_python()
             if python != sys.executable:
                 run_instead(python, module, argv)
-            set_up(extras, outlives_terminal=on_hangup(argv) != "save")
+            set_up(extras, outlives_terminal=setting(argv, "on_hangup") != "save")
         run_instead(VENV_PYTHON, module, argv)
     os.environ.pop(HOPS, None)
     show_checkout_to_children()
@@ -208,19 +218,19 @@ def advice():
     )
 
 
-def on_hangup(argv):
-    """What a closed terminal is to do, by the command line or the run's file; "" where none says. The file is read as
+def setting(argv, key):
+    """A setting of the run by the command line, --set or the run's file; "" where none names it. The file is read as
     text: there may be no YAML reader yet."""
     import re
 
     words = [part for word in argv for part in word.split("=")]
-    said = {words[i]: words[i + 1] for i in range(len(words) - 1)}
-    for option in ("--on-hangup", "on_hangup"):
-        if option in said:
-            return said[option]
-    for path in (said.get("--config"), os.path.join(ROOT, "configs", "runs", "default.yaml")):
+    given = {words[i]: words[i + 1] for i in range(len(words) - 1)}
+    for option in ("--" + key.replace("_", "-"), key):
+        if option in given:
+            return given[option]
+    for path in (given.get("--config"), os.path.join(ROOT, "configs", "runs", "default.yaml")):
         with contextlib.suppress(OSError, UnicodeDecodeError, TypeError), open(path, encoding="utf-8") as file:
-            found = re.search(r"""^on_hangup:\s*["']?(\w+)""", file.read(), re.MULTILINE)
+            found = re.search(rf"""^{key}:\s*["']?([\w.-]+)""", file.read(), re.MULTILINE)
             if found:
                 return found.group(1)
     return ""

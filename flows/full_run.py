@@ -8,7 +8,7 @@ import sys
 if __name__ == "__main__":  # before any other import: outside a suitable environment this makes one and starts again
     from flows.bootstrap import ensure
 
-    ensure("flows.full_run", sys.argv[1:])
+    ensure("flows.full_run", sys.argv[1:], answers="flows.cli.answers")
 
 from flows.cli import session
 from flows.phases import (

@@ -4,6 +4,8 @@ Both houses ask here. The wordings are those that torch, numpy and the kernels r
 over the whole chain of causes because libraries wrap what they catch.
 """
 
+from __future__ import annotations
+
 import difflib
 import errno
 import re

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.arguments import make_parser
 from flows.context import options
 from nanogpt import cli
 
@@ -42,7 +43,7 @@ def test_the_examples_are_there(command):
 
 
 def test_every_option_is_in_the_readme_and_no_other():
-    actions = options.make_parser()._actions
+    actions = make_parser()._actions
     known = {word for action in actions for word in action.option_strings if word.startswith("--")}
     told = set(re.findall(r"`(--[a-z-]+)", README.split("## Options")[1].split("##")[0]))
     assert told == known - {"--help"}

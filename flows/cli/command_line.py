@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.cli.arguments import make_parser
+from flows.cli.arguments import make_parser, parse_arguments
 from flows.context.options import MODEL_CONFIGS, RunConfig, RunOptions, candidate_in, shipped_models
 from flows.context.paths import CHECKOUT, Paths
 from flows.runner.run import Phase, steps_of
@@ -29,11 +29,10 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
 
     Raises UserError; SystemExit for --help.
     """
-    given = make_parser().parse_args(argv)
-    _check_together(given)
+    given = parse_arguments(argv)
     if remembered := _remembered(given):
         argv = [*remembered, *argv]
-        given = make_parser().parse_args(argv)
+        given = parse_arguments(argv)
     values, model_file = _read_files(given)
     model_changes = [override for override in given.set if _is_of_model(override)]
     run_changes = [override for override in given.set if not _is_of_model(override)]
@@ -47,7 +46,7 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
     config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
     files = [model_file] if model_file is not None else _model_files(config)
     candidates = tuple(candidate_in(file, config, model_changes) for file in files)
-    _check_names(given, phases, candidates)
+    _check_steps(given.redo, phases, candidates)
     _check_from_scratch(candidates)
     return RunOptions(
         config=config,
@@ -165,21 +164,9 @@ def _absolute(text: str) -> str:
     return str(path.resolve()) if path.exists() or os.sep in text else text
 
 
-def _check_together(given: argparse.Namespace) -> None:
-    """What is for one start only has no place in a command that every boot repeats."""
-    if not given.install_at_boot:
-        return
-    for option in ("only", "redo", "fresh", "status", "plan", "uninstall"):
-        if getattr(given, option):
-            raise UserError(f"--install-at-boot cannot go with --{option}: a boot starts the plain command")
-
-
-def _check_names(given: argparse.Namespace, phases: Sequence[Phase], candidates: Sequence[Config]) -> None:
-    names = [phase.name for phase in phases]
-    if given.only is not None and given.only not in names:
-        raise UserError(f"--only {given.only}: no such phase{nearest(given.only, names)}; phases are {', '.join(names)}")
+def _check_steps(names: Sequence[str], phases: Sequence[Phase], candidates: Sequence[Config]) -> None:
     known = [step.name for step in steps_of(phases, [candidate.name for candidate in candidates])]
-    for name in given.redo:
+    for name in names:
         if name not in known:
             raise UserError(f"--redo {name}: no such step{nearest(name, known)}; steps are {', '.join(known)}")
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from flows.context.command_words import seconds_of
 from flows.context.paths import CHECKOUT
 from nanogpt.config import Config, DataConfig, DeviceConfig, Section, load_config
 
 MODEL_CONFIGS = CHECKOUT / "configs"
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SHORTEST_BUDGET = 60.0
-
-
-def seconds_of(budget: Any) -> float:
-    """`90s`, `10m`, `1.5h` or a number of seconds -> seconds. Raises ValueError saying what is allowed."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(budget))
-    if not match:
-        raise ValueError(f"found {str(budget)!r}, expected a time such as 90s, 10m, 1h or 8h")
-    seconds = float(match[1]) * SECONDS[match[2] or "s"]
-    if seconds < SHORTEST_BUDGET:
-        raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s")
-    return seconds
 
 
 class RunConfig(Section):

@@ -155,7 +155,9 @@ def wait_until_half_made(project: Project, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 def test_a_life_of_one_checkout(project):
-    (project.folder / "flows" / "prefect_blank.py").write_text("open('.venv/blank', 'w'); raise OSError('and no harm')")
+    blank = project.folder / "flows" / "display" / "prefect_blank.py"
+    blank.parent.mkdir()
+    blank.write_text("open('.venv/blank', 'w'); raise OSError('and no harm')")
     seen, said = project.command("--budget", "10m")
     assert seen["prefix"] == str(project.venv) and (project.venv / "blank").exists()
     assert seen["argv"] == ["--budget", "10m"]
@@ -344,13 +346,22 @@ def test_missing_compares_versions(tmp_path, monkeypatch):
 def test_what_a_closed_terminal_does_is_known_without_a_yaml_reader(tmp_path, monkeypatch, arguments, in_file, wanted):
     monkeypatch.setattr(bootstrap, "ROOT", str(tmp_path))  # no configs/runs/default.yaml there
     (tmp_path / "my run.yaml").write_text(in_file)
-    assert bootstrap.on_hangup([*arguments, "--config", str(tmp_path / "my run.yaml")]) == wanted
-    assert bootstrap.on_hangup(["--config"]) == bootstrap.on_hangup(["--config", "absent.yaml"]) == ""
+    assert bootstrap.setting([*arguments, "--config", str(tmp_path / "my run.yaml")], "on_hangup") == wanted
+    assert (
+        bootstrap.setting(["--config"], "on_hangup")
+        == bootstrap.setting(["--config", "absent.yaml"], "on_hangup")
+        == ""
+    )
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    "path", ["flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py", "tests/__init__.py", "tests/__main__.py"]
+    "path",
+    [
+        *("flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py", "tests/__init__.py", "tests/__main__.py"),
+        *("flows/cli/answers.py", "flows/cli/arguments.py", "flows/context/command_words.py"),
+        *("nanogpt/__init__.py", "nanogpt/faults.py"),
+    ],
 )
 def test_what_runs_before_the_environment_parses_on_old_pythons(path):
     file = CHECKOUT / path
