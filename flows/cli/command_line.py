@@ -1,4 +1,3 @@
-
 from __future__ import annotations
 
 import argparse
@@ -19,8 +18,7 @@ from nanogpt.faults import UserError, nearest
 MODEL_SECTIONS = ("model", "training")
 DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
 PATHS = ("--workspace", "--config", "--data")
-OF_ONE_START = ("--only", "--redo", "--fresh", "--status", "--plan", "--install-at-boot", "--uninstall", "--no-bootstrap",
-                "--no-ui")  # fmt: skip
+OF_ONE_START = ("--only", "--redo", "--fresh", "--status", "--plan", "--install-at-boot", "--uninstall")
 LOOK_ONLY = ("status", "plan", "uninstall")
 
 
@@ -69,11 +67,10 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
 
 def resume_command(argv: Sequence[str]) -> str:
     """The command that continues, or reproduces, a run: without what applies to one start only."""
-    words = [word for word in _run_words(argv, keep=("--no-ui", "--no-bootstrap"))]
-    return shlex.join(["python3", "-m", "flows.full_run", *words])
+    return shlex.join(["python3", "-m", "flows.full_run", *_run_words(argv)])
 
 
-def _run_words(argv: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
+def _run_words(argv: Sequence[str]) -> list[str]:
     """The words of a command line that say what a run is; paths are absolute unless they start at the checkout."""
     kept: list[str] = []
     words = iter(argv)
@@ -83,7 +80,7 @@ def _run_words(argv: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
             value if equals else next(words, "")
         elif option in PATHS:
             kept += [option, _as_seen_from_the_checkout(value if equals else next(words, ""))]
-        elif option not in OF_ONE_START or option in keep:
+        elif option not in OF_ONE_START:
             kept.append(word)
     return kept
 

@@ -9,11 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nanogpt import durable
 from flows.context.action_log import ActionLog
 from flows.display.plain import PlainDisplay
 from flows.display.protocol import Display, Level
 from flows.ledger.facts import Remedy
+from nanogpt import durable
 from nanogpt.records import from_json, to_json
 
 MOST_REMEDIES = 1000  # kept of a run that never comes to rest

@@ -25,7 +25,7 @@ class Awake:
     """
 
     def __init__(self) -> None:
-        self._inhibitor: subprocess.Popen | None = None
+        self._inhibitor: _Inhibitor | None = None
 
     def hold(self) -> str:
         """Keep the machine awake from now on; in words what does, or why nothing can."""
@@ -33,46 +33,61 @@ class Awake:
         if command is None:
             return "nothing here keeps the machine awake: no caffeinate, no systemd-inhibit"
         try:
-            self._inhibitor = subprocess.Popen(
-                [*command, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                start_new_session=True,
-            )  # fmt: skip
+            inhibitor = _Inhibitor(command)
         except OSError as error:
             return f"nothing here keeps the machine awake: {command[0]}: {error.strerror}"
-        if self._holds(self._inhibitor):
-            return f"the machine stays awake while the run goes on ({command[0]})"
-        reason = self._last_words()
-        self.release()
+        if inhibitor.holds():
+            self._inhibitor = inhibitor
+            return f"the machine stays awake during the run ({command[0]})"
+        reason = inhibitor.last_words()
+        inhibitor.end()
         return f"nothing here keeps the machine awake: {command[0]}: {reason}"
 
     def release(self) -> None:
         """Let the machine sleep again."""
-        if self._inhibitor is None:
-            return
-        inhibitor, self._inhibitor = self._inhibitor, None
-        with suppress(OSError):  # it is gone already
-            inhibitor.stdin.close()
-        try:
-            inhibitor.wait(1)
-        except subprocess.TimeoutExpired:
-            inhibitor.kill()
-            inhibitor.wait()
-        inhibitor.stdout.close()
-        inhibitor.stderr.close()
+        if self._inhibitor is not None:
+            self._inhibitor.end()
+            self._inhibitor = None
 
-    @staticmethod
-    def _holds(inhibitor: subprocess.Popen) -> bool:
-        """Whether `cat` runs, which it does only once the hold is taken: it gives back what it is told."""
+
+class _Inhibitor:
+    """A process of `command` with `cat` under it. Raises OSError when it cannot be started."""
+
+    def __init__(self, command: list[str]):
+        self._process = subprocess.Popen(
+            [*command, "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        if not (self._process.stdin and self._process.stdout and self._process.stderr):
+            raise OSError("no pipes")  # as Popen promises, so this only tells the type checker
+        self._input, self._output, self._errors = self._process.stdin, self._process.stdout, self._process.stderr
+
+    def holds(self) -> bool:
+        """Whether `cat` runs, which it does only once the hold is taken: it gives back what it is given."""
         with suppress(OSError):
-            inhibitor.stdin.write(b"awake?\n")
-            inhibitor.stdin.flush()
-        readable, _, _ = select.select([inhibitor.stdout], [], [], SECONDS_TO_START)
-        return bool(readable) and inhibitor.stdout.readline() == b"awake?\n"
+            self._input.write(b"awake?\n")
+            self._input.flush()
+        readable, _, _ = select.select([self._output], [], [], SECONDS_TO_START)
+        return bool(readable) and self._output.readline() == b"awake?\n"
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         try:
-            self._inhibitor.wait(0.5)
+            self._process.wait(0.5)
         except subprocess.TimeoutExpired:
             return f"no answer within {SECONDS_TO_START:.0f} s"
-        lines = self._inhibitor.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1][:200] if lines else f"ended with code {self._inhibitor.returncode}"
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:200] if lines else f"ended with code {self._process.returncode}"
+
+    def end(self) -> None:
+        with suppress(OSError):  # it is gone already
+            self._input.close()
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._output.close()
+        self._errors.close()

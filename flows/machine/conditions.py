@@ -83,10 +83,9 @@ class MachineConditions:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 self._battery = power.battery()
         self._awake.hold()
-        self._journal.record(
-            step, "low_charge", evidence, "saved, and waited for power", f"continued with {self._battery or 'no battery'}",
-            time.monotonic() - began,
-        )  # fmt: skip
+        outcome = f"continued with {self._battery or 'no battery'}"
+        waited = time.monotonic() - began
+        self._journal.record(step, "low_charge", evidence, "saved, and waited for power", outcome, waited)
         self.report_sleep(step)
 
     def report_sleep(self, step: str) -> None:

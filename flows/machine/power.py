@@ -54,15 +54,12 @@ def _heat_of_sensors() -> Heat | None:
         sensors = [sensor for row in psutil.sensors_temperatures().values() for sensor in row]
     except UNREADABLE:
         return None
-    limited = [sensor for sensor in sensors if sensor.current and (sensor.high or sensor.critical)]
-    if not limited:
+    limits = [(sensor.current, sensor.high or sensor.critical) for sensor in sensors if sensor.current]
+    shares = [(current / limit, current, limit) for current, limit in limits if limit]
+    if not shares:
         return None
-    share, current, limit = max(_share_of_limit(sensor.current, sensor.high or sensor.critical) for sensor in limited)
+    share, current, limit = max(shares)
     return Heat(share >= HOT_SHARE, f"{current:.0f} °C of {limit:.0f} °C")
-
-
-def _share_of_limit(current: float, limit: float) -> tuple[float, float, float]:
-    return current / limit, current, limit
 
 
 def _heat_of_mac() -> Heat | None:

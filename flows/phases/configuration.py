@@ -19,6 +19,7 @@ from nanogpt.config import load_config, save_config
 from nanogpt.machine import memory_bytes
 from nanogpt.records import to_json
 
+
 def configuration(run: Run) -> None:
     run.do(FETCHED)  # begun during phase 2; if it failed there, here is another try
     run.do(MEASURED)
@@ -196,9 +197,7 @@ def _plan_settings(run: Run) -> Json:
         "data": run.config.data.model_dump(),
         "device": run.config.device.model_dump(),
         **_too_large(run),
-        "models": {
-            config.name: config.model_dump(include={"model", "training"}) for config in run.options.candidates
-        },
+        "models": {config.name: config.model_dump(include={"model", "training"}) for config in run.options.candidates},
         "pinned": sorted(run.options.pinned),
     }
 

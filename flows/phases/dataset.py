@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.ledger.facts import BYTE_PAIRS, CHARACTERS, CLEANED, FETCHED, CleanedText, FetchedText, Tokenised
@@ -32,7 +33,10 @@ def dataset(run: Run) -> None:
 def fetch_text(run: Run) -> StepResult[FetchedText]:
     data = run.config.data
     fetched = _from_its_splits(run) or sources.fetch(
-        data.source, run.paths.downloads, data.mirrors, notify=lambda fault, remedy: _record_download(run, fault, remedy)
+        data.source,
+        run.paths.downloads,
+        data.mirrors,
+        notify=_recorder_of_downloads(run),
     )
     alphabet: set[str] = set()
     characters = 0
@@ -58,8 +62,13 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
     return StepResult(facts, ours, identity)
 
 
-def _record_download(run: Run, fault: str, remedy: str) -> None:
-    run.journal.record(FETCHED.step, "download", fault, remedy)
+def _recorder_of_downloads(run: Run) -> Callable[[str, str], None]:
+    """What takes a fault of a download and its remedy."""
+
+    def record(fault: str, remedy: str) -> None:
+        run.journal.record(FETCHED.step, "download", fault, remedy)
+
+    return record
 
 
 def _from_its_splits(run: Run) -> sources.Fetched | None:
@@ -107,7 +116,7 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
         kind,
         folder,
         run.config.data,
-        notify=lambda fault, remedy: _record_download(run, fault, remedy),
+        notify=_recorder_of_downloads(run),
     )
     files = [folder / name for name in manifest.files]
     facts = from_json(

@@ -74,9 +74,8 @@ def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
         )
         models[name] = figures if _is_nanogpts_text(run) else replace(figures, nanogpt_loss=None)
         test = figures.test
-        run.journal.message(
-            f"{name}: test loss {test.loss:.4f}, perplexity {test.perplexity:.2f}, {test.bits_per_byte:.3f} bits per byte"
-        )
+        losses = f"test loss {test.loss:.4f}, perplexity {test.perplexity:.2f}"
+        run.journal.message(f"{name}: {losses}, {test.bits_per_byte:.3f} bits per byte")
     # Chosen by the validation split: the test split judges, once, and decides nothing.
     best = min(models, key=lambda name: models[name].val.bits_per_byte)
     identity = {
@@ -142,9 +141,9 @@ def run_fast_tests(run: Run) -> StepResult[Tests]:
         where = run.paths.relative(log)
         raise RuntimeError(f"the project's tests fail here: {' '.join(last)}; all of it is in {where}")
     if timed_out:
+        where = run.paths.relative(log)
         run.journal.message(
-            f"the project's tests were stopped after {TEST_SECONDS} s; how far they came is in {run.paths.relative(log)}",
-            "warning",
+            f"the project's tests were stopped after {TEST_SECONDS} s; how far they came is in {where}", "warning"
         )
     return StepResult(facts, identity={"failed": 0})
 

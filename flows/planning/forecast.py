@@ -9,7 +9,6 @@ from flows.ledger.facts import MeasuredModel
 from nanogpt.config import Config
 from nanogpt.measure.sizes import tokens_per_step
 
-
 BYTES_PER_BPE_TOKEN = 2.4  # of a vocabulary of 1,024 on tiny Shakespeare (measured 2.42)
 
 
@@ -31,7 +30,6 @@ class Speed:
     evaluation_seconds_per_token: float | None = None  # None: not measured, taken as a third of a step's
     sample_seconds: float = 0.0  # of one sample
     save_seconds: float = 0.0  # of one checkpoint
-
 
     @classmethod
     def of(cls, name: str, measured: MeasuredModel) -> Speed:

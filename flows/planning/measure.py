@@ -67,8 +67,9 @@ class Measurement:
                 # It is faster for a smaller model already, and larger products gain more: float32 is not timed.
                 config = config.with_changes({"device.mixed_precision": True})
             alone = not models
-            if reason := self._does_not_fit(config, unmeasured, alone) or (models and self._not_worth_it(config, models)):
-                unmeasured[config.name] = str(reason)
+            reason = self._does_not_fit(config, alone) or self._not_worth_it(config, models)
+            if reason:
+                unmeasured[config.name] = reason
                 continue
             try:
                 measured = self.measure_one(config, cut_windows=alone)
@@ -180,7 +181,7 @@ class Measurement:
         )
         return speed
 
-    def _does_not_fit(self, config: Config, unmeasured: dict[str, str], alone: bool) -> str | None:
+    def _does_not_fit(self, config: Config, alone: bool) -> str | None:
         """Why `config` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is
         predicted. `alone`: no smaller one has fitted, so that its windows may be cut."""
         before = self.limits.too_large([self.settle(other) for other in self.options.candidates] + [config], self.site)
@@ -199,10 +200,15 @@ class Measurement:
         return None
 
     def _not_worth_it(self, config: Config, models: dict[str, MeasuredModel]) -> str | None:
-        """What speaks against `config` before a step of it is tried: disk, too little text or too little time."""
+        """What speaks against `config` before a step of it is tried: disk, too little text or too little time. The
+        first model is always tried."""
+        if not models:
+            return None
         free = shutil.disk_usage(self.folder).free
         if disk_needed(config) > free:
-            return f"its checkpoints would need {byte_size(disk_needed(config))}; {byte_size(free)} of the disk are free"
+            return (
+                f"its checkpoints would need {byte_size(disk_needed(config))}; {byte_size(free)} of the disk are free"
+            )
         size = parameters(config.model).total
         if reason := planner.starved(size, self.corpus):
             return reason

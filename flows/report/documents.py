@@ -13,7 +13,6 @@ import base64
 import os
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-
 from dataclasses import dataclass, field
 from datetime import datetime
-
 from typing import Any, TypeVar
 
 from flows.context.provenance import versions
 from flows.ledger.facts import (
     BASELINES,
-    PLANNED,
     EVALUATED,
+    PLANNED,
     Key,
     Remedy,
     Trained,

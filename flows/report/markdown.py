@@ -4,7 +4,6 @@
 already Markdown (`Markup`) goes through unchanged.
 """
 
-import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from jinja2 import Undefined
 from markupsafe import Markup
 
 from nanogpt.units import NOTHING, byte_size, count, duration, flops, number, percent
+
 
 def against(actual: float | None, planned: float | None) -> Markup:
     """How far off a plan was: 107 against 100 -> '+7 %'."""

@@ -1,4 +1,4 @@
-"""A run: a frozen record of its parts, which phases, report and command line read. Phases and steps are found by name."""
+"""A run: a frozen record of its parts, known to phases, report and command line. Steps are found by their keys."""
 
 from __future__ import annotations
 

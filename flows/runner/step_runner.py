@@ -19,6 +19,7 @@ from nanogpt.faults import CORRUPT_FILE, DISK_FULL, classify
 
 F = TypeVar("F")
 T = TypeVar("T")
+State = Literal["done", "kept", "failed"]
 
 
 class Blocked(Exception):
@@ -33,7 +34,7 @@ class StepRecord:
 
     name: str
     title: str
-    state: Literal["done", "kept", "failed"]
+    state: State
     reason: str
     seconds: float
 
@@ -97,7 +98,7 @@ class StepRunner:
         return join
 
     def prefetch(self, work: Work[Any]) -> None:
-        """Start a step of a later phase before its turn. A failure is left to its own phase, where it is tried again."""
+        """Start a step of a later phase early. A failure is left to its own phase, where it is tried again."""
         with suppress(Exception):
             self._prefetched[work.name] = self.start_in_background(work)
 
@@ -173,7 +174,9 @@ class StepRunner:
         self._clock.save()
         return self.facts(work.key)
 
-    def _record(self, work: StepSpec[Any], state: Literal["done", "kept", "failed"], reason: str, seconds: float) -> None:
+    def _record(
+        self, work: StepSpec[Any], state: Literal["done", "kept", "failed"], reason: str, seconds: float
+    ) -> None:
         with self._lock:
             self._records.pop(work.name, None)
             self._records[work.name] = StepRecord(work.name, work.title, state, reason, seconds)

@@ -1,4 +1,4 @@
-"""The folder in which a model is trained, as the orchestrator sees it: everything that it reads there, and what it adds.
+"""The folder in which a model is trained, as the orchestrator sees it: what it reads there, and what it adds.
 
 The trainer writes (nanogpt.training.record); its files are the contract between the two processes.
 """
@@ -124,7 +124,7 @@ class ModelFiles:
     # -- events
 
     def append_event(self, event: TrainerEvent) -> None:
-        """A row of events.jsonl, between two trainers, which write it otherwise. None before the first made a folder."""
+        """A row of events.jsonl, between two trainers, which write the others. Before the first there is no folder."""
         if not self.folder.is_dir():
             return
         row = {key: value for key, value in asdict(event).items() if value not in (None, 0, 0.0)}

@@ -162,8 +162,9 @@ class Recovery:
 
     def _why_it_ends(self, ending: Ending) -> str:
         row = remedies.TABLE.get(ending.symptom)
+        by_hand = f"; {row.by_hand}" if row else ""
         tried = self._chooser.given.total()
-        return f"{ending.symptom} ({ending.evidence}), no remedy is left after {tried}{f'; {row.by_hand}' if row else ''}"
+        return f"{ending.symptom} ({ending.evidence}), no remedy is left after {tried}{by_hand}"
 
     def _record_mended(self, event: TrainerEvent) -> None:
         """A row for what the trainer has mended by itself."""

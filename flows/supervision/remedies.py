@@ -42,7 +42,7 @@ FOR_MEMORY = (HALVE, RECOMPUTE, SHORTEN)  # the steps down of nanogpt.fit.Fit, i
 
 @dataclass(frozen=True)
 class Row:
-    """`recognised`, `by_hand`: sentences for a person; `by_hand` is what is left to do when the remedies are used up."""
+    """`recognised`, `by_hand`: sentences for a person; `by_hand` is what to do when the remedies are used up."""
 
     recognised: str
     remedies: tuple[Remedy, ...]

@@ -1,4 +1,4 @@
-"""What a trainer shows of itself, passed on as it trains: to the terminal, the task's page, the loss plot, the clock."""
+"""What a trainer shows of itself, passed on as it trains: to terminal and page, the loss plot, the clock."""
 
 from __future__ import annotations
 
