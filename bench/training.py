@@ -264,7 +264,7 @@ def report(device: str, race: Race, theirs: list[dict], ours: list[dict], speeds
     their_loss, our_loss = (median(row["loss"] for row in side) for side in (theirs, ours))
     known = race.theirs
     reached = "reaches" if our_loss <= known.loss else "does not reach"
-    machine = devices.describe(device)["name"]
+    machine = devices.describe(device).name
     peaks = {name: devices.matmul_rate(device, getattr(torch, name), LARGE_PRODUCT[device])
              for name in ("float32", "bfloat16")}  # fmt: skip
     lines = [

@@ -18,6 +18,7 @@ import torch
 from nanogpt.allocator import keep_freed_memory, return_freed_memory
 from nanogpt.machine import has_bfloat16_instructions, memory_bytes, processor_name
 from nanogpt.machine import physical_cores as physical_cores  # asked of this module, like all else of the device
+from nanogpt.results import DeviceCandidate, DeviceProof
 
 LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
 
@@ -38,8 +39,21 @@ class Chosen:
     warning: str = ""
 
 
+@dataclass(frozen=True)
+class Description:
+    """A device; `memory_bytes` is all that it has, `threads` a CPU's."""
+
+    device: str
+    name: str
+    torch: str
+    platform: str
+    memory_bytes: int
+    bfloat16: bool  # multiplied in hardware
+    threads: int | None = None
+
+
 def choose(asked: str = "auto") -> Chosen:
-    """The device for `asked` (auto, cpu, mps, cuda). One that is absent is said and the best present is taken."""
+    """The device for `asked` (auto, cpu, mps, cuda); in place of an absent one the best present, with a warning."""
     present = available()
     if asked == "auto":
         return Chosen(present[0])
@@ -58,37 +72,40 @@ def available() -> list[str]:
     return [*present, "cpu"]
 
 
-def prove(asked: str) -> dict:
-    """Allocate and compute on every device present, compare with the CPU in float64, and choose: facts for a report.
+def prove(asked: str) -> DeviceProof:
+    """Allocate and compute on every device present, compare with the CPU in float64, and choose.
 
-    A device that fails is told in `candidates` and passed over; the CPU remains. Who asks for the CPU leaves all
-    others alone: one may have ended this process before.
+    A device that fails is named in `candidates` and passed over; the CPU remains. With asked "cpu" all others are left
+    alone: one may have ended this process before. Raises RuntimeError when not even the CPU computes correctly.
     """
-    candidates, chosen, warning = [], "cpu", ""
-    for device in available() if asked != "cpu" else ["cpu"]:
-        try:
-            error = _relative_error(device)
-            works = error < LARGEST_RELATIVE_ERROR
-            problem = None if works else f"a product differs from the CPU's by {error:.1e}"
-            error = error if math.isfinite(error) else None  # the facts are JSON
-        except (RuntimeError, TypeError) as exception:
-            error, works, problem = None, False, str(exception).splitlines()[0]
-        candidates.append({"device": device, "works": works, "error": problem, "max_relative_error": error})
-    working = [row["device"] for row in candidates if row["works"]]
+    candidates = [_try(device) for device in (available() if asked != "cpu" else ["cpu"])]
+    working = {candidate.device: candidate for candidate in candidates if candidate.works}
     if not working:
-        raise RuntimeError(f"not even the CPU computes correctly: {candidates[-1]['error']}")
-    chosen = asked if asked in working else working[0]
-    if asked not in ("auto", chosen):
-        problem = next((row["error"] for row in candidates if row["device"] == asked), "it is not on this machine")
-        warning = f"device.type {asked}: {problem}; taking {chosen}"
-    proof = next(row for row in candidates if row["device"] == chosen)
-    facts = describe(chosen)
-    half = _rate_or_none(chosen, torch.bfloat16) if facts["bfloat16"] else None
-    return {
-        **facts, "asked": asked, "device": chosen, "warning": warning, "candidates": candidates,
-        "max_relative_error": proof["max_relative_error"],
-        "float32_flops": matmul_rate(chosen, torch.float32), "bfloat16_flops": half,
-    }  # fmt: skip
+        raise RuntimeError(f"not even the CPU computes correctly: {candidates[-1].error}")
+    proof, warning = working.get(asked) or next(iter(working.values())), ""
+    if asked not in ("auto", proof.device):
+        failed = [candidate.error for candidate in candidates if candidate.device == asked]
+        warning = f"device.type {asked}: {failed[0] if failed else 'it is not on this machine'}; taking {proof.device}"
+    found = describe(proof.device)
+    return DeviceProof(
+        **vars(found),
+        asked=asked,
+        warning=warning,
+        candidates=candidates,
+        max_relative_error=proof.max_relative_error,
+        float32_flops=matmul_rate(proof.device, torch.float32),
+        bfloat16_flops=_rate_or_none(proof.device, torch.bfloat16) if found.bfloat16 else None,
+    )
+
+
+def _try(device: str) -> DeviceCandidate:
+    try:
+        error = _relative_error(device)
+    except (RuntimeError, TypeError) as exception:
+        return DeviceCandidate(device, False, str(exception).splitlines()[0], None)
+    works = error < LARGEST_RELATIVE_ERROR
+    problem = None if works else f"a product differs from the CPU's by {error:.1e}"
+    return DeviceCandidate(device, works, problem, error if math.isfinite(error) else None)  # JSON has no NaN
 
 
 def matmul_rate(device: str, dtype: torch.dtype, size: int = 1024, seconds: float = 0.4) -> float:
@@ -135,18 +152,19 @@ def _relative_error(device: str) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
-def describe(device: str) -> dict:
-    """Facts about `device` for a report: name, memory in bytes, cores, thread count, native precisions."""
-    facts: dict = {"device": device, "torch": str(torch.__version__), "platform": platform.platform()}
+def describe(device: str) -> Description:
+    """What `device` is, for a report."""
+    threads = None
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        facts |= {"name": properties.name, "memory_bytes": properties.total_memory}
+        name, memory = properties.name, properties.total_memory
     elif device == "mps":
-        facts |= {"name": "Apple GPU (Metal)", "memory_bytes": torch.mps.recommended_max_memory()}
+        name, memory = "Apple GPU (Metal)", torch.mps.recommended_max_memory()
     else:
-        facts |= {"name": processor_name(), "memory_bytes": memory_bytes(),
-                  "threads": torch.get_num_threads()}  # fmt: skip
-    return {**facts, "bfloat16": native_bfloat16(device)}
+        name, memory, threads = processor_name(), memory_bytes(), torch.get_num_threads()
+    return Description(
+        device, name, str(torch.__version__), platform.platform(), memory, native_bfloat16(device), threads
+    )
 
 
 def native_bfloat16(device: str) -> bool:

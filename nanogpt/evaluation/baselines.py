@@ -8,25 +8,16 @@ import lzma
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from nanogpt.results import Baseline
 
 BYTES = 256
 ORDER = 5
 # Text beyond this changes a 5-gram of bytes little and would cost minutes; the end nearest to test is kept.
 LARGEST_TRAINING_TEXT = 8 << 20
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """One row of the comparison. `explanation` is one line for the report."""
-
-    name: str
-    bits_per_byte: float
-    explanation: str
-    seconds: float
 
 
 def compare(text_folder: Path) -> list[Baseline]:

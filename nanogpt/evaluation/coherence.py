@@ -11,9 +11,9 @@ It judges words and spelling, loops and copying; it does not see whether sentenc
 """
 
 import re
-from dataclasses import dataclass
 
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey
+from nanogpt.results import CoherenceFigures, CoherenceVerdict
 
 KNOWN_WORDS_SHARE = 0.7  # of the reference's
 SURPRISE_MARGIN = 1.0  # bits per byte above the reference
@@ -23,27 +23,6 @@ LONGEST_COPY_SHARE = 0.2
 SHORTEST_SAMPLE = 100  # characters: less says nothing
 REFERENCE_LENGTH = 5_000  # characters of held-out text
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What was measured of one text; `longest_copy` is in characters."""
-
-    known_words: float
-    surprise: float
-    repetition: float
-    longest_copy: int
-    characters: int
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """`reasons` names each threshold that was missed, with its figure; empty for a coherent sample."""
-
-    coherent: bool
-    reasons: list[str]
-    figures: Figures
-    reference: Figures
 
 
 class Judge:
@@ -59,7 +38,7 @@ class Judge:
         self._held_out = held_out_text[:REFERENCE_LENGTH]
         self.reference = self.measure(self._held_out)
 
-    def judge(self, sample: str) -> Verdict:
+    def judge(self, sample: str) -> CoherenceVerdict:
         """The verdict on one sample (its prompt left out)."""
         figures, reference = self.measure(sample), self.reference
         reasons = []
@@ -76,13 +55,13 @@ class Judge:
         longest = max(LONGEST_COPY, int(LONGEST_COPY_SHARE * figures.characters))
         if figures.longest_copy > longest:
             reasons.append(f"{figures.longest_copy} characters in a row are copied from train, at most {longest}")
-        return Verdict(not reasons, reasons, figures, reference)
+        return CoherenceVerdict(not reasons, reasons, figures, reference)
 
-    def measure(self, text: str) -> Figures:
+    def measure(self, text: str) -> CoherenceFigures:
         """The four figures of any text; a text without words has no known ones."""
         words = _words(text)
         known = sum(word in self._vocabulary for word in words)
-        return Figures(
+        return CoherenceFigures(
             known_words=known / len(words) if words else 0.0,
             surprise=self._language.bits_per_byte(text.encode("utf-8")) if text else 0.0,
             repetition=_repetition(words),

@@ -1,7 +1,6 @@
 """How well a model predicts a whole split: loss, perplexity, bits per byte. No random batches, no sampling error."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,9 @@ import torch
 from nanogpt.data.data_loader import IGNORED, windows
 from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.faults import UserError
+from nanogpt.results import Evaluation
 
 NANOGPT_WINDOW = 64
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """`loss` is nats a token, over `tokens` predictions; `perplexity` is e**loss.
-
-    `bits_per_byte` does not depend on the tokenizer: it is the whole split's cost over the bytes of its text, with
-    the first token, which nothing predicts, charged at the mean.
-    """
-
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
-    window: int
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
-"""What is said of a trained model: its figures on whole splits, samples that were judged, the speed it decodes at."""
+"""What is known of a trained model: its figures on whole splits, samples with a verdict, the speed it decodes at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from nanogpt import device as devices
@@ -11,39 +10,46 @@ from nanogpt.data.preprocessing import read_split
 from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.evaluation import speed
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
-from nanogpt.evaluation.perplexity import evaluate, nanogpt_measure
+from nanogpt.evaluation.perplexity import NANOGPT_WINDOW, evaluate, nanogpt_measure
 from nanogpt.inference.engine import Engine
-from nanogpt.results import DecodingSpeed
+from nanogpt.results import Coherence, DecodingSpeed, Evaluation, JudgedSample, JudgedSamples, ModelFigures
 
 PROMPT_CHARACTERS = 60
+MEASURE = "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text"
 
 
-def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> dict:
+def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> ModelFigures:
     """Loss, perplexity and bits per byte on the whole of val and test; nanoGPT's own measure for characters.
 
     Raises UserError, CorruptFileError as open_split and Engine.from_folder do.
     """
     devices.reset_peak_memory(device)
     model = Engine.from_folder(model_folder, device).model
-    figures = {}
-    for name in ("val", "test"):
+    block_size = model.config.block_size
+
+    def on(name: str) -> Evaluation:
         split = open_split(data_folder, name)
-        figures[name] = asdict(evaluate(model, split.tokens, model.config.block_size, split.bytes, device))
+        return evaluate(model, split.tokens, block_size, split.bytes, device)
+
     tokenizer = read_manifest(data_folder)["tokenizer"]["name"]
-    comparable = tokenizer == "char" and model.config.block_size >= 64
-    return {
-        **figures, "nanogpt_loss": nanogpt_measure(model, data_folder, device).loss if comparable else None,
-        "parameters": model.num_parameters(), "tokenizer": tokenizer, "block_size": model.config.block_size,
-        "peak_memory_bytes": devices.peak_memory(device),
-    }  # fmt: skip
+    comparable = tokenizer == "char" and block_size >= NANOGPT_WINDOW
+    return ModelFigures(
+        val=on("val"),
+        test=on("test"),
+        nanogpt_loss=nanogpt_measure(model, data_folder, device).loss if comparable else None,
+        parameters=model.num_parameters(),
+        tokenizer=tokenizer,
+        block_size=block_size,
+        peak_memory_bytes=devices.peak_memory(device),
+    )
 
 
 def sample_and_judge(
     model_folder: Path, text_folder: Path, temperatures: Sequence[float], tokens: int, seed: int, device: str = "cpu"
-) -> dict:
+) -> JudgedSamples:
     """A sample at each temperature, each judged by the stated measure of coherence (nanogpt.evaluation.coherence).
 
-    The prompt is the beginning of the test text. `coherent` is the verdict on the sample at the middle temperature.
+    The prompt is the beginning of the test text. `coherence` is the verdict on the sample at the middle temperature.
     """
     engine = Engine.from_folder(model_folder, device)
     test = read_split(text_folder, "test")
@@ -52,9 +58,8 @@ def sample_and_judge(
     samples = []
     for temperature in temperatures:
         text = engine.complete(prompt, max_new_tokens=tokens, temperature=temperature, seed=seed)
-        samples.append({"temperature": temperature, "prompt": prompt, "text": text,
-                        "coherence": asdict(judge.judge(text))})  # fmt: skip
-    return {"prompts": [prompt], "samples": samples, "coherence": _verdict(samples, judge)}
+        samples.append(JudgedSample(temperature, prompt, text, judge.judge(text)))
+    return JudgedSamples([prompt], samples, _of_all(samples))
 
 
 def decoding(model_folder: Path, device: str = "cpu") -> DecodingSpeed:
@@ -68,11 +73,15 @@ def _first_lines(text: str) -> str:
     return text[: end + 1] if 0 <= end < 4 * PROMPT_CHARACTERS else text[:PROMPT_CHARACTERS]
 
 
-def _verdict(samples: list[dict], judge: Judge) -> dict:
-    middle = samples[len(samples) // 2]["coherence"]
-    return {
-        "coherent": middle["coherent"], "score": middle["figures"]["known_words"],
-        "limit": KNOWN_WORDS_SHARE * judge.reference.known_words, "reference": judge.reference.known_words,
-        "figures": middle["figures"], "reference_figures": asdict(judge.reference), "reasons": middle["reasons"],
-        "measure": "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text",
-    }  # fmt: skip
+def _of_all(samples: list[JudgedSample]) -> Coherence:
+    middle = samples[len(samples) // 2].coherence
+    return Coherence(
+        coherent=middle.coherent,
+        score=middle.figures.known_words,
+        limit=KNOWN_WORDS_SHARE * middle.reference.known_words,
+        reference=middle.reference.known_words,
+        figures=middle.figures,
+        reference_figures=middle.reference,
+        reasons=middle.reasons,
+        measure=MEASURE,
+    )

@@ -329,7 +329,7 @@ def _whole_memory(device: str) -> int:
         return memory_bytes()
     from nanogpt.device import describe
 
-    return describe(device)["memory_bytes"]
+    return describe(device).memory_bytes
 
 
 def _precision(config: Config) -> str:

@@ -109,7 +109,7 @@ def _rates(real: RealStep, seconds_per_step: float) -> dict:
     tokens_per_second = real.sequences * real.config.model.block_size / seconds_per_step
     flops = tokens_per_second * real.model.flops_per_token()
     matmul = _matmul_rate(real.device, real.precision, torch.get_num_threads())
-    named = devices.peak_rate(devices.describe("cuda")["name"], real.precision) if real.device == "cuda" else None
+    named = devices.peak_rate(devices.describe("cuda").name, real.precision) if real.device == "cuda" else None
     return {
         "tokens_per_second": tokens_per_second, "flops_per_second": flops, "matmul_flops_per_second": matmul,
         "share_of_matmul": flops / matmul, "share_of_peak": flops / named if named else None,

@@ -5,12 +5,10 @@ kernel is wrong at any size. Figures that should be zero have limits some tens o
 """
 
 import copy
-import dataclasses
 import math
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Rotary, rotate
+from nanogpt.results import ComponentCheck
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint
 
@@ -28,41 +27,25 @@ PRESETS = ("gpt2", "modern")
 VOCAB_SIZE = 65
 
 
-@dataclass(frozen=True)
-class Check:
-    """One figure against its limit; `group` is "component" (the mathematics) or "device" (its kernels)."""
-
-    name: str
-    measured: float
-    limit: float
-    unit: str
-    explanation: str
-    group: str = "component"
-
-    @property
-    def passed(self) -> bool:
-        return self.measured <= self.limit
-
-    def facts(self) -> dict:
-        """All of it as JSON, which knows no NaN: what is not finite becomes the largest float."""
-        measured = self.measured if math.isfinite(self.measured) else sys.float_info.max
-        return dataclasses.asdict(self) | {"passed": self.passed, "measured": measured}
+def check(
+    name: str, measured: float, limit: float, unit: str, explanation: str, group: str = "component"
+) -> ComponentCheck:
+    """A figure against its limit. One that is not finite becomes the largest float: JSON knows no NaN."""
+    kept = measured if math.isfinite(measured) else sys.float_info.max
+    return ComponentCheck(name, measured <= limit, kept, limit, unit, explanation, group)
 
 
-def run_checks(device: str = "cpu", seed: int = 0) -> list[dict]:
-    """Every check on `device`, as Check.facts(): name, passed, measured, limit, unit, explanation, group.
-
-    Raises what the device raises when it cannot compute at all.
-    """
+def run_checks(device: str = "cpu", seed: int = 0) -> list[ComponentCheck]:
+    """Every check on `device`. Raises what the device raises when it cannot compute at all."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # at these shapes threads only wait for one another: 0.7 s, 24 s on a busy machine
     try:
-        return [check.facts() for measure in CHECKS for check in measure(device, seed)]
+        return [found for measure in CHECKS for found in measure(device, seed)]
     finally:
         torch.set_num_threads(threads)
 
 
-def causal_mask(device: str, seed: int) -> list[Check]:
+def causal_mask(device: str, seed: int) -> list[ComponentCheck]:
     """Change the second half of the tokens: no logit of the first half may move."""
     changes = []
     for model, tokens in _models_and_tokens(device, seed):
@@ -72,10 +55,10 @@ def causal_mask(device: str, seed: int) -> list[Check]:
         with torch.no_grad():
             changes.append(_difference(model(tokens)[0][:, :half], model(changed)[0][:, :half]))
     explanation = "other tokens in the future leave the logits of the past as they are"
-    return [Check("causal mask", _worst(changes), 1e-5, "largest change of a logit", explanation)]
+    return [check("causal mask", _worst(changes), 1e-5, "largest change of a logit", explanation)]
 
 
-def attention_reference(device: str, seed: int) -> list[Check]:
+def attention_reference(device: str, seed: int) -> list[ComponentCheck]:
     """Attention against loops over heads in float64 on the CPU, with QK-norm, rotation and shared key heads."""
     config = _config("modern", n_kv_head=2)
     model = _randomised(config, seed)
@@ -86,10 +69,10 @@ def attention_reference(device: str, seed: int) -> list[Check]:
         model.to(device)
         found = attention(x.to(device), model.rotary(slice(config.block_size)))
     explanation = "attention with grouped heads, QK-norm and rotation equals a plain float64 computation"
-    return [Check("attention reference", _difference(found, expected), 1e-4, "largest difference", explanation)]
+    return [check("attention reference", _difference(found, expected), 1e-4, "largest difference", explanation)]
 
 
-def norm_statistics(device: str, seed: int) -> list[Check]:
+def norm_statistics(device: str, seed: int) -> list[ComponentCheck]:
     """Each position leaves LayerNorm with mean 0 and variance 1, RMSNorm with mean square 1."""
     x = (torch.randn(4, 16, 64, generator=_generator(seed)) * 3 + 5).to(device)
     with torch.no_grad():
@@ -98,12 +81,12 @@ def norm_statistics(device: str, seed: int) -> list[Check]:
     off = _worst([_largest(layer.mean(-1)), _largest(layer.var(-1, unbiased=False) - 1)])
     squares, unit = _largest(rms.square().mean(-1) - 1), "largest deviation"
     return [
-        Check("LayerNorm statistics", off, 1e-3, unit, "every position has mean 0 and variance 1"),
-        Check("RMSNorm statistics", squares, 1e-3, unit, "every position has mean square 1"),
+        check("LayerNorm statistics", off, 1e-3, unit, "every position has mean 0 and variance 1"),
+        check("RMSNorm statistics", squares, 1e-3, unit, "every position has mean square 1"),
     ]
 
 
-def rotary_relativity(device: str, seed: int) -> list[Check]:
+def rotary_relativity(device: str, seed: int) -> list[ComponentCheck]:
     """The product of a rotated query and key depends on their distance alone."""
     count, shift, width = 16, 37, 32
     rotary = Rotary(width, count + shift, 10000.0).to(device)
@@ -117,20 +100,20 @@ def rotary_relativity(device: str, seed: int) -> list[Check]:
     turned = _largest(near - near[0, 0])  # without any rotation all products are equal, and `moved` would be zero too
     measured = moved if turned > 0.1 else math.inf
     explanation = f"query-key products are the same {shift} positions later, and differ between distances"
-    return [Check("rotary relativity", measured, 1e-3, "largest change of a product", explanation)]
+    return [check("rotary relativity", measured, 1e-3, "largest change of a product", explanation)]
 
 
-def gradients_reach(device: str, seed: int) -> list[Check]:
+def gradients_reach(device: str, seed: int) -> list[ComponentCheck]:
     """After one backward pass no parameter is without a gradient."""
     missing = 0
     for model, tokens in _models_and_tokens(device, seed):
         model(tokens[:, :-1], tokens[:, 1:])[1].backward()
         missing += sum(p.grad is None or not p.grad.isfinite().all() or not p.grad.any() for p in model.parameters())
     explanation = "every parameter of both presets receives a finite gradient that is not zero"
-    return [Check("gradients reach every parameter", missing, 0, "parameters without", explanation)]
+    return [check("gradients reach every parameter", missing, 0, "parameters without", explanation)]
 
 
-def weight_tying(device: str, seed: int) -> list[Check]:
+def weight_tying(device: str, seed: int) -> list[ComponentCheck]:
     """After a step the tied head is still the embedding, and it did move."""
     model = _randomised(_config("gpt2"), seed).to(device)
     tokens = _tokens(seed).to(device)
@@ -140,10 +123,10 @@ def weight_tying(device: str, seed: int) -> list[Check]:
     apart = _difference(model.head.weight, model.token_embedding.weight)
     measured = apart if _difference(before, model.token_embedding.weight) > 0 else math.inf
     explanation = "embedding and head are one matrix before and after a step"
-    return [Check("weight tying", measured, 0, "largest difference", explanation)]
+    return [check("weight tying", measured, 0, "largest difference", explanation)]
 
 
-def initial_loss(device: str, seed: int) -> list[Check]:
+def initial_loss(device: str, seed: int) -> list[ComponentCheck]:
     """A model that knows nothing pays ln(vocab_size) a token."""
     off = []
     for preset in PRESETS:
@@ -152,10 +135,10 @@ def initial_loss(device: str, seed: int) -> list[Check]:
         with torch.no_grad():
             off.append(abs(model(_tokens(seed).to(device), targets)[1].item() - math.log(VOCAB_SIZE)))
     explanation = f"the loss before training is ln {VOCAB_SIZE} = {math.log(VOCAB_SIZE):.3f}"
-    return [Check("initial loss", _worst(off), 0.1, "nats from it", explanation)]
+    return [check("initial loss", _worst(off), 0.1, "nats from it", explanation)]
 
 
-def cached_decoding(device: str, seed: int) -> list[Check]:
+def cached_decoding(device: str, seed: int) -> list[ComponentCheck]:
     """Tokens read in pieces with the cache give the logits of the whole."""
     differences = []
     for model, tokens in _models_and_tokens(device, seed, n_kv_head=2):
@@ -165,10 +148,10 @@ def cached_decoding(device: str, seed: int) -> list[Check]:
             whole = model(tokens)[0]
             differences.append(_difference(torch.cat([model(p, cache=cache)[0] for p in pieces], dim=1), whole))
     explanation = "a prompt read in pieces and single tokens behind it give the logits of the full forward pass"
-    return [Check("cached decoding", _worst(differences), 1e-3, "largest difference of a logit", explanation)]
+    return [check("cached decoding", _worst(differences), 1e-3, "largest difference of a logit", explanation)]
 
 
-def checkpoint_round_trip(device: str, seed: int) -> list[Check]:
+def checkpoint_round_trip(device: str, seed: int) -> list[ComponentCheck]:
     """What is saved comes back to the bit."""
     model = _randomised(_config("modern"), seed).to(device)
     other = GPT(model.config, seed=seed + 1).to(device)
@@ -178,10 +161,10 @@ def checkpoint_round_trip(device: str, seed: int) -> list[Check]:
         checkpoint.put_weights(other, checkpoint.load(path).weights, str(path))
     changed = sum(int((a != b).sum()) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     explanation = "a model written to the disk and read into another one is the same to the bit"
-    return [Check("checkpoint round trip", changed, 0, "numbers changed", explanation)]
+    return [check("checkpoint round trip", changed, 0, "numbers changed", explanation)]
 
 
-def overfitting(device: str, seed: int) -> list[Check]:
+def overfitting(device: str, seed: int) -> list[ComponentCheck]:
     """Both optimizers learn one batch by heart, in the trainer's own steps: gradients, their norm, clipping, update."""
     losses = []
     for preset, optimizer, rate in (("gpt2", "adamw", 3e-3), ("modern", "muon", 1e-2)):
@@ -197,10 +180,10 @@ def overfitting(device: str, seed: int) -> list[Check]:
         with torch.no_grad():
             losses.append(model(tokens[:, :-1], tokens[:, 1:])[1].item())
     explanation = f"the loss on one batch falls from {math.log(VOCAB_SIZE):.2f} in 60 steps of AdamW and of Muon"
-    return [Check("overfits one batch", _worst(losses), 1.0, "nats per token", explanation)]
+    return [check("overfits one batch", _worst(losses), 1.0, "nats per token", explanation)]
 
 
-def device_parity(device: str, seed: int) -> list[Check]:
+def device_parity(device: str, seed: int) -> list[ComponentCheck]:
     """Loss and gradients against the CPU's; on the CPU itself, float32 against float64.
 
     A batch of another shape goes first: kernels that cache a plan or a graph by shape (MPS) fail at the second one.
@@ -216,14 +199,14 @@ def device_parity(device: str, seed: int) -> list[Check]:
         losses.append(_difference(found, expected) / abs(float(expected)))
         gradients += map(_relative, found_gradients, expected_gradients)
     against = "float32 against float64 on the CPU" if device == "cpu" else f"{device} against the CPU"
-    told, unit = f"{against}, after a warm-up at another shape", "relative difference"
+    how, unit = f"{against}, after a warm-up at another shape", "relative difference"
     return [
-        Check("loss parity", _worst(losses), 2e-5, unit, f"the loss, {told}", "device"),
-        Check("gradient parity", _worst(gradients), 1e-2, unit, f"the gradient that differs most, {told}", "device"),
+        check("loss parity", _worst(losses), 2e-5, unit, f"the loss, {how}", "device"),
+        check("gradient parity", _worst(gradients), 1e-2, unit, f"the gradient that differs most, {how}", "device"),
     ]
 
 
-CHECKS: tuple[Callable[[str, int], list[Check]], ...] = (
+CHECKS: tuple[Callable[[str, int], list[ComponentCheck]], ...] = (
     causal_mask,
     attention_reference,
     norm_statistics,

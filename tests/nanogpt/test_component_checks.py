@@ -9,6 +9,8 @@ from nanogpt.model import attention, gpt, positional
 from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import LayerNorm, RMSNorm
+from nanogpt.records import from_json, to_json
+from nanogpt.results import ComponentCheck
 from nanogpt.study import component_checks
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint
@@ -19,15 +21,15 @@ SDPA = torch.nn.functional.scaled_dot_product_attention
 
 def test_all_pass_on_the_cpu_and_are_json():
     checks = component_checks.run_checks("cpu", seed=1)
-    assert [check["name"] for check in checks if not check["passed"]] == []
-    assert {check["group"] for check in checks} == {"component", "device"}
-    assert json.loads(json.dumps(checks, allow_nan=False)) == checks
+    assert [check.name for check in checks if not check.passed] == []
+    assert {check.group for check in checks} == {"component", "device"}
+    assert [from_json(ComponentCheck, json.loads(json.dumps(to_json(check)))) for check in checks] == checks
 
 
 def test_what_is_not_a_number_fails_and_is_still_json():
-    facts = component_checks.Check("x", float("nan"), 1.0, "", "").facts()
-    assert not facts["passed"]
-    json.dumps(facts, allow_nan=False)
+    found = component_checks.check("x", float("nan"), 1.0, "", "")
+    assert not found.passed
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def failed(check) -> list[str]:

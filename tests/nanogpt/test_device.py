@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from nanogpt import device
+from nanogpt.records import from_json, to_json
+from nanogpt.results import DeviceProof
 
 pytestmark = pytest.mark.fast
 
@@ -42,11 +44,11 @@ def test_a_device_that_computes_wrongly_is_passed_over(monkeypatch, error):
     monkeypatch.setattr(device, "available", lambda: ["mps", "cpu"])
     monkeypatch.setattr(device, "_relative_error", measured)
     monkeypatch.setattr(device, "matmul_rate", lambda *_: 1e9)
-    facts = device.prove("mps")
-    json.dumps(facts, allow_nan=False)
-    assert facts["device"] == "cpu" and facts["max_relative_error"] < device.LARGEST_RELATIVE_ERROR
-    assert facts["warning"].startswith("device.type mps: ") and "\n" not in facts["warning"]
-    assert [row["works"] for row in facts["candidates"]] == [False, True]
+    proof = device.prove("mps")
+    assert from_json(DeviceProof, json.loads(json.dumps(to_json(proof), allow_nan=False))) == proof
+    assert proof.device == "cpu" and proof.max_relative_error < device.LARGEST_RELATIVE_ERROR
+    assert proof.warning.startswith("device.type mps: ") and "\n" not in proof.warning
+    assert [candidate.works for candidate in proof.candidates] == [False, True]
 
 
 def test_memory_is_counted_in_bytes():

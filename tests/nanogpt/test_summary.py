@@ -1,5 +1,6 @@
 """What is said of a trained model is what the parts measure."""
 
+import json
 from functools import partial
 
 import pytest
@@ -9,6 +10,8 @@ from nanogpt.evaluation import summary
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE
 from nanogpt.evaluation.perplexity import evaluate_split
 from nanogpt.inference.engine import Engine
+from nanogpt.records import from_json, to_json
+from nanogpt.results import JudgedSamples
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import make_data, tiny
 
@@ -26,22 +29,23 @@ def case(tmp_path_factory):
 
 def test_figures_are_those_of_whole_splits(case):
     data, model = case
-    facts = summary.summarise(model, data)
+    found = summary.summarise(model, data)
     engine = Engine.from_folder(model)
-    assert facts["test"]["loss"] == evaluate_split(engine.model, data, "test", 16).loss
-    assert facts["val"]["tokens"] == len(open_split(data, "val").tokens) - 1
-    assert facts["parameters"] == engine.model.num_parameters() and facts["tokenizer"] == "char"
-    assert facts["nanogpt_loss"] is None  # its windows of 64 do not fit into a block of 16
+    assert found.test == evaluate_split(engine.model, data, "test", 16)
+    assert found.val.tokens == len(open_split(data, "val").tokens) - 1
+    assert found.parameters == engine.model.num_parameters() and found.tokenizer == "char"
+    assert found.nanogpt_loss is None  # its windows of 64 do not fit into a block of 16
 
 
 def test_each_temperature_is_judged_and_the_middle_one_decides(case):
     data, model = case
-    facts = summary.sample_and_judge(model, data.parent / "text", (0.1, 1.0, 3.0), tokens=120, seed=1)
-    assert [row["temperature"] for row in facts["samples"]] == [0.1, 1.0, 3.0]
-    assert all(len(row["text"]) == 120 and row["prompt"] == facts["prompts"][0] for row in facts["samples"])
-    verdict, middle = facts["coherence"], facts["samples"][1]["coherence"]
-    assert (verdict["coherent"], verdict["figures"]) == (middle["coherent"], middle["figures"])
-    assert verdict["limit"] == KNOWN_WORDS_SHARE * verdict["reference"]
+    found = summary.sample_and_judge(model, data.parent / "text", (0.1, 1.0, 3.0), tokens=120, seed=1)
+    assert [sample.temperature for sample in found.samples] == [0.1, 1.0, 3.0]
+    assert all(len(sample.text) == 120 and sample.prompt == found.prompts[0] for sample in found.samples)
+    verdict, middle = found.coherence, found.samples[1].coherence
+    assert (verdict.coherent, verdict.figures) == (middle.coherent, middle.figures)
+    assert verdict.limit == KNOWN_WORDS_SHARE * verdict.reference
+    assert from_json(JudgedSamples, json.loads(json.dumps(to_json(found)))) == found
 
 
 def test_decoding_says_what_it_measured_on(case, monkeypatch):
