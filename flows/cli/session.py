@@ -76,13 +76,13 @@ def check_before_writing(options: RunOptions) -> None:
 
 
 def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
-    from flows.display.protocol import PlainDisplay
+    from flows.display.plain import PlainDisplay
     from flows.display.terminal import OnTerminal, Terminal
 
     _quiet_environment()
     run.begin()
-    titles = [name.capitalize() for name in PHASES]
-    terminal = Terminal(Console(), titles, _heading(run), lambda: run.clock.left, run.log.write)
+    labels = [f"{number} {name.capitalize()}" for number, name in enumerate(PHASES, 1)]
+    terminal = Terminal(Console(), labels, _heading(run), lambda: run.clock.left, run.log.write)
     run.display = OnTerminal(PlainDisplay(), terminal, run.log.write)
     run.watchdog = Watchdog(run.log.write)
     with hangup.heeded(run.config.on_hangup, run.hung_up):
@@ -92,7 +92,8 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
 
 def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
     """The flow with what it needs around it; whether a person stopped it."""
-    from flows.display.protocol import open_display
+    from flows.display.opening import open_display
+    from flows.display.protocol import Opening
     from flows.display.terminal import OnTerminal
 
     options = run.options
@@ -102,7 +103,7 @@ def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
         run.surroundings.begin()
         server = _server(run, terminal) if options.ui else None
         run.display = OnTerminal(open_display(server, run.log.write), terminal, run.log.write)
-        run.display.flow(lambda: flow(run), options.run, [f"run:{options.run}"])
+        run.display.flow(lambda: flow(run), Opening(options.run, [f"run:{options.run}"]))
     except KeyboardInterrupt:
         stopped = True
     finally:

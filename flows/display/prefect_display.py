@@ -1,11 +1,13 @@
 """The run in Prefect's pages: phases and steps as tasks, progress, documents and log lines.
 
-Prefect is the display, never the judge. It never sees an exception of ours: a task's body catches it, tells
-Prefect the state to show, and the caller gets the exception from us. Nothing that talks to the server is waited
-for, but for the flow run's own first and last state.
+Prefect is the display, never the judge. It never sees an exception of ours: a task's body catches it, returns the state
+to show, and the caller gets the exception from us. The run waits for the server only at the flow's own first and last
+state.
 
 Signals: Prefect's flow engine takes SIGTERM (not SIGINT) and turns it into an exception of its own; the handlers
 of before the flow are put back before our code runs, so a run's own handlers hold in every phase and step.
+
+Import after `prefect_server.connect`: Prefect reads its settings when it is imported.
 """
 
 import contextvars
@@ -16,23 +18,66 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Generic, cast
+from uuid import UUID
 
-from flows.display.prefect_courier import Courier, drain_events, tell_again
+import prefect.main  # noqa: F401  before `_quiet_prefect`: it puts Prefect's console handler on the root logger
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TagsContext, TaskRunContext
+from prefect.context import tags as with_tags
+from prefect.exceptions import TerminationSignal
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Cancelled, Completed, Failed
+
+from flows.display.plain import PlainDisplay, Scope, run_and_join
+from flows.display.prefect_client import send_missing_states, set_flow_state
+from flows.display.prefect_courier import Courier, current_run, drain_events
 from flows.display.prefect_server import RESTART_PATIENCE, Server
-from flows.display.protocol import Beside, Call, Function, Log, PlainDisplay, Scope, one_line, with_company
+from flows.display.protocol import BackgroundStep, Level, Log, Opening, Row, T, TrainingProgress, one_line
 from nanogpt.faults import UserError
-
-if TYPE_CHECKING:
-    from prefect.states import State
 
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
-RECORDING_SECONDS = 1.5  # the server stores what it is told once a second
-DISPLAY_FILES = ("flows/display/protocol.py", "flows/display/terminal.py", "flows/display/prefect_display.py")
+RECORDING_SECONDS = 1.5  # the server stores events once a second
+DISPLAY_FILES = ("flows/display/plain.py", "flows/display/terminal.py", "flows/display/prefect_display.py")
 BEGINNINGS = 3  # attempts to make the flow run known to the server
 DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
+
+Ending = Callable[[], State[Any]]  # the state that a task or flow ends in, once its function has run
+
+
+class Call(Generic[T]):
+    """One execution of a function, whoever asks for it and however often."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self.started = False
+        self._value: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        if self.started:
+            return
+        self.started = True
+        try:
+            self._value = self._function()
+        except BaseException as error:
+            self.error = error
+
+    def result(self) -> T:
+        self.run()
+        if self.error is not None:
+            raise self.error
+        return cast(T, self._value)
+
+    @property
+    def was_interrupted(self) -> bool:
+        return self.error is not None and not isinstance(self.error, Exception)
 
 
 class PrefectDisplay(PlainDisplay):
@@ -44,9 +89,9 @@ class PrefectDisplay(PlainDisplay):
         self._server = server
         self._log = log
         self._courier = Courier(server, log)
-        self._flow_run_id: Any = None
+        self._flow_run_id: UUID | None = None
         self._flow_context = contextvars.Context()
-        self._task_runs: list[Any] = []
+        self._task_runs: list[TaskRun] = []
         self._explained: Exception | None = None
         self._progress_sent: dict[str, float] = {}
 
@@ -55,24 +100,14 @@ class PrefectDisplay(PlainDisplay):
         page = f"/runs/flow-run/{self._flow_run_id}" if self._flow_run_id else ""
         return None if self._server.lost.is_set() else self._server.url + page
 
-    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
-        from prefect import Flow
-        from prefect.context import FlowRunContext, TagsContext
-        from prefect.context import tags as with_tags
-        from prefect.exceptions import TerminationSignal
-        from prefect.settings import (
-            PREFECT_CLIENT_MAX_RETRIES,
-            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-            temporary_settings,
-        )
-
+    def flow(self, function: Callable[[], T], opening: Opening) -> T:
         scope = Scope()
-        call = Call(lambda: with_company(function, scope))
+        call = Call(lambda: run_and_join(function, scope))
         handlers = _Handlers()
 
-        def body() -> "State":
+        def body(**parameters: object) -> State[Any]:
             handlers.restore()
-            self._flow_run_id = FlowRunContext.get().flow_run.id
+            self._flow_run_id, _ = current_run()
             # Tasks must not inherit the flow's tags: each tag is a request to the server before each task.
             with TagsContext(current_tags=set()), self.within(scope):
                 self._flow_context = contextvars.copy_context()
@@ -80,7 +115,7 @@ class PrefectDisplay(PlainDisplay):
             return _flow_state(call, scope)
 
         flow = Flow(
-            body, name=FLOW_NAME, flow_run_name=lambda: run_name, persist_result=False, retries=0,
+            body, name=FLOW_NAME, flow_run_name=lambda: opening.name, persist_result=False, retries=0,
             validate_parameters=False,
         )  # fmt: skip
         settings = {
@@ -89,8 +124,8 @@ class PrefectDisplay(PlainDisplay):
         }
         falls = self._server.falls
         try:
-            with with_tags(*tags), temporary_settings(settings):
-                shown = self._begin(flow, call)
+            with with_tags(*opening.tags), temporary_settings(settings):
+                shown = self._begin(lambda: flow(**opening.parameters, return_state=True), call)
             if shown.type != _flow_state(call, scope).type:  # the engine took a lost request for our failure
                 self._record_end(call, scope, shown.message)
         except Exception as error:
@@ -106,16 +141,16 @@ class PrefectDisplay(PlainDisplay):
         finally:
             self._deliver_rest(falls)
 
-    def _begin(self, flow: Any, call: Call) -> "State":
+    def _begin(self, start: Ending, call: Call[T]) -> State[Any]:
         """Run Prefect's flow; again, when it failed before it came to our function (a server busy or restarting)."""
         for _ in range(BEGINNINGS - 1):
             self._server.wait_until_healthy(RESTART_PATIENCE)
             try:
-                return flow(return_state=True)
+                return start()
             except Exception:
                 if call.started or self._server.lost.is_set():
                     raise
-        return flow(return_state=True)
+        return start()
 
     def _deliver_rest(self, falls: int) -> None:
         """Let what is under way arrive; after a restart of the server within the flow, see that all of it did."""
@@ -127,31 +162,28 @@ class PrefectDisplay(PlainDisplay):
         try:
             for attempt in range(1, 4):
                 time.sleep(RECORDING_SECONDS)
-                if not tell_again(self._flow_run_id, self._task_runs, self._flow_context, attempt):
+                if not send_missing_states(self._flow_run_id, self._task_runs, self._flow_context, attempt):
                     return
                 drain_events(patience)
         except Exception as error:
             self._log(f"Prefect's pages may miss the end of some tasks: {one_line(error)}")
 
-    def _record_end(self, call: Call, scope: Scope, why: str | None) -> None:
-        """The flow engine could not tell the server: wait for a restart that may be going on, then say it again."""
-        from prefect.client.orchestration import get_client
-
-        patience = 0 if _interrupted(call) else RESTART_PATIENCE
+    def _record_end(self, call: Call[T], scope: Scope, why: str | None) -> None:
+        """The flow engine could not reach the server: wait for a restart that may be under way, then record the end."""
+        patience = 0 if call.was_interrupted else RESTART_PATIENCE
         if self._flow_run_id is None or not self._server.wait_until_healthy(patience):
             self._log(f"Prefect could not record the flow run: {why}")
             return
         try:
-            with get_client(sync_client=True) as client:
-                client.set_flow_run_state(self._flow_run_id, _flow_state(call, scope), force=True)
+            set_flow_state(self._flow_run_id, _flow_state(call, scope))
         except Exception as second:
             self._log(f"Prefect could not record the end of the flow run: {one_line(second)}")
 
-    def phase(self, number: int, title: str, function: Function) -> Any:
+    def phase(self, label: str, function: Callable[[], T]) -> T:
         around, scope = self.scope, Scope()
-        call = Call(lambda: with_company(function, scope))
+        call = Call(lambda: run_and_join(function, scope))
 
-        def ending() -> "State":
+        def ending() -> State[Any]:
             kept = f"{scope.kept} of {scope.steps} steps kept" if scope.kept else None
             if kept:
                 self.note(kept)  # the pages show a state's name, but not its message
@@ -159,54 +191,51 @@ class PrefectDisplay(PlainDisplay):
 
         with self.within(scope):
             try:
-                return self._task(f"{number} {title}", call, ending)
+                return self._task(label, call, ending)
             finally:
                 if isinstance(call.error, Exception):
-                    around.failures.append(f"{number} {title}: {one_line(call.error)}")
+                    around.failures.append(f"{label}: {one_line(call.error)}")
 
-    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
-        scope = self.scope
-        scope.steps += 1
-        if kept_reason is None:
-            call = Call(function)
-            return self._task(title, call, lambda: _state(call))
-        scope.kept += 1
-        return self._task(title, Call(lambda: self.note(f"kept: {kept_reason}")), lambda: _cached(kept_reason))
-
-    def beside(self, title: str, function: Function) -> Beside:
+    def step(self, title: str, function: Callable[[], T]) -> T:
         self.scope.steps += 1
-        call = Call(function)
-        return self.in_thread(title, lambda: self._task(title, call, lambda: _state(call)))
+        return self._step(title, function)
 
-    def progress(self, key: str, fraction: float, description: str) -> None:
-        now = time.monotonic()
-        if fraction < 1.0 and now - self._progress_sent.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+    def step_kept(self, title: str, reason: str) -> None:
+        self.scope.steps += 1
+        self.scope.kept += 1
+        self._task(title, Call(lambda: self.note(f"kept: {reason}")), lambda: _cached(reason))
+
+    def start_in_background(self, title: str, function: Callable[[], T]) -> BackgroundStep[T]:
+        self.scope.steps += 1
+        return super().start_in_background(title, lambda: self._step(title, function))
+
+    def progress(self, progress: TrainingProgress) -> None:
+        key, now = f"training-{progress.model}", time.monotonic()
+        if not progress.is_finished and now - self._progress_sent.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
             return
         self._progress_sent[key] = now
-        self._courier.artifact(_key(key), "progress", round(100 * min(max(fraction, 0.0), 1.0), 1), description)
+        self._courier.artifact(_key(key), "progress", round(100 * progress.fraction, 1), progress.line())
 
     def markdown(self, key: str, text: str, description: str = "") -> None:
         self._courier.artifact(_key(key), "markdown", text, description)
 
-    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
-        self._courier.artifact(_key(key), "table", json.dumps(rows, default=str), description)
+    def table(self, key: str, rows: Sequence[Row], description: str = "") -> None:
+        self._courier.artifact(_key(key), "table", json.dumps(list(rows), default=str), description)
 
-    def link(self, key: str, url: str, text: str, description: str = "") -> None:
-        self._courier.artifact(_key(key), "markdown", f"[{text}]({url})", description)
-
-    def note(self, message: str, level: str = "info") -> None:
+    def note(self, message: str, level: Level = "info") -> None:
         self._courier.line(message, level)
 
-    def _task(self, title: str, call: Call, ending: Callable[[], "State"]) -> Any:
-        from prefect import Task
-        from prefect.cache_policies import NO_CACHE
-        from prefect.context import FlowRunContext, TaskRunContext
+    def _step(self, title: str, function: Callable[[], T]) -> T:
+        call = Call(function)
+        return self._task(title, call, lambda: _state(call))
 
+    def _task(self, title: str, call: Call[T], ending: Ending) -> T:
         if self._server.lost.is_set() or FlowRunContext.get() is None:
             return call.result()
 
-        def body() -> "State":
-            self._task_runs.append(TaskRunContext.get().task_run)
+        def body() -> State[Any]:
+            if context := TaskRunContext.get():
+                self._task_runs.append(context.task_run)
             call.run()
             if isinstance(call.error, Exception) and call.error is not self._explained:
                 self._explained = call.error  # once, in the step's log; the phase around it only fails with it
@@ -228,29 +257,19 @@ def _key(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
-def _cached(reason: str) -> "State":
-    from prefect.states import Completed
-
+def _cached(reason: str) -> State[Any]:
     return Completed(name="Cached", message=reason)
 
 
-def _state(call: Call, message: str | None = None) -> "State":
-    from prefect.states import Cancelled, Completed, Failed
-
+def _state(call: Call[T], message: str | None = None) -> State[Any]:
     if call.error is None:
         return Completed(message=message)
-    if isinstance(call.error, Exception):
-        return Failed(name=getattr(call.error, "shown_as", "Failed"), message=one_line(call.error))
-    return Cancelled(message="stopped; the same command goes on from here")
+    if call.was_interrupted:
+        return Cancelled(message="stopped; the same command goes on from here")
+    return Failed(name=getattr(call.error, "shown_as", "Failed"), message=one_line(call.error))
 
 
-def _interrupted(call: Call) -> bool:
-    return call.error is not None and not isinstance(call.error, Exception)
-
-
-def _flow_state(call: Call, scope: Scope) -> "State":
-    from prefect.states import Failed
-
+def _flow_state(call: Call[T], scope: Scope) -> State[Any]:
     if call.error is None and scope.failures:
         return Failed(message="; ".join(scope.failures))
     return _state(call)
@@ -260,7 +279,8 @@ def _explanation(error: Exception) -> str:
     """What a step's log says of `error`: a known kind speaks for itself, others with where they arose."""
     if isinstance(error, UserError) or hasattr(error, "shown_as"):
         return one_line(error)
-    whole = part = traceback.TracebackException.from_exception(error)
+    whole = traceback.TracebackException.from_exception(error)
+    part: traceback.TracebackException | None = whole
     while part is not None:
         frames = [frame for frame in part.stack if not frame.filename.endswith(DISPLAY_FILES)]
         part.stack = traceback.StackSummary.from_list(frames)
@@ -268,11 +288,16 @@ def _explanation(error: Exception) -> str:
     return "".join(whole.format()).rstrip()
 
 
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+
 class _Handlers:
     """The handlers of SIGTERM and SIGINT as they were before Prefect's flow engine put its own."""
 
     def __init__(self) -> None:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before: dict[int, Handler] = {
+            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def restore(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -299,15 +324,15 @@ class _OnceHandler(logging.Handler):
 
 
 def _quiet_prefect(log: Log) -> None:
-    """Keep Prefect off the terminal: importing it puts its console handler on the root logger."""
-    import prefect.main  # noqa: F401
-    from prefect.logging.handlers import PrefectConsoleHandler
-
+    """Keep Prefect off the terminal."""
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
-        root.removeHandler(handler)
+    for console in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
+        root.removeHandler(console)
     once = _OnceHandler(log)
-    for name, handler in (("prefect", once), ("prefect._internal", once), ("EventsWorker", logging.NullHandler())):
+    handlers: dict[str, logging.Handler] = {
+        "prefect": once, "prefect._internal": once, "EventsWorker": logging.NullHandler()
+    }  # fmt: skip
+    for name, handler in handlers.items():
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False

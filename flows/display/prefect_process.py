@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import filelock
 import psutil
 
 from flows.display import prefect_blank
+from flows.display.protocol import Log
 from nanogpt import durable
 
 HOST = "127.0.0.1"
@@ -30,8 +31,6 @@ DATABASE_WORDINGS = ("sqlite3.DatabaseError", "alembic.", "no such table", "no s
 # For deployments, work pools and automations, which a run has none of: 1.9 % of a core with them, 1.2 % without.
 IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR",
                  "CLEANUP_RECONCILER", "TRIGGERS")  # fmt: skip
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _process(record: Record) -> psutil.Process | None:
 def _started_at(process: psutil.Process, record: Record) -> bool:
     """Says no once the clock was set: Linux counts a process's start from the boot, and psutil adds the clock's idea
     of when that was."""
-    return abs(process.create_time() - record.create_time) < 1.0
+    return bool(abs(process.create_time() - record.create_time) < 1.0)
 
 
 def _arguments(port: int) -> list[str]:
@@ -232,7 +231,7 @@ def becomes_healthy(record: Record, seconds: float, closing: threading.Event) ->
     return False
 
 
-def _reap(child: subprocess.Popen) -> None:
+def _reap(child: subprocess.Popen[bytes]) -> None:
     """Collect the child's exit status when it dies, so that it does not stay behind as a zombie."""
     threading.Thread(target=child.wait, name="prefect-server-reaper", daemon=True).start()
 

@@ -1,8 +1,7 @@
 """The Prefect server and its pages: start, reuse, watch, restart, and say when it can't be had.
 
 The server belongs to a workspace, not to a run: it outlives the run, so that its pages can be read in the
-morning, and the next run takes it over. Its loss never decides a run's success. Prefect is imported inside
-functions only, after `connect` has set the environment that it reads at import time.
+morning, and the next run takes it over. Its loss never decides a run's success.
 """
 
 import os
@@ -10,7 +9,6 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -30,6 +28,7 @@ from flows.display.prefect_process import (
     start_despite_database,
     start_on_free_port,
 )
+from flows.display.protocol import Log, one_line
 
 HOME_IN_CHECKOUT = Path(__file__).resolve().parents[2] / "state" / ".prefect"  # without a --workspace
 WATCH_SECONDS = 0.5
@@ -38,8 +37,6 @@ HUNG_AFTER = 4  # such questions in a row without an answer
 RESTARTS = 3
 RESTART_PATIENCE = 5.0  # for those who need the server while it is away and nobody has begun to start it again
 CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
-
-Log = Callable[[str], None]
 
 
 class Server:
@@ -79,7 +76,7 @@ class Server:
     def wait_until_healthy(self, seconds: float) -> bool:
         """True as soon as the server answers; False when it is lost or `seconds` have passed.
 
-        A restart that is going on is waited for, however long it takes on a busy machine; with 0 nothing is.
+        It waits for the end of a restart, however long that takes on a busy machine; with 0 it waits for nothing.
         """
         deadline = time.monotonic() + seconds
         while not self.healthy():
@@ -101,9 +98,11 @@ class Server:
         What can't be reached stays as it is, with a line in the log.
         """
         try:
-            return _mark_crashed(tag)
+            from flows.display import prefect_client  # Prefect reads its settings when it is imported; takes 1.5 s
+
+            return prefect_client.mark_crashed(tag)
         except Exception as error:
-            self._log(f"Prefect: earlier runs could not be marked as crashed: {_one_line(error)}")
+            self._log(f"Prefect: earlier runs could not be marked as crashed: {one_line(error)}")
             return 0
 
     def _keep_alive(self) -> None:
@@ -153,7 +152,7 @@ class Server:
             self._up_since, self._database = time.monotonic(), database_file(self.home)
             self._log(f"Prefect server is back (pid {current.pid})")
         except (StartError, OSError, psutil.Error) as error:
-            self._log(f"Prefect server could not be started again: {_one_line(error)}")
+            self._log(f"Prefect server could not be started again: {one_line(error)}")
         finally:
             self._restarting.clear()
 
@@ -178,7 +177,7 @@ def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
                 record = start_on_free_port(home, log, port)
                 origin = "started"
     except (StartError, OSError, psutil.Error) as error:
-        log(f"no Prefect server, the run goes on without its pages: {_one_line(error)}")
+        log(f"no Prefect server, the run goes on without its pages: {one_line(error)}")
         return None
     _use(home, record.url)
     server = Server(home, record, log)
@@ -202,36 +201,8 @@ def _use(home: Path, url: str) -> None:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_CLIENT_MAX_RETRIES": "1",  # after 2 s; the default of 5 took 146 s to give up on a dead server
         "PREFECT_API_REQUEST_TIMEOUT": "10",
-        "PREFECT_LOGGING_TO_API_ENABLED": "false",  # prefect_courier.py sends the lines itself and never waits for them
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",  # prefect_courier.py sends the lines itself
     }
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ.update(wanted)
-
-
-def _mark_crashed(tag: str) -> int:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-    from prefect.states import Crashed
-
-    unfinished = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": unfinished})
-        )
-        if not runs:
-            return 0
-        message = "the process ended without a word (killed, or the machine stopped); the same command goes on"
-        tasks = client.read_task_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id for run in runs]}}),
-            task_run_filter=TaskRunFilter.model_validate({"state": unfinished}),
-        )
-        for task in tasks:
-            client.set_task_run_state(task.id, Crashed(message=message), force=True)
-        for run in runs:
-            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
-    return len(runs)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,21 +1,89 @@
-"""What a run shows of itself: its phases and steps as they go.
+"""What the rest of the project knows of a display, and the small types that cross the wall.
 
-Phases know only `Display`. Here is the one that shows nothing; prefect_display.py has the one with pages.
-Whatever a display does, each function given to it runs exactly once and its result or exception reaches the
-caller. An exception with an attribute `shown_as` ("Blocked") is shown under that name instead of Failed.
+Whatever a display does, each function given to it runs exactly once and its result or exception reaches the caller.
+An exception with an attribute `shown_as` ("Blocked") is shown under that name instead of Failed.
 """
 
-import contextlib
-import contextvars
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
 
-from flows.display.prefect_server import Server
+from nanogpt.units import clock, number
 
-Function = Callable[[], Any]
+T = TypeVar("T")
+Level = Literal["info", "warning", "error"]
 Log = Callable[[str], None]
+Row = Mapping[str, object]  # of a table: column -> what stands there
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a start of a run is called on its page, by which tags it is found, and what it was asked for."""
+
+    name: str
+    tags: Sequence[str] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)  # as JSON has them
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far the training of a model has come. What is not known yet is None."""
+
+    model: str
+    step: int
+    max_steps: int
+    position: int = 1  # of this model among `models`, from 1
+    models: int = 1
+    loss: float | None = None
+    val_loss: float | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None  # of this model
+    seconds_after: float = 0.0  # planned for the models after this one
+    memory_bytes: int | None = None
+    activity: str = "training"
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, max(0.0, self.step / max(1, self.max_steps)))
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step >= self.max_steps
+
+    def line(self) -> str:
+        """Everything in one line."""
+        return "  ".join(filter(None, [self.where(), self.losses(), self.left(), self.pace(), self.doing()]))
+
+    def where(self) -> str:
+        which = f"model {self.position} of {self.models}  " if self.models > 1 else ""
+        return f"{which}{self.model}  step {self.step:,}/{self.max_steps:,}"
+
+    def losses(self) -> str:
+        loss = "" if self.loss is None else f"loss {self.loss:.3f}"
+        return "  ".join(filter(None, [loss, "" if self.val_loss is None else f"val {self.val_loss:.4f}"]))
+
+    def left(self) -> str:
+        return "" if self.seconds_left is None else f"{clock(self.seconds_left)} left"
+
+    def pace(self) -> str:
+        speed = "" if self.tokens_per_second is None else f"{number(self.tokens_per_second, 0)} tokens/s"
+        memory = f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else ""
+        return "  ".join(filter(None, [speed, memory]))
+
+    def doing(self) -> str:
+        """What the trainer does besides training: "saving", "evaluating"."""
+        return "" if self.activity == "training" else self.activity
+
+
+class BackgroundStep(Future[T]):
+    """The outcome of a step that runs in a thread; knows whether anybody asked for it."""
+
+    asked = False
+
+    def result(self, timeout: float | None = None) -> T:
+        self.asked = True
+        return super().result(timeout)
 
 
 class Display(Protocol):
@@ -25,174 +93,32 @@ class Display(Protocol):
     def url(self) -> str | None:
         """The page of this run, None without a server."""
 
-    @property
-    def pages(self) -> "Display":
-        """The pages alone, for what the terminal shows in its own way."""
-
-    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
+    def flow(self, function: Callable[[], T], opening: Opening) -> T:
         """Run `function` as the flow and return what it returns."""
 
-    def phase(self, number: int, title: str, function: Function) -> Any:
-        """Run `function` as the task "1 Environment"; all steps kept makes it Cached."""
+    def phase(self, label: str, function: Callable[[], T]) -> T:
+        """Run `function` as the phase `label`, "1 Environment"; one whose steps are all kept is shown as Cached."""
 
-    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
-        """Run `function` as a task within the phase. With `kept_reason` it isn't run: the task is Cached."""
+    def step(self, title: str, function: Callable[[], T]) -> T:
+        """Run `function` as a step of the phase."""
 
-    def beside(self, title: str, function: Function) -> "Beside":
-        """Run `function` as a task in a thread, beside what follows. The phase or flow around it waits for it."""
+    def step_kept(self, title: str, reason: str) -> None:
+        """A step whose earlier result is kept, and why."""
 
-    def progress(self, key: str, fraction: float, description: str) -> None:
-        """Show how much of something is done: `fraction` in 0..1."""
+    def start_in_background(self, title: str, function: Callable[[], T]) -> BackgroundStep[T]:
+        """Run `function` as a step, in a thread. The phase or flow around it waits for it."""
+
+    def progress(self, progress: TrainingProgress) -> None:
+        """Show how far a training has come."""
 
     def markdown(self, key: str, text: str, description: str = "") -> None:
         """Show a Markdown document."""
 
-    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
+    def table(self, key: str, rows: Sequence[Row], description: str = "") -> None:
         """Show rows under the columns that their keys name."""
 
-    def link(self, key: str, url: str, text: str, description: str = "") -> None:
-        """Show a link."""
-
-    def note(self, message: str, level: str = "info") -> None:
-        """Write a line to the log of the current step, phase or flow."""
-
-
-def open_display(server: Server | None, log: Log) -> Display:
-    """The display on `server`, or the one that shows nothing."""
-    if server is None:
-        return PlainDisplay()
-    from flows.display.prefect_display import PrefectDisplay
-
-    return PrefectDisplay(server, log)
-
-
-class Beside(Future):
-    """The outcome of a function that runs in a thread; knows whether anybody asked for it."""
-
-    asked = False
-
-    def result(self, timeout: float | None = None) -> Any:
-        self.asked = True
-        return super().result(timeout)
-
-
-class Scope:
-    """A flow or phase in progress: what it started beside itself, and how many of its steps were kept."""
-
-    def __init__(self) -> None:
-        self.beside: list[Beside] = []
-        self.steps = 0
-        self.kept = 0
-        self.failures: list[str] = []
-
-
-class Call:
-    """One execution of a function, whoever asks for it and however often."""
-
-    def __init__(self, function: Function) -> None:
-        self._function = function
-        self.started = False
-        self._value: Any = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        if self.started:
-            return
-        self.started = True
-        try:
-            self._value = self._function()
-        except BaseException as error:
-            self.error = error
-
-    def result(self) -> Any:
-        self.run()
-        if self.error is not None:
-            raise self.error
-        return self._value
-
-
-class PlainDisplay:
-    """Runs everything and shows nothing: `--no-ui`, or no server to be had."""
-
-    url: str | None = None
-
-    def __init__(self) -> None:
-        self._scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("scope")
-        self._outside = Scope()
-
-    @property
-    def scope(self) -> Scope:
-        """The phase or flow that this thread is in."""
-        return self._scope.get(self._outside)
-
-    @property
-    def pages(self) -> Display:
-        return self
-
-    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
-        with self.within(Scope()) as scope:
-            return with_company(function, scope)
-
-    def phase(self, number: int, title: str, function: Function) -> Any:
-        with self.within(Scope()) as scope:
-            return with_company(function, scope)
-
-    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
-        return None if kept_reason is not None else function()
-
-    def beside(self, title: str, function: Function) -> Beside:
-        return self.in_thread(title, function)
-
-    def progress(self, key: str, fraction: float, description: str) -> None: ...
-
-    def markdown(self, key: str, text: str, description: str = "") -> None: ...
-
-    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None: ...
-
-    def link(self, key: str, url: str, text: str, description: str = "") -> None: ...
-
-    def note(self, message: str, level: str = "info") -> None: ...
-
-    @contextlib.contextmanager
-    def within(self, scope: Scope) -> Iterator[Scope]:
-        token = self._scope.set(scope)
-        try:
-            yield scope
-        finally:
-            self._scope.reset(token)
-
-    def in_thread(self, title: str, function: Function) -> Beside:
-        # A daemon, not a pool: a pool's threads hold back the end of an interrupted process.
-        future = Beside()
-        context = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                future.set_result(context.run(function))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self.scope.beside.append(future)
-        threading.Thread(target=work, name=title, daemon=True).start()
-        return future
-
-
-def with_company(function: Function, scope: Scope) -> Any:
-    """Run `function`, then wait for what it started beside itself; a failure there that nobody asked for is raised.
-
-    An interrupt waits for nothing.
-    """
-    try:
-        value = function()
-    except Exception:
-        for future in scope.beside:
-            future.exception()
-        raise
-    for future in scope.beside:
-        failure = future.exception()
-        if failure is not None and not future.asked:
-            raise failure
-    return value
+    def note(self, message: str, level: Level = "info") -> None:
+        """Show a message, in the log of the current step, phase or flow too."""
 
 
 def one_line(words: object) -> str:

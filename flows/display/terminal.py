@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table of the phases on a terminal, one line an event in a pipe.
+"""What a person sees of a running run: a live table of the phases on a terminal, one line an event in a pipe.
 
 One thread alone, the painter, prints. Everybody else changes the state under a lock that is never held while anything
 is printed, or puts a line into a queue: a terminal that is slow, or stopped by Ctrl-S, holds up nobody.
@@ -9,18 +9,28 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flows.display.protocol import Beside, Display, Function, Log, one_line
-from flows.report.markdown import duration
+from flows.display.protocol import (
+    BackgroundStep,
+    Display,
+    Level,
+    Log,
+    Opening,
+    Row,
+    T,
+    TrainingProgress,
+    one_line,
+)
+from nanogpt.units import duration
 
 WAITING, RUNNING, DONE, KEPT, FAILED, STOPPED = "waiting", "running", "done", "kept", "failed", "stopped"
 MARKS = {WAITING: "·", RUNNING: "▶", DONE: "✓", KEPT: "✓", FAILED: "✗", STOPPED: "‖"}
@@ -34,8 +44,7 @@ PIPED_PROGRESS_SECONDS = 30.0
 
 @dataclass
 class _Phase:
-    number: int
-    title: str
+    label: str
     state: str = WAITING
     began: float = 0.0
     seconds: float = 0.0
@@ -46,13 +55,13 @@ class _Phase:
 
 
 class Terminal:
-    """Shows phases and steps on `console`. `phases` are the titles to come; `time_left` gives seconds of the budget.
+    """Shows phases and steps on `console`. `labels` are the phases to come; `time_left` gives seconds of the budget.
 
     Every method may be called from any thread, and returns at once. What cannot be shown is written to `log`, once.
     """
 
     def __init__(
-        self, console: Console, phases: list[str], heading: str, time_left: Callable[[], float] | None = None,
+        self, console: Console, labels: Sequence[str], heading: str, time_left: Callable[[], float] | None = None,
         log: Log = lambda line: None,
     ) -> None:  # fmt: skip
         self._console = console
@@ -60,7 +69,7 @@ class Terminal:
         self._heading = heading
         self._time_left = time_left
         self._began = time.monotonic()
-        self._phases = {number: _Phase(number, title) for number, title in enumerate(phases, 1)}
+        self._phases = {label: _Phase(label) for label in labels}
         self._current: _Phase | None = None
         self._progress = ""
         self._progress_printed = 0.0
@@ -80,17 +89,17 @@ class Terminal:
         self._painter = threading.Thread(target=self._paint, name="terminal", daemon=True)
         self._painter.start()
 
-    def phase_started(self, number: int, title: str) -> None:
+    def phase_started(self, label: str) -> None:
         with self._lock:
-            phase = self._phases.setdefault(number, _Phase(number, title))
-            phase.title, phase.state, phase.began = title, RUNNING, time.monotonic()
+            phase = self._phases.setdefault(label, _Phase(label))
+            phase.state, phase.began = RUNNING, time.monotonic()
             self._current = phase
-            self._line(f"{number} {title}")
+            self._line(label)
 
-    def phase_finished(self, number: int, failure: str | None = None, stopped: bool = False) -> None:
+    def phase_finished(self, label: str, failure: str | None = None, stopped: bool = False) -> None:
         """The phase has ended: with `failure` ("failed: cause"), stopped by a person, or well."""
         with self._lock:
-            phase = self._phases[number]
+            phase = self._phases[label]
             phase.seconds = time.monotonic() - phase.began
             phase.failure = failure or ""
             all_kept = phase.steps > 0 and phase.kept == phase.steps
@@ -98,7 +107,7 @@ class Terminal:
             phase.running.clear()
             self._progress = ""
             done = f"done in {duration(phase.seconds)}" if phase.state == DONE else ""
-            self._line(f"{number} {phase.title}: {', '.join(filter(None, [done, self._outcome(phase)]))}")
+            self._line(f"{label}: {', '.join(filter(None, [done, self._outcome(phase)]))}")
 
     def step_started(self, title: str) -> None:
         with self._lock:
@@ -108,7 +117,7 @@ class Terminal:
 
     def step_ended(self, title: str, how: str) -> None:
         with self._lock:
-            for phase in self._phases.values():  # a step beside may outlive its phase
+            for phase in self._phases.values():  # a background step may outlive its phase
                 if phase.running.pop(title, None) is not None:
                     break
             self._progress = ""
@@ -149,7 +158,7 @@ class Terminal:
 
     def _of_step(self) -> _Phase:
         """The phase that a step belongs to; a step before the first phase gets a nameless one."""
-        return self._current or _Phase(0, "")
+        return self._current or _Phase("")
 
     def _line(self, text: str) -> None:
         """One event in a pipe; the live table shows it by itself."""
@@ -191,7 +200,7 @@ class Terminal:
             show()
         except Exception as error:
             if not self._has_failed:
-                self._log(f"what goes on cannot be shown: {one_line(error)}")
+                self._log(f"the run cannot be shown: {one_line(error)}")
             self._has_failed = True
 
     # ------------------------------------------------------------------------------------------ the live table
@@ -218,7 +227,7 @@ class Terminal:
             spent = time.monotonic() - phase.began if phase.state == RUNNING else phase.seconds
             table.add_row(
                 Text(self._marks[phase.state], style),
-                Text(f"{phase.number} {phase.title}", style),
+                Text(phase.label, style),
                 Text("" if phase.state in (WAITING, KEPT) else duration(spent), "dim"),
                 Text(self._doing(phase) if phase.state == RUNNING else self._outcome(phase), "dim"),
             )
@@ -245,7 +254,7 @@ class _Stray(io.TextIOBase):
         self._begun = ""
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # read-only there too
         return self.rich_proxied_file.encoding
 
     def fileno(self) -> int:
@@ -264,9 +273,9 @@ class _Stray(io.TextIOBase):
 
 
 class OnTerminal:
-    """A display that tells the terminal what it is told, and passes everything on to another display.
+    """A display that shows everything on the terminal and passes it on to another display.
 
-    What is only shown fails no run: when it cannot be shown, `log` is told so, once.
+    What is only shown fails no run: when it cannot be shown, `log` says so, once.
     """
 
     def __init__(self, display: Display, terminal: Terminal, log: Log) -> None:
@@ -279,74 +288,68 @@ class OnTerminal:
     def url(self) -> str | None:
         return self._display.url
 
-    @property
-    def pages(self) -> Display:
-        return self._display
+    def flow(self, function: Callable[[], T], opening: Opening) -> T:
+        return self._display.flow(function, opening)
 
-    def flow(self, function: Function, run_name: str, tags: list[str]) -> Any:
-        return self._display.flow(function, run_name, tags)
-
-    def phase(self, number: int, title: str, function: Function) -> Any:
-        self._show(self._terminal.phase_started, number, title)
+    def phase(self, label: str, function: Callable[[], T]) -> T:
+        self._show(lambda: self._terminal.phase_started(label))
         try:
-            value = self._display.phase(number, title, function)
+            value = self._display.phase(label, function)
         except Exception as error:
-            verb = getattr(error, "shown_as", "failed").lower()
-            self._show(self._terminal.phase_finished, number, failure=f"{verb}: {one_line(error)}")
+            failure = f"{getattr(error, 'shown_as', 'failed').lower()}: {one_line(error)}"
+            self._show(lambda: self._terminal.phase_finished(label, failure))
             raise
         except BaseException:
-            self._show(self._terminal.phase_finished, number, stopped=True)
+            self._show(lambda: self._terminal.phase_finished(label, stopped=True))
             raise
-        self._show(self._terminal.phase_finished, number)
+        self._show(lambda: self._terminal.phase_finished(label))
         return value
 
-    def step(self, title: str, function: Function, kept_reason: str | None = None) -> Any:
-        if kept_reason is None:
-            return self._display.step(title, self._told(title, function))
-        self._show(self._terminal.step_kept, title, kept_reason)
-        return self._display.step(title, function, kept_reason)
+    def step(self, title: str, function: Callable[[], T]) -> T:
+        return self._display.step(title, self._shown(title, function))
 
-    def beside(self, title: str, function: Function) -> Beside:
-        return self._display.beside(title, self._told(title, function))
+    def step_kept(self, title: str, reason: str) -> None:
+        self._show(lambda: self._terminal.step_kept(title, reason))
+        self._show(lambda: self._display.step_kept(title, reason))
 
-    def progress(self, key: str, fraction: float, description: str) -> None:
-        self._show(self._terminal.progress, description)
-        self._show(self._display.progress, key, fraction, description)
+    def start_in_background(self, title: str, function: Callable[[], T]) -> BackgroundStep[T]:
+        return self._display.start_in_background(title, self._shown(title, function))
+
+    def progress(self, progress: TrainingProgress) -> None:
+        self._show(lambda: self._terminal.progress(progress.line()))
+        self._show(lambda: self._display.progress(progress))
 
     def markdown(self, key: str, text: str, description: str = "") -> None:
-        self._show(self._display.markdown, key, text, description)
+        self._show(lambda: self._display.markdown(key, text, description))
 
-    def table(self, key: str, rows: list[dict[str, Any]], description: str = "") -> None:
-        self._show(self._display.table, key, rows, description)
+    def table(self, key: str, rows: Sequence[Row], description: str = "") -> None:
+        self._show(lambda: self._display.table(key, rows, description))
 
-    def link(self, key: str, url: str, text: str, description: str = "") -> None:
-        self._show(self._display.link, key, url, text, description)
+    def note(self, message: str, level: Level = "info") -> None:
+        self._show(lambda: self._terminal.message(message, level))
+        self._show(lambda: self._display.note(message, level))
 
-    def note(self, message: str, level: str = "info") -> None:
-        self._show(self._terminal.message, message, level)
-        self._show(self._display.note, message, level)
+    def _shown(self, title: str, function: Callable[[], T]) -> Callable[[], T]:
+        """`function`, with its start and end shown on the terminal."""
 
-    def _told(self, title: str, function: Function) -> Function:
-        """`function`, with its start and end told to the terminal."""
-
-        def told() -> Any:
+        def shown() -> T:
             began = time.monotonic()
-            self._show(self._terminal.step_started, title)
+            self._show(lambda: self._terminal.step_started(title))
             try:
                 value = function()
             except BaseException as error:
-                failed = "failed: " if isinstance(error, Exception) else ""
-                self._show(self._terminal.step_ended, title, f"{failed}{one_line(error)}")
+                ending = f"{'failed: ' if isinstance(error, Exception) else ''}{one_line(error)}"
+                self._show(lambda: self._terminal.step_ended(title, ending))
                 raise
-            self._show(self._terminal.step_ended, title, f"done in {duration(time.monotonic() - began)}")
+            self._show(lambda: self._terminal.step_ended(title, f"done in {duration(time.monotonic() - began)}"))
             return value
 
-        return told
+        return shown
 
-    def _show(self, what: Callable[..., None], *words: Any, **more: Any) -> None:
+    def _show(self, show: Callable[[], None]) -> None:
         try:
-            what(*words, **more)
+            show()
         except Exception as error:
             if not self._has_failed:
-                self._log(f"what goes on cannot be shown: {one_line(error)}")
+                self._log(f"the run cannot be shown: {one_line(error)}")
             self._has_failed = True

@@ -19,6 +19,7 @@ from flows.context.action_log import ActionLog
 from flows.context.budget_clock import Clock
 from flows.context.options import CHECKOUT, PHASES, RunOptions
 from flows.context.watchdog import Watchdog
+from flows.display.protocol import Display
 from flows.ledger.ledger import Ledger, Step
 from flows.machine import disk
 from flows.machine.conditions import Surroundings
@@ -88,7 +89,7 @@ class Run:
         self.phases = [PhaseRecord(number, name.capitalize()) for number, name in enumerate(PHASES, 1)]
         self.watchdog: Watchdog | None = None  # set by the session
         self.worker = Worker(self.paths.logs / "worker.log", self._worker_was_killed, self.pulse)
-        self.display: Any = None  # set by the session once it is known whether Prefect is there
+        self.display: Display | None = None  # set by the session once it is known whether Prefect is there
         self.prefect_url: str | None = None
         self.finished_steps: set[str] = set()  # steps whose outputs may be used in this session
         self.remedies: list[dict] = []  # of this session
@@ -179,7 +180,10 @@ class Run:
     def do(self, step: Step) -> dict:
         """Keep or do one step, on this thread; its facts. Raises what the work raises, Blocked without its inputs."""
         decision, settings = self._decide(step)
-        self.display.step(step.title, lambda: self._work(step, settings, decision), _kept_reason(decision))
+        if decision.keep:
+            self.display.step_kept(step.title, decision.reason)
+        else:
+            self.display.step(step.title, lambda: self._work(step, settings, decision))
         return self._settle(step, decision)
 
     def beside(self, step: Step) -> Callable[[], dict]:
@@ -187,7 +191,7 @@ class Run:
         decision, settings = self._decide(step)
         if decision.keep:
             return lambda: self.do(step)
-        submitted = self.display.beside(step.title, lambda: self._work(step, settings, decision))
+        submitted = self.display.start_in_background(step.title, lambda: self._work(step, settings, decision))
 
         def join() -> dict:
             try:
@@ -284,14 +288,7 @@ class Run:
             self.log.write(f"{step.name}: kept ({decision.reason})")
         self.finished_steps.add(step.name)
         self.clock.save()
-        self._show_progress(phase_of(step))
         return self.ledger.facts(step.name)
-
-    def _show_progress(self, phase: str) -> None:
-        """The phase's progress on its page: how many of its steps are done."""
-        steps = [step.name for step in self.steps() if phase_of(step) == phase]
-        done = sum(name in self.finished_steps for name in steps)
-        self.display.pages.progress(f"phase-{phase}", done / len(steps), f"{phase}: {done} of {len(steps)} steps")
 
     def _record(self, step: Step, state: str, reason: str, seconds: float) -> None:
         phase = self.phases[PHASES.index(phase_of(step))]
@@ -313,7 +310,7 @@ class Run:
             self._accept_finished_steps()
         record.status = "running"
         try:
-            self.display.phase(record.number, record.title, lambda: function(self))
+            self.display.phase(f"{record.number} {record.title}", lambda: function(self))
         except UserError as error:
             record.status, record.cause = "failed", str(error)
             if not self._is_trained(name):  # after that there is work to report, whoever made the mistake
@@ -438,10 +435,6 @@ def by_need(steps: Iterable[Step]) -> list[Step]:
 def phase_of(step: Step) -> str:
     """The phase a step belongs to is the first part of its name."""
     return step.name.split(".")[0]
-
-
-def _kept_reason(decision) -> str | None:
-    return decision.reason if decision.keep else None
 
 
 def _cause_of(error: BaseException) -> str:

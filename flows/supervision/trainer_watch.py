@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flows.display.protocol import TrainingProgress
 from flows.runner.interruption import saved_step
 from flows.runner.run import Run
 from flows.supervision import remedies
 from nanogpt.config import Config
-from nanogpt.training.record.live_view import describe
 from nanogpt.training.record.metrics import read_rows
 
 PLOT_SECONDS = 60.0  # between redrawings of the loss plot; one takes 0.11 s of a core, which the trainer may want
@@ -33,6 +33,7 @@ class Progress:
     ):  # fmt: skip
         self.run, self.config, self.folder, self.mended, self.trains = run, config, folder, mended, trains
         self.heartbeat: dict = {}
+        self.names = run.rung_names()
         self.began, self.first_step = time.monotonic(), saved_step(folder)
         self.drawn = self.noted = self.began
         self.events_read = _size(folder / "events.jsonl")
@@ -40,9 +41,7 @@ class Progress:
     def __call__(self, heartbeat: dict) -> None:
         self.heartbeat = heartbeat
         now = time.monotonic()
-        fraction = self.step / max(1, heartbeat.get("max_iters", 1))
-        line = f"{self.config.name}  {describe(heartbeat)}"
-        self.run.display.progress(f"training-{self.config.name}", fraction, line)
+        self.run.display.progress(self._progress())
         self.run.pulse()
         if heartbeat.get("activity") == "training":
             self.trains()
@@ -53,6 +52,15 @@ class Progress:
         if now - self.drawn >= PLOT_SECONDS:
             self.drawn = now
             self._redraw()
+
+    def _progress(self) -> TrainingProgress:
+        beat, name = self.heartbeat, self.config.name
+        return TrainingProgress(
+            name, self.step, beat.get("max_iters", 1), position=self.names.index(name) + 1 if name in self.names else 1,
+            models=max(1, len(self.names)), loss=beat.get("loss"), val_loss=beat.get("val_loss"),
+            tokens_per_second=beat.get("tokens_per_second"), seconds_left=beat.get("eta_seconds"),
+            memory_bytes=beat.get("memory_bytes"), activity=beat.get("activity") or "training",
+        )  # fmt: skip
 
     def tell_events(self) -> None:
         """Pass on what the trainer has mended since the last look."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flows.context.options import parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.ledger.ledger import Outcome, Step
 from flows.machine import accelerator
 from flows.machine.worker import WorkerDied, WorkerTimedOut

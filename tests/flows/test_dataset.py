@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.context.options import CHECKOUT, parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.ledger.ledger import Outcome, Step
 from flows.phases import dataset
 from flows.planning import memory_limits as remembered

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from flows.context.options import parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.machine import disk
 from flows.machine.disk import Unwritable
 from flows.phases import environment

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from flows.display import prefect_server
-from flows.display.protocol import PlainDisplay, one_line
+from flows.display.plain import PlainDisplay
+from flows.display.protocol import Opening, one_line
 from nanogpt.faults import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -26,14 +27,14 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.fast
-def test_results_reach_the_caller_and_kept_steps_are_not_run():
+def test_results_reach_the_caller():
     display = PlainDisplay()
 
     def phase():
-        assert display.step("kept", lambda: pytest.fail("a kept step was run"), "unchanged") is None
+        assert display.step_kept("kept", "unchanged") is None
         return display.step("run", lambda: 41) + 1
 
-    assert display.flow(lambda: display.phase(1, "Environment", phase), "name", ["tag"]) == 42
+    assert display.flow(lambda: display.phase("1 Environment", phase), Opening("name", ["tag"])) == 42
 
 
 @pytest.mark.fast
@@ -44,52 +45,52 @@ def test_an_exception_reaches_the_caller_as_it_is():
         raise error
 
     with pytest.raises(RuntimeError) as caught:
-        display.flow(lambda: display.phase(1, "Environment", lambda: display.step("step", fail)), "name", [])
+        display.flow(lambda: display.phase("1 Environment", lambda: display.step("step", fail)), Opening("name"))
     assert caught.value is error
 
 
 @pytest.mark.fast
-def test_beside_runs_while_the_phase_goes_on():
+def test_a_background_step_runs_while_the_phase_continues():
     display, go_on = PlainDisplay(), threading.Event()
 
     def phase():
-        future = display.beside("waits", lambda: go_on.wait(10))
+        future = display.start_in_background("waits", lambda: go_on.wait(10))
         display.step("lets it go on", go_on.set)
         return future.result()
 
-    assert display.phase(1, "Environment", phase) is True
+    assert display.phase("1 Environment", phase) is True
 
 
 @pytest.mark.fast
-def test_a_failure_beside_that_nobody_asked_for_fails_the_phase():
+def test_a_background_failure_that_nobody_asked_for_fails_the_phase():
     display = PlainDisplay()
     with pytest.raises(ZeroDivisionError):
-        display.phase(1, "Environment", lambda: display.beside("fails", lambda: 1 / 0) and None)
+        display.phase("1 Environment", lambda: display.start_in_background("fails", lambda: 1 / 0) and None)
 
 
 @pytest.mark.fast
-def test_a_failure_beside_that_was_dealt_with_does_not():
+def test_a_background_failure_that_was_dealt_with_does_not():
     display = PlainDisplay()
 
     def phase():
-        future = display.beside("fails", lambda: 1 / 0)
+        future = display.start_in_background("fails", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             future.result()
         return "went on"
 
-    assert display.phase(1, "Environment", phase) == "went on"
+    assert display.phase("1 Environment", phase) == "went on"
 
 
 @pytest.mark.fast
-def test_an_interrupt_waits_for_nothing_beside():
+def test_an_interrupt_waits_for_no_background_step():
     display, never = PlainDisplay(), threading.Event()
 
     def phase():
-        display.beside("hangs", never.wait)
+        display.start_in_background("hangs", never.wait)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        display.phase(1, "Environment", phase)
+        display.phase("1 Environment", phase)
     never.set()
 
 
@@ -110,9 +111,7 @@ def test_causes_are_one_line(words, line):
 
 @pytest.mark.fast
 def test_importing_a_display_does_not_import_prefect():
-    modules = (
-        "flows.display.protocol, flows.display.prefect_display, flows.display.prefect_server, flows.display.terminal"
-    )
+    modules = "flows.display.opening, flows.display.prefect_server, flows.display.terminal"
     code = f"import sys, {modules}; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
 
@@ -163,8 +162,9 @@ class Stage:
 PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
-from flows import prefect_server
-from flows.display.protocol import open_display
+from flows.display import prefect_server
+from flows.display.opening import open_display
+from flows.display.protocol import Opening, TrainingProgress
 logged, ran = [], []
 server = prefect_server.connect(Path({home!r}), logged.append, {port})
 display = open_display(server, logged.append)
@@ -198,15 +198,15 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
             shown_as = "Blocked"
 
         def environment():
-            display.step("Make {folders}", None, "unchanged")
-            display.step("Freeze packages", None, "unchanged")
+            display.step_kept("Make {folders}", "unchanged")
+            display.step_kept("Freeze packages", "unchanged")
 
         def dataset():
-            display.step("Fetch", None, "unchanged")
-            tokenise = display.beside("Tokenise", lambda: 7)
+            display.step_kept("Fetch", "unchanged")
+            tokenise = display.start_in_background("Tokenise", lambda: 7)
             display.note("a line", "warning")
             display.table("Component_checks", [{"a": 1}], "a table")
-            display.progress("rung", 0.25, "a quarter")
+            display.progress(TrainingProgress("small", 1, 4))
             display.markdown("report", "# Report")
             return tokenise.result()
 
@@ -217,16 +217,16 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
             raise Blocked("training has not finished")
 
         def main():
-            display.phase(1, "Environment", environment)
-            assert display.phase(4, "Dataset", dataset) == 7
-            for number, title, function in (5, "Training", training), (6, "Evaluation", evaluation):
+            display.phase("1 Environment", environment)
+            assert display.phase("4 Dataset", dataset) == 7
+            for label, function in ("5 Training", training), ("6 Evaluation", evaluation):
                 try:
-                    display.phase(number, title, function)
+                    display.phase(label, function)
                 except Exception as error:
                     print(type(error).__name__)
             return "done"
 
-        print(display.flow(main, "all states", ["run:states"]), display.url.rsplit("/", 1)[0])
+        print(display.flow(main, Opening("all states", ["run:states"])), display.url.rsplit("/", 1)[0])
         """
     )
     assert code == 0 and errors == "", errors  # Prefect is quiet on the terminal
@@ -251,7 +251,7 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
     assert run["state"]["message"].startswith("5 Training: ZeroDivisionError: division by zero; 6 Evaluation:")
     artifacts = stage.ask("artifacts/filter", {"flow_runs": {"name": {"any_": ["all states"]}}})
     assert {(a["key"], a["type"]) for a in artifacts} == {
-        ("component-checks", "table"), ("rung", "progress"), ("report", "markdown")
+        ("component-checks", "table"), ("training-small", "progress"), ("report", "markdown")
     }  # fmt: skip
     lines = stage.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
     texts = [line["message"] for line in lines]
@@ -265,18 +265,18 @@ def test_a_server_lost_for_good_changes_nothing_for_the_run(stage):
         """
         def phase():
             step("before")
-            beside = display.beside("beside", lambda: ran.append("beside") or 2)
+            background = display.start_in_background("background", lambda: ran.append("background") or 2)
             lose_server()
             display.note("goes nowhere")
-            display.progress("rung", 0.5, "goes nowhere")
-            return step("after", 40) + beside.result()
+            display.progress(TrainingProgress("small", 1, 2))
+            return step("after", 40) + background.result()
 
-        value = display.flow(lambda: display.phase(1, "Environment", phase), "lost", ["run:lost"])
+        value = display.flow(lambda: display.phase("1 Environment", phase), Opening("lost", ["run:lost"]))
         print(value, sorted(ran), display.url)
         """,
         seconds=60,  # without care: 146 s
     )
-    assert (code, output.strip()) == (0, "42 ['after', 'before', 'beside'] None")
+    assert (code, output.strip()) == (0, "42 ['after', 'background', 'before'] None")
 
 
 @pytest.mark.slow
@@ -284,7 +284,7 @@ def test_a_server_lost_before_the_flow_changes_nothing_for_the_run(stage):
     code, output, _ = stage.run(
         """
         lose_server()
-        print(display.flow(lambda: display.phase(1, "Environment", lambda: step("one", 1)), "never", []), ran)
+        print(display.flow(lambda: display.phase("1 Environment", lambda: step("one", 1)), Opening("never")), ran)
         """
     )
     assert (code, output.strip()) == (0, "1 ['one']")
@@ -300,7 +300,7 @@ def test_a_server_that_is_killed_comes_back_and_knows_everything(stage):
             os.kill(server.record.pid, signal.SIGKILL)
             step("after")
 
-        display.flow(lambda: display.phase(1, "Environment", phase), "killed", [])
+        display.flow(lambda: display.phase("1 Environment", phase), Opening("killed"))
         print(ran, any("back" in line for line in logged))
         """
     )
@@ -328,7 +328,7 @@ def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
             display.step("long", interrupted)
 
         try:
-            display.flow(lambda: display.phase(1, "Environment", phase), "signal {number:d}", [])
+            display.flow(lambda: display.phase("1 Environment", phase), Opening("signal {number:d}"))
         except KeyboardInterrupt:
             print("interrupted", signal.getsignal(signal.SIGTERM) is handler)
         """,
@@ -350,7 +350,7 @@ def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
         def phase():
             display.step("long", long)
 
-        display.flow(lambda: display.phase(1, "Environment", phase), "crash", ["run:crash"])
+        display.flow(lambda: display.phase("1 Environment", phase), Opening("crash", ["run:crash"]))
         """
     process = stage.start(play)
     assert process.stdout.readline() == "running\n"

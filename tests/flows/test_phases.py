@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flows.context.options import CHECKOUT, parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.ledger.ledger import Outcome, Step
 from flows.phases import dataset, documentation, evaluation, steps_of, training
 from flows.runner.run import Run

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.context.options import CHECKOUT, parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.ledger.ledger import Outcome, Step
 from flows.phases import training
 from flows.planning import memory_limits as remembered

@@ -15,7 +15,8 @@ from flows.cli import session
 from flows.cli.lock import exclusive
 from flows.context.budget_clock import Clock
 from flows.context.options import CHECKOUT, PHASES, parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
+from flows.display.protocol import Opening
 from flows.ledger.ledger import Outcome, Step
 from flows.runner.run import Blocked, Run
 from nanogpt import durable
@@ -61,7 +62,7 @@ class Flow:
         self.worked.clear()
         run = self.run(*arguments)
         run.begin()
-        run.display.flow(lambda: self.phases(run), "default", [])
+        run.display.flow(lambda: self.phases(run), Opening("default"))
         run.end(stopped=False)
         return run
 
@@ -169,7 +170,7 @@ def test_a_mistake_or_a_stop_ends_the_run_and_is_no_success(flow, error):
     run = flow.run()
     run.begin()
     with pytest.raises(type(error)):
-        run.display.flow(lambda: flow.phases(run), "default", [])
+        run.display.flow(lambda: flow.phases(run), Opening("default"))
     run.end(stopped=isinstance(error, KeyboardInterrupt))
     assert "training.micro" not in flow.worked
     assert flow.ended == ("stopped" if isinstance(error, KeyboardInterrupt) else "failed")

@@ -13,7 +13,7 @@ import pytest
 
 from flows.context import budget_clock as clock
 from flows.context.options import CHECKOUT, parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.machine import awake, power
 from flows.machine import conditions as surroundings
 from flows.runner.run import Run

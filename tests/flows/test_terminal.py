@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
+from flows.display.protocol import TrainingProgress
 from flows.display.terminal import OnTerminal, Terminal
 
 pytestmark = pytest.mark.fast
-PHASES = ["Environment", "Dataset", "Training"]
+PHASES = ["1 Environment", "2 Dataset", "3 Training"]
 
 
 class Blocked(Exception):
@@ -35,10 +36,10 @@ def test_each_event_is_a_line():
     display, lines = piped()
 
     def environment():
-        display.step("Make the folders", lambda: None, "finished 2026-11-20 23:50")
+        display.step_kept("Make the folders", "finished 2026-11-20 23:50")
         return display.step("Compute", lambda: 7)
 
-    assert display.phase(1, "Environment", environment) == 7
+    assert display.phase("1 Environment", environment) == 7
     display.note("[bold] out of memory: micro-batch 12 -> 6, and a long line that must not be wrapped", "warning")
     assert lines() == [
         "1 Environment",
@@ -53,13 +54,13 @@ def test_each_event_is_a_line():
 def test_failures_say_what_and_why_and_go_through():
     display, lines = piped()
     with pytest.raises(ZeroDivisionError):
-        display.phase(2, "Dataset", lambda: display.step("Divide", lambda: 1 / 0))
+        display.phase("2 Dataset", lambda: display.step("Divide", lambda: 1 / 0))
 
     def blocked():
         raise Blocked("dataset has not finished")
 
     with pytest.raises(Blocked):
-        display.phase(3, "Training", blocked)
+        display.phase("3 Training", blocked)
     assert lines()[2:] == [
         "  Divide: failed: ZeroDivisionError: division by zero",
         "2 Dataset: failed: ZeroDivisionError: division by zero",
@@ -75,7 +76,7 @@ def test_an_interrupted_phase_is_stopped_not_failed():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        display.phase(3, "Training", lambda: display.step("Train", interrupted))
+        display.phase("3 Training", lambda: display.step("Train", interrupted))
     assert lines()[-2:] == ["  Train: stopped by a person", "3 Training: stopped"]
 
 
@@ -87,16 +88,16 @@ def test_what_cannot_be_shown_fails_nothing_and_is_told_once():
     said: list[str] = []
     terminal = Terminal(Console(file=Gone()), PHASES, "run x", log=said.append)
     display = OnTerminal(PlainDisplay(), terminal, said.append)
-    assert display.phase(1, "Environment", lambda: display.step("Compute", lambda: display.note("half") or 7)) == 7
+    assert display.phase("1 Environment", lambda: display.step("Compute", lambda: display.note("half") or 7)) == 7
     terminal.close()
-    assert said == ["what goes on cannot be shown: OSError: no such terminal"]
+    assert said == ["the run cannot be shown: OSError: no such terminal"]
 
 
 def test_progress_in_a_pipe_is_not_a_flood():
     display, lines = piped()
     for step in range(1000):
-        display.progress("rung", step / 1000, f"step {step}")
-    assert lines() == ["    step 0"]
+        display.progress(TrainingProgress("small", step, 1000))
+    assert lines() == ["    small step 0/1,000"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -105,26 +106,26 @@ def test_a_terminal_sees_the_phases_in_any_encoding(encoding):
     console = Console(file=output, force_terminal=True, width=80, height=20, _environ={"TERM": "xterm"})
     terminal = Terminal(console, PHASES, "run x", time_left=lambda: 90.0)
     display = OnTerminal(PlainDisplay(), terminal, print)
-    display.phase(1, "Environment", lambda: display.step("Make the folders", lambda: None, "unchanged"))
+    display.phase("1 Environment", lambda: display.step_kept("Make the folders", "unchanged"))
 
     def dataset():
-        display.beside("Fetch the text", lambda: None).result()
-        display.progress("fetch", 0.5, "step 1200  loss 1.62")
+        display.start_in_background("Fetch the text", lambda: None).result()
+        display.progress(TrainingProgress("small", 1200, 2000, loss=1.62))
 
-    display.phase(2, "Dataset", dataset)
+    display.phase("2 Dataset", dataset)
     terminal.close()
     output.flush()
     picture = output.buffer.getvalue().decode(encoding)
     last = picture[picture.rindex("run x") :]
     assert "1 min 30 s of the budget left" in last
-    assert all(f"{number} {title}" in last for number, title in enumerate(PHASES, 1))
+    assert all(label in last for label in PHASES)
     assert "1 of 1 steps kept" in last
 
 
 def test_the_live_table_shows_the_running_step_and_its_progress():
     output = io.StringIO()
     terminal = Terminal(Console(file=output, force_terminal=False, width=100), PHASES, "run x")
-    terminal.phase_started(3, "Training")
+    terminal.phase_started("3 Training")
     terminal.step_started("Train small_model")
     terminal.progress("step 1200  loss 1.62")
     picture = io.StringIO()

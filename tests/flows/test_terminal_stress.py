@@ -13,16 +13,17 @@ MESSAGES, THREADS = 5_000, 4
 TALKING = f"""
 import sys, threading
 from rich.console import Console
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
+from flows.display.protocol import TrainingProgress
 from flows.display.terminal import OnTerminal, Terminal
 
-terminal = Terminal(Console(), ["Environment", "Training"], "run x", lambda: 90.0)
+terminal = Terminal(Console(), ["1 Environment", "5 Training"], "run x", lambda: 90.0)
 display = OnTerminal(PlainDisplay(), terminal, print)
 
 def talk(number):
     for count in range({MESSAGES // THREADS}):
         display.note(f"message {{number}}-{{count}}.", "warning" if count % 7 == 0 else "info")
-        display.progress("step", 0.5, f"step {{count}}")
+        display.progress(TrainingProgress("small", count, 5000, loss=4.0 - count / 5000))
         if count % 50 == 0:
             display.step(f"Step {{number}}", lambda: None)
             print(f"stray {{number}}-{{count}}.", file=sys.stderr)
@@ -34,7 +35,7 @@ def work():
     for thread in threads:
         thread.join()
 
-display.phase(2, "Training", work)
+display.phase("5 Training", work)
 terminal.close()
 print("all said.")
 """

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.context.options import CHECKOUT, parse
-from flows.display.protocol import PlainDisplay
+from flows.display.plain import PlainDisplay
 from flows.ledger.ledger import Outcome, Step
 from flows.planning import memory_limits as remembered
 from flows.runner.run import Run

@@ -1,0 +1,69 @@
+"""What a run asks and tells its workspace's Prefect server, besides what Prefect's own engine does.
+
+Import after `prefect_server.connect`: Prefect reads its settings when it is imported.
+"""
+
+import uuid
+from collections.abc import Sequence
+from contextvars import Context
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Crashed
+from prefect.utilities.engine import emit_task_run_state_change_event
+
+UNFINISHED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
+KILLED = "the process ended without a word (killed, or the machine stopped); the same command goes on"
+
+
+def new_client() -> SyncPrefectClient:
+    return get_client(sync_client=True)
+
+
+def mark_crashed(tag: str) -> int:
+    """Mark as Crashed what is unfinished under `tag`; the number of flow runs."""
+    with new_client() as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": UNFINISHED})
+        )
+        if not runs:
+            return 0
+        tasks = client.read_task_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id for run in runs]}}),
+            task_run_filter=TaskRunFilter.model_validate({"state": UNFINISHED}),
+        )
+        for task in tasks:
+            client.set_task_run_state(task.id, Crashed(message=KILLED), force=True)
+        for run in runs:
+            client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
+    return len(runs)
+
+
+def set_flow_state(flow_run_id: UUID, state: State[object]) -> None:
+    with new_client() as client:
+        client.set_flow_run_state(flow_run_id, state, force=True)
+
+
+def send_missing_states(flow_run_id: UUID, task_runs: Sequence[TaskRun], flow_context: Context, attempt: int) -> bool:
+    """Send the final states of those tasks that the server does not have; True when there were any.
+
+    What is sent in the moment in which a server dies counts as sent. The events say by `flow_context` which flow
+    they belong to; `attempt` counts from 1.
+    """
+    of_this_flow = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    with new_client() as client:
+        recorded = {run.id: run.state for run in client.read_task_runs(flow_run_filter=of_this_flow)}
+    is_missing = False
+    for run in task_runs:
+        before = recorded.get(run.id)
+        if run.state is None or (before is not None and before.is_final()):
+            continue
+        is_missing = True
+        # A known id would be taken for a duplicate, and a known time fails the server's whole batch.
+        fresh = {"id": uuid.uuid4(), "timestamp": run.state.timestamp + timedelta(microseconds=attempt)}
+        state = run.state.model_copy(update=fresh)
+        flow_context.run(emit_task_run_state_change_event, run, before, state)
+    return is_missing
