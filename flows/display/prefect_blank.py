@@ -29,7 +29,8 @@ def make() -> None:
         own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         subprocess.run(
             [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"], check=True, cwd=home,
-            env={**own, "PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"},
+            env={**own, "PREFECT_HOME": home, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
+                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": "sqlite+aiosqlite:///prefect.db"},
             stdin=subprocess.DEVNULL, timeout=PATIENCE_SECONDS,
         )  # fmt: skip
         os.replace(Path(home) / "prefect.db", place())

@@ -7,8 +7,10 @@ import uuid
 from collections.abc import Sequence
 from contextvars import Context
 from datetime import timedelta
+from functools import partialmethod
 from uuid import UUID
 
+from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import State, TaskRun
@@ -17,6 +19,11 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 
 UNFINISHED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 KILLED = "the process ended without a word (killed, or the machine stopped); the same command goes on"
+
+# Prefect has no setting for this. httpx fails at a kind of proxy that it does not know (socks5) even where it would not
+# use it; the server is on this machine, and needs none.
+for kind in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+    kind.__init__ = partialmethod(kind.__init__, trust_env=False)  # type: ignore[method-assign, assignment]
 
 
 def new_client() -> SyncPrefectClient:

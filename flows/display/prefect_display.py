@@ -118,6 +118,7 @@ class PrefectDisplay(PlainDisplay):
             body, name=FLOW_NAME, flow_run_name=lambda: opening.name, persist_result=False, retries=0,
             validate_parameters=False,
         )  # fmt: skip
+
         settings = {
             PREFECT_CLIENT_MAX_RETRIES: 0,  # `_record_end` tries again, and knows whether that has any hope
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # for Prefect Cloud's automations; its end takes up to 1 s

@@ -21,7 +21,9 @@ from flows.display.protocol import Log
 from nanogpt import durable
 
 HOST = "127.0.0.1"
+GUARD = Path(__file__).with_name("prefect_guard.py")
 DATABASE, RECORD_FILE = "prefect.db", "server.json"
+DATABASE_URL = f"sqlite+aiosqlite:///{DATABASE}"  # in the server's folder: a path with ? or # would be cut there
 PORTS_TRIED = 20
 START_SECONDS = 60.0  # measured: 2.7 s, 9 s where it has to make its database, several times that on a busy machine
 ANSWER_SECONDS = 10.0  # to a newcomer: another run may be using the server, on a machine that is busy training
@@ -42,6 +44,7 @@ class Record:
     url: str
     create_time: float  # seconds since the epoch, as psutil gives it: a pid alone may be another process by now
     inode: int | None = None  # of its database, once it is up
+    is_guarded: bool = False  # by prefect_guard.py; earlier versions of this project started servers open to any page
 
 
 class StartError(Exception):
@@ -52,22 +55,25 @@ class StartError(Exception):
         self.log_tail = log_tail
 
 
-def environment(home: Path) -> dict[str, str]:
-    """For the server and for the client: their own, whatever Prefect account or profile the person has."""
+def own_environment(home: Path) -> dict[str, str]:
+    """For server and client: without whatever Prefect account, profile or server the person has."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    local = ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"]))
-    return inherited | {
-        "PREFECT_HOME": str(home),
+    return inherited | {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "WARNING", "DO_NOT_TRACK": "1"}
+
+
+def server_environment(home: Path, url: str) -> dict[str, str]:
+    own = own_environment(home)
+    for name in [name for name in own if name.lower().endswith("_proxy")]:
+        del own[name]  # it talks to nobody, and its own client does not start with a proxy that httpx does not know
+    return own | {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": DATABASE_URL,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url,  # its default is every web page; prefect_guard.py does the rest
         "PREFECT_SERVER_UI_API_URL": "/api",  # its default is port 4200, whatever port the pages come from
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the older pages fold steps into their phase
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # 54 types that no run uses; 1 s in a new database
-        "PREFECT_LOGGING_LEVEL": "WARNING",
         **{f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES},
-        "NO_PROXY": local,
-        "no_proxy": local,
     }
 
 
@@ -89,6 +95,9 @@ def healthy_record(home: Path) -> Record | None:
     """The recorded server when it is still that process and answers, if need be after its start; else it is ended."""
     record = read_record(home)
     if record is None or not is_running(record):
+        return None
+    if not record.is_guarded:
+        end(record)
         return None
     age = max(0.0, time.time() - record.create_time)  # negative once the clock was set back
     if becomes_healthy(record, max(ANSWER_SECONDS, START_SECONDS - age), threading.Event()):
@@ -117,7 +126,7 @@ def _started_at(process: psutil.Process, record: Record) -> bool:
 
 
 def _arguments(port: int) -> list[str]:
-    return ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    return ["-P", str(GUARD), str(port)]
 
 
 def end(record: Record, patience: float = 5.0) -> None:
@@ -193,17 +202,17 @@ def start_despite_database(home: Path, port: int, log: Log, closing: threading.E
 def _start(home: Path, port: int, closing: threading.Event) -> Record:
     if not _is_free(port):  # whoever has it might even answer, as another workspace's server does
         raise StartError(f"port {port} is taken by another program")
-    command = [sys.executable, *_arguments(port)]
+    command, url = [sys.executable, *_arguments(port)], f"http://{HOST}:{port}"
     log_path = home / "server.log"
     with open(log_path, "wb") as output:
         # A session of its own: Ctrl-C at the terminal is for the run, and the server outlives it.
         child = subprocess.Popen(
-            command, cwd=home, env=environment(home), stdin=subprocess.DEVNULL,
+            command, cwd=home, env=server_environment(home, url), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     born = psutil.Process(child.pid).create_time()  # before it can be reaped
     _reap(child)
-    record = Record(child.pid, port, f"http://{HOST}:{port}", born)
+    record = Record(child.pid, port, url, born, is_guarded=True)
     durable.write_json(home / RECORD_FILE, asdict(record))  # at once: a killed run leaves no unknown server
     if becomes_healthy(record, START_SECONDS, closing):
         inode, _ = database_file(home) or (None, None)

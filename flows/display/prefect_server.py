@@ -4,6 +4,7 @@ The server belongs to a workspace, not to a run: it outlives the run, so that it
 morning, and the next run takes it over. Its loss never decides a run's success.
 """
 
+import json
 import os
 import shlex
 import sys
@@ -19,11 +20,11 @@ from flows.display.prefect_process import (
     answers,
     database_file,
     end,
-    environment,
     fault_under_server,
     healthy_record,
     is_running,
     only_one,
+    own_environment,
     read_record,
     start_despite_database,
     start_on_free_port,
@@ -196,8 +197,9 @@ def stop(home: Path) -> str:
 
 def _use(home: Path, url: str) -> None:
     """Point this process's Prefect client at `url`, with little patience: a lost server costs seconds."""
-    wanted = environment(home) | {
+    wanted = own_environment(home) | {
         "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({"Origin": url}),  # what prefect_guard.py asks for
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_CLIENT_MAX_RETRIES": "1",  # after 2 s; the default of 5 took 146 s to give up on a dead server
         "PREFECT_API_REQUEST_TIMEOUT": "10",
@@ -205,4 +207,11 @@ def _use(home: Path, url: str) -> None:
     }
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
-    os.environ.update(wanted)
+    os.environ.update(wanted | _without_proxy())
+
+
+def _without_proxy() -> dict[str, str]:
+    """NO_PROXY with this machine added, in both of its spellings: which one wins depends on the program."""
+    named = ",".join(filter(None, [os.environ.get("NO_PROXY"), os.environ.get("no_proxy"), "127.0.0.1", "localhost"]))
+    hosts = ",".join(dict.fromkeys(host.strip() for host in named.split(",")))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}

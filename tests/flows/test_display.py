@@ -1,6 +1,7 @@
 """What a display must keep: functions run exactly once, outcomes reach the caller, the pages tell the truth."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -126,20 +127,22 @@ class Stage:
     home: Path
     port: int
 
-    def start(self, play: str) -> subprocess.Popen:
+    def start(self, play: str, **environment: str) -> subprocess.Popen:
         script = PRELUDE.format(home=str(self.home), port=self.port) + textwrap.dedent(play)
         return subprocess.Popen(
-            [sys.executable, "-c", script], cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            [sys.executable, "-c", script], cwd=CHECKOUT, env={**os.environ, **environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
-    def run(self, play: str, seconds: float = 90) -> tuple[int, str, str]:
-        process = self.start(play)
+    def run(self, play: str, seconds: float = 90, **environment: str) -> tuple[int, str, str]:
+        process = self.start(play, **environment)
         output, errors = process.communicate(timeout=seconds)
         return process.returncode, output, errors
 
     def ask(self, path: str, question: dict) -> list[dict]:
-        data, headers = json.dumps(question).encode(), {"content-type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/{path}", data, headers)
+        address = f"http://127.0.0.1:{self.port}"
+        headers = {"content-type": "application/json", "origin": address}
+        request = urllib.request.Request(f"{address}/api/{path}", json.dumps(question).encode(), headers)
         return json.load(urllib.request.urlopen(request, timeout=10))
 
     def flow_run(self, name: str) -> dict:
@@ -257,6 +260,29 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
     texts = [line["message"] for line in lines]
     assert "a line" in texts and "kept: unchanged" in texts
     assert sum("ZeroDivisionError" in text for text in texts) == 1  # explained once, not at every level
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:1", "gopher://x"])
+def test_the_pages_are_reached_whatever_proxy_a_person_has(stage, proxy):
+    """Port 1 answers nobody: all that went through the proxy would be lost. httpx has no package for socks5 here."""
+    name = f"through {proxy}"
+    code, output, errors = stage.run(
+        f"""
+        def phase():
+            step("one")
+            display.note("a line")
+
+        display.flow(lambda: display.phase("1 Environment", phase), Opening({name!r}))
+        print(logged[1:], server.mark_crashed("run:none"))
+        """,
+        **{variable: proxy for variable in ("ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")},
+    )
+    assert (code, output.strip(), errors) == (0, "[] 0", "")
+    completed = ("Completed", None)
+    stage.shows(name, {"1 Environment": completed, "one": completed})
+    lines = stage.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [stage.flow_run(name)["id"]]}}})
+    assert [line["message"] for line in lines] == ["a line"]
 
 
 @pytest.mark.slow

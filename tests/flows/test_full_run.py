@@ -212,7 +212,7 @@ def _started(log: str) -> dict[str, str]:
 
 def _ask(copy: Copy, what: str, question: dict) -> list[dict]:
     server = durable.read_json(copy.workspace / "state/.prefect/server.json")
-    answer = httpx.post(f"{server['url']}/api/{what}", json=question, timeout=60)
+    answer = httpx.post(f"{server['url']}/api/{what}", json=question, headers={"Origin": server["url"]}, timeout=60)
     return answer.raise_for_status().json()
 
 

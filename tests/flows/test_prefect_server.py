@@ -3,8 +3,10 @@
 One that is killed, whose port is taken or whose database is broken: bench/faults/servers.py, by tests/test_campaign.py.
 """
 
+import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -70,7 +72,29 @@ def test_a_persons_own_prefect_settings_are_left_out(shared_home):
     assert os.environ["PREFECT_API_URL"] == f"{server.url}/api"
     assert os.environ["PREFECT_HOME"] == str(shared_home)
     assert not {"PREFECT_API_KEY", "PREFECT_PROFILE"} & set(os.environ)
-    assert os.environ["DO_NOT_TRACK"] == "1" and os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert os.environ["DO_NOT_TRACK"] == "1"
+
+
+@pytest.mark.slow
+def test_a_workspace_may_have_any_name(tmp_path):
+    """In a URL, as SQLAlchemy reads one, `?` and `#` end the path and %41 is an A."""
+    home = tmp_path / "a ?b=c #d %41 é" / "state" / ".prefect"
+    server = connect(home, print, free_port())
+    server.close()
+    try:
+        with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+            assert database.execute("select count(*) from flow_run").fetchone() == (0,)
+        assert [path.name for path in tmp_path.iterdir()] == ["a ?b=c #d %41 é"]
+    finally:
+        prefect_server.stop(home)
+
+
+@pytest.mark.slow
+def test_a_persons_exceptions_from_the_proxy_are_kept(shared_home):
+    os.environ.update(NO_PROXY="mirror.intranet,localhost", no_proxy="10.0.0.1")
+    connect(shared_home, print, free_port()).close()
+    for name in ("NO_PROXY", "no_proxy"):
+        assert os.environ[name] == "mirror.intranet,localhost,10.0.0.1,127.0.0.1"
 
 
 @pytest.mark.slow
@@ -126,7 +150,7 @@ def test_a_server_is_known_again_after_the_clock_was_set(monkeypatch):
     """psutil then tells another start of the same process."""
     record = Record(os.getpid(), 4321, "http://127.0.0.1:4321", psutil.Process().create_time() - 3600)
     assert not prefect_process.is_running(record)
-    started = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4321"]
+    started = [sys.executable, "-P", str(prefect_process.GUARD), "4321"]
     monkeypatch.setattr(psutil.Process, "cmdline", lambda process: started)
     assert prefect_process.is_running(record)
     assert not prefect_process.is_running(replace(record, port=4322))
