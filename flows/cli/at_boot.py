@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -154,7 +155,7 @@ def _write_for_oneself(file: Path, text: str) -> None:
         os.umask(mask)
 
 
-def _check(values: dict) -> None:
+def _check(values: dict[str, Any]) -> None:
     for text in [values["checkout"], values["output"], *values["environment"].values(), *values["command"]]:
         if any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in text):
             raise UserError(f"--install-at-boot: {text!r} holds characters that no service file can hold")

@@ -113,13 +113,14 @@ def _outlived(report: Callable[[], None]) -> Iterator[None]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     listener = threading.Thread(target=listen, name="hangup", daemon=True)
     listener.start()
+    thread_id = listener.ident or 0  # known once it has started
     # A thread older than the mask, a numeric library's, may be given the signal: it is passed on.
-    handler = signal.signal(signal.SIGHUP, lambda number, frame: signal.pthread_kill(listener.ident, number))
+    handler = signal.signal(signal.SIGHUP, lambda number, frame: signal.pthread_kill(thread_id, number))
     try:
         yield
     finally:
         closing.set()
-        signal.pthread_kill(listener.ident, signal.SIGHUP)
+        signal.pthread_kill(thread_id, signal.SIGHUP)
         released.set()
         listener.join()
         while signal.SIGHUP in signal.sigpending():  # the second of one hangup would end this process after all

@@ -104,7 +104,8 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
         )
     folder = run.paths.data / "text"
     statistics = preprocessing.prepare(documents, folder, run.config.data)
-    facts = from_json(CleanedText, {**to_json(statistics), "alphabet_size": len(statistics.alphabet)})
+    view = to_json(statistics)
+    facts = from_json(CleanedText, {**view, "alphabet_size": len(view["alphabet"])})
     files = [folder / f"{split}.txt" for split in preprocessing.SPLITS]
     return StepResult(facts, [*files, folder / preprocessing.STATISTICS])
 
@@ -118,13 +119,14 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
         run.config.data,
         notify=_recorder_of_downloads(run),
     )
-    files = [folder / name for name in manifest.files]
+    view = to_json(manifest)
+    files = [folder / name for name in view["files"]]
     facts = from_json(
         Tokenised,
         {
-            **to_json(manifest.statistics),
+            **view["statistics"],
             "folder": run.paths.relative(folder),
-            "splits": {name: to_json(split) for name, split in manifest.splits.items()},
+            "splits": view["splits"],
         },
     )
     return StepResult(facts, [*files, folder / shards.MANIFEST])
