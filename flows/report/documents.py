@@ -31,6 +31,7 @@ from flows.report import markdown
 from flows.report.facts import PhaseFacts, RunFacts
 from flows.report.judgement import best_model, criteria, trained_models
 from flows.report.recommendations import recommendations, with_option
+from flows.report.verdict import verdict
 from flows.supervision import remedies
 from nanogpt import durable
 from nanogpt.config import Config
@@ -172,6 +173,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "figure": figure,
         "best": view_of(best.name) if best else None,
         "trained": [view_of(model.name) for model in trained_models(facts)],
+        "verdict": verdict(facts),
         "criteria": lambda: criteria(facts),
         "recommendations": lambda: recommendations(facts),
         "curve": _curve,

@@ -1,6 +1,6 @@
 """Did the run reach what it exists for? The mission's success criteria, judged from facts alone.
 
-Each verdict carries its evidence: the number or the file that it rests on.
+Each judgement carries its evidence: the number or the file that it rests on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from flows.ledger.facts import CHECKS, DEVICE, EVALUATED, PACKAGES, SAMPLES, SYSTEM, TESTS, Criterion
 from flows.report.facts import ModelFacts, PhaseFacts, RunFacts
 from flows.report.markdown import against
+from flows.report.verdict import verdict
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.units import count, duration, number
 
@@ -20,7 +21,7 @@ NOTICEABLE = 5.0  # seconds; a short phase may be off by more than its share wit
 REPORT = ("training_report.md", "training_report.html")
 GUIDES = ("README.md", "troubleshooting.md", "system_report.md")
 
-Verdict = tuple[bool | None, str]  # None: not known yet; the evidence in a line
+Judgement = tuple[bool | None, str]  # None: not known yet; the evidence in a line
 
 
 def criteria(facts: RunFacts) -> list[Criterion]:
@@ -29,7 +30,7 @@ def criteria(facts: RunFacts) -> list[Criterion]:
         ("Environment set up", _environment(facts)),
         ("Component checks pass", _component_checks(facts)),
         ("A model was trained", _trained(facts)),
-        ("Its loss fell", _loss_fell(facts)),
+        ("It learned", _learned(facts)),
         ("Its samples are coherent", _coherent(facts)),
         ("The plan held", _plan_held(facts)),
         ("The project's tests pass", _tests(facts)),
@@ -58,7 +59,7 @@ def _best_val_loss(model: ModelFacts) -> float:
     return math.inf if loss is None else loss
 
 
-def _environment(facts: RunFacts) -> Verdict:
+def _environment(facts: RunFacts) -> Judgement:
     system, device = facts.of(SYSTEM), facts.of(DEVICE)
     if system is None or device is None:
         return _no_figures(facts, "environment.")
@@ -70,7 +71,7 @@ def _environment(facts: RunFacts) -> Verdict:
     return True, f"{len(system.checks)} checks passed on {device.device}, {frozen} packages frozen"
 
 
-def _component_checks(facts: RunFacts) -> Verdict:
+def _component_checks(facts: RunFacts) -> Judgement:
     checks = facts.of(CHECKS)
     if checks is None:
         return _no_figures(facts, "implementation.")
@@ -78,7 +79,7 @@ def _component_checks(facts: RunFacts) -> Verdict:
     return checks.failed == 0 and total > 0, f"{checks.passed} of {total} passed on {checks.device}"
 
 
-def _trained(facts: RunFacts) -> Verdict:
+def _trained(facts: RunFacts) -> Judgement:
     trained = trained_models(facts)
     if not trained:
         return _no_figures(facts, "training.")
@@ -86,7 +87,8 @@ def _trained(facts: RunFacts) -> Verdict:
     return True, f"{', '.join(model.name for model in trained)}: {count(tokens)} tokens in all"
 
 
-def _loss_fell(facts: RunFacts) -> Verdict:
+def _learned(facts: RunFacts) -> Judgement:
+    """Its loss fell, and to where no model without context comes."""
     best = best_model(facts)
     if best is None or best.trained is None:
         return _no_figures(facts, "training.")
@@ -95,10 +97,14 @@ def _loss_fell(facts: RunFacts) -> Verdict:
     end = best.trained.best_val_loss
     if start is None or end is None:
         return None, f"no metrics in {best.folder}"
-    return end < start, f"{best.name}: from {start:.3f} (first step) to {end:.4f} (best validation) nats per token"
+    fell = f"{best.name}: from {start:.3f} (first step) to {end:.4f} (best validation) nats per token"
+    found = verdict(facts)
+    if found is None:
+        return (False, fell) if end >= start else (None, f"{fell}; not compared with a model without context")
+    return end < start and found.has_learned, f"{fell}; {found.headline}"
 
 
-def _coherent(facts: RunFacts) -> Verdict:
+def _coherent(facts: RunFacts) -> Judgement:
     samples = facts.of(SAMPLES)
     if samples is None:
         return _no_figures(facts, "evaluation.samples")
@@ -109,7 +115,7 @@ def _coherent(facts: RunFacts) -> Verdict:
     )
 
 
-def _plan_held(facts: RunFacts) -> Verdict:
+def _plan_held(facts: RunFacts) -> Judgement:
     """Every training took the time that was predicted, within PLAN_TOLERANCE; early stopping is no mistake of the plan.
     Phases that missed theirs are named."""
     rows = [(model.name, model.trained) for model in trained_models(facts) if model.trained]
@@ -149,7 +155,7 @@ def missed_phases(facts: RunFacts) -> list[PhaseFacts]:
     ]
 
 
-def _tests(facts: RunFacts) -> Verdict:
+def _tests(facts: RunFacts) -> Judgement:
     tests = facts.of(TESTS)
     if tests is None:
         return _no_figures(facts, "evaluation.tests")
@@ -160,15 +166,15 @@ def _tests(facts: RunFacts) -> Verdict:
     )
 
 
-def _written(facts: RunFacts, names: Sequence[str]) -> Verdict:
+def _written(facts: RunFacts, names: Sequence[str]) -> Judgement:
     if facts.documents is None:
         return _no_figures(facts, "documentation.")
     missing = [name for name in names if name not in facts.documents]
     return (False, f"missing: {', '.join(missing)}") if missing else (True, ", ".join(names))
 
 
-def _no_figures(facts: RunFacts, steps: str) -> Verdict:
-    """The verdict where the steps of a name, or of a whole phase, left no figures: failed when one failed, else not
+def _no_figures(facts: RunFacts, steps: str) -> Judgement:
+    """The judgement where the steps of a name, or of a whole phase, left no figures: failed when one failed, else not
     known."""
     phase = facts.phase(steps.partition(".")[0])
     for step in phase.steps:
