@@ -10,7 +10,10 @@ from flows.ledger.markers import last_finished
 from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.data import preprocessing, shards, sources
+from nanogpt.data.decoding import decode
 from nanogpt.faults import UserError
+from nanogpt.records import to_json
+from nanogpt.spelling import path_of, spelled
 
 
 def dataset(run: Run) -> None:
@@ -47,18 +50,19 @@ def remake_damaged(run: Run) -> list[str]:
 def fetch_text(run: Run) -> Outcome:
     data = run.config.data
     fetched = _put_together(run) or sources.fetch(
-        data.source, run.paths.downloads, data.mirrors, notify=lambda *told: _note_download(run, *told)
-    )
+        data.source, run.paths.downloads, data.mirrors, notify=lambda *told: _note_download(run, *told),
+        encoding=data.encoding,
+    )  # fmt: skip
     alphabet, characters = set(), 0
     for document in fetched.documents:
-        text, _ = preprocessing.decode(document.read_bytes(), document)
+        text = decode(document.read_bytes(), document, data.encoding).text
         alphabet |= set(text)
         characters += len(text)
     source = sources.EMBEDDED if fetched.fallback_reason else data.source
     facts = {
         "source": source, "origin": fetched.origin, "sha256": fetched.sha256, "bytes": fetched.bytes,
         "documents": len(fetched.documents),
-        "files": [str(document) for document in fetched.documents], "characters": characters,
+        "files": [spelled(document) for document in fetched.documents], "characters": characters,
         "alphabet_size": len(alphabet), "fallback_reason": fetched.fallback_reason,
         "licence": sources.licence(source),
     }  # fmt: skip
@@ -96,7 +100,7 @@ def _put_together(run: Run) -> sources.Fetched | None:
 
 def clean_text(run: Run) -> Outcome:
     fetched = run.facts("dataset.fetch")
-    documents = [Path(document) for document in fetched["files"]]
+    documents = [path_of(document) for document in fetched["files"]]
     if sources.digest_of(documents) != fetched["sha256"]:
         raise UserError(
             f"data.source: {run.config.data.source} has changed since it was read first; start again to learn from it "
@@ -104,17 +108,20 @@ def clean_text(run: Run) -> Outcome:
         )
     folder = run.paths.data / "text"
     statistics = preprocessing.prepare(documents, folder, run.config.data)
-    statistics["alphabet_size"] = len(statistics["alphabet"])
+    for remark in preprocessing.remarks(statistics):
+        run.tell(remark)
+    facts = {**to_json(statistics), "alphabet_size": len(statistics.alphabet)}
     files = [folder / f"{split}.txt" for split in preprocessing.SPLITS]
-    return Outcome([*files, folder / preprocessing.STATISTICS], statistics)
+    return Outcome([*files, folder / preprocessing.STATISTICS], facts)
 
 
 def tokenise(run: Run, kind: str) -> Outcome:
     folder = run.paths.data / kind
     manifest = shards.tokenise(run.paths.data / "text", kind, folder, run.config.data,
                                notify=lambda *told: _note_download(run, *told))  # fmt: skip
-    files = [folder / name for name in manifest["files"]]
-    facts = {"folder": run.relative(folder), "splits": manifest["splits"], **manifest["statistics"]}
+    files = [folder / name for name in manifest.files]
+    splits = {name: to_json(split) for name, split in manifest.splits.items()}
+    facts = {"folder": run.relative(folder), "splits": splits, **to_json(manifest.statistics)}
     return Outcome([*files, folder / shards.MANIFEST], facts)
 
 
@@ -122,8 +129,14 @@ def _fetch_settings(run: Run) -> dict:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data = run.config.data
-    settings = {"source": data.source, "content": sources.fingerprint(data.source)}
-    return {"data": settings | ({"mirror": data.mirror} if data.source in sources.CATALOGUE else {})}
+    settings = {"source": data.source, "content": sources.fingerprint(data.source), **_encoding_of(run)}
+    return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in sources.CATALOGUE else {})}
+
+
+def _encoding_of(run: Run) -> dict:
+    """data.encoding where a person chose one: runs from before there was a choice are kept."""
+    encoding = run.config.data.encoding
+    return {} if encoding == "auto" else {"encoding": encoding}
 
 
 def _bpe_kind(run: Run) -> str:
@@ -131,11 +144,11 @@ def _bpe_kind(run: Run) -> str:
 
 
 FETCH = Step("dataset.fetch", "Fetch and verify the text", fetch_text, _fetch_settings,
-             code=("nanogpt.data.sources",))  # fmt: skip
+             code=("nanogpt.data.sources", "nanogpt.data.download", "nanogpt.data.outputs"))  # fmt: skip
 CLEAN = Step(
     "dataset.clean", "Clean the text and split it", clean_text,
-    lambda run: {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"})},
-    needs=("dataset.fetch",), code=("nanogpt.data.preprocessing",),
+    lambda run: {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)},
+    needs=("dataset.fetch",), code=("nanogpt.data.preprocessing", "nanogpt.data.decoding"),
 )  # fmt: skip
 CHARACTERS = Step(
     "dataset.characters", "Tokenise into characters", lambda run: tokenise(run, "char"), needs=("dataset.clean",),

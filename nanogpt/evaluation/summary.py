@@ -30,7 +30,7 @@ def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> dic
     for name in ("val", "test"):
         split = open_split(data_folder, name)
         figures[name] = asdict(evaluate(model, split.tokens, model.config.block_size, split.bytes, device))
-    tokenizer = read_manifest(data_folder)["tokenizer"]["name"]
+    tokenizer = read_manifest(data_folder).tokenizer.name
     comparable = tokenizer == "char" and model.config.block_size >= 64
     return {
         **figures, "nanogpt_loss": nanogpt_measure(model, data_folder, device).loss if comparable else None,
