@@ -46,8 +46,8 @@ def measure(text: Path, folder: Path, models: list[str] | None) -> list[dict]:
     """One row a training: predicted and taken."""
     statistics = preprocessing.prepare([text], folder / "text", DataConfig())
     shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
-    alphabet = len(statistics["alphabet"])
-    corpus = forecast.Corpus(statistics["bytes"], statistics["characters"], alphabet, DataConfig().val_fraction,
+    alphabet = len(statistics.alphabet)
+    corpus = forecast.Corpus(statistics.bytes, statistics.characters, alphabet, DataConfig().val_fraction,
                              DataConfig().test_fraction, 1.0)  # fmt: skip
     rows = []
     for name, steps in TRAININGS:

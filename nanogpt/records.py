@@ -10,9 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 T = TypeVar("T")
 
 
-def to_json(record: object) -> Any:
-    """`record`, a dataclass or a pydantic model, as dictionaries, lists and plain values."""
-    return _adapter(type(record)).dump_python(record, mode="json")
+def to_json(record: object, sparse: bool = False) -> Any:
+    """`record`, a dataclass or a pydantic model, as dictionaries, lists and plain values.
+
+    `sparse` leaves out what has its default: a file stays as it was before its record had that field.
+    """
+    return _adapter(type(record)).dump_python(record, mode="json", exclude_defaults=sparse)
 
 
 def from_json(kind: type[T], value: object) -> T:

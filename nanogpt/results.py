@@ -5,7 +5,7 @@ Nothing here imports torch: whoever reads a result, such as the orchestrator of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # ---- the machine (nanogpt.device)
 
@@ -126,6 +126,17 @@ class TextSplit:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Documents whose encoding was detected, or in which bytes were replaced."""
+
+    encoding: str  # Python's name
+    documents: int
+    example: str  # the name of the first
+    confidence: float | None  # the lowest; None where nothing was detected
+    replaced: int  # places with bytes that were no character, each U+FFFD now
+
+
+@dataclass(frozen=True)
 class TextStatistics:
     """What the cleaned text is. `most_frequent` are the twenty commonest characters with their counts."""
 
@@ -141,6 +152,7 @@ class TextStatistics:
     most_frequent: list[tuple[str, int]]
     sha256: str
     splits: dict[str, TextSplit]
+    readings: list[Reading] = field(default_factory=list, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,7 @@ class TokenStatistics:
     bytes_per_token: float
     most_frequent: list[tuple[str, int]]
     longest_token: str
+    unknown: int = field(default=0, kw_only=True)  # characters outside the vocabulary
 
 
 # ---- a training (nanogpt.training)

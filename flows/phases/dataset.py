@@ -12,8 +12,10 @@ from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.data import preprocessing, shards, sources
+from nanogpt.data.decoding import decode
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
+from nanogpt.spelling import path_of, spelled
 
 
 def dataset(run: Run) -> None:
@@ -37,11 +39,12 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
+        encoding=data.encoding,
     )
     alphabet: set[str] = set()
     characters = 0
     for document in fetched.documents:
-        text, _ = preprocessing.decode(document.read_bytes(), document)
+        text = decode(document.read_bytes(), document, data.encoding).text
         alphabet |= set(text)
         characters += len(text)
     source = sources.EMBEDDED if fetched.fallback_reason else data.source
@@ -51,7 +54,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         sha256=fetched.sha256,
         bytes=fetched.bytes,
         documents=len(fetched.documents),
-        files=[str(document) for document in fetched.documents],
+        files=[spelled(document) for document in fetched.documents],
         characters=characters,
         alphabet_size=len(alphabet),
         fallback_reason=fetched.fallback_reason,
@@ -96,7 +99,7 @@ def _from_its_splits(run: Run) -> sources.Fetched | None:
 
 def clean_text(run: Run) -> StepResult[CleanedText]:
     fetched = run.facts(FETCHED)
-    documents = [Path(document) for document in fetched.files]
+    documents = [path_of(document) for document in fetched.files]
     if sources.digest_of(documents) != fetched.sha256:
         raise UserError(
             f"data.source: {run.config.data.source} has changed since it was read first; start again to learn from it "
@@ -104,8 +107,9 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
         )
     folder = run.paths.data / "text"
     statistics = preprocessing.prepare(documents, folder, run.config.data)
-    view = to_json(statistics)
-    facts = from_json(CleanedText, {**view, "alphabet_size": len(view["alphabet"])})
+    for remark in preprocessing.remarks(statistics):
+        run.journal.message(remark)
+    facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in preprocessing.SPLITS]
     return StepResult(facts, [*files, folder / preprocessing.STATISTICS])
 
@@ -119,16 +123,8 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
         run.config.data,
         notify=_recorder_of_downloads(run),
     )
-    view = to_json(manifest)
-    files = [folder / name for name in view["files"]]
-    facts = from_json(
-        Tokenised,
-        {
-            **view["statistics"],
-            "folder": run.paths.relative(folder),
-            "splits": view["splits"],
-        },
-    )
+    files = [folder / name for name in manifest.files]
+    facts = Tokenised(**vars(manifest.statistics), folder=run.paths.relative(folder), splits=manifest.splits)
     return StepResult(facts, [*files, folder / shards.MANIFEST])
 
 
@@ -136,12 +132,18 @@ def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data = run.config.data
-    settings = {"source": data.source, "content": sources.fingerprint(data.source)}
-    return {"data": settings | ({"mirror": data.mirror} if data.source in sources.CATALOGUE else {})}
+    settings = {"source": data.source, "content": sources.fingerprint(data.source), **_encoding_of(run)}
+    return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in sources.CATALOGUE else {})}
+
+
+def _encoding_of(run: Run) -> Json:
+    """data.encoding where a person chose one: runs from before there was a choice are kept."""
+    encoding = run.config.data.encoding
+    return {} if encoding == "auto" else {"encoding": encoding}
 
 
 def _clean_settings(run: Run) -> Json:
-    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"})}
+    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)}
 
 
 def _bpe_kind(run: Run) -> str:
@@ -159,7 +161,12 @@ STEPS: list[AnyStep] = [
         title="Fetch and verify the text",
         work=fetch_text,
         settings=_fetch_settings,
-        code=("nanogpt/data/sources.py", "nanogpt/data/download.py", "nanogpt/data/preprocessing.py"),
+        code=(
+            "nanogpt/data/sources.py",
+            "nanogpt/data/download.py",
+            "nanogpt/data/outputs.py",
+            "nanogpt/data/decoding.py",
+        ),
     ),
     Step(
         key=CLEANED,
@@ -167,7 +174,7 @@ STEPS: list[AnyStep] = [
         work=clean_text,
         settings=_clean_settings,
         needs=("dataset.fetch",),
-        code=("nanogpt/data/preprocessing.py",),
+        code=("nanogpt/data/preprocessing.py", "nanogpt/data/decoding.py"),
     ),
     Step(
         key=CHARACTERS,

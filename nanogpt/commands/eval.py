@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     manifest = shards.verify(arguments.data)
     engine = Engine.from_folder(arguments.folder, chosen_device(arguments.device))
-    if manifest["tokenizer"]["digest"] != engine.tokenizer.digest:
+    if manifest.tokenizer.digest != engine.tokenizer.digest:
         raise UserError(f"{arguments.data}: is tokenised otherwise than what {arguments.folder} was trained on")
     block_size = engine.model.config.block_size
     window = arguments.window or block_size

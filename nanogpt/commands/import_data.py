@@ -24,7 +24,5 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.source, arguments.out, arguments.mirror,
         lambda fault, remedy: print(f"nanogpt: {fault}; {remedy}", file=sys.stderr),
     )  # fmt: skip
-    tokenizer, splits = manifest["tokenizer"], manifest["splits"]
-    told = ", ".join(f"{name} {facts['tokens']:,}" for name, facts in splits.items())
-    print(f"{arguments.out}: {told} tokens of a vocabulary of {tokenizer['vocab_size']:,}; nanoGPT has no test split")
+    print(f"{arguments.out}: {manifest.summary()}; nanoGPT has no test split")
     return 0

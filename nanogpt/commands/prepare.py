@@ -1,10 +1,12 @@
-"""Clean a text, split it into train, val and test, and tokenise it: anew, or as a model to go on from reads it."""
+"""Clean a text, split it into train, val and test, and tokenise it: with a new tokenizer, or with that of a model to
+fine-tune."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from nanogpt.commands.arguments import add_overrides
 from nanogpt.faults import UserError
@@ -21,41 +23,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tokenizer.add_argument(
         "--tokenizer-of", type=Path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
     )
-    add_overrides(parser, example="data.bpe_vocab_size=4096, data.val_fraction=0.1")
+    parser.add_argument(
+        "--allow-unknown", action="store_true", help="even if over 10 %% of SOURCE is outside the vocabulary of FOLDER"
+    )
+    add_overrides(parser, example="data.bpe_vocab_size=4096, data.encoding=cp1251")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the folder, its text in DIR/text, and say what is in it."""
+    """Write the folder, its text in DIR/text, and print what is in it."""
     from nanogpt.config import Config, apply_overrides, validate
     from nanogpt.data import preprocessing, shards, sources
     from nanogpt.data.tokenizer import load_tokenizer
 
-    _check_heeded(arguments.set)
-    values: dict = {}
+    _check_keys(arguments.set)
+    values: dict[str, Any] = {}
     config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
-
-    def warn(fault: str, remedy: str) -> None:
-        print(f"nanogpt: {fault}; {remedy}", file=sys.stderr)
+    normalise = tokenizer.normalise if tokenizer else preprocessing.clean
 
     text = arguments.out / "text"
-    documents = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, warn).documents
-    preprocessing.prepare(documents, text, config)
+    fetched = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
+    if fetched.left_out:
+        _print_note(f"{fetched.left_out:,} folders with output of nanogpt or of tools are left out of the text")
+    for remark in preprocessing.remarks(preprocessing.prepare(fetched.documents, text, config, normalise)):
+        _print_note(remark)
     if tokenizer is not None:
-        manifest = shards.tokenise_with(tokenizer, text, arguments.out)
+        manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn)
     else:
-        manifest = shards.tokenise(text, arguments.tokenizer, arguments.out, config, warn)
-    told = ", ".join(f"{name} {facts['tokens']:,}" for name, facts in manifest["splits"].items())
-    print(f"{arguments.out}: {told} tokens of a vocabulary of {manifest['tokenizer']['vocab_size']:,}")
+        manifest = shards.tokenise(text, arguments.tokenizer, arguments.out, config, _warn)
+    print(f"{arguments.out}: {manifest.summary()}")
     return 0
 
 
-def _check_heeded(overrides: list[str]) -> None:
+def _warn(fault: str, remedy: str) -> None:
+    _print_note(f"{fault}; {remedy}")
+
+
+def _print_note(words: str) -> None:
+    print(f"nanogpt: {words}", file=sys.stderr)
+
+
+def _check_keys(overrides: list[str]) -> None:
     """Raise UserError for a setting that would change nothing here."""
     from nanogpt.config import parse_overrides
 
     for key, _ in parse_overrides(overrides):
         if key in ARGUMENTS:
-            raise UserError(f"--set {key}: is told to prepare by {ARGUMENTS[key]}")
+            raise UserError(f"--set {key}: prepare takes it from {ARGUMENTS[key]}")
         if not key.startswith("data."):
-            raise UserError(f"--set {key}: changes nothing of the data; prepare heeds data.* only")
+            raise UserError(f"--set {key}: changes nothing of the data; prepare takes data.* only")

@@ -1,4 +1,4 @@
-"""Every setting of a configuration, as a part of --help: key, kind, default, what it does."""
+"""Every setting of a configuration, as a part of --help: key, type, default, what it does."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ wrap = partial(wrap_words, break_on_hyphens=False)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Let the parser's --help end with all settings. They are looked up only then: pydantic takes 0.2 s to load."""
-    of_options = parser.format_help
-    parser.format_help = lambda: f"{of_options()}\n{settings_help(shutil.get_terminal_size().columns - 2)}"
+    """End the parser's --help with all settings. They are looked up only then: pydantic takes 0.2 s to load."""
+    options_help = parser.format_help
+
+    def format_help() -> str:
+        return f"{options_help()}\n{settings_help(shutil.get_terminal_size().columns - 2)}"
+
+    parser.format_help = format_help  # type: ignore[method-assign]
 
 
 def settings_help(width: int) -> str:
@@ -35,26 +39,26 @@ def settings_help(width: int) -> str:
         lines += ["", *wrap(f"  {title}", width, subsequent_indent="  ")]
         for name, field in fields.items():
             key = f"    {section}{name} {kind_of(field.annotation)} ({as_yaml(field.get_default())})"
-            told = field.description or ""
+            description = field.description or ""
             if width < WIDE:
-                lines += wrap(f"{key}  {told}", width, subsequent_indent=" " * 8)
+                lines += wrap(f"{key}  {description}", width, subsequent_indent=" " * 8)
             else:
                 indent = f"\n{' ' * COLUMN}"
                 fitted = f"{key:<{COLUMN}}" if len(key) < COLUMN else f"{key}{indent}"
-                lines.append(f"{fitted}{indent.join(wrap(told, width - COLUMN))}")
+                lines.append(f"{fitted}{indent.join(wrap(description, width - COLUMN))}")
     return "\n".join(lines) + "\n"
 
 
 def sections(config: Any) -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
-    """("training.", what the section is, its fields) of each section; at last the settings of the whole."""
-    of_the_whole = {}
+    """("training.", what the section is, its fields) of each section; last, the settings of the whole model."""
+    whole = {}
     for name, field in config.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
             about = " ".join(field.annotation.__doc__.split())
             yield f"{name}.", f"{name}: {about}", field.annotation.model_fields
         else:
-            of_the_whole[name] = field
-    yield "", "of the model as a whole", of_the_whole
+            whole[name] = field
+    yield "", "of the model as a whole", whole
 
 
 def kind_of(annotation: Any) -> str:

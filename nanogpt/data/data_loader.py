@@ -1,15 +1,18 @@
 """Which tokens a step sees: a pure function of (seed, sample index), so that a resumed run needs no saved position.
 
-An epoch cuts the text into windows of block_size, starting at a phase of its own, and shuffles them. Every window
-is seen once before any is seen again, and no two epochs cut at the same places.
+An epoch cuts the text into windows of block_size, beginning at a phase of its own, and shuffles them. Every window is
+seen once before any is seen again, and different epochs cut at different places.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from nanogpt.data.shards import check_fits
+from nanogpt.data.shards import Ids, check_fits
 
 IGNORED = -1  # a target that does not count
 
@@ -17,7 +20,7 @@ IGNORED = -1  # a target that does not count
 class Samples:
     """Endless training samples. Sample i is window `order(epoch)[i % windows_per_epoch]` of epoch i // that."""
 
-    def __init__(self, tokens: np.ndarray, block_size: int, seed: int):
+    def __init__(self, tokens: Ids, block_size: int, seed: int):
         """`tokens` (T,) of any unsigned type, T > block_size. Raises UserError when it is shorter."""
         check_fits(len(tokens), block_size)
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
@@ -26,8 +29,8 @@ class Samples:
         self._phases = min(block_size, len(tokens) - block_size)
         self._epoch, self._starts = -1, np.zeros(0, np.int64)
 
-    def starts(self, epoch: int) -> np.ndarray:
-        """(windows_per_epoch,) int64: where each window of an epoch begins, in the order they are seen."""
+    def starts(self, epoch: int) -> npt.NDArray[np.int64]:
+        """(windows_per_epoch,): where each window of an epoch begins, in the order in which they are seen."""
         if epoch != self._epoch:
             generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             phase = int(generator.integers(self._phases))
@@ -45,8 +48,8 @@ class Samples:
         return torch.from_numpy(block[:, :-1].copy()), torch.from_numpy(block[:, 1:].copy())
 
 
-def windows(tokens: np.ndarray, window: int, batch_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Every token but the first, once, as the target in one of the non-overlapping windows, in order.
+def windows(tokens: Ids, window: int, batch_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Every token but the first, once, as a target in one of the non-overlapping windows, in order.
 
     Yields inputs and targets (at most batch_size, window) int64; a short last window is filled with input 0 and
     target -1.

@@ -1,8 +1,10 @@
 """nanoGPT's data folders as ours: train.bin and val.bin (uint16 ids, no header), and meta.pkl with the characters.
 
-val.bin stays whole, so that losses compare with nanoGPT's. It has no test split, and none is made up: what asks for one
-is told so. Ids keep their meaning, so a ckpt.pt trained on the folder fits the imported data.
+val.bin stays whole, so that losses compare with nanoGPT's. nanoGPT has no test split, and none is made up: asking for
+one is an error. Ids keep their meaning, so a ckpt.pt trained on the folder fits the imported data.
 """
+
+from __future__ import annotations
 
 import io
 import pickle
@@ -11,19 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.data import shards
 from nanogpt.data.download import Notify, say_nothing
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.faults import UserError
+from nanogpt.results import TokenSplit
 
 META = "meta.pkl"
 SPLITS = ("train", "val")
 CONTINUATION = range(0x80, 0xC0)  # bytes of UTF-8 that begin no character
 
 
-def import_folder(source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> dict:
+def import_folder(
+    source: Path, out_folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
+) -> shards.Manifest:
     """Write the data folder `out_folder` from nanoGPT's `source`; returns its manifest.
 
     Without meta.pkl the ids are GPT-2's, as they are for nanoGPT. Raises UserError.
@@ -36,8 +42,8 @@ def import_folder(source: Path, out_folder: Path, mirrors: Sequence[str] = (), n
     return shards.write_folder(out_folder, tokenizer, splits, durable.digest(digests))
 
 
-def _read_ids(path: Path) -> np.ndarray:
-    """(T,) uint16, read from the disk as needed."""
+def _read_ids(path: Path) -> npt.NDArray[np.uint16]:
+    """(T,) ids, read from the disk as needed."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; expected a data folder of nanoGPT (train.bin, val.bin)")
     size = path.stat().st_size
@@ -49,7 +55,7 @@ def _read_ids(path: Path) -> np.ndarray:
     return np.memmap(path, dtype="<u2", mode="r")
 
 
-def _sizes(ids: np.ndarray, tokenizer: Tokenizer, path: Path) -> dict[str, int]:
+def _sizes(ids: npt.NDArray[np.uint16], tokenizer: Tokenizer, path: Path) -> TokenSplit:
     """Tokens of a split, and bytes and characters of its text, from how often each id occurs."""
     counts = shards.count_tokens(ids, tokenizer.vocab_size)
     if len(counts) > tokenizer.vocab_size:
@@ -58,7 +64,7 @@ def _sizes(ids: np.ndarray, tokenizer: Tokenizer, path: Path) -> dict[str, int]:
     pieces = [b"" if index in ends else tokenizer.decode_bytes([index]) for index in range(tokenizer.vocab_size)]
     sizes = np.array([len(piece) for piece in pieces])
     begun = np.array([sum(byte not in CONTINUATION for byte in piece) for piece in pieces])  # characters that begin
-    return {"tokens": len(ids), "bytes": int(counts @ sizes), "characters": int(counts @ begun)}
+    return TokenSplit(tokens=len(ids), bytes=int(counts @ sizes), characters=int(counts @ begun))
 
 
 def _read_tokenizer(path: Path) -> CharTokenizer:
@@ -66,12 +72,17 @@ def _read_tokenizer(path: Path) -> CharTokenizer:
     characters = meta.get("itos") if isinstance(meta, dict) else None
     if not isinstance(characters, dict) or sorted(map(str, characters)) != sorted(map(str, range(len(characters)))):
         raise UserError(f"{path}: expected itos, a character for each id from 0 on")
-    ordered = [characters.get(index) for index in range(len(characters))]
-    if not all(isinstance(character, str) and len(character) == 1 for character in ordered):
+    found = [characters.get(index) for index in range(len(characters))]
+    ordered = [character for character in found if isinstance(character, str) and _is_character(character)]
+    if len(ordered) < len(found):
         raise UserError(f"{path}: its tokens are not single characters")
     if len(set(ordered)) != len(ordered):
         raise UserError(f"{path}: two ids have the same character")
     return CharTokenizer(ordered, closed=True)
+
+
+def _is_character(text: str) -> bool:
+    return len(text) == 1 and not "\ud800" <= text <= "\udfff"  # surrogates, which no text has
 
 
 def _load_plain(path: Path) -> Any:
@@ -85,9 +96,9 @@ def _load_plain(path: Path) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Containers, text and numbers are instructions of a pickle; whatever has to be found by a name could be code."""
+    """Containers, text and numbers are instructions of a pickle; anything found by a name could be code."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(
-            f"names {module}.{name} beside plain values; refused, because loading it may run code"
+            f"names {module}.{name} among plain values; refused, because loading it may run code"
         )

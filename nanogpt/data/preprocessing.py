@@ -1,109 +1,111 @@
-"""From documents to three durable text files: decoded, cleaned, without duplicates, split for good.
+"""From documents to three durable text files: decoded, cleaned, without duplicates, split once and for all.
 
-The split is one rule for one or many documents: all of them joined (several: in the order of their sha256, which
-mixes authors and is the same on every machine), then cut at exact character offsets
+One rule splits one or many documents: all of them joined (several: in the order of their sha256, which mixes authors
+and is the same on every machine), then cut at exact character offsets
     train = [0, int(n * (1 - (val + test)))), and the rest divided between val and test in proportion.
 With the defaults val and test together are the last tenth, nanoGPT's validation split.
 """
 
+from __future__ import annotations
+
 import hashlib
 import re
 import unicodedata
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
+from nanogpt.data import outputs
+from nanogpt.data.decoding import Decoded, decode
 from nanogpt.faults import UserError
+from nanogpt.records import to_json
+from nanogpt.results import Reading, TextSplit, TextStatistics
+from nanogpt.spelling import spelled
 
 SPLITS = ("train", "val", "test")
 STATISTICS = "statistics.json"
 SHORTEST = 1000  # characters: below this no split says anything
 DOCUMENT_SEPARATOR = "\n\n"
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What str.splitlines() takes for the end of a line: form feed, vertical tab, the separators of files, groups, records
+# and units, NEL, and U+2028 and U+2029. Without them, the words before and after would become one.
+_LINE_END = re.compile("\r\n?|[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 _WORD = re.compile(r"\w+")
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
-@dataclass(frozen=True)
-class TextStatistics:
-    """What the cleaned text is. `most_frequent` are the twenty commonest characters with their counts."""
-
-    documents: int
-    duplicates_removed: int
-    encodings: dict[str, int]
-    characters: int
-    bytes: int
-    lines: int
-    words: int
-    distinct_words: int
-    alphabet: str
-    most_frequent: list[tuple[str, int]]
-    sha256: str
-    splits: dict[str, dict[str, int]]  # name -> characters, bytes, first character
-
-
-def prepare(documents: list[Path], folder: Path, config: DataConfig) -> dict:
-    """Write train.txt, val.txt, test.txt and, last, statistics.json into `folder`; return the statistics.
-
-    Raises UserError for a document that is not text and for a text too short to split.
-    """
-    (folder / STATISTICS).unlink(missing_ok=True)
-    texts, encodings = [], {}
-    for path in documents:
-        text, encoding = decode(path.read_bytes(), path)
-        encodings[encoding] = encodings.get(encoding, 0) + 1
-        texts.append(clean(text))
-    kept = distinct(texts)
-    text = DOCUMENT_SEPARATOR.join(kept)
-    offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
-    splits = {}
-    for name, (first, end) in offsets.items():
-        part = text[first:end].encode("utf-8")
-        durable.write_bytes(folder / f"{name}.txt", part)
-        splits[name] = {"characters": end - first, "bytes": len(part), "first_character": first}
-    statistics = asdict(_describe(text, splits, encodings, len(documents), len(texts) - len(kept)))
-    durable.write_json(folder / STATISTICS, statistics)
-    return durable.read_json(folder / STATISTICS)
-
-
-def read_split(folder: Path, split: str) -> str:
-    """The text of one split, exactly as `prepare` wrote it (no newline is translated)."""
-    return (folder / f"{split}.txt").read_bytes().decode("utf-8")
-
-
-def is_binary(head: bytes) -> bool:
-    """Whether the first bytes of a file cannot be text: NUL, or many control characters."""
-    if head.startswith(_UTF16_MARKS):
-        return False
-    controls = sum(head.count(code) for code in (*range(1, 9), *range(14, 27), *range(28, 32)))
-    return b"\0" in head or controls > len(head) // 1000
-
-
-def decode(data: bytes, path: Path) -> tuple[str, str]:
-    """`data` as text and the encoding's name: UTF-8, UTF-16 with a mark, else Windows-1252 (old plain texts).
-
-    Raises UserError naming `path` when it is none of them.
-    """
-    candidates = ("utf-16",) if data.startswith(_UTF16_MARKS) else ("utf-8-sig", "cp1252")
-    if not is_binary(data[: 1 << 20]):
-        for candidate in candidates:
-            try:
-                return data.decode(candidate), candidate.removesuffix("-sig")
-            except UnicodeDecodeError:
-                continue
-    raise UserError(f"data.source: {path} is not text (neither UTF-8, UTF-16 nor Windows-1252)")
 
 
 def clean(text: str) -> str:
     """Unix newlines, Unicode's composed form (NFC), no byte-order mark, no control characters but tab and newline.
 
-    Idempotent, and tiny Shakespeare comes out byte for byte as it went in.
+    Every line end that Unicode knows becomes a newline. Idempotent, and tiny Shakespeare stays byte for byte the same.
     """
-    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _CONTROL.sub("", _LINE_END.sub("\n", text))
     return unicodedata.normalize("NFC", text.lstrip("\ufeff"))
+
+
+def prepare(
+    documents: list[Path], folder: Path, config: DataConfig, normalise: Callable[[str], str] = clean
+) -> TextStatistics:
+    """Write train.txt, val.txt, test.txt and, last, statistics.json into `folder`; return the statistics.
+
+    Raises UserError for a document that is not text and for a text too short to split.
+    """
+    (folder / STATISTICS).unlink(missing_ok=True)
+    texts, encodings = [], dict[str, int]()
+    readings: dict[str, Reading] = {}
+    for path in documents:
+        decoded = decode(path.read_bytes(), path, config.encoding)
+        encodings[decoded.encoding] = encodings.get(decoded.encoding, 0) + 1
+        _note(decoded, path, readings)
+        texts.append(normalise(decoded.text))
+    kept = distinct(texts)
+    text = DOCUMENT_SEPARATOR.join(kept)
+    offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
+    outputs.mark(folder)
+    splits = {}
+    for name, (first, end) in offsets.items():
+        part = text[first:end].encode("utf-8")
+        durable.write_bytes(folder / f"{name}.txt", part)
+        splits[name] = TextSplit(characters=end - first, bytes=len(part), first_character=first)
+    statistics = _describe(
+        text, splits, encodings, len(documents), len(texts) - len(kept), [readings[name] for name in sorted(readings)]
+    )
+    durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))
+    return statistics
+
+
+def _note(decoded: Decoded, path: Path, readings: dict[str, Reading]) -> None:
+    """Add to `readings`, by encoding, a document whose reading is worth a message."""
+    if decoded.confidence is None and not decoded.replaced:
+        return
+    before = readings.get(decoded.encoding, Reading(decoded.encoding, 0, spelled(path.name), None, 0))
+    known = [value for value in (before.confidence, decoded.confidence) if value is not None]
+    readings[decoded.encoding] = replace(
+        before, documents=before.documents + 1, confidence=min(known, default=None),
+        replaced=before.replaced + decoded.replaced,
+    )  # fmt: skip
+
+
+def remarks(statistics: TextStatistics) -> list[str]:
+    """What a person should know of how the documents were read, a line an encoding."""
+    lines = []
+    for reading in statistics.readings:
+        others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
+        line = f"{reading.example}{others}: read as {reading.encoding}"
+        if reading.confidence is not None:
+            line += f", which was detected (confidence {reading.confidence:.0%}; data.encoding names another)"
+        if reading.replaced:
+            line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
+        lines.append(line)
+    return lines
+
+
+def read_split(folder: Path, split: str) -> str:
+    """The text of one split, exactly as `prepare` wrote it (no newline is translated)."""
+    return (folder / f"{split}.txt").read_bytes().decode("utf-8")
 
 
 def distinct(texts: list[str]) -> list[str]:
@@ -134,8 +136,9 @@ def split_offsets(characters: int, val_fraction: float, test_fraction: float) ->
 
 
 def _describe(
-    text: str, splits: dict[str, dict[str, int]], encodings: dict[str, int], documents: int, duplicates: int
-) -> TextStatistics:
+    text: str, splits: dict[str, TextSplit], encodings: dict[str, int], documents: int, duplicates: int,
+    readings: list[Reading],
+) -> TextStatistics:  # fmt: skip
     encoded = text.encode("utf-8")
     codes, counts = np.unique(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32), return_counts=True)
     commonest = np.lexsort((codes, -counts))[:20]
@@ -153,4 +156,5 @@ def _describe(
         most_frequent=[(chr(codes[i]), int(counts[i])) for i in commonest],
         sha256=hashlib.sha256(encoded).hexdigest(),
         splits=splits,
+        readings=readings,
     )

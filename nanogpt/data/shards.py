@@ -1,4 +1,4 @@
-"""Token ids on disk: one binary file a split, each with a header, and a manifest that is written last.
+"""Token ids on disk: one binary file for each split, each with a header, and a manifest that is written last.
 
     out_folder/  train.bin  val.bin  test.bin  tokenizer.json  tokenizer_config.json  statistics.json  manifest.json
 
@@ -6,12 +6,17 @@ A .bin file is a 64-byte header (magic, version, bytes per token, vocabulary siz
 little-endian) and then the ids as uint16, or uint32 when the vocabulary needs it.
 """
 
+from __future__ import annotations
+
 import itertools
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
@@ -20,14 +25,19 @@ from nanogpt.data.download import Notify, say_nothing
 from nanogpt.data.preprocessing import SPLITS
 from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.faults import CorruptFileError, UserError, nearest
+from nanogpt.records import from_json, to_json
+from nanogpt.results import TokenSplit, TokenStatistics
 
 MANIFEST = "manifest.json"
 MAGIC = b"NANOGPT\0"
 VERSION = 1
 KINDS = ("char", "bpe", "gpt2")
 AT_ONCE = 1 << 24  # tokens: what is imported may be larger than the memory
+MOST_UNKNOWN = 0.1  # of the characters, unless a person allows more
 _HEADER = struct.Struct("<8sIIQQ32s")
-_DTYPES = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_DTYPES: dict[int, np.dtype[np.integer[Any]]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+
+Ids = npt.NDArray[np.integer[Any]]  # (T,)
 
 
 @dataclass(frozen=True)
@@ -35,49 +45,103 @@ class Split:
     """One split: `tokens` (T,) is read from the disk as needed; bytes and characters are those of its text."""
 
     name: str
-    tokens: np.ndarray
+    tokens: Ids
     bytes: int
     characters: int
     vocab_size: int
     tokenizer_digest: str
 
 
+@dataclass(frozen=True)
+class TokenizerIdentity:
+    """Data and models with equal digests read the same text as the same ids."""
+
+    name: str
+    vocab_size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data folder holds: manifest.json."""
+
+    version: int
+    source_sha256: str
+    tokenizer: TokenizerIdentity
+    splits: dict[str, TokenSplit]
+    statistics: TokenStatistics
+    files: dict[str, FileDigest]
+
+    def summary(self) -> str:
+        """`train 1,003,854, val 55,770, test 55,770 tokens of a vocabulary of 66`."""
+        tokens = ", ".join(f"{name} {split.tokens:,}" for name, split in self.splits.items())
+        return f"{tokens} tokens of a vocabulary of {self.tokenizer.vocab_size:,}"
+
+
 def tokenise(
-    text_folder: Path,
-    kind: str,
-    out_folder: Path,
-    config: DataConfig,
-    notify: Notify = say_nothing,
-) -> dict:
+    text_folder: Path, kind: str, out_folder: Path, config: DataConfig, notify: Notify = say_nothing
+) -> Manifest:
     """Tokenise what `preprocessing.prepare` wrote into `text_folder`; return the manifest, which is written last.
 
-    The characters are the whole corpus's, so that no split has an unknown one; byte pairs are learned from train
-    alone. Raises UserError for an unknown `kind` and a GPT-2 vocabulary that cannot be had.
+    The alphabet is the whole corpus's, so that no split has an unknown character; byte pairs are learned from train
+    alone. Raises UserError for an unknown `kind` and a GPT-2 vocabulary that cannot be obtained.
     """
     texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
     tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
     return _write_texts(text_folder, texts, tokenizer, out_folder)
 
 
-def tokenise_with(tokenizer: Tokenizer, text_folder: Path, out_folder: Path) -> dict:
-    """tokenise() with a tokenizer that is there, such as that of a model to go on from. Raises UserError."""
+def tokenise_with(
+    tokenizer: Tokenizer,
+    text_folder: Path,
+    out_folder: Path,
+    allow_unknown: bool = False,
+    notify: Notify = say_nothing,
+) -> Manifest:
+    """tokenise() with an existing tokenizer, such as that of a model to fine-tune.
+
+    `notify` gets the share of characters outside its vocabulary. Raises UserError when that is more than MOST_UNKNOWN
+    and not allowed, or when the tokenizer has no token for them.
+    """
     texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
-    return _write_texts(text_folder, texts, tokenizer, out_folder)
+    unknown = tokenizer.unknown_in("".join(texts.values()))
+    if unknown:
+        share = unknown.total() / sum(map(len, texts.values()))
+        commonest = ", ".join(f"{character!r} ({count:,})" for character, count in unknown.most_common(5))
+        found = f"{share:.1%} of the characters are outside the tokenizer's vocabulary, the commonest: {commonest}"
+        if not tokenizer.has_unknown:
+            raise UserError(f"data.source: {found}; it has no token for them")
+        if share > MOST_UNKNOWN and not allow_unknown:
+            raise UserError(f"data.source: {found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
+        notify(found, "each becomes the token for unknown characters, which the model was never trained on")
+    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total())
 
 
-def _write_texts(text_folder: Path, texts: dict[str, str], tokenizer: Tokenizer, out_folder: Path) -> dict:
+def _write_texts(
+    text_folder: Path, texts: dict[str, str], tokenizer: Tokenizer, out_folder: Path, unknown: int = 0
+) -> Manifest:
     """The token files of `texts` and the manifest, which is returned. Raises UserError."""
     splits = {}
     for split, text in texts.items():
         tokens = tokenizer.encode(text)
-        splits[split] = tokens, {"tokens": len(tokens), "bytes": len(text.encode("utf-8")), "characters": len(text)}
+        splits[split] = tokens, TokenSplit(len(tokens), len(text.encode("utf-8")), len(text))
     source_sha256 = durable.read_json(text_folder / preprocessing.STATISTICS)["sha256"]
-    return write_folder(out_folder, tokenizer, splits, source_sha256)
+    return write_folder(out_folder, tokenizer, splits, source_sha256, unknown)
 
 
 def write_folder(
-    folder: Path, tokenizer: Tokenizer, splits: dict[str, tuple[np.ndarray, dict[str, int]]], source_sha256: str
-) -> dict:
+    folder: Path,
+    tokenizer: Tokenizer,
+    splits: Mapping[str, tuple[Ids, TokenSplit]],
+    source_sha256: str,
+    unknown: int = 0,
+) -> Manifest:
     """A data folder of `splits`: name -> ids (T,) and their number of tokens, bytes and characters.
 
     Returns the manifest, which is written last. Raises ValueError for an id outside the vocabulary.
@@ -88,28 +152,24 @@ def write_folder(
     for split, (tokens, _) in splits.items():
         files.append(write_split(folder, split, tokens, tokenizer))
         counts += count_tokens(tokens, tokenizer.vocab_size)
-    sizes = {split: facts for split, (_, facts) in splits.items()}
-    statistics = describe(tokenizer, sizes, counts)
-    durable.write_json(folder / preprocessing.STATISTICS, statistics)
+    sizes = {split: size for split, (_, size) in splits.items()}
+    statistics = describe(tokenizer, sizes, counts, unknown)
+    durable.write_json(folder / preprocessing.STATISTICS, to_json(statistics, sparse=True))
     files.append(folder / preprocessing.STATISTICS)
-    manifest = {
-        "version": VERSION,
-        "source_sha256": source_sha256,
-        "tokenizer": {
-            "name": tokenizer.name,
-            "vocab_size": tokenizer.vocab_size,
-            "digest": tokenizer.digest,
-        },
-        "splits": sizes,
-        "statistics": statistics,
-        "files": {path.name: {"bytes": path.stat().st_size, "sha256": durable.sha256_file(path)} for path in files},
-    }
-    durable.write_json(folder / MANIFEST, manifest)
+    manifest = Manifest(
+        version=VERSION,
+        source_sha256=source_sha256,
+        tokenizer=TokenizerIdentity(tokenizer.name, tokenizer.vocab_size, tokenizer.digest),
+        splits=sizes,
+        statistics=statistics,
+        files={path.name: FileDigest(path.stat().st_size, durable.sha256_file(path)) for path in files},
+    )
+    durable.write_json(folder / MANIFEST, to_json(manifest, sparse=True))
     return manifest
 
 
-def count_tokens(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """How often each id occurs, (vocab_size,) int64, or more when an id is outside of the vocabulary."""
+def count_tokens(tokens: Ids, vocab_size: int) -> npt.NDArray[np.int64]:
+    """How often each id occurs, (vocab_size,), or more when an id is outside the vocabulary."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), AT_ONCE):
         found = np.bincount(tokens[start : start + AT_ONCE], minlength=vocab_size)
@@ -130,14 +190,12 @@ def make_tokenizer(
     raise UserError(f"data.tokenizer: found {kind}, allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
 
 
-def write_split(folder: Path, split: str, tokens: np.ndarray, tokenizer: Tokenizer) -> Path:
+def write_split(folder: Path, split: str, tokens: Ids, tokenizer: Tokenizer) -> Path:
     """Write one split durably and return its path. Raises ValueError for an id outside the vocabulary."""
     if len(tokens) and int(tokens.max()) >= tokenizer.vocab_size:
         raise ValueError(f"{split}: token {int(tokens.max())} is outside the vocabulary of {tokenizer.vocab_size}")
     width = 2 if tokenizer.vocab_size <= 1 << 16 else 4
-    header = _HEADER.pack(
-        MAGIC, VERSION, width, tokenizer.vocab_size, len(tokens), bytes.fromhex(tokenizer.digest)
-    )  # fmt: skip
+    header = _HEADER.pack(MAGIC, VERSION, width, tokenizer.vocab_size, len(tokens), bytes.fromhex(tokenizer.digest))
     path = folder / f"{split}.bin"
     pieces = (tokens[start : start + AT_ONCE] for start in range(0, len(tokens), AT_ONCE))
     durable.write_pieces(path, itertools.chain([header], (piece.astype(_DTYPES[width]).tobytes() for piece in pieces)))
@@ -145,14 +203,14 @@ def write_split(folder: Path, split: str, tokens: np.ndarray, tokenizer: Tokeniz
 
 
 def open_split(folder: Path, split: str) -> Split:
-    """One split, memory-mapped, its header and length checked (its bytes: see `verify`).
+    """One split, memory-mapped, with its header and length checked (for its bytes see `verify`).
 
     Raises UserError when `folder` holds no data, CorruptFileError when header, length and manifest disagree.
     """
     manifest = read_manifest(folder)
     path = Path(folder) / f"{split}.bin"
-    if split not in manifest["splits"] or not path.is_file():
-        raise UserError(f"{path}: there is no such split; it is one of {', '.join(manifest['splits'])}")
+    if split not in manifest.splits or not path.is_file():
+        raise UserError(f"{path}: there is no such split; it is one of {', '.join(manifest.splits)}")
     with open(path, "rb") as file:
         head = file.read(_HEADER.size)
     if len(head) < _HEADER.size:
@@ -163,14 +221,14 @@ def open_split(folder: Path, split: str) -> Split:
     expected, found = _HEADER.size + count * width, path.stat().st_size
     if found != expected:
         raise CorruptFileError(f"{path} has {found:,} bytes where its header says {expected:,}")
-    facts = manifest["splits"][split]
-    if digest.hex() != manifest["tokenizer"]["digest"] or count != facts["tokens"]:
-        raise CorruptFileError(f"{path} and {MANIFEST} beside it were not made together")
+    size = manifest.splits[split]
+    if digest.hex() != manifest.tokenizer.digest or count != size.tokens:
+        raise CorruptFileError(f"{path} and its {MANIFEST} were not made together")
     tokens = np.memmap(path, dtype=_DTYPES[width], mode="r", offset=_HEADER.size, shape=(count,))
-    return Split(split, tokens, facts["bytes"], facts["characters"], vocab_size, digest.hex())
+    return Split(split, tokens, size.bytes, size.characters, vocab_size, digest.hex())
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of a data folder. Raises UserError when there is none, CorruptFileError when it is not JSON."""
     path = Path(folder) / MANIFEST
     if not Path(folder).is_dir():
@@ -178,23 +236,26 @@ def read_manifest(folder: Path) -> dict:
     if not path.is_file():
         raise UserError(f"{folder} is not a data folder (it has no {MANIFEST})")
     try:
-        manifest = durable.read_json(path)
+        content = durable.read_json(path)
     except ValueError as error:
         raise CorruptFileError(f"{path} is not JSON ({error})") from error
-    if not isinstance(manifest, dict) or not {"splits", "tokenizer", "files"} <= manifest.keys():
-        raise UserError(f"{folder} is not a data folder: its {MANIFEST} is of something else, such as a checkpoint")
-    return manifest
+    try:
+        return from_json(Manifest, content)
+    except ValueError:
+        raise UserError(
+            f"{folder} is not a data folder: its {MANIFEST} is of something else, such as a checkpoint"
+        ) from None
 
 
-def verify(folder: Path) -> dict:
+def verify(folder: Path) -> Manifest:
     """Check every byte of a data folder against its manifest, and every id against the vocabulary; the manifest.
 
-    Raises CorruptFileError, UserError. An id beyond the vocabulary ends an embedding: in an IndexError on a CPU, in an
-    assertion that takes the whole process along on CUDA. Looking at them all costs a ninth of the digests (4.5 GB/s
-    against 0.5 on one core).
+    Raises CorruptFileError, UserError. An id beyond the vocabulary ends an embedding: with an IndexError on a CPU, with
+    an assertion that ends the whole process on CUDA. Looking at all ids costs a ninth of the digests (4.5 GB/s against
+    0.5 on one core).
     """
     manifest = read_manifest(folder)
-    for name, facts in manifest["files"].items():
+    for name, expected in manifest.files.items():
         path = Path(folder) / name
         if not path.is_file():
             raise CorruptFileError(f"{path} is missing")
@@ -202,11 +263,11 @@ def verify(folder: Path) -> dict:
             size, sha256 = path.stat().st_size, durable.sha256_file(path)
         except OSError as error:  # a bad block of the disk, or lost permissions: remade as any other damage
             raise CorruptFileError(f"{path} cannot be read ({error.strerror})") from error
-        if size != facts["bytes"]:
-            raise CorruptFileError(f"{path} has {size:,} bytes instead of {facts['bytes']:,}")
-        if sha256 != facts["sha256"]:
+        if size != expected.bytes:
+            raise CorruptFileError(f"{path} has {size:,} bytes instead of {expected.bytes:,}")
+        if sha256 != expected.sha256:
             raise CorruptFileError(f"{path} changed after it was written (sha256 differs)")
-    for split in manifest["splits"]:
+    for split in manifest.splits:
         opened = open_split(folder, split)
         if (highest := int(opened.tokens.max(initial=0))) >= opened.vocab_size:
             raise CorruptFileError(
@@ -215,12 +276,8 @@ def verify(folder: Path) -> dict:
     return manifest
 
 
-def check_fits(data: dict | int, block_size: int) -> None:
-    """Refuse a context that the training text cannot fill once. `data`: a manifest or the number of its tokens.
-
-    Raises UserError.
-    """
-    tokens = data if isinstance(data, int) else data["splits"]["train"]["tokens"]
+def check_fits(tokens: int, block_size: int) -> None:
+    """Raise UserError for a context longer than a training text of `tokens` tokens."""
     if tokens <= block_size:
         raise UserError(
             f"model.block_size: found {block_size}, but the training text has only {tokens:,} tokens; "
@@ -228,19 +285,22 @@ def check_fits(data: dict | int, block_size: int) -> None:
         )
 
 
-def describe(tokenizer: Tokenizer, splits: dict[str, dict[str, int]], counts: np.ndarray) -> dict:
-    """Token statistics over all splits; `counts` (vocab_size,) says how often each token occurs."""
-    tokens = sum(facts["tokens"] for facts in splits.values())
+def describe(
+    tokenizer: Tokenizer, splits: dict[str, TokenSplit], counts: npt.NDArray[np.int64], unknown: int = 0
+) -> TokenStatistics:
+    """Token statistics over all splits; `counts` (vocab_size,) is how often each token occurs."""
+    tokens = sum(split.tokens for split in splits.values())
     used = np.flatnonzero(counts)
     commonest = used[np.lexsort((used, -counts[used]))][:20]
     longest = max(used.tolist(), key=lambda index: (len(tokenizer.decode_bytes([index])), -index))
-    return {
-        "tokenizer": tokenizer.name,
-        "vocab_size": tokenizer.vocab_size,
-        "vocabulary_used": len(used),
-        "tokens": tokens,
-        "tokens_per_split": {name: facts["tokens"] for name, facts in splits.items()},
-        "bytes_per_token": round(sum(facts["bytes"] for facts in splits.values()) / tokens, 4),
-        "most_frequent": [[tokenizer.token(index), int(counts[index])] for index in commonest.tolist()],
-        "longest_token": tokenizer.token(longest),
-    }
+    return TokenStatistics(
+        tokenizer=tokenizer.name,
+        vocab_size=tokenizer.vocab_size,
+        vocabulary_used=len(used),
+        tokens=tokens,
+        tokens_per_split={name: split.tokens for name, split in splits.items()},
+        bytes_per_token=round(sum(split.bytes for split in splits.values()) / tokens, 4),
+        most_frequent=[(tokenizer.token(index), int(counts[index])) for index in commonest.tolist()],
+        longest_token=tokenizer.token(longest),
+        unknown=unknown,
+    )

@@ -1,8 +1,10 @@
 """Where text comes from: a named source of the catalogue, a person's own file or folder, or the embedded corpus.
 
-A download is tried from the mirrors (folders or URLs), then from its public homes, and is only believed when its
-sha256 is right. With none of them, the run takes the documentation that every CPython carries, and says so.
+A download is tried from the mirrors (folders or URLs), then from its public homes, and is used only when its sha256 is
+right. If all of them fail, the run takes the documentation that every CPython carries, and says so.
 """
+
+from __future__ import annotations
 
 import ast
 import hashlib
@@ -12,11 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
 
 from nanogpt import durable
+from nanogpt.data import decoding, outputs
 from nanogpt.data.download import Notify, Part, Patience, Unobtainable, download, say_nothing
-from nanogpt.data.preprocessing import is_binary
 from nanogpt.faults import UserError, nearest
+from nanogpt.spelling import path_of, redacted, spelled
 
 EMBEDDED = "embedded"
 NAMED = 100  # documents
@@ -61,60 +66,79 @@ CATALOGUE = {
 
 
 @dataclass(frozen=True)
+class Found:
+    """A person's own texts, and the folders among them that hold output instead of text."""
+
+    documents: list[Path]
+    left_out: list[Path]
+
+
+@dataclass(frozen=True)
 class Fetched:
-    """Text on this machine. `sha256` is over the documents' bytes in order; `bytes` is their sum."""
+    """Text on this machine. `sha256` is over the documents' bytes in order; `bytes` is their sum.
+
+    `origin` is an address without password, or a path as `spelled` writes it.
+    """
 
     documents: list[Path]
     origin: str
     sha256: str
     bytes: int
     fallback_reason: str | None = None
+    left_out: int = 0  # folders with output instead of text
 
 
-def check_source(source: str, mirrors: Sequence[str] = ()) -> None:
-    """Refuse what cannot be learned from, before any work. Raises UserError; touches no network."""
+def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
+    """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
     for mirror in mirrors:
-        if not _is_url(mirror) and not _own(mirror).is_dir():
+        if not _is_valid_url(mirror) and not own_path(mirror).is_dir():
             raise UserError(
-                f"data.mirror: {mirror} is neither a folder nor a http(s) URL (a name with a comma: in a list)"
+                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
+                "(a name with a comma: in a list)"
             )
     if source not in CATALOGUE and source != EMBEDDED:
         for document in own_documents(source):
-            _check_document(document)
+            _check_document(document, encoding)
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
     """What changes when a person's own file or folder does; the digest or name for named sources.
 
-    Of each document by its name, so that it can be told which one changed; of very many as a whole.
+    A digest for each document by its name, so that a message can name what changed; one digest for very many.
     """
     if source in CATALOGUE:
         return CATALOGUE[source].sha256
     if source == EMBEDDED:
         return EMBEDDED
-    documents, folder = own_documents(source), _own(source)
-    named = {str(path.relative_to(folder)) if path != folder else path.name: digest_of([path]) for path in documents}
+    documents, folder = own_documents(source), own_path(source)
+    named = {
+        spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
+    }
     return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
 
 
 def licence(source: str) -> str | None:
-    """Under which a source may be used; None for a person's own text, of which only they can know."""
+    """The licence of a source; None for a person's own text, whose licence only they know."""
     if source == EMBEDDED:
         return "PSF-2.0 (Python's own documentation)"
     return CATALOGUE[source].licence if source in CATALOGUE else None
 
 
-def fetch(source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> Fetched:
+def fetch(
+    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, encoding: str = "auto"
+) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
-    A person's own documents stay where they are. `notify` is told each fault and its remedy.
+    A person's own documents stay where they are. `notify` gets each fault and its remedy.
     Raises UserError as check_source does, OSError when `folder` cannot be written.
     """
-    check_source(source, mirrors)
+    check_source(source, mirrors, encoding)
+    if source not in CATALOGUE and source != EMBEDDED:
+        found = find_own(source)
+        return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
+    outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
-    if source not in CATALOGUE:
-        return _fetched(own_documents(source), str(_own(source).resolve()))
     try:
         path, origin = obtain(CATALOGUE[source], folder, mirrors, notify)
     except Unobtainable as error:
@@ -125,12 +149,12 @@ def fetch(source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify
 
 
 def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> tuple[Path, str]:
-    """The verified file of `entry` in `folder`, and where its bytes came from (one that was there: its public home).
+    """The verified file of `entry` in `folder`, and where its bytes came from (a file already there: its public home).
 
-    Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. Where another process
-    downloads it and gets nowhere, what needs no download is still tried.
+    Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. If another process is
+    downloading it without progress, mirrors that are folders are still tried.
     """
-    part, patience, failures = Part(folder / entry.file, entry.sha256, entry.bytes), Patience(), []
+    part, patience, failures = Part(folder / entry.file, entry.sha256, entry.bytes), Patience(), list[str]()
     places = [*mirrors, *entry.homes]
     urls = [place for place in places if _is_url(place)]
     with ExitStack() as held:
@@ -147,17 +171,17 @@ def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Noti
                 if _is_url(place):
                     download(address, part, patience, place == urls[-1], notify)
                 else:
-                    _copy(entry, _own(address), part.whole)
-                return part.whole, address
+                    _copy(entry, own_path(address), part.whole)
+                return part.whole, redacted(address) if _is_url(place) else spelled(address)
             except Unobtainable as error:
                 failures.append(str(error))
                 if place is not places[-1]:
                     notify(str(error), "tried the next place")
-    raise Unobtainable(f"{entry.name} could not be had ({'; '.join(failures)})")
+    raise Unobtainable(f"{entry.name} could not be obtained ({'; '.join(failures)})")
 
 
 def _is_whole(part: Part, notify: Notify) -> bool:
-    """Whether the file is there already, and right."""
+    """Whether the file is already there, and right."""
     if not os.path.lexists(part.whole):
         return False
     try:
@@ -165,8 +189,8 @@ def _is_whole(part: Part, notify: Notify) -> bool:
             return True
         problem = "sha256 differs"
     except OSError as error:
-        problem = error.strerror
-    notify(f"{part.whole} is not what it should be ({problem})", "fetched again")
+        problem = str(error.strerror)
+    notify(f"{spelled(part.whole)} is not what it should be ({problem})", "fetched again")
     return False
 
 
@@ -180,11 +204,12 @@ def write_embedded(folder: Path) -> Path:
 def _embedded_pieces() -> Iterator[str]:
     """Python's language reference as `help()` carries it, then each distinct docstring of the top-level library."""
     try:
-        from pydoc_data.topics import topics
+        from pydoc_data import topics
     except ImportError:  # some distributions leave it out
-        topics = {}
-    for name in sorted(topics):
-        yield topics[name].strip()
+        pass
+    else:
+        for name in sorted(topics.topics):
+            yield topics.topics[name].strip()
     seen = set()
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
         if path.name.startswith("_sysconfigdata"):  # differs from build to build
@@ -199,44 +224,84 @@ def _embedded_pieces() -> Iterator[str]:
 
 def own_documents(source: str) -> list[Path]:
     """The files of a source that is a person's own. Raises UserError when there are none."""
-    path = _own(source)
+    return find_own(source).documents
+
+
+def find_own(source: str) -> Found:
+    """The texts of a source that is a person's own, without what this project or a tool wrote. Raises UserError."""
+    path = own_path(source)
     if path.is_file():
-        return [path]
+        _refuse_output(path, path.parent)
+        return Found([path], [])
     if path.is_dir():
-        return _documents_in(path)
+        _refuse_output(path, path)
+        return _texts_in(path)
+    _refuse_unknown(source, path)
+
+
+def _refuse_unknown(source: str, path: Path) -> NoReturn:
     if path.suffix or os.sep in source:
-        raise UserError(f"data.source: there is no file or folder {source}")
+        raise UserError(f"data.source: there is no file or folder {spelled(source)}")
     known = [*CATALOGUE, EMBEDDED]
     raise UserError(
-        f"data.source: {source} is neither a file, a folder, nor one of {', '.join(known)}{nearest(source, known)}"
+        f"data.source: {spelled(source)} is neither a file, a folder, nor one of {', '.join(known)}"
+        f"{nearest(source, known)}"
     )
 
 
-def _documents_in(folder: Path) -> list[Path]:
+def _refuse_output(path: Path, folder: Path) -> None:
+    """Raise UserError for a text or a folder that this project wrote: learned from, test text would be trained on."""
+    written = outputs.marked_parent(folder / "anything")
+    if written is None and outputs.is_written(os.listdir(folder)):
+        written = folder
+    if written is not None:
+        raise UserError(
+            f"data.source: {spelled(path)} is output ({spelled(written)} was written by nanogpt); name the text that "
+            "it was made from"
+        )
+
+
+def _texts_in(folder: Path) -> Found:
     """Every non-empty *.txt and *.md below `folder`, hidden ones left out, in the order of their paths."""
-    documents = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in TEXT_SUFFIXES
-        and path.is_file()
-        and path.stat().st_size
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    documents, left_out = [], []
+    for place, folders, files in os.walk(folder, onerror=_refuse_unreadable):
+        here = Path(place)
+        if here != folder and outputs.is_left_out(here, [*folders, *files]):
+            left_out.append(here)
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        documents += [
+            here / name
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in TEXT_SUFFIXES and _has_bytes(here / name)
+        ]
     if not documents:
-        raise UserError(f"data.source: the folder {folder} holds no text (looked for non-empty *.txt and *.md)")
-    return documents
+        besides = f"; {len(left_out):,} folders with output of nanogpt or of tools are left out" if left_out else ""
+        raise UserError(
+            f"data.source: the folder {spelled(folder)} holds no text (looked for non-empty *.txt and *.md{besides})"
+        )
+    return Found(sorted(documents), sorted(left_out))
 
 
-def _check_document(path: Path) -> None:
+def _has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise UserError(f"data.source: {spelled(error.filename)} cannot be read ({error.strerror})") from error
+
+
+def _check_document(path: Path, encoding: str) -> None:
+    """Look at the first text in a file. Raises UserError when there is none, or what is there is not text."""
     try:
         with open(path, "rb") as file:
-            head = file.read(1 << 16)
+            head = next((piece for piece in iter(lambda: file.read(decoding.HEAD), b"") if piece.strip()), b"")
     except OSError as error:
-        raise UserError(f"data.source: {path} cannot be read ({error.strerror})") from error
-    if not head.strip():
-        raise UserError(f"data.source: {path} is empty")
-    if is_binary(head):
-        raise UserError(f"data.source: {path} is not text (binary bytes in its first {len(head):,})")
+        raise UserError(f"data.source: {spelled(path)} cannot be read ({error.strerror})") from error
+    if not head:
+        raise UserError(f"data.source: {spelled(path)} is empty")
+    decoding.decode(head, path, encoding)
 
 
 def digest_of(documents: list[Path]) -> str:
@@ -244,32 +309,40 @@ def digest_of(documents: list[Path]) -> str:
     try:
         digests = [durable.sha256_file(path) for path in documents]
     except OSError as error:
-        raise UserError(f"data.source: {error.filename} cannot be read ({error.strerror})") from error
+        raise UserError(f"data.source: {spelled(error.filename)} cannot be read ({error.strerror})") from error
     return digests[0] if len(digests) == 1 else durable.digest(digests)
 
 
-def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None) -> Fetched:
+def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None, left_out: int = 0) -> Fetched:
     size = sum(path.stat().st_size for path in documents)
-    return Fetched(documents, origin, digest_of(documents), size, fallback_reason)
+    return Fetched(documents, origin, digest_of(documents), size, fallback_reason, left_out)
 
 
-def _own(place: str) -> Path:
-    """A path that a person wrote; unlike Path.expanduser, a user that does not exist is no error yet."""
-    return Path(os.path.expanduser(place))
+def own_path(place: str) -> Path:
+    """A path as a person or `spelled` wrote it; unlike Path.expanduser, a user that does not exist is no error yet."""
+    path = Path(os.path.expanduser(place))
+    return path if os.path.lexists(path) or "\\" not in place else path_of(str(path))
 
 
 def _is_url(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
+def _is_valid_url(place: str) -> bool:
+    try:
+        return _is_url(place) and bool(urlsplit(place).hostname)
+    except ValueError:
+        return False
+
+
 def _copy(entry: Entry, source: Path, path: Path) -> None:
     if not source.is_file():
-        raise Unobtainable(f"the mirror has no {source}")
+        raise Unobtainable(f"the mirror has no {spelled(source)}")
     try:
         content = source.read_bytes()
     except OSError as error:
-        raise Unobtainable(f"the mirror's {source} cannot be read ({error.strerror})") from error
+        raise Unobtainable(f"the mirror's {spelled(source)} cannot be read ({error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise Unobtainable(f"the mirror's {source} is not {entry.name} (sha256 differs)")
+        raise Unobtainable(f"the mirror's {spelled(source)} is not {entry.name} (sha256 differs)")
     durable.unblock(path)
     durable.write_bytes(path, content)

@@ -1,20 +1,26 @@
 """Text to token ids and back: single characters, or byte pairs.
 
-Byte pairs are trained with `tokenizers` and run by `tiktoken` (6.5 MB/s a thread against 2.4). One file says
-everything: `tokenizer.json` in Hugging Face's format, which transformers, vLLM and llama.cpp open too.
+Byte pairs are trained with `tokenizers` and run by `tiktoken` (6.5 MB/s a thread against 2.4). A tokenizer is one file,
+`tokenizer.json` in Hugging Face's format, which transformers, vLLM and llama.cpp open too.
 """
+
+from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tiktoken
 
 from nanogpt import durable
 from nanogpt.data.download import Notify, Unobtainable, say_nothing
+from nanogpt.data.preprocessing import clean
 from nanogpt.data.sources import Entry, obtain
 from nanogpt.data.vocabulary import GPT2_SIZE
 from nanogpt.faults import CorruptFileError, UserError
@@ -30,32 +36,39 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 PIECE = 1 << 20  # characters
 
 _GPT2_HOME = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
-_GPT2_ABOUT = dict(description="GPT-2's vocabulary", licence="MIT", citation="Radford et al., 2019, openai/gpt-2")
 # A mirror keeps them as tiktoken's own cache does: under the sha1 of their address.
 GPT2_MERGES = Entry(
-    name="the GPT-2 vocabulary (vocab.bpe)", file="gpt2-vocab.bpe",
+    name="the GPT-2 vocabulary (vocab.bpe)",
+    file="gpt2-vocab.bpe",
     # The second: the same merges in Hugging Face's GPT-2; not reached where this was written, the sha256 decides.
     homes=(f"{_GPT2_HOME}/vocab.bpe", "https://huggingface.co/openai-community/gpt2/resolve/main/merges.txt"),
-    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5", bytes=456_318,
-    mirror_file="tiktoken/6d1cbeee0f20b3d9449abfede4726ed8212e3aee", **_GPT2_ABOUT,
-)  # fmt: skip
+    sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    bytes=456_318,
+    description="GPT-2's vocabulary",
+    licence="MIT",
+    citation="Radford et al., 2019, openai/gpt-2",
+    mirror_file="tiktoken/6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+)
+
+Json = dict[str, Any]  # the content of a file in Hugging Face's format
 
 
 class Tokenizer(ABC):
-    """What every tokenizer offers. Equal digests mean: the same ids for the same text."""
+    """What every tokenizer offers. Two with equal digests give the same ids for the same text."""
 
     name: str
     vocab_size: int
     end_of_text: int | None = None
+    has_unknown = True  # a token, or bytes, for characters outside the vocabulary
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Hexadecimal sha256 of all that decides the ids."""
+        """Hexadecimal sha256 of everything that decides the ids."""
 
     @abstractmethod
-    def encode(self, text: str) -> np.ndarray:
-        """(T,) uint32 ids. Special tokens' names inside `text` are plain text."""
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """(T,) ids. The names of special tokens inside `text` are plain text."""
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -66,7 +79,7 @@ class Tokenizer(ABC):
         """One token as a person reads it."""
 
     @abstractmethod
-    def hugging_face(self) -> tuple[dict, dict]:
+    def hugging_face(self) -> tuple[Json, Json]:
         """The contents of tokenizer.json and tokenizer_config.json."""
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -76,6 +89,14 @@ class Tokenizer(ABC):
     def reads(self, text: str) -> bool:
         """Whether encode(text) has ids for all of it; False where an alphabet has only its own text's characters."""
         return True
+
+    def unknown_in(self, text: str) -> Counter[str]:
+        """How often each character of `text` that is outside the vocabulary occurs."""
+        return Counter()
+
+    def normalise(self, text: str) -> str:
+        """`text` as the text that the tokenizer was made for was normalised."""
+        return clean(text)
 
     def save(self, folder: Path) -> list[Path]:
         """Write the tokenizer's files durably; return their paths."""
@@ -90,9 +111,9 @@ class CharTokenizer(Tokenizer):
     name = "char"
 
     def __init__(self, alphabet: Iterable[str], closed: bool = False):
-        """`closed`: as nanoGPT has it, ids in the order given and none for any other character (UserError)."""
+        """`closed`: as in nanoGPT, ids in the order given and none for any other character (UserError)."""
         self.alphabet = "".join(alphabet if closed else sorted(set(alphabet)))
-        self.closed = closed
+        self.closed, self.has_unknown = closed, not closed
         self.unknown = len(self.alphabet)
         self.vocab_size = self.unknown + (not closed)
         self._codes = _code_points(self.alphabet)
@@ -103,14 +124,23 @@ class CharTokenizer(Tokenizer):
     def digest(self) -> str:
         return durable.digest(["char", self.alphabet] + ["closed"] * self.closed)
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
         if not self.reads(text):
             unread = next(character for character in text if character not in self.alphabet)
             raise UserError(f"the tokenizer has no id for the character {unread!r}")
-        return self._ids[np.minimum(_code_points(text), len(self._ids) - 1)]  # beyond the table: its unknown end
+        beyond = len(self._ids) - 1  # the last entry of the table is the unknown id
+        return self._ids[np.minimum(_code_points(text), beyond)]
 
     def reads(self, text: str) -> bool:
         return not self.closed or set(self.alphabet).issuperset(text)
+
+    def unknown_in(self, text: str) -> Counter[str]:
+        outside = set(text).difference(self.alphabet)
+        return Counter(character for character in text if character in outside) if outside else Counter()
+
+    def normalise(self, text: str) -> str:
+        """nanoGPT normalises nothing: what a closed alphabet has stays as it is."""
+        return text if self.closed and self.reads(text) else clean(text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return "".join(map(self.token, ids)).encode("utf-8")
@@ -118,7 +148,7 @@ class CharTokenizer(Tokenizer):
     def token(self, index: int) -> str:
         return self.alphabet[index] if index < self.unknown else UNKNOWN_SHOWN
 
-    def hugging_face(self) -> tuple[dict, dict]:
+    def hugging_face(self) -> tuple[Json, Json]:
         from tokenizers import Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -130,7 +160,7 @@ class CharTokenizer(Tokenizer):
         return json.loads(tokenizer.to_str()), _hf_settings(**special)
 
     @classmethod
-    def from_json(cls, content: dict) -> "CharTokenizer":
+    def from_json(cls, content: Json) -> CharTokenizer:
         """Read what hugging_face() gave. Raises KeyError, ValueError."""
         vocabulary = content["model"]["vocab"]
         characters = sorted(vocabulary, key=vocabulary.__getitem__)
@@ -157,12 +187,10 @@ class BPETokenizer(Tokenizer):
         self._ranks = ranks
         self._bytes = {index: piece for piece, index in ranks.items()}
         self._bytes |= {index: text.encode("utf-8") for text, index in self.special.items()}
-        self._encoding = tiktoken.Encoding(
-            name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special
-        )  # fmt: skip
+        self._encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=self.special)
 
     @classmethod
-    def train(cls, text: str, vocab_size: int) -> "BPETokenizer":
+    def train(cls, text: str, vocab_size: int) -> BPETokenizer:
         """Learn at most `vocab_size` tokens from `text`, the last one the end of a text. Same text, same tokens."""
         from tokenizers import Tokenizer as HuggingFaceTokenizer
         from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -181,8 +209,8 @@ class BPETokenizer(Tokenizer):
         return cls(ranks, {END_OF_TEXT: len(ranks)})
 
     @classmethod
-    def from_json(cls, content: dict) -> "BPETokenizer":
-        """Read a byte-level tokenizer.json, ours or one of the field's (GPT-2, Qwen). Raises KeyError, ValueError."""
+    def from_json(cls, content: Json) -> BPETokenizer:
+        """Read a byte-level tokenizer.json, ours or a published one (GPT-2, Qwen). Raises KeyError, ValueError."""
         special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
         vocabulary = content["model"]["vocab"]
         ranks = {_unprintable(token): index for token, index in vocabulary.items() if token not in special}
@@ -194,7 +222,7 @@ class BPETokenizer(Tokenizer):
         ranks = [piece.hex() for piece in sorted(self._ranks, key=self._ranks.__getitem__)]
         return durable.digest(["bpe", self.pattern, ranks, self.special])
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str) -> npt.NDArray[np.uint32]:
         pieces = [
             self._encoding.encode_to_numpy(text[start : start + PIECE], disallowed_special=())
             for start in range(0, len(text), PIECE)
@@ -207,7 +235,7 @@ class BPETokenizer(Tokenizer):
     def token(self, index: int) -> str:
         return self._bytes.get(index, b"").decode("utf-8", errors="replace")
 
-    def hugging_face(self) -> tuple[dict, dict]:
+    def hugging_face(self) -> tuple[Json, Json]:
         from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
@@ -216,10 +244,9 @@ class BPETokenizer(Tokenizer):
         if self.pattern == GPT2_PATTERN:
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         else:
-            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-                pre_tokenizers.Split(Regex(self.pattern), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ])  # fmt: skip
+            split = pre_tokenizers.Split(Regex(self.pattern), "isolated")
+            to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
         tokenizer.decoder = decoders.ByteLevel()
         specials = sorted(self.special, key=self.special.__getitem__)
         tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in specials])
@@ -227,7 +254,7 @@ class BPETokenizer(Tokenizer):
         return json.loads(tokenizer.to_str()), _hf_settings(**names)
 
     def _merges(self) -> list[tuple[str, str]]:
-        """The pair each token was merged from: what is left of its bytes after all earlier merges."""
+        """The pair that each token was merged from: what is left of its bytes after all earlier merges."""
         merges = []
         for piece in sorted(self._ranks, key=self._ranks.__getitem__):
             if len(piece) > 1:
@@ -256,7 +283,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer saved in `folder`. Raises UserError when there is none, CorruptFileError when it is not one."""
     path = Path(folder) / FILE
     if not path.is_file():
-        raise UserError(f"{path}: there is no tokenizer here")
+        raise UserError(f"{path}: no such file; expected the folder of a tokenizer, a model or data")
     try:
         content = durable.read_json(path)
         if content["model"]["type"] == "WordLevel":
@@ -266,26 +293,26 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise CorruptFileError(f"{path} is not a tokenizer of characters or byte pairs ({error})") from error
 
 
-def _hf_settings(**special: str) -> dict:
+def _hf_settings(**special: str) -> Json:
     return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
 
 
-def _code_points(text: str) -> np.ndarray:
-    """(T,) uint32; a lone surrogate from a terminal is a code point like any other, and unknown."""
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    """(T,); a lone surrogate from a terminal is a code point like any other, and unknown."""
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
 
 
-def _pattern(pre_tokenizer: dict) -> str:
+def _pattern(pre_tokenizer: Json) -> str:
     """The splitting rule of a byte-level tokenizer.json: its own expression, or GPT-2's built into ByteLevel."""
     for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
         if step["type"] == "Split":
-            return step["pattern"]["Regex"]
+            return str(step["pattern"]["Regex"])
         if step["type"] == "ByteLevel" and step.get("use_regex", True):
             return GPT2_PATTERN
     raise ValueError("its splitting rule is unknown")
 
 
-def _merge(piece: bytes, ranks: dict[bytes, int], limit: int) -> Sequence[bytes]:
+def _merge(piece: bytes, ranks: Mapping[bytes, int], limit: int) -> Sequence[bytes]:
     """`piece` after all merges of rank below `limit`, lowest rank first, leftmost first (Sennrich et al. 2016)."""
     parts = [piece[i : i + 1] for i in range(len(piece))]
     while len(parts) > 1:
@@ -299,8 +326,7 @@ def _merge(piece: bytes, ranks: dict[bytes, int], limit: int) -> Sequence[bytes]
 # GPT-2's printable stand-ins for the 256 bytes: printable Latin-1 stands for itself, the rest for U+0100 onwards.
 _SELF = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _BYTE_ORDER = _SELF + [byte for byte in range(256) if byte not in _SELF]
-_STAND_IN = {byte: chr(byte if index < len(_SELF) else 256 + index - len(_SELF))
-             for index, byte in enumerate(_BYTE_ORDER)}  # fmt: skip
+_STAND_IN = {byte: chr(byte if byte in _SELF else 256 + at - len(_SELF)) for at, byte in enumerate(_BYTE_ORDER)}
 _BYTE_OF = {character: byte for byte, character in _STAND_IN.items()}
 
 

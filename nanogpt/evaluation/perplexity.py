@@ -65,7 +65,7 @@ def nanogpt_measure(model: torch.nn.Module, data_folder: Path, device: str = "cp
     With the default fractions that tenth is our val and test together. nanoGPT draws 200 random batches from it;
     this covers it whole. Raises UserError for a data folder that is not of characters.
     """
-    kind = read_manifest(data_folder)["tokenizer"]["name"]
+    kind = read_manifest(data_folder).tokenizer.name
     if kind != "char":
         raise UserError(f"{data_folder}: nanoGPT's measure is of characters, this data is of {kind} tokens")
     held_out = [open_split(data_folder, split) for split in ("val", "test")]

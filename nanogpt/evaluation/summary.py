@@ -31,7 +31,7 @@ def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> Mod
         split = open_split(data_folder, name)
         return evaluate(model, split.tokens, block_size, split.bytes, device)
 
-    tokenizer = read_manifest(data_folder)["tokenizer"]["name"]
+    tokenizer = read_manifest(data_folder).tokenizer.name
     comparable = tokenizer == "char" and block_size >= NANOGPT_WINDOW
     return ModelFigures(
         val=on("val"),

@@ -16,6 +16,7 @@ from nanogpt.export import adapters, huggingface
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
+from nanogpt.results import TokenSplit
 from nanogpt.training.initial_weights import config_with_shape_of, put_initial_weights
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import train
@@ -168,7 +169,7 @@ def test_data_with_an_alphabet_of_its_own_is_trained_on_and_sampled(tmp_path):
     """Four letters and no new line, which samples otherwise begin with."""
     tokenizer = CharTokenizer("ACGT", closed=True)
     ids = np.random.default_rng(0).integers(0, 4, 2000)
-    sizes = {"tokens": 2000, "bytes": 2000, "characters": 2000}
+    sizes = TokenSplit(tokens=2000, bytes=2000, characters=2000)
     shards.write_folder(tmp_path / "data", tokenizer, {name: (ids, sizes) for name in ("train", "val")}, "0" * 64)
     config = tiny(max_iters=4, eval_interval=2, sample_interval=4)
     train(config, tmp_path / "data", tmp_path / "model")

@@ -91,8 +91,8 @@ class Harmful:
 @pytest.mark.parametrize(
     "meta, told",
     [
-        (pickle.dumps({"itos": {0: "a"}, "x": Harmful()}), r"names (posix|nt)\.system beside plain values; refused"),
-        (pickle.dumps(Path("x")), r"names pathlib\S* beside plain values; refused"),
+        (pickle.dumps({"itos": {0: "a"}, "x": Harmful()}), r"names (posix|nt)\.system among plain values; refused"),
+        (pickle.dumps(Path("x")), r"names pathlib\S* among plain values; refused"),
         (b"", "is not a whole pickle"),
         (b"\x80\x04garbage", "meta.pkl: "),
         (pickle.dumps([1, 2]), "expected itos"),

@@ -19,8 +19,8 @@ def text(tmp_path):
 def test_characters_by_default(text, tmp_path, capsys):
     assert cli.main(["prepare", text, "--out", str(tmp_path / "data")]) == 0
     manifest = shards.verify(tmp_path / "data")
-    assert manifest["tokenizer"]["vocab_size"] == len(set(TEXT)) + 1
-    assert {name: facts["characters"] for name, facts in manifest["splits"].items()} == {
+    assert manifest.tokenizer.vocab_size == len(set(TEXT)) + 1
+    assert {name: split.characters for name, split in manifest.splits.items()} == {
         "train": int(len(TEXT) * 0.9), "val": 96, "test": 96,
     }  # fmt: skip
     assert "train 1,728, val 96, test 96 tokens of a vocabulary of 14" in capsys.readouterr().out
@@ -30,8 +30,8 @@ def test_byte_pairs_and_other_shares(text, tmp_path):
     words = ["--tokenizer", "bpe", "--set", "data.bpe_vocab_size=260", "--set", "data.test_fraction=0.2"]
     assert cli.main(["prepare", text, "--out", str(tmp_path / "data"), *words]) == 0
     manifest = shards.verify(tmp_path / "data")
-    assert manifest["tokenizer"]["name"] == "bpe"
-    assert manifest["splits"]["test"]["characters"] == int(len(TEXT) * 0.2)
+    assert manifest.tokenizer.name == "bpe"
+    assert manifest.splits["test"].characters == int(len(TEXT) * 0.2)
 
 
 def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tmp_path):
@@ -49,10 +49,10 @@ def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tm
     "words, told",
     [
         (["absent.txt"], "absent.txt"),
-        (["TEXT", "--tokenizer-of", "absent"], "there is no tokenizer here"),
+        (["TEXT", "--tokenizer-of", "absent"], "tokenizer.json: no such file"),
         (["TEXT", "--set", "data.val_fraction=2"], "--set data.val_fraction: found 2"),
         (["TEXT", "--tokenizer", "bpe", "--set", "data.bpe_vocab_size=3"], "--set data.bpe_vocab_size: found 3"),
-        (["TEXT", "--set", "data.tokenizer=bpe"], "--set data.tokenizer: is told to prepare by --tokenizer"),
+        (["TEXT", "--set", "data.tokenizer=bpe"], "--set data.tokenizer: prepare takes it from --tokenizer"),
         (["TEXT", "--set", "training.seed=3"], "--set training.seed: changes nothing of the data"),
     ],
 )

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data.preprocessing import clean, decode, prepare, read_split, split_offsets
+from nanogpt.data.preprocessing import clean, prepare, read_split, remarks, split_offsets
 from nanogpt.faults import UserError
+from nanogpt.records import from_json
+from nanogpt.results import Reading, TextStatistics
 
 pytestmark = pytest.mark.fast
 LINES = "".join(f"Line {number}: to be, or not to be.\n" for number in range(200))
@@ -32,19 +34,47 @@ def test_tiny_shakespeare_stays_byte_identical_and_splits_like_nanogpt(tmp_path,
     statistics = prepare([source], tmp_path, DataConfig())
     assert whole(tmp_path).encode() == source.read_bytes()
     assert len(read_split(tmp_path, "train")) == int(1_115_394 * 0.9)
-    assert statistics["characters"] == statistics["bytes"] == 1_115_394
-    assert len(statistics["alphabet"]) == 65 and statistics["lines"] == 40_000
-    assert statistics["most_frequent"][0] == [" ", 169_892]
+    assert statistics.characters == statistics.bytes == 1_115_394
+    assert len(statistics.alphabet) == 65 and statistics.lines == 40_000
+    assert statistics.most_frequent[0] == (" ", 169_892)
+
+
+def test_the_file_of_a_plain_text_has_no_word_of_how_it_was_read(tmp_path):
+    statistics = prepare(written(tmp_path, LINES), tmp_path / "out", DataConfig())
+    assert "readings" not in durable.read_json(tmp_path / "out" / "statistics.json") and remarks(statistics) == []
+
+
+RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n" * 20
+
+
+def test_what_was_detected_and_replaced_is_counted_and_said(tmp_path):
+    texts = [LINES, RUSSIAN.encode("cp1251"), (RUSSIAN + "Ещё.\n").encode("cp1251"), "Café. ".encode() * 200 + b"\xff"]
+    statistics = prepare(written(tmp_path, *texts), tmp_path / "out", DataConfig())
+    assert statistics.encodings == {"utf-8": 2, "cp1251": 2}
+    russian, french = statistics.readings
+    assert russian.confidence is not None and 0.9 < russian.confidence <= 1
+    assert (russian.documents, russian.example, russian.replaced) == (2, "document1.txt", 0)
+    assert french == Reading("utf-8", 1, "document3.txt", None, 1)
+    assert "Ещё" in whole(tmp_path / "out") and whole(tmp_path / "out").count("\ufffd") == 1
+    first, second = remarks(statistics)
+    assert first.startswith("document1.txt and 1 more: read as cp1251, which was detected (confidence")
+    assert second == "document3.txt: read as utf-8; 1 damaged place is U+FFFD now"
+    assert statistics == from_json(TextStatistics, durable.read_json(tmp_path / "out" / "statistics.json"))
+
+
+@pytest.mark.parametrize("end", ["\f", "\v", "\x1c", "\x1d", "\x1e", "\x1f", "\x85", "\u2028", "\u2029", "\r", "\r\n"])
+def test_every_end_of_a_line_separates_words(end):
+    assert clean(f"page one{end}page two") == "page one\npage two"
 
 
 def test_statistics_are_those_of_the_text(tmp_path):
     text = LINES + "Ünïcode ✓"
     statistics = prepare(written(tmp_path, text), tmp_path / "out", DataConfig())
-    assert statistics == durable.read_json(tmp_path / "out" / "statistics.json")
-    assert statistics["characters"] == len(text) and statistics["bytes"] == len(text.encode())
-    assert statistics["alphabet"] == "".join(sorted(set(text)))
-    assert dict(map(tuple, statistics["most_frequent"]))["o"] == text.count("o")
-    assert sum(split["bytes"] for split in statistics["splits"].values()) == len(text.encode())
+    assert statistics == from_json(TextStatistics, durable.read_json(tmp_path / "out" / "statistics.json"))
+    assert statistics.characters == len(text) and statistics.bytes == len(text.encode())
+    assert statistics.alphabet == "".join(sorted(set(text)))
+    assert dict(statistics.most_frequent)["o"] == text.count("o")
+    assert sum(split.bytes for split in statistics.splits.values()) == len(text.encode())
 
 
 def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
@@ -53,7 +83,7 @@ def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
     for name, texts in (("a", (one, other, one)), ("b", (other, one, other))):
         (tmp_path / name).mkdir()
         statistics = prepare(written(tmp_path / name, *texts), tmp_path / name / "out", DataConfig())
-        assert statistics["duplicates_removed"] == 1
+        assert statistics.duplicates_removed == 1
         folders.append(tmp_path / name / "out")
     assert whole(folders[0]) == whole(folders[1])
 
@@ -74,20 +104,6 @@ def test_cleaning_is_idempotent_and_composed(text):
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("\n\t")))
 def test_plain_text_is_left_alone(text):
     assert clean(text) == text
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_the_encodings_people_have(tmp_path, encoding):
-    text = "Café – “naïve”\r\n" * 50
-    decoded, _ = decode(text.encode(encoding), tmp_path)
-    assert clean(decoded) == text.replace("\r\n", "\n")
-
-
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", bytes(range(1, 32)) * 9, b"fine\x81" * 40,
-                                  "half a character".encode("utf-16")[:-1]])  # fmt: skip
-def test_binary_is_refused_by_name(tmp_path, data):
-    with pytest.raises(UserError, match=r"photo\.txt is not text"):
-        decode(data, tmp_path / "photo.txt")
 
 
 @given(

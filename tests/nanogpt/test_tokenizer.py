@@ -114,7 +114,7 @@ def test_gpt2_is_gpt2(tmp_path, shared_data, monkeypatch):
 
 
 def test_no_tokenizer_and_a_damaged_one(tmp_path):
-    with pytest.raises(UserError, match="no tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         load_tokenizer(tmp_path)
     without_rule = '{"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": null}'
     for content in ('{"model": {"type": "BPE"}}', without_rule, "[]"):
