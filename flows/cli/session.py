@@ -18,6 +18,7 @@ from flows.machine.disk import Unwritable
 from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.units import duration
 
 STOPPED = 130
 
@@ -82,7 +83,7 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     _quiet_environment()
     run.begin()
     labels = [f"{number} {name.capitalize()}" for number, name in enumerate(PHASES, 1)]
-    terminal = Terminal(Console(), labels, _heading(run), lambda: run.clock.left, run.log.write)
+    terminal = Terminal(Console(), labels, _heading(run), run.clock, run.log.write)
     run.display = OnTerminal(PlainDisplay(), terminal, run.log.write)
     run.watchdog = Watchdog(run.log.write)
     with hangup.heeded(run.config.on_hangup, run.hung_up):
@@ -143,7 +144,8 @@ def _nothing_to_do(run: Run) -> bool:
 
 
 def _heading(run: Run) -> str:
-    return f"nanogpt-autopilot  run {run.options.run}  budget {run.config.budget / 60:.0f} min"
+    budget = duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
+    return f"nanogpt-autopilot  run {run.options.run}  budget {budget}"
 
 
 def _quiet_environment() -> None:

@@ -32,7 +32,9 @@ def configuration(run: Run) -> None:
     if FETCH.name not in run.finished_steps:  # begun beside phase 2; if it failed there, here is another try
         run.do(FETCH)
     run.do(MEASURE)
-    ladder = run.do(PLAN)["ladder"]
+    plan = run.do(PLAN)
+    _show_forecast(run, plan)
+    ladder = plan["ladder"]
     run.milestone(
         "configuration", f"plan: {', then '.join(rung['name'] for rung in ladder)}",
         "\n".join(f"{rung['name']}: {rung['max_iters']:,} steps, about {rung['seconds']:.0f} s" for rung in ladder),
@@ -44,7 +46,11 @@ def plan_again(run: Run) -> None:
     """In the middle of the training: a ladder without what did not fit, for the time that is left."""
     run.do(MEASURE)
     run.worker.close()
-    run.do(PLAN)
+    _show_forecast(run, run.do(PLAN))
+
+
+def _show_forecast(run: Run, plan: dict) -> None:
+    run.display.forecast({f"{row['number']} {row['title']}": row["planned_seconds"] for row in plan["phases"]})
 
 
 def measure_speed(run: Run) -> Outcome:

@@ -33,7 +33,10 @@ class Progress:
     ):  # fmt: skip
         self.run, self.config, self.folder, self.mended, self.trains = run, config, folder, mended, trains
         self.heartbeat: dict = {}
-        self.names = run.rung_names()
+        ladder = run.ledger.facts("configuration.plan").get("ladder", [])
+        self.names = [rung["name"] for rung in ladder]
+        place = self.names.index(config.name) if config.name in self.names else len(ladder)
+        self.seconds_after = sum(rung["seconds"] for rung in ladder[place + 1 :])
         self.began, self.first_step = time.monotonic(), saved_step(folder)
         self.drawn = self.noted = self.began
         self.events_read = _size(folder / "events.jsonl")
@@ -59,6 +62,7 @@ class Progress:
             name, self.step, beat.get("max_iters", 1), position=self.names.index(name) + 1 if name in self.names else 1,
             models=max(1, len(self.names)), loss=beat.get("loss"), val_loss=beat.get("val_loss"),
             tokens_per_second=beat.get("tokens_per_second"), seconds_left=beat.get("eta_seconds"),
+            seconds_after=self.seconds_after,
             memory_bytes=beat.get("memory_bytes"), activity=beat.get("activity") or "training",
         )  # fmt: skip
 
