@@ -87,8 +87,7 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     _quiet_environment()
     run.session.begin()
     labels = [record.label for record in run.phase_runner.records]
-    heading = f"nanogpt-autopilot  run {run.options.run}  budget {duration(run.config.budget)}"
-    terminal = Terminal(Console(), labels, heading, lambda: run.clock.left, run.journal.log)
+    terminal = Terminal(Console(), labels, _heading(run), run.clock, run.journal.log)
     run.journal.display = OnTerminal(PlainDisplay(), terminal, run.journal.log)
     run.watchdog.start()
     with hangup.handle_hangup(run.config.on_hangup, lambda: _record_hangup(run)):
@@ -143,6 +142,11 @@ def _record_hangup(run: Run) -> None:
     """The terminal was closed, and the run continues without it."""
     step, evidence = run.phase_runner.running(), "the terminal was closed (SIGHUP)"
     run.journal.record(step, "hangup", evidence, "continued without it", "nothing was lost")
+
+
+def _heading(run: Run) -> str:
+    budget = duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
+    return f"nanogpt-autopilot  run {run.options.run}  budget {budget}"
 
 
 def _quiet_environment() -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,8 @@ class PlainDisplay:
         self.scope.background.append(step)
         threading.Thread(target=work, name=title, daemon=True).start()
         return step
+
+    def forecast(self, planned: Mapping[str, float]) -> None: ...
 
     def progress(self, progress: TrainingProgress) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a person sees of a running run: a live table of the phases on a terminal, one line an event in a pipe.
+"""What a person sees of a run: a live table of the phases on a terminal, one line an event in a pipe.
 
 One thread alone, the painter, prints. Everybody else changes the state under a lock that is never held while anything
 is printed, or puts a line into a queue: a terminal that is slow, or stopped by Ctrl-S, holds up nobody.
@@ -9,16 +9,17 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TextIO
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.control import Control
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from flows.display.live_table import Budget, Phase, Picture, State
 from flows.display.protocol import (
     BackgroundStep,
     Display,
@@ -29,125 +30,115 @@ from flows.display.protocol import (
     T,
     TrainingProgress,
     one_line,
+    printable,
 )
 from nanogpt.units import duration
 
-WAITING, RUNNING, DONE, KEPT, FAILED, STOPPED = "waiting", "running", "done", "kept", "failed", "stopped"
-MARKS = {WAITING: "·", RUNNING: "▶", DONE: "✓", KEPT: "✓", FAILED: "✗", STOPPED: "‖"}
-ASCII_MARKS = {WAITING: ".", RUNNING: ">", DONE: "+", KEPT: "+", FAILED: "x", STOPPED: "-"}
-STYLES = {WAITING: "dim", RUNNING: "bold cyan", DONE: "green", KEPT: "blue", FAILED: "bold red", STOPPED: "yellow"}
-LEVEL_STYLES = {"warning": "yellow", "error": "red"}
+LEVEL_STYLES = {"info": "", "warning": "yellow", "error": "red"}
 SECONDS_BETWEEN_REFRESHES = 0.5  # the cores are for training
 CLOSING_SECONDS = 5.0  # for a terminal that takes nothing more
 PIPED_PROGRESS_SECONDS = 30.0
-
-
-@dataclass
-class _Phase:
-    label: str
-    state: str = WAITING
-    began: float = 0.0
-    seconds: float = 0.0
-    steps: int = 0
-    kept: int = 0
-    running: dict[str, float] = field(default_factory=dict)  # title of a step -> when it began
-    failure: str = ""
+RECENT_LINES = 200  # printed again when the terminal changes its size
 
 
 class Terminal:
-    """Shows phases and steps on `console`. `labels` are the phases to come; `time_left` gives seconds of the budget.
+    """Shows phases and steps on `console`. `labels` are the phases to come; `budget` is the run's clock.
 
     Every method may be called from any thread, and returns at once. What cannot be shown is written to `log`, once.
     """
 
     def __init__(
-        self, console: Console, labels: Sequence[str], heading: str, time_left: Callable[[], float] | None = None,
+        self, console: Console, labels: Sequence[str], heading: str, budget: Budget | None = None,
         log: Log = lambda line: None,
     ) -> None:  # fmt: skip
         self._console = console
         self._log = log
-        self._heading = heading
-        self._time_left = time_left
-        self._began = time.monotonic()
-        self._phases = {label: _Phase(label) for label in labels}
-        self._current: _Phase | None = None
-        self._progress = ""
-        self._progress_printed = 0.0
+        self._picture = Picture(heading, {label: Phase(label) for label in labels}, budget, console.encoding)
+        self._current: Phase | None = None
+        self._progress_printed = -PIPED_PROGRESS_SECONDS
         self._has_failed = False
         self._printed = 0  # how often lines were printed
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # of the picture
         self._lines: queue.SimpleQueue[Text | None] = queue.SimpleQueue()  # None: nothing more comes
-        self._marks = MARKS if console.encoding.lower().startswith("utf") else ASCII_MARKS
-        is_live = console.is_terminal and not console.is_dumb_terminal
+        self._recent: deque[Text] = deque(maxlen=RECENT_LINES)
         self._live: Live | None = None
         self._strays: list[_Stray] = []
-        if is_live:
+        if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(self, console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             self._streams = sys.stdout, sys.stderr
-            self._strays = [_Stray(stream, self._lines.put) for stream in self._streams]
+            self._strays = [_Stray(stream, self._put) for stream in self._streams]
             sys.stdout, sys.stderr = self._strays
         self._painter = threading.Thread(target=self._paint, name="terminal", daemon=True)
         self._painter.start()
 
     def phase_started(self, label: str) -> None:
         with self._lock:
-            phase = self._phases.setdefault(label, _Phase(label))
-            phase.state, phase.began = RUNNING, time.monotonic()
+            phase = self._picture.phases.setdefault(label, Phase(label))
+            phase.state, phase.began = State.RUNNING, time.monotonic()
             self._current = phase
-            self._line(label)
+        self._event(label)
 
     def phase_finished(self, label: str, failure: str | None = None, stopped: bool = False) -> None:
         """The phase has ended: with `failure` ("failed: cause"), stopped by a person, or well."""
         with self._lock:
-            phase = self._phases[label]
-            phase.seconds = time.monotonic() - phase.began
-            phase.failure = failure or ""
+            phase = self._picture.phases[label]
+            phase.seconds, phase.failure = phase.elapsed, failure or ""
             all_kept = phase.steps > 0 and phase.kept == phase.steps
-            phase.state = STOPPED if stopped else FAILED if failure else KEPT if all_kept else DONE
+            well = State.KEPT if all_kept else State.DONE
+            phase.state = State.STOPPED if stopped else State.FAILED if failure else well
             phase.running.clear()
-            self._progress = ""
-            done = f"done in {duration(phase.seconds)}" if phase.state == DONE else ""
-            self._line(f"{label}: {', '.join(filter(None, [done, self._outcome(phase)]))}")
+            self._picture.progress = None
+            done = f"done in {duration(phase.seconds)}" if phase.state is State.DONE else ""
+            outcome = ", ".join(filter(None, [done, phase.outcome()]))
+        self._event(f"{label}: {outcome}")
 
     def step_started(self, title: str) -> None:
         with self._lock:
-            self._of_step().running[title] = time.monotonic()
-            self._of_step().steps += 1
-            self._line(f"  {title} ...")
+            phase = self._phase_of_steps()
+            phase.running[title] = time.monotonic()
+            phase.steps += 1
+        self._event(f"  {title} ...")
 
     def step_ended(self, title: str, how: str) -> None:
         with self._lock:
-            for phase in self._phases.values():  # a background step may outlive its phase
+            for phase in self._picture.phases.values():  # a background step may outlive its phase
                 if phase.running.pop(title, None) is not None:
                     break
-            self._progress = ""
-            self._line(f"  {title}: {how}")
+            self._picture.progress = None
+        self._event(f"  {title}: {how}")
 
     def step_kept(self, title: str, reason: str) -> None:
         with self._lock:
-            self._of_step().steps += 1
-            self._of_step().kept += 1
-            self._line(f"  {title}: kept ({reason})")
+            phase = self._phase_of_steps()
+            phase.steps += 1
+            phase.kept += 1
+        self._event(f"  {title}: kept ({reason})")
 
-    def progress(self, text: str) -> None:
-        """The latest line of the running step; piped, one every half minute."""
+    def forecast(self, planned: Mapping[str, float]) -> None:
         with self._lock:
-            self._progress = text
-            if time.monotonic() - self._progress_printed >= PIPED_PROGRESS_SECONDS:
-                self._progress_printed = time.monotonic()
-                self._line(f"    {text}")
+            self._picture.planned = dict(planned)
 
-    def message(self, text: str, level: str = "info") -> None:
-        prefix = "" if level == "info" else f"{level}: "
+    def progress(self, progress: TrainingProgress) -> None:
+        """The newest of the running step; piped, a line every half minute."""
+        with self._lock:
+            self._picture.show_progress(progress)
+        if time.monotonic() - self._progress_printed >= PIPED_PROGRESS_SECONDS:
+            self._progress_printed = time.monotonic()
+            self._event(f"    {progress.line()}")
+
+    def message(self, text: str, level: Level = "info") -> None:
+        text = text if level == "info" else f"{level}: {text}"
         if self._live:
-            self._lines.put(Text(f"{prefix}{text}", style=LEVEL_STYLES.get(level, "")))
+            self._put(text, LEVEL_STYLES[level])
         else:
-            self._line(f"{prefix}{text}")
+            self._event(text)
 
     def close(self) -> None:
         """Leave the last picture standing and give the terminal back."""
         for stray in self._strays:
             stray.end_line()
+        with self._lock:
+            self._picture.is_over = True
         self._lines.put(None)
         before = -1
         while self._painter.is_alive() and self._printed != before:
@@ -156,32 +147,59 @@ class Terminal:
         if self._live:
             sys.stdout, sys.stderr = self._streams
 
-    def _of_step(self) -> _Phase:
+    def _phase_of_steps(self) -> Phase:
         """The phase that a step belongs to; a step before the first phase gets a nameless one."""
-        return self._current or _Phase("")
+        return self._current or Phase("")
 
-    def _line(self, text: str) -> None:
-        """One event in a pipe; the live table shows it by itself."""
+    def _event(self, text: str) -> None:
+        """A line in a pipe; the live table shows the event by itself."""
         if self._live is None:
-            at = time.strftime("%H:%M:%S")
-            self._lines.put(Text(f"{at} {' ' * (len(text) - len(text.lstrip()))}{one_line(text)}"))
+            indent = " " * (len(text) - len(text.lstrip()))
+            self._put(f"{time.strftime('%H:%M:%S')} {indent}{one_line(text)}")
+
+    def _put(self, line: str, style: str = "") -> None:
+        self._lines.put(Text(printable(line, self._console.encoding), style))
 
     # ------------------------------------------------------------------------------------------ the painter
 
     def _paint(self) -> None:
         """Print what is in the queue, and draw the table anew, until the end."""
         if self._live:
-            self._try(self._live.start)
-        is_open = True
+            self._try(self._start)
+        size, is_open = self._console.size, True
         while is_open:
             lines, is_open = self._next_lines()
+            if self._live and size != (size := self._console.size):
+                self._try(self._start_over)
             if lines:
-                self._try(partial(self._console.print, Text("\n").join(lines), soft_wrap=self._live is None))
+                self._try(partial(self._print, lines))
                 self._printed += 1
             if self._live:
                 self._try(self._live.refresh)
         if self._live:
             self._try(self._live.stop)
+
+    def _start(self) -> None:
+        if self._live:
+            self._live.start()
+            self._console.show_cursor(True)  # rich hides it: a run that is killed would leave the terminal without one
+
+    def _print(self, lines: list[Text]) -> None:
+        self._recent.extend(lines)
+        self._console.print(Text("\n").join(lines), soft_wrap=self._live is None)
+
+    def _start_over(self) -> None:
+        """Clear the screen and print the latest lines: terminals differ in what a change of size does to the old."""
+        columns, rows = self._console.size
+        free, latest = rows - len(self._picture_lines()) - 1, list[Text]()
+        for line in reversed(self._recent):
+            free -= len(line.wrap(self._console, columns))
+            if free < 0:
+                break
+            latest.insert(0, line)
+        self._console.control(Control.clear(), Control.home())
+        if latest:
+            self._console.print(Text("\n").join(latest))
 
     def _next_lines(self) -> tuple[list[Text], bool]:
         """The lines that have come, waiting a moment for the first; whether more may come."""
@@ -203,52 +221,24 @@ class Terminal:
                 self._log(f"the run cannot be shown: {one_line(error)}")
             self._has_failed = True
 
-    # ------------------------------------------------------------------------------------------ the live table
+    def _picture_lines(self) -> list[Text]:
+        lines: list[Text] = []
+        self._try(lambda: lines.extend(self._drawn()))  # a table that cannot be drawn costs no message
+        return lines
+
+    def _drawn(self) -> list[Text]:
+        columns, rows = self._console.size
+        with self._lock:
+            return self._picture.lines(columns, rows - 1)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        with self._lock:
-            picture = Group(self._header(), self._table())
-        yield picture
-
-    def _header(self) -> Text:
-        spent = f"{duration(time.monotonic() - self._began)} elapsed"
-        left = self._time_left() if self._time_left else None
-        budget = "" if left is None else f", {duration(left)} of the budget left" if left > 0 else ", budget spent"
-        return Text.assemble((self._heading, "bold"), "  ", (spent + budget, "dim"))
-
-    def _table(self) -> Table:
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for phase in self._phases.values():
-            style = STYLES[phase.state]
-            spent = time.monotonic() - phase.began if phase.state == RUNNING else phase.seconds
-            table.add_row(
-                Text(self._marks[phase.state], style),
-                Text(phase.label, style),
-                Text("" if phase.state in (WAITING, KEPT) else duration(spent), "dim"),
-                Text(self._doing(phase) if phase.state == RUNNING else self._outcome(phase), "dim"),
-            )
-            if phase.state == RUNNING and self._progress:
-                table.add_row("", "", "", Text(self._progress))
-        return table
-
-    @staticmethod
-    def _doing(phase: _Phase) -> str:
-        return ", ".join(phase.running)
-
-    @staticmethod
-    def _outcome(phase: _Phase) -> str:
-        kept = f"{phase.kept} of {phase.steps} steps kept" if phase.kept else ""
-        return {FAILED: phase.failure, STOPPED: "stopped", DONE: kept, KEPT: kept, WAITING: ""}[phase.state]
+        yield Text("\n").join(self._picture_lines())
 
 
 class _Stray(io.TextIOBase):
     """What other code prints while the live table is shown: lines for the painter."""
 
-    def __init__(self, stream: TextIO, put: Callable[[Text], None]) -> None:
+    def __init__(self, stream: TextIO, put: Callable[[str], None]) -> None:
         self.rich_proxied_file = stream  # where rich itself is to write
         self._put = put
         self._begun = ""
@@ -261,9 +251,10 @@ class _Stray(io.TextIOBase):
         return self.rich_proxied_file.fileno()
 
     def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
+        *lines, begun = (self._begun + text).split("\n")
+        self._begun = begun.rpartition("\r")[2]  # a progress bar writes its line again and again
         for line in lines:
-            self._put(Text.from_ansi(line))
+            self._put(Text.from_ansi(line.rstrip("\r").rpartition("\r")[2]).plain)  # without its colours
         return len(text)
 
     def end_line(self) -> None:
@@ -315,8 +306,12 @@ class OnTerminal:
     def start_in_background(self, title: str, function: Callable[[], T]) -> BackgroundStep[T]:
         return self._display.start_in_background(title, self._shown(title, function))
 
+    def forecast(self, planned: Mapping[str, float]) -> None:
+        self._show(lambda: self._terminal.forecast(planned))
+        self._show(lambda: self._display.forecast(planned))
+
     def progress(self, progress: TrainingProgress) -> None:
-        self._show(lambda: self._terminal.progress(progress.line()))
+        self._show(lambda: self._terminal.progress(progress))
         self._show(lambda: self._display.progress(progress))
 
     def markdown(self, key: str, text: str, description: str = "") -> None:

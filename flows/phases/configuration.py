@@ -23,13 +23,19 @@ from nanogpt.records import to_json
 def configuration(run: Run) -> None:
     run.do(FETCHED)  # begun during phase 2; if it failed there, here is another try
     run.do(MEASURED)
-    ladder = run.do(PLANNED).ladder
+    plan = run.do(PLANNED)
+    _show_forecast(run, plan)
+    ladder = plan.ladder
     run.milestone(
         "configuration",
         f"plan: {', then '.join(model.name for model in ladder)}",
         "\n".join(f"{model.name}: {model.max_iters:,} steps, about {model.seconds:.0f} s" for model in ladder),
         [run.paths.state / "plan.json", *(run.paths.config(model.name) for model in ladder)],
     )
+
+
+def _show_forecast(run: Run, plan: Planned) -> None:
+    run.journal.display.forecast({phase.label: phase.planned_seconds for phase in plan.phases})
 
 
 def measure_speed(run: Run) -> StepResult[Measured]:

@@ -2,17 +2,27 @@
 
 import io
 import re
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from rich.console import Console
 
+from flows.display.live_table import Picture
 from flows.display.plain import PlainDisplay
 from flows.display.protocol import TrainingProgress
 from flows.display.terminal import OnTerminal, Terminal
 
 pytestmark = pytest.mark.fast
 PHASES = ["1 Environment", "2 Dataset", "3 Training"]
+
+
+@dataclass
+class Budget:
+    spent: float
+    left: float
 
 
 class Blocked(Exception):
@@ -104,30 +114,103 @@ def test_progress_in_a_pipe_is_not_a_flood():
 def test_a_terminal_sees_the_phases_in_any_encoding(encoding):
     output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=output, force_terminal=True, width=80, height=20, _environ={"TERM": "xterm"})
-    terminal = Terminal(console, PHASES, "run x", time_left=lambda: 90.0)
+    terminal = Terminal(console, PHASES, "run x", Budget(10.0, 90.0))
     display = OnTerminal(PlainDisplay(), terminal, print)
     display.phase("1 Environment", lambda: display.step_kept("Make the folders", "unchanged"))
 
     def dataset():
         display.start_in_background("Fetch the text", lambda: None).result()
+        display.note("Größe: 1 → 2", "warning")
         display.progress(TrainingProgress("small", 1200, 2000, loss=1.62))
 
     display.phase("2 Dataset", dataset)
     terminal.close()
     output.flush()
     picture = output.buffer.getvalue().decode(encoding)
+    assert ("Größe: 1 → 2" if encoding == "utf-8" else r"Gr\xf6\xdfe: 1 \u2192 2") in picture
     last = picture[picture.rindex("run x") :]
-    assert "1 min 30 s of the budget left" in last
+    assert "done after" in last and "1 of 1 steps kept" in last
     assert all(label in last for label in PHASES)
-    assert "1 of 1 steps kept" in last
 
 
-def test_the_live_table_shows_the_running_step_and_its_progress():
+def test_a_dumb_terminal_gets_lines():
     output = io.StringIO()
-    terminal = Terminal(Console(file=output, force_terminal=False, width=100), PHASES, "run x")
-    terminal.phase_started("3 Training")
-    terminal.step_started("Train small_model")
-    terminal.progress("step 1200  loss 1.62")
-    picture = io.StringIO()
-    Console(file=picture, width=100).print(terminal)
-    assert "Train small_model" in picture.getvalue() and "step 1200  loss 1.62" in picture.getvalue()
+    console = Console(file=output, force_terminal=True, width=80, _environ={"TERM": "dumb"})
+    terminal = Terminal(console, PHASES, "run x")
+    OnTerminal(PlainDisplay(), terminal, print).phase("1 Environment", lambda: None)
+    terminal.close()
+    assert [line[9:] for line in output.getvalue().splitlines()] == ["1 Environment", "1 Environment: done in 0 ms"]
+
+
+HOSTILE = "a\x1b]0;title\x07b\x1b[2Jc\x9b31md\u202ee\rf\x00"
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_control_characters_never_reach_the_terminal(is_live):
+    """A message, a name or a sample of a model's text may hold commands to the terminal."""
+    output = io.StringIO()
+    console = Console(
+        file=output, force_terminal=is_live, width=200, height=30, _environ={"TERM": "xterm", "NO_COLOR": "1"}
+    )
+    terminal = Terminal(console, [HOSTILE], HOSTILE)
+    display = OnTerminal(PlainDisplay(), terminal, print)
+
+    def phase():
+        display.step_kept(HOSTILE, HOSTILE)
+        display.note(HOSTILE)
+        display.progress(TrainingProgress(HOSTILE, 1, 2, loss=1.0, activity=HOSTILE))
+        print(HOSTILE)
+        display.step(HOSTILE, lambda: None)
+        raise ValueError(HOSTILE)
+
+    with pytest.raises(ValueError):
+        display.phase(HOSTILE, phase)
+    terminal.close()
+    said = output.getvalue()
+    assert r"\x1b]0;title\x07b\x1b[2J" in said
+    assert not any(character in said for character in "\x07\x9b\u202e\x00")
+    ours = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)  # styles and movements of the table itself
+    assert "\x1b" not in ours and ("\x1b" not in said or is_live)
+
+
+def test_a_progress_bar_of_other_code_is_one_line():
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=80, height=20, _environ={"TERM": "xterm"})
+    terminal = Terminal(console, PHASES, "run x")
+    for percent in range(101):
+        print(f"\r{percent}%", end="", file=sys.stderr)
+    print("\nhalf", end="")
+    terminal.close()
+    assert "100%" in output.getvalue() and "99%" not in output.getvalue() and "half" in output.getvalue()
+
+
+def test_a_table_that_cannot_be_drawn_costs_no_message(monkeypatch):
+    monkeypatch.setattr(Picture, "lines", lambda *_: 1 / 0)
+    output, said = io.StringIO(), []
+    console = Console(file=output, force_terminal=True, width=80, height=20, _environ={"TERM": "xterm"})
+    terminal = Terminal(console, PHASES, "run x", log=said.append)
+    terminal.message("a message")
+    terminal.close()
+    assert "a message" in output.getvalue()
+    assert said == ["the run cannot be shown: ZeroDivisionError: division by zero"]
+
+
+def test_a_terminal_that_changes_its_size_is_painted_anew_with_the_latest_messages():
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=120, height=40, _environ={"TERM": "xterm"})
+    terminal = Terminal(console, PHASES, "run x", Budget(10.0, 90.0))
+    terminal.message("before the change")
+    wait_until(lambda: "before the change" in output.getvalue())
+    console.size = (40, 20)
+    wait_until(lambda: output.getvalue().count("before the change") == 2)
+    terminal.close()
+    cleared = output.getvalue().rpartition("\x1b[2J")[2]
+    assert "before the change" in cleared
+    assert max(map(len, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", cleared).splitlines())) <= 40
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()

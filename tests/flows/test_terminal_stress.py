@@ -17,7 +17,7 @@ from flows.display.plain import PlainDisplay
 from flows.display.protocol import TrainingProgress
 from flows.display.terminal import OnTerminal, Terminal
 
-terminal = Terminal(Console(), ["1 Environment", "5 Training"], "run x", lambda: 90.0)
+terminal = Terminal(Console(), ["1 Environment", "5 Training"], "run x")
 display = OnTerminal(PlainDisplay(), terminal, print)
 
 def talk(number):
