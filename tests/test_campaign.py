@@ -4,23 +4,31 @@ verdict can be no.
 Each kind is a test of its own, so that both of the suite's processes are busy; they share one set of templates.
 """
 
+import ast
+import importlib
 import os
 import time
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bench.faults import __main__ as command
-from bench.faults import aims, kills, table
+from bench.faults import table
 from bench.faults.__main__ import SMALL_KILLS, main
-from bench.faults.campaign import Campaign
-from bench.faults.damage import one_bit_flipped
-from bench.faults.disk import on_a_small_disk
-from bench.faults.kills import kill_series
-from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived, all_kinds, chosen
-from bench.faults.moments import (
+from bench.faults.kinds.catalogue import all_kinds
+from bench.faults.kinds.damage import one_bit_flipped
+from bench.faults.kinds.disk import on_a_small_disk
+from bench.faults.kinds.processes import days_between
+from bench.faults.series import aims
+from bench.faults.series.kills import kill_series
+from bench.faults.stage import injection
+from bench.faults.stage.campaign import Campaign
+from bench.faults.stage.finding import Finding, NotPossible, NotSurvived
+from bench.faults.stage.kind import Kind, chosen
+from bench.faults.stage.moments import (
     ANYWHERE,
     BETWEEN,
     FINISHED,
@@ -32,11 +40,11 @@ from bench.faults.moments import (
     moments_met,
     still_finished,
 )
-from bench.faults.process import Result
-from bench.faults.processes import days_between
-from bench.faults.scene import Scene
-from bench.faults.template import Reference, Templates
-from bench.faults.verdict import judge, within_rounding
+from bench.faults.stage.process import Result
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import Reference, Templates
+from bench.faults.stage.verdict import judge, within_rounding
+from flows.context.options import CHECKOUT
 from nanogpt import durable
 
 # Those first that need no run stopped in the middle: the other process makes it meanwhile.
@@ -157,7 +165,7 @@ def test_a_loss_that_is_no_number_is_no_survival(step):
 
 
 @pytest.mark.slow
-def test_a_kind_that_is_not_survived_is_told_and_its_run_is_kept(campaign):
+def test_a_kind_that_is_not_survived_is_reported_and_its_run_is_kept(campaign):
     def nothing_is_said(scene: Scene) -> Finding:
         """Nothing."""
         scene.run()
@@ -296,11 +304,11 @@ AIM = "trains again within 15 s of each restart"
     (14.9, "--kills=20", 0, "aim reached"), (15.1, "--kills=20", 1, "AIM MISSED"),
     (15.1, "--small", 0, "AIM MISSED"), (None, "--kills=1", 0, "aim not measured"),
 ])  # fmt: skip
-def test_a_missed_aim_is_told_and_is_exit_code_1_in_the_full_form(
+def test_a_missed_aim_is_reported_and_is_exit_code_1_in_the_full_form(
     monkeypatch, capsys, tmp_path, seconds, form, code, said
 ):
     monkeypatch.setattr(command, "Campaign", lambda folder, small: SimpleNamespace(rows=lambda *_: [], tell=print))
-    monkeypatch.setattr(kills, "kill_series", lambda *_: {"survived": True, SECONDS: seconds})
+    monkeypatch.setattr(command, "kill_series", lambda *_: {"survived": True, SECONDS: seconds})
     assert main(["--only", "kills", form, "--folder", str(tmp_path)]) == code
     printed = capsys.readouterr().out
     assert f"{said}: {AIM}" in printed and "1 of 1 survived" in printed
@@ -312,6 +320,38 @@ def test_the_orchestrations_aim_is_missed_at_3_percent():
     words = "orchestration is under 3 % of the run"
     assert figures[2.99][words] is True and figures[3.0][words] is False
     assert f"| {words} | no |" in table.render({"machine": "", "kinds": [], "overhead": figures[3.0]})
+
+
+ROOMS = ["stage", "kinds", "series", ""]  # each may import those before it
+FAULTS = CHECKOUT / "bench/faults"
+
+
+@pytest.mark.fast
+def test_imports_run_downward_and_in_no_circle():
+    imported: dict[str, set[str]] = {}
+    for file in (file for room in ROOMS for file in (FAULTS / room).glob("*.py")):
+        module = ".".join(file.relative_to(CHECKOUT).with_suffix("").parts)
+        found = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {f"{node.module}.{name.name}" for node in found for name in node.names} | {n.module for n in found}
+        imported[module] = {name for name in names if (CHECKOUT / f"{name.replace('.', '/')}.py").is_file()}
+        above = ROOMS[ROOMS.index("" if file.parent == FAULTS else file.parent.name) + 1 :]
+        assert not [name for name in names if name.split(".")[:2] == ["bench", "faults"] and name.split(".")[2:3] in
+                    [[room] for room in above]], module  # fmt: skip
+    assert len(list(TopologicalSorter(imported).static_order())) >= len(imported)  # CycleError names a circle
+
+
+@pytest.mark.fast
+def test_what_faults_hold_on_to_in_the_product_is_there(monkeypatch):
+    monkeypatch.syspath_prepend(str(injection.INJECTED))
+    inject = importlib.import_module("inject")
+    places = [*inject.BEFORE.values(), inject.UPDATE, inject.GRADIENTS, inject.WORKER]
+    places += [(constant.module, constant.name) for constant in injection.CONSTANTS]
+    places += [tuple(call.split(":")) for call in injection.WORKER_CALLS]
+    for module, *names in places:
+        owner = importlib.import_module(module)
+        for name in names:
+            assert hasattr(owner, name), f"{module} has no {'.'.join(names)}"
+            owner = getattr(owner, name)
 
 
 MISTAKES = [["--only", "no such kind"], ["--jobs", "0"], ["--kills", "-1"], ["--smal"]]

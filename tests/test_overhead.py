@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.faults import overhead
-from bench.faults.overhead import ORCHESTRATOR, SERVER, Trainer, costs, covered, steps_in
+from bench.faults.series import overhead
+from bench.faults.series.overhead import ORCHESTRATOR, SERVER, Trainer, costs, covered, steps_in
 
 pytestmark = pytest.mark.fast
 LOG = """\

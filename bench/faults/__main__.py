@@ -2,7 +2,7 @@
 
 Every kind of fault on the real command with a small model, two at a time, then kills at random moments and what the
 orchestration costs. Exit code 1 when something is not survived, or when an aim is missed: training again within 15 s
-of a restart, orchestration under 3 % of a run. In the small form, which runs beside tests, an aim is told alone.
+of a restart, orchestration under 3 % of a run. The small form, which runs among the tests, only reports an aim.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.faults import aims, table
-from bench.faults.campaign import Campaign
-from bench.faults.kind import NotSurvived, all_kinds, chosen
-from bench.faults.process import Interrupted
+from bench.faults import table
+from bench.faults.kinds.catalogue import all_kinds
+from bench.faults.series import aims
+from bench.faults.series.kills import kill_series
+from bench.faults.series.overhead import overhead
+from bench.faults.stage.campaign import Campaign
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.kind import chosen
+from bench.faults.stage.process import Interrupted
 from nanogpt.machine import cores, processor_name
 
 KILLS, SMALL_KILLS = 100, 10
@@ -46,7 +51,7 @@ def main(argv: list[str]) -> int:
     done = len(rows) + len(series)
     print(f"{done - len(lost)} of {done} survived in {time.monotonic() - began:.0f} s"
           + "".join(f"\n  not survived: {name}" for name in lost)
-          + "".join(f"\n  {line}" for line in aims.told(series)))  # fmt: skip
+          + "".join(f"\n  {line}" for line in aims.lines(series)))  # fmt: skip
     if given.write:
         table.write({"machine": _machine(), "kinds": rows, **series}, [kind.name for kind in all_kinds()])
     if lost:
@@ -56,11 +61,8 @@ def main(argv: list[str]) -> int:
     return 1 if lost or (aims.missed(series) and not given.small) else 0
 
 
-def _measured(campaign: Campaign, name: str, given: argparse.Namespace) -> dict:
+def _measured(campaign: Campaign, name: str, given: argparse.Namespace) -> aims.Figures:
     """The figures of a series with its aim; {"survived": False, "why"} when there are none."""
-    from bench.faults.kills import kill_series
-    from bench.faults.overhead import overhead
-
     try:
         if name == "kills":
             figures = kill_series(campaign, given.kills, given.jobs, given.seed)

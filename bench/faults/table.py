@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flows.context.options import CHECKOUT
 from nanogpt import durable
 
@@ -18,8 +20,10 @@ GROUPS = {
 SERIES = {"kills": "Killed again and again", "overhead": "What all this costs"}
 LONGEST = 160  # characters of a cell of a kind; the JSON has all
 
+Facts = dict[str, Any]
 
-def write(measured: dict, known: list[str]) -> None:
+
+def write(measured: Facts, known: list[str]) -> None:
     """Both files: what was `measured` in place of what there was, the rest as it was. `known`: the kinds that are."""
     before = durable.read_json(FACTS) if FACTS.exists() else {"kinds": []}
     rows = {row["name"]: row for row in [*before["kinds"], *measured["kinds"]]}
@@ -28,7 +32,7 @@ def write(measured: dict, known: list[str]) -> None:
     durable.write_text(MARKDOWN, render(facts))
 
 
-def render(facts: dict) -> str:
+def render(facts: Facts) -> str:
     """{"machine", "kinds": [row, ...], "kills": {...}, "overhead": {...}} as Markdown."""
     rows = facts["kinds"]
     survived, times = sum(row["survived"] for row in rows), sum(row.get("times", 1) for row in rows)
@@ -37,7 +41,7 @@ def render(facts: dict) -> str:
         "",
         "Made by `python -m bench.faults --write`: the real command with a model of two layers of 32, 120 steps and a",
         "checkpoint every 20. The same facts, whole, are in [faults.json](faults.json).",
-        f"{facts['machine']}. Several went on at once: seconds are upper bounds.",
+        f"{facts['machine']}. Several ran at once: seconds are upper bounds.",
         "",
         f"**{survived} of {len(rows)} kinds of fault survived**, {times:,} faults in all. All are judged alike:",
         "",
@@ -46,8 +50,8 @@ def render(facts: dict) -> str:
         "  things are computed, the loss curve is within rounding, or, where it trains in shorter windows or on a",
         "  smaller model, what its row says;",
         "- each step is in the metrics once; whatever is called a checkpoint is one;",
-        "- no process is left behind, and the model of another run beside it is untouched;",
-        "- the run itself has told of the fault, in the words under *noticed as*.",
+        "- no process is left behind, and the model of another run in the same workspace is untouched;",
+        "- the run itself has reported the fault, in the words under *noticed as*.",
         "",
     ]
     for group in [*GROUPS, *sorted({row["group"] for row in rows} - GROUPS.keys())]:
@@ -60,7 +64,7 @@ def render(facts: dict) -> str:
     return "\n".join(lines)
 
 
-def _table(rows: list[dict]) -> list[str]:
+def _table(rows: list[Facts]) -> list[str]:
     lines = ["| fault | how it is made | noticed as | remedy | result | lost |", "|---|---|---|---|---|---|"]
     for row in rows:
         if row["survived"]:
@@ -73,12 +77,12 @@ def _table(rows: list[dict]) -> list[str]:
     return lines
 
 
-def _figures(facts: dict) -> list[str]:
+def _figures(facts: Facts) -> list[str]:
     lines = ["| figure | measured |", "|---|---|"]
     return lines + [f"| {_escaped(name)} | {_escaped(_figure(value))} |" for name, value in facts.items()]
 
 
-def _figure(value) -> str:
+def _figure(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int | float) else str(value)

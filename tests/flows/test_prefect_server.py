@@ -1,6 +1,7 @@
 """The server that a workspace shares: started, reused, ended; or done without.
 
-One that is killed, whose port is taken or whose database is broken: bench/faults/servers.py, by tests/test_campaign.py.
+One that is killed, whose port is taken or whose database is broken: bench/faults/kinds/servers.py, run by the tests of
+the campaign.
 """
 
 import contextlib

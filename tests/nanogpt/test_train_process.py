@@ -1,6 +1,6 @@
 """The trainer as a real process: signals, and what its exit code and files say.
 
-Its sudden death and its parent's: bench/faults/processes.py and kills.py, by tests/test_campaign.py.
+Its sudden death and its parent's: bench/faults/kinds/processes.py and series/kills.py, by tests/test_campaign.py.
 """
 
 import json

@@ -5,33 +5,52 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import json
-import os
 import sys
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from types import ModuleType
+from typing import Any
+
+import inflict
+from fault import NOW, Fault
 
 EVERYWHERE = ("pretend", "compiler")
-NOW = {"step": 0, "micro_batch": 0, "model": "", "target": "", "device": None}  # where the victim is
+# The methods of the product that faults strike at, as (module, class, method); tests/test_campaign.py looks for them.
+TRAINER = ("nanogpt.training.trainer", "Trainer")
+BEFORE = {
+    "setting up": (*TRAINER, "set_up"),
+    "step": (*TRAINER, "step"),
+    "evaluation": (*TRAINER, "evaluate"),
+    "sample": (*TRAINER, "write_sample"),
+    "saving": (*TRAINER, "write_checkpoint"),
+}
+UPDATE = ("nanogpt.training.update.optimizer", "Optimizer", "step")  # "update": behind it
+GRADIENTS = ("nanogpt.training.update.optimizer", "Optimizer", "gradient_norm")  # "gradients": before it
+WORKER = ("flows.machine.worker", "_invoke")  # "call": before it
+
+Method = Callable[..., Any]
 
 
 def arm(text: str) -> None:
     """Prepare the faults in `text`, JSON, that name this process."""
     found = json.loads(text)
-    mine = [Fault(words) for words in (found if isinstance(found, list) else [found])]
-    mine = [fault for fault in mine if fault.is_of(this_process())]
-    when_imported = Hooks()
+    faults = [Fault(words) for words in (found if isinstance(found, list) else [found])]
+    mine = [fault for fault in faults if fault.is_of(this_process())]
+    hooks = Hooks()
     for fault in mine:
         if fault.what == "replace":
-            when_imported[fault.words["module"]].append(fault.replace)
+            hooks[fault.words["module"]].append(fault.replace)
     of = [fault for fault in mine if fault.what != "replace"]
     if any(fault.what in EVERYWHERE or fault.operator for fault in of):
-        when_imported["torch"].append(lambda torch: _arm_torch(torch, of))
+        hooks["torch"].append(lambda torch: _arm_torch(torch, of))
     if any(fault.what not in EVERYWHERE for fault in of):
-        when_imported["nanogpt.training.trainer"].append(lambda module: _arm_trainer(module, of))
-        when_imported["nanogpt.training.update.optimizer"].append(lambda module: _arm_gradients(module, of))
-        when_imported["flows.machine.worker"].append(lambda module: _arm_worker(module, of))
-    if when_imported:
-        sys.meta_path.insert(0, when_imported)
+        for at, place in BEFORE.items():
+            hooks.wrap(*place, partial(_before, faults=of, at=at))
+        hooks.wrap(*UPDATE, partial(_behind_update, faults=of))
+        hooks.wrap(*GRADIENTS, partial(_poisoned, poisons=[fault for fault in of if fault.what == "gradients"]))
+        hooks[WORKER[0]].append(lambda module: _arm_worker(module, of))
+    if hooks:
+        sys.meta_path.insert(0, hooks)
     _strike(of, "start")
 
 
@@ -47,173 +66,104 @@ def this_process() -> str:
     return "server" if "prefect" in command or "uvicorn" in command else "other"
 
 
-class Fault:
-    """One fault: whether it strikes now, and how often it has."""
-
-    def __init__(self, words: dict):
-        self.words, self.what = words, words["what"]
-        self.operator = words.get("operator", "").replace("aten::", "")
-        self.at = "operator" if self.operator else words.get("at", "step")
-        self.passed = self.struck = 0
-
-    def is_of(self, process: str) -> bool:
-        usual = {"pretend": "any", "compiler": "any", "replace": "autopilot"}.get(self.what, "trainer")
-        named = self.words.get("process", usual)
-        return named == "any" or process in ([named] if isinstance(named, str) else named)
-
-    def strikes(self, at: str, device: Callable[[], str | None] = lambda: NOW["device"]) -> bool:
-        """Whether all that the fault names is true at this place; counts it when so."""
-        if self.at != at or not self._matches() or self.words.get("device") not in (None, device()):
-            return False
-        self.passed += 1
-        if self.passed <= self.words.get("skip", 0):
-            return False
-        times = self.words.get("times", 1)
-        if times is not None and self.count() >= times:
-            return False
-        self._count_one()
-        return True
-
-    def count(self) -> int:
-        """How often it has struck."""
-        counter = self.words.get("counter")
-        if counter is None:
-            return self.struck
-        return os.path.getsize(counter) if os.path.exists(counter) else 0
-
-    def _count_one(self) -> None:
-        self.struck += 1
-        if counter := self.words.get("counter"):
-            descriptor = os.open(counter, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.write(descriptor, b"x")
-            os.fsync(descriptor)
-            os.close(descriptor)
-
-    def _matches(self) -> bool:
-        words, step = self.words, self.words.get("step")
-        return (
-            (step is None or NOW["step"] in ([step] if isinstance(step, int) else step))
-            and NOW["step"] >= words.get("from_step", 0)
-            and (words.get("micro_batch_above") is None or NOW["micro_batch"] > words["micro_batch_above"])
-            and words.get("model") in (None, NOW["model"])
-            and words.get("target") in (None, NOW["target"])
-        )
-
-    def replace(self, module) -> None:
-        name = self.words["name"]
-        if not hasattr(module, name):
-            raise AttributeError(f"FAULT: {module.__name__} has no {name} any more")
-        setattr(module, name, self.words["value"])
-
-
-def _arm_torch(torch, faults: list[Fault]) -> None:
-    import inflict
-
+def _arm_torch(torch: ModuleType, faults: list[Fault]) -> None:
     for fault in faults:
         if fault.what == "pretend":
-            import pretended_device
+            import pretended_device  # needs torch, which has just been imported
 
             pretended_device.appear(fault.words["device"], fault.words.get("bytes"))
         elif fault.what == "compiler":
             inflict.break_compiler(torch)
     at_operators = [fault for fault in faults if fault.operator]
     if at_operators:
-        import operators
+        import operators  # needs torch, too
 
         operators.watch(at_operators)
 
 
-def _arm_trainer(module, faults: list[Fault]) -> None:
-    """The moments of a training. A method that is gone is an AttributeError: the campaign must be told."""
-    trainer = module.Trainer
+def _before(method: Method, faults: Sequence[Fault], at: str) -> Method:
+    @wraps(method)
+    def wrapped(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        _look_at(trainer, following=at == "step")
+        _strike(faults, at)
+        return method(trainer, *args, **kwargs)
 
-    def before(name: str, at: str, ahead: int = 0) -> None:
-        original = getattr(trainer, name)
+    return wrapped
 
-        @wraps(original)
-        def wrapped(self, *args, **kwargs):
-            _look_at(self, ahead)
-            _strike(faults, at)
-            return original(self, *args, **kwargs)
 
-        setattr(trainer, name, wrapped)
+def _look_at(trainer: Any, following: bool) -> None:
+    progress = getattr(trainer, "progress", None)
+    NOW.step = (progress.step if progress else 0) + following
+    gradients = getattr(trainer, "gradients", trainer)  # the trainer may halve it there
+    NOW.micro_batch = getattr(gradients, "micro_batch", 0)
+    NOW.model = trainer.model_folder.name
+    NOW.device = getattr(trainer, "device", None)
 
-    before("set_up", "setting up")
-    before("step", "step", ahead=1)
-    before("evaluate", "evaluation")
-    before("write_sample", "sample")
-    before("write_checkpoint", "saving")
-    update = trainer.update
 
-    @wraps(update)
-    def updated(self, *args, **kwargs):
-        update(self, *args, **kwargs)
+def _behind_update(method: Method, faults: Sequence[Fault]) -> Method:
+    @wraps(method)
+    def updated(*args: Any, **kwargs: Any) -> None:
+        method(*args, **kwargs)
         _strike(faults, "update")
 
-    trainer.update = updated
+    return updated
 
 
-def _look_at(trainer, ahead: int) -> None:
-    progress = getattr(trainer, "progress", None)
-    NOW["step"] = (progress.step if progress else 0) + ahead
-    gradients = getattr(trainer, "gradients", trainer)  # the trainer may halve it there
-    NOW["micro_batch"] = getattr(gradients, "micro_batch", 0)
-    NOW["model"] = trainer.model_folder.name
-    NOW["device"] = getattr(trainer, "device", None)
-
-
-def _arm_gradients(module, faults: list[Fault]) -> None:
-    poisons = [fault for fault in faults if fault.what == "gradients"]
-    if not poisons:
-        return
+def _poisoned(method: Method, poisons: Sequence[Fault]) -> Method:
     for fault in poisons:
         fault.at = "gradients"
-    optimizer = module.Optimizer
-    original = optimizer.gradient_norm
 
-    @wraps(original)
-    def poisoned(self):
+    @wraps(method)
+    def poisoned(optimizer: Any) -> Any:
         for fault in poisons:
             if fault.strikes("gradients"):
-                value = fault.words.get("value", "nan")
-                factor = float(value)
-                for parameter in self.parameters:
+                factor = float(fault.words.get("value", "nan"))
+                for parameter in optimizer.parameters:
                     parameter.grad.mul_(factor) if factor == factor else parameter.grad.fill_(factor)
-        return original(self)
+        return method(optimizer)
 
-    optimizer.gradient_norm = poisoned
+    return poisoned
 
 
-def _arm_worker(module, faults: list[Fault]) -> None:
+def _arm_worker(module: ModuleType, faults: Sequence[Fault]) -> None:
     """The function that a worker is asked for. On the device "auto" is on whichever the fault names."""
-    original = module._invoke
+    original = getattr(module, WORKER[1])
     named = next((fault.words["device"] for fault in faults if "device" in fault.words), None)
 
     @wraps(original)
-    def invoked(target, arguments):
+    def invoked(target: str, arguments: dict[str, Any]) -> Any:
         device = arguments.get("device", arguments.get("asked"))
-        NOW["target"], NOW["device"] = target, named if device == "auto" else device
+        NOW.target, NOW.device = target, named if device == "auto" else device
         _strike(faults, "call")
         return original(target, arguments)
 
-    module._invoke = invoked
+    setattr(module, WORKER[1], invoked)
 
 
-def _strike(faults: list[Fault], at: str) -> None:
+def _strike(faults: Sequence[Fault], at: str) -> None:
     for fault in faults:
         if fault.what not in (*EVERYWHERE, "gradients", "wrong") and fault.strikes(at):
-            import inflict
-
             inflict.inflict(fault.words)
 
 
-class Hooks(dict, importlib.abc.MetaPathFinder):
+class Hooks(dict[str, list[Callable[[ModuleType], None]]], importlib.abc.MetaPathFinder):
     """{module name: [callback(module), ...]}, called once when the module has been executed."""
 
-    def __missing__(self, name: str) -> list:
+    def __missing__(self, name: str) -> list[Callable[[ModuleType], None]]:
         return self.setdefault(name, [])
 
-    def find_spec(self, name, path=None, target=None):
+    def wrap(self, module: str, class_name: str, name: str, wrapper: Callable[[Method], Method]) -> None:
+        """Replace a method. One that is gone is an AttributeError: the campaign has to know."""
+
+        def replace(imported: ModuleType) -> None:
+            owner = getattr(imported, class_name)
+            setattr(owner, name, wrapper(getattr(owner, name)))
+
+        self[module].append(replace)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name not in self:
             return None
         callbacks = self.pop(name)
@@ -222,10 +172,10 @@ class Hooks(dict, importlib.abc.MetaPathFinder):
             return spec
         execute = spec.loader.exec_module
 
-        def executed(module) -> None:
+        def executed(module: ModuleType) -> None:
             execute(module)
             for callback in callbacks:
                 callback(module)
 
-        spec.loader.exec_module = executed
+        spec.loader.exec_module = executed  # type: ignore[method-assign]
         return spec

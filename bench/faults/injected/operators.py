@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import inflict
 import torch
-from inject import Fault
+from fault import Fault
+from tensors import device_of, tensors_in
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -21,7 +26,9 @@ class _Watch(TorchDispatchMode):
             self.faults.setdefault(fault.operator, []).append(fault)
         self.wrong: list[Fault] = []  # those that have begun
 
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, operator: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = operator.overloadpacket.__name__
         if name not in self.faults:
@@ -47,17 +54,3 @@ class _Watch(TorchDispatchMode):
                 for tensor in tensors_in([result]):
                     tensor.mul_(factor)
         return result
-
-
-def device_of(values) -> str | None:
-    """The first accelerator among tensors, else the CPU."""
-    kinds = [tensor.device.type for tensor in tensors_in(values)]
-    return next((kind for kind in kinds if kind != "cpu"), kinds[0] if kinds else None)
-
-
-def tensors_in(values):
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)

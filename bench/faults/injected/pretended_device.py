@@ -18,7 +18,7 @@ import types
 import weakref
 
 import torch
-from operators import tensors_in
+from tensors import tensors_in
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MEMORY = 17 * 2**30  # what Metal recommends as the most on a machine with 24 GB

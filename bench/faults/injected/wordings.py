@@ -1,7 +1,10 @@
 """What devices, allocators and systems really say: the exact errors (torch 2.13, CPython 3.11, Linux and macOS)."""
 
+from __future__ import annotations
+
 import errno
 import importlib
+from typing import Any
 
 COMMAND_BUFFER = """\
 Error: command buffer exited with error status.
@@ -18,7 +21,7 @@ Error: command buffer exited with error status.
 """
 ASSERTION = "-[IOGPUMetalCommandBuffer validate]:214: failed assertion `commit an already committed command buffer'\n"
 
-ERRORS = {
+ERRORS: dict[str, tuple[str, str | tuple[int, str] | None]] = {
     "mps out of memory": (
         "RuntimeError",
         "MPS backend out of memory (MPS allocated: 16.98 GiB, other allocations: 1.23 GiB, max allowed: 18.13 GiB). "
@@ -84,11 +87,10 @@ ERRORS = {
 }  # fmt: skip
 
 
-def error(fault: dict) -> BaseException:
+def error(fault: dict[str, Any]) -> BaseException:
     """The exception that `fault` names: by `error`, or by `type` ("RuntimeError", "module:Name") and `says`."""
     kind, words = ERRORS[fault["error"]] if "error" in fault else (fault["type"], fault.get("says"))
     module, _, name = kind.rpartition(":")
     made = getattr(importlib.import_module(module or "builtins"), name)
-    if words is None:
-        return made()
-    return made(*words) if isinstance(words, (tuple, list)) else made(words)
+    raised: BaseException = made(*([] if words is None else [words] if isinstance(words, str) else words))
+    return raised

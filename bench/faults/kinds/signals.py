@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.faults.injection import injecting
-from bench.faults.kills import NO_CLOCK
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.moments import LOOK_SECONDS, SIGHT_SECONDS, marker_of, still_finished
-from bench.faults.process import Process
-from bench.faults.processes import TRIES, training
-from bench.faults.scene import Scene
-from bench.faults.template import HALF, MODEL, SLOW_SECONDS
+from bench.faults.kinds.processes import TRIES, training
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.injection import injecting
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.moments import LOOK_SECONDS, SIGHT_SECONDS, marker_of, still_finished
+from bench.faults.stage.process import Process
+from bench.faults.stage.scene import NO_CLOCK, Scene
+from bench.faults.stage.templates import HALF, MODEL, SLOW_SECONDS
 from flows.context.options import PHASES
 from nanogpt import durable
 
@@ -36,18 +36,20 @@ def in_every_phase(*numbers: signal.Signals) -> Callable[[Scene], Finding]:
     """A run from nothing gets a signal in each phase, `numbers` in turn, and is gone on with each time."""
 
     def inflict(scene: Scene) -> Finding:
-        met, slowest, kept = [], 0.0, {}
+        met: list[str] = []
+        kept: dict[str, str] = {}
+        slowest = 0.0
         for phase, number in zip(PHASES, itertools.cycle(numbers), strict=False):
-            going = scene.start("--on-hangup", "save", *NO_CLOCK)
-            if not _comes_to(scene, going, phase):
-                raise NotSurvived(f"ended before {phase}: {going.output[-1500:]}")
-            slowest = max(slowest, _stopped_by(scene, going, number))
+            process = scene.start("--on-hangup", "save", *NO_CLOCK)
+            if not _comes_to(scene, process, phase):
+                raise NotSurvived(f"ended before {phase}: {process.output[-1500:]}")
+            slowest = max(slowest, _stopped_by(scene, process, number))
             met.append(_phase_under_way(scene))
             kept = still_finished(scene, kept)
         scene.run(*NO_CLOCK)
         still_finished(scene, kept)
-        told = f"{slowest:.1f} s at most to the end"
-        return Finding(f"{_stopped(scene)} (in {', '.join(met)})", "saved; the same command", told, times=len(met))
+        result = f"{slowest:.1f} s at most to the end"
+        return Finding(f"{_stopped(scene)} (in {', '.join(met)})", "saved; the same command", result, times=len(met))
 
     inflict.__doc__ = f"{_names(numbers)} in each of the eight phases of a run from nothing, with --on-hangup save."
     return inflict
@@ -55,19 +57,19 @@ def in_every_phase(*numbers: signal.Signals) -> Callable[[Scene], Finding]:
 
 def hangup_in_every_phase(scene: Scene) -> Finding:
     """SIGHUP in each of the eight phases of a run from nothing, with --on-hangup continue."""
-    going = scene.start(*NO_CLOCK)
+    process = scene.start(*NO_CLOCK)
     for phase in PHASES:
-        if not _comes_to(scene, going, phase):
-            raise NotSurvived(f"ended before {phase}: {going.output[-1500:]}")
-        going.send(signal.SIGHUP)
-    scene.results.append(going.wait())
+        if not _comes_to(scene, process, phase):
+            raise NotSurvived(f"ended before {phase}: {process.output[-1500:]}")
+        process.send(signal.SIGHUP)
+    scene.results.append(process.wait())
     return Finding(scene.noticed("hangup: the terminal was closed"), "goes on without it", times=len(PHASES))
 
 
 def ctrl_c_while_training(scene: Scene) -> Finding:
     """Ctrl-C while it trains."""
-    going = training(scene)
-    _stopped_by(scene, going, signal.SIGINT)
+    process = training(scene)
+    _stopped_by(scene, process, signal.SIGINT)
     noticed = scene.noticed("Stopped. What was done is kept; go on with")
     scene.run()
     if lost := scene.steps_lost():
@@ -78,11 +80,10 @@ def ctrl_c_while_training(scene: Scene) -> Finding:
 def ctrl_c_twice(scene: Scene) -> Finding:
     """Ctrl-C twice while it trains, as fast as can be, then 50 and 300 ms after each other."""
     for gap in GAPS:
-        going = training(scene)
-        going.interrupt()
-        until = time.monotonic() + gap
-        scene.wait_until(lambda until=until: time.monotonic() >= until, "the second Ctrl-C")
-        _stopped_by(scene, going, signal.SIGINT)
+        process = training(scene)
+        process.interrupt()
+        scene.let_pass(gap)
+        _stopped_by(scene, process, signal.SIGINT)
     scene.run()
     return Finding(_stopped(scene), "ends without waiting; the last checkpoint", times=len(GAPS))
 
@@ -105,17 +106,17 @@ def killed_while_stopping(scene: Scene) -> Finding:
 def _killed_in_the_save(scene: Scene) -> bool:
     """Ctrl-C in a step that takes long, kill -9 when the checkpoint after it is seen; whether it was not whole yet."""
     slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": SLOW_STEP}
-    going = scene.start(env=injecting(slow))
-    going.wait_for(lambda: scene.last_step() == SLOW_STEP - 1, f"step {SLOW_STEP}")
-    trainer = going.trainer
-    going.interrupt()
+    process = scene.start(env=injecting(slow))
+    process.wait_for(lambda: scene.last_step() == SLOW_STEP - 1, f"step {SLOW_STEP}")
+    trainer = process.living_trainer()
+    process.interrupt()
     until = time.monotonic() + SIGHT_SECONDS
-    while not (half := _half_saved(scene)) and going.is_running and time.monotonic() < until:
+    while not (half := _half_saved(scene)) and process.is_running and time.monotonic() < until:
         time.sleep(LOOK_SECONDS)
     trainer.kill()
-    going.send(signal.SIGSTOP)  # it takes no note while the others are looked for
-    going.kill("all")
-    scene.results.append(going.wait())
+    process.send(signal.SIGSTOP)  # it takes no note while the others are looked for
+    process.kill("all")
+    scene.results.append(process.wait())
     return bool(half) and half == _half_saved(scene) and marker_of(scene, f"training.{MODEL}")[0] == "started"
 
 
@@ -123,19 +124,19 @@ def _half_saved(scene: Scene) -> list[Path]:
     return list(scene.checkpoints.glob(f".step-{SLOW_STEP:08d}.tmp"))
 
 
-def _comes_to(scene: Scene, going: Process, phase: str) -> bool:
+def _comes_to(scene: Scene, process: Process, phase: str) -> bool:
     """Wait until the phase has begun; False when the run ends before."""
     step = MET_IN[phase]
     before = marker_of(scene, step)
-    scene.wait_until(lambda: marker_of(scene, step) != before or not going.is_running, f"{phase} to begin")
-    return going.is_running
+    scene.wait_until(lambda: marker_of(scene, step) != before or not process.is_running, f"{phase} to begin")
+    return process.is_running
 
 
-def _stopped_by(scene: Scene, going: Process, number: signal.Signals) -> float:
+def _stopped_by(scene: Scene, process: Process, number: signal.Signals) -> float:
     """Send the signal and see that it ends as it should; the seconds that it took."""
     began = time.monotonic()
-    going.send(number)
-    result = going.wait()
+    process.send(number)
+    result = process.wait()
     seconds = time.monotonic() - began
     scene.results.append(result)
     if result.code != STOPPED:

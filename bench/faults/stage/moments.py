@@ -1,5 +1,5 @@
 """Moments of a run at which something can happen to it: anywhere in a step, or in one of the short windows between two
-writes, as they are seen from outside. A moment is waited for; which one was met, what is left of the run then tells."""
+writes, as they are seen from outside. A moment is waited for; what is left of the run then shows which one was met."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
-from bench.faults.kind import NotSurvived
-from bench.faults.losses import heartbeat_of, trains_since
-from bench.faults.process import Process
-from bench.faults.scene import Scene
-from bench.faults.template import Templates
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.losses import heartbeat_of, trains_since
+from bench.faults.stage.process import Process
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import Templates
 from nanogpt import durable
 
 LOOK_SECONDS = 0.001  # a marker's temporary file lives for the milliseconds of an fsync
@@ -59,14 +59,15 @@ ANYWHERE, WHILE_IT_TRAINS = "anywhere in the step", "while it trains"
 WRITING, BETWEEN = "another file is being written", "no step is under way (starting, or between two)"
 FINISHED, RENAMED = "a marker has just said finished", "a checkpoint has just been renamed"
 OUTCOME = "an outcome is there, and the marker says started"
-PARTS_OF_TRAINING = ("training", "evaluating", "writing a sample", "saving")  # as the heartbeat tells
+PARTS_OF_TRAINING = ("training", "evaluating", "writing a sample", "saving")  # the activity of a heartbeat
 SHARE = {ANYWHERE: 1.0, WHILE_IT_TRAINS: 0.2}  # of the step that is waited for at most; the training must come further
 # What is looked at, until it is there anew: of the writes, their temporary files or folders.
 Sight = Callable[[Scene, Step], object]
-WRITES: dict[str, Sight] = {
+Write = Callable[[Scene, Step], list[Path]]
+WRITES: dict[str, Write] = {
     "a marker is being written": lambda scene, step: _temporary(scene.markers, f"{step.name}.json"),
 }
-WRITES_OF_TRAINING: dict[str, Sight] = {
+WRITES_OF_TRAINING: dict[str, Write] = {
     "a checkpoint is being written": lambda scene, step: list(scene.checkpoints.glob(".*.tmp")),
     "best/ is being written": lambda scene, step: list(scene.model.glob(".best.tmp")),
     "the metrics are being rewritten": lambda scene, step: _temporary(scene.model, "metrics.jsonl"),
@@ -127,12 +128,12 @@ def _was_training(scene: Scene, since: float) -> bool:
     return heartbeat.get("activity") in PARTS_OF_TRAINING and heartbeat["time"] > since
 
 
-def _writes_of(step: Step) -> dict[str, Sight]:
+def _writes_of(step: Step) -> dict[str, Write]:
     return {**WRITES, **WRITES_OF_TRAINING} if step.phase == "training" else WRITES
 
 
 def outcome_without_marker(scene: Scene, step: str) -> bool:
-    """Whether the trainer has told that it finished, since the marker of its step says started."""
+    """Whether the trainer has left an outcome that says finished, since the marker of its step says started."""
     outcome = scene.model / "outcome.json"
     if not outcome.exists():
         return False
@@ -149,7 +150,7 @@ def _seconds(moment: str) -> float:
 
 
 def moment_comes(
-    scene: Scene, going: Process, step: Step, moment: str, dice: random.Random, meanwhile: Callable[[], None],
+    scene: Scene, process: Process, step: Step, moment: str, dice: random.Random, meanwhile: Callable[[], None],
     at_start: tuple[str, str, int],
 ) -> bool:  # fmt: skip
     """Wait for `moment` within `step`; False when the run ends before.
@@ -163,13 +164,13 @@ def moment_comes(
         return marker_of(scene, step.name) != at_start
 
     if at_start[0] == "finished":
-        return _stays(scene, going, dice.uniform(0, KEPT_SECONDS), meanwhile)
+        return _stays(scene, process, dice.uniform(0, KEPT_SECONDS), meanwhile)
     entered = time.time()
-    scene.wait_until(lambda: begun() or not going.is_running, f"the start of {step.name}")
+    scene.wait_until(lambda: begun() or not process.is_running, f"the start of {step.name}")
     if moment == WHILE_IT_TRAINS:
-        scene.wait_until(lambda: begun() and _trains_or_has(scene, going, step, entered), "the training to go on")
+        scene.wait_until(lambda: begun() and _trains_or_has(scene, process, step, entered), "the training to go on")
     if moment in (ANYWHERE, WHILE_IT_TRAINS):
-        return _stays(scene, going, dice.uniform(0, step.seconds * SHARE[moment]), meanwhile)
+        return _stays(scene, process, dice.uniform(0, step.seconds * SHARE[moment]), meanwhile)
     sight = {**WINDOWS, **WINDOWS_OF_TRAINING}[moment]
     before, until = sight(scene, step), time.monotonic() + SIGHT_SECONDS
     for look in count():
@@ -178,7 +179,7 @@ def moment_comes(
         before = before and now  # what was there and went away may come anew
         if look % LOOKS_BETWEEN == 0:
             meanwhile()
-            if not going.is_running:
+            if not process.is_running:
                 return False
             if time.monotonic() > until or marker_of(scene, step.name)[0] == "finished":
                 return True
@@ -224,20 +225,20 @@ def _tells_of_a_kill(scene: Scene, step: str) -> bool:
     return step == "documentation.report" and bool(re.search(r"remedies\.\d+ added \(.* interrupted\)", reason))
 
 
-def _trains_or_has(scene: Scene, going: Process, step: Step, since: float) -> bool:
-    return trains_since(scene, since) or marker_of(scene, step.name)[0] == "finished" or not going.is_running
+def _trains_or_has(scene: Scene, process: Process, step: Step, since: float) -> bool:
+    return trains_since(scene, since) or marker_of(scene, step.name)[0] == "finished" or not process.is_running
 
 
-def _stays(scene: Scene, going: Process, seconds: float, meanwhile: Callable[[], None]) -> bool:
+def _stays(scene: Scene, process: Process, seconds: float, meanwhile: Callable[[], None]) -> bool:
     """Wait; whether the run goes on then."""
     until = time.monotonic() + seconds
 
     def over() -> bool:
         meanwhile()
-        return time.monotonic() > until or not going.is_running
+        return time.monotonic() > until or not process.is_running
 
     scene.wait_until(over, "a moment")
-    return going.is_running
+    return process.is_running
 
 
 def _temporary(folder: Path, name: str) -> list[Path]:

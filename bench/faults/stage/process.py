@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.faults.kind import NotSurvived
+from bench.faults.stage.finding import NotSurvived
 from flows.context.options import CHECKOUT
 
 MARK = "FAULTS_SCENE"  # in the environment of every process of a scene: whose it is
@@ -41,7 +41,7 @@ class Interrupted(Exception):
 class Result:
     """How a command ended."""
 
-    code: int  # as subprocess tells it: -9 for SIGKILL
+    code: int  # as subprocess has it: -9 for SIGKILL
     output: str  # stdout and stderr
     seconds: float
 
@@ -97,6 +97,12 @@ class Process:
     def trainer(self) -> psutil.Process | None:
         """The trainer, while there is one."""
         return next((child for child in self.children() if is_trainer(child)), None)
+
+    def living_trainer(self) -> psutil.Process:
+        """The trainer. Raises NotSurvived without one."""
+        if (trainer := self.trainer) is None:
+            raise NotSurvived(f"there is no trainer: {self.output[-TAIL:]}")
+        return trainer
 
     def children(self) -> list[psutil.Process]:
         """All that it has started, and what that has started."""
@@ -164,7 +170,8 @@ def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
 
 
 def is_trainer(process: psutil.Process) -> bool:

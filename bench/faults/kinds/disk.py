@@ -21,11 +21,12 @@ from pathlib import Path
 
 import psutil
 
-from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived
-from bench.faults.process import Process
-from bench.faults.scene import MODEL, Scene
-from bench.faults.template import CHECKPOINT_INTERVAL, HALF
+from bench.faults.stage.finding import Finding, NotPossible, NotSurvived
+from bench.faults.stage.injection import injecting
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.process import Process, Result
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import CHECKPOINT_INTERVAL, HALF, MODEL
 
 SIZE = 3 << 30  # bytes of the file system, in a file with holes: phase 1 wants more than 1 GiB to be free
 WAITS = "the run waits until"
@@ -71,7 +72,7 @@ def _take_place(aside: Path, workspace: Path, image: Path) -> None:
 def _mount(folder: Path, image: Path, size: int) -> None:
     with open(image, "wb") as file:
         file.truncate(size)
-    for command in (["mkfs.ext4", "-q", "-m", "0", image], ["mount", "-o", "loop", image, folder]):
+    for command in (["mkfs.ext4", "-q", "-m", "0", str(image)], ["mount", "-o", "loop", str(image), str(folder)]):
         subprocess.run(command, check=True, capture_output=True)
 
 
@@ -119,12 +120,12 @@ def fills_while_it_trains(scene: Scene) -> Finding:
     """Another program fills the file system (a small ext4) while it trains, and takes what comes free as long as there
     is a trainer."""
     with on_a_small_disk(scene) as hog:
-        going = _start_in_a_step(scene)
-        trainer = going.trainer
+        process = _start_in_a_step(scene)
+        trainer = process.living_trainer()
         hog.keep_full(enough=lambda: _has_ended(trainer))
-        going.wait_for(lambda: _waits(going) or not going.is_running, "the run to end, or to wait for room")
+        process.wait_for(lambda: _waits(process) or not process.is_running, "the run to end, or to wait for room")
         hog.leave()
-        scene.results.append(going.wait())
+        scene.results.append(process.wait())
     row = scene.remedy("disk_full", "removed .* that this run could spare")
     return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
 
@@ -133,35 +134,35 @@ def stays_full_for_a_while(scene: Scene) -> Finding:
     """Another program fills the file system (a small ext4) while it trains, takes at once whatever the run frees, and
     gives it back when the run has begun to wait."""
     with on_a_small_disk(scene) as hog:
-        going = _start_in_a_step(scene)
+        process = _start_in_a_step(scene)
         hog.keep_full()
-        _wait_for_the_wait(going)
+        _wait_for_the_wait(process)
         hog.leave()
-        scene.results.append(going.wait())
+        scene.results.append(process.wait())
     return _waited(scene, "training")
 
 
 def full_while_the_text_is_read(scene: Scene) -> Finding:
     """The file system (a small ext4) is full as soon as phase 4, which cleans and tokenises the text, has begun."""
     with on_a_small_disk(scene) as hog:
-        going = scene.start()
-        going.wait_for(lambda: "4 Dataset" in going.output, "phase 4")
+        process = scene.start()
+        process.wait_for(lambda: "4 Dataset" in process.output, "phase 4")
         hog.keep_full()
-        _wait_for_the_wait(going)
+        _wait_for_the_wait(process)
         hog.leave()
-        scene.results.append(going.wait())
+        scene.results.append(process.wait())
     return _waited(scene)
 
 
 def full_while_the_report_is_written(scene: Scene) -> Finding:
     """The file system (a small ext4) is full as soon as phase 8 draws the figures of the report."""
     with on_a_small_disk(scene) as hog:
-        going = scene.start("--redo", "documentation.figures")
-        going.wait_for(lambda: "Draw the figures ..." in going.output, "the figures")
+        process = scene.start("--redo", "documentation.figures")
+        process.wait_for(lambda: "Draw the figures ..." in process.output, "the figures")
         hog.keep_full()
-        _wait_for_the_wait(going)
+        _wait_for_the_wait(process)
         hog.leave()
-        scene.results.append(going.wait())
+        scene.results.append(process.wait())
     return _waited(scene, "documentation")
 
 
@@ -169,22 +170,22 @@ def full_at_the_start(scene: Scene) -> Finding:
     """The file system (a small ext4) is full before the run starts again."""
     with on_a_small_disk(scene) as hog:
         hog.keep_full()
-        going = scene.start()
-        _wait_for_the_wait(going)
+        process = scene.start()
+        _wait_for_the_wait(process)
         hog.leave()
-        scene.results.append(going.wait())
+        scene.results.append(process.wait())
     return _waited(scene)
 
 
 def limit_of_file_size(scene: Scene) -> Finding:
     """`ulimit -f` (RLIMIT_FSIZE) below the size of a checkpoint's file; lifted when the run has begun to wait."""
     largest = max(file.stat().st_size for file in scene.newest_checkpoint().iterdir())
-    going = scene.start()
-    _, most = resource.prlimit(going.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (largest * 3 // 4, most))
-    _wait_for_the_wait(going)
-    resource.prlimit(going.pid, resource.RLIMIT_FSIZE, (most, most))
-    scene.results.append(going.wait())
+    process = scene.start()
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest * 3 // 4, most))
+    _wait_for_the_wait(process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+    scene.results.append(process.wait())
     scene.noticed(WAITS, "ulimit -f")
     return _waited(scene)
 
@@ -197,7 +198,7 @@ def log_takes_nothing(scene: Scene) -> Finding:
         scene.run()
     finally:
         scene.log_file.unlink()
-    return Finding(scene.noticed("No space left on device"), "it is told on the terminal, once; the run goes on")
+    return Finding(scene.noticed("No space left on device"), "the terminal says so, once; the run goes on")
 
 
 def _start_in_a_step(scene: Scene) -> Process:
@@ -205,18 +206,18 @@ def _start_in_a_step(scene: Scene) -> Process:
     comes next happens before the training's end, however slow the machine is."""
     begun = scene.workspace.with_name(f"{scene.workspace.name}.step")
     slow = {"what": "hang", "how": "asleep", "seconds": 3.0, "at": "step", "step": LONG_STEP, "counter": str(begun)}
-    going = scene.start(env=injecting(slow))
-    going.wait_for(begun.exists, f"step {LONG_STEP}")
-    return going
+    process = scene.start(env=injecting(slow))
+    process.wait_for(begun.exists, f"step {LONG_STEP}")
+    return process
 
 
-def _wait_for_the_wait(going) -> None:
-    going.wait_for(lambda: _waits(going), "the run to wait for room")
+def _wait_for_the_wait(process: Process) -> None:
+    process.wait_for(lambda: _waits(process), "the run to wait for room")
     time.sleep(1.0)  # it looks in vain now and then
 
 
-def _waits(going: Process) -> bool:
-    return WAITS in " ".join(going.output.split())
+def _waits(process: Process) -> bool:
+    return WAITS in " ".join(process.output.split())
 
 
 def _has_ended(process: psutil.Process) -> bool:
@@ -236,10 +237,10 @@ def _waited(scene: Scene, step: str = "") -> Finding:
 
 def may_not_be_written(scene: Scene) -> Finding:
     """The model's folder becomes immutable (chattr +i, which binds root, too) while it trains, and then as it was."""
-    going = _start_in_a_step(scene)
+    process = _start_in_a_step(scene)
     _chattr("+i", scene.model)
     try:
-        result = going.wait()
+        result = process.wait()
     finally:
         _chattr("-i", scene.model)
     return _stopped_and_gone_on(scene, result, re.escape(MODEL))
@@ -248,10 +249,10 @@ def may_not_be_written(scene: Scene) -> Finding:
 def moved_away(scene: Scene) -> Finding:
     """The whole workspace is moved elsewhere while it trains, and back when the run has ended."""
     elsewhere = scene.workspace.with_name(f"{scene.workspace.name}.elsewhere")
-    going = _start_in_a_step(scene)
+    process = _start_in_a_step(scene)
     scene.workspace.rename(elsewhere)
     try:
-        result = going.wait()
+        result = process.wait()
     finally:
         if not scene.workspace.exists():
             elsewhere.rename(scene.workspace)
@@ -264,23 +265,23 @@ def gone_before_a_checkpoint(scene: Scene) -> Finding:
     """The model's folder vanishes in the first session of its training, between two steps, before any checkpoint."""
     stopped = {"what": "hang", "how": "asleep", "seconds": 4.0, "at": "step", "step": CHECKPOINT_INTERVAL // 2,
                "counter": str(scene.workspace / "stopped")}  # fmt: skip
-    going = scene.start(env=injecting(stopped))
-    going.wait_for(lambda: scene.last_step() == CHECKPOINT_INTERVAL // 2 - 1, "the step before it")
-    found = _vanishes(scene, going, scene.model)
+    process = scene.start(env=injecting(stopped))
+    process.wait_for(lambda: scene.last_step() == CHECKPOINT_INTERVAL // 2 - 1, "the step before it")
+    found = _vanishes(scene, process, scene.model)
     return replace(found, steps_lost=CHECKPOINT_INTERVAL // 2 - 1)  # their rows vanished, too
 
 
 def gone_with_its_first(scene: Scene) -> Finding:
     """The folder of the checkpoints vanishes in the first session of a training, as soon as the first is written."""
-    going = scene.start()
-    going.wait_for(scene.checkpoints.exists, "the folder of the checkpoints")
-    return _vanishes(scene, going, scene.checkpoints)
+    process = scene.start()
+    process.wait_for(scene.checkpoints.exists, "the folder of the checkpoints")
+    return _vanishes(scene, process, scene.checkpoints)
 
 
-def _vanishes(scene: Scene, going, folder: Path) -> Finding:
+def _vanishes(scene: Scene, process: Process, folder: Path) -> Finding:
     """It may stop the run, with the reason in a line, or not."""
     folder.rename(scene.workspace.with_name(f"{scene.workspace.name}.vanished"))
-    result = going.wait()
+    result = process.wait()
     if result.code != 0:
         return _stopped_and_gone_on(scene, result, "is gone", rf"/{re.escape(folder.name)}\b")
     scene.results.append(result)
@@ -294,9 +295,9 @@ def unmounted(scene: Scene) -> Finding:
         below.mkdir()
         subprocess.run(["mount", "--bind", scene.workspace, below], check=True)  # so that it outlives its unmounting
         try:
-            going = _start_in_a_step(scene)
+            process = _start_in_a_step(scene)
             subprocess.run(["umount", "-l", scene.workspace], check=True)
-            result = going.wait()
+            result = process.wait()
             left = [str(path) for path in scene.workspace.rglob("*")]
         finally:
             if not os.path.ismount(scene.workspace):
@@ -323,16 +324,16 @@ def can_be_immutable() -> bool:
     return True
 
 
-def _stopped_and_gone_on(scene: Scene, result, *words: str) -> Finding:
+def _stopped_and_gone_on(scene: Scene, result: Result, *words: str) -> Finding:
     """It must have ended with 1, the reason in a line and no traceback; then the same command goes on."""
-    told = [line for line in result.output.splitlines() if line.startswith("error: ")]
-    if result.code != 1 or len(told) != 1 or "Traceback" in result.output:
+    errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
+    if result.code != 1 or len(errors) != 1 or "Traceback" in result.output:
         raise NotSurvived(f"exit code {result.code} instead of 1 and a line: {result.output[-1500:]}")
-    if not all(re.search(word, told[0]) for word in words):
-        raise NotSurvived(f"the reason should tell {words}: {told[0]}")
+    if not all(re.search(word, errors[0]) for word in words):
+        raise NotSurvived(f"the reason should name {words}: {errors[0]}")
     scene.results.append(result)
     scene.run()
-    return Finding(told[0], "it stops with the reason; the same command goes on")
+    return Finding(errors[0], "it stops with the reason; the same command goes on")
 
 
 KINDS = [

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import psutil
 
-from bench.faults.kind import NotSurvived
-from bench.faults.process import is_trainer, marked
-from bench.faults.scene import Scene
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.process import is_trainer, marked
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import Row
 from nanogpt import durable
 
 WATCH_SECONDS = 0.1
@@ -25,10 +26,11 @@ class _Open:
     events: int  # so many there were
 
 
-def heartbeat_of(scene: Scene) -> dict:
+def heartbeat_of(scene: Scene) -> Row:
     """The trainer's last sign of life; empty before the first."""
     try:
-        return durable.read_json(scene.model / "heartbeat")
+        heartbeat: Row = durable.read_json(scene.model / "heartbeat")
+        return heartbeat
     except (OSError, ValueError):
         return {}
 
@@ -95,7 +97,7 @@ class TwoTrainers:
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._thread.join()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.faults.scene import Scene
+from bench.faults.stage.scene import Scene
 
 
 def cut_short(file: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import psutil
 
-from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotPossible, NotSurvived
-from bench.faults.mirror import Answer, Mirror, mirror
-from bench.faults.process import Process
-from bench.faults.scene import Scene
-from bench.faults.template import shared_data
+from bench.faults.kinds.mirror import Answer, Mirror, mirror
+from bench.faults.stage.finding import Finding, NotPossible, NotSurvived
+from bench.faults.stage.injection import injecting
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.process import Process
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import shared_data
 from nanogpt import durable
 from nanogpt.data import sources
 
@@ -30,17 +31,17 @@ PLAY = sources.CATALOGUE["tiny_shakespeare"]
 def rotting(scene: Scene, damage: Callable[[Path], None], *words: str) -> Finding:
     """Stop the trainer at a step (SIGSTOP), damage what it learns from, and let it go on (SIGCONT)."""
     stop = {"what": "signal", "signal": "SIGSTOP", "step": STEP, "counter": str(scene.workspace / "stopped")}
-    going = scene.start(env=injecting(stop))
-    going.wait_for(lambda: _is_stopped(going), f"step {STEP}")
+    process = scene.start(env=injecting(stop))
+    process.wait_for(lambda: _is_stopped(process), f"step {STEP}")
     damage(scene.data / "char")
-    going.trainer.resume()
-    scene.results.append(going.wait())
+    process.living_trainer().resume()
+    scene.results.append(process.wait())
     row = scene.remedy("corrupt_file", "made again", *words)
     return Finding(scene.noticed(*words), row["remedy"])
 
 
-def _is_stopped(going: Process) -> bool:
-    trainer = going.trainer
+def _is_stopped(process: Process) -> bool:
+    trainer = process.trainer
     return trainer is not None and trainer.status() == psutil.STATUS_STOPPED
 
 
@@ -61,7 +62,12 @@ def cut_short(scene: Scene) -> Finding:
 
 def folder_gone(scene: Scene) -> Finding:
     """Every file of the token folder is deleted while it is learned from."""
-    return rotting(scene, lambda data: [path.unlink() for path in data.iterdir()], "missing")
+    return rotting(scene, _emptied, "missing")
+
+
+def _emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
 def evaluated_rotten(scene: Scene) -> Finding:
@@ -153,7 +159,7 @@ def without_ranges(scene: Scene) -> Finding:
 
 
 def mixed(scene: Scene) -> Finding:
-    """Wrong bytes until the connection breaks off, then the right rest: only the whole file's sha256 tells."""
+    """Wrong bytes until the connection breaks off, then the right rest: only the whole file's sha256 shows it."""
     return answers(scene, [Answer(wrong=True, until=300_000), Answer()], "wrong bytes",
                    remedy="dropped whole, begun anew", resumed=True)  # fmt: skip
 
@@ -169,9 +175,9 @@ def killed(scene: Scene) -> Finding:
     """The run is killed (kill -9) in the middle of the download, and started again."""
     with mirror(content(), Answer(waits=threading.Event()), Answer()) as served:
         part = scene.workspace / "data/downloads" / f"{PLAY.file}.part"
-        going = scene.start(*fetching(served.url))
-        going.wait_for(lambda: part.is_file() and part.stat().st_size > len(content()) // 3, "half of the file")
-        going.kill()
+        process = scene.start(*fetching(served.url))
+        process.wait_for(lambda: part.is_file() and part.stat().st_size > len(content()) // 3, "half of the file")
+        process.kill()
         scene.run(*fetching(served.url))
         return downloaded(scene, served, FETCHED, remedy="the rest asked for", resumed=True)
 

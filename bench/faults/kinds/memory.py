@@ -20,12 +20,13 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.process import is_trainer, marked
-from bench.faults.scene import Scene
-from bench.faults.template import MODEL, rows_of
-from bench.faults.verdict import apart, losses
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.injection import PRESSURE, Fault, injecting
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.process import is_trainer, marked
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import MODEL, Row, rows_of
+from bench.faults.stage.verdict import apart, losses
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.measure.memory import predict
@@ -61,7 +62,7 @@ def address_space(scene: Scene) -> Finding:
     row = remedy(scene, "halve the micro-batch", "can't allocate memory")
     if micro_batch(scene) not in (1, 2):
         raise NotSurvived(f"ended with micro-batch {micro_batch(scene)}")
-    return Finding(scene.noticed("DefaultCPUAllocator: can't allocate"), row["remedy"], told(scene),
+    return Finding(scene.noticed("DefaultCPUAllocator: can't allocate"), row["remedy"], micro_batch_words(scene),
                    seconds_lost(scene))  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def address_space_for_blocks(scene: Scene) -> Finding:
         train(scene)
     remedy(scene, "gradient checkpointing")
     noticed = scene.noticed("micro-batch 1: .*can't allocate memory|after memory had run out")
-    return Finding(noticed, all_remedies(scene), told(scene), seconds_lost(scene))
+    return Finding(noticed, all_remedies(scene), micro_batch_words(scene), seconds_lost(scene))
 
 
 # -- in the words of allocators --------------------------------------------------------------------------------------
@@ -128,19 +129,19 @@ def rust(scene: Scene) -> Finding:
 
 def killed(scene: Scene) -> Finding:
     """SIGKILL of the trainer in step 7, with less memory left than counts as pressure (the threshold is raised)."""
-    pressure = {"what": "replace", "module": "flows.machine.memory_pressure", "name": "PRESSURE", "value": 1.0}
-    return once(scene, {"what": "signal", "step": 7}, "killed with .* of memory left", pressure)
+    return once(scene, {"what": "signal", "step": 7}, "killed with .* of memory left", PRESSURE.replaced_by(1.0))
 
 
 def comes_back(scene: Scene) -> Finding:
     """Out of memory once at step 5; Ctrl-C; on again, and then a --fresh run, with all the memory there is."""
     prepare(scene, LIGHT)
     fault = {**CPU_IS_FULL, "step": 5, "counter": str(counter(scene))}
-    slow = {"what": "hang", "how": "asleep", "at": "step", "step": 8, "counter": f"{counter(scene)}.hang"}
-    going = scene.start(*TIME, *AGAIN, "--only", "training", env=injecting(fault, slow))
-    going.wait_for(Path(slow["counter"]).exists, "step 8, in halves")
-    going.interrupt()
-    going.wait()
+    begun = Path(f"{counter(scene)}.hang")
+    slow = {"what": "hang", "how": "asleep", "at": "step", "step": 8, "counter": str(begun)}
+    process = scene.start(*TIME, *AGAIN, "--only", "training", env=injecting(fault, slow))
+    process.wait_for(begun.exists, "step 8, in halves")
+    process.interrupt()
+    process.wait()
     scene.run(*TIME, "--only", "training")
     found = [micro_batch(scene)]
     scene.run(*TIME, "--fresh")
@@ -157,17 +158,19 @@ def comes_back(scene: Scene) -> Finding:
 # -- what they share -------------------------------------------------------------------------------------------------
 
 
-def once(scene: Scene, fault: dict, words: str, *more: dict) -> Finding:
+def once(scene: Scene, fault: Fault, words: str, *more: Fault) -> Finding:
     """The fault strikes once in the training, which goes on in halves."""
     prepare(scene, LIGHT)
     train(scene, {**fault, "times": 1, "counter": str(counter(scene))}, *more)
     row = remedy(scene, "halve the micro-batch")
     if micro_batch(scene) != 2:
         raise NotSurvived(f"ended with micro-batch {micro_batch(scene)}, not 2")
-    return Finding(scene.noticed(words), row["remedy"], told(scene), seconds_lost(scene), row["steps_lost"])
+    return Finding(
+        scene.noticed(words), row["remedy"], micro_batch_words(scene), seconds_lost(scene), row["steps_lost"]
+    )
 
 
-def train(scene: Scene, *faults: dict) -> None:
+def train(scene: Scene, *faults: Fault) -> None:
     """The training alone: what follows it has nothing to do with memory."""
     scene.run(*TIME, *AGAIN, "--only", "training", env=injecting(*faults) if faults else {})
 
@@ -195,7 +198,8 @@ def prepare(scene: Scene, config: str) -> int:
     scene.run(*TIME, "--only", "environment")  # it depends on where the workspace is
     scene.results.clear()
     scene.begin()
-    return durable.read_json(ready / "facts.json")["address_space"]
+    taken: int = durable.read_json(ready / "facts.json")["address_space"]
+    return taken
 
 
 def take_as_reference(scene: Scene, model: Path) -> None:
@@ -225,22 +229,22 @@ def trained_to_its_end(scene: Scene, steps: int) -> str:
     """What the scene's model has learnt. Raises NotSurvived unless it took each step, was judged after the last, and
     the loss fell."""
     each_step_in_order(scene, steps)
-    told = losses(scene.metrics())
-    if ("eval", steps) not in told:
-        raise NotSurvived(f"not judged after step {steps}: {sorted(told)}")
-    first, last = told["train", 1], told["eval", steps]
+    curve = losses(scene.metrics())
+    if ("eval", steps) not in curve:
+        raise NotSurvived(f"not judged after step {steps}: {sorted(curve)}")
+    first, last = curve["train", 1], curve["eval", steps]
     if last >= LEARNT * first:
         raise NotSurvived(f"it learnt nothing: loss {first} at first, {last} at last")
     return f"{steps} steps, loss {first:.2f} to {last:.2f}"
 
 
 def each_step_in_order(scene: Scene, steps: int) -> None:
-    """Raises NotSurvived unless each step is told once, in order, and each loss is a number."""
+    """Raises NotSurvived unless each step has one row, in order, and each loss is a number."""
     rows = scene.metrics()
     for kind, wanted in (("train", list(range(1, steps + 1))), ("eval", None)):
-        told = [row["step"] for row in rows if row["kind"] == kind]
-        if told != (wanted or sorted(set(told))):
-            raise NotSurvived(f"{kind} rows of steps {told}; from 1 to {steps}, each once, was to be told")
+        found = [row["step"] for row in rows if row["kind"] == kind]
+        if found != (wanted or sorted(set(found))):
+            raise NotSurvived(f"{kind} rows of steps {found} instead of 1 to {steps}, each once")
     if wrong := [key for key, loss in losses(rows).items() if not math.isfinite(loss)]:
         raise NotSurvived(f"no number for a loss: {wrong}")
 
@@ -253,19 +257,20 @@ def needed(scene: Scene, micro_batch: int, recompute: bool = False) -> int:
 
 def seconds_lost(scene: Scene) -> float:
     """By the remedies' own account: the scene's training was no part of its template's time."""
-    return sum(row["cost_seconds"] for row in remedies(scene))
+    return sum(float(row["cost_seconds"]) for row in remedies(scene))
 
 
-def remedies(scene: Scene) -> list[dict]:
+def remedies(scene: Scene) -> list[Row]:
     """The training's own, from its marker: the report has them once it is written."""
-    return durable.read_json(scene.markers / f"training.{MODEL}.json")["remedies"]
+    rows: list[Row] = durable.read_json(scene.markers / f"training.{MODEL}.json")["remedies"]
+    return rows
 
 
-def remedy(scene: Scene, *words: str) -> dict:
+def remedy(scene: Scene, *words: str) -> Row:
     """The first against memory that has all `words`. Raises NotSurvived without one."""
     for row in remedies(scene):
-        told = f"{row['evidence']} {row['remedy']} {row['outcome']}"
-        if row["symptom"] == "out_of_memory" and all(word in told for word in words):
+        text = f"{row['evidence']} {row['remedy']} {row['outcome']}"
+        if row["symptom"] == "out_of_memory" and all(word in text for word in words):
             return row
     raise NotSurvived(f"no remedy against memory with {' and '.join(words)}; there are {remedies(scene)}")
 
@@ -277,10 +282,11 @@ def all_remedies(scene: Scene) -> str:
 
 def micro_batch(scene: Scene) -> int:
     """That the training ended with."""
-    return durable.read_json(scene.model / "outcome.json")["micro_batch"]
+    size: int = durable.read_json(scene.model / "outcome.json")["micro_batch"]
+    return size
 
 
-def told(scene: Scene) -> str:
+def micro_batch_words(scene: Scene) -> str:
     return f"micro-batch {micro_batch(scene)}"
 
 

@@ -1,4 +1,4 @@
-"""All kinds of fault, two at a time: each in its own copy of a run, judged, and told in a line."""
+"""All kinds of fault, two at a time: each in its own copy of a run, judged, and reported in a line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
-from bench.faults.kind import Kind, NotPossible, NotSurvived
-from bench.faults.process import Interrupted, Patience
-from bench.faults.scene import Scene
-from bench.faults.template import Templates
-from bench.faults.verdict import judge
+from bench.faults.stage.finding import NotPossible, NotSurvived
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.process import Interrupted, Patience
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.template_making import TemplateMaker
+from bench.faults.stage.templates import Templates
+from bench.faults.stage.verdict import judge
+
+TableRow = dict[str, Any]  # of docs/faults.json
 
 
 class Campaign:
@@ -23,13 +28,14 @@ class Campaign:
 
     def __init__(self, folder: Path, small: bool = False, tell: Callable[[str], None] = print):
         self.small, self.tell, self.interrupted = small, tell, threading.Event()
-        self.templates = Templates(folder, self.interrupted)
-        self.templates.make("whole", tell)
+        self.templates = Templates(folder)
+        self._maker = TemplateMaker(self.templates, self.interrupted, tell)
+        self._maker.make("whole")
 
     @contextmanager
     def scene(self, template: str, name: str, seconds: float = 300.0) -> Iterator[Scene]:
         """A private copy of a template's workspace: ended, and removed unless what is done in it fails."""
-        reference = self.templates.make(template, self.tell)
+        reference = self._maker.make(template)
         workspace = self.templates.folder / "scenes" / f"{_file_name(name)}-{os.getpid()}-{threading.get_ident()}"
         shutil.copytree(self.templates.workspace(template), workspace, symlinks=True)
         scene = Scene(self.templates, workspace, reference, Patience(seconds, self.interrupted), template,
@@ -38,9 +44,9 @@ class Campaign:
             yield scene
         scene.remove()
 
-    def row(self, kind: Kind) -> dict:
+    def row(self, kind: Kind) -> TableRow:
         """Inflict a kind and judge what comes of it: its row of the table. `survived` is False with `why`, in words."""
-        row = {"name": kind.name, "group": kind.group, "made": kind.made}
+        row: TableRow = {"name": kind.name, "group": kind.group, "made": kind.made}
         began = time.monotonic()
         try:
             with self.scene(kind.template, kind.name, kind.seconds) as scene:
@@ -63,11 +69,11 @@ class Campaign:
             "steps_lost": steps, "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
 
-    def rows(self, kinds: list[Kind], jobs: int) -> list[dict]:
+    def rows(self, kinds: list[Kind], jobs: int) -> list[TableRow]:
         """A row for each kind that can be inflicted here, in their order; Ctrl-C ends them all."""
-        done: list[dict] = []
+        done: list[TableRow] = []
 
-        def work(kind: Kind) -> dict | None:
+        def work(kind: Kind) -> TableRow | None:
             try:
                 row = self.row(kind)
             except NotPossible as why:
@@ -80,14 +86,14 @@ class Campaign:
         with ThreadPoolExecutor(jobs) as threads:
             rows = [threads.submit(work, kind) for kind in kinds]
             try:
-                return [row.result() for row in rows if row.result() is not None]
+                return [row for future in rows if (row := future.result()) is not None]
             except BaseException:
                 self.interrupted.set()
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
 
 
-def line(row: dict, number: int, of: int) -> str:
+def line(row: TableRow, number: int, of: int) -> str:
     """A row as the terminal shows it."""
     verdict = "ok  " if row["survived"] else "LOST"
     head = f"{number:3}/{of} {verdict} {row['seconds']:5.1f} s  {row['group']}: {row['name']}"

@@ -13,10 +13,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.faults.damage import DAMAGES, inflict_all, named, one_bit_flipped
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.scene import MODEL, RUN, Scene
-from bench.faults.verdict import judge
+from bench.faults.kinds.damage import DAMAGES, inflict_all, named, one_bit_flipped
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.scene import RUN, Scene
+from bench.faults.stage.templates import MODEL
+from bench.faults.stage.verdict import judge
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.machine import memory_bytes
@@ -24,7 +26,7 @@ from nanogpt.measure.memory_store import STORE, Fit, MemoryStore
 
 REGION = 512  # bytes
 FIVE_RUNS = 1500.0  # seconds
-UNIMPORTANT = {  # what tells of the past, or is written anew at each start: damaged, it changes no result
+UNIMPORTANT = {  # what describes the past, or is written anew at each start: damaged, it changes no result
     f"logs/{RUN}/*": "what was said in former sessions",
     f"state/{RUN}/session.json": "what the last session came to, for --status",
     f"state/{RUN}/clock.json": "how much of the budget is spent: without it, it begins again",
@@ -47,8 +49,10 @@ UNIMPORTANT = {  # what tells of the past, or is written anew at each start: dam
     "checkpoints/neighbour/*": "another run's, which has markers of its own",
 }
 
+Notice = Callable[[Scene, list[Path]], str]  # the line that names a file; raises NotSurvived unless all are named
 
-def in_turns(scene: Scene, files: Callable[[Scene], list[Path]], remedy: str, notice=named) -> Finding:
+
+def in_turns(scene: Scene, files: Callable[[Scene], list[Path]], remedy: str, notice: Notice = named) -> Finding:
     """Every file meets every damage, in five copies of the run; in the small form each file meets one."""
     noticed, verdicts, times = "", [], 0
     for turn in range(1 if scene.small else len(DAMAGES)):
@@ -170,7 +174,7 @@ def unimportant(scene: Scene) -> Finding:
 
 
 def _what_fitted(scene: Scene) -> Path:
-    """A state/memory.json that tells of this model what it does without being told."""
+    """A state/memory.json that says of this model what it does anyway."""
     config = load_config(scene.model / "config.yaml")
     store = MemoryStore(scene.state.parent, print)
     store.note_limit(config, memory_bytes(), Fit(config.training.batch_size), "it ran out of memory")

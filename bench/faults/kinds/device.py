@@ -8,14 +8,17 @@ the undisturbed run's to the byte. What fails once goes on on the accelerator, w
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
-from bench.faults import memory
-from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.scene import Scene
+from bench.faults.kinds import memory
+from bench.faults.stage import injection
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.injection import Fault, injecting
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.scene import Scene
 from nanogpt import durable
 
 MPS = {"what": "pretend", "device": "mps"}
@@ -52,13 +55,8 @@ def assertion(scene: Scene) -> Finding:
 
 
 def hang(scene: Scene) -> Finding:
-    """The main thread waits in C for ever, as in torch.mps.synchronize, each time; stalls are told after 30 s."""
-    sooner = {
-        "what": "replace",
-        "module": "flows.supervision.supervisor",
-        "name": "STALL_SECONDS",
-        "value": STALL_SECONDS,
-    }
+    """The main thread waits in C for ever, as in torch.mps.synchronize, each time; stalls are reported after 30 s."""
+    sooner = injection.STALL_SECONDS.replaced_by(STALL_SECONDS)
     return in_training(scene, {"what": "hang", "how": "waiting", "at": "step"}, "no heartbeat", more=[sooner])
 
 
@@ -88,33 +86,31 @@ def out_of_memory(scene: Scene) -> Finding:
     rows = memory.remedies(scene)
     if len(rows) != 1 or last_device(scene) != "mps" or memory.micro_batch(scene) != 2:
         raise NotSurvived(f"not one fresh process with half the micro-batch: {rows}, {last_device(scene)}")
-    return Finding(scene.noticed("MPS backend out of memory"), rows[0]["remedy"], memory.told(scene),
+    return Finding(scene.noticed("MPS backend out of memory"), rows[0]["remedy"], memory.micro_batch_words(scene),
                    memory.seconds_lost(scene), rows[0]["steps_lost"])  # fmt: skip
 
 
 def in_the_proof(scene: Scene) -> Finding:
     """The device's proof in phase 1 aborts, each time."""
-    return in_a_worker(scene, "environment.device", "nanogpt.device:prove", {"what": "abort"}, "committed command")
+    return in_a_worker(scene, "environment.device", injection.PROVE, {"what": "abort"}, "committed command")
 
 
 def in_the_checks(scene: Scene) -> Finding:
-    """The component checks of phase 2 hang on the device, each time; that is told after 30 s."""
-    name = {"module": "flows.phases.implementation", "name": "CHECK_PATIENCE"}
-    sooner = {"what": "replace", **name, "value": PATIENCE_SECONDS}
-    return in_a_worker(scene, "implementation.checks", "nanogpt.study.component_checks:run_checks",
-                       {"what": "hang"}, "no answer within 30 s", sooner)  # fmt: skip
+    """The component checks of phase 2 hang on the device, each time; that is reported after 30 s."""
+    sooner = injection.CHECK_PATIENCE.replaced_by(PATIENCE_SECONDS)
+    words = f"no answer within {PATIENCE_SECONDS} s"
+    return in_a_worker(scene, "implementation.checks", injection.CHECK, {"what": "hang"}, words, sooner)
 
 
 def in_the_measurement(scene: Scene) -> Finding:
     """The measurement of phase 3 aborts on the device, each time."""
-    return in_a_worker(scene, "configuration.measure", "nanogpt.measure.rehearsal:rehearse", {"what": "abort"},
-                       "committed command")  # fmt: skip
+    return in_a_worker(scene, "configuration.measure", injection.REHEARSE, {"what": "abort"}, "committed command")
 
 
 def in_the_evaluation(scene: Scene) -> Finding:
     """The evaluation meets an operator that the device lacks, each time."""
     fault = {"what": "raise", "error": "mps not implemented"}
-    return in_a_worker(scene, "evaluation.models", "nanogpt.evaluation.summary:summarise", fault, "for the MPS device")
+    return in_a_worker(scene, "evaluation.models", injection.SUMMARISE, fault, "for the MPS device")
 
 
 # -- what they share -------------------------------------------------------------------------------------------------
@@ -122,21 +118,21 @@ def in_the_evaluation(scene: Scene) -> Finding:
 NEXT = None  # any step: the first that is taken
 
 
-def in_training(scene: Scene, fault: dict, words: str, more: list[dict] | None = None) -> Finding:
+def in_training(scene: Scene, fault: Fault, words: str, more: Sequence[Fault] = ()) -> Finding:
     """The fault strikes whenever the accelerator trains: once more in a fresh process, then the CPU to the end."""
     prepare(scene)
-    faults = [{**ALWAYS, **part} if part["what"] != "replace" else part for part in [fault, *(more or [])]]
+    faults = [{**ALWAYS, **part} if part["what"] != "replace" else part for part in [fault, *more]]
     scene.run(*ON_MPS, env=injecting(MPS, *faults))
     rows = [row for row in scene.remedies() if row["symptom"] != INTERRUPTED]
     if len(rows) != 2 or last_device(scene) != "cpu":
         raise NotSurvived(f"not once more and then the CPU: {rows}, then {last_device(scene)}")
     for text in (scene.log(), scene.report_text()):
         if words not in text:
-            raise NotSurvived(f"the person is not told: no {words!r} in {text[-1500:]}")
+            raise NotSurvived(f"the person cannot know: no {words!r} in {text[-1500:]}")
     return Finding(scene.noticed(words), " / ".join(row["remedy"] for row in rows))
 
 
-def in_a_worker(scene: Scene, step: str, target: str, fault: dict, words: str, *more: dict) -> Finding:
+def in_a_worker(scene: Scene, step: str, target: str, fault: Fault, words: str, *more: Fault) -> Finding:
     """The fault strikes whenever the worker does `target` on the accelerator."""
     prepare(scene)
     strikes = {**ALWAYS, **fault, "process": "worker", "at": "call", "target": target}
@@ -152,10 +148,10 @@ def prepare(scene: Scene) -> None:
     ready = scene.text.parent / "templates" / "half with mps"
     with FileLock(f"{ready}.lock"):
         if not ready.is_dir():
-            going = scene.start(*ON_MPS, env=injecting(MPS, {
+            process = scene.start(*ON_MPS, env=injecting(MPS, {
                 "what": "hang", "how": "asleep", "at": "setting up", "counter": str(counter(scene))}))  # fmt: skip
-            going.wait_for(counter(scene).exists, "a trainer that has taken no step")
-            going.kill("both")
+            process.wait_for(counter(scene).exists, "a trainer that has taken no step")
+            process.kill("both")
             counter(scene).unlink()
             shutil.copytree(scene.workspace, ready)
             return
@@ -169,7 +165,8 @@ def counter(scene: Scene) -> Path:
 
 def last_device(scene: Scene) -> str:
     """What the training ended on."""
-    return durable.read_json(scene.model / "outcome.json")["device"]
+    device: str = durable.read_json(scene.model / "outcome.json")["device"]
+    return device
 
 
 KINDS = [

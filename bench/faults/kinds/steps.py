@@ -6,14 +6,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.scene import Scene
-from bench.faults.template import MODEL
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.injection import (
+    DUMP_SECONDS,
+    GRACE_SECONDS,
+    PIPED_PROGRESS_SECONDS,
+    SPIKE_WINDOW,
+    STALL_SECONDS,
+    Fault,
+    injecting,
+)
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import MODEL
 
 STEP = 105  # beyond where the half run stands, between two checkpoints
-SUPERVISOR = {"what": "replace", "module": "flows.supervision.supervisor"}
-SOONER = ({**SUPERVISOR, "name": "STALL_SECONDS", "value": 10}, {**SUPERVISOR, "name": "GRACE_SECONDS", "value": 2})
+SOONER = (STALL_SECONDS.replaced_by(10), GRACE_SECONDS.replaced_by(2))
 
 
 def poisoned(scene: Scene) -> Finding:
@@ -25,9 +33,8 @@ def poisoned(scene: Scene) -> Finding:
 def spike(scene: Scene) -> Finding:
     """Gradients of one step a million times too large, judged by the last 64 steps, for 128 are more than there are;
     the whole training again with the same, and a kill -9 behind it."""
-    window = {"what": "replace", "process": "trainer", "module": "nanogpt.training.update.stability", "name": "WINDOW"}
     poison = {"what": "gradients", "value": 1e6, "step": STEP, "times": None}
-    return same_with_a_kill(scene, [poison, {**window, "value": 64}], "spike")
+    return same_with_a_kill(scene, [poison, SPIKE_WINDOW.replaced_by(64)], "spike")
 
 
 def rewound(scene: Scene) -> Finding:
@@ -52,23 +59,23 @@ def killed_twice(scene: Scene) -> Finding:
 
 
 def hang(scene: Scene) -> Finding:
-    """Python sleeps for ever at a step, once; a stall is told after 10 s instead of five minutes."""
+    """Python sleeps for ever at a step, once; a stall is reported after 10 s instead of five minutes."""
     return once(scene, {"what": "hang", "how": "asleep"}, r"no heartbeat for \d+ s", *SOONER)
 
 
 def hang_in_c(scene: Scene) -> Finding:
-    """The main thread waits in C for ever at a step and no signal's handler runs, once; told after 10 s, killed
-    2 s after it was asked to end."""
+    """The main thread waits in C for ever at a step and no signal's handler runs, once; reported after 10 s,
+    killed 2 s after it was asked to end."""
     return once(scene, {"what": "hang", "how": "waiting"}, r"no heartbeat for \d+ s", *SOONER)
 
 
 def frozen(scene: Scene) -> Finding:
-    """SIGSTOP to the trainer; a stall is told after 10 s instead of five minutes, its stacks are waited for 1 s
-    instead of 5 s, the kill comes 2 s later."""
-    going = scene.start(env=injecting(*SOONER, {**SUPERVISOR, "name": "DUMP_SECONDS", "value": 1}))
-    going.wait_for(lambda: scene.events("resumed") and going.trainer is not None, "a trainer at work")
-    going.trainer.suspend()
-    scene.results.append(going.wait())
+    """SIGSTOP to the trainer; a stall is reported after 10 s instead of five minutes, its stacks are waited for
+    1 s instead of 5 s, the kill comes 2 s later."""
+    process = scene.start(env=injecting(*SOONER, DUMP_SECONDS.replaced_by(1)))
+    process.wait_for(lambda: scene.events("resumed") and process.trainer is not None, "a trainer at work")
+    process.living_trainer().suspend()
+    scene.results.append(process.wait())
     return found(scene, r"no heartbeat for \d+ s")
 
 
@@ -87,24 +94,22 @@ def crash_always(scene: Scene) -> Finding:
 
 def display_fails(scene: Scene) -> Finding:
     """What shows the training's progress raises a TypeError at each heartbeat."""
-    broken = {"what": "replace", "module": "flows.display.terminal", "name": "PIPED_PROGRESS_SECONDS", "value": "soon"}
-    scene.run(env=injecting(broken))
+    scene.run(env=injecting(PIPED_PROGRESS_SECONDS.replaced_by("soon")))
     if rows := scene.remedies():
         raise NotSurvived(f"what was only to be shown cost the training something: {rows}")
-    told = scene.log().count("cannot be shown")
-    if told != 1:
-        raise NotSurvived(f"told {told} times in the action log")
-    return Finding(scene.noticed("cannot be shown"), "none is needed: told once, and the training is not stopped")
+    if (times := scene.log().count("cannot be shown")) != 1:
+        raise NotSurvived(f"reported {times} times in the action log")
+    return Finding(scene.noticed("cannot be shown"), "none is needed: reported once, and the training is not stopped")
 
 
 # -- what they share -------------------------------------------------------------------------------------------------
 
 
-def at_the_step(fault: dict) -> dict:
+def at_the_step(fault: Fault) -> Fault:
     return {"at": "step", "step": STEP, "times": None, **fault}
 
 
-def once(scene: Scene, fault: dict, words: str, *more: dict) -> Finding:
+def once(scene: Scene, fault: Fault, words: str, *more: Fault) -> Finding:
     """The fault strikes once in all, or as often as it says itself, whatever process comes to that step."""
     scene.run(env=injecting(counted(scene, at_the_step({"times": 1, **fault}), "strikes"), *more))
     return found(scene, words)
@@ -113,12 +118,12 @@ def once(scene: Scene, fault: dict, words: str, *more: dict) -> Finding:
 def found(scene: Scene, words: str) -> Finding:
     rows = [row for row in scene.remedies() if row["step"] == f"training.{MODEL}"]
     if not rows:
-        raise NotSurvived("the report tells of no remedy")
+        raise NotSurvived("the report has no remedy")
     return Finding(scene.noticed(words), rows[-1]["remedy"], steps_lost=sum(row["steps_lost"] for row in rows),
                    times=len(rows))  # fmt: skip
 
 
-def same_with_a_kill(scene: Scene, poison: list[dict], words: str) -> Finding:
+def same_with_a_kill(scene: Scene, poison: list[Fault], words: str) -> Finding:
     """Train to the end with `poison`; then from the beginning with the same, and killed behind it: the same bytes."""
     scene.run(env=injecting(*(counted(scene, fault, "first") for fault in poison)))
     noticed, rows = scene.noticed(words), scene.remedies()
@@ -134,14 +139,14 @@ def same_with_a_kill(scene: Scene, poison: list[dict], words: str) -> Finding:
     return Finding(noticed, rows[-1]["remedy"], times=len(rows), steps_lost=sum(row["steps_lost"] for row in rows))
 
 
-def counted(scene: Scene, fault: dict, name: str) -> dict:
+def counted(scene: Scene, fault: Fault, name: str) -> Fault:
     """`fault`, counted over all restarts where it has a number of times."""
     if fault["what"] == "replace" or fault.get("times", 1) is None:
         return fault
     return {**fault, "counter": str(Path(f"{scene.workspace}.{name}"))}
 
 
-# The first three train anew twice: 220 s were measured beside seven other loads on two cores.
+# The first three train anew twice: 220 s were measured with seven other loads on two cores.
 KINDS = [
     Kind("NaN in gradients", "steps", poisoned, seconds=600.0, small=False),
     Kind("a spike in gradients", "steps", spike, seconds=600.0, small=False),

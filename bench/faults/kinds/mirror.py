@@ -1,4 +1,4 @@
-"""A download server on loopback that behaves as it is told: slow, cut off, wrong, unavailable, then right."""
+"""A download server on loopback that behaves as asked: slow, cut off, wrong, unavailable, then right."""
 
 from __future__ import annotations
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from bench.faults.overhead import LIMIT
+from bench.faults.series.overhead import LIMIT
+
+Figures = dict[str, Any]  # of a series, by the words of docs/faults.md
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ AIMS = {
 }
 
 
-def with_aim(series: str, figures: dict) -> dict:
+def with_aim(series: str, figures: Figures) -> Figures:
     """The figures of a series that was survived, and in words whether its aim was reached: True, False, or "not
     measured" where no kill hit a training."""
     aim = AIMS[series]
@@ -31,7 +34,7 @@ def with_aim(series: str, figures: dict) -> dict:
     return {"survived": True, **reached, **figures, **reached}
 
 
-def told(series: dict[str, dict]) -> list[str]:
+def lines(series: dict[str, Figures]) -> list[str]:
     """A line for the aim of each of the measured series that was survived."""
     marks = {True: "aim reached", False: "AIM MISSED"}
     aims = [(AIMS[name], figures) for name, figures in series.items() if AIMS[name].words in figures]
@@ -41,6 +44,6 @@ def told(series: dict[str, dict]) -> list[str]:
     ]
 
 
-def missed(series: dict[str, dict]) -> list[str]:
+def missed(series: dict[str, Figures]) -> list[str]:
     """The aims that were not reached, in words."""
     return [AIMS[name].words for name, figures in series.items() if figures.get(AIMS[name].words) is False]

@@ -17,17 +17,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench.faults.kind import NotSurvived
-from bench.faults.process import Patience, Process, Result, environment_of, free_port, is_server, marked, words_of
-from bench.faults.template import MODEL, Reference, Templates, rows_of
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.process import Patience, Process, Result, environment_of, free_port, is_server, marked, words_of
+from bench.faults.stage.templates import MODEL, Reference, Row, Templates, rows_of
 from flows.context.options import CHECKOUT
 from nanogpt import durable
 from nanogpt.training.record.metrics import read_rows
 
 RUN = "default"
+NO_CLOCK = ("--budget", "15m")  # steps end the training, not time, however often it is killed
 
 
 class Scene:
@@ -84,12 +86,12 @@ class Scene:
         """Start the command; `env` is added to its environment, `limits`: {"RLIMIT_FSIZE": bytes, ...}."""
         self._before.append((self.last_step(), len(self._all_events())))
         output = self.workspace.with_name(f"{self.workspace.name}.{len(self._started) + 1}.out")
-        going = Process(
+        process = Process(
             self.command(*arguments, ui=ui), environment_of(str(self.workspace), env or {}), output, self._patience,
             limits, cwd,
         )  # fmt: skip
-        self._started.append(going)
-        return going
+        self._started.append(process)
+        return process
 
     def run(
         self, *arguments: str, code: int | None = 0, ui: bool = False, env: Mapping[str, str] | None = None,
@@ -102,10 +104,15 @@ class Scene:
             raise NotSurvived(f"exit code {result.code} instead of {code}; its last words: {result.output[-1500:]}")
         return result
 
-    def wait_until(self, condition, what: str) -> None:
-        """Until `condition()` is true, whether or not a command is going on."""
+    def wait_until(self, condition: Callable[[], object], what: str) -> None:
+        """Until `condition()` is true, whether or not a command runs."""
         while not condition():
             self._patience.wait_a_moment(what)
+
+    def let_pass(self, seconds: float) -> None:
+        """Wait so long."""
+        until = time.monotonic() + seconds
+        self.wait_until(lambda: time.monotonic() >= until, f"{seconds} s")
 
     @property
     def port(self) -> int:
@@ -124,7 +131,7 @@ class Scene:
         """Of the weights that were best on the validation split."""
         return durable.sha256_file(self.model / "best/model.safetensors")
 
-    def metrics(self) -> list[dict]:
+    def metrics(self) -> list[Row]:
         """The rows of metrics.jsonl."""
         return rows_of(self.model)
 
@@ -140,7 +147,7 @@ class Scene:
     def newest_checkpoint(self) -> Path:
         return self.checkpoints / f"step-{self.checkpoint_steps()[-1]:08d}"
 
-    def events(self, name: str | None = None) -> list[dict]:
+    def events(self, name: str | None = None) -> list[Row]:
         """The rows of events.jsonl since the scene began, or those of a name."""
         return [row for row in self._all_events()[self._events_began :] if name in (None, row["event"])]
 
@@ -150,41 +157,43 @@ class Scene:
 
     def output(self) -> str:
         """What every start in this scene has printed."""
-        return "\n".join(going.output for going in self._started)
+        return "\n".join(process.output for process in self._started)
 
     def report_text(self) -> str:
         """The report as people read it."""
         return (self.workspace / "reports" / RUN / "training_report.md").read_text(encoding="utf-8")
 
-    def remedies(self) -> list[dict]:
+    def remedies(self) -> list[Row]:
         """The rows of the report's table of remedies: when, step, symptom, evidence, remedy, outcome, cost_seconds,
         steps_lost. Those of the template are not among them: it has none."""
-        return durable.read_json(self.workspace / "reports" / RUN / "facts.json")["remedies"]
+        rows: list[Row] = durable.read_json(self.workspace / "reports" / RUN / "facts.json")["remedies"]
+        return rows
 
     def noticed(self, *words: str) -> str:
-        """The line in which the run tells of the fault: the first with all `words` (regular expressions, in any case)
+        """The line in which the run reports the fault: the first with all `words` (regular expressions, in any case)
         in the report's remedies, the action log, the terminal, the trainer's events and its log. Raises NotSurvived."""
-        told = [f"{row['step']}: {row['symptom']}: {row['evidence']}" for row in self.remedies()]
+        remedies = [f"{row['step']}: {row['symptom']}: {row['evidence']}" for row in self.remedies()]
         events = [f"{row['event']}: {row['message']}" for row in self.events()]
         trainer = _text_of(self.log_file.with_name(f"{MODEL}.log"))
-        lines = [*told, *self.log().splitlines(), *self.output().splitlines(), *events, *trainer.splitlines()]
+        lines = [*remedies, *self.log().splitlines(), *self.output().splitlines(), *events, *trainer.splitlines()]
         for line in lines:  # without the workspace's path, which has the kind's name in it
             said = line.replace(f"{self.workspace}/", "").replace(str(self.workspace), "")
             if all(re.search(word, said, re.IGNORECASE) for word in words):
                 return _without_time(said)
         raise NotSurvived(f"nothing was said with {' and '.join(words)}; the log has:\n{self.log()[-1500:]}")
 
-    def remedy(self, *words: str) -> dict:
+    def remedy(self, *words: str) -> Row:
         """The row of the report's table of remedies that has all `words`. Raises NotSurvived without one."""
         for row in self.remedies():
             text = " ".join(str(value) for value in row.values())
             if all(re.search(word, text, re.IGNORECASE) for word in words):
                 return row
-        raise NotSurvived(f"the report tells of no remedy with {' and '.join(words)}; it has {self.remedies()}")
+        raise NotSurvived(f"the report has no remedy with {' and '.join(words)}, but {self.remedies()}")
 
     def steps_lost(self) -> int:
-        """Steps that were done again: between the starts of this scene, and within them as the remedies tell."""
-        lost = sum(row["steps_lost"] for row in self.remedies() if row["symptom"] != "interrupted")  # those are below
+        """Steps that were done again: between the starts of this scene, and within them by the remedies."""
+        others = [row for row in self.remedies() if row["symptom"] != "interrupted"]  # those are below
+        lost: int = sum(row["steps_lost"] for row in others)
         events = self._all_events()
         for number, (reached, first) in enumerate(self._before):
             last = self._before[number + 1][1] if number + 1 < len(self._before) else len(events)
@@ -211,8 +220,8 @@ class Scene:
             subprocess.run(stop, cwd=CHECKOUT, check=False, capture_output=True, timeout=60)
         for process in marked(str(self.workspace)):
             process.kill()
-        for going in self._started:
-            going.end()
+        for command in self._started:
+            command.end()
 
     def remove(self) -> None:
         """Take the workspace away."""
@@ -223,7 +232,7 @@ class Scene:
         """For a person who looks for the cause: the command to go on with."""
         return shlex.join(self.command())
 
-    def _all_events(self) -> list[dict]:
+    def _all_events(self) -> list[Row]:
         return list(read_rows(self.model / "events.jsonl"))
 
 

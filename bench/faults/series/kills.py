@@ -3,7 +3,7 @@
 A run's kills are planned in its own order, each within a step of its ledger, with whom to kill. Most moments are
 anywhere in the step, as likely as it takes long, training more; the others are in the short windows that matter: a
 marker or a checkpoint is being written, has just been renamed, an outcome is there and no marker says so. A window is
-milliseconds wide and may be missed: counted is what a kill met, as the files and processes that it left tell.
+milliseconds wide and may be missed: counted is what a kill met, as the files and processes that it left show.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from bench.faults.campaign import Campaign
-from bench.faults.kind import NotSurvived
-from bench.faults.losses import Losses, TwoTrainers
-from bench.faults.moments import (
+from bench.faults.kinds.servers import server_of
+from bench.faults.stage.campaign import Campaign
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.losses import Losses, TwoTrainers
+from bench.faults.stage.moments import (
     ANYWHERE,
     AT_THE_END,
     WHILE_IT_TRAINS,
@@ -39,11 +41,10 @@ from bench.faults.moments import (
     still_finished,
     windows_of,
 )
-from bench.faults.process import Process
-from bench.faults.scene import Scene
-from bench.faults.servers import server_of
-from bench.faults.template import CHECKPOINT_INTERVAL
-from bench.faults.verdict import judge
+from bench.faults.stage.process import Process
+from bench.faults.stage.scene import NO_CLOCK, Scene
+from bench.faults.stage.templates import CHECKPOINT_INTERVAL
+from bench.faults.stage.verdict import judge
 
 KILLS_IN_A_RUN = 10
 TRAINING = 4  # times as likely as it takes long: there is most to lose
@@ -51,8 +52,7 @@ IN_WINDOWS = 0.4  # of the kills
 WITH_PAGES = 5  # each so manieth run, from the second on, has pages, and its server is killed too
 SECONDS_FOR_A_RUN = 1200.0
 TRAINER_SECONDS = 0.5  # between two looks for a trainer; one takes 5 ms, and a trainer seconds until it writes
-OF_PROCESS = re.compile(r"\.(\d+)\.tmp$")  # a temporary file's writer; where it tells none, it is the trainer
-NO_CLOCK = ("--budget", "15m")  # steps end the training, not time, however often it is killed
+OF_PROCESS = re.compile(r"\.(\d+)\.tmp$")  # a temporary file's writer; without a number it is the trainer
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class Story:
     orphan_seconds: float = 0.0
 
 
-def kill_series(campaign: Campaign, kills: int, jobs: int, seed: int | None = None) -> dict:
+def kill_series(campaign: Campaign, kills: int, jobs: int, seed: int | None = None) -> dict[str, Any]:
     """Kill so often, in as many runs as it takes: the figures of docs/faults.md. `survived` is False with `why`."""
     seed = random.randrange(10**6) if seed is None else seed
-    dice, stories = random.Random(seed), []
+    dice, stories = random.Random(seed), list[Story]()
     campaign.tell(f"{kills} kills at random moments (seed {seed})")
     try:
         while (missing := kills - sum(len(story.kills) for story in stories)) > 0:
@@ -167,7 +167,7 @@ class KilledRun:
         self.litter: set[tuple[Path, int]] = set()  # temporary files at the kill before, with the time of their inode
         self.trainer: psutil.Process | None = None
         self.next_look = 0.0
-        self.going = self.start()
+        self.process = self.start()
 
     def start(self) -> Process:
         self.at_start = {step.name: marker_of(self.scene, step.name) for step in self.steps}
@@ -178,17 +178,17 @@ class KilledRun:
         """Notice that it trains again, and who trains: in a short window there is no time to look for it."""
         self.losses.look()
         if not _lives(self.trainer) and time.monotonic() > self.next_look:
-            self.trainer, self.next_look = self.going.trainer, time.monotonic() + TRAINER_SECONDS
+            self.trainer, self.next_look = self.process.trainer, time.monotonic() + TRAINER_SECONDS
 
     def suffer(self, kill: Kill) -> bool:
         """Wait for the moment, kill, start again; False when the run ends before."""
         before = self.at_start[kill.step.name]
-        if not moment_comes(self.scene, self.going, kill.step, kill.moment, self.dice, self.look, before):
+        if not moment_comes(self.scene, self.process, kill.step, kill.moment, self.dice, self.look, before):
             return False
         trainer = self.trainer if _lives(self.trainer) else None
         server = server_of(self.scene) if "server" in kill.whom else None
         whom = _whom(kill, trainer, server)
-        struck, killed = _inflict(self.going, trainer, server, whom)
+        struck, killed = _inflict(self.process, trainer, server, whom)
         cut_off = self._cut_off(killed, trainer is not None and trainer.pid in killed)
         met = moments_met(self.scene, self.steps, Strike(struck, self.started, trainer is not None, cut_off))
         under_way = started_steps(self.scene)
@@ -199,8 +199,8 @@ class KilledRun:
         self.story.phases.append(under_way[0].split(".")[0] if under_way else "none (starting, or between steps)")
         self.story.in_a_write += bool(cut_off)
         if whom not in ("trainer", "server"):
-            self.scene.results.append(self.going.wait())
-            self.going = self.start()
+            self.scene.results.append(self.process.wait())
+            self.process = self.start()
         return True
 
     def _cut_off(self, killed: set[int], trainer: bool) -> frozenset[Path]:
@@ -215,10 +215,10 @@ class KilledRun:
 
         def ended() -> bool:
             self.losses.look()
-            return not self.going.is_running
+            return not self.process.is_running
 
         self.scene.wait_until(ended, "the end of the run")
-        self.scene.results.append(self.going.wait())
+        self.scene.results.append(self.process.wait())
         self.losses.count()
         self.kept = still_finished(self.scene, self.kept)
         if (most := max(self.losses.steps, default=0)) > CHECKPOINT_INTERVAL:
@@ -233,7 +233,7 @@ def _whom(kill: Kill, trainer: psutil.Process | None, server: psutil.Process | N
 
 
 def _inflict(
-    going: Process, trainer: psutil.Process | None, server: psutil.Process | None, whom: str
+    process: Process, trainer: psutil.Process | None, server: psutil.Process | None, whom: str
 ) -> tuple[float, set[int]]:
     """kill -9 of `whom`: when (seconds since the epoch), and the processes of the run that it ended.
 
@@ -245,13 +245,13 @@ def _inflict(
             trainer.kill()
             killed.add(trainer.pid)
         if whom != "trainer":
-            going.send(signal.SIGSTOP)
+            process.send(signal.SIGSTOP)
     struck = time.time()
     if whom in ("all", "server and all"):
-        killed |= {child.pid for child in going.children()}
+        killed |= {child.pid for child in process.children()}
     if whom not in ("server", "trainer"):
-        going.kill(whom.removeprefix("server and "))
-        killed.add(going.pid)
+        process.kill(whom.removeprefix("server and "))
+        killed.add(process.pid)
     if server is not None:
         server.kill()
     return struck, killed
@@ -264,7 +264,7 @@ def _lives(process: psutil.Process | None) -> bool:
         return False
 
 
-def _figures(stories: list[Story], seed: int, jobs: int) -> dict:
+def _figures(stories: list[Story], seed: int, jobs: int) -> dict[str, Any]:
     kills = [kill for story in stories for kill in story.kills]
     met = [met for story in stories for met in story.met]
     steps = [lost for story in stories for lost in story.steps_lost]
@@ -278,8 +278,8 @@ def _figures(stories: list[Story], seed: int, jobs: int) -> dict:
         "planned moments that were met": _as_planned(kills, met),
         "kills while something was being written": sum(story.in_a_write for story in stories),
         "final weights": f"the uninterrupted run's to the byte, {len(stories)} times",
-        "else it counts as not survived": "a step of the ledger is done twice (but for a report that has to tell of a "
-                                          "kill), a training step told twice or not at all, two trainers are at work "
+        "else it counts as not survived": "a step of the ledger is done twice (but for a report that has to mention a "
+                                          "kill), a training step in two rows or none, two trainers are at work "
                                           "in one folder, a process is left",
         "kills of a training": len(steps),
         "training steps lost with a kill, most": max(steps, default=0),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from bench.faults.kind import NotSurvived
-from bench.faults.scene import MODEL, Scene
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import MODEL, Row
 from flows.ledger import outputs
 from nanogpt import durable
 
@@ -58,7 +59,7 @@ def apart(mine: float, theirs: float) -> float:
     return abs(mine - theirs) / abs(theirs)
 
 
-def losses(rows: list[dict]) -> dict[tuple[str, int], float]:
+def losses(rows: list[Row]) -> dict[tuple[str, int], float]:
     """{(kind, step): loss} of the rows of metrics; NaN where a loss was none."""
     name = {"train": "loss", "eval": "val_loss"}
     losses = {(row["kind"], row["step"]): row[name[row["kind"]]] for row in rows if row["kind"] in name}
@@ -98,7 +99,7 @@ def check_manifest(folder: Path) -> None:
     """Raises NotSurvived when a file of a checkpoint is not what its manifest says."""
     try:
         files = durable.read_json(folder / "manifest.json")["files"]
-        wrong = [name for name, told in files.items() if durable.sha256_file(folder / name) != told["sha256"]]
+        wrong = [name for name, file in files.items() if durable.sha256_file(folder / name) != file["sha256"]]
     except (OSError, ValueError, KeyError) as error:
         raise NotSurvived(f"{folder} passes for a checkpoint and is none: {error}") from error
     if wrong:

@@ -1,6 +1,6 @@
 """What orchestration costs: a real run with pages and milestones, against the same work called by hand.
 
-Two things are counted, and their sum is told as a share of the run, from the start of the command to its end:
+Two things are counted, and their sum is given as a share of the run, from the start of the command to its end:
 
 - seconds in which no work of a step goes on: the start (Python, Prefect, its server, the look at what is kept), between
   steps (decisions, digests, markers, commits, pages), and the end. Of a training step, only what its process lives is
@@ -8,7 +8,7 @@ Two things are counted, and their sum is told as a share of the run, from the st
   The work of other steps is taken whole: a worker's start stands for that of the command by hand.
 - seconds of processor time that orchestrator and Prefect's server take while the trainer computes, divided by the
   number of cores: the share of the machine that the trainer cannot have. Where it computes on all cores and each of
-  its threads has to wait for the slowest, it may lose as much as all of that time: that share is told as well.
+  its threads has to wait for the slowest, it may lose as much as all of that time: that share is given as well.
 
 Times of steps are those of the action log (ms), the life of a trainer is seen from outside (0.2 s).
 """
@@ -25,13 +25,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from bench.faults.campaign import Campaign
-from bench.faults.kind import NotSurvived
-from bench.faults.process import Patience, Process, free_port, is_server, is_trainer
-from bench.faults.template import shared_data
+from bench.faults.stage.campaign import Campaign
+from bench.faults.stage.finding import NotSurvived
+from bench.faults.stage.process import Patience, Process, free_port, is_server, is_trainer
+from bench.faults.stage.templates import shared_data
 from flows.context.options import CHECKOUT, seconds_of
 from nanogpt.machine import cores
 
@@ -55,7 +56,7 @@ class Trainer:
     after: dict[str, float] = field(default_factory=dict)
 
 
-def overhead(campaign: Campaign, budget: str) -> dict:
+def overhead(campaign: Campaign, budget: str) -> dict[str, Any]:
     """The figures of docs/faults.md. Raises NotSurvived when the run fails."""
     campaign.tell(f"a run of {budget} with pages: what its orchestration costs")
     folder = campaign.templates.folder / "overhead"
@@ -76,7 +77,7 @@ def overhead(campaign: Campaign, budget: str) -> dict:
     return {"budget": budget, **figures}
 
 
-def costs(run: Interval, steps: dict[str, Interval], trainers: list[Trainer]) -> dict:
+def costs(run: Interval, steps: dict[str, Interval], trainers: list[Trainer]) -> dict[str, Any]:
     """Orchestration's share of `run`, and of what it is made up."""
     training = {name: interval for name, interval in steps.items() if name.startswith("training.")}
     others = [interval for name, interval in steps.items() if name not in training]
@@ -158,21 +159,21 @@ def _start(checkout: Path, workspace: Path, budget: str, campaign: Campaign) -> 
     return Process(command, environment, workspace.with_suffix(".out"), patience, cwd=checkout)
 
 
-def _watched(going: Process) -> list[Trainer]:
+def _watched(process: Process) -> list[Trainer]:
     """The trainers of a run, watched until its end. Raises NotSurvived when it fails."""
     trainers: dict[int, Trainer] = {}
     server: psutil.Process | None = None
-    while going.is_running:
-        children = going.children()
+    while process.is_running:
+        children = process.children()
         server = server or next(filter(is_server, children), None)
-        now, taken = time.time(), {ORCHESTRATOR: _processor_seconds(psutil.Process(going.pid)), SERVER: 0.0}
+        now, taken = time.time(), {ORCHESTRATOR: _processor_seconds(psutil.Process(process.pid)), SERVER: 0.0}
         if server is not None:
             taken[SERVER] = _processor_seconds(server)
         for trainer in filter(is_trainer, children):
             life = trainers.setdefault(trainer.pid, Trainer(now, now, taken))
             life.ended, life.after = now, taken
         time.sleep(LOOK_SECONDS)
-    if (result := going.wait()).code != 0:
+    if (result := process.wait()).code != 0:
         raise NotSurvived(f"exit code {result.code}: {result.output[-1500:]}")
     return list(trainers.values())
 

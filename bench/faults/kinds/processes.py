@@ -10,16 +10,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import psutil
 
-from bench.faults.injection import injecting
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.losses import TwoTrainers, trains_since
-from bench.faults.moments import marker_of, outcome_without_marker
-from bench.faults.process import Process, is_trainer, is_worker, marked
-from bench.faults.scene import Scene
-from bench.faults.template import CHECKPOINT_INTERVAL, MODEL, STEPS
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.injection import INJECTED, PR_SET_PDEATHSIG, injecting
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.losses import TwoTrainers, trains_since
+from bench.faults.stage.moments import marker_of, outcome_without_marker
+from bench.faults.stage.process import Process, is_trainer, is_worker, marked
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import CHECKPOINT_INTERVAL, MODEL, STEPS, Row
 from flows.context.options import CHECKOUT
 from nanogpt import durable
 
@@ -28,18 +30,15 @@ STOPPED_SECONDS = 3.0
 FEW_STEPS = 5
 DAY = 86400.0
 TRIES = 3
-NO_DEATH_SIGNAL = {  # prctl() refuses then: an operating system without PR_SET_PDEATHSIG
-    "what": "replace", "process": "trainer", "module": "nanogpt.training.stopping", "name": "PR_SET_PDEATHSIG",
-    "value": 9999,
-}  # fmt: skip
-SHIFTED_CLOCK = CHECKOUT / "bench/faults/shifted_clock"
+NO_DEATH_SIGNAL = PR_SET_PDEATHSIG.replaced_by(9999)  # prctl() refuses: an operating system without that signal
+SHIFTED_CLOCK = INJECTED / "shifted_clock"
 
 
 def trainer_killed(scene: Scene) -> Finding:
     """kill -9 of the trainer while it trains."""
-    going = training(scene)
-    going.kill("trainer")
-    scene.results.append(going.wait())
+    process = training(scene)
+    process.kill("trainer")
+    scene.results.append(process.wait())
     row = scene.remedy("killed")
     _at_most_one_interval(scene)
     return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
@@ -49,31 +48,31 @@ def trainer_killed_at_its_start(scene: Scene) -> Finding:
     """kill -9 of the first trainer of a model, before it has made the model's folder."""
     shutil.rmtree(scene.model)
     scene.begin()
-    going = scene.start()
-    going.wait_for(lambda: going.trainer, "the trainer")
-    going.kill("trainer")
+    process = scene.start()
+    process.wait_for(lambda: process.trainer, "the trainer")
+    process.kill("trainer")
     if scene.model.exists():
         raise NotSurvived("not inflicted: the model's folder is there already")
-    scene.results.append(going.wait())
+    scene.results.append(process.wait())
     row = scene.remedy("killed")
     return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"])
 
 
 def orchestrator_killed(scene: Scene) -> Finding:
-    """kill -9 of the orchestrator while it trains: the kernel tells its trainer, which saves and ends."""
+    """kill -9 of the orchestrator while it trains: the kernel signals its trainer, which saves and ends."""
     return _orphaned(scene, {})
 
 
 def orchestrator_killed_without_death_signal(scene: Scene) -> Finding:
-    """kill -9 of the orchestrator where the kernel tells the trainer nothing, as on macOS: it sees it for itself."""
+    """kill -9 of the orchestrator where the kernel does not signal the trainer, as on macOS: it notices by itself."""
     return _orphaned(scene, injecting(NO_DEATH_SIGNAL))
 
 
 def both_killed(scene: Scene) -> Finding:
     """kill -9 of orchestrator and trainer at the same time."""
-    going = training(scene)
-    going.kill("both")
-    scene.results.append(going.wait())
+    process = training(scene)
+    process.kill("both")
+    scene.results.append(process.wait())
     scene.run()
     _at_most_one_interval(scene)
     return Finding(scene.noticed("started .interrupted at"), "the same command goes on from the last checkpoint")
@@ -81,11 +80,11 @@ def both_killed(scene: Scene) -> Finding:
 
 def killed_before_the_marker(scene: Scene) -> Finding:
     """kill -9 of all between the trainer's outcome and the marker that says so."""
-    going = training(scene)
-    going.wait_for(lambda: outcome_without_marker(scene, TRAINING), "the outcome")
-    going.send(signal.SIGSTOP)  # it writes no marker while the others are looked for
-    going.kill("all")
-    scene.results.append(going.wait())
+    process = training(scene)
+    process.wait_for(lambda: outcome_without_marker(scene, TRAINING), "the outcome")
+    process.send(signal.SIGSTOP)  # it writes no marker while the others are looked for
+    process.kill("all")
+    scene.results.append(process.wait())
     if not outcome_without_marker(scene, TRAINING):
         raise NotSurvived(f"not inflicted: the marker says {marker_of(scene, TRAINING)[0]} already")
     scene.run()
@@ -98,10 +97,10 @@ def killed_before_the_marker(scene: Scene) -> Finding:
 
 def worker_killed(scene: Scene) -> Finding:
     """kill -9 of the worker that proves the model's parts, and again of the one that judges the trained model."""
-    going = scene.start("--redo", "implementation.checks", "--redo", "evaluation.models")
+    process = scene.start("--redo", "implementation.checks", "--redo", "evaluation.models")
     for step in ("implementation.checks", "evaluation.models"):
-        _kill_worker_in(scene, going, step)
-    scene.results.append(going.wait())
+        _kill_worker_in(scene, process, step)
+    scene.results.append(process.wait())
     row = scene.remedy("killed", "process died")
     return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"], times=2)
 
@@ -110,20 +109,20 @@ def two_starts(scene: Scene) -> Finding:
     """The command is started a second time while it trains, from another folder, by a link to the same workspace."""
     link = scene.workspace.with_name(f"{scene.workspace.name}.link")
     link.symlink_to(scene.workspace)
-    going = training(scene)
+    process = training(scene)
     second = scene.run("--workspace", str(link), code=2, cwd=scene.workspace)
     link.unlink()
-    if not re.search(rf"already going on: process {going.pid}, started", second.output):
+    if not re.search(rf"process {process.pid}\b", second.output):
         raise NotSurvived(f"the second start says {second.output}")
-    scene.results.append(going.wait())
+    scene.results.append(process.wait())
     return Finding(second.output.strip().splitlines()[-1], "the second start ends with exit code 2, the first goes on")
 
 
 def stale_holder(scene: Scene) -> Finding:
     """A killed run leaves its lock, and the note of its holder names a process that is another program by now."""
-    going = training(scene)
-    going.kill("all")
-    scene.results.append(going.wait())
+    process = training(scene)
+    process.kill("all")
+    scene.results.append(process.wait())
     with subprocess.Popen(["sleep", "600"]) as sleeper:
         note = durable.read_json(scene.state / "holder.json")
         durable.write_json(scene.state / "holder.json", {**note, "pid": sleeper.pid})
@@ -142,12 +141,11 @@ def from_another_folder(scene: Scene) -> Finding:
 
 def paused(scene: Scene) -> Finding:
     """SIGSTOP of the orchestrator while its trainer goes on, SIGCONT three seconds later."""
-    going = training(scene)
-    going.send(signal.SIGSTOP)
-    until = time.monotonic() + STOPPED_SECONDS
-    scene.wait_until(lambda: time.monotonic() > until, "SIGCONT")
-    going.send(signal.SIGCONT)
-    scene.results.append(going.wait())
+    process = training(scene)
+    process.send(signal.SIGSTOP)
+    scene.let_pass(STOPPED_SECONDS)
+    process.send(signal.SIGCONT)
+    scene.results.append(process.wait())
     return Finding("nothing: the trainer needs nobody to go on", "looks again at what the trainer has done meanwhile")
 
 
@@ -158,31 +156,31 @@ def calendar_set(scene: Scene) -> Finding:
             break
         scene.again()  # it trained too fast for whoever sets the calendar
     else:
-        raise NotSurvived(f"not inflicted: the training's own rows tell of jumps by {jumps} days, not by [1, -2]")
+        raise NotSurvived(f"not inflicted: the training's own rows show jumps by {jumps} days, not by [1, -2]")
     spent = durable.read_json(scene.state / "clock.json")["spent_seconds"]
     if not 0 < spent < 3600:
         raise NotSurvived(f"{spent} s of the budget are spent")
-    told = f"start, cool-down and end are told {jumps[0]:+} and {jumps[1]:+} days apart; {spent} s of the budget spent"
-    return Finding(told, "time is read from clocks that nobody can set", times=2)
+    noticed = f"start, cool-down and end are {jumps[0]:+} and {jumps[1]:+} days apart; {spent} s of the budget spent"
+    return Finding(noticed, "time is read from clocks that nobody can set", times=2)
 
 
 def _calendar_jumps(scene: Scene) -> list[int]:
-    """A whole training, which tells the time of its start, cool-down and end, while the calendar is set: days_between()
+    """A whole training, which notes the time of its start, cool-down and end, while the calendar is set: days_between()
     these."""
     shift = scene.workspace / "shift"
     shift.write_text("0")
     shutil.rmtree(scene.model)
     scene.begin()
-    going = scene.start(env={"PYTHONPATH": f"{SHIFTED_CLOCK}{os.pathsep}{CHECKOUT}", "CLOCK_SHIFT": str(shift)})
+    process = scene.start(env={"PYTHONPATH": f"{SHIFTED_CLOCK}{os.pathsep}{CHECKOUT}", "CLOCK_SHIFT": str(shift)})
     for met, seconds in (("started", DAY), ("cool-down", -DAY)):
-        going.wait_for(lambda met=met: scene.events(met), f"the event {met}")
+        process.wait_for(partial(scene.events, met), f"the event {met}")
         durable.write_text(shift, str(seconds))
-    scene.results.append(going.wait())
+    scene.results.append(process.wait())
     return days_between(scene.events())
 
 
-def days_between(events: list[dict]) -> list[int]:
-    """Whole days from the start of a training to its cool-down, and from there to its end, as its rows tell."""
+def days_between(events: list[Row]) -> list[int]:
+    """Whole days from the start of a training to its cool-down, and from there to its end, by its rows."""
     times = [[row["time"] for row in events if row["event"] == name] for name in ("started", "cool-down", "finished")]
     if not all(times):
         return []
@@ -192,16 +190,16 @@ def days_between(events: list[dict]) -> list[int]:
 def training(scene: Scene, env: Mapping[str, str] | None = None) -> Process:
     """The command, started, in the moment in which it has trained for a few steps."""
     now, before = time.time(), scene.last_step()
-    going = scene.start(env=env)
-    going.wait_for(lambda: trains_since(scene, now) and scene.last_step() >= before + FEW_STEPS, "some steps")
-    return going
+    process = scene.start(env=env)
+    process.wait_for(lambda: trains_since(scene, now) and scene.last_step() >= before + FEW_STEPS, "some steps")
+    return process
 
 
 def _orphaned(scene: Scene, env: Mapping[str, str]) -> Finding:
     with TwoTrainers(scene) as trainers:
-        going = training(scene, env)
-        going.kill()
-        scene.results.append(going.wait())
+        process = training(scene, env)
+        process.kill()
+        scene.results.append(process.wait())
         scene.run(env=env)
         scene.wait_until(lambda: not any(map(is_trainer, marked(str(scene.workspace)))), "the end of the trainer")
     trainers.check()
@@ -209,14 +207,15 @@ def _orphaned(scene: Scene, env: Mapping[str, str]) -> Finding:
     return Finding(scene.noticed("stopped: asked to stop; saved"), "the trainer saves and ends", result=lived)
 
 
-def _kill_worker_in(scene: Scene, going: Process, step: str) -> None:
+def _kill_worker_in(scene: Scene, process: Process, step: str) -> None:
     before = marker_of(scene, step)
-    going.wait_for(lambda: marker_of(scene, step) != before and _worker_of(going), f"a worker in {step}")
-    _worker_of(going).kill()
+    process.wait_for(lambda: marker_of(scene, step) != before and _worker_of(process), f"a worker in {step}")
+    if worker := _worker_of(process):
+        worker.kill()
 
 
-def _worker_of(going: Process) -> psutil.Process | None:
-    return next((child for child in going.children() if is_worker(child)), None)
+def _worker_of(process: Process) -> psutil.Process | None:
+    return next((child for child in process.children() if is_worker(child)), None)
 
 
 def _at_most_one_interval(scene: Scene) -> None:

@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 from filelock import FileLock
 
-from bench.faults.kind import Finding, Kind, NotSurvived
-from bench.faults.moments import marker_of
-from bench.faults.process import Process, environment_of, is_server, marked
-from bench.faults.scene import Scene
-from bench.faults.template import MODEL
+from bench.faults.stage.finding import Finding, NotSurvived
+from bench.faults.stage.kind import Kind
+from bench.faults.stage.moments import marker_of
+from bench.faults.stage.process import Process, environment_of, is_server, marked
+from bench.faults.stage.scene import Scene
+from bench.faults.stage.templates import MODEL
 from flows.context.options import CHECKOUT
 from nanogpt import durable
 
@@ -41,26 +43,32 @@ def server_of(scene: Scene) -> psutil.Process | None:
     return next((process for process in marked(str(scene.workspace)) if is_server(process)), None)
 
 
+def _living_server_of(scene: Scene) -> psutil.Process:
+    if (server := server_of(scene)) is None:
+        raise NotSurvived("there is no server")
+    return server
+
+
 def killed(scene: Scene) -> Finding:
     """kill -9 of the server when the training begins; the run starts it again at the same address."""
-    going = _training_with_pages(scene)
-    server_of(scene).kill()
-    scene.results.append(going.wait())
+    process = _training_with_pages(scene)
+    _living_server_of(scene).kill()
+    scene.results.append(process.wait())
     return Finding(scene.noticed("Prefect server .* ended: starting it again"), "the server is started again")
 
 
 def hanging(scene: Scene) -> Finding:
     """SIGSTOP of the server when the training begins, for good: it neither answers nor ends."""
-    going = _training_with_pages(scene)
-    server_of(scene).suspend()
-    scene.results.append(going.wait())
+    process = _training_with_pages(scene)
+    _living_server_of(scene).suspend()
+    scene.results.append(process.wait())
     return Finding(scene.noticed("Prefect.*(record|miss|answer)"), "the run goes on without its pages")
 
 
 def crashed_run(scene: Scene) -> Finding:
     """kill -9 of all but the server while it trains; the next start says on the pages what became of the first."""
-    going = _training_with_pages(scene)
-    going.kill("both")
+    process = _training_with_pages(scene)
+    process.kill("both")
     scene.run(ui=True)
     states = sorted(run["state"]["type"] for run in _flow_runs(_home(scene)))
     if states != ["COMPLETED", "CRASHED"]:
@@ -124,9 +132,9 @@ def broken_while_running(damage: Callable[[Path], object], noticed: str) -> Call
     """Inflicts `damage` on the database of a server that runs, in the middle of a run; then there is another start."""
 
     def inflict(scene: Scene) -> Finding:
-        going = _training_with_pages(scene)
+        process = _training_with_pages(scene)
         damage(_home(scene) / "prefect.db")
-        scene.results.append(going.wait())
+        scene.results.append(process.wait())
         scene.run(*REPORT_AGAIN, ui=True)
         _check_pages(scene)
         return Finding(scene.noticed(noticed), "another server with a new database")
@@ -164,9 +172,13 @@ def _training_with_pages(scene: Scene) -> Process:
     """The command, started with pages, in the moment in which the training begins."""
     _give_database(scene, _home(scene))
     before = marker_of(scene, f"training.{MODEL}")
-    going = scene.start(ui=True)
-    going.wait_for(lambda: marker_of(scene, f"training.{MODEL}") != before, "the start of the training")
-    return going
+    process = scene.start(ui=True)
+    process.wait_for(lambda: marker_of(scene, f"training.{MODEL}") != before, "the start of the training")
+    return process
+
+
+def _short(damage: Callable[[Path], object]) -> str:
+    return (damage.__doc__ or "").split(" of that")[0]
 
 
 def _home(scene: Scene) -> Path:
@@ -185,10 +197,11 @@ def _check_pages(scene: Scene) -> None:
     scene.wait_until(lambda: "COMPLETED" in [run["state"]["type"] for run in _flow_runs(_home(scene))], "its pages")
 
 
-def _flow_runs(home: Path) -> list[dict]:
+def _flow_runs(home: Path) -> list[dict[str, Any]]:
     url = durable.read_json(home / "server.json")["url"]
     answer = httpx.post(f"{url}/api/flow_runs/filter", json={}, headers={"Origin": url}, timeout=60)
-    return answer.raise_for_status().json()
+    runs: list[dict[str, Any]] = answer.raise_for_status().json()
+    return runs
 
 
 def _give_database(scene: Scene, home: Path) -> None:
@@ -231,13 +244,13 @@ KINDS = [
           small=False),
     _kind("server's record, naming another process", inflict=record_of_another_process, template="whole", small=False),
     *(
-        _kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, at rest", template="whole",
+        _kind(f"Prefect's database, {_short(damage)}, at rest", template="whole",
               inflict=broken_at_rest(damage, noticed), small=damage is flipped)
         for damage, noticed in ((truncated, UNUSABLE), (flipped, UNUSABLE), (deleted, GONE),
                                 (replaced_by_a_folder, UNUSABLE))
     ),
     *(
-        _kind(f"Prefect's database, {damage.__doc__.split(' of that')[0]}, while it runs", small=False,
+        _kind(f"Prefect's database, {_short(damage)}, while it runs", small=False,
               inflict=broken_while_running(damage, noticed))
         for damage, noticed in ((truncated, f"{UNUSABLE}|{TAKEN}"), (deleted, f"{GONE}|{TAKEN}"),
                                 (replaced_by_a_folder, UNUSABLE))

@@ -1,0 +1,1 @@
+"""What takes many runs: kills at random moments, and what orchestration costs."""
