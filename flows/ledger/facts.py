@@ -149,6 +149,10 @@ class PlannedPhase:
     def name(self) -> str:
         return self.title.lower()
 
+    @property
+    def label(self) -> str:
+        return f"{self.number} {self.title}"
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -162,6 +166,10 @@ class Planned:
 
     def phase_seconds(self, name: str) -> float:
         return next((phase.planned_seconds for phase in self.phases if phase.name == name), 0.0)
+
+    def forecast(self) -> dict[str, float]:
+        """Seconds of each phase, by its label."""
+        return {phase.label: phase.planned_seconds for phase in self.phases}
 
     def seconds_after(self, name: str) -> float:
         """Planned for the phases after one of them."""

@@ -24,7 +24,7 @@ def configuration(run: Run) -> None:
     run.do(FETCHED)  # begun during phase 2; if it failed there, here is another try
     run.do(MEASURED)
     plan = run.do(PLANNED)
-    _show_forecast(run, plan)
+    run.journal.display.forecast(plan.forecast())
     ladder = plan.ladder
     run.milestone(
         "configuration",
@@ -32,10 +32,6 @@ def configuration(run: Run) -> None:
         "\n".join(f"{model.name}: {model.max_iters:,} steps, about {model.seconds:.0f} s" for model in ladder),
         [run.paths.state / "plan.json", *(run.paths.config(model.name) for model in ladder)],
     )
-
-
-def _show_forecast(run: Run, plan: Planned) -> None:
-    run.journal.display.forecast({phase.label: phase.planned_seconds for phase in plan.phases})
 
 
 def measure_speed(run: Run) -> StepResult[Measured]:

@@ -54,7 +54,9 @@ def _plan_without(run: Run, error: DoesNotFit) -> None:
     run.limits.note(config, _site(run, config), None, error.evidence)
     run.do(MEASURED)
     run.worker.close()
-    names = [model.name for model in run.do(PLANNED).ladder]
+    plan = run.do(PLANNED)
+    run.journal.display.forecast(plan.forecast())
+    names = [model.name for model in plan.ladder]
     if error.name in names:
         raise RuntimeError(f"{error}; it could not be planned without") from error
     if NEXT_SMALLER not in [row.remedy for row in run.journal.remedies[earlier:]]:
