@@ -131,9 +131,10 @@ def take_off_when_done(run: Run) -> None:
         run.journal.log(f"the run is done: it no longer starts at boot ({service.file} is removed)")
 
 
-def code_for_manager(code: int) -> int:
-    """`code`, but for launchd, which knows no limit of restarts: there only a killed run is to be started again."""
-    return 0 if sys.platform == "darwin" and os.environ.get(VARIABLE) else code
+def code_for_manager(code: int, is_over: bool = False) -> int:
+    """`code`, but 0 for a manager that is not to start the run again: one that is over, and for launchd, which knows no
+    limit of restarts, one that failed."""
+    return 0 if os.environ.get(VARIABLE) and (is_over or sys.platform == "darwin") else code
 
 
 def systemd_word(text: str) -> str:

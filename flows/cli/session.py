@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from flows.cli import at_boot, hangup, status
 from flows.cli.command_line import parse
+from flows.cli.farewell import farewell
 from flows.cli.lock import exclusive
 from flows.context.options import RunOptions
 from flows.display.plain import PlainDisplay
@@ -49,8 +49,9 @@ def _main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None])
             return at_boot.install(run, [word for word in argv if word == "--no-bootstrap"])
         with exclusive(run.paths, options.run), hangup.lasting_output(), durable.keep_to(run.paths.workspace):
             code = _run_in_session(run, flow)
-            if code == 0 and options.only is None:
+            if code != STOPPED and options.only is None and run.phase_runner.is_over():
                 at_boot.take_off_when_done(run)
+                code = at_boot.code_for_manager(code, is_over=True)
             return code
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
@@ -156,22 +157,10 @@ def _quiet_environment() -> None:
 
 
 def _farewell(run: Run, stopped: bool) -> int:
-    """What a person reads last; the exit code."""
+    """Print what a person reads last; the exit code."""
     if stopped:
         print(f"Stopped. What was done is kept; continue with:\n  {run.options.command}")
         return STOPPED
-    troubles = [record for record in run.phase_runner.records if record.has_failed]
-    for record in troubles:
-        print(f"{record.label} {record.status}: {record.cause}")
-    if run.paths.report.exists():
-        print(f"Report: {_near(run.paths.report)}")
-    if run.session.prefect_url:
-        print(f"Pages:  {run.session.prefect_url}")
-    if troubles:
-        print(f"When the cause is mended, continue with:\n  {run.options.command}")
-    return 1 if troubles else 0
-
-
-def _near(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)
+    for line in farewell(run):
+        print(line)
+    return 0 if run.phase_runner.is_whole() else 1

@@ -171,6 +171,10 @@ class Planned:
         """Seconds of each phase, by its label."""
         return {phase.label: phase.planned_seconds for phase in self.phases}
 
+    def seconds_from(self, name: str) -> float:
+        """Planned for one of the phases and those after it."""
+        return self.phase_seconds(name) + self.seconds_after(name)
+
     def seconds_after(self, name: str) -> float:
         """Planned for the phases after one of them."""
         names = [phase.name for phase in self.phases]
@@ -269,6 +273,12 @@ class Tests:
     seconds: float
     timed_out: bool
     tail: str
+    not_run: str | None = None  # why they were not even begun
+    packages: str = ""  # digest of what was installed
+
+    @property
+    def has_finished(self) -> bool:
+        return not self.timed_out and self.not_run is None
 
 
 # ---- 7 deployment

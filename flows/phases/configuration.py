@@ -18,6 +18,7 @@ from nanogpt import durable
 from nanogpt.config import load_config, save_config
 from nanogpt.machine import memory_bytes
 from nanogpt.records import to_json
+from nanogpt.units import duration
 
 
 def configuration(run: Run) -> None:
@@ -59,6 +60,8 @@ def make_plan(run: Run) -> StepResult[Planned]:
             f"{model.name}: {model.config.training.max_iters:,} steps, {model.tokens:,} tokens, about "
             f"{model.seconds:.0f} s ({model.why})"
         )
+    if all(model.is_hopeless for model in plan.ladder):
+        run.journal.message(_too_little_time(run, plan.ladder[-1]), "warning")
     for row in plan.left_out:
         run.journal.message(f"{row.name} is left out: {row.reason}")
     facts = plan.facts([phase.name for phase in run.phases])
@@ -67,13 +70,21 @@ def make_plan(run: Run) -> StepResult[Planned]:
     return StepResult(facts, [*files, plan_file])
 
 
+def _too_little_time(run: Run, model: ModelPlan) -> str:
+    budget = run.config.budget + 1.5 * (model.seconds_needed - model.seconds)
+    return (
+        f"{duration(run.config.budget)} are too little on this machine, as busy as it is now: {model.name} can be "
+        f"trained for about {model.steps} steps and will have learned next to nothing; about {duration(budget)} would do"
+    )
+
+
 def _measurement(run: Run, device: str) -> Measurement:
     return Measurement(
         options=run.options,
         site=_site(run, device),
         corpus=_corpus(run),
         tokenizer=_tokenizer(run),
-        training_seconds=budget_shares.training_seconds(run.config.budget, _phase_seconds(run)),
+        training_seconds=_training_seconds(run),
         folder=run.paths.all_states,
         worker=run.worker,
         limits=run.limits,
@@ -89,19 +100,18 @@ def _plan(run: Run, measured: Measured) -> planner.Plan:
         for config in candidates(run.options)
         if config.name in (*asked, *measured.models)
     ]
-    phases, done = _phase_seconds(run), _trained(run)
     return planner.make_plan(
         considered,
         {name: Speed.of(name, facts) for name, facts in measured.models.items()},
         measured.unmeasured,
         run.config.budget,
-        phases,
+        _phase_seconds(run),
         _corpus(run),
         _site(run, device).training_bytes,
         fixed=run.options.fixed and asked[0] in measured.models,
         pinned=run.options.pinned,
-        trained=done,
-        seconds=_seconds_left(run, phases, done) if _is_training(run) else None,
+        trained=_trained(run),
+        seconds=_training_seconds(run),
     )
 
 
@@ -127,12 +137,19 @@ def _trained(run: Run) -> list[ModelPlan]:
     ]
 
 
-def _seconds_left(run: Run, phases: dict[str, float], done: Sequence[ModelPlan]) -> float:
-    """For the training in all, when the plan is made again in its middle: what is gone is gone."""
-    names = [phase.name for phase in run.phases]
-    later = sum(phases.get(name, 0.0) for name in names[names.index("training") + 1 :])
-    left = run.clock.left - later - budget_shares.MARGIN * run.config.budget
-    return max(budget_shares.LEAST_SECONDS, left) + sum(model.seconds for model in done)
+def _training_seconds(run: Run) -> float:
+    """What the other phases leave of the budget, and of what is left of it: a busy machine has spent more by now."""
+    phases, budget = _phase_seconds(run), run.config.budget
+    left = _seconds_left(run, phases)
+    if _is_training(run):  # again, in its middle: what is gone is gone
+        return max(budget_shares.LEAST_SECONDS, left) + sum(model.seconds for model in _trained(run))
+    return min(budget_shares.training_seconds(budget, phases), max(budget_shares.LEAST_SHARE * budget, left))
+
+
+def _seconds_left(run: Run, phases: dict[str, float]) -> float:
+    """For the training, without the phases that are still to come."""
+    later = sum(phases.get(name, 0.0) for name in _to_come(run))
+    return run.clock.left - later - budget_shares.MARGIN * run.config.budget
 
 
 def _site(run: Run, device: str) -> Site:
@@ -141,9 +158,16 @@ def _site(run: Run, device: str) -> Site:
     return Site(device, total, run.facts(FETCHED).alphabet_size)
 
 
+def _to_come(run: Run) -> list[str]:
+    return [record.name for record in run.phase_runner.records if record.status == "waiting"]
+
+
 def _phase_seconds(run: Run) -> dict[str, float]:
-    """What the phases but training will take."""
-    return budget_shares.expected(run.paths.all_states, run.config.budget, run.facts(FETCHED).bytes)
+    """What the phases but training take: those to come are as much slower than expected as those that are over."""
+    seconds = budget_shares.expected(run.paths.all_states, run.config.budget, run.facts(FETCHED).bytes)
+    records = [step for name in seconds for step in run.step_runner.records(name)]
+    slowness = budget_shares.slowness({step.name: step.seconds for step in records if step.state == "done"}, seconds)
+    return {name: slowness * value if name in _to_come(run) else value for name, value in seconds.items()}
 
 
 def _corpus(run: Run) -> Corpus:
@@ -166,6 +190,7 @@ def _measure_settings(run: Run) -> Json:
         "budget": run.config.budget,
         "device": run.config.device.model_dump(),
         **_too_large(run),
+        **run.slow_trainings.settings(),
         "models": {
             config.name: {
                 "model": config.model.model_dump(),

@@ -7,7 +7,10 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import psutil
 
 from flows.context.paths import CHECKOUT
 from flows.ledger.facts import EVALUATED, EXAMPLES, EXPORTED, Example, Examples, Exported, ExportedFile
@@ -17,9 +20,12 @@ from flows.report.facts import collect
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.records import to_json
+from nanogpt.units import MIB
 
 EXAMPLE_SECONDS = 90
 EXPORT_SECONDS = 600.0
+FIRST_EXAMPLE = "complete.py"
+BYTES_OF_A_PROCESS = 512 * MIB  # Python with torch: 330 MiB here
 CONVERSATION = "Who are you?\nWhat do you think of the king?\n"  # what a person would type to the chat
 
 
@@ -45,9 +51,13 @@ def export_best(run: Run) -> StepResult[Exported]:
 
 
 def run_examples(run: Run) -> StepResult[Examples]:
-    """Every file in examples/, on the exported model, as a person would run it; one that fails fails the step."""
-    model = run.paths.workspace / run.facts(EXPORTED).folder
-    rows = [_run_example(script, model) for script in sorted((CHECKOUT / "examples").glob("*.py"))]
+    """Every file in examples/, on the exported model, as a person would run it; one that fails fails the step. A run
+    that is late runs the first alone."""
+    exported = run.facts(EXPORTED)
+    scripts = sorted((CHECKOUT / "examples").glob("*.py"))
+    chosen = [script for script in scripts if script.name == FIRST_EXAMPLE] if run.is_late("deployment") else scripts
+    with ThreadPoolExecutor(_at_once(exported.bytes)) as pool:
+        rows = list(pool.map(lambda script: _run_example(script, run.paths.workspace / exported.folder), chosen))
     file = run.paths.state / "examples.json"
     durable.write_json(file, [to_json(row) for row in rows])
     failed = [row.name for row in rows if row.exit_code]
@@ -55,6 +65,12 @@ def run_examples(run: Run) -> StepResult[Examples]:
         where = run.paths.relative(file)
         raise RuntimeError(f"examples failed: {', '.join(failed)}; their output is in {where}")
     return StepResult(Examples(rows), [file], identity={row.name: row.output for row in rows})
+
+
+def _at_once(model_bytes: int) -> int:
+    """How many examples may run at a time: one a core, as far as there is memory for them."""
+    each = BYTES_OF_A_PROCESS + 3 * model_bytes
+    return max(1, min(os.cpu_count() or 1, psutil.virtual_memory().available // each))
 
 
 def _run_example(script: Path, model: Path) -> Example:

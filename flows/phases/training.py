@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Trained, trained
+from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, PlannedModel, Trained, trained
 from flows.ledger.steps import Json, StepResult
 from flows.planning.measure import NEXT_SMALLER
 from flows.planning.site import Site
@@ -20,10 +20,12 @@ from nanogpt.config import Config, load_config
 from nanogpt.faults import OUT_OF_MEMORY, UserError
 from nanogpt.machine import memory_bytes
 from nanogpt.training.progress import check_same_training, trajectory
+from nanogpt.units import duration
 
 
 def training(run: Run) -> None:
-    """The models of the plan, smallest first; where one does not fit, those of a new plan for the time that is left."""
+    """The models of the plan, smallest first; where one does not fit, or was much slower than planned, those of a new
+    plan for the time that is left."""
     run.worker.close()  # its memory is the trainer's now
     while (name := _next(run)) is not None:
         try:
@@ -38,6 +40,9 @@ def training(run: Run) -> None:
             f"{facts.parameters:,} parameters, {facts.tokens:,} tokens, {facts.seconds:.0f} s of training.",
             [run.paths.config(name), *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
         )
+        planned = run.facts(PLANNED).model(name)
+        if _next(run) is not None and run.slow_trainings.note(planned, facts):
+            _plan_slower(run, planned, facts)
 
 
 def _next(run: Run) -> str | None:
@@ -46,17 +51,28 @@ def _next(run: Run) -> str | None:
     return next((model.name for model in ladder if not run.has_finished(trained(model.name))), None)
 
 
+def _plan_slower(run: Run, planned: PlannedModel, facts: Trained) -> None:
+    """Measure again, and plan again for the time that is left: this machine is busier than when it was measured."""
+    began = run.clock.spent
+    names = _plan_again(run)
+    run.journal.record(
+        trained(planned.name).step,
+        "slower than planned",
+        f"{facts.step:,} steps took {duration(facts.seconds)}; about {planned.tokens * facts.step / facts.tokens:,.0f} "
+        f"were planned in {duration(planned.seconds)}",
+        "measured and planned again",
+        f"now {', then '.join(names)}",
+        run.clock.spent - began,
+    )
+
+
 def _plan_without(run: Run, error: DoesNotFit) -> None:
     """Remember what does not fit, and plan again: the models that are trained stay. Raises RuntimeError where no plan
     can be made without it."""
     config = load_config(run.paths.config(error.name))
     began, earlier = run.clock.spent, len(run.journal.remedies)
     run.limits.note(config, _site(run, config), None, error.evidence)
-    run.do(MEASURED)
-    run.worker.close()
-    plan = run.do(PLANNED)
-    run.journal.display.forecast(plan.forecast())
-    names = [model.name for model in plan.ladder]
+    names = _plan_again(run)
     if error.name in names:
         raise RuntimeError(f"{error}; it could not be planned without") from error
     if NEXT_SMALLER not in [row.remedy for row in run.journal.remedies[earlier:]]:
@@ -68,10 +84,20 @@ def _plan_without(run: Run, error: DoesNotFit) -> None:
             f"now {', then '.join(names)}",
             run.clock.spent - began,
         )
+
+
+def _plan_again(run: Run) -> list[str]:
+    """The names of the models of a new plan; those that are to train for longer count as not trained yet."""
+    run.do(MEASURED)
+    run.worker.close()
+    plan = run.do(PLANNED)
+    run.journal.display.forecast(plan.forecast())
+    names = [model.name for model in plan.ladder]
     for name in names:  # one that is to train for longer has other settings than the marker of what it was
         key = trained(name)
         if run.has_finished(key) and not run.ledger.decide(run.step(key), _settings(run, name)).keep:
             run.step_runner.finished.discard(key.step)
+    return names
 
 
 def train_model(run: Run, name: str) -> StepResult[Trained]:

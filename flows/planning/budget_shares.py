@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ LEAST_SECONDS = 10.0  # for a training that is planned again when its time is go
 LEAST_SHARE = 0.1  # of the budget for training, however short it is
 MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a short budget
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
+NOTICEABLY_SLOWER = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 
@@ -75,6 +77,17 @@ def taken_before(state: Path, text_bytes: int) -> dict[str, float]:
                 taken = [spent for step in steps if (spent := _seconds(markers, step)) is not None]
                 seconds |= {phase: sum(taken)} if len(taken) == len(steps) else {}
     return seconds
+
+
+def slowness(steps: Mapping[str, float], expected: Mapping[str, float]) -> float:
+    """How many times slower than `expected`, seconds by phase, this machine has proved in this run. `steps`: the seconds
+    of those that were done. A busy machine takes longer for all that comes, too; 1 where it is no slower than short
+    phases vary."""
+    comparable = {phase: [steps.get(f"{phase}.{name}") for name in names] for phase, names in STEPS.items()}
+    done = {phase: seconds for phase, seconds in comparable.items() if None not in seconds and phase in expected}
+    taken = sum(second for seconds in done.values() for second in seconds if second is not None)
+    ratio = taken / max(1e-9, sum(expected[phase] for phase in done))
+    return ratio if ratio > NOTICEABLY_SLOWER else 1.0
 
 
 def training_seconds(budget: float, phases: dict[str, float]) -> float:

@@ -30,7 +30,8 @@ from flows.ledger.facts import DEVICE, EVALUATED, FETCHED, SAMPLES, SYSTEM, Fetc
 from flows.report import markdown
 from flows.report.facts import PhaseFacts, RunFacts
 from flows.report.judgement import best_model, criteria, trained_models
-from flows.report.recommendations import recommendations, with_option
+from flows.report.commands import with_option
+from flows.report.recommendations import recommendations
 from flows.report.verdict import verdict
 from flows.supervision import remedies
 from nanogpt import durable

@@ -159,6 +159,8 @@ def _tests(facts: RunFacts) -> Judgement:
     tests = facts.of(TESTS)
     if tests is None:
         return _no_figures(facts, "evaluation.tests")
+    if tests.not_run:
+        return None, f"not run: {tests.not_run}"
     if tests.timed_out:
         return None, f"not finished: they were stopped after {duration(tests.seconds)}"
     return tests.failed == 0 and tests.passed > 0, (

@@ -5,16 +5,16 @@ Every line is Markdown and ends in an exact command or setting.
 
 from __future__ import annotations
 
-import math
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flows.ledger.facts import BASELINES, DEVICE, EVALUATED, MEASURED, PLANNED, Remedy
+from flows.report.commands import longer, with_option
 from flows.report.facts import ModelFacts, RunFacts
 from flows.report.judgement import NOTICEABLE, PLAN_TOLERANCE, best_model, trained_models
 from flows.report.markdown import code, safe
+from flows.report.verdict import verdict
 from nanogpt import faults
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.training.record.metrics import read_metrics
@@ -33,15 +33,6 @@ Row = dict[str, Any]  # of metrics.jsonl
 def recommendations(facts: RunFacts) -> list[str]:
     """What to change next, the most pressing first; an empty list when nothing stands out."""
     return [str(line) for rule in RULES for line in rule(facts)]
-
-
-def with_option(command: str, *words: str) -> str:
-    """`command` with an option replaced or added; --set is always added, for it may be given many times."""
-    parts = shlex.split(command)
-    if words[0] in parts and words[0] != "--set":
-        place = parts.index(words[0])
-        return shlex.join([*parts[:place], *words, *parts[place + len(words) :]])
-    return shlex.join([*parts, *words])
 
 
 def _failures(facts: RunFacts) -> Iterator[str]:
@@ -90,7 +81,7 @@ def _more_time(facts: RunFacts) -> Iterator[str]:
             yield (
                 f"**{safe(model.name)} was still learning:** validation loss fell by {1000 * fall:.3f} per 1,000 "
                 f"steps at the end (from {earlier['val_loss']:.4f} at step {earlier['step']:,} to "
-                f"{last['val_loss']:.4f} at step {last['step']:,}). Give it more time: {code(_longer(facts))}."
+                f"{last['val_loss']:.4f} at step {last['step']:,}). Give it more time: {code(longer(facts))}."
             )
 
 
@@ -119,13 +110,16 @@ def _against_baselines(facts: RunFacts) -> Iterator[str]:
     baselines, evaluated = facts.of(BASELINES), facts.of(EVALUATED)
     if baselines is None or evaluated is None:
         return
+    found = verdict(facts)
+    if found is not None and not found.has_learned:
+        return  # its phase has failed for that
     ours = evaluated.models[evaluated.best].test.bits_per_byte
     stronger = [(value, name) for name, value in baselines.bits_per_byte.items() if value <= ours]
     if stronger:
         value, name = min(stronger)
         yield (
             f"**The best model is no better than {safe(name)}:** {ours:.3f} against {value:.3f} bits per byte on the "
-            f"test split. It is undertrained for this text: {code(_longer(facts))}."
+            f"test split. It is undertrained for this text: {code(longer(facts))}."
         )
 
 
@@ -137,7 +131,7 @@ def _smaller_beats_larger(facts: RunFacts) -> Iterator[str]:
         return
     yield (
         f"**{safe(best.name)} beats {safe(largest)}:** the larger one saw only {sizes[largest].step:,} steps. It needs "
-        f"more time: {code(_longer(facts))}."
+        f"more time: {code(longer(facts))}."
     )
 
 
@@ -149,7 +143,7 @@ def _little_data(facts: RunFacts) -> Iterator[str]:
     if ratio < ENOUGH_DATA / 4:
         yield (
             f"**{safe(best.name)} saw {ratio:.1f} tokens per parameter;** about {ENOUGH_DATA} is the best use of "
-            f"compute (Hoffmann et al. 2022). More time on the same model: {code(_longer(facts))}."
+            f"compute (Hoffmann et al. 2022). More time on the same model: {code(longer(facts))}."
         )
 
 
@@ -163,7 +157,7 @@ def _memory_headroom(facts: RunFacts) -> Iterator[str]:
     if used < total / 4 and feasible:
         yield (
             f"**Memory is not the limit:** the peak was {byte_size(used)} of {byte_size(total)} "
-            f"({percent(used / total)}). With more time the plan can add {safe(feasible[0])}: {code(_longer(facts))}."
+            f"({percent(used / total)}). With more time the plan can add {safe(feasible[0])}: {code(longer(facts))}."
         )
 
 
@@ -190,7 +184,7 @@ def _plan_missed(facts: RunFacts) -> Iterator[str]:
             yield (
                 f"**Phase {phase.number} {safe(phase.title)} took {duration(actual)}, planned {duration(planned)}** "
                 f"({percent(actual / planned - 1)} over). Close other programs, or allow for it: "
-                f"{code(_longer(facts, 1.25))}."
+                f"{code(longer(facts, 1.25))}."
             )
 
 
@@ -200,12 +194,6 @@ def _curves(facts: RunFacts) -> Iterator[tuple[ModelFacts, list[Row]]]:
         evaluations = [row for row in read_metrics(Path(model.folder))[1] if row.get("val_loss") is not None]
         if len(evaluations) >= LEAST_EVALUATIONS:
             yield model, evaluations
-
-
-def _longer(facts: RunFacts, factor: float = 4) -> str:
-    minutes = math.ceil(factor * (facts.budget_seconds or 600) / 60)
-    budget = f"{minutes}m" if minutes < 120 or minutes % 60 else f"{minutes // 60}h"
-    return with_option(facts.command, "--budget", budget)
 
 
 def _set(facts: RunFacts, *settings: str) -> str:

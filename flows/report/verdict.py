@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from flows.ledger.facts import BASELINES, EVALUATED
+from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, Trained
+from flows.planning.planner import ENOUGH_STEPS
+from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import RunFacts
 from nanogpt.units import number
 
@@ -16,12 +18,13 @@ Level = Literal["not learned", "undertrained", "learned"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`bits_per_byte` of the best model on the test split; `headline` is one sentence for report and terminal."""
+    """Of the best model on the test split. `headline` is one sentence; `command` gives the model a chance, or more
+    time."""
 
     level: Level
     model: str
-    bits_per_byte: float
     headline: str
+    command: str
 
     @property
     def has_learned(self) -> bool:
@@ -29,7 +32,7 @@ class Verdict:
 
 
 def verdict(facts: RunFacts) -> Verdict | None:
-    """None while the best model has not been judged against the baselines."""
+    """None while the best model has not been judged and compared with the baselines."""
     evaluated, baselines = facts.of(EVALUATED), facts.of(BASELINES)
     if evaluated is None or baselines is None:
         return None
@@ -39,16 +42,39 @@ def verdict(facts: RunFacts) -> Verdict | None:
     name = evaluated.best
     ours = evaluated.models[name].test.bits_per_byte
     figure = f"{number(ours, 3)} bits per byte on text that it never saw"
-    if not math.isfinite(ours) or ours >= unigram:
-        headline = (
-            f"{name} has not learned: {figure}; guessing each letter by how often it occurs, without any context, gives "
-            f"{number(unigram, 3)}"
-        )
-        return Verdict("not learned", name, ours, headline)
+    if not ours < unigram:  # nor is a number that is none
+        headline = f"{name} has not learned: {figure}; counting how often each letter occurs gives {unigram:.3f}"
+        return Verdict("not learned", name, headline, command_with_a_chance(facts, name))
     if ours >= five_gram:
         headline = (
-            f"{name} is undertrained: {figure}; counting which letter follows which four others (a 5-gram), without any "
-            f"training, gives {number(five_gram, 3)}"
+            f"{name} is undertrained: {figure}; counting which letter follows which four others (a 5-gram) gives "
+            f"{five_gram:.3f}"
         )
-        return Verdict("undertrained", name, ours, headline)
-    return Verdict("learned", name, ours, f"{name} has learned: {figure}; a 5-gram gives {number(five_gram, 3)}")
+        return Verdict("undertrained", name, headline, longer(facts))
+    headline = f"{name} has learned: {figure}; a 5-gram gives {five_gram:.3f}"
+    return Verdict("learned", name, headline, longer(facts))
+
+
+def in_words(facts: RunFacts, bits_per_byte: float) -> str:
+    """A figure for people: between how many equally likely letters a model hesitates at each one, 2**bits."""
+    text = facts.of(CLEANED)
+    bytes_per_letter = text.bytes / text.characters if text and text.characters else 1.0
+    choices = 2 ** min(64.0, bits_per_byte * bytes_per_letter)
+    return f"as unsure of each letter as between {number(choices, 1)} equally likely ones"
+
+
+def command_with_a_chance(facts: RunFacts, name: str) -> str:
+    """The run's command with the steps, or the budget, in which the model can learn something on this machine."""
+    trained = facts.model(name).trained
+    words = shlex.split(facts.command)
+    steps_are_given = "--config" in words or any(word.startswith("training.max_iters=") for word in words)
+    if trained and steps_are_given and trained.reason == "max_iters":
+        return with_option(facts.command, "--set", f"training.max_iters={max(ENOUGH_STEPS, 10 * trained.step)}")
+    return with_budget(facts, max(2 * facts.budget_seconds, _seconds_needed(facts, trained)))
+
+
+def _seconds_needed(facts: RunFacts, trained: Trained | None) -> float:
+    """For everything else as it was, and enough steps as slow as they were."""
+    if trained is None or not trained.step:
+        return MORE_TIME * facts.budget_seconds
+    return facts.spent_seconds - trained.seconds + 1.5 * ENOUGH_STEPS * trained.seconds / trained.step

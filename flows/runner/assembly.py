@@ -16,6 +16,7 @@ from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
 from flows.planning.memory_limits import MemoryLimits
+from flows.planning.slow_trainings import SlowTrainings
 from flows.runner.milestones import Milestones
 from flows.runner.phase_runner import PhaseRunner
 from flows.runner.run import Phase, Run
@@ -63,6 +64,7 @@ def assemble(options: RunOptions, phases: Sequence[Phase]) -> Run:
         conditions=conditions,
         accelerator=Accelerator(paths.state / "device.json", journal, worker),
         limits=MemoryLimits(paths.all_states, journal, options.pinned | asked_of_device, lambda: session.started),
+        slow_trainings=SlowTrainings(paths.state),
         milestones=Milestones(CHECKOUT, options.workspace, options.run, paths.state),
         step_runner=step_runner,
         phase_runner=phase_runner,

@@ -25,6 +25,7 @@ class PhaseRecord:
     seconds: float = 0.0
     cause: str | None = None
     next_command: str | None = None
+    is_over: bool = False  # nothing is left to do in it, though it may have failed
 
     @property
     def title(self) -> str:
@@ -37,6 +38,14 @@ class PhaseRecord:
     @property
     def has_failed(self) -> bool:
         return self.status in ("failed", "blocked")
+
+
+class GoalMissed(Exception):
+    """Every step of a phase is done, and what came out is not what the run is for. `command` gives it a chance."""
+
+    def __init__(self, message: str, command: str, shown_as: str):
+        super().__init__(message)
+        self.command, self.shown_as = command, shown_as
 
 
 class PhaseRunner:
@@ -62,7 +71,7 @@ class PhaseRunner:
         """
         record = self.record(name)
         if self._only not in (None, name):
-            record.status = "skipped"
+            record.status, record.is_over = "skipped", True
             return
         record.status = "running"
         try:
@@ -76,13 +85,17 @@ class PhaseRunner:
         except Unwritable as error:
             record.status, record.cause = "failed", str(error)
             raise
+        except GoalMissed as error:
+            record.status, record.cause, record.next_command = "failed", str(error), error.command
+            record.is_over = True
         except Exception as error:
             record.status, record.cause = "failed", cause_of(error)
         else:
             all_kept = all(step.state == "kept" for step in self._steps.records(name))
             record.status = "kept" if all_kept else "done"
+            record.is_over = True
         if record.has_failed:
-            record.next_command = self._command
+            record.next_command = record.next_command or self._command
             self._journal.message(f"{record.label} {record.status}: {record.cause}", "error")
         record.seconds = sum(step.seconds for step in self._steps.records(name))
         self._clock.save()
@@ -97,6 +110,10 @@ class PhaseRunner:
     def is_whole(self) -> bool:
         """Whether every phase came to a good end; one that is still running was cut short by what no phase records."""
         return all(record.status in ("done", "kept", "skipped") for record in self.records)
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, whether or not what came out is any good."""
+        return all(record.is_over for record in self.records)
 
     def _has_trained(self) -> bool:
         return any(name.startswith("training.") for name in self._steps.finished)

@@ -21,6 +21,7 @@ from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
 from flows.planning.memory_limits import MemoryLimits
+from flows.planning.slow_trainings import SlowTrainings
 from flows.runner.milestones import Milestones
 from flows.runner.phase_runner import PhaseRunner
 from flows.runner.sessions import Session
@@ -81,6 +82,7 @@ class Run:
     conditions: MachineConditions
     accelerator: Accelerator
     limits: MemoryLimits
+    slow_trainings: SlowTrainings
     milestones: Milestones
     step_runner: StepRunner
     phase_runner: PhaseRunner
@@ -139,6 +141,10 @@ class Run:
         return [model.name for model in planned.ladder] if planned else self.options.candidate_names
 
     # -- phases
+
+    def is_late(self, phase: str) -> bool:
+        """Whether less is left of the budget than `phase` and those after it are planned to take."""
+        return self.clock.left < self.facts(PLANNED).seconds_from(phase)
 
     def run_phase(self, phase: Phase) -> None:
         """Run a phase. Its failure is recorded, and never stops what can still run."""

@@ -15,6 +15,7 @@ from flows.context.journal import Journal
 from flows.context.options import RunOptions
 from flows.context.paths import Paths
 from flows.ledger.ledger import Ledger
+from flows.planning import slow_trainings
 from flows.runner import interruption, resumption
 from flows.runner.phase_runner import PhaseRunner
 from nanogpt import durable
@@ -82,7 +83,7 @@ class Session:
             journal.forget_past()
         for folder in (paths.state, paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        resumption.set_aside_damaged([paths.state / FILE, journal.file], journal, paths)
+        resumption.set_aside_damaged([paths.state / FILE, journal.file, paths.state / slow_trainings.FILE], journal, paths)
         latest = read_session(paths.state)
         past = resumption.Past(paths, self._ledger, self._step_names())
         state, started = (latest.state, latest.started) if latest else (None, None)
@@ -100,7 +101,7 @@ class Session:
         """Record how the session ended."""
         whole = self._phases.is_whole()
         is_part = self._options.only is not None and self.number > 1  # of an unfinished run, whose clock goes on
-        self._clock.save(finished=not stopped and whole and not is_part)
+        self._clock.save(finished=not stopped and self._phases.is_over() and not is_part)
         self._save("stopped" if stopped else "finished" if whole else "failed")
         self._journal.log("stopped by a person" if stopped else "ended" if whole else "ended with failures")
 

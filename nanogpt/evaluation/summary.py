@@ -18,7 +18,9 @@ PROMPT_CHARACTERS = 60
 MEASURE = "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text"
 
 
-def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> ModelFigures:
+def summarise(
+    model_folder: Path, data_folder: Path, device: str = "cpu", with_nanogpts_measure: bool = True
+) -> ModelFigures:
     """Loss, perplexity and bits per byte on the whole of val and test; nanoGPT's own measure for characters.
 
     Raises UserError, CorruptFileError as open_split and Engine.from_folder do.
@@ -32,7 +34,7 @@ def summarise(model_folder: Path, data_folder: Path, device: str = "cpu") -> Mod
         return evaluate(model, split.tokens, block_size, split.bytes, device)
 
     tokenizer = read_manifest(data_folder).tokenizer.name
-    comparable = tokenizer == "char" and block_size >= NANOGPT_WINDOW
+    comparable = with_nanogpts_measure and tokenizer == "char" and block_size >= NANOGPT_WINDOW
     return ModelFigures(
         val=on("val"),
         test=on("test"),
@@ -62,9 +64,9 @@ def sample_and_judge(
     return JudgedSamples([prompt], samples, _of_all(samples))
 
 
-def decoding(model_folder: Path, device: str = "cpu") -> DecodingSpeed:
+def decoding(model_folder: Path, device: str = "cpu", max_seconds: float = 3.0) -> DecodingSpeed:
     """Tokens a second with a cache, one sequence at a time, and the peak of this process's memory meanwhile."""
-    return speed.decoding_speed(Engine.from_folder(model_folder, device))
+    return speed.decoding_speed(Engine.from_folder(model_folder, device), max_seconds=max_seconds)
 
 
 def _first_lines(text: str) -> str:

@@ -1,0 +1,87 @@
+"""What a person reads last on the terminal: what the run made, how good that is, and how to use it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.context.paths import CHECKOUT
+from flows.display.protocol import printable
+from flows.ledger.facts import EVALUATED, EXPORTED, REPORTED, SAMPLES
+from flows.report.facts import RunFacts, collect
+from flows.report.verdict import Verdict, in_words, verdict
+from flows.runner.run import Run
+
+LINES_OF_SAMPLE, WIDTH = 3, 76
+
+
+def farewell(run: Run) -> list[str]:
+    """The lines, for a run that ended by itself."""
+    return [printable(line) for line in _lines(run)]
+
+
+def _lines(run: Run) -> Iterator[str]:
+    troubles = [record for record in run.phase_runner.records if record.has_failed]
+    if run.options.only is None and run.has_finished(EVALUATED):
+        facts = collect(run)
+        yield from _model(run, facts, verdict(facts))
+    for record in troubles:
+        yield f"{record.label} {record.status}: {record.cause}"
+    if run.has_finished(REPORTED):
+        yield _criteria(run)
+    if run.paths.report.exists():
+        yield f"Report: {near(run.paths.report)}"
+    if run.session.prefect_url:
+        yield f"Pages:  {run.session.prefect_url}"
+    if exported := run.facts(EXPORTED) if run.has_finished(EXPORTED) else None:
+        yield f"Talk to it:\n  {chat_command(run.paths.workspace / exported.folder)}"
+    if unmet := [record for record in troubles if record.is_over]:
+        yield f"To give it a chance:\n  {unmet[0].next_command}"
+    elif troubles:
+        yield f"When the cause is mended, continue with:\n  {run.options.command}"
+
+
+def _model(run: Run, facts: RunFacts, found: Verdict | None) -> Iterator[str]:
+    """The best model: how good it is, in a figure and in words, and three lines that it wrote."""
+    evaluated = run.facts(EVALUATED)
+    bits = evaluated.models[evaluated.best].test.bits_per_byte
+    headline = found.headline if found else f"{evaluated.best}: {bits:.3f} bits per byte on text that it never saw"
+    yield f"{headline[0].upper()}{headline[1:]}."
+    yield f"That is {in_words(facts, bits)}."
+    if found and found.level == "undertrained":
+        yield f"To give it more time:\n  {found.command}"
+    if run.has_finished(SAMPLES):
+        samples = run.facts(SAMPLES).samples
+        sample = samples[len(samples) // 2]
+        yield f"It writes (temperature {sample.temperature:g}):"
+        yield from (f"  | {line}" for line in first_lines(sample.prompt + sample.text))
+
+
+def first_lines(text: str) -> list[str]:
+    """The first three lines of a text that hold something, cut to the width of a terminal."""
+    wrapped = (part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH))
+    return [line for line, _ in zip(wrapped, range(LINES_OF_SAMPLE), strict=False)]
+
+
+def _criteria(run: Run) -> str:
+    judged = run.facts(REPORTED).criteria
+    met = [criterion.name for criterion in judged if criterion.met]
+    missed = [criterion.name for criterion in judged if criterion.met is False]
+    unknown = [criterion.name for criterion in judged if criterion.met is None]
+    parts = [f"Criteria met: {len(met)} of {len(judged)}"]
+    parts += [f"not met: {', '.join(missed)}"] if missed else []
+    parts += [f"not known: {', '.join(unknown)}"] if unknown else []
+    return "; ".join(parts)
+
+
+def chat_command(model: Path) -> str:
+    return shlex.join(["python3", near(CHECKOUT / "examples" / "chat_bot.py"), near(model)])
+
+
+def near(path: Path) -> str:
+    """`path` as a person types it who stands where the run was started."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

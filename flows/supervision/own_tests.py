@@ -1,0 +1,87 @@
+"""The project's own fast tests of the library, in a process of their own: whether it computes here what it should."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+
+from flows.context.paths import CHECKOUT
+from flows.ledger.facts import TESTS, Tests
+from flows.ledger.markers import MarkerFiles, last_finished
+from nanogpt import durable
+from nanogpt.records import from_json
+
+COMMAND = ("-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "tests/nanogpt")
+SHARE = 0.05  # of the budget, at most
+MOST_SECONDS = 600.0  # a suite that hangs
+LEAST_SECONDS = 10.0  # below, they are not begun: most of it is the start of Python and torch
+
+
+def seconds_allowed(budget: float) -> float:
+    """How long they may take; 0: not at all."""
+    seconds = min(MOST_SECONDS, SHARE * budget)
+    return seconds if seconds >= LEAST_SECONDS else 0.0
+
+
+def earlier(states: Path, code: dict[str, str]) -> Tests | None:
+    """What they gave before in this workspace, in any run, with the same code and the same packages."""
+    packages = packages_digest()
+    for folder in sorted(states.glob("*/markers")):
+        finished = last_finished(MarkerFiles(folder).read(TESTS.step)[0])
+        if finished is None or finished.code != code:
+            continue
+        try:
+            facts = from_json(Tests, finished.facts)
+        except ValueError:
+            continue
+        if facts.packages == packages and facts.has_finished:
+            return facts
+    return None
+
+
+def not_run(budget: float) -> Tests:
+    reason = f"{SHARE:.0%} of the budget, {SHARE * budget:.1f} s, are too little for them"
+    return Tests(command=_shown(), passed=0, failed=0, skipped=0, seconds=0.0, timed_out=False, tail="", not_run=reason)
+
+
+def run_own_tests(seconds: float, log: Path) -> Tests:
+    """Run them for `seconds` at most. What they wrote goes to `log` unless they pass. A run that is cut short says
+    nothing against the machine: it is reported as not finished. Raises OSError."""
+    began, timed_out = time.monotonic(), False
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, *COMMAND]
+    try:
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=seconds, env=environment)
+        code, output, errors = done.returncode, done.stdout, done.stderr
+    except subprocess.TimeoutExpired as expired:
+        code, output, errors, timed_out = 0, expired.stdout or b"", expired.stderr or b"", True
+    written = output.decode("utf-8", "replace")
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", written)}
+    failed = counts.get("failed", 0) + counts.get("error", 0)
+    if code or timed_out:
+        durable.write_bytes(log, output + errors)
+    last = (written + errors.decode("utf-8", "replace")).strip().splitlines()[-15:]
+    return Tests(
+        command=_shown(),
+        passed=counts.get("passed", 0),
+        failed=max(failed, 1) if code else failed,
+        skipped=counts.get("skipped", 0),
+        seconds=round(time.monotonic() - began, 1),
+        timed_out=timed_out,
+        tail="\n".join(last),
+        packages=packages_digest(),
+    )
+
+
+def packages_digest() -> str:
+    """Of the names and versions of all that is installed."""
+    return durable.digest(sorted(f"{package.name} {package.version}" for package in distributions()))
+
+
+def _shown() -> str:
+    return " ".join(["python", *(word for word in COMMAND if word not in ("-p", "no:cacheprovider"))])
