@@ -78,7 +78,7 @@ def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
             data_folder=_data_folder(run, name),
             with_nanogpts_measure=with_nanogpts_measure,
         )
-        test = figures.test
+        test = models[name].test
         losses = f"test loss {test.loss:.4f}, perplexity {test.perplexity:.2f}"
         run.journal.message(f"{name}: {losses}, {test.bits_per_byte:.3f} bits per byte")
     # Chosen by the validation split: the test split judges, once, and decides nothing.
