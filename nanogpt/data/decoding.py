@@ -45,21 +45,18 @@ _CANDIDATES = (  # the commoner first: the first of those that give the same tex
     "cp852", "cp437",
 )  # fmt: skip
 _RARE = _CANDIDATES[_CANDIDATES.index("cp866") :]  # of DOS and of old Macs
-# The letters beyond ASCII of the languages that share the Latin script: `ã` and `ê` are Portuguese, `ă` and `ę` are of
-# no one language. Without them Portuguese and Swedish in Windows-1252 would be read as Windows-1250.
-_ALPHABETS = tuple(
-    frozenset(letters + letters.upper())
-    for letters in (
-        "äöüß", "àâæçéèêëîïôœùûüÿ", "áéíñóúü", "áâãàçéêíóôõúü", "àèéìíîòóùú", "åäöéà", "æøåéèêóòôü", "äëéèïíöóüúê",
-        "áðéíóúýþæö", "ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "ăâîşţșț", "čćđšž", "çğıöşüâîû",
-        "äöõüšž", "āčēģīķļņšūž", "ąčęėįšųūž", "àèéíïòóúüç", "ëç",
-    )
-)  # fmt: skip
+# The letters beyond ASCII of the languages that share the Latin script, without the rarest: `ã` and `ê` are Portuguese,
+# `ă` and `ę` are not both of one language. Without this table Portuguese and Swedish would be read as Windows-1250.
+_LETTERS = (
+    "äöüß àâæçéèêëîïôœùûüÿ áéíñóúü áâãàçéêíóôõúü àèéìíîòóùú åäöéà æøåéèêóòôü äëéèïíöóüúê áðéíóúýþæö ąćęłńóśźż "
+    "áčďéěíňóřšťúůýž áäčďéíľňóôšťúýž áéíóöőúüű ăâîşţșț čćđšž çğıöşüâîû äöõüšž āčēģīķļņšūž ąčęėįšųūž àèéíïòóúüç ëç"
+)
+_ALPHABETS = tuple(frozenset(letters + letters.upper()) for letters in _LETTERS.split())
 # What each of Chinese, Japanese and Korean uses: nearly all in texts, a part of what a wrong reading gives.
 _ASIAN = ("gb2312", "big5", "shift_jis", "euc_kr")
 _HALF_WIDTH = frozenset(map(chr, range(0xFF61, 0xFFA0)))  # katakana, which other texts read as Shift-JIS are full of
-_SYMBOLS = frozenset("„“”‚‘’«»‹›–—…•·°§¶†‡©®™№¡¿£€¥¢ªº±×÷½¼¾²³¹µ´\xa0\xad")
-_SYMBOL_WITHIN_A_WORD = re.compile(r"(?<=[^\W\d_])[„“”‚«»‹›•§¡¿£€¥¢©®](?=[^\W\d_])|[†‡°¶ªº±×÷½¼¾²³¹µ™](?=[^\W\d_])")
+_SYMBOLS = frozenset("„“”‚‘’«»‹›–—…•·°§†‡©®™№¡¿£€¥¢ªº±×÷½¼¾²³¹µ´\xa0\xad")
+_SYMBOL_WITHIN_A_WORD = re.compile(r"(?<=[^\W\d_])[„“”‚«»‹›•§¡¿£€¥¢©®](?=[^\W\d_])|[†‡°ªº±×÷½¼¾²³¹µ™](?=[^\W\d_])")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LAYOUT = "\t\n\v\f\r\x1b"
@@ -89,10 +86,8 @@ def decode(data: bytes, path: Path, encoding: str = "auto") -> Decoded:
             return _read(data, name, path)
     if encoding != "auto":
         return _as_told(data, encoding, path)
-    if b"\0" in data[:HEAD]:
-        return _without_mark(data, path)
     if is_binary(data[:HEAD]):
-        raise UserError(f"data.source: {spelled(path)} is not text (binary bytes)")
+        return _without_mark(data, path)
     return _utf8(data) or _detected(data, path)
 
 
