@@ -53,6 +53,8 @@ def fetch_text(run: Run) -> Outcome:
         data.source, run.paths.downloads, data.mirrors, notify=lambda *told: _note_download(run, *told),
         encoding=data.encoding,
     )  # fmt: skip
+    for remark in fetched.remarks():
+        run.tell(remark)
     alphabet, characters = set(), 0
     for document in fetched.documents:
         text = decode(document.read_bytes(), document, data.encoding).text
@@ -66,7 +68,7 @@ def fetch_text(run: Run) -> Outcome:
         "alphabet_size": len(alphabet), "fallback_reason": fetched.fallback_reason,
         "licence": sources.licence(source),
     }  # fmt: skip
-    ours = [document for document in fetched.documents if document.is_relative_to(run.paths.workspace)]
+    ours = [document for document in fetched.documents if document.is_relative_to(run.paths.downloads)]
     identity = {key: facts[key] for key in ("sha256", "bytes", "characters", "alphabet_size")}
     return Outcome(ours, facts, identity)
 

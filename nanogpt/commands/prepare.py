@@ -45,10 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     text = arguments.out / "text"
     fetched = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
-    if fetched.left_out:
-        folders = "1 folder" if fetched.left_out == 1 else f"{fetched.left_out:,} folders"
-        _print_note(f"{folders} with output of nanogpt or of tools left out of the text")
-    for remark in preprocessing.remarks(preprocessing.prepare(fetched.documents, text, config, normalise)):
+    statistics = preprocessing.prepare(fetched.documents, text, config, normalise)
+    for remark in [*fetched.remarks(), *preprocessing.remarks(statistics)]:
         _print_note(remark)
     if tokenizer is not None:
         manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn)

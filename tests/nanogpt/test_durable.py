@@ -69,3 +69,10 @@ def test_a_volume_that_does_not_know_full_fsync_is_flushed_the_ordinary_way(tmp_
     with open(tmp_path / "x", "wb") as file:
         durable.fsync_file(file)
         assert flushed == [file.fileno()]
+
+
+def test_a_file_name_that_is_not_utf8_is_written_and_read_back_as_it_was(tmp_path):
+    name = os.fsdecode(b"caf\xe9 \xf0\x9f\x99\x82")
+    durable.write_json(tmp_path / "a.json", {name: [name]})
+    assert durable.read_json(tmp_path / "a.json") == {name: [name]}
+    assert len({durable.digest(name), durable.digest("caf"), durable.digest(name + "\udcff")}) == 3
