@@ -9,6 +9,7 @@ the share of its characters beyond ASCII that are plausible; half of that when a
 from __future__ import annotations
 
 import codecs
+import io
 import itertools
 import re
 import unicodedata
@@ -58,6 +59,7 @@ _HALF_WIDTH = frozenset(map(chr, range(0xFF61, 0xFFA0)))  # katakana, which othe
 _SYMBOLS = frozenset("„“”‚‘’«»‹›–—…•·°§†‡©®™№¡¿£€¥¢ªº±×÷½¼¾²³¹µ´\xa0\xad")
 _SYMBOL_WITHIN_A_WORD = re.compile(r"(?<=[^\W\d_])[„“”‚«»‹›•§¡¿£€¥¢©®](?=[^\W\d_])|[†‡°ªº±×÷½¼¾²³¹µ™](?=[^\W\d_])")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_ASCII = bytes(range(128))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LAYOUT = "\t\n\v\f\r\x1b"
 
@@ -79,13 +81,13 @@ class Decoded:
 def decode(data: bytes, path: Path, encoding: str = "auto") -> Decoded:
     """`data`, the bytes of `path`, as text. `encoding` is tried where neither a mark nor valid UTF-8 says what it is.
 
-    Raises UserError when it is not text, or in an encoding that cannot be told from others.
+    Raises UserError when it is not text, or in an encoding that cannot be distinguished from others.
     """
     for mark, name in _MARKS:
         if data.startswith(mark):
             return _read(data, name, path)
     if encoding != "auto":
-        return _as_told(data, encoding, path)
+        return _in_chosen(data, encoding, path)
     if is_binary(data[:HEAD]):
         return _without_mark(data, path)
     return _utf8(data) or _detected(data, path)
@@ -97,7 +99,7 @@ def is_binary(head: bytes) -> bool:
     return b"\0" in head or controls > len(head) // 1000
 
 
-def _as_told(data: bytes, encoding: str, path: Path) -> Decoded:
+def _in_chosen(data: bytes, encoding: str, path: Path) -> Decoded:
     """In `encoding`, unless it is valid UTF-8 with more than ASCII in it: that happens in no other encoding."""
     if not data.isascii() and b"\0" not in data[:HEAD] and (utf8 := _utf8(data)) and not utf8.replaced:
         return utf8
@@ -131,7 +133,7 @@ def _utf8(data: bytes) -> Decoded | None:
     except UnicodeDecodeError:
         text = data.decode("utf-8", "replace")
     replaced = text.count(REPLACEMENT) - data.count(REPLACEMENT.encode())
-    valid = len(_BEYOND_ASCII.findall(text)) - replaced
+    valid = len(text) - len(_ascii_of(data)) - replaced
     cut = text.endswith(REPLACEMENT) and not data.endswith(REPLACEMENT.encode())
     if valid < LEAST_VALID * (valid + replaced - cut):
         return None
@@ -178,8 +180,8 @@ def _detected(data: bytes, path: Path) -> Decoded:
     best, *others = readings
     rivals = [other for other in others if _is_rival(other, best)]
     confidence = round(best.score / (2 if rivals else 1), 3)
-    beyond_ascii = len(data.translate(None, delete=bytes(range(128))))
-    if confidence < LEAST_CONFIDENCE and (best.score < LEAST_CONFIDENCE or beyond_ascii > len(data) * HARMLESS):
+    doubtful = len(data) - len(_ascii_of(data))
+    if confidence < LEAST_CONFIDENCE and (best.score < LEAST_CONFIDENCE or doubtful > len(data) * HARMLESS):
         names = " or ".join(reading.encoding for reading in [best, *rivals][:3])
         raise UserError(_unknown(path, f"perhaps {names}, confidence {confidence:.0%}"))
     return _read(data, codecs.lookup(best.encoding).name, path, confidence)
@@ -226,12 +228,19 @@ def _is_rival(other: _Reading, best: _Reading) -> bool:
 def _samples(data: bytes) -> list[bytes]:
     """The lines with more than ASCII in them, as far as they are needed; of one long line, two beginnings, since one
     may end inside a character."""
-    lines = [line for line in data.splitlines(keepends=True) if not line.isascii()]
-    if len(lines) > 1 and not data.endswith((b"\n", b"\r")):
-        lines = lines[:-1]  # it may be cut
-    sample = b"".join(lines)[:SAMPLE]
-    end = max(sample.rfind(b"\n"), sample.rfind(b"\r")) + 1
-    return [sample[:end]] if end else [sample, sample[:-1]]
+    sample = bytearray()
+    for line in io.BytesIO(data.replace(b"\r", b"\n")):
+        if not line.isascii() and (line.endswith(b"\n") or not sample):  # a last line may be cut
+            sample += line.lstrip(_ASCII) if len(line) > SAMPLE else line
+        if len(sample) > SAMPLE:
+            break
+    sample = sample[:SAMPLE]
+    end = sample.rfind(b"\n") + 1
+    return [bytes(sample[:end])] if end else [bytes(sample), bytes(sample[:-1])]
+
+
+def _ascii_of(data: bytes) -> bytes:
+    return data.translate(None, delete=bytes(range(128, 256)))
 
 
 def plausible_share(text: str) -> float:

@@ -123,8 +123,13 @@ def test_a_last_character_that_is_cut_is_replaced_in_any_encoding(encoding):
 
 
 def test_one_long_line_is_no_obstacle():
-    text = JAPANESE[:-1] * 3000
-    assert decode(text.encode("cp932"), PATH).text == text
+    for text in (
+        JAPANESE[:-1] * 3000,
+        "plain words " * 9000 + JAPANESE[:-1] * 20,
+        (ENGLISH + JAPANESE).replace("\n", "\r") * 9,
+    ):
+        text = text.replace("“", "").replace("”", "").replace("é", "").replace("–", "").replace("’", "")
+        assert decode(text.encode("cp932"), PATH).text == text
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tm
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["absent.txt"], "absent.txt"),
         (["TEXT", "--tokenizer-of", "absent"], "tokenizer.json: no such file"),
@@ -64,11 +64,11 @@ def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tm
         (["TEXT", "--allow-unknown"], "--allow-unknown goes with --tokenizer-of"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(words, told, text, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_nothing_is_written(words, message, text, tmp_path, capsys):
     words = [text if word == "TEXT" else word for word in words]
     assert cli.main(["prepare", *words, "--out", str(tmp_path / "data")]) == 2
     captured = capsys.readouterr().err
-    assert told in captured
+    assert message in captured
     assert captured.count("\n") == 1
     assert not (tmp_path / "data").exists()
 
@@ -143,7 +143,7 @@ def fine_tuning(folder: Path, text: str, *words: str) -> int:
     return cli.main([*given, "--out", str(folder / "second"), *words])
 
 
-def test_characters_outside_the_vocabulary_are_told_and_refused_above_a_tenth(text, tmp_path, capsys):
+def test_characters_outside_the_vocabulary_are_reported_and_refused_above_a_tenth(text, tmp_path, capsys):
     assert cli.main(["prepare", text, "--out", str(tmp_path / "first")]) == 0
     assert fine_tuning(tmp_path, "a Zoo: the hat sat on cats.\n" * 60) == 0
     said = capsys.readouterr().err

@@ -140,12 +140,12 @@ def test_each_mirror_and_each_home_has_its_turn(tmp_path):
         _, origin = obtain(entry(f"{wrong}/play.txt", home), tmp_path / "data", [str(mirror), lacking], telling(lines))
     assert origin == home and len(asked) == 1, "a 404 is no reason to ask three times"
     again = ["wrong bytes .* asked again"] * 2
-    told = ["the mirror has no", "answers 404", *again, "wrong bytes .* next place"]
-    for line, words in zip(lines, told, strict=True):
+    reported = ["the mirror has no", "answers 404", *again, "wrong bytes .* next place"]
+    for line, words in zip(lines, reported, strict=True):
         assert re.search(words, line)
 
 
-def test_when_all_fail_every_reason_is_told(tmp_path):
+def test_when_all_fail_every_reason_is_reported(tmp_path):
     with server(status=404) as (address, _), pytest.raises(Unobtainable, match=r"answers 404 .*; no connection to"):
         obtain(entry(f"{address}/play.txt", nowhere()), tmp_path)
 
@@ -227,7 +227,7 @@ def test_a_mirror_that_is_nothing_is_a_mistake(tmp_path, mirror):
     check_source("tiny_shakespeare", ["https://example.org/copies"])
 
 
-def test_no_password_of_a_mirror_is_told_or_recorded(tmp_path):
+def test_no_password_of_a_mirror_is_reported_or_recorded(tmp_path):
     lines = []
     with server(status=404) as (lacking, _), server() as (right, _):
         mirrors = [address.replace("http://", "http://me:secret@") for address in (lacking, right)]
