@@ -150,7 +150,7 @@ FETCH = Step("dataset.fetch", "Fetch and verify the text", fetch_text, _fetch_se
 CLEAN = Step(
     "dataset.clean", "Clean the text and split it", clean_text,
     lambda run: {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)},
-    needs=("dataset.fetch",), code=("nanogpt.data.preprocessing", "nanogpt.data.decoding"),
+    needs=("dataset.fetch",), code=("nanogpt.data.preprocessing", "nanogpt.data.decoding", "nanogpt.data.detection"),
 )  # fmt: skip
 CHARACTERS = Step(
     "dataset.characters", "Tokenise into characters", lambda run: tokenise(run, "char"), needs=("dataset.clean",),
