@@ -59,7 +59,7 @@ def check_before_writing(options: RunOptions) -> None:
     from nanogpt.data import sources
 
     data = options.config.data
-    sources.check_source(data.source, data.mirrors)
+    sources.check_source(data.source, data.mirrors, data.encoding)
     if data.source == sources.EMBEDDED:
         return
     if data.source in sources.CATALOGUE:

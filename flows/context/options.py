@@ -25,6 +25,7 @@ from nanogpt.config import (
     validate,
 )
 from nanogpt.faults import UserError, nearest
+from nanogpt.mistakes import nearest_key
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PHASES = ("environment", "implementation", "configuration", "dataset",
@@ -268,7 +269,7 @@ def _check_sections(overrides: list[str]) -> None:
     for key, _ in parse_overrides(overrides):
         section = key.split(".")[0]
         if section not in known:
-            raise UserError(f"--set {key}: unknown key{nearest(section, known)}")
+            raise UserError(f"--set {key}: unknown key{nearest(section, known) or nearest_key(key, Config)}")
 
 
 def _workspace(folder: Path, only_looks: bool) -> Path:
