@@ -80,8 +80,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as readable JSON, durably. NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace `path` by `value` as readable JSON, durably. NaN and infinity are refused (ValueError).
+
+    A lone surrogate, of a file name that is not UTF-8, is written as JSON's own escape and read back as it was.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -174,7 +178,7 @@ def sha256_file(path: Path) -> str:
 def digest(value: Any) -> str:
     """Hexadecimal sha256 of a JSON value, independent of key order."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
+    return hashlib.sha256(canonical.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def fsync_file(file: BinaryIO) -> None:

@@ -112,10 +112,11 @@ def parse(text: str, where: str, is_file: bool = False) -> Any:
         raise UserError(f"{where}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # the second: a number of thousands of digits
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        place = (f"line {mark.line + 1}" if mark else "") if is_file else "the value"
         words = " ".join(str(problem).split())
-        message = f"{place}: {words}" if isinstance(error, _Refused) else f"{place} is not valid YAML: {words}".lstrip()
-        raise UserError(f"{where}: {message}") from error
+        line = f"line {mark.line + 1}" if mark and is_file else ""
+        if isinstance(error, _Refused):
+            raise UserError(f"{where}: {line}{': ' if line else ''}{words}") from None
+        raise UserError(f"{where}: {line or ('it' if is_file else 'the value')} is not valid YAML: {words}") from error
 
 
 def as_yaml(values: dict[str, Any]) -> str:

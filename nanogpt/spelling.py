@@ -1,4 +1,4 @@
-"""How addresses and file names from outside are written in messages: without passwords, in valid Unicode."""
+"""How addresses and file names from outside are written down: without passwords, in valid Unicode."""
 
 import os
 import re

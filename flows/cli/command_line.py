@@ -14,6 +14,7 @@ from flows.runner.run import Phase, steps_of
 from flows.runner.sessions import read_session
 from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
 from nanogpt.faults import UserError, nearest
+from nanogpt.mistakes import nearest_key
 
 MODEL_SECTIONS = ("model", "training")
 DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
@@ -186,7 +187,7 @@ def _check_sections(overrides: Sequence[str]) -> None:
     for key, _ in parse_overrides(overrides):
         section = key.split(".")[0]
         if section not in known:
-            raise UserError(f"--set {key}: unknown key{nearest(section, known)}")
+            raise UserError(f"--set {key}: unknown key{nearest(section, known) or nearest_key(key, Config)}")
 
 
 def _workspace(folder: Path, only_looks: bool) -> Path:

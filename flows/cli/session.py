@@ -68,7 +68,7 @@ def check_before_writing(options: RunOptions) -> None:
     from nanogpt.data import sources  # numpy and requests: 0.2 s, which --status does not need
 
     data = options.config.data
-    sources.check_source(data.source, data.mirrors)
+    sources.check_source(data.source, data.mirrors, data.encoding)
     if data.source == sources.EMBEDDED:
         return
     if data.source in sources.CATALOGUE:

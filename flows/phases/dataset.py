@@ -41,6 +41,8 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         notify=_recorder_of_downloads(run),
         encoding=data.encoding,
     )
+    for remark in fetched.remarks():
+        run.journal.message(remark)
     alphabet: set[str] = set()
     characters = 0
     for document in fetched.documents:
@@ -60,7 +62,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         fallback_reason=fetched.fallback_reason,
         licence=sources.licence(source),
     )
-    ours = [document for document in fetched.documents if document.is_relative_to(run.paths.workspace)]
+    ours = [document for document in fetched.documents if document.is_relative_to(run.paths.downloads)]
     identity = {"sha256": facts.sha256, "bytes": facts.bytes, "characters": characters, "alphabet_size": len(alphabet)}
     return StepResult(facts, ours, identity)
 
@@ -166,6 +168,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/data/download.py",
             "nanogpt/data/outputs.py",
             "nanogpt/data/decoding.py",
+            "nanogpt/data/detection.py",
         ),
     ),
     Step(
@@ -174,7 +177,7 @@ STEPS: list[AnyStep] = [
         work=clean_text,
         settings=_clean_settings,
         needs=("dataset.fetch",),
-        code=("nanogpt/data/preprocessing.py", "nanogpt/data/decoding.py"),
+        code=("nanogpt/data/preprocessing.py", "nanogpt/data/decoding.py", "nanogpt/data/detection.py"),
     ),
     Step(
         key=CHARACTERS,

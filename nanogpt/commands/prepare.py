@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.data.tokenizer import load_tokenizer
 
     _check_keys(arguments.set)
+    if arguments.allow_unknown and not arguments.tokenizer_of:
+        raise UserError("--allow-unknown goes with --tokenizer-of: other tokenizers are made for the text")
     values: dict[str, Any] = {}
     config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
@@ -43,9 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     text = arguments.out / "text"
     fetched = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
-    if fetched.left_out:
-        _print_note(f"{fetched.left_out:,} folders with output of nanogpt or of tools are left out of the text")
-    for remark in preprocessing.remarks(preprocessing.prepare(fetched.documents, text, config, normalise)):
+    statistics = preprocessing.prepare(fetched.documents, text, config, normalise)
+    for remark in [*fetched.remarks(), *preprocessing.remarks(statistics)]:
         _print_note(remark)
     if tokenizer is not None:
         manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn)

@@ -87,6 +87,11 @@ class Fetched:
     fallback_reason: str | None = None
     left_out: int = 0  # folders with output instead of text
 
+    def remarks(self) -> list[str]:
+        """What a person should know of what was taken."""
+        folders = "1 folder" if self.left_out == 1 else f"{self.left_out:,} folders"
+        return [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+
 
 def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""

@@ -1,6 +1,7 @@
 """Damage to what is learned from: noticed, named, made again as it was; and a person's own text that changed."""
 
 import hashlib
+import os
 import shutil
 
 import pytest
@@ -230,3 +231,19 @@ def test_wherever_a_shard_is_damaged_it_is_noticed(tmp_path_factory, data):
                 shards.verify(folder)
     finally:
         (folder / name).write_bytes(whole)
+
+
+def test_a_run_learns_from_the_folder_that_it_writes_into_and_never_from_what_it_wrote(desk):
+    """One's own texts lie in the workspace, a name that is not UTF-8 among them; other runs have their data there."""
+    texts = desk.workspace / "data"
+    texts.mkdir(parents=True)
+    (texts / os.fsdecode(b"caf\xe9.txt")).write_text(TEXT)
+    desk.from_mirror("--run", "neighbour")
+    before = desk.done(str(desk.workspace)).facts("dataset.clean")
+    assert before["documents"] == 1 and before["characters"] == len(TEXT)
+    for source in (desk.workspace, texts):
+        run = desk.done(str(source), "--fresh")
+        assert run.facts("dataset.clean") == before, "the second time as the first"
+        assert run.facts("dataset.fetch")["files"] == [f"{texts}/caf\\xe9.txt"]
+    with pytest.raises(UserError, match="is output"):
+        sources.check_source(str(texts / "default/text"))

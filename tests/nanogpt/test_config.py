@@ -111,7 +111,7 @@ def test_a_mistake_is_one_line_that_names_file_key_and_finding(text, words, tmp_
 @pytest.mark.parametrize(
     "override, words",
     [
-        ("training.max_iters=010", "--set training.max_iters=010: the value: found 010"),
+        ("training.max_iters=010", "--set training.max_iters=010: found 010, octal"),
         ("training.max_iters=1:30", "--set training.max_iters: found '1:30'"),
         ("training.learning_rate=true", "--set training.learning_rate: found true, should be a number"),
         ("learning_rate=1", '--set learning_rate: unknown key (did you mean "training.learning_rate"?)'),

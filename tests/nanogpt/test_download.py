@@ -190,7 +190,7 @@ def test_what_another_attempt_would_not_change_is_asked_for_once(tmp_path, answe
     assert len(requests) == 1 or "redirects" in words
 
 
-def test_a_login_page_is_told_as_such(tmp_path):
+def test_a_login_page_is_named(tmp_path):
     page = sends(b"<html>Please log in</html>", Content_Type="text/html; charset=utf-8")
     with server(page) as (url, _), pytest.raises(Unobtainable, match=r"a web page .* instead of"):
         get(url, tmp_path)
@@ -248,7 +248,7 @@ def test_a_silent_place_leaves_the_others_their_turn(tmp_path, monkeypatch):
 
 
 def test_a_password_of_the_address_is_sent_and_stands_in_no_message_note_or_thread_name(tmp_path):
-    told, names = [], []
+    messages, names = [], []
 
     def answer(handler):
         names.extend(thread.name for thread in threading.enumerate())
@@ -257,10 +257,12 @@ def test_a_password_of_the_address_is_sent_and_stands_in_no_message_note_or_thre
     with server(answer, refuses(404)) as (url, requests):
         url = url.replace("http://", "http://me:se%40cret@")
         with pytest.raises(Unobtainable) as caught:
-            download.download(url, part_in(tmp_path), Patience(), last=True, notify=lambda *words: told.append(words))
+            download.download(
+                url, part_in(tmp_path), Patience(), last=True, notify=lambda *words: messages.append(words)
+            )
         assert part_in(tmp_path).validator(url) == TAG, "it is known where the part came from all the same"
     assert all(request["Authorization"].startswith("Basic ") for request in requests)
-    shown = f"{told} {caught.value} {names} {(tmp_path / 'play.txt.part.json').read_text()}"
+    shown = f"{messages} {caught.value} {names} {(tmp_path / 'play.txt.part.json').read_text()}"
     assert "127.0.0.1" in shown and "cret" not in shown and "me:" not in shown
 
 
@@ -295,7 +297,7 @@ def test_nobody_listens(tmp_path):
         get(url, tmp_path)
 
 
-def test_a_full_disk_is_told_as_such_and_the_part_kept(tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_the_part_kept(tmp_path, monkeypatch):
     with server(sends(cut=8192), sends()) as (url, requests):
         with monkeypatch.context() as patch:
             patch.setattr(download, "ATTEMPTS", 1)
@@ -380,8 +382,8 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
     assert requests[1]["Range"] == f"bytes={arrived}-"
 
 
-def test_what_another_process_downloads_is_waited_for_and_told_once(tmp_path, monkeypatch):
-    part, hanging, told = part_in(tmp_path), threading.Event(), []
+def test_what_another_process_downloads_is_waited_for_with_one_message(tmp_path, monkeypatch):
+    part, hanging, messages = part_in(tmp_path), threading.Event(), []
     monkeypatch.setattr(download, "WINDOW_SECONDS", 0.1)  # long gone before the other goes on
     monkeypatch.setattr(download, "NOTICE_SECONDS", 0.1)
     with server(sends(waits=hanging)) as (url, requests):
@@ -390,13 +392,13 @@ def test_what_another_process_downloads_is_waited_for_and_told_once(tmp_path, mo
             assert child.stdout.readline() == "holds\n"
             going_on = threading.Timer(1.0, hanging.set)
             going_on.start()
-            with part.alone(lambda fault, remedy: told.append((fault, remedy))):
+            with part.alone(lambda fault, remedy: messages.append((fault, remedy))):
                 assert hanging.is_set() and part.whole.read_bytes() == TEXT
         finally:
             child.kill()
             child.communicate()
             hanging.set()
-    assert told == [(f"another process is downloading {part.whole}", "waited for it")] and len(requests) == 1
+    assert messages == [(f"another process is downloading {part.whole}", "waited for it")] and len(requests) == 1
 
 
 def test_a_process_that_holds_a_download_and_gets_nowhere_is_not_waited_for_for_ever(tmp_path, monkeypatch):

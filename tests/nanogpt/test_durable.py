@@ -105,3 +105,10 @@ def test_json_nested_too_deeply_is_a_value_error(tmp_path):
     durable.write_text(tmp_path / "deep.json", "[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):
         durable.read_json(tmp_path / "deep.json")
+
+
+def test_a_file_name_that_is_not_utf8_is_written_and_read_back_as_it_was(tmp_path):
+    name = os.fsdecode(b"caf\xe9 \xf0\x9f\x99\x82")
+    durable.write_json(tmp_path / "a.json", {name: [name]})
+    assert durable.read_json(tmp_path / "a.json") == {name: [name]}
+    assert len({durable.digest(name), durable.digest("caf"), durable.digest(name + "\udcff")}) == 3

@@ -151,8 +151,8 @@ def test_a_longer_context_is_learned_in_a_few_steps(preset, data, tmp_path):
     before = evaluate_split(model.eval(), data, "val", 64).loss
     after = train(config, data, tmp_path / "longer").best_val_loss
     assert after < before
-    told = events(tmp_path / "longer", "initial weights")[0]["message"]
-    assert ("context 32 -> 64, positions divided by 2" if preset == "modern" else "context 32 -> 64") in told
+    message = events(tmp_path / "longer", "initial weights")[0]["message"]
+    assert ("context 32 -> 64, positions divided by 2" if preset == "modern" else "context 32 -> 64") in message
     huggingface.export(Engine.from_folder(tmp_path / "longer").model, load_tokenizer(data), tmp_path / "export")
     assert evaluate_split(folders.open_folder(tmp_path / "export")[0], data, "val", 64).loss == pytest.approx(after)
 

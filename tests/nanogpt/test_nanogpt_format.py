@@ -89,7 +89,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize(
-    "meta, told",
+    "meta, message",
     [
         (pickle.dumps({"itos": {0: "a"}, "x": Harmful()}), r"names (posix|nt)\.system among plain values; refused"),
         (pickle.dumps(Path("x")), r"names pathlib\S* among plain values; refused"),
@@ -103,11 +103,11 @@ class Harmful:
         (pickle.dumps({"itos": {0: "a", 1: "b"}}), r"train\.bin: has the id \d+, but the vocabulary has 2 tokens"),
     ],
 )
-def test_a_meta_that_is_not_plain_is_refused_in_one_line(meta, told, tmp_path, monkeypatch):
+def test_a_meta_that_is_not_plain_is_refused_in_one_line(meta, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = nanogpt_folder(tmp_path / "theirs")
     (source / "meta.pkl").write_bytes(meta)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         import_folder(source, tmp_path / "ours")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harmed").exists()

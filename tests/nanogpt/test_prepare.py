@@ -1,10 +1,13 @@
 """nanogpt prepare: a text becomes a data folder, by a tokenizer of its own or by that of a model."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from nanogpt import cli
 from nanogpt.data import shards
-from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 
 pytestmark = pytest.mark.fast
 TEXT = "the cat sat on the mat, the cat sat on the hat.\n" * 40
@@ -46,7 +49,7 @@ def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tm
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, message",
     [
         (["absent.txt"], "absent.txt"),
         (["TEXT", "--tokenizer-of", "absent"], "tokenizer.json: no such file"),
@@ -54,12 +57,117 @@ def test_the_tokenizer_of_other_data_reads_another_text_by_the_same_ids(text, tm
         (["TEXT", "--tokenizer", "bpe", "--set", "data.bpe_vocab_size=3"], "--set data.bpe_vocab_size: found 3"),
         (["TEXT", "--set", "data.tokenizer=bpe"], "--set data.tokenizer: prepare takes it from --tokenizer"),
         (["TEXT", "--set", "training.seed=3"], "--set training.seed: changes nothing of the data"),
+        (
+            ["TEXT", "--set", "data.encoding=klingon"],
+            "--set data.encoding: found 'klingon', should be auto or an encoding",
+        ),
+        (["TEXT", "--allow-unknown"], "--allow-unknown goes with --tokenizer-of"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(words, told, text, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_nothing_is_written(words, message, text, tmp_path, capsys):
     words = [text if word == "TEXT" else word for word in words]
     assert cli.main(["prepare", *words, "--out", str(tmp_path / "data")]) == 2
     captured = capsys.readouterr().err
-    assert told in captured
+    assert message in captured
     assert captured.count("\n") == 1
     assert not (tmp_path / "data").exists()
+
+
+# ---- a second run never reads what the first one wrote
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    return {name: file.sha256 for name, file in shards.verify(folder).files.items()}
+
+
+@pytest.mark.parametrize("out", ["tok", "a/tok", "."])
+@pytest.mark.parametrize("source", ["tiny_shakespeare", None])
+def test_a_folder_is_prepared_into_itself_twice_with_the_same_tokens(out, source, tmp_path, shared_data):
+    texts = tmp_path / "texts"
+    (texts / "a").mkdir(parents=True)
+    (texts / "one.txt").write_text(TEXT)
+    (texts / "a/two.md").write_text(TEXT.upper())
+    if source is not None:  # a download lies in it too
+        words = ["prepare", source, "--out", str(texts / "play"), "--set", f"data.mirror={shared_data}"]
+        assert cli.main(words) == 0
+    prints = []
+    for _ in range(3):
+        assert cli.main(["prepare", str(texts), "--out", str(texts / out), "--tokenizer", "bpe"]) == 0
+        prints.append(fingerprints(texts / out))
+    assert prints[0] == prints[1] == prints[2]
+    whole = "".join((texts / out / f"text/{split}.txt").read_text() for split in ("train", "val", "test"))
+    assert whole in (f"{TEXT}\n\n{TEXT.upper()}", f"{TEXT.upper()}\n\n{TEXT}")
+
+
+def test_what_is_left_out_is_counted(text, tmp_path, capsys):
+    for _ in range(2):
+        assert cli.main(["prepare", str(tmp_path), "--out", str(tmp_path / "data")]) == 0
+    assert "nanogpt: 1 folder with output of nanogpt or of tools left out of the text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["data/text", "data/text/train.txt", "data/text/within"])
+def test_output_itself_is_refused(output, text, tmp_path, capsys):
+    assert cli.main(["prepare", text, "--out", str(tmp_path / "data")]) == 0
+    (tmp_path / "data/text/within").mkdir()
+    (tmp_path / "data/text/within/own.txt").write_text(TEXT)
+    assert cli.main(["prepare", str(tmp_path / output), "--out", str(tmp_path / "again")]) == 2
+    assert "is output" in capsys.readouterr().err and not (tmp_path / "again").exists()
+
+
+# ---- names and encodings
+
+
+def test_a_file_whose_name_is_not_utf8_is_read_and_named(tmp_path, capsys):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / os.fsdecode(b"caf\xe9.txt")).write_bytes(TEXT.encode() + b"\xff" + "é".encode() * 9)
+    for source in (texts, texts / os.fsdecode(b"caf\xe9.txt"), f"{texts}/caf\\xe9.txt"):
+        assert cli.main(["prepare", str(source), "--out", str(tmp_path / "data")]) == 0
+        assert "caf\\xe9.txt: read as utf-8; 1 damaged place is U+FFFD now" in capsys.readouterr().err
+
+
+def test_a_chosen_encoding_is_taken(tmp_path):
+    (tmp_path / "own.txt").write_bytes("There was smørrebrød.\n".encode("cp1252") * 99)
+    words = ["prepare", str(tmp_path / "own.txt"), "--out", str(tmp_path / "data")]
+    assert cli.main(words) == 2
+    assert cli.main([*words, "--set", "data.encoding=cp1252"]) == 0
+    assert "smørrebrød" in (tmp_path / "data/text/train.txt").read_text()
+
+
+# ---- the vocabulary of another model
+
+
+def fine_tuning(folder: Path, text: str, *words: str) -> int:
+    (folder / "other.txt").write_text(text, newline="")
+    given = ["prepare", str(folder / "other.txt"), "--tokenizer-of", str(folder / "first")]
+    return cli.main([*given, "--out", str(folder / "second"), *words])
+
+
+def test_characters_outside_the_vocabulary_are_reported_and_refused_above_a_tenth(text, tmp_path, capsys):
+    assert cli.main(["prepare", text, "--out", str(tmp_path / "first")]) == 0
+    assert fine_tuning(tmp_path, "a Zoo: the hat sat on cats.\n" * 60) == 0
+    said = capsys.readouterr().err
+    assert "7.1% of the characters are outside the tokenizer's vocabulary, the commonest: 'Z' (60), ':' (60)" in said
+    assert shards.verify(tmp_path / "second").statistics.unknown == 120
+    many = "the 🙂 and the ÄÖ\n" * 99
+    assert fine_tuning(tmp_path, many) == 2
+    said = capsys.readouterr().err
+    assert "23.5% of the characters" in said and "'🙂' (99)" in said and "--allow-unknown" in said
+    assert said.count("\n") == 1
+    assert fine_tuning(tmp_path, many, "--allow-unknown") == 0
+
+
+def test_a_text_is_normalised_as_that_of_the_model_was(tmp_path, capsys):
+    """Composed letters and Unix newlines, as `prepare` made them; what nanoGPT's alphabet has stays as it is."""
+    composed, decomposed = "café noir, thé vert\n" * 60, "cafe\u0301 noir, the\u0301 vert\r\n" * 60
+    (tmp_path / "text.txt").write_text(composed)
+    assert cli.main(["prepare", str(tmp_path / "text.txt"), "--out", str(tmp_path / "first")]) == 0
+    assert fine_tuning(tmp_path, decomposed) == 0
+    first = load_tokenizer(tmp_path / "first")
+    assert first.decode(shards.open_split(tmp_path / "second", "train").tokens) == composed[: int(len(composed) * 0.9)]
+    CharTokenizer(sorted(set(decomposed)), closed=True).save(tmp_path / "first")
+    assert fine_tuning(tmp_path, decomposed) == 0
+    assert (tmp_path / "second/text/train.txt").read_bytes().decode() == decomposed[: int(len(decomposed) * 0.9)]
+    capsys.readouterr()
+    assert fine_tuning(tmp_path, composed) == 2
+    assert "it has no token for them" in capsys.readouterr().err

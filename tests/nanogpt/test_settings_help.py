@@ -25,11 +25,11 @@ def words(text: str) -> str:
 
 @pytest.mark.parametrize("width", [60, 78, 118, 200])
 def test_every_setting_appears_with_its_default_and_description(width):
-    told = settings_help.settings_help(width)
-    assert max(map(len, told.splitlines())) <= width
+    shown = settings_help.settings_help(width)
+    assert max(map(len, shown.splitlines())) <= width
     for key, field in SETTINGS:
         kind, default = settings_help.kind_of(field.annotation), settings_help.as_yaml(field.get_default())
-        assert words(f"{key} {kind} ({default}) {field.description}") in words(told), key
+        assert words(f"{key} {kind} ({default}) {field.description}") in words(shown), key
 
 
 @pytest.mark.parametrize("key, field", SETTINGS, ids=lambda value: value if isinstance(value, str) else "")
@@ -48,9 +48,9 @@ def test_a_default_that_is_shown_can_be_typed():
 def test_the_list_is_a_part_of_the_commands_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
-    told = capsys.readouterr().out
-    assert "--micro-batch" in told
-    assert settings_help.HEADING in told and "training.learning_rate FLOAT (0.01)" in told
+    shown = capsys.readouterr().out
+    assert "--micro-batch" in shown
+    assert settings_help.HEADING in shown and "training.learning_rate FLOAT (0.01)" in shown
 
 
 def test_the_help_of_train_needs_no_torch():

@@ -92,6 +92,12 @@ def test_a_folder_without_manifest_holds_no_data(data):
         shards.open_split(data, "train")
 
 
+def test_a_manifest_that_is_nested_too_deeply_is_corrupt(tmp_path):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(CorruptFileError, match="nested too deeply"):
+        shards.read_manifest(tmp_path)
+
+
 @pytest.mark.parametrize("content", ['{"step": 500, "facts": {}, "files": {}}', "[]"])
 def test_a_folder_of_something_else_holds_no_data(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)

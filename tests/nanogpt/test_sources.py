@@ -1,6 +1,7 @@
 """Sources: mirrors in turn, public homes, folders, files, and no network at all."""
 
 import hashlib
+import os
 import re
 import socket
 import threading
@@ -10,11 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from filelock import FileLock
 
+from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.data import download, sources
 from nanogpt.data.download import Unobtainable
-from nanogpt.data.sources import Entry, check_source, fetch, fingerprint, obtain
+from nanogpt.data.sources import Entry, check_source, fetch, fingerprint, obtain, own_documents
 from nanogpt.faults import UserError
+from nanogpt.spelling import path_of, spelled
 
 TEXT = b"The quality of mercy is not strain'd.\n" * 400
 SHA256 = hashlib.sha256(TEXT).hexdigest()
@@ -137,12 +140,12 @@ def test_each_mirror_and_each_home_has_its_turn(tmp_path):
         _, origin = obtain(entry(f"{wrong}/play.txt", home), tmp_path / "data", [str(mirror), lacking], telling(lines))
     assert origin == home and len(asked) == 1, "a 404 is no reason to ask three times"
     again = ["wrong bytes .* asked again"] * 2
-    told = ["the mirror has no", "answers 404", *again, "wrong bytes .* next place"]
-    for line, words in zip(lines, told, strict=True):
+    reported = ["the mirror has no", "answers 404", *again, "wrong bytes .* next place"]
+    for line, words in zip(lines, reported, strict=True):
         assert re.search(words, line)
 
 
-def test_when_all_fail_every_reason_is_told(tmp_path):
+def test_when_all_fail_every_reason_is_reported(tmp_path):
     with server(status=404) as (address, _), pytest.raises(Unobtainable, match=r"answers 404 .*; no connection to"):
         obtain(entry(f"{address}/play.txt", nowhere()), tmp_path)
 
@@ -203,18 +206,113 @@ def test_fingerprint_follows_the_content(tmp_path):
         ("{folder}/empty.txt", "empty"),
         ("{folder}/binary.txt", "not text"),
         ("{folder}/none", "holds no text"),
+        ("{folder}/doubtful.txt", "--set data.encoding=NAME"),
     ],
 )
 def test_a_persons_mistakes_are_one_line(tmp_path, source, words):
     (tmp_path / "empty.txt").write_bytes(b" \n")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    (tmp_path / "doubtful.txt").write_bytes("smørrebrød\n".encode("cp1252") * 99)
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=words) as caught:
         check_source(source.format(folder=tmp_path))
     assert "data.source" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_mirror_that_is_nothing_is_a_mistake(tmp_path):
-    with pytest.raises(UserError, match=r"data\.mirror"):
-        check_source("tiny_shakespeare", [str(tmp_path / "absent")])
+@pytest.mark.parametrize("mirror", ["{folder}/absent", "ftp://me:secret@host", "https://me:secret@[host", "http://"])
+def test_a_mirror_that_is_nothing_is_a_mistake(tmp_path, mirror):
+    with pytest.raises(UserError, match=r"data\.mirror") as caught:
+        check_source("tiny_shakespeare", [mirror.format(folder=tmp_path)])
+    assert "secret" not in str(caught.value)
     check_source("tiny_shakespeare", ["https://example.org/copies"])
+
+
+def test_no_password_of_a_mirror_is_reported_or_recorded(tmp_path):
+    lines = []
+    with server(status=404) as (lacking, _), server() as (right, _):
+        mirrors = [address.replace("http://", "http://me:secret@") for address in (lacking, right)]
+        _, origin = obtain(entry(nowhere()), tmp_path, mirrors, telling(lines))
+    assert origin == right.replace("http://", "http://***@") + "/play.txt"
+    assert "answers 404" in lines[0] and "secret" not in " ".join(lines)
+
+
+def test_a_text_that_begins_with_much_blank_is_no_empty_one(tmp_path):
+    (tmp_path / "late.txt").write_bytes(b" \n" * (3 << 19) + TEXT)
+    check_source(str(tmp_path / "late.txt"))
+
+
+def test_utf16_without_a_mark_is_text(tmp_path):
+    (tmp_path / "wide.txt").write_bytes(TEXT.decode().encode("utf-16-le"))
+    check_source(str(tmp_path))
+
+
+def files(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("some text\n" * 200)
+
+
+OUTPUT = {  # what older versions and tools wrote: known by the files in it
+    "splits of a text": ["train.txt", "val.txt", "test.txt", "statistics.json"],
+    "a training": ["config.yaml", "metrics.jsonl", "README.md", "checkpoints/step-1/notes.txt"],
+    "a checkpoint": ["manifest.json", "model.safetensors", "a.txt"],
+    "an export": ["config.json", "model.safetensors", "README.md"],
+    "adapters": ["adapter_config.json", "adapter_model.safetensors", "README.md"],
+    "a run's state": ["session.json", "markers/a.json", "model_card.md"],
+    "logs": ["automation_log.txt"],
+    "reports": ["training_report.md", "training_report.html", "README.md"],
+    "marked": [".written-by-nanogpt", "a.txt"],
+    "an environment": ["pyvenv.cfg", "lib/python3/site-packages/a/LICENSE.txt"],
+    "a cache": ["CACHEDIR.TAG", "a.txt"],
+    "x.egg-info": ["SOURCES.txt"],
+    "downloads": ["tinyshakespeare.txt", "embedded.txt"],
+    ".git": ["description.txt"],
+    "node_modules": ["a/README.md"],
+}
+
+
+def test_output_among_texts_is_left_out_and_counted(tmp_path):
+    files(tmp_path, "a.txt", "mine/b.md", "mine/.hidden.txt", "data/own/c.txt")
+    for folder, names in OUTPUT.items():
+        files(tmp_path / "mine" / folder, *names)
+    found = sources.find_own(str(tmp_path))
+    assert [path.relative_to(tmp_path).as_posix() for path in found.documents] == [
+        "a.txt",
+        "data/own/c.txt",
+        "mine/b.md",
+    ]
+    assert {path.name for path in found.left_out} == OUTPUT.keys() - {".git"}
+    assert fetch(str(tmp_path), tmp_path / "unused").left_out == len(OUTPUT) - 1
+
+
+@pytest.mark.parametrize("name", ["splits of a text", "a training", "logs", "reports", "marked"])
+def test_output_named_as_the_source_is_refused(tmp_path, name):
+    files(tmp_path / name, *OUTPUT[name])
+    text = next(path for path in (tmp_path / name).iterdir() if path.suffix in (".txt", ".md"))
+    for source in (tmp_path / name, text):
+        with pytest.raises(UserError, match=r"is output .* name the text that it was made from"):
+            check_source(str(source))
+
+
+def test_downloads_and_the_embedded_corpus_are_marked(tmp_path):
+    fetch("embedded", tmp_path / "texts/of-a-run")
+    files(tmp_path / "texts", "own.txt")
+    assert own_documents(str(tmp_path / "texts")) == [tmp_path / "texts/own.txt"]
+
+
+def test_names_that_are_not_utf8_can_be_recorded(tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    files(tmp_path, name, "plain.txt")
+    fetched = fetch(str(tmp_path), tmp_path / "unused")
+    prints = fingerprint(str(tmp_path))
+    assert set(prints) == {"caf\\xe9.txt", "plain.txt"} and fetched.documents == [
+        tmp_path / name,
+        tmp_path / "plain.txt",
+    ]
+    durable.write_json(tmp_path / "facts.json", [prints, fetched.origin, *map(spelled, fetched.documents)])
+    assert [path_of(spelled(path)) for path in fetched.documents] == fetched.documents
+    (tmp_path / name).write_bytes(bytes(range(256)))
+    with pytest.raises(UserError) as caught:
+        check_source(str(tmp_path))
+    str(caught.value).encode("utf-8")
+    assert "caf\\xe9.txt is not text" in str(caught.value)

@@ -117,7 +117,7 @@ def test_no_tokenizer_and_a_damaged_one(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json: no such file"):
         load_tokenizer(tmp_path)
     without_rule = '{"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": null}'
-    for content in ('{"model": {"type": "BPE"}}', without_rule, "[]"):
+    for content in ('{"model": {"type": "BPE"}}', without_rule, "[]", "[" * 100_000):
         (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(CorruptFileError, match=r"tokenizer\.json"):
             load_tokenizer(tmp_path)
