@@ -14,6 +14,8 @@ from flows.runner.interruption import saved_step
 from flows.runner.run import Run
 from flows.supervision import remedies
 from nanogpt.config import Config
+from nanogpt.records import from_json
+from nanogpt.results import Heartbeat
 from nanogpt.training.record.live_view import describe
 from nanogpt.training.record.metrics import read_rows
 
@@ -41,7 +43,7 @@ class Progress:
         self.heartbeat = heartbeat
         now = time.monotonic()
         fraction = self.step / max(1, heartbeat.get("max_iters", 1))
-        line = f"{self.config.name}  {describe(heartbeat)}"
+        line = f"{self.config.name}  {describe(from_json(Heartbeat, heartbeat))}"
         self.run.display.progress(f"training-{self.config.name}", fraction, line)
         self.run.pulse()
         if heartbeat.get("activity") == "training":

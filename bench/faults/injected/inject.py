@@ -28,6 +28,7 @@ def arm(text: str) -> None:
         when_imported["torch"].append(lambda torch: _arm_torch(torch, of))
     if any(fault.what not in EVERYWHERE for fault in of):
         when_imported["nanogpt.training.trainer"].append(lambda module: _arm_trainer(module, of))
+        when_imported["nanogpt.training.saving"].append(lambda module: _before(of, module.Saver, "write", "saving"))
         when_imported["nanogpt.training.update.optimizer"].append(lambda module: _arm_gradients(module, of))
         when_imported["flows.machine.worker"].append(lambda module: _arm_worker(module, of))
     if when_imported:
@@ -124,45 +125,51 @@ def _arm_torch(torch, faults: list[Fault]) -> None:
 
 
 def _arm_trainer(module, faults: list[Fault]) -> None:
-    """The moments of a training. A method that is gone is an AttributeError: the campaign must be told."""
-    trainer = module.Trainer
+    """The moments of a training."""
+    build = module.build
 
-    def before(name: str, at: str, ahead: int = 0) -> None:
-        original = getattr(trainer, name)
+    @wraps(build)
+    def built(job, *rest):
+        NOW["model"], NOW["device"] = job.folder.name, None
+        _strike(faults, "setting up")
+        return build(job, *rest)
 
-        @wraps(original)
-        def wrapped(self, *args, **kwargs):
-            _look_at(self, ahead)
-            _strike(faults, at)
-            return original(self, *args, **kwargs)
+    module.build = built
+    _before(faults, module.Trainer, "step", "step", ahead=1)
+    _before(faults, module.Trainer, "evaluate", "evaluation")
+    _before(faults, module.Trainer, "write_sample", "sample")
 
-        setattr(trainer, name, wrapped)
 
-    before("set_up", "setting up")
-    before("step", "step", ahead=1)
-    before("evaluate", "evaluation")
-    before("write_sample", "sample")
-    before("write_checkpoint", "saving")
-    update = trainer.update
+def _before(faults: list[Fault], part: type, method: str, at: str, ahead: int = 0) -> None:
+    """Strike before `method`. One that is gone is an AttributeError: the campaign must notice."""
+    original = getattr(part, method)
+
+    @wraps(original)
+    def wrapped(self, *args, **kwargs):
+        _look_at(self, ahead)
+        _strike(faults, at)
+        return original(self, *args, **kwargs)
+
+    setattr(part, method, wrapped)
+
+
+def _look_at(part, ahead: int) -> None:
+    """`part` is the trainer, or one that has state, job, numerics and micro-batches as it has."""
+    NOW["step"] = part.state.progress.step + ahead
+    NOW["micro_batch"] = getattr(part, "stepper", part).micro_batches.size  # the trainer may halve it
+    NOW["model"], NOW["device"] = part.job.folder.name, part.numerics.device
+
+
+def _arm_gradients(module, faults: list[Fault]) -> None:
+    """The gradients of a step, and the moment after its update."""
+    update = module.Optimizer.step
 
     @wraps(update)
     def updated(self, *args, **kwargs):
         update(self, *args, **kwargs)
         _strike(faults, "update")
 
-    trainer.update = updated
-
-
-def _look_at(trainer, ahead: int) -> None:
-    progress = getattr(trainer, "progress", None)
-    NOW["step"] = (progress.step if progress else 0) + ahead
-    gradients = getattr(trainer, "gradients", trainer)  # the trainer may halve it there
-    NOW["micro_batch"] = getattr(gradients, "micro_batch", 0)
-    NOW["model"] = trainer.model_folder.name
-    NOW["device"] = getattr(trainer, "device", None)
-
-
-def _arm_gradients(module, faults: list[Fault]) -> None:
+    module.Optimizer.step = updated
     poisons = [fault for fault in faults if fault.what == "gradients"]
     if not poisons:
         return
