@@ -17,7 +17,7 @@ from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt.config import Config, load_config
 from nanogpt.model.gpt import GPT
-from nanogpt.training.compute import native_precision
+from nanogpt.training.numerics import native_precision
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint
 

@@ -32,7 +32,7 @@ from nanogpt.data.shards import open_split
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.evaluation.perplexity import nanogpt_measure
 from nanogpt.model.gpt import GPT
-from nanogpt.training.compute import native_precision
+from nanogpt.training.numerics import native_precision
 from nanogpt.training.update import optimizer as optimizers
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.training.update.schedule import factor_at, planned_cool_down
@@ -181,7 +181,7 @@ class Training:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The step's samples, (B, T) each, seen as (B T / L, L) where the windows are shorter."""
         training, done = self.config.training, step / self.config.training.max_iters
-        whole = training.batch_size * training.gradient_accumulation
+        whole = training.sequences_per_step
         sequences = variants.first_of(self.patches.get("batches", []), done, whole)
         length = variants.first_of(self.patches.get("lengths", []), done, self.samples.block_size)
         tokens, targets = self.samples.batch(self.cursor, sequences)

@@ -218,6 +218,11 @@ class TrainingConfig(Section):
     max_seconds: Rate | None = Field(None, description="training time at which the cool-down has ended; null: no clock")
     seed: Seed = Field(1337, description="of initial weights, dropout and the order of the data")
 
+    @property
+    def sequences_per_step(self) -> int:
+        """The effective batch."""
+        return self.batch_size * self.gradient_accumulation
+
     @model_validator(mode="after")
     def _check_schedule(self) -> TrainingConfig:
         if self.warmup_iters >= self.max_iters:
@@ -226,7 +231,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _check_beginnings(self) -> TrainingConfig:
-        batch = self.batch_size * self.gradient_accumulation
+        batch = self.sequences_per_step
         if self.initial_batch is not None and not _is_reached_by_doubling(batch, self.initial_batch):
             raise ValueError(f"initial_batch {self.initial_batch} does not become {batch} sequences by doubling")
         if self.lora_rank and self.init_from is None:
@@ -326,6 +331,11 @@ class Config(Section):
     def context(self) -> int:
         """Tokens in the longest window that is trained: model.block_size, unless device.longest_window is shorter."""
         return min(self.model.block_size, self.device.longest_window or self.model.block_size)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one whole step sees."""
+        return self.training.sequences_per_step * self.model.block_size
 
     def in_windows(self) -> Config:
         """The same work with sequences of `context` tokens, as many more of them in a step."""

@@ -333,9 +333,9 @@ class Baseline:
 class Heartbeat:
     """The latest sign of life of a trainer. Figures are None until they are known."""
 
-    step: int
-    max_iters: int
-    activity: str
+    step: int = 0
+    max_iters: int = 0
+    activity: str = ""
     time: float = 0.0  # seconds since the epoch
     seconds: float = 0.0  # of training so far
     loss: float | None = None

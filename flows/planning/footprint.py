@@ -22,7 +22,7 @@ def with_vocabulary(config: Config, alphabet_size: int = USUAL_ALPHABET) -> Conf
 def memory_needed(config: Config, device: str) -> int:
     """Bytes at the peak of training `config`, vocabulary known, in the smallest precision that its settings allow."""
     asked = config.device.mixed_precision
-    precisions = ["float32", "bfloat16"] if asked == "auto" else [Fit.of(config).precision]
+    precisions = ["float32", "bfloat16"] if asked == "auto" else ["bfloat16" if asked is True else Fit.of(config).precision]
     least = min(memory.predict(config, precision=precision, device=device).total for precision in precisions)
     return least + (PROCESS_BYTES if device == "cpu" else 0)
 
@@ -34,16 +34,20 @@ def fitted(config: Config, device: str, training_bytes: int, cut_windows: bool =
         tried = fit.applied_to(config)
         if memory_needed(tried, device) <= training_bytes:
             return tried
-        fit = fit.smaller(config, cut_windows)
+        fit = _smaller(fit, config, cut_windows)
     return None
 
 
 def smallest(config: Config, cut_windows: bool = False) -> Config:
     """`config` with as little memory as can be had."""
     fit = Fit.of(config)
-    while (less := fit.smaller(config, cut_windows)) is not None:
+    while (less := _smaller(fit, config, cut_windows)) is not None:
         fit = less
     return fit.applied_to(config)
+
+
+def _smaller(fit: Fit, config: Config, cut_windows: bool) -> Fit | None:
+    return fit.smaller(config.training.sequences_per_step, config.model.block_size if cut_windows else None)
 
 
 def disk_needed(config: Config) -> int:

@@ -25,7 +25,6 @@ from nanogpt.fit import Fit
 from nanogpt.measure.sizes import parameters, tokens_per_step
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
-from nanogpt.records import from_json, to_json
 from nanogpt.results import FastestMicroBatch, Rehearsal, StepSpeed
 from nanogpt.units import byte_size, count, number
 
@@ -103,13 +102,11 @@ class Measurement:
                 speed = self._measure_once(config)
                 break
             except (WorkerDied, RuntimeError, MemoryError) as error:
-                smaller = Fit.of(config).smaller(config, cut_windows)
+                block_size = config.model.block_size if cut_windows else None
+                smaller = Fit.of(config).smaller(config.training.sequences_per_step, block_size)
                 if smaller is None or not is_out_of_memory(error):
                     raise
-                before = Fit.of(config).describe(config)
-                self.journal.message(
-                    f"{config.name}: out of memory with {before}; now {smaller.describe(config)}", "warning"
-                )
+                self.journal.message(f"{config.name}: out of memory with {Fit.of(config)}; now {smaller}", "warning")
                 config = smaller.applied_to(config)
         training, device = config.training, config.device
         return MeasuredModel(
@@ -169,7 +166,6 @@ class Measurement:
             seconds=CHOOSING_SHARE * seconds,
             timeout=PATIENCE,
         )
-        chosen = from_json(StepSpeed, to_json(chosen))  # TODO h1
         settled = config.with_changes(
             {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
         )
@@ -181,7 +177,7 @@ class Measurement:
             seconds=(1 - CHOOSING_SHARE) * seconds,
             timeout=PATIENCE,
         )
-        return from_json(Rehearsal, to_json(speed))  # TODO h1
+        return speed
 
     def _does_not_fit(self, config: Config, alone: bool) -> str | None:
         """Why `config` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is

@@ -51,7 +51,7 @@ class MemoryLimits:
             return config
         fit: Fit | None = Fit.of(config)
         while fit is not None and fit.micro_batch > max(1, limit.fits.micro_batch):
-            fit = fit.smaller(config)
+            fit = fit.smaller(config.training.sequences_per_step, config.model.block_size)
         if fit is None:
             return config
         if limit.fits.gradient_checkpointing and "device.gradient_checkpointing" not in self._pinned:
@@ -61,7 +61,7 @@ class MemoryLimits:
         if fit == Fit.of(config):
             return config
         self._journal.message(
-            f"{config.name}: {fit.describe(config)}, as it fitted on {limit.when} (state/{STORE}; "
+            f"{config.name}: {fit}, as it fitted on {limit.when} (state/{STORE}; "
             "--set training.batch_size=N tries again)"
         )
         return fit.applied_to(config)

@@ -176,7 +176,7 @@ class Recovery:
         self._record(symptom, event.message, remedy, event.seconds_lost, event.steps_lost)
 
     def _record(self, symptom: str, evidence: str, remedy: str, seconds: float, steps: int) -> Remedy:
-        outcome = f"{self.fit.describe(self._config)} on {self.fit.device}"
+        outcome = f"{self.fit} on {self.fit.device}"
         return self._journal.record(self._assignment.step, symptom, evidence, remedy, outcome, seconds, steps)
 
     # -- how the next attempt is computed

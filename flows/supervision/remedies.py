@@ -168,7 +168,7 @@ class RemedyChooser:
     def _apply(self, remedy: Remedy, fit: Fit) -> Fit | None:
         """The fit after `remedy`, or None where it would change nothing."""
         if remedy in FOR_MEMORY:
-            smaller = fit.smaller(self.config)
+            smaller = fit.smaller(self.config.training.sequences_per_step, self.config.model.block_size)
             return smaller if smaller is not None and _step_down(fit, smaller) is remedy else None
         if remedy is CPU:
             on_the_cpu = replace(fit, device="cpu", precision="float32")

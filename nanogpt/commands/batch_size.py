@@ -56,7 +56,7 @@ def _show(console, config, found) -> None:
             f"{row['predicted_bytes'] / 2**20:,.0f}", f"{row['peak_memory_bytes'] / 2**20:,.0f}" if fits else "–",
             "← taken" if is_chosen else "" if fits else row["result"], style="bold" if is_chosen else None,
         )  # fmt: skip
-    sequences = config.training.batch_size * config.training.gradient_accumulation
+    sequences = config.training.sequences_per_step
     console.print(f"[bold]{config.name}[/]: {sequences:,} sequences of {config.model.block_size:,} tokens a step, "
                   f"{config.device.type}" + (", as found before" if found.kept else ""), highlight=False)  # fmt: skip
     console.print(table)

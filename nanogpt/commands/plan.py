@@ -66,7 +66,7 @@ class Plan:
     @property
     def sequences(self) -> int:
         """In a step."""
-        return self.config.training.batch_size * self.config.training.gradient_accumulation
+        return self.config.training.sequences_per_step
 
     @property
     def process(self) -> int:
@@ -180,7 +180,7 @@ def _likely_device(asked: str) -> str:
 
 
 def _precision(config: Config, device: str) -> str:
-    """Of the products: as nanogpt.training.compute settles it."""
+    """Of the products: as nanogpt.training.numerics settles it."""
     from nanogpt.machine import has_bfloat16_instructions
 
     asked = config.device.mixed_precision

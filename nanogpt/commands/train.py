@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         max_seconds=arguments.max_seconds,
         micro_batch=arguments.micro_batch,
         parent=arguments.parent,
-        beside=contextlib.nullcontext() if is_shown_elsewhere else live.shown(arguments.folder),
-        tell=lambda outcome: print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments)),
+        meanwhile=contextlib.nullcontext() if is_shown_elsewhere else live.shown(arguments.folder),
+        report=lambda outcome: print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments)),
     )
 
 

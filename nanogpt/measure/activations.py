@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from nanogpt.config import ModelConfig
 from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.measure.sizes import FLOAT32
-
-SHORT_WINDOW = 512  # positions; up to it attention in bfloat16 on a CPU is nanogpt.model.short_attention
+from nanogpt.model.limits import SHORT_WINDOW
 
 
 @dataclass(frozen=True)

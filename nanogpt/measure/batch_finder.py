@@ -104,7 +104,7 @@ class _Search:
 
     @cached_property
     def largest(self) -> int:
-        return min(self.most, self.config.training.batch_size * self.config.training.gradient_accumulation)
+        return min(self.most, self.config.training.sequences_per_step)
 
     def run(self) -> Found:
         first_that_fails = self.double()
@@ -257,7 +257,7 @@ def try_step(config: dict, micro_batch: int, seconds: float) -> dict:
     devices.reset_peak_memory(device)
     before = devices.memory_in_use(device)
     passes, updates = _timed(whole, device, precision, micro_batch, seconds)
-    sequences = whole.training.batch_size * whole.training.gradient_accumulation
+    sequences = whole.training.sequences_per_step
     seconds_per_sequence = min(passes) / micro_batch + min(updates) / sequences  # all of a step share its update
     return {
         "tokens_per_second": whole.model.block_size / seconds_per_sequence,

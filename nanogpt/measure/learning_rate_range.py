@@ -11,22 +11,29 @@ trainings with each of these rates came to.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.config import Config, TrainingConfig
-from nanogpt.training.record.model_folder import ModelFolder
+from nanogpt.data.data_loader import Samples
+from nanogpt.training import numerics as numerical
+from nanogpt.training.data_folder import DataFolder
+from nanogpt.training.job import completed
+from nanogpt.training.micro_batches import MicroBatches
+from nanogpt.training.record.recorder import NoRecord
+from nanogpt.training.state import TrainingState
+from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest
-from nanogpt.training.trainer import Trainer
+from nanogpt.training.update.stability import NON_FINITE
 
 REACH = 20  # the loss is smoothed by the mean of as many neighbours on each side as a 20th of the steps
 LOST = 0.5  # the sweep ends when this share of what the loss gained is lost again
 AS_IN_THE_MIDDLE = {  # of a training: its beginning has other windows and batches
-    "training.initial_block_size": None, "training.initial_batch": None, "training.weight_average": 0.0,
-    "tracking": "none",
-}  # fmt: skip
+    "training.initial_block_size": None,
+    "training.initial_batch": None,
+    "training.weight_average": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -55,46 +62,40 @@ def learning_rate_range(
     first: float,
     last: float,
     steps: int,
-    tell: Callable[[int, float, float], None] = lambda step, factor, loss: None,
+    on_step: Callable[[int, float, float], None] = lambda step, factor, loss: None,
 ) -> RangeTest:
     """At most `steps` steps from the beginning of a training, the factor rising from `first` to `last`.
 
-    Same arguments, same result. Nothing is kept on the disk. `tell` gets step, factor and loss as they come. Raises
+    Same arguments, same result. Nothing is written. `on_step` gets step, factor and loss as they come. Raises
     what a training raises.
     """
-    factors, losses = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        # The model as it was written: a source of weights decides what a person left out of it.
-        changed = config.with_changes(AS_IN_THE_MIDDLE).model_copy(update={"model": config.model})
-        trainer = Trainer(changed, data_folder, Path(scratch), None, None, StopRequest())
-        trainer.folder = ModelFolder(Path(scratch), trainer.config)
-        trainer.set_up(None)
-        for step in range(steps):
-            factor = first * (last / first) ** (step / max(1, steps - 1))
-            loss = take_step(trainer, factor)
-            if not math.isfinite(loss):
-                break
-            factors.append(factor)
-            losses.append(loss)
-            tell(step, factor, loss)
-            if has_diverged(losses):
-                break
-        trainer.folder.close()
+    stepper = _stepper(config, data_folder)
+    factors: list[float] = []
+    losses: list[float] = []
+    for step in range(steps):
+        factor = first * (last / first) ** (step / max(1, steps - 1))
+        result = stepper.take(factor, skip_spikes=False)
+        if result.skipped == NON_FINITE or not math.isfinite(result.loss):
+            break
+        factors.append(factor)
+        losses.append(result.loss)
+        on_step(step, factor, result.loss)
+        if has_diverged(losses):
+            break
     return judged(factors, losses)
 
 
-def take_step(trainer: Trainer, factor: float) -> float:
-    """One step at `factor` of the peaks; its loss, infinite when the gradients are."""
-    loss_scale = trainer.loss_scale
-    loss, gradient_norm = trainer.compute_gradients()
-    verdict = "" if math.isfinite(gradient_norm) else trainer.verdict(loss, gradient_norm)
-    if verdict == "non-finite":
-        return math.inf
-    if not verdict:  # else float16's range was left: its scale is lower now
-        trainer.update(gradient_norm, loss_scale, factor)
-    trainer.progress.step += 1
-    trainer.progress.cursor += trainer.batch
-    return loss
+def _stepper(config: Config, data_folder: Path) -> Stepper:
+    """The steps of a training of `config` that leaves nothing behind."""
+    # The model as it was written: a source of weights decides what a person left out of it.
+    config = config.with_changes(AS_IN_THE_MIDDLE).model_copy(update={"model": config.model})
+    data, stop, record = DataFolder(data_folder), StopRequest(), NoRecord()
+    config = completed(config, data)
+    numerics, _ = numerical.choose(config.device, before={})
+    state = TrainingState.at_start(config, numerics, record)
+    samples = Samples(data.train.tokens, config.model.block_size, config.training.seed)
+    micro_batches = MicroBatches(samples, numerics.device, config.training.batch_size, config.context, stop)
+    return Stepper(config, numerics, state, micro_batches, stop.check, record)
 
 
 def has_diverged(losses: list[float]) -> bool:

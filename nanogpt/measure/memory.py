@@ -16,10 +16,9 @@ from nanogpt.config import Config, ModelConfig
 from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters
+from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 
 MIB = 2**20
-LOGITS_AT_ONCE = 32 * 2**20  # elements; nanogpt.model.gpt computes the loss in chunks beyond it
-TOKENS_AT_ONCE = 8192  # of an evaluation's forward pass
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: 18 with AMX or AVX-512 BF16, 8 with AVX2 (micro, measured)
@@ -96,13 +95,13 @@ def predict(
     if gradient_checkpointing is not None:
         config = config.with_changes({"device.gradient_checkpointing": gradient_checkpointing})
     counts, config = parameters(config.model), config.in_windows()
-    batch = config.training.batch_size * config.training.gradient_accumulation
+    batch = config.training.sequences_per_step
     rows = min(micro_batch or config.training.batch_size, batch)
     return _Step(config, counts, rows, -(-batch // rows), device, precision, newton_schulz or precision).memory()
 
 
 def likely_newton_schulz(device: str) -> str:
-    """The type of Muon's orthogonalisation here, as nanogpt.training.compute settles it for CPUs and recent GPUs."""
+    """The type of Muon's orthogonalisation here, as nanogpt.training.numerics settles it for CPUs and recent GPUs."""
     is_native = device == "cuda" or (device == "cpu" and has_bfloat16_instructions())
     return "bfloat16" if is_native else "float32"
 

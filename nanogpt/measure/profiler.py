@@ -22,8 +22,8 @@ from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import windows
 from nanogpt.measure.real_step import RealStep
-from nanogpt.training.compute import native_precision
-from nanogpt.training.validation import TOKENS_AT_ONCE
+from nanogpt.training.numerics import native_precision
+from nanogpt.training.validation import rows_at_once
 from nanogpt.weights import checkpoint
 
 WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
@@ -231,7 +231,7 @@ def _evaluation(real: RealStep, split: np.ndarray | None) -> float:
     if split is None:
         split = np.zeros(MADE_UP_SPLIT, dtype=np.uint16)
     block_size = config.model.block_size
-    rows = max(1, min(TOKENS_AT_ONCE // block_size, 4 * config.training.batch_size))
+    rows = rows_at_once(block_size, config.training.batch_size)
     real.model.eval()
     times = []
     with devices.autocast(real.device, real.precision):

@@ -13,9 +13,10 @@ from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
-from nanogpt.training.compute import native_precision
-from nanogpt.training.gradients import Feed, StepData
+from nanogpt.training.micro_batches import Feed
+from nanogpt.training.numerics import native_precision
 from nanogpt.training.update.averaging import WeightAverage
+from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.loss_scale import FIRST
 from nanogpt.training.update.optimizer import Optimizer
 
@@ -53,7 +54,7 @@ class RealStep:
     @property
     def sequences(self) -> int:
         """In a whole step."""
-        return self.config.training.batch_size * self.config.training.gradient_accumulation
+        return self.config.training.sequences_per_step
 
     def run(self, part: Part = nullcontext) -> None:
         """A whole step by the micro-batch; `part(name)` is a context around each of its parts."""

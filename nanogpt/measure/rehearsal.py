@@ -24,7 +24,7 @@ from nanogpt.measure.profiler import measure_speed
 from nanogpt.measure.sizes import parameters
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
-from nanogpt.training.validation import SAMPLE_TOKENS, TOKENS_AT_ONCE
+from nanogpt.training.validation import SAMPLE_TOKENS, rows_at_once
 from nanogpt.weights import checkpoint
 
 LONG = 10.0  # seconds of steps; what took so long is not measured again
@@ -59,9 +59,9 @@ def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
     """Seconds of the forward pass for one token, in pieces of the size that an evaluation takes; smaller, for a model
     that would need more than a second for one."""
     model = GPT(config.model, seed=config.training.seed).to(device).eval()
-    block_size, batch = config.model.block_size, config.training.batch_size
-    in_a_second = int(3 * batch * config.training.gradient_accumulation / seconds_per_step)
-    rows = max(1, min(TOKENS_AT_ONCE // block_size, 4 * batch, in_a_second))
+    block_size = config.model.block_size
+    in_a_second = int(3 * config.training.sequences_per_step / seconds_per_step)
+    rows = max(1, min(rows_at_once(block_size, config.training.batch_size), in_a_second))
     tokens = torch.zeros(rows, block_size, dtype=torch.long, device=device)
     precision = devices.precision_of(device, config.device.mixed_precision)
 

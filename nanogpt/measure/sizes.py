@@ -65,8 +65,7 @@ def flops_per_token(model: ModelConfig, lora_rank: int = 0) -> int:
 
 def tokens_per_step(config: Config) -> int:
     """Tokens that one whole step sees."""
-    training = config.training
-    return training.batch_size * training.gradient_accumulation * config.model.block_size
+    return config.tokens_per_step
 
 
 def kv_cache_bytes(model: ModelConfig, sequences: int = 1, bytes_per_number: int = FLOAT32) -> int:

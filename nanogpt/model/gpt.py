@@ -16,10 +16,9 @@ from nanogpt.config import ModelConfig
 from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.cross_entropy import summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
+from nanogpt.model.limits import LOGITS_AT_ONCE
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Places, Rotary
-
-LOGITS_AT_ONCE = 32 * 2**20  # elements; 128 MiB in float32. Beyond it the loss is computed in chunks.
 
 
 class Block(nn.Module):

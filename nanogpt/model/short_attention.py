@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nanogpt.machine import has_bfloat16_instructions
-
-LONGEST = 512  # positions: 31 instead of 43 ms (4 windows, 8 heads); at 1024 it is 45 instead of 40
+from nanogpt.model.limits import SHORT_WINDOW
 
 
 def applies(heads: Tensor) -> bool:
@@ -19,7 +18,7 @@ def applies(heads: Tensor) -> bool:
     return (
         heads.device.type == "cpu"
         and heads.dtype == torch.bfloat16
-        and heads.size(1) <= LONGEST
+        and heads.size(1) <= SHORT_WINDOW
         and has_bfloat16_instructions()
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

@@ -16,10 +16,13 @@ from filelock import FileLock, Timeout
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.device import choose
-from nanogpt.faults import EXIT_CODES, FolderLostError, UserError, classify
-from nanogpt.training import stopping as lifeline
+from nanogpt.faults import EXIT_CODES, CorruptFileError, FolderLostError, UserError, classify
+from nanogpt.records import to_json
+from nanogpt.results import TrainingFailure, TrainingOutcome
+from nanogpt.training import stopping
+from nanogpt.training.job import TrainingJob
 from nanogpt.training.record.model_folder import make_folder
-from nanogpt.training.trainer import Outcome, Trainer
+from nanogpt.training.trainer import run
 
 FINISHED, USER_ERROR, FAULT = 0, 2, 3
 
@@ -33,41 +36,56 @@ def run_child(
     max_seconds: float | None = None,
     micro_batch: int | None = None,
     parent: int | None = None,
-    beside: AbstractContextManager = nullcontext(),  # noqa: B008  it holds no state
-    tell: Callable[[Outcome], None] = print,
+    meanwhile: AbstractContextManager[object] = nullcontext(),  # noqa: B008  it holds no state
+    report: Callable[[TrainingOutcome], None] = print,
 ) -> int:
     """Train in this process; its exit code: 0 finished, 143 stopped after saving, 2 a person's mistake, 3 a fault,
     or one of faults.EXIT_CODES.
 
-    outcome.json in `folder` tells the same with more words. SIGUSR1 prints every thread's stack to stderr. With
-    `parent`, this process saves and ends when that one is gone. `beside` is held while it trains, and `tell` gets the
-    outcome afterwards.
+    outcome.json in `folder` says the same with more words. SIGUSR1 prints every thread's stack to stderr. With
+    `parent`, this process saves and ends when that one is gone. `meanwhile` is held while it trains, and `report` gets
+    the outcome afterwards. Damaged data is a fault that a parent mends; without a parent it is a person's to mend.
     """
     faulthandler.enable()
     if hasattr(faulthandler, "register"):  # not on Windows
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-    stop = lifeline.StopRequest()
+    stop = stopping.StopRequest()
     stop.listen()
-    lifeline.hold(parent)
+    stopping.end_with(parent)
     is_new = not Path(folder).exists()
     try:
-        config = load_config(config_path, overrides)
-        if warning := choose(config.device.type).warning:
-            print(warning, file=sys.stderr)
-        # What a person mistook shows here, before anything is written.
-        trainer = Trainer(config, Path(data), Path(folder), max_seconds, micro_batch, stop)
-        with alone_in(Path(folder)), beside:
-            outcome = trainer.run()
+        job = _checked_job(config_path, overrides, Path(data), Path(folder), max_seconds, micro_batch, parent)
+        with alone_in(job.folder), meanwhile:
+            outcome = run(job, stop)
     except UserError as error:
         print(error, file=sys.stderr)
         return USER_ERROR
     except Exception as error:
         _record_failure(Path(folder), error, is_new)
         return EXIT_CODES.get(classify(error), FAULT)
-    _say(lambda: tell(outcome))
-    if outcome.status == "finished":
-        return FINISHED
-    return lifeline.STOPPED_AFTER_SAVING
+    _print_safely(lambda: report(outcome))
+    return FINISHED if outcome.status == "finished" else stopping.STOPPED_AFTER_SAVING
+
+
+def _checked_job(
+    config_path: Path | str,
+    overrides: Iterable[str],
+    data: Path,
+    folder: Path,
+    max_seconds: float | None,
+    micro_batch: int | None,
+    parent: int | None,
+) -> TrainingJob:
+    """What a person mistook shows here, before anything is written."""
+    config = load_config(config_path, overrides)
+    if warning := choose(config.device.type).warning:
+        print(warning, file=sys.stderr)
+    try:
+        return TrainingJob.checked(config, data, folder, max_seconds, micro_batch)
+    except CorruptFileError as error:
+        if parent is None:
+            raise UserError(f"{error}; make the data again with nanogpt prepare") from error
+        raise
 
 
 @contextmanager
@@ -75,28 +93,27 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Hold `folder` while training in it: an orphan of a killed run may still be saving there. Raises UserError."""
     make_folder(folder)
     try:
-        with FileLock(folder / ".lock", timeout=lifeline.SECONDS_TO_SAVE + 5):
+        with FileLock(folder / ".lock", timeout=stopping.SECONDS_TO_SAVE + 5):
             yield
     except Timeout:
         raise UserError(f"{folder}: another process is training there") from None
 
 
 def _record_failure(folder: Path, error: Exception, is_new: bool) -> None:
-    failure = {"status": "failed", "symptom": classify(error), "message": f"{type(error).__name__}: {error}",
-               "needed": getattr(error, "needed", None)}  # fmt: skip
+    failure = TrainingFailure(classify(error), f"{type(error).__name__}: {error}", getattr(error, "needed", None))
     try:
         if folder.is_dir() or (is_new and not isinstance(error, FolderLostError)):  # one that is gone stays gone
-            durable.write_json(folder / "outcome.json", failure)
-    except OSError as cause:  # the disk may be the fault that is being told
-        told = f"{folder}/outcome.json could not be written: {cause}"
-        _say(lambda: print(told, file=sys.stderr))
-    _say(lambda: traceback.print_exception(error))
+            durable.write_json(folder / "outcome.json", to_json(failure))
+    except OSError as cause:  # the disk may be the fault itself
+        message = f"{folder}/outcome.json could not be written: {cause}"
+        _print_safely(lambda: print(message, file=sys.stderr))
+    _print_safely(lambda: traceback.print_exception(error))
 
 
-def _say(what: Callable[[], object]) -> None:
+def _print_safely(show: Callable[[], object]) -> None:
     """Print, unless the log is on a disk that takes no more: no training fails for its words."""
     try:
-        what()
+        show()
         sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)

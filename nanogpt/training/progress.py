@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.training.update.growth import BatchGrowth, curriculum_steps
+from nanogpt.training.update.growth import BatchGrowth, StepData, curriculum_steps, window_at
 from nanogpt.training.update.loss_scale import LossScale
 from nanogpt.training.update.schedule import CoolDown
 from nanogpt.training.update.stability import Stability
 
 # Settings that leave the weights alone: how often something is written, and how the effective batch is split.
 NOT_THE_TRAJECTORY = {
-    "max_seconds", "log_interval", "sample_interval", "sample_temperatures", "checkpoint_interval",
-    "checkpoint_minutes", "keep_checkpoints", "batch_size", "gradient_accumulation",
-}  # fmt: skip
+    "max_seconds",
+    "log_interval",
+    "sample_interval",
+    "sample_temperatures",
+    "checkpoint_interval",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "batch_size",
+    "gradient_accumulation",
+}
 MAY_GROW = {"training.max_iters"}
 SHA256_LENGTH, DIGEST_SHOWN = 64, 12  # characters of a sha256 that a person is shown
 
@@ -43,32 +52,42 @@ class Progress:
     def at_start(cls, config: Config) -> Progress:
         """Before the first step."""
         training = config.training
-        whole = training.batch_size * training.gradient_accumulation
-        growth = BatchGrowth(training.initial_batch, whole) if training.initial_batch else None
+        growth = BatchGrowth(training.initial_batch, training.sequences_per_step) if training.initial_batch else None
         return cls(growth=growth, curriculum_steps=curriculum_steps(training))
 
-    def state_dict(self) -> dict:
+    def batch(self, config: Config) -> int:
+        """Sequences in the next step."""
+        return self.growth.size if self.growth else config.training.sequences_per_step
+
+    def next_step(self, config: Config) -> StepData:
+        """What the next step sees."""
+        first, last = config.training.initial_block_size, config.model.block_size
+        window = window_at(self.step, first, last, self.curriculum_steps)
+        return StepData(self.cursor, self.batch(config), min(window, config.context))
+
+    def state_dict(self) -> dict[str, Any]:
         """Numbers, lists and dictionaries only."""
         parts = {
             "cool_down": asdict(self.cool_down) if self.cool_down else None,
-            "stability": self.stability.state_dict(), "loss_scale": asdict(self.loss_scale),
+            "stability": self.stability.state_dict(),
+            "loss_scale": asdict(self.loss_scale),
             "growth": asdict(self.growth) if self.growth else None,
-        }  # fmt: skip
+        }
         return {**self.__dict__, **parts}
 
     @classmethod
-    def from_state_dict(cls, state: dict) -> Progress:
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Progress:
         """What state_dict() gave; what an older checkpoint lacks is as it is without the settings behind it."""
         parts = {
             "cool_down": CoolDown(**state["cool_down"]) if state["cool_down"] else None,
             "stability": Stability.from_state_dict(state["stability"]),
             "loss_scale": LossScale(**state.get("loss_scale", {})),
             "growth": BatchGrowth(**state["growth"]) if state.get("growth") else None,
-        }  # fmt: skip
+        }
         return cls(**{**state, **parts})
 
 
-def trajectory(config: Config, data_sha256: str) -> dict:
+def trajectory(config: Config, data_sha256: str) -> dict[str, Any]:
     """Everything that decides the weights, by dotted key. How they are computed (device, precision, threads) may
     change between sessions, and that is recorded as an event; these may not. Raises UserError when the weights of
     training.init_from cannot be read: their digest counts, not where they are."""
@@ -86,25 +105,24 @@ def trajectory(config: Config, data_sha256: str) -> dict:
         from nanogpt.weights.folders import digest_of  # most trainings start from scratch
 
         training["training.init_from"] = digest_of(settings.init_from)
-    effective_batch = settings.batch_size * settings.gradient_accumulation
     model = {f"model.{key}": value for key, value in config.model.model_dump().items() if key != "preset"}
-    return {**model, **training, "effective batch": effective_batch, "data": data_sha256}
+    return {**model, **training, "effective batch": settings.sequences_per_step, "data": data_sha256}
 
 
-def check_same_training(before: dict, now: dict, schedule: str, where: str) -> None:
+def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], schedule: str, where: str) -> None:
     """Raise UserError, naming each differing key, when a checkpoint belongs to another training.
 
     More steps under WSD are the same training: it goes on from before the cool-down. A setting that one side does not
     know was made later, or decides nothing there: it counts as having its default.
     """
     defaults = trajectory(Config(), "")
-    before, now = defaults | before, defaults | now
+    before, now = {**defaults, **before}, {**defaults, **now}
     differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if schedule == "wsd":
         differing = [key for key in differing if not (key in MAY_GROW and now[key] > before[key])]
     if differing:
-        told = ", ".join(f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in differing)
-        raise UserError(f"{where}: was trained with other settings ({told}); choose another folder or move it away")
+        changes = ", ".join(f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in differing)
+        raise UserError(f"{where}: was trained with other settings ({changes}); choose another folder or move it away")
 
 
 def _shown(value: object) -> str:

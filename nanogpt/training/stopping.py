@@ -1,4 +1,4 @@
-"""The ties between a training process and whoever started it: it stops when asked, and never outlives its parent."""
+"""A training process stops when it is asked to, and never outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 STOPPED_AFTER_SAVING = 143  # what a shell shows for SIGTERM
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -17,50 +18,61 @@ SECONDS_TO_SAVE = 60.0  # after which an orphan that is stuck ends the hard way
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class StopRequested(Exception):
-    """Raised inside StopRequest.interruptible(): what is under way can be dropped, because it can be repeated."""
+class StepDropped(Exception):
+    """Raised in the middle of a step: what is under way is dropped, and everything is as before the step."""
+
+
+class StopRequested(StepDropped):
+    """Somebody asked the training to stop."""
+
+
+class OutOfTime(StepDropped):
+    """The training's time has passed."""
 
 
 class StopRequest:
-    """A wish to stop, made by SIGTERM, SIGINT, SIGHUP or the parent's death, heard at the next step boundary."""
+    """Somebody wants the training to stop: by SIGTERM, SIGINT, SIGHUP or the parent's death.
 
-    def __init__(self):
+    It stops between two passes; in the middle of work that is interruptible(), at once.
+    """
+
+    def __init__(self) -> None:
         self.requested = False
         self._may_raise = False
 
     def listen(self) -> None:
-        """Take SIGTERM, SIGINT and a closed terminal as the wish to stop; nohup's training outlives its terminal.
+        """Take SIGTERM, SIGINT and a closed terminal as requests to stop; under nohup, training outlives its terminal.
 
         Main thread only.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._heard)
+            signal.signal(number, self._handle)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._heard)
+            signal.signal(signal.SIGHUP, self._handle)
 
     def check(self) -> None:
-        """Raise StopRequested if there was such a wish."""
+        """Raise StopRequested if there was such a request."""
         if self.requested:
             raise StopRequested
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Work that takes long and changes nothing: a wish to stop ends it at once, by StopRequested."""
-        self.check()
+        """Work that takes long and changes nothing: a request ends it at once, by StopRequested."""
         self._may_raise = True
         try:
+            self.check()
             yield
         finally:
             self._may_raise = False
 
-    def _heard(self, number, frame) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         if self._may_raise:
             self._may_raise = False
             raise StopRequested
 
 
-def hold(parent: int | None) -> None:
+def end_with(parent: int | None) -> None:
     """Send this process SIGTERM when process `parent` is gone, and end it if it has not saved and left a minute later.
 
     Linux's kernel does it at once (PR_SET_PDEATHSIG); a thread that looks at getppid() does it everywhere, also when

@@ -1,4 +1,4 @@
-"""Training time: over all sessions, left until the deadline, and of stepping alone."""
+"""Training time: over all sessions, left until the deadline, and of steps alone."""
 
 from __future__ import annotations
 
@@ -6,39 +6,57 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nanogpt.training.stopping import OutOfTime
+
 RESERVE = 1.2  # of what the last evaluation and sample took, kept free for those at the end
 
 
-class Clock:
-    """Starts at `spent` seconds, those of the sessions before; `deadline` (seconds, or None) counts them as well."""
+class TrainingClock:
+    """`deadline`: seconds of training, those of earlier sessions included; None without one.
 
-    def __init__(self, spent: float, deadline: float | None):
-        self.spent, self.deadline = spent, deadline
-        self.sequences = 0  # trained on in this session; steps differ in size while the batch grows
+    `evaluation_in_sequences`: the work of an evaluation in training sequences, which stands for its time until one was
+    measured.
+    """
+
+    def __init__(self, deadline: float | None = None, evaluation_in_sequences: float = 0.0):
+        self.deadline, self.evaluation_in_sequences = deadline, evaluation_in_sequences
+        self.start()
+
+    def start(self, spent: float = 0.0) -> None:
+        """Begin to count, `spent` seconds after the training's start."""
+        self.spent = spent
+        self.sequences = 0  # trained on since then; steps differ in size while the batch grows
         self._started = self._lap_started = self._saved = time.monotonic()
         self._sequences_at_lap, self._aside = 0, 0.0
         self._latest: dict[str, float] = {}
 
     def seconds(self) -> float:
-        """Training time over all sessions, with all that goes on beside stepping."""
+        """Training time over all sessions, evaluations and saving included."""
         return self.spent + time.monotonic() - self._started
 
     def pace(self) -> float:
-        """Seconds a sequence in this session, with all that goes on beside stepping."""
+        """Seconds a sequence since the start, evaluations and saving included."""
         return (self.seconds() - self.spent) / max(1, self.sequences)
 
-    def seconds_left(self, evaluation_in_sequences: float) -> float:
-        """Until the deadline, less the evaluation and the sample at the end.
-
-        `evaluation_in_sequences`: the work of an evaluation in training sequences, by which it is guessed before the
-        first.
-        """
-        evaluation = self._latest.get("evaluation", self.pace() * evaluation_in_sequences)
+    def seconds_left(self) -> float:
+        """Until the deadline, less the evaluation and the sample at the end; infinite without a deadline."""
+        if self.deadline is None:
+            return float("inf")
+        evaluation = self._latest.get("evaluation", self.pace() * self.evaluation_in_sequences)
         return self.deadline - self.seconds() - RESERVE * (evaluation + self._latest.get("sample", 0.0))
+
+    def check(self) -> None:
+        """Raise OutOfTime in the middle of a step that does not end in time.
+
+        By what was measured alone: in the first step no pace is known by which to guess an evaluation.
+        """
+        reserved = RESERVE * (self._latest.get("evaluation", 0.0) + self._latest.get("sample", 0.0))
+        if self.deadline is not None and self.seconds() + reserved >= self.deadline:
+            raise OutOfTime
 
     @contextmanager
     def aside(self, activity: str) -> Iterator[None]:
-        """Time that is not stepping."""
+        """Time that is not a step's."""
         began = time.monotonic()
         yield
         self._latest[activity] = time.monotonic() - began
@@ -49,11 +67,11 @@ class Clock:
         self._saved = time.monotonic()
 
     def minutes_since_saved(self) -> float:
-        """Of this session, whatever else went on."""
+        """In this session."""
         return (time.monotonic() - self._saved) / 60
 
     def lap(self) -> float:
-        """Sequences a second since the last lap, stepping alone."""
+        """Sequences a second since the last lap, steps alone."""
         now = time.monotonic()
         stepping = max(1e-9, now - self._lap_started - self._aside)
         rate = (self.sequences - self._sequences_at_lap) / stepping

@@ -12,10 +12,11 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import safetensors.torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.lora import adapter_state, plain_weights
-from nanogpt.weights import reserve as room
+from nanogpt.weights import reserve
 
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 BEFORE_COOL_DOWN = "before-cooldown"
@@ -41,35 +42,50 @@ class Checkpoint:
     state: dict[str, Any]  # empty where only weights are kept (best/, final/)
     facts: dict[str, Any]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and state together, as a training gave them to be saved."""
+        return {"weights": self.weights, **self.state}
 
-def save(folder: Path, model: nn.Module, *, step: int, facts: dict, state: dict | None = None) -> str:
+
+def save(
+    folder: Path, model: nn.Module, *, step: int, facts: Mapping[str, Any], state: Mapping[str, Any] | None = None
+) -> str:
+    """save_weights() of what is trained in `model`."""
+    return save_weights(folder, named_tensors(model), step=step, facts=facts, state=state)
+
+
+def save_model(folder: Path, model: nn.Module, *, step: int, facts: Mapping[str, Any]) -> str:
+    """save() for a model that is to be used: adapters are merged into its weights, and kept in its state too."""
+    adapters = adapter_state(model)
+    state = {"adapters": adapters} if adapters else None
+    return save_weights(folder, plain_weights(model), step=step, facts=facts, state=state)
+
+
+def save_weights(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    step: int,
+    facts: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+) -> str:
     """Write `folder` durably, in place of an older one of that name; returns the sha256 of the weights' file.
 
     facts: JSON for the manifest. state: what torch.load(weights_only=True) accepts.
     Raises OSError (ENOSPC when space is short), with what was there before untouched.
     """
-    return _save(folder, named_tensors(model), step, facts, state)
-
-
-def save_model(folder: Path, model: nn.Module, *, step: int, facts: dict) -> str:
-    """save() for a model that is to be used: adapters are merged into its weights, and kept in its state too."""
-    adapters = adapter_state(model)
-    return _save(folder, plain_weights(model), step, facts, {"adapters": adapters} if adapters else None)
-
-
-def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, state: dict | None) -> str:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    room.require(folder.parent, _bytes_of(weights) + _bytes_of(state))
+    reserve.require(folder.parent, _bytes_of(weights) + _bytes_of(state))
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with _Written(temporary / WEIGHTS) as file:
-            file.write(safetensors.torch.save(weights, metadata={"format": "pt"}))
+            file.write(safetensors.torch.save(dict(weights), metadata={"format": "pt"}))
         files = {WEIGHTS: file.fingerprint()}
         if state is not None:
             with _Written(temporary / STATE) as file:  # by path, torch hides the errno of a full disk
-                torch.save(state, file)
+                torch.save(dict(state), file)
             files[STATE] = file.fingerprint()
         with _Written(temporary / MANIFEST) as file:
             file.write(_manifest_bytes({"step": step, "facts": facts, "files": files}))
@@ -77,7 +93,7 @@ def _save(folder: Path, weights: dict[str, Tensor], step: int, facts: dict, stat
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return files[WEIGHTS]["sha256"]
+    return str(files[WEIGHTS]["sha256"])
 
 
 def load(folder: Path) -> Checkpoint:
@@ -94,24 +110,27 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(folder, manifest["step"], weights, state, manifest["facts"])
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of `folder`: {"step", "facts", "files"}. Raises CorruptFileError when any of its bytes changed."""
     path = folder / MANIFEST
     try:
         text = path.read_bytes()
-        manifest = json.loads(text)
-        told = manifest.pop("sha256")
+        manifest: dict[str, Any] = json.loads(text)
+        digest = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CorruptFileError(f"{path}: is not a manifest ({error})") from error
-    if told != durable.digest(manifest) or text != _manifest_bytes(manifest):
+    if digest != durable.digest(manifest) or text != _manifest_bytes(manifest):
         raise CorruptFileError(f"{path}: is not what was written")
     return manifest
 
 
-def load_newest(folder: Path, notify, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
+Notify = Callable[[Path, CorruptFileError], object]  # a bad checkpoint, and what is wrong with it
+
+
+def load_newest(folder: Path, notify: Notify, interval: int = 1, at_most: int | None = None) -> Checkpoint | None:
     """The newest checkpoint in `folder` that verifies, at a multiple of `interval` and no step beyond `at_most`.
 
-    Each newer one that does not verify is renamed to *.bad, and notify(path, error) is told. None without any.
+    Each newer one that does not verify is renamed to *.bad and given to `notify`. None without any.
     """
     for path in reversed(list(steps_in(folder))):
         if step_of(path) % interval or (at_most is not None and step_of(path) > at_most):
@@ -122,8 +141,8 @@ def load_newest(folder: Path, notify, interval: int = 1, at_most: int | None = N
     return None
 
 
-def load_or_set_aside(path: Path, notify) -> Checkpoint | None:
-    """The checkpoint at `path`, or None after renaming a bad one to *.bad and telling notify(path, error)."""
+def load_or_set_aside(path: Path, notify: Notify) -> Checkpoint | None:
+    """The checkpoint at `path`; None without one, or after a bad one was renamed to *.bad and given to `notify`."""
     finish_replacement(path)
     if not path.is_dir():
         return None
@@ -194,23 +213,22 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def put_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Copy named_tensors() into `model`. Raises UserError naming what is missing, left over or of another shape."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (weights, parameters)]
-    differing = [name for name in sorted(shapes[0] | shapes[1]) if shapes[0].get(name) != shapes[1].get(name)]
+    theirs, mine = ({name: tuple(tensor.shape) for name, tensor in side.items()} for side in (weights, parameters))
+    differing = [name for name in sorted(theirs | mine) if theirs.get(name) != mine.get(name)]
     if differing:
-        theirs, mine = ([side.get(name, "absent") for name in differing] for side in shapes)
-        told = ", ".join(f"{n} is {t} there, {m} here" for n, t, m in zip(differing, theirs, mine, strict=True))
-        raise UserError(f"{where}: another architecture: {told}")
+        shapes = [f"{n} is {theirs.get(n, 'absent')} there, {mine.get(n, 'absent')} here" for n in differing]
+        raise UserError(f"{where}: another architecture: {', '.join(shapes)}")
     for name, parameter in parameters.items():
         parameter.copy_(weights[name])
 
 
-def random_state(device: str) -> dict:
+def random_state(device: str) -> dict[str, Any]:
     """The state of every random number generator, loadable with weights_only."""
     version, numbers, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
+    numpy_state: dict[str, Any] = np.random.get_state(legacy=False)
     numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
     state = {"python": (version, list(numbers), gauss), "numpy": numpy_state, "torch": torch.get_rng_state()}
     if device in ("cuda", "mps"):
@@ -218,7 +236,7 @@ def random_state(device: str) -> dict:
     return state
 
 
-def restore_random_state(state: dict, device: str) -> None:
+def restore_random_state(state: Mapping[str, Any], device: str) -> None:
     """Set every generator to what random_state() gave."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
@@ -236,15 +254,15 @@ class _Written:
     def __init__(self, path: Path):
         self._file, self._sha256, self._size = open(path, "wb"), hashlib.sha256(), 0  # noqa: SIM115
 
-    def __enter__(self) -> _Written:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         with self._file:
             if kind is None:
                 durable.fsync_file(self._file)
 
-    def write(self, data) -> int:
+    def write(self, data: bytes) -> int:
         self._sha256.update(data)
         self._size += len(data)
         return self._file.write(data)
@@ -252,7 +270,7 @@ class _Written:
     def flush(self) -> None:
         self._file.flush()
 
-    def fingerprint(self) -> dict:
+    def fingerprint(self) -> dict[str, Any]:
         return {"size": self._size, "sha256": self._sha256.hexdigest()}
 
 
@@ -268,19 +286,19 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _manifest_bytes(manifest: dict) -> bytes:
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
     whole = {**manifest, "sha256": durable.digest(manifest)}
     return (json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _fingerprint(path: Path) -> dict:
+def _fingerprint(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": durable.sha256_file(path)}
 
 
 def _bytes_of(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return sum(_bytes_of(part) for part in value.values())
     if isinstance(value, (list, tuple)):
         return sum(_bytes_of(part) for part in value)

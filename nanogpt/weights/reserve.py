@@ -20,8 +20,8 @@ class NoRoomError(OSError):
 
     def __init__(self, folder: Path, needed: int):
         free = shutil.disk_usage(folder).free
-        told = f"a checkpoint needs {needed / 1e6:.1f} MB, free are {free / 1e6:.1f} MB"
-        super().__init__(errno.ENOSPC, told, str(folder))
+        message = f"a checkpoint needs {needed / 1e6:.1f} MB, free are {free / 1e6:.1f} MB"
+        super().__init__(errno.ENOSPC, message, str(folder))
         self.needed = needed
 
 

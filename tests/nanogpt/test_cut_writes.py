@@ -15,7 +15,7 @@ from torch import nn
 from flows.context.action_log import ActionLog
 from nanogpt import durable, faults
 from nanogpt.faults import CorruptFileError, FolderLostError
-from nanogpt.training.record.metrics import Heartbeat, JsonLines, read_rows
+from nanogpt.training.record.metrics import HeartbeatFile, JsonLines, read_rows
 from nanogpt.weights import checkpoint
 
 parts = st.floats(0, 1, exclude_max=True)  # of what is written: where it is cut
@@ -125,7 +125,7 @@ def test_a_folder_that_is_kept_to_is_not_made_anew(tmp_path):
 def test_the_heartbeat_notices_that_its_folder_is_gone_though_files_in_it_are_open(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    heart, rows = Heartbeat(folder / "heartbeat", max_iters=10), JsonLines(folder / "metrics.jsonl")
+    heart, rows = HeartbeatFile(folder / "heartbeat", max_iters=10), JsonLines(folder / "metrics.jsonl")
     heart.beat(0, "training")
     folder.rename(tmp_path / "elsewhere")
     rows.append({"step": 1})

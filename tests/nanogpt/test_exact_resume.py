@@ -9,10 +9,15 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config
-from nanogpt.training import validation as judge
+from nanogpt.results import TrainingOutcome
+from nanogpt.training import validation
 from nanogpt.training.record.metrics import read_rows
-from nanogpt.training.trainer import Outcome, train
+from nanogpt.training.resuming import Resumer
+from nanogpt.training.saving import Saver
+from nanogpt.training.step import Stepper
+from nanogpt.training.trainer import Trainer, train
 from nanogpt.training.update import growth, loss_scale
+from nanogpt.training.update.optimizer import Optimizer
 from tests.nanogpt.training_case import (
     StopAt,
     assert_same,
@@ -29,7 +34,7 @@ from tests.nanogpt.training_case import (
 def short_samples_and_no_waiting_for_the_disk():
     """200 tokens a sample took more time than all else here; what ends here are processes, not power."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge, "SAMPLE_TOKENS", 40)
+        patch.setattr(validation, "SAMPLE_TOKENS", 40)
         patch.setattr("os.fsync", lambda descriptor: None)
         yield
 
@@ -39,13 +44,13 @@ def data(tmp_path_factory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-CASES = {  # settings, and after how many looks at the wish to stop each session ends
-    "muon, wsd": (dict(), (2, 7)),
-    "adamw, cosine": (dict(optimizer="adamw", schedule="cosine", learning_rate=3e-3, weight_decay=0.1), (3,)),
-    "accumulation": (dict(batch_size=2, gradient_accumulation=3, max_iters=12), (4, 5, 6)),
+CASES = {  # settings, and after how many looks at the request to stop each session ends
+    "muon, wsd": (dict(), (3, 10)),
+    "adamw, cosine": (dict(optimizer="adamw", schedule="cosine", learning_rate=3e-3, weight_decay=0.1), (5,)),
+    "accumulation": (dict(batch_size=2, gradient_accumulation=3, max_iters=12), (7, 8, 10)),
     "across epochs, patience": (
         dict(batch_size=64, max_iters=12, eval_interval=2, early_stopping_patience=3, schedule="constant",
-             learning_rate=0.3, muon_learning_rate=0.3), (2, 3)
+             learning_rate=0.3, muon_learning_rate=0.3), (3, 5)
     ),
 }  # fmt: skip
 
@@ -60,16 +65,24 @@ def test_stopped_anywhere_and_resumed_ends_in_the_same_bytes(data, tmp_path, cas
         assert_same(outcome, whole, tmp_path / str(looks), tmp_path / "whole")
 
 
-MOMENTS = [("step", 5), ("step", 12), ("evaluate", 1), ("evaluate", 2), ("save", 2), ("write_sample", 2), ("finish", 1)]
+MOMENTS = [
+    (Trainer, "step", 5),
+    (Trainer, "step", 12),
+    (Trainer, "evaluate", 1),
+    (Trainer, "evaluate", 2),
+    (Saver, "save", 2),
+    (Trainer, "write_sample", 2),
+    (Trainer, "finish", 1),
+]
 
 
-@pytest.mark.parametrize(("threads", "moments"), [(1, MOMENTS), (2, [("step", 13)])])
+@pytest.mark.parametrize(("threads", "moments"), [(1, MOMENTS), (2, [(Trainer, "step", 13)])])
 def test_a_crash_at_any_moment_ends_in_the_same_bytes(data, tmp_path, monkeypatch, threads, moments):
     config = tiny(sample_interval=8, max_iters=16, eval_interval=6).with_changes({"device.threads": threads})
     whole = train(config, data, tmp_path / "whole")
-    for method, call in moments:
+    for part, method, call in moments:
         folder = tmp_path / f"{method}{call}"
-        crash_in(monkeypatch, method, call)
+        crash_in(monkeypatch, part, method, call)
         with pytest.raises(RuntimeError, match="crash"):
             train(config, data, folder)
         monkeypatch.undo()
@@ -77,9 +90,15 @@ def test_a_crash_at_any_moment_ends_in_the_same_bytes(data, tmp_path, monkeypatc
         assert list(read_rows(folder / "samples.jsonl")) == list(read_rows(tmp_path / "whole" / "samples.jsonl"))
 
 
-METHODS = ["step", "update", "compute_gradients", "average_validation_loss", "keep_if_best", "evaluate", "save",
-           "write_checkpoint", "write_sample", "rewind", "finish"]  # fmt: skip
-STOPS = st.integers(0, 60)  # looks at the wish to stop
+METHODS = [
+    *((Trainer, method) for method in ("step", "evaluate", "average_validation_loss", "keep_if_best", "write_sample")),
+    *((Saver, method) for method in ("save", "write")),
+    *((Stepper, method) for method in ("take", "forward_backward")),
+    (Optimizer, "step"),
+    (Resumer, "rewind"),
+    (Trainer, "finish"),
+]
+STOPS = st.integers(0, 60)  # looks at the request to stop
 CRASHES = st.tuples(st.sampled_from(METHODS), st.integers(1, 9))
 OPTIMIZERS = [dict(optimizer="muon"), dict(optimizer="adamw", learning_rate=3e-3, weight_decay=0.1)]
 BATCHES = [dict(batch_size=4), dict(batch_size=2, gradient_accumulation=2), dict(batch_size=1, gradient_accumulation=4)]
@@ -131,10 +150,11 @@ def test_whatever_is_trained_and_however_it_is_interrupted(data, config, interru
             event(f"{name}: {bool(events(whole_folder, name))}")
 
 
-def interrupted(config: Config, data: Path, folder: Path, interruption: int | tuple[str, int]) -> Outcome | None:
+def interrupted(config: Config, data: Path, folder: Path, interruption) -> TrainingOutcome | None:
     """One session that is stopped after so many looks, or dies in the given call of a method (None)."""
     if isinstance(interruption, int):
         return train(config, data, folder, stop=StopAt(interruption))
     with pytest.MonkeyPatch.context() as patch, suppress(RuntimeError):
-        crash_in(patch, *interruption)
+        (part, method), call = interruption
+        crash_in(patch, part, method, call)
         return train(config, data, folder)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,22 @@ from rich.console import Console
 
 from nanogpt import cli
 from nanogpt.config import save_config
+from nanogpt.records import to_json
+from nanogpt.results import Heartbeat
 from nanogpt.training.record import live_view as live
 from tests.conftest import CHECKOUT
 from tests.nanogpt.training_case import events, make_data, tiny
 
-HEARTBEAT = {
-    "step": 1230, "max_iters": 2000, "time": 0.0, "activity": "training", "loss": 1.5234, "val_loss": 1.48712,
-    "tokens_per_second": 41230.4, "eta_seconds": 84.4, "memory_bytes": 2**30,
-}  # fmt: skip
+HEARTBEAT = Heartbeat(
+    step=1230,
+    max_iters=2000,
+    activity="training",
+    loss=1.5234,
+    val_loss=1.48712,
+    tokens_per_second=41230.4,
+    eta_seconds=84.4,
+    memory_bytes=2**30,
+)
 PATIENCE = 120.0
 NANOGPT = [sys.executable, "-m", "nanogpt.cli"]
 
@@ -33,8 +42,8 @@ NANOGPT = [sys.executable, "-m", "nanogpt.cli"]
 def test_the_line_says_step_losses_speed_time_and_memory():
     told = "step 1,230/2,000  loss 1.523  val 1.4871  41,230 tokens/s  1:24 left  1.00 GiB"
     assert live.describe(HEARTBEAT) == told
-    assert live.describe({**HEARTBEAT, "activity": "evaluating"}) == f"{told}  evaluating"
-    assert live.describe({"step": 0, "max_iters": 5, "activity": "loading"}) == "step 0/5  loading"
+    assert live.describe(replace(HEARTBEAT, activity="evaluating")) == f"{told}  evaluating"
+    assert live.describe(Heartbeat(0, 5, "loading")) == "step 0/5  loading"
     assert (live.clock(59.6), live.clock(7384)) == ("1:00", "2:03:04")
 
 
@@ -57,9 +66,9 @@ def test_in_a_pipe_it_is_a_line_now_and_then(capsys, monkeypatch):
     now = 100.0
     monkeypatch.setattr(live.time, "monotonic", lambda: now)
     with live.Lines() as view:
-        view.show({"step": 0, "max_iters": 9, "activity": "loading"})  # nothing to tell yet
+        view.show(Heartbeat(0, 9, "loading"))  # no loss yet
         for step in range(50):
-            view.show({**HEARTBEAT, "step": step})
+            view.show(replace(HEARTBEAT, step=step))
             now += 1.0
     steps = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert steps == [f"{step}/2,000" for step in range(0, 50, 10)]
@@ -69,7 +78,7 @@ def test_in_a_pipe_it_is_a_line_now_and_then(capsys, monkeypatch):
 @pytest.mark.parametrize("clock_was_set_by", [-1e6, 0.0, 1e6])
 def test_an_earlier_sessions_signs_of_life_are_not_shown(tmp_path, clock_was_set_by):
     def write(now: float, event: str) -> None:
-        (tmp_path / "heartbeat").write_text(json.dumps({**HEARTBEAT, "time": now}))
+        (tmp_path / "heartbeat").write_text(json.dumps(to_json(replace(HEARTBEAT, time=now))))
         os.utime(tmp_path / "heartbeat", (now, now))
         with open(tmp_path / "events.jsonl", "a") as file:
             file.write(json.dumps({"event": event, "step": 1, "time": now, "message": ""}) + "\n")
@@ -78,14 +87,14 @@ def test_an_earlier_sessions_signs_of_life_are_not_shown(tmp_path, clock_was_set
     watched = live.Watched(tmp_path, live.Past.of(tmp_path))
     assert watched.heartbeat() is None and watched.news() == []
     write(2e9 + clock_was_set_by + 0.1, "new")
-    assert watched.heartbeat()["step"] == 1230
-    assert [row["event"] for row in watched.news()] == ["new"] and watched.news() == []
+    assert watched.heartbeat().step == 1230
+    assert [event.event for event in watched.news()] == ["new"] and watched.news() == []
 
 
 @pytest.mark.fast
 def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
     watched = live.Watched(tmp_path, live.Past.of(tmp_path))
-    (tmp_path / "heartbeat").write_text(json.dumps(HEARTBEAT))
+    (tmp_path / "heartbeat").write_text(json.dumps(to_json(HEARTBEAT)))
     watched.asked_to_stop(signal.SIGINT, None)
     assert live.describe(watched.heartbeat()).endswith(live.STOPPING)
 

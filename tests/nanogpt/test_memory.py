@@ -11,25 +11,16 @@ from hypothesis import strategies as st
 
 from nanogpt import device as devices
 from nanogpt.config import Config, load_config
-from nanogpt.measure import activations, memory
+from nanogpt.measure import memory
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.batch_finder import Apart
 from nanogpt.measure.real_step import RealStep
-from nanogpt.model import gpt, short_attention
 from nanogpt.model.gpt import GPT
-from nanogpt.training import validation as judge
 from tests.nanogpt.model_case import small
 from tests.nanogpt.training_case import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROWS = 5
-
-
-def test_the_prediction_knows_the_limits_that_the_model_keeps():
-    """They are written twice, because the prediction does without torch."""
-    assert memory.LOGITS_AT_ONCE == gpt.LOGITS_AT_ONCE
-    assert memory.TOKENS_AT_ONCE == judge.TOKENS_AT_ONCE
-    assert activations.SHORT_WINDOW == short_attention.LONGEST
 
 
 def shape(preset: str = "modern", **options):

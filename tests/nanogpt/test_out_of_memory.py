@@ -10,10 +10,12 @@ from nanogpt.config import Config
 from nanogpt.export.huggingface import export_trained
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import session
-from nanogpt.training.gradients import OutOfMemory
-from nanogpt.training.trainer import Trainer, train
-from nanogpt.training.validation import Judge
+from nanogpt.training import device_check
+from nanogpt.training.device_check import DeviceCheck
+from nanogpt.training.retries import OutOfMemory
+from nanogpt.training.trainer import train
+from nanogpt.training.update.optimizer import Optimizer
+from nanogpt.training.validation import Validator
 from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import open_trained
 from nanogpt.weights.hugging_face import HuggingFaceFolder
@@ -81,15 +83,15 @@ def test_out_of_memory_in_an_update_leaves_the_process(data, tmp_path, monkeypat
     """The weights may be half updated: the last checkpoint counts."""
     config = tiny()
     whole = train(config, data, tmp_path / "whole")
-    real, calls = Trainer.update, []
+    real, calls = Optimizer.step, []
 
-    def update(self, *arguments):
+    def update(self, factor):
         calls.append(1)
-        real(self, *arguments)
+        real(self, factor)
         if len(calls) == 14:
             raise MemoryError
 
-    monkeypatch.setattr(Trainer, "update", update)
+    monkeypatch.setattr(Optimizer, "step", update)
     with pytest.raises(MemoryError):
         train(config, data, tmp_path / "limited")
     assert checkpoint.step_of(list(checkpoint.steps_in(tmp_path / "limited" / "checkpoints"))[-1]) == 10
@@ -100,19 +102,19 @@ def test_out_of_memory_in_an_update_leaves_the_process(data, tmp_path, monkeypat
 def no_memory_to_compare(monkeypatch, windows: int) -> list[tuple]:
     """The CPU passes for an accelerator that has no memory to compare more than so many windows of 16 tokens with the
     CPU, a length that a curriculum meets on its way. The shapes that were compared."""
-    real, compared = Trainer.set_up, []
+    real, compared = DeviceCheck.__init__, []
 
-    def set_up(self, found):
-        real(self, found)
-        self.device = "an accelerator"
+    def on_an_accelerator(self, *parts):
+        real(self, *parts)
+        self.is_accelerator = True
 
     def compare(model, tokens, targets, precision, loss_scale):
         if tokens.size(0) > windows and tokens.size(1) == 16:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         compared.append(tuple(tokens.shape))
 
-    monkeypatch.setattr(Trainer, "set_up", set_up)
-    monkeypatch.setattr(session, "require_parity", compare)
+    monkeypatch.setattr(DeviceCheck, "__init__", on_an_accelerator)
+    monkeypatch.setattr(device_check, "require_parity", compare)
     return compared
 
 
@@ -197,15 +199,15 @@ def test_shorter_windows_are_the_same_training(data, tmp_path):
 @pytest.mark.parametrize(("before", "after"), [(16, 8), (8, 16)])
 def test_losses_of_other_windows_are_no_better_and_no_worse(data, tmp_path, monkeypatch, before, after):
     """The best and the patience begin anew, and a session that is stopped after that does not begin them again."""
-    real = Judge.validation_loss
-    monkeypatch.setattr(Judge, "validation_loss", lambda of, rows: real(of, rows) + 9 * (of.context != before))
+    real = Validator.validation_loss
+    monkeypatch.setattr(Validator, "validation_loss", lambda of, rows: real(of, rows) + 9 * (of.context != before))
     config = tiny(eval_interval=4, early_stopping_patience=2, max_iters=20)
-    train(windows(config, before), data, tmp_path / "whole", stop=StopAt(10))
+    train(windows(config, before), data, tmp_path / "whole", stop=StopAt(20))
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     whole = train(windows(config, after), data, tmp_path / "whole")
     assert (whole.reason, whole.context) == ("max_iters", after)
     assert whole.best_step > 10 and whole.best_val_loss > 9
-    outcome = train_with_stops(windows(config, after), data, tmp_path / "stopped", looks=3)
+    outcome = train_with_stops(windows(config, after), data, tmp_path / "stopped", looks=5)
     assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "whole")
     for name in ("whole", "stopped"):
         (told,) = events(tmp_path / name, "best anew")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from nanogpt.faults import CORRUPT_FILE, CorruptFileError, classify
-from nanogpt.training import session
-from nanogpt.training.trainer import Outcome, Trainer, train
+from nanogpt.results import TrainingOutcome
+from nanogpt.training import data_folder
+from nanogpt.training.trainer import Trainer, train
 from tests.nanogpt.training_case import assert_same, make_data, tiny
 
 HEADER = 64  # bytes of a shard before its ids
@@ -19,7 +20,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(whole, tmp_path_factory) -> tuple[Outcome, Path]:
+def undisturbed(whole, tmp_path_factory) -> tuple[TrainingOutcome, Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     return train(tiny(), whole, folder), folder
 
@@ -28,7 +29,7 @@ def at_step(monkeypatch, step: int, damage) -> None:
     real = Trainer.step
 
     def stepping(self):
-        if self.progress.step == step:
+        if self.state.progress.step == step:
             damage()
         real(self)
 
@@ -68,7 +69,7 @@ def test_wrong_ids_reach_no_checkpoint(whole, undisturbed, tmp_path, monkeypatch
 def test_much_data_is_checked_at_the_start_alone(whole, tmp_path, monkeypatch):
     data = tmp_path / "data"
     shutil.copytree(whole, data)
-    monkeypatch.setattr(session, "CHECKED_BYTES", 1000)
+    monkeypatch.setattr(data_folder, "CHECKED_BYTES", 1000)
     with monkeypatch.context() as patch:
         at_step(patch, 11, lambda: flip_every_id(data / "train.bin", 1))
         assert train(tiny(max_iters=13), data, tmp_path / "model").status == "finished"

@@ -18,8 +18,7 @@ import pytest
 from nanogpt import cli
 from nanogpt.config import save_config
 from nanogpt.faults import UserError
-from nanogpt.training import child
-from nanogpt.training import stopping as lifeline
+from nanogpt.training import child, stopping
 from nanogpt.training.trainer import train
 from nanogpt.weights import checkpoint
 from tests.conftest import CHECKOUT
@@ -64,7 +63,7 @@ def ended(process: subprocess.Popen) -> int:
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(lifeline, "SECONDS_TO_SAVE", -4.9)
+    monkeypatch.setattr(stopping, "SECONDS_TO_SAVE", -4.9)
     told = pytest.raises(UserError, match="another process is training there")
     with child.alone_in(tmp_path), told, child.alone_in(tmp_path):
         pytest.fail("two held it")
@@ -108,7 +107,7 @@ def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
     (["--init", "nowhere"], "nowhere"), (["--set", "model.vocab_size=2"], "model.vocab_size: found 2"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, told):
-    monkeypatch.setattr(lifeline.StopRequest, "listen", lambda request: None)  # the signals here are pytest's
+    monkeypatch.setattr(stopping.StopRequest, "listen", lambda request: None)  # the signals here are pytest's
     monkeypatch.setattr(child, "faulthandler", types.SimpleNamespace(enable=lambda: None))
     folder = tmp_path / "new" / "model"
     assert cli.main(["train", str(case[0]), "--data", str(case[1]), "--folder", str(folder), *mistake]) == 2

@@ -14,11 +14,11 @@ from nanogpt.config import load_config
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from nanogpt.training import stopwatch as clock
-from nanogpt.training import validation as judge
+from nanogpt.training import stopwatch, validation
 from nanogpt.training.child import alone_in
 from nanogpt.training.record.metrics import read_rows
-from nanogpt.training.stopwatch import Clock
+from nanogpt.training.step import Stepper
+from nanogpt.training.stopwatch import TrainingClock
 from nanogpt.training.trainer import Trainer, train
 from nanogpt.training.update import growth
 from nanogpt.training.update.loss_scale import LEAST, LossScale
@@ -199,6 +199,16 @@ def test_the_clock_brings_the_cool_down(data, tmp_path):
     assert (tmp_path / "checkpoints" / checkpoint.BEFORE_COOL_DOWN / "manifest.json").is_file()
 
 
+@pytest.mark.fast
+def test_the_clock_ends_a_step_of_a_million_micro_batches(data, tmp_path):
+    """Nothing of the step is kept: a longer time goes on as if it had never begun."""
+    config = tiny(batch_size=1, gradient_accumulation=10**6, max_iters=4)
+    outcome = train(config, data, tmp_path, max_seconds=1.0)
+    assert (outcome.status, outcome.reason, outcome.step, outcome.tokens) == ("finished", "out of time", 0, 0)
+    assert outcome.seconds < 10
+    assert checkpoint.load(tmp_path / "final").step == 0
+
+
 def test_more_steps_go_on_from_before_the_cool_down(data, tmp_path):
     train(tiny(max_iters=20, decay_fraction=0.5), data, tmp_path / "grown")
     grown = train(tiny(max_iters=40, decay_fraction=0.5), data, tmp_path / "grown")
@@ -294,7 +304,7 @@ def test_torn_metrics_are_mended_on_resume(data, tmp_path):
 
 def test_rows_that_are_changed_while_it_trains_are_written_again(data, tmp_path, monkeypatch):
     """Before a checkpoint, and after the last one; what is saved is what was written, not what was found."""
-    monkeypatch.setattr(judge, "SAMPLE_TOKENS", 10)
+    monkeypatch.setattr(validation, "SAMPLE_TOKENS", 10)
     config, folder = tiny(max_iters=5, eval_interval=2, checkpoint_interval=4, sample_interval=2), tmp_path / "changed"
     whole = train(config, data, tmp_path / "whole")
 
@@ -303,7 +313,7 @@ def test_rows_that_are_changed_while_it_trains_are_written_again(data, tmp_path,
 
         def then_a_cat_walks_over_it(trainer, *arguments):
             real(trainer, *arguments)
-            if trainer.progress.step == step and trainer.folder.path == folder:
+            if trainer.state.progress.step == step and trainer.folder.path == folder:
                 metrics = folder / "metrics.jsonl"
                 metrics.write_bytes(metrics.read_bytes().replace(b'"loss": ', b'"loss": 7'))
                 (folder / "samples.jsonl").unlink()
@@ -326,7 +336,7 @@ def test_checkpoints_that_are_removed_while_it_trains_are_told_at_the_next(data,
 
     def then_they_are_removed(trainer, *arguments):
         real(trainer, *arguments)
-        if trainer.progress.step == 10 and trainer.folder.path == folder:
+        if trainer.state.progress.step == 10 and trainer.folder.path == folder:
             shutil.rmtree(folder / "checkpoints")
 
     whole = train(tiny(), data, tmp_path / "whole")
@@ -359,14 +369,14 @@ def test_the_batch_grows_while_the_loss_stands_still(data, tmp_path, monkeypatch
 def test_the_clock_is_right_for_a_batch_that_grew(data, tmp_path, monkeypatch):
     """On a machine where a sequence takes 10 ms and nothing else takes time."""
     monkeypatch.setattr(growth, "STEPS_TO_COMPARE", 5)
-    real, now = Trainer.compute_gradients, [1000.0]
+    real, now = Stepper.forward_backward, [1000.0]
 
-    def compute(self):
-        now[0] += 0.01 * self.batch
-        return real(self)
+    def compute(self, data, loss_scale):
+        now[0] += 0.01 * data.batch
+        return real(self, data, loss_scale)
 
-    monkeypatch.setattr(Trainer, "compute_gradients", compute)
-    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Stepper, "forward_backward", compute)
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
     still = dict(learning_rate=1e-9, muon_learning_rate=1e-9, embedding_learning_rate=1e-9)
     config = tiny(max_iters=100_000, eval_interval=50_000, checkpoint_interval=50_000, initial_batch=1, batch_size=16)
     outcome = train(config.with_changes({f"training.{k}": v for k, v in still.items()}), data, tmp_path, max_seconds=24)
@@ -403,9 +413,9 @@ def test_one_more_checkpoint_when_minutes_have_passed(data, tmp_path, monkeypatc
     train(config, data, tmp_path / "seldom", stop=StopAt(8))
     assert [path.name for path in checkpoint.steps_in(tmp_path / "seldom" / "checkpoints")][:-1] == ["step-00000000"]
     minutes = iter(range(1000))  # a minute passes at each look
-    monkeypatch.setattr(Clock, "minutes_since_saved", lambda self: next(minutes) % 6)
+    monkeypatch.setattr(TrainingClock, "minutes_since_saved", lambda self: next(minutes) % 6)
     often = config.with_changes({"training.checkpoint_minutes": 5.0})
-    crash_in(monkeypatch, "step", 9)
+    crash_in(monkeypatch, Trainer, "step", 9)
     with pytest.raises(RuntimeError, match="crash"):
         train(often, data, tmp_path / "often")
     newest = checkpoint.load_newest(tmp_path / "often" / "checkpoints", pytest.fail)
@@ -455,15 +465,15 @@ def test_a_run_from_before_these_settings_goes_on(data, tmp_path):
 
 def test_float32_has_all_its_attempts_after_float16_gave_up(data, tmp_path, monkeypatch):
     """The last remedy goes on in float32 on the CPU: what was bad in float16 is not held against it."""
-    real = Trainer.compute_gradients
+    real = Stepper.forward_backward
 
-    def compute(self):
-        loss, norm = real(self)
-        bad_here = self.computing.precision == "float16" and self.progress.cursor >= 4 * 12
-        return (math.nan if bad_here or self.progress.cursor in FLOAT32_BAD else loss), norm
+    def compute(self, data, loss_scale):
+        loss, norm = real(self, data, loss_scale)
+        bad_here = self.numerics.precision == "float16" and data.cursor >= 4 * 12
+        return (math.nan if bad_here or data.cursor in FLOAT32_BAD else loss), norm
 
     FLOAT32_BAD = {4 * step for step in range(30, 33)}
-    monkeypatch.setattr(Trainer, "compute_gradients", compute)
+    monkeypatch.setattr(Stepper, "forward_backward", compute)
     config = tiny(schedule="constant", max_iters=40)
     half = config.with_changes({"device.mixed_precision": "float16"})
     with pytest.raises(NonFiniteError, match="after 3 rewinds"):
@@ -476,13 +486,13 @@ def test_float32_has_all_its_attempts_after_float16_gave_up(data, tmp_path, monk
 
 def test_a_float16_overflow_is_skipped_and_no_bad_step(data, tmp_path, monkeypatch):
     """Four in a row, more than it takes to go back: the scale is to blame until it cannot be lowered."""
-    real = Trainer.compute_gradients
+    real = Stepper.forward_backward
 
-    def compute(self):
-        loss, norm = real(self)
-        return loss, math.inf if self.progress.cursor in range(4 * 5, 4 * 9) else norm
+    def compute(self, data, loss_scale):
+        loss, norm = real(self, data, loss_scale)
+        return loss, math.inf if data.cursor in range(4 * 5, 4 * 9) else norm
 
-    monkeypatch.setattr(Trainer, "compute_gradients", compute)
+    monkeypatch.setattr(Stepper, "forward_backward", compute)
     config = tiny(max_iters=12).with_changes({"device.mixed_precision": "float16"})
     outcome = train(config, data, tmp_path / "high")
     assert (outcome.step, outcome.rewinds, outcome.skipped, outcome.precision) == (12, 0, 0, "float16")

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from nanogpt.config import Config, DataConfig
 from nanogpt.data import preprocessing, shards
+from nanogpt.results import TrainingOutcome
 from nanogpt.training.record.metrics import read_rows
+from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest
-from nanogpt.training.trainer import Outcome, Trainer, train
+from nanogpt.training.trainer import train
 from nanogpt.weights import checkpoint
 
 UNLIKE = {"seconds", "tokens_per_second", "memory_bytes"}
@@ -50,7 +52,7 @@ def events(folder: Path, name: str) -> list[dict]:
 
 
 class StopAt(StopRequest):
-    """A wish to stop that comes after so many looks at `requested`: any boundary, between micro-batches as well."""
+    """A request to stop that comes after so many looks at `requested`: any boundary, between micro-batches as well."""
 
     def __init__(self, looks: int):
         super().__init__()
@@ -66,7 +68,7 @@ class StopAt(StopRequest):
         pass
 
 
-def train_with_stops(config: Config, data: Path, folder: Path, looks: int, **options) -> Outcome:
+def train_with_stops(config: Config, data: Path, folder: Path, looks: int, **options) -> TrainingOutcome:
     """Train in sessions that each are stopped after `looks` looks."""
     for _ in range(200):
         outcome = train(config, data, folder, stop=StopAt(looks), **options)
@@ -75,7 +77,7 @@ def train_with_stops(config: Config, data: Path, folder: Path, looks: int, **opt
     raise AssertionError("never finished")
 
 
-def assert_same(outcome: Outcome, whole: Outcome, folder: Path, whole_folder: Path) -> None:
+def assert_same(outcome: TrainingOutcome, whole: TrainingOutcome, folder: Path, whole_folder: Path) -> None:
     """The same final weights, metrics and best weights, to the byte."""
     compared = "sha256", "step", "reason", "tokens", "best_val_loss", "best_step", "best_is_average"
     assert [getattr(outcome, name) for name in compared] == [getattr(whole, name) for name in compared]
@@ -83,9 +85,9 @@ def assert_same(outcome: Outcome, whole: Outcome, folder: Path, whole_folder: Pa
     assert read_best(folder) == read_best(whole_folder)
 
 
-def crash_in(monkeypatch, method: str, call: int) -> None:
-    """Raise after the `call`-th call of a method of Trainer has done its work."""
-    real, calls = getattr(Trainer, method), []
+def crash_in(monkeypatch, part: type, method: str, call: int) -> None:
+    """Raise after the `call`-th call of a method of a part of the trainer has done its work."""
+    real, calls = getattr(part, method), []
 
     def crashing(self, *args, **named):
         result = real(self, *args, **named)
@@ -94,7 +96,7 @@ def crash_in(monkeypatch, method: str, call: int) -> None:
             raise RuntimeError("crash")
         return result
 
-    monkeypatch.setattr(Trainer, method, crashing)
+    monkeypatch.setattr(part, method, crashing)
 
 
 def read_best(folder: Path) -> tuple[int, dict]:
@@ -104,10 +106,10 @@ def read_best(folder: Path) -> tuple[int, dict]:
 
 def poison(monkeypatch, poisoned, value: float = math.nan) -> None:
     """Make the loss of the steps whose first sample is in `poisoned` wrong: bad data stays bad wherever it comes."""
-    real = Trainer.compute_gradients
+    real = Stepper.forward_backward
 
-    def compute(self):
-        loss, norm = real(self)
-        return (loss * value, norm) if self.progress.cursor in poisoned else (loss, norm)
+    def compute(self, data, loss_scale):
+        loss, norm = real(self, data, loss_scale)
+        return (loss * value, norm) if data.cursor in poisoned else (loss, norm)
 
-    monkeypatch.setattr(Trainer, "compute_gradients", compute)
+    monkeypatch.setattr(Stepper, "forward_backward", compute)

@@ -16,17 +16,17 @@ from fault import NOW, Fault
 
 EVERYWHERE = ("pretend", "compiler")
 # The methods of the product that faults strike at, as (module, class, method); tests/test_campaign.py looks for them.
+BUILD = ("nanogpt.training.trainer", "build")  # "setting up": before it
 TRAINER = ("nanogpt.training.trainer", "Trainer")
 BEFORE = {
-    "setting up": (*TRAINER, "set_up"),
     "step": (*TRAINER, "step"),
     "evaluation": (*TRAINER, "evaluate"),
     "sample": (*TRAINER, "write_sample"),
-    "saving": (*TRAINER, "write_checkpoint"),
+    "saving": ("nanogpt.training.saving", "Saver", "write"),
 }
 UPDATE = ("nanogpt.training.update.optimizer", "Optimizer", "step")  # "update": behind it
 GRADIENTS = ("nanogpt.training.update.optimizer", "Optimizer", "gradient_norm")  # "gradients": before it
-WORKER = ("flows.machine.worker", "_invoke")  # "call": before it
+WORKER = ("nanogpt.process.worker", "_invoke")  # "call": before it
 
 Method = Callable[..., Any]
 
@@ -44,6 +44,7 @@ def arm(text: str) -> None:
     if any(fault.what in EVERYWHERE or fault.operator for fault in of):
         hooks["torch"].append(lambda torch: _arm_torch(torch, of))
     if any(fault.what not in EVERYWHERE for fault in of):
+        hooks[BUILD[0]].append(lambda module: _arm_build(module, of))
         for at, place in BEFORE.items():
             hooks.wrap(*place, partial(_before, faults=of, at=at))
         hooks.wrap(*UPDATE, partial(_behind_update, faults=of))
@@ -81,23 +82,34 @@ def _arm_torch(torch: ModuleType, faults: list[Fault]) -> None:
         operators.watch(at_operators)
 
 
+def _arm_build(module: ModuleType, faults: Sequence[Fault]) -> None:
+    """What puts a trainer together: nothing is there yet but the job."""
+    build = getattr(module, BUILD[1])
+
+    @wraps(build)
+    def built(job: Any, *rest: Any) -> Any:
+        NOW.model, NOW.device = job.folder.name, None
+        _strike(faults, "setting up")
+        return build(job, *rest)
+
+    setattr(module, BUILD[1], built)
+
+
 def _before(method: Method, faults: Sequence[Fault], at: str) -> Method:
     @wraps(method)
-    def wrapped(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        _look_at(trainer, following=at == "step")
+    def wrapped(part: Any, *args: Any, **kwargs: Any) -> Any:
+        _look_at(part, following=at == "step")
         _strike(faults, at)
-        return method(trainer, *args, **kwargs)
+        return method(part, *args, **kwargs)
 
     return wrapped
 
 
-def _look_at(trainer: Any, following: bool) -> None:
-    progress = getattr(trainer, "progress", None)
-    NOW.step = (progress.step if progress else 0) + following
-    gradients = getattr(trainer, "gradients", trainer)  # the trainer may halve it there
-    NOW.micro_batch = getattr(gradients, "micro_batch", 0)
-    NOW.model = trainer.model_folder.name
-    NOW.device = getattr(trainer, "device", None)
+def _look_at(part: Any, following: bool) -> None:
+    """`part` is the trainer, or one that has state, job, numerics and micro-batches as it has."""
+    NOW.step = part.state.progress.step + following
+    NOW.micro_batch = getattr(part, "stepper", part).micro_batches.size  # the trainer may halve it
+    NOW.model, NOW.device = part.job.folder.name, part.numerics.device
 
 
 def _behind_update(method: Method, faults: Sequence[Fault]) -> Method:

@@ -1,9 +1,9 @@
-"""What a person sees of a training: one line that moves, what happens, and a loss plot that grows.
+"""What a person sees of a training: one line that moves, events, and a loss plot that grows.
 
     python -m nanogpt.training.record.live_view FOLDER EVENTS HEARTBEAT
 
-EVENTS and HEARTBEAT are what earlier sessions left there (Past). It is a process beside the trainer, and reads the
-files that the trainer leaves in FOLDER anyway. Loading matplotlib takes 0.4 s of a core and a drawing 0.1 s; in a
+EVENTS and HEARTBEAT are what earlier sessions left there (Past). It is a process of its own and reads
+the files that the trainer leaves in FOLDER anyway. Loading matplotlib takes 0.4 s of a core and a drawing 0.1 s; in a
 thread of the trainer they would hold Python's lock meanwhile. Line and drawings together take less than 1 % of a core.
 It ends when its standard input does: with the trainer, however that one ends.
 """
@@ -11,7 +11,6 @@ It ends when its standard input does: with the trainer, however that one ends.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,11 +18,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from nanogpt.training.record.metrics import read_rows
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from nanogpt.results import Heartbeat, TrainerEvent
+from nanogpt.training.record.metrics import as_event, read_heartbeat, read_rows
 
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0  # between lines in a pipe
@@ -33,26 +37,29 @@ WIDEST_BAR, NARROWEST_BAR = 30, 8
 STOPPING = "stopping: saved after this step"
 
 
-def describe(heartbeat: dict[str, Any]) -> str:
-    """One line: step, losses, speed, time left, memory, and what goes on unless it is training."""
-    parts = [f"step {heartbeat.get('step', 0):,}/{heartbeat.get('max_iters', 0):,}"]
-    for key, text in (("loss", "loss {:.3f}"), ("val_loss", "val {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s")):
-        if heartbeat.get(key) is not None:
-            parts.append(text.format(heartbeat[key]))
-    if heartbeat.get("eta_seconds") is not None:
-        parts.append(f"{clock(heartbeat['eta_seconds'])} left")
-    if heartbeat.get("memory_bytes"):
-        parts.append(f"{heartbeat['memory_bytes'] / 2**30:.2f} GiB")
-    if heartbeat.get("activity") not in (None, "training"):
-        parts.append(heartbeat["activity"])
+def describe(heartbeat: Heartbeat) -> str:
+    """One line: step, losses, speed, time left, memory, and the activity unless it is training."""
+    parts = [f"step {heartbeat.step:,}/{heartbeat.max_iters:,}"]
+    if heartbeat.loss is not None:
+        parts.append(f"loss {heartbeat.loss:.3f}")
+    if heartbeat.val_loss is not None:
+        parts.append(f"val {heartbeat.val_loss:.4f}")
+    if heartbeat.tokens_per_second is not None:
+        parts.append(f"{heartbeat.tokens_per_second:,.0f} tokens/s")
+    if heartbeat.eta_seconds is not None:
+        parts.append(f"{clock(heartbeat.eta_seconds)} left")
+    if heartbeat.memory_bytes:
+        parts.append(f"{heartbeat.memory_bytes / 2**30:.2f} GiB")
+    if heartbeat.activity not in ("", "training"):
+        parts.append(heartbeat.activity)
     return "  ".join(parts)
 
 
 def clock(seconds: float) -> str:
     """75 -> '1:15', 7384 -> '2:03:04'."""
-    minutes, seconds = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextlib.contextmanager
@@ -70,7 +77,8 @@ def shown(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
+            if process.stdin:
+                process.stdin.close()
         try:
             process.wait(LAST_PLOT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -91,7 +99,7 @@ def main(folder: Path, past: Past) -> int:
     with view:
         while not over.wait(LOOK_SECONDS):
             for event in watched.news():
-                view.tell(f"step {event['step']:,}  {event['event']}: {event['message']}")
+                view.message(f"step {event.step:,}  {event.event}: {event.message}")
             if heartbeat := watched.heartbeat():
                 view.show(heartbeat)
             if time.monotonic() - drawn >= PLOT_SECONDS:
@@ -110,10 +118,10 @@ def wait_for_the_end(over: threading.Event) -> None:
 
 @dataclass(frozen=True)
 class Past:
-    """What earlier sessions left in a folder and is no news. By content: their times may be of a clock that was set."""
+    """What earlier sessions left in a folder. By content: the machine's clock may have been set since."""
 
     events: int  # rows of events.jsonl
-    heartbeat: int  # when the file was written, in ns; 0: there is none. Another time, earlier or later, is another one
+    heartbeat: int  # when the file was written, in ns; 0 without one. Any other time is another heartbeat's
 
     @classmethod
     def of(cls, folder: Path) -> Past:
@@ -128,7 +136,7 @@ def written_at(path: Path) -> int:
 
 
 class Watched:
-    """What the trainer says in its files since `past`."""
+    """What the trainer has written into its files since `past`."""
 
     def __init__(self, folder: Path, past: Past):
         self.folder, self.past, self.stopping = folder, past, False
@@ -137,20 +145,16 @@ class Watched:
     def asked_to_stop(self, *_: Any) -> None:
         self.stopping = True
 
-    def heartbeat(self) -> dict | None:
+    def heartbeat(self) -> Heartbeat | None:
         """The latest one, unless it is an earlier session's."""
-        path = self.folder / "heartbeat"
-        if written_at(path) == self.past.heartbeat:
+        if written_at(self.folder / "heartbeat") == self.past.heartbeat:
             return None
-        try:
-            heartbeat = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return None
-        if self.stopping and heartbeat["activity"] != "saving":
-            heartbeat["activity"] = STOPPING
+        heartbeat = read_heartbeat(self.folder)
+        if heartbeat and self.stopping and heartbeat.activity != "saving":
+            return replace(heartbeat, activity=STOPPING)
         return heartbeat
 
-    def news(self) -> list[dict]:
+    def news(self) -> list[TrainerEvent]:
         """The events since the last call."""
         path = self.folder / "events.jsonl"
         size = path.stat().st_size if path.is_file() else 0
@@ -158,75 +162,67 @@ class Watched:
             return []
         rows = list(read_rows(path))
         new, self._rows, self._size = rows[self._rows :], len(rows), size
-        return new
+        return [event for row in new if (event := as_event(row))]
 
 
 def view_of(name: str) -> Line | Lines:
-    """What fits to where standard output goes."""
-    from rich.console import Console
-
+    """By where standard output goes."""
     console = Console(highlight=False)
     return Line(console, name) if console.is_terminal and not console.is_dumb_terminal else Lines()
 
 
 class Line:
-    """On a terminal: name, bar and figures in one line at the bottom, and above it what happened."""
+    """On a terminal: name, bar and figures in one line at the bottom, and events above it."""
 
-    def __init__(self, console: Any, name: str):
-        from rich.live import Live
-
+    def __init__(self, console: Console, name: str):
         self.console, self.name = console, name
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._live.stop()
 
-    def show(self, heartbeat: dict) -> None:
-        from rich.text import Text
-
+    def show(self, heartbeat: Heartbeat) -> None:
         name, figures = Text(f"{self.name}  ", "bold", end=""), Text(describe(heartbeat), "dim")
         figures.highlight_regex(r"\d[\d.,:/]*", "not dim cyan")
         line = Text.assemble(name, self._bar(heartbeat, name.cell_len + figures.cell_len), figures)
         line.truncate(self.console.width, overflow="ellipsis")
         self._live.update(line, refresh=True)
 
-    def tell(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.console.print(text, style="dim", markup=False, soft_wrap=True)
 
-    def _bar(self, heartbeat: dict, taken: int) -> Any:
-        """As wide as there is room."""
-        from rich.text import Text
-
+    def _bar(self, heartbeat: Heartbeat, taken: int) -> Text:
+        """As wide as the screen allows, beyond `taken` columns."""
         width = min(WIDEST_BAR, self.console.width - taken - 2)
         if width < NARROWEST_BAR:
             return Text()
-        done = round(width * min(1.0, heartbeat["step"] / max(1, heartbeat["max_iters"])))
+        done = round(width * min(1.0, heartbeat.step / max(1, heartbeat.max_iters)))
         full, empty = ("━", "─") if self.console.encoding.lower().startswith("utf") else ("#", "-")
         return Text.assemble((full * done, "cyan"), (empty * (width - done), "dim"), "  ")
 
 
 class Lines:
-    """In a pipe or a file: a line every ten seconds, and one for each thing that happens."""
+    """In a pipe or a file: a line every ten seconds, and one for each event."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._next, self._last = 0.0, ""
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None: ...
 
-    def show(self, heartbeat: dict) -> None:
+    def show(self, heartbeat: Heartbeat) -> None:
         text = describe(heartbeat)
-        if time.monotonic() >= self._next and heartbeat.get("loss") is not None and text != self._last:
+        if time.monotonic() >= self._next and heartbeat.loss is not None and text != self._last:
             self._next, self._last = time.monotonic() + LINE_SECONDS, text
-            self.tell(text)
+            self.message(text)
 
-    def tell(self, text: str) -> None:
+    def message(self, text: str) -> None:
         try:
             print(" ".join(text.split("\n")), flush=True)
         except BrokenPipeError:  # the reader, such as `head`, has seen enough; the training goes on

@@ -1,4 +1,4 @@
-"""The files that tell what a training does: one JSON object a line, readable while it runs."""
+"""The files that show what a training does: one JSON object a line, and its heartbeat; readable while it runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nanogpt import durable
 from nanogpt.faults import FolderLostError
+from nanogpt.records import from_json, to_json
+from nanogpt.results import Heartbeat, TrainerEvent
+
+Row = dict[str, Any]
 
 
 class JsonLines:
@@ -31,7 +35,7 @@ class JsonLines:
             self._write(b"\n")  # the last row was cut by a crash: it must not swallow the next one
         self._held = bytearray(path.read_bytes())
 
-    def append(self, row: dict[str, Any]) -> None:
+    def append(self, row: Row) -> None:
         """Add a row; numbers that are not finite become null: JSON has none. Raises OSError, the file as before."""
         before, line = self._file.seek(0, os.SEEK_END), _lines([_finite(row)])
         try:
@@ -49,7 +53,7 @@ class JsonLines:
         """Bring all rows to the disk: a checkpoint must never be ahead of the metrics that led to it."""
         durable.fsync_file(self._file)
 
-    def rows(self) -> list[dict]:
+    def rows(self) -> list[Row]:
         """All rows but those that a crash cut short; none that came into the file from outside since its opening."""
         return list(_rows_in(self._held))
 
@@ -63,22 +67,22 @@ class JsonLines:
             self._replace(self._held)
         return changed
 
-    def keep(self, wanted: Callable[[dict], bool], known: list[dict] | None = None) -> bool:
+    def keep(self, wanted: Callable[[Row], bool], known: list[Row] | None = None) -> bool:
         """Drop the rows that are not `wanted`, and any that a crash cut short.
 
         `known`: rows that are known to have been written, from a verified checkpoint. Where those in the file are
         others, `known` takes their place, and True is returned.
         """
-        rows = [row for row in read_rows(self.path) if wanted(row)]
-        of_known = [row for row in (self.rows() if known is None else known) if wanted(row)]
-        self._replace(_lines(of_known))
-        return of_known != rows
+        found = [row for row in read_rows(self.path) if wanted(row)]
+        kept = [row for row in (self.rows() if known is None else known) if wanted(row)]
+        self._replace(_lines(kept))
+        return kept != found
 
-    def _replace(self, content: bytes) -> None:
+    def _replace(self, content: bytes | bytearray) -> None:
         self._file.close()
         try:
             durable.unblock(self.path)
-            durable.write_bytes(self.path, content)
+            durable.write_bytes(self.path, bytes(content))
             self._held = bytearray(content)
         finally:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
@@ -100,17 +104,17 @@ def _opened(path: Path) -> tuple[BinaryIO, bool]:
     return open(path, "ab", buffering=0), True
 
 
-def read_rows(path: Path) -> Iterable[dict]:
+def read_rows(path: Path) -> Iterator[Row]:
     """The whole rows of a JSON-lines file, in order; an absent file has none, a torn row is left out."""
     if path.is_file():
         yield from _rows_in(path.read_bytes())
 
 
-def _lines(rows: list[dict]) -> bytes:
+def _lines(rows: list[Row]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def _rows_in(content: bytes) -> Iterable[dict]:
+def _rows_in(content: bytes | bytearray) -> Iterator[Row]:
     for line in content.splitlines():
         try:
             row = json.loads(line)
@@ -120,14 +124,35 @@ def _rows_in(content: bytes) -> Iterable[dict]:
             yield row
 
 
-def read_metrics(model_folder: Path) -> tuple[list[dict], list[dict]]:
+def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
     """(train rows, eval rows) of a model's metrics.jsonl."""
     rows = list(read_rows(model_folder / "metrics.jsonl"))
     return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
 
 
-class Heartbeat:
-    """A small file that says the training lives and what it does; whoever supervises it reads its time.
+def read_events(model_folder: Path) -> list[TrainerEvent]:
+    """The rows of a model's events.jsonl."""
+    return [event for row in read_rows(model_folder / "events.jsonl") if (event := as_event(row))]
+
+
+def as_event(row: Row) -> TrainerEvent | None:
+    """A row of events.jsonl; None for one that is none."""
+    try:
+        return from_json(TrainerEvent, row)
+    except ValueError:
+        return None
+
+
+def read_heartbeat(model_folder: Path) -> Heartbeat | None:
+    """The latest heartbeat; None without one."""
+    try:
+        return from_json(Heartbeat, durable.read_json(model_folder / "heartbeat"))
+    except (OSError, ValueError):
+        return None
+
+
+class HeartbeatFile:
+    """A small file that says that the training lives and what it does; whoever supervises it reads its time.
 
     Rewritten at most once a second, whole or not at all, without fsync: it says nothing that must survive. Whoever
     writes to open files would never notice that their folder is gone; the heartbeat does.
@@ -140,7 +165,7 @@ class Heartbeat:
         self._activity = ""
 
     def beat(self, step: int, activity: str, **figures: Any) -> None:
-        """Tell `step`, `activity` and `figures` if a second has passed or the activity is another one.
+        """Write `step`, `activity` and `figures` if a second has passed or the activity is another one.
 
         Raises OSError; FolderLostError where the folder of the beginning is no longer there.
         """
@@ -148,9 +173,9 @@ class Heartbeat:
         if now < self._next and activity == self._activity:
             return
         self.require_folder()
-        row = {"step": step, "max_iters": self.max_iters, "time": time.time(), "activity": activity, **figures}
+        heartbeat = Heartbeat(step, self.max_iters, activity, time.time(), **figures)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text(json.dumps(_finite(row)))
+        temporary.write_text(json.dumps(_finite(to_json(heartbeat))))
         os.replace(temporary, self.path)
         self._next, self._activity = now + 1.0, activity
 

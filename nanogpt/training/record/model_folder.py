@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from nanogpt import durable
 from nanogpt.config import Config, save_config
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.faults import UserError
-from nanogpt.training.record.metrics import Heartbeat, JsonLines
+from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.training.record.metrics import HeartbeatFile, JsonLines
 from nanogpt.training.record.tracking import Tracker
 from nanogpt.weights import checkpoint
 from nanogpt.weights.checkpoint import Checkpoint
 from nanogpt.weights.reserve import Reserve, is_no_room
+
+Row = dict[str, Any]
+Result = TypeVar("Result")
 
 
 def make_folder(path: Path) -> None:
@@ -34,13 +38,13 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path}: is a file, or in one; expected the folder of a model, or a new one's name") from None
 
 
-def context_of(facts: dict, config: Config) -> int:
+def context_of(facts: Mapping[str, Any], config: Config) -> int:
     """Tokens in the windows that the validation loss of a checkpoint was measured in; once all had whole ones."""
-    return facts.get("context", config.model.block_size)
+    return int(facts.get("context", config.model.block_size))
 
 
 class ModelFolder:
-    """The open files of one session in `path`. `shown` is what each heartbeat tells besides step and activity."""
+    """The open files of one session in `path`. `shown` are the figures of each heartbeat besides step and activity."""
 
     def __init__(self, path: Path, config: Config):
         """Raises UserError when `path` is a file."""
@@ -51,9 +55,9 @@ class ModelFolder:
         self.events = JsonLines(path / "events.jsonl")
         self.shown: dict[str, float | None] = {}
         self.step = 0
-        self.room = Reserve(path / ".room")
+        self.reserve = Reserve(path / ".room")
         self._saved_bytes = 0  # of the latest checkpoint
-        self._heartbeat = Heartbeat(path / "heartbeat", config.training.max_iters)
+        self._heartbeat = HeartbeatFile(path / "heartbeat", config.training.max_iters)
         self._tracker: Tracker | None = None
         self._best_val_loss: float | None = None
         self.beat("loading")
@@ -62,7 +66,7 @@ class ModelFolder:
                 self.event("unreadable", f"{file.path.name} could not be opened: it is now {file.path.name}.bad")
 
     def describe(self, tokenizer: Tokenizer, data_sha256: str) -> None:
-        """Say what this folder is: its configuration, its tokenizer, its data; an older outcome is no longer true."""
+        """Write configuration, tokenizer and digest of the data; an older outcome is no longer true."""
         (self.path / "outcome.json").unlink(missing_ok=True)
         save_config(self.config, self.path / "config.yaml")
         tokenizer.save(self.path)
@@ -81,17 +85,19 @@ class ModelFolder:
         """Show the rows from now on, and those that there are, to whatever tracks them."""
         self._tracker = Tracker(self.path, self.config, self.event)
 
-    def row(self, row: dict) -> None:
+    def row(self, row: Row) -> None:
         """Add a row to metrics.jsonl."""
         self._write(lambda: self.metrics.append(row))
-        self._tracker.row(row)
+        if self._tracker:
+            self._tracker.row(row)
 
-    def sample(self, row: dict) -> None:
+    def sample(self, row: Row) -> None:
         """Add a row to samples.jsonl."""
         self._write(lambda: self.samples.append(row))
-        self._tracker.sample(row)
+        if self._tracker:
+            self._tracker.sample(row)
 
-    def start_anew(self, trajectory: dict) -> None:
+    def start_anew(self, trajectory: Mapping[str, Any]) -> None:
         """Drop all rows, and set aside a best/ that another training left here: it would pass for this one's."""
         self.go_back_to(0)
         best = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
@@ -99,7 +105,7 @@ class ModelFolder:
             checkpoint.set_aside(best.folder)
             self.event("set aside", "best/ is of another training")
 
-    def go_back_to(self, step: int, known: dict[str, list[dict]] | None = None) -> None:
+    def go_back_to(self, step: int, known: dict[str, list[Row]] | None = None) -> None:
         """Drop the rows that a state of `step` has yet to write: its own evaluation and sample, and all later ones.
 
         `known`: the rows that its checkpoint keeps ("metrics", "samples"); where those in the files are others, they
@@ -107,10 +113,12 @@ class ModelFolder:
         """
         self.step = step
         known = known or {}
-        wanted = {"metrics": lambda row: row["step"] <= step if row["kind"] == "train" else row["step"] < step,
-                  "samples": lambda row: row["step"] < step}  # fmt: skip
+
+        def is_written(row: Row) -> bool:
+            return bool(row["step"] <= step if row.get("kind") == "train" else row["step"] < step)
+
         for file, name in ((self.metrics, "metrics"), (self.samples, "samples")):
-            if self._write(lambda: file.keep(wanted[name], known.get(name))):  # noqa: B023  called at once
+            if self._write(partial(file.keep, is_written, known.get(name))):
                 self.event("restored", f"{file.path.name} was damaged: its rows are taken from the checkpoint")
         if self._tracker:
             self._tracker.redraw()
@@ -121,31 +129,33 @@ class ModelFolder:
             if self._write(file.mend):
                 self.event("rewritten", f"{file.path.name} was changed from outside at step {self.step}: written again")
 
-    def save(self, folder: Path, model: nn.Module, facts: dict, state: dict[str, Any]) -> None:
-        """A whole checkpoint; never ahead of the rows that led to it, which it keeps too: no digest is theirs."""
+    def save(self, folder: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """A checkpoint of a TrainingState's state_dict(). It never lacks the rows that led to it, and keeps them too:
+        their files have no digest."""
         self.beat("saving")
         self.mend_rows()
         self.metrics.sync()
         rows = {"metrics": self.metrics.rows(), "samples": self.samples.rows()}
-        whole = {**state, "rows": json.dumps(rows)}
-        self._write(lambda: checkpoint.save(folder, model, step=self.step, facts=facts, state=whole))
+        rest = {key: value for key, value in state.items() if key != "weights"} | {"rows": json.dumps(rows)}
+        write = partial(checkpoint.save_weights, folder, state["weights"], step=self.step, facts=facts, state=rest)
+        self._write(write)
         self._saved_bytes = max(self._saved_bytes, sum(file.stat().st_size for file in folder.iterdir()))
 
-    def save_model(self, name: str, model: nn.Module, facts: dict) -> str:
+    def save_model(self, name: str, model: nn.Module, facts: Mapping[str, Any]) -> str:
         """The weights alone, in best/ or final/; the sha256 of their file."""
         return self._write(lambda: checkpoint.save_model(self.path / name, model, step=self.step, facts=facts))
 
-    def hold_room(self, at_least: int) -> None:
+    def hold_reserve(self, at_least: int) -> None:
         """Hold room for the next checkpoint, of `at_least` so many bytes, unless it is held. Raises NoRoomError."""
-        self.room.take(max(self._saved_bytes, at_least))
+        self.reserve.take(max(self._saved_bytes, at_least))
 
-    def _write(self, write: Callable[[], Any]) -> Any:
-        """write(), with the room that is held for the next checkpoint where there is no other."""
+    def _write(self, write: Callable[[], Result]) -> Result:
+        """write(), in the room that is held for the next checkpoint where there is no other."""
         self._heartbeat.require_folder()
         try:
             return write()
         except OSError as error:
-            if not (is_no_room(error) and self.room.give_up()):
+            if not (is_no_room(error) and self.reserve.give_up()):
                 raise
         return write()
 
@@ -158,10 +168,10 @@ class ModelFolder:
         return self.checkpoints / checkpoint.BEFORE_COOL_DOWN
 
     def load_before_cool_down(self) -> Checkpoint | None:
-        """The checkpoint from before the cool-down, if there is one that verifies."""
+        """The checkpoint from before the cool-down; None without one that verifies."""
         return checkpoint.load_or_set_aside(self.before_cool_down, self._set_aside)
 
-    def keep_if_best(self, model: nn.Module, val_loss: float, facts: dict) -> None:
+    def keep_if_best(self, model: nn.Module, val_loss: float, facts: Mapping[str, Any]) -> None:
         """Keep the weights in best/ if no better ones are there, from whatever session."""
         if math.isfinite(val_loss) and val_loss < self.best_val_loss:
             self.save_model("best", model, {**facts, "val_loss": val_loss})
@@ -172,27 +182,29 @@ class ModelFolder:
         """Of the weights in best/; infinity without any, or where it was measured in windows of another length."""
         if self._best_val_loss is None:
             found = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
-            comparable = found and context_of(found.facts, self.config) == self.config.context
-            self._best_val_loss = found.facts["val_loss"] if comparable else math.inf
+            if found and context_of(found.facts, self.config) == self.config.context:
+                self._best_val_loss = float(found.facts["val_loss"])
+            else:
+                self._best_val_loss = math.inf
         return self._best_val_loss
 
     def best_step(self) -> int:
         """The step of the weights in best/; 0 without any."""
         best = self.path / "best"
-        return checkpoint.read_manifest(best)["step"] if best.is_dir() else 0
+        return int(checkpoint.read_manifest(best)["step"]) if best.is_dir() else 0
 
     def best_is_average(self) -> bool:
         """Whether best/ has the moving average of the weights."""
         best = self.path / "best"
-        return best.is_dir() and checkpoint.read_manifest(best)["facts"].get("averaged", False)
+        return best.is_dir() and bool(checkpoint.read_manifest(best)["facts"].get("averaged", False))
 
     def close(self) -> None:
         """Bring all rows to the disk, and hold no room any longer."""
-        self.room.give_up()
+        self.reserve.give_up()
         if self._tracker:
             self._tracker.close()
         for file in (self.metrics, self.samples, self.events):
             file.close()
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
+    def _set_aside(self, path: Path, error: CorruptFileError) -> None:
         self.event("corrupt checkpoint", f"{path.name} is set aside: {error}")

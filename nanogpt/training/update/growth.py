@@ -6,6 +6,7 @@ empirical model of large-batch training" (a larger batch pays once the gradient'
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -13,6 +14,21 @@ from nanogpt.config import TrainingConfig
 
 STEPS_TO_COMPARE = 64
 LEAST_FALL = 0.01  # of the mean loss, from one such number of steps to the next
+Piece = tuple[int, int]  # first sample, number of samples
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What one step sees: `batch` samples from `cursor` on, cut into windows of `window` tokens."""
+
+    cursor: int
+    batch: int
+    window: int
+
+    def pieces(self, size: int) -> Iterator[Piece]:
+        """The step in pieces of `size` samples, the last one of what is left."""
+        end = self.cursor + self.batch
+        return ((first, min(size, end - first)) for first in range(self.cursor, end, size))
 
 
 def curriculum_steps(config: TrainingConfig) -> int:

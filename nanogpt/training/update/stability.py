@@ -19,6 +19,7 @@ BAD_IN_A_ROW = BAD_STEPS
 BAD_AMONG, RECENT = 6, 100  # so many bad ones among the last so many
 MAX_REWINDS = 3
 LEARNING_RATE_AFTER_REWIND = 0.5
+NON_FINITE, SPIKE = "non-finite", "spike"  # why a step is not taken
 
 
 @dataclass
@@ -34,9 +35,9 @@ class Stability:
     def judge(self, loss: float, gradient_norm: float) -> str:
         """ "" to take the step, or why it is skipped: "non-finite" or "spike"."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            verdict = "non-finite"
+            verdict = NON_FINITE
         elif _is_outlier(loss, self.losses) or _is_outlier(gradient_norm, self.gradient_norms):
-            verdict = "spike"
+            verdict = SPIKE
         else:
             self.losses.append(loss)
             self.gradient_norms.append(gradient_norm)

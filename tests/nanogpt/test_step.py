@@ -1,7 +1,11 @@
 """A step's gradient: the same whatever is computed again, compiled, split or cut into shorter windows."""
 
 import errno
+import os
+import signal
+import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
 from nanogpt.faults import (
     OUT_OF_MEMORY,
@@ -22,36 +26,57 @@ from nanogpt.faults import (
     classify,
 )
 from nanogpt.model.gpt import GPT, mps_dropout_again
-from nanogpt.training.compute import Computing
-from nanogpt.training.gradients import Feed, Gradients, OutOfMemory, StepData, is_of_compiler
-from nanogpt.training.stopping import StopRequest
+from nanogpt.training.compiled_loss import is_of_compiler
+from nanogpt.training.micro_batches import Feed, MicroBatches
+from nanogpt.training.numerics import Numerics
+from nanogpt.training.progress import Progress
+from nanogpt.training.retries import OutOfMemory
+from nanogpt.training.state import TrainingState
+from nanogpt.training.step import Stepper
+from nanogpt.training.stopping import OutOfTime, StopRequest, StopRequested
+from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.optimizer import Optimizer
+from tests.nanogpt.test_state import assert_equal as assert_equal_states
+from tests.nanogpt.test_state import through_a_file
 
 pytestmark = pytest.mark.fast
 
-COMPUTING = Computing("cpu", "float32", "float32", 1, torch.__version__, np.__version__)
-EVENTS: list[tuple[str, str]] = []
+NUMERICS = Numerics("cpu", "float32", "float32", 1, torch.__version__, np.__version__)
 
 
-@pytest.fixture(autouse=True)
-def no_events():
-    EVENTS.clear()
+class Events:
+    """A recorder that keeps (name, message) of each event."""
+
+    def __init__(self):
+        self.rows = []
+
+    def beat(self, activity):
+        pass
+
+    def event(self, name, message, **facts):
+        self.rows.append((name, message))
 
 
-def gradients(micro_batch: int = 4, precision: str = "float32", context: int | None = None, **model) -> Gradients:
+def stepper(
+    micro_batch: int = 4, precision: str = "float32", context: int | None = None, compiled: bool = False, **model
+) -> Stepper:
     shape = dict(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=50, dropout=0.2, zero_init=False)
-    gpt = GPT(ModelConfig(**(shape | model)), seed=1).train()
-    optimizer = Optimizer(gpt, TrainingConfig(optimizer="adamw"))
+    config = Config(model=shape | model, training=dict(optimizer="adamw"), device=dict(compile=compiled))
+    gpt = GPT(config.model, seed=1).train()
+    state = TrainingState(gpt, Optimizer(gpt, config.training), None, Progress(), "cpu")
     tokens = np.random.default_rng(0).integers(0, 50, 500).astype(np.uint16)
-    computing = Computing(**{**COMPUTING.__dict__, "precision": precision})
-    return Gradients(gpt, optimizer, Samples(tokens, 8, 0), computing, micro_batch, StopRequest(), lambda what: None,
-                     lambda name, message, **facts: EVENTS.append((name, message)), context)  # fmt: skip
+    micro_batches = MicroBatches(Samples(tokens, 8, 0), "cpu", micro_batch, context or 8, StopRequest())
+    return Stepper(config, replace(NUMERICS, precision=precision), state, micro_batches, lambda: None, Events())
 
 
-def computed(of: Gradients, data: StepData, scale: float = 1.0) -> tuple[float, float, list[torch.Tensor]]:
+def passes(of: Stepper, data: StepData, scale: float = 1.0) -> tuple[float, float]:
+    return of.retries.complete(data, lambda: of.forward_backward(data, scale))
+
+
+def computed(of: Stepper, data: StepData, scale: float = 1.0) -> tuple[float, float, list[torch.Tensor]]:
     torch.manual_seed(7)
-    loss, norm = of.compute(data, scale)
-    return loss, norm, [parameter.grad.clone() for parameter in of.optimizer.parameters]
+    loss, norm = passes(of, data, scale)
+    return loss, norm, [parameter.grad.clone() for parameter in of.state.optimizer.parameters]
 
 
 def assert_equal(one, other) -> None:
@@ -64,8 +89,8 @@ WHOLE = StepData(cursor=3, batch=4, window=8)
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_blocks_computed_again_give_the_same_bytes_with_dropout(precision):
-    kept, again = gradients(2, precision), gradients(2, precision)
-    again.model.gradient_checkpointing = True
+    kept, again = stepper(2, precision), stepper(2, precision)
+    again.state.model.gradient_checkpointing = True
     assert_equal(computed(kept, WHOLE), computed(again, WHOLE))
 
 
@@ -90,8 +115,8 @@ def test_blocks_computed_again_are_not_kept():
     """What autograd holds on to between forward and backward."""
     sizes = []
     for recompute in (False, True):
-        of, held = gradients(), []
-        of.model.gradient_checkpointing = recompute
+        of, held = stepper(), []
+        of.state.model.gradient_checkpointing = recompute
         with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.numel()) or t, lambda t: t):
             of.loss_sum(torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 8, dtype=torch.long))
         sizes.append(sum(held))
@@ -99,8 +124,10 @@ def test_blocks_computed_again_are_not_kept():
 
 
 def test_shorter_windows_see_the_same_tokens():
-    of, seen = gradients(dropout=0.0), []
-    of.loss_sum = lambda tokens, targets: seen.append((tokens, targets)) or of.model.loss_sum(tokens, targets)
+    of, seen = stepper(dropout=0.0), []
+    of.loss_sum.function = lambda tokens, targets: (
+        seen.append((tokens, targets)) or of.state.model.loss_sum(tokens, targets)
+    )
     computed(of, WHOLE)
     computed(of, StepData(3, 4, window=2))
     (whole, targets), (pieces, piece_targets) = seen
@@ -109,7 +136,7 @@ def test_shorter_windows_see_the_same_tokens():
 
 
 def test_a_scaled_loss_scales_the_gradients_exactly_and_nothing_that_is_told():
-    plain, scaled = computed(gradients(2), WHOLE), computed(gradients(2), WHOLE, scale=1024.0)
+    plain, scaled = computed(stepper(2), WHOLE), computed(stepper(2), WHOLE, scale=1024.0)
     assert plain[:2] == scaled[:2]
     assert all(torch.equal(1024 * a, b) for a, b in zip(plain[2], scaled[2], strict=True))
 
@@ -133,24 +160,22 @@ class Compiler:
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
 def test_a_compiler_that_fails_at_any_call_is_left_and_the_step_repeated(monkeypatch, fails_at):
-    expected = [computed(gradients(2), step) for step in (WHOLE, StepData(7, 4, window=2))]
+    expected = [computed(stepper(2), step) for step in (WHOLE, StepData(7, 4, window=2))]
     compiler = Compiler(fails_at)
     monkeypatch.setattr(torch, "compile", compiler)
-    of = gradients(2)
-    of.compile()
+    of = stepper(2, compiled=True)
     for step, wanted in zip((WHOLE, StepData(7, 4, window=2)), expected, strict=True):
         assert_equal(computed(of, step), wanted)
-    assert EVENTS == [("not compiled", "eager instead: RuntimeError: no C++ compiler")]
-    assert compiler.calls == fails_at and not of.compiled
+    assert of.record.rows == [("not compiled", "eager instead: RuntimeError: no C++ compiler")]
+    assert compiler.calls == fails_at and not of.loss_sum.is_compiled
 
 
 def test_out_of_memory_is_no_failure_of_the_compiler(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    of = gradients()
-    of.model.loss_sum = Memory(of, tokens=16)
-    of.compile()
+    of = stepper(compiled=True)
+    of.loss_sum.function = Memory(of, tokens=16)
     computed(of, WHOLE)
-    assert of.compiled and of.micro_batch == 2
+    assert of.loss_sum.is_compiled and of.micro_batches.size == 2
 
 
 NOT_THE_COMPILERS = [
@@ -163,11 +188,10 @@ NOT_THE_COMPILERS = [
 @pytest.mark.parametrize("error", NOT_THE_COMPILERS, ids=str)
 def test_a_fault_of_something_else_does_not_leave_the_compiler(monkeypatch, error):
     monkeypatch.setattr(torch, "compile", Compiler(2, error))
-    of = gradients(2)
-    of.compile()
+    of = stepper(2, compiled=True)
     with pytest.raises(type(error)) as raised:
-        of.compute(WHOLE)
-    assert raised.value is error and of.compiled and not EVENTS
+        passes(of, WHOLE)
+    assert raised.value is error and of.loss_sum.is_compiled and not of.record.rows
 
 
 def test_a_cache_of_the_compiler_that_has_no_room_leaves_the_compiler(monkeypatch):
@@ -175,10 +199,9 @@ def test_a_cache_of_the_compiler_that_has_no_room_leaves_the_compiler(monkeypatc
     error = torch._inductor.exc.InductorError(OSError(errno.EFBIG, "File too large"), None)
     error.__cause__ = OSError(errno.EFBIG, "File too large")
     monkeypatch.setattr(torch, "compile", Compiler(2, error))
-    of = gradients(2)
-    of.compile()
-    of.compute(WHOLE)
-    assert not of.compiled
+    of = stepper(2, compiled=True)
+    passes(of, WHOLE)
+    assert not of.loss_sum.is_compiled
 
 
 @pytest.mark.fast
@@ -191,8 +214,8 @@ def test_causes_that_go_round_in_a_circle_come_to_an_end():
 class Memory:
     """A loss with memory for so many tokens at once: beyond them torch's own words, with work half done."""
 
-    def __init__(self, of: Gradients, tokens: int):
-        self.real, self.tokens, self.held = of.model.loss_sum, tokens, []
+    def __init__(self, of: Stepper, tokens: int):
+        self.real, self.tokens, self.held = of.state.model.loss_sum, tokens, []
 
     def __call__(self, tokens, targets):
         assert not [held for held in self.held if held() is not None]  # what has failed is no longer in memory
@@ -206,26 +229,30 @@ class Memory:
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 0.3]))
 def test_where_memory_runs_out_the_step_is_that_of_the_halved_micro_batch(batch, micro_batch, fitting, dropout):
-    step, of = StepData(5, batch, window=8), gradients(micro_batch, dropout=dropout)
-    of.loss_sum = Memory(of, tokens=8 * fitting)
+    step, of = StepData(5, batch, window=8), stepper(micro_batch, dropout=dropout)
+    of.loss_sum.function = Memory(of, tokens=8 * fitting)
     found = computed(of, step)
-    assert of.micro_batch <= micro_batch and (of.micro_batch == micro_batch or min(batch, micro_batch) > fitting)
-    assert_equal(found, computed(gradients(of.micro_batch, dropout=dropout), step))
-    whole = computed(gradients(batch, dropout=0.0), step)
+    assert of.micro_batches.size <= micro_batch and (
+        of.micro_batches.size == micro_batch or min(batch, micro_batch) > fitting
+    )
+    assert_equal(found, computed(stepper(of.micro_batches.size, dropout=dropout), step))
+    whole = computed(stepper(batch, dropout=0.0), step)
     if not dropout:
         assert found[:2] == pytest.approx(whole[:2], rel=1e-5)
-    EVENTS.clear()
+    of.record.rows.clear()
     assert_equal(computed(of, step), found)  # it stays so
-    assert not EVENTS
+    assert not of.record.rows
 
 
 def test_a_halving_is_told_with_its_evidence():
-    of = gradients(4)
-    of.loss_sum = Memory(of, tokens=8)
+    of = stepper(4)
+    of.loss_sum.function = Memory(of, tokens=8)
     computed(of, WHOLE)
-    assert [name for name, _ in EVENTS] == ["out_of_memory"] * 2
-    assert EVENTS[0][1].startswith("micro-batch 4 -> 2: RuntimeError: [enforce fail] DefaultCPUAllocator: can't alloc")
-    assert EVENTS[1][1].startswith("micro-batch 2 -> 1: ")
+    assert [name for name, _ in of.record.rows] == ["out_of_memory"] * 2
+    assert of.record.rows[0][1].startswith(
+        "micro-batch 4 -> 2: RuntimeError: [enforce fail] DefaultCPUAllocator: can't alloc"
+    )
+    assert of.record.rows[1][1].startswith("micro-batch 2 -> 1: ")
 
 
 @pytest.mark.parametrize(("device", "micro_batch"), [("cpu", 1), ("mps", 4)])
@@ -234,45 +261,94 @@ def test_what_cannot_be_halved_here_is_left_as_it_was_before_the_step(monkeypatc
     monkeypatch.setattr(torch.mps, "get_rng_state", torch.get_rng_state)
     monkeypatch.setattr(torch.mps, "set_rng_state", torch.set_rng_state)
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
-    of = gradients(micro_batch)
-    of.loss_sum = Memory(of, tokens=7)
-    of.computing = Computing(**{**COMPUTING.__dict__, "device": device})
-    of._add_up = lambda data, scale: of.loss_sum(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8).long())
+    of = stepper(micro_batch)
+    of.loss_sum.function = Memory(of, tokens=7)
+    of.retries.device = device
     before = torch.get_rng_state()
     with pytest.raises(OutOfMemory, match=f"micro-batch {micro_batch}: RuntimeError: .*can't allocate") as error:
-        of.compute(WHOLE)
+        passes(of, WHOLE)
     assert classify(error.value) == OUT_OF_MEMORY and error.value.__context__ is None
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(parameter.grad is None for parameter in of.optimizer.parameters) and not EVENTS
+    assert all(parameter.grad is None for parameter in of.state.optimizer.parameters) and not of.record.rows
 
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 9), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]))
 def test_windows_are_passed_one_by_one_where_they_are_shorter_than_a_sequence(batch, micro_batch, context, first):
     step, seen = StepData(5, batch, window=min(context, first)), []
-    of = gradients(micro_batch, context=context, dropout=0.0)
-    of.loss_sum = lambda tokens, targets: seen.append(tokens) or of.model.loss_sum(tokens, targets)
+    of = stepper(micro_batch, context=context, dropout=0.0)
+    of.loss_sum.function = lambda tokens, targets: seen.append(tokens) or of.state.model.loss_sum(tokens, targets)
     loss, norm, _ = computed(of, step)
     assert max(tokens.numel() for tokens in seen) <= micro_batch * context
     assert {tokens.size(1) for tokens in seen} == {step.window}
-    assert torch.equal(torch.cat(seen).flatten(), of.feed.samples.batch(5, batch)[0].flatten())
-    assert (loss, norm) == pytest.approx(computed(gradients(batch, dropout=0.0), step)[:2], rel=1e-5)
+    assert torch.equal(torch.cat(seen).flatten(), of.micro_batches.feed.samples.batch(5, batch)[0].flatten())
+    assert (loss, norm) == pytest.approx(computed(stepper(batch, dropout=0.0), step)[:2], rel=1e-5)
 
 
 def test_a_failure_without_a_compiler_is_a_failure():
-    of = gradients()
-    of.loss_sum = Compiler(1)(of.model.loss_sum)
+    of = stepper()
+    of.loss_sum.function = Compiler(1)(of.state.model.loss_sum)
     with pytest.raises(RuntimeError, match="no C"):
-        of.compute(WHOLE)
-    assert not EVENTS
+        passes(of, WHOLE)
+    assert not of.record.rows
 
 
 def test_the_next_piece_is_taken_where_it_was_foreseen_and_read_where_not():
-    samples = gradients().feed.samples
+    samples = stepper().micro_batches.feed.samples
     feed = Feed(samples, "meta")  # a device that is not the CPU: what is taken has been sent there
     loads = []
-    feed._load = lambda first, count: loads.append((first, count)) or samples.batch(first, count)
-    feed.prepare((0, 2))
+    feed._load = lambda piece: loads.append(piece) or samples.batch(*piece)
+    feed.prefetch((0, 2))
     assert torch.equal(feed.take((0, 2))[0], samples.batch(0, 2)[0]) and loads == [(0, 2)]
-    feed.prepare((2, 2))
+    feed.prefetch((2, 2))
     assert torch.equal(feed.take((9, 2))[0], samples.batch(9, 2)[0]) and loads == [(0, 2), (2, 2), (9, 2)]
+
+
+# A step that is not finished -------------------------------------------------------------------------------------
+
+
+def test_a_step_of_a_million_million_pieces_is_made_piece_by_piece():
+    pieces = StepData(7, 10**12, window=8).pieces(1)
+    assert [next(pieces), next(pieces)] == [(7, 1), (8, 1)]
+    batches = stepper(1).micro_batches.of(StepData(7, 10**12, window=8))
+    assert [tuple(next(batches)[0].shape) for _ in range(3)] == [(1, 8)] * 3
+
+
+@pytest.mark.parametrize("error", [StopRequested, OutOfTime])
+def test_a_step_that_is_dropped_leaves_everything_as_before(error):
+    of, passed = stepper(1), []
+
+    def interrupt():
+        passed.append(1)
+        if len(passed) == 3:
+            raise error
+
+    of.interrupt = interrupt
+    torch.manual_seed(7)
+    before = through_a_file(of.state.state_dict())
+    with pytest.raises(error):
+        of.take()
+    assert len(passed) == 3
+    assert_equal_states(through_a_file(of.state.state_dict()), before)
+    assert all(parameter.grad is None for parameter in of.state.optimizer.parameters)
+
+
+def test_a_request_to_stop_ends_a_batch_that_is_being_made():
+    of, stop = stepper(1), StopRequest()
+    of.micro_batches.feed.stop = stop
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    stop.listen()
+
+    def gather(first, count):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        pytest.fail("it was made")
+
+    of.micro_batches.feed.samples.batch = gather
+    try:
+        with pytest.raises(StopRequested):
+            of.take()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert of.state.progress.step == 0

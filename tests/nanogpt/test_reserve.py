@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt import faults
 from nanogpt.training.trainer import train
-from nanogpt.weights import reserve as room
+from nanogpt.weights import reserve
 from nanogpt.weights.reserve import NoRoomError, Reserve
 from tests.nanogpt.training_case import losses, make_data, tiny
 
@@ -78,4 +78,4 @@ def test_the_last_checkpoint_fits_on_a_disk_that_others_fill(tmp_path, monkeypat
 def test_what_is_needed_allows_for_others(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(NoRoomError):
-        room.require(tmp_path, int(free / room.SPACE_FACTOR * 1.5))
+        reserve.require(tmp_path, int(free / reserve.SPACE_FACTOR * 1.5))

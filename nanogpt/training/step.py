@@ -1,0 +1,116 @@
+"""One training step, from its data to the updated weights: take() and forward_backward() are the whole of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nanogpt import device as devices
+from nanogpt.config import Config
+from nanogpt.training.compiled_loss import LossSum
+from nanogpt.training.device_check import DeviceCheck
+from nanogpt.training.micro_batches import MicroBatches
+from nanogpt.training.numerics import Numerics
+from nanogpt.training.record.recorder import Recorder
+from nanogpt.training.retries import Retries
+from nanogpt.training.state import TrainingState
+from nanogpt.training.update.growth import StepData
+from nanogpt.training.update.schedule import factor_at
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step came to. `skipped`: why its update was not taken, or ""."""
+
+    loss: float  # nats a token
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    sequences: int
+    skipped: str
+
+
+class Stepper:
+    """Takes the steps of one training. `interrupt` may raise StepDropped between two passes."""
+
+    def __init__(
+        self,
+        config: Config,
+        numerics: Numerics,
+        state: TrainingState,
+        micro_batches: MicroBatches,
+        interrupt: Callable[[], None],
+        record: Recorder,
+    ):
+        self.config, self.numerics, self.state, self.micro_batches = config, numerics, state, micro_batches
+        self.interrupt, self.record = interrupt, record
+        self.loss_sum = LossSum(state.model, config.device.compile, record)
+        has_dropout = config.model.dropout > 0
+        self.retries = Retries(micro_batches, state.optimizer, self.loss_sum, has_dropout, record)
+        self.device_check = DeviceCheck(state, numerics, micro_batches, self.retries, record)
+
+    def take(self, factor: float | None = None, skip_spikes: bool = True) -> StepResult:
+        """The next step, with `factor` of each peak learning rate, by default the schedule's.
+
+        A step that is skipped consumes its data like any other. Raises StepDropped, OutOfMemory and DeviceError, with
+        everything as before the step.
+        """
+        state, progress, training = self.state, self.state.progress, self.config.training
+        if factor is None:
+            factor = factor_at(progress.step, training, progress.cool_down) * progress.learning_rate_scale
+        data = progress.next_step(self.config)  # `batch` samples of block_size tokens, in windows
+        loss_scale = self.loss_scale
+        self.device_check.check(data, loss_scale)
+        loss, gradient_norm = self.retries.complete(data, lambda: self.forward_backward(data, loss_scale))
+        skipped = self._reason_to_skip(loss, gradient_norm, skip_spikes)
+        if not skipped:
+            clip = training.grad_clip
+            clipping = min(1.0, clip / gradient_norm) if clip and gradient_norm else 1.0
+            if clipping / loss_scale != 1.0:
+                state.optimizer.scale_gradients(clipping / loss_scale)
+            state.optimizer.step(factor)
+            if state.average:
+                state.average.update()
+        progress.step += 1
+        progress.cursor += data.batch
+        return StepResult(loss, gradient_norm, training.learning_rate * factor, data.batch, skipped)
+
+    def check_device(self) -> None:
+        """Compare an accelerator with the CPU on the next step's data. Raises DeviceError, OutOfMemory."""
+        self.device_check.check(self.state.progress.next_step(self.config), self.loss_scale)
+
+    def forward_backward(self, data: StepData, loss_scale: float) -> tuple[float, float]:
+        """Loss (nats a token) and gradient norm; the gradients in place are `loss_scale` times their value.
+
+        One transfer of two numbers a step: they are judged before the weights change. On an accelerator the wait ends
+        with the backward pass; the next step's first micro-batch is prepared before it.
+        """
+        device, optimizer = self.numerics.device, self.state.optimizer
+        optimizer.forget_gradients()
+        total = torch.zeros((), device=device)
+        for number, (tokens, targets) in enumerate(self.micro_batches.of(data)):  # (windows, data.window) each
+            if number:
+                self.interrupt()
+            with devices.autocast(device, self.numerics.precision):
+                summed, _ = self.loss_sum(tokens, targets)  # (), float32
+            loss = summed / (data.batch * self.config.model.block_size)  # the micro-batch's part of the mean
+            (loss * loss_scale).backward()  # adds to the gradients of the micro-batches before
+            total += loss.detach()
+            self.record.beat("training")
+        loss, gradient_norm = torch.stack([total, optimizer.gradient_norm() / loss_scale]).tolist()
+        return loss, gradient_norm
+
+    @property
+    def loss_scale(self) -> float:
+        """What the next step's loss is multiplied by, so that float16's gradients stay in range."""
+        return self.state.progress.loss_scale.factor if self.numerics.precision == "float16" else 1.0
+
+    def _reason_to_skip(self, loss: float, gradient_norm: float, skip_spikes: bool) -> str:
+        """An overflow of float16's range is no sign of bad weights."""
+        progress, is_finite = self.state.progress, math.isfinite(loss) and math.isfinite(gradient_norm)
+        in_float16 = self.numerics.precision == "float16"
+        if in_float16 and math.isfinite(loss) and progress.loss_scale.overflows(gradient_norm):
+            return f"overflow, loss scale now {self.loss_scale:g}"
+        return progress.stability.judge(loss, gradient_norm) if skip_spikes or not is_finite else ""
