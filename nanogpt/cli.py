@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code. A person's mistake is one line on stderr and code 2."""
     arguments = make_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        return int(arguments.run(arguments))
     except (UserError, CorruptFileError) as error:
         print(f"nanogpt: {error}", file=sys.stderr)
         return USER_ERROR

@@ -192,7 +192,7 @@ def precision_of(device: str, mixed_precision: bool | str) -> str:
     return mixed_precision or "float32"
 
 
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[object]:
     """Matrix products in `precision` ("bfloat16", "float16") inside the context; "float32" changes nothing."""
     if precision == "float32":
         return contextlib.nullcontext()

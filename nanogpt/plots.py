@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,16 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
-LINES = [(BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, (0, (5, 1, 1, 1, 1, 1))), (ORANGE, ":"), (SKY, "-")]
-STYLE = {
+Line = tuple[str, Any]  # a colour and a dash, by matplotlib's words or lengths
+LINES: list[Line] = [
+    (BLUE, "-"),
+    (VERMILION, "--"),
+    (GREEN, "-."),
+    (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+    (ORANGE, ":"),
+    (SKY, "-"),
+]
+STYLE: dict[Any, Any] = {
     "figure.facecolor": "white", "axes.facecolor": "white", "font.family": "DejaVu Sans", "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9ca3af", "axes.labelcolor": INK,
     "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 10,
@@ -189,8 +197,7 @@ def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], 
         axes.barh(places, [value for value, _, _ in bars], height=0.62,
                   color=[BLUE if ours else "#c3c9d2" for _, _, ours in bars])  # fmt: skip
         for place, (value, _, ours) in zip(places, bars, strict=True):
-            axes.annotate(f"{value:.3f}", (value, place), xytext=(5, 0), textcoords="offset points", va="center",
-                          fontweight="bold" if ours else "normal")  # fmt: skip
+            _behind_bar(axes, f"{value:.3f}", (value, place), fontweight="bold" if ours else "normal")
         _categories(axes, [name for _, name, _ in bars])
         axes.set_xlim(0, 1.12 * bars[0][0])
 
@@ -204,15 +211,17 @@ def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], p
         axes = figure.subplots()
         scale, unit = _time_unit(max((max(plan or 0, actual or 0) for _, plan, actual in phases), default=0))
         _title(axes, f"Time of each phase ({unit})", "", "")
-        rows = [(-0.19, 1, "#c3c9d2", "plan"), (0.19, 2, BLUE, "actual")]
-        for shift, column, color, label in rows:
-            values = [(phase[column] or 0) / scale for phase in phases]
+        rows = [
+            (-0.19, "#c3c9d2", SOFT, "plan", [plan for _, plan, _ in phases]),
+            (0.19, BLUE, INK, "actual", [actual for _, _, actual in phases]),
+        ]
+        for shift, color, ink, label, times in rows:
+            values = [(seconds or 0) / scale for seconds in times]
             places = [place + shift for place in range(len(phases))]
             axes.barh(places, values, height=0.36, color=color, label=label)
-            for place, value, phase in zip(places, values, phases, strict=True):
-                text = duration(phase[column]) if phase[column] is not None else "–" if column == 2 else ""
-                axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center",
-                              fontsize=8.5, color=INK if column == 2 else SOFT)  # fmt: skip
+            for place, value, seconds in zip(places, values, times, strict=True):
+                words = "" if seconds is None and label == "plan" else duration(seconds)
+                _behind_bar(axes, words, (value, place), fontsize=8.5, color=ink)
         _categories(axes, [name for name, _, _ in phases])
         axes.margins(x=0.1)
         axes.legend(loc="best")
@@ -247,18 +256,17 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
         single.barh(range(len(parts)), shares, height=0.62, color=[PART_COLORS[part] for part in parts])
         for place, part in enumerate(parts):
             text = f"{profile['shares'][part]:.1%}   {milliseconds(profile['seconds'][part])}"
-            single.annotate(text, (profile["shares"][part], place), xytext=(5, 0), textcoords="offset points",
-                            va="center")  # fmt: skip
+            _behind_bar(single, text, (profile["shares"][part], place))
         _categories(single, parts)
         single.set_xlim(0, 1.28 * max(shares))
         single.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-        told = f"{count(profile['parameters'])} parameters, {profile['device']}, {profile['precision']}"
-        single.set_xlabel(f"share of the time ({told}); evaluation and checkpoint spread over their steps", fontsize=9)
+        what = f"{count(profile['parameters'])} parameters, {profile['device']}, {profile['precision']}"
+        single.set_xlabel(f"share of the time ({what}); evaluation and checkpoint spread over their steps", fontsize=9)
 
     return _write(draw, path, height=1.5 + 0.34 * len(parts))
 
 
-def _write(draw: Any, path: Path, height: float, width: float = 7.6) -> Path:
+def _write(draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6) -> Path:
     """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`."""
     kind = path.suffix.lstrip(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -278,6 +286,11 @@ def _title(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
 
 
+def _behind_bar(axes: Axes, text: str, end: tuple[float, float], **style: Any) -> None:
+    """`text` behind the end of a bar."""
+    axes.annotate(text, end, xytext=(5, 0), textcoords="offset points", va="center", **style)
+
+
 def _empty(axes: Axes, message: str) -> None:
     axes.text(0.5, 0.5, message, ha="center", va="center", color=SOFT, transform=axes.transAxes)
 
@@ -292,8 +305,12 @@ def _categories(axes: Axes, names: Sequence[str]) -> None:
 def _column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
     """The two named columns where both are finite numbers."""
     pairs = [(row.get(x), row.get(y)) for row in rows]
-    finite = [pair for pair in pairs if all(isinstance(v, int | float) and math.isfinite(v) for v in pair)]
-    return [pair[0] for pair in finite], [pair[1] for pair in finite]
+    finite = [
+        (a, b)
+        for a, b in pairs
+        if isinstance(a, int | float) and isinstance(b, int | float) and math.isfinite(a) and math.isfinite(b)
+    ]
+    return [a for a, _ in finite], [b for _, b in finite]
 
 
 def _smooth(values: list[float]) -> list[float]:
@@ -355,6 +372,6 @@ def _time_unit(longest: float) -> tuple[float, str]:
     return (60, "minutes") if longest >= 180 else (1, "seconds")
 
 
-def _endless(items: Sequence[Any]) -> Any:
+def _endless(items: Sequence[Line]) -> Iterator[Line]:
     while True:
         yield from items

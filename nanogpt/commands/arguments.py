@@ -1,15 +1,25 @@
 """What the arguments of several commands have in common."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import math
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from nanogpt.config import Config  # pydantic takes 0.2 s, which --help does not need
 
 
-def positive(kind: type):
+Number = TypeVar("Number", int, float)
+
+
+def positive(kind: type[Number]) -> Callable[[str], Number]:
     """An argparse type: an int or float above 0."""
 
-    def parse(text: str):
+    def parse(text: str) -> Number:
         with contextlib.suppress(ValueError):
             value = kind(text)
             if 0 < value < math.inf:
@@ -49,8 +59,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
 
 
-def model_config(arguments: argparse.Namespace):
-    """The nanogpt.config.Config that these arguments name, with a vocabulary. Raises UserError."""
+def model_config(arguments: argparse.Namespace) -> Config:
+    """The configuration that these arguments name, with a vocabulary. Raises UserError."""
     from nanogpt.config import load_config
     from nanogpt.data.vocabulary import likely_size
 

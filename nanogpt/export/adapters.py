@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
-from nanogpt.model.gpt import GPT
+from nanogpt.model.gpt import GPT, weight_of
 from nanogpt.model.lora import ADAPTER_NAMES
 from nanogpt.weights import checkpoint, published_shapes
 from nanogpt.weights.folders import open_folder
@@ -45,7 +45,7 @@ def save_apart(model_folder: Path, folder: Path) -> list[Path]:
     published_shapes.settings_of(config.model)  # raises when transformers has no such model
     pairs = _published_pairs(config, saved.state["adapters"])
     settings = _settings(config, pairs)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, (a, b) in pairs.items():
         tensors |= {f"{PREFIX}{name}.lora_A.weight": a.contiguous(), f"{PREFIX}{name}.lora_B.weight": b.contiguous()}
     durable.write_json(folder / SETTINGS, settings)
@@ -75,18 +75,18 @@ def merge(base: Path, adapters: Path, folder: Path) -> list[Path]:
 
 def _published_pairs(config: Config, adapters: dict[str, Tensor]) -> dict[str, Pair]:
     """A and B of each matrix as transformers names and stacks it."""
-    with torch.device("meta"):
-        model = GPT(config.model)
-    row_blocks, pairs = model.row_blocks(), {}
-    for layer, block in enumerate(model.blocks):
+    model, rank = GPT(config.model, seed=None), config.training.lora_rank
+    row_blocks = model.row_blocks()
+    pairs: dict[str, Pair] = {}
+    for layer, block in enumerate(model.layers):
         for part, module in block.named_modules():
-            if getattr(module, "weight", None) not in row_blocks:
+            if not isinstance(module, nn.Linear):
                 continue
             a, b = (adapters[f"blocks.{layer}.{part}.{name}"] for name in ADAPTER_NAMES)
             names = published_shapes.published_names(config.model, layer, part)
-            bs = b.split(row_blocks[module.weight])
+            bs = b.split(row_blocks[weight_of(module)])
             if len(names) == len(bs):
-                pairs |= dict(zip(names, zip(a.split(config.training.lora_rank), bs, strict=True), strict=True))
+                pairs |= dict(zip(names, zip(a.split(rank), bs, strict=True), strict=True))
             else:
                 pairs[names[0]] = a, torch.block_diag(*bs)
     return pairs
@@ -131,7 +131,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Pair]]:
     if expected != tensors.keys():
         odd = sorted(expected ^ tensors.keys())[0]
         raise UserError(f"{folder / WEIGHTS}: {odd} is {'left over' if odd in tensors else 'missing'}")
-    pairs = {name: tuple(tensors[f"{PREFIX}{name}.lora_{side}.weight"] for side in "AB") for name in sorted(names)}
+    sides = {side: f"{PREFIX}{{}}.lora_{side}.weight" for side in "AB"}
+    pairs = {name: (tensors[sides["A"].format(name)], tensors[sides["B"].format(name)]) for name in sorted(names)}
     for name, (a, b) in pairs.items():
         if a.dim() != 2 or b.dim() != 2 or a.size(0) != b.size(1):
             raise UserError(f"{folder / WEIGHTS}: {name} has A {tuple(a.shape)} and B {tuple(b.shape)}, of two ranks")
@@ -142,4 +143,4 @@ def _scale(settings: dict[str, Any], name: str, rank: int) -> float:
     """What B A counts by at the matrix `name`; a pattern is matched as PEFT matches it, against the end of the name."""
     patterns = settings.get("alpha_pattern") or {}
     alpha = next((a for key, a in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), settings["lora_alpha"])
-    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)

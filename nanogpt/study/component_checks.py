@@ -8,7 +8,7 @@ import copy
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -62,12 +62,13 @@ def attention_reference(device: str, seed: int) -> list[ComponentCheck]:
     """Attention against loops over heads in float64 on the CPU, with QK-norm, rotation and shared key heads."""
     config = _config("modern", n_kv_head=2)
     model = _randomised(config, seed)
-    attention = model.blocks[0].attention
+    attention, rotary = model.layers[0].attention, model.rotary
+    assert rotary is not None
     x = torch.randn(2, config.block_size, config.n_embd, generator=_generator(seed))
     with torch.no_grad():
         expected = _plain_attention(attention, x.double())
         model.to(device)
-        found = attention(x.to(device), model.rotary(slice(config.block_size)))
+        found = attention(x.to(device), rotary(slice(config.block_size)))
     explanation = "attention with grouped heads, QK-norm and rotation equals a plain float64 computation"
     return [check("attention reference", _difference(found, expected), 1e-4, "largest difference", explanation)]
 
@@ -188,7 +189,8 @@ def device_parity(device: str, seed: int) -> list[ComponentCheck]:
 
     A batch of another shape goes first: kernels that cache a plan or a graph by shape (MPS) fail at the second one.
     """
-    losses, gradients = [], []
+    losses: list[float] = []
+    gradients: list[float] = []
     for preset in PRESETS:
         exact = _randomised(_config(preset), seed)
         tested = copy.deepcopy(exact).to(device)
@@ -221,9 +223,9 @@ CHECKS: tuple[Callable[[str, int], list[ComponentCheck]], ...] = (
 )
 
 
-def _config(preset: str, **options) -> ModelConfig:
-    shape = dict(n_layer=2, n_head=4, n_embd=64, block_size=32, vocab_size=VOCAB_SIZE) | options
-    return ModelConfig(preset=preset, **shape)
+def _config(preset: str, **options: int | None) -> ModelConfig:
+    shape = dict(preset=preset, n_layer=2, n_head=4, n_embd=64, block_size=32, vocab_size=VOCAB_SIZE)
+    return ModelConfig.model_validate({**shape, **options})
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -243,7 +245,7 @@ def _randomised(config: ModelConfig, seed: int) -> GPT:
     return model
 
 
-def _models_and_tokens(device: str, seed: int, n_kv_head: int | None = None):
+def _models_and_tokens(device: str, seed: int, n_kv_head: int | None = None) -> Iterator[tuple[GPT, Tensor]]:
     for preset in PRESETS:
         yield _randomised(_config(preset, n_kv_head=n_kv_head), seed).to(device), _tokens(seed).to(device)
 
@@ -265,6 +267,7 @@ def _plain_attention(attention: Attention, x: Tensor) -> Tensor:
         turned = planes * torch.polar(torch.ones_like(angles), angles)
         return torch.cat([turned.real, turned.imag], dim=-1)
 
+    assert attention.q_norm is not None and attention.k_norm is not None
     heads = []
     for index in range(attention.n_head):
         shared = index // (attention.n_head // attention.n_kv_head)
@@ -275,7 +278,8 @@ def _plain_attention(attention: Attention, x: Tensor) -> Tensor:
             for t in range(T)
         ]
         heads.append(torch.cat(rows, dim=1))
-    return torch.cat(heads, dim=-1) @ attention.output.weight.double().T
+    y: Tensor = torch.cat(heads, dim=-1) @ attention.output.weight.double().T  # (B, T, n_embd)
+    return y
 
 
 def _loss_and_gradients(model: GPT, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
