@@ -1,4 +1,4 @@
-"""What the arguments of several commands have in common."""
+"""Arguments that several commands have, and what they share beyond that."""
 
 from __future__ import annotations
 
@@ -40,13 +40,18 @@ def add_overrides(parser: argparse.ArgumentParser, example: str = "training.lear
 
 
 def chosen_device(asked: str) -> str:
-    """The device to compute on; on stderr, when it is not the one that was asked for."""
+    """The device to compute on; a note on stderr when it is not the one that was asked for."""
     from nanogpt import device
 
     chosen = device.choose(asked)
     if chosen.warning:
-        print(f"nanogpt: {chosen.warning}", file=sys.stderr)
+        print_note(chosen.warning)
     return chosen.device
+
+
+def print_note(words: str) -> None:
+    """What a person should know, without disturbing what is written to stdout."""
+    print(f"nanogpt: {words}", file=sys.stderr)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

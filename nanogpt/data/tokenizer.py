@@ -6,6 +6,7 @@ everything: `tokenizer.json` in Hugging Face's format, which transformers, vLLM 
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import tiktoken
 
 from nanogpt import durable
 from nanogpt.data.download import Notify, Unobtainable, say_nothing
+from nanogpt.data.preprocessing import clean
 from nanogpt.data.sources import Entry, obtain
 from nanogpt.data.vocabulary import GPT2_SIZE
 from nanogpt.faults import CorruptFileError, UserError
@@ -77,6 +79,14 @@ class Tokenizer(ABC):
         """Whether encode(text) has ids for all of it; False where an alphabet has only its own text's characters."""
         return True
 
+    def unknown_in(self, text: str) -> Counter[str]:
+        """How often each character of `text` that is outside the vocabulary occurs."""
+        return Counter()
+
+    def normalise(self, text: str) -> str:
+        """`text` as the text that the tokenizer was made for was normalised."""
+        return clean(text)
+
     def save(self, folder: Path) -> list[Path]:
         """Write the tokenizer's files durably; return their paths."""
         for name, content in zip((FILE, HF_FILE), self.hugging_face(), strict=True):
@@ -111,6 +121,14 @@ class CharTokenizer(Tokenizer):
 
     def reads(self, text: str) -> bool:
         return not self.closed or set(self.alphabet).issuperset(text)
+
+    def unknown_in(self, text: str) -> Counter[str]:
+        outside = set(text).difference(self.alphabet)
+        return Counter(character for character in text if character in outside) if outside else Counter()
+
+    def normalise(self, text: str) -> str:
+        """nanoGPT normalises nothing: what a closed alphabet has stays as it is."""
+        return text if self.closed and self.reads(text) else clean(text)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return "".join(map(self.token, ids)).encode("utf-8")
