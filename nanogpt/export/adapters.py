@@ -47,7 +47,10 @@ def save_apart(model_folder: Path, folder: Path) -> list[Path]:
         raise UserError(f"{model_folder}: was trained without adapters (training.lora_rank is 0)")
     published_shapes.settings_of(config.model)  # raises when transformers has no such model
     require_target(folder, {SETTINGS, WEIGHTS, "README.md"}, _is_ours, [model_folder])
-    pairs = _published_pairs(config, saved.state["adapters"])
+    try:
+        pairs = _published_pairs(config, saved.state["adapters"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{model_folder}: its adapters are not of the rank or shape in its {CONFIG}") from error
     settings = _settings(config, pairs)
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in pairs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def require_target(
             raise UserError(f"--out {folder}: is in the training folder {above}; choose a place outside it")
         if any(above == source.resolve() for source in sources):
             raise UserError(f"--out {folder}: is in {above}, which is read; choose a place outside it")
-    if place.exists() and not place.is_dir():
-        raise UserError(f"--out {folder}: is a file; choose a folder")
+    if os.path.lexists(folder) and not place.is_dir():
+        raise UserError(f"--out {folder}: is a file, or a link to nothing; choose a folder")
     if not place.is_dir():
         return
     found = {path.name for path in place.iterdir() if not (path.name.startswith(".") and path.name.endswith(".tmp"))}
