@@ -2,7 +2,7 @@
 
 The ending of the path chooses the format (.svg or .png). The same numbers give the same bytes: no dates, no random
 identifiers. Nothing of pyplot's global state is touched, so a figure may be drawn while training runs.
-Colours: Okabe and Ito (2008), "Color Universal Design"; what colour says is said again by line, marker or label.
+Colours: Okabe and Ito (2008), "Color Universal Design"; whatever a colour shows, a line, marker or label shows too.
 """
 
 from __future__ import annotations
@@ -38,17 +38,43 @@ LINES: list[Line] = [
     (SKY, "-"),
 ]
 STYLE: dict[Any, Any] = {
-    "figure.facecolor": "white", "axes.facecolor": "white", "font.family": "DejaVu Sans", "font.size": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9ca3af", "axes.labelcolor": INK,
-    "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "text.color": INK,
-    "xtick.color": SOFT, "ytick.color": SOFT, "legend.frameon": False, "legend.fontsize": 9.5,
-    "lines.linewidth": 1.9, "svg.hashsalt": "nanogpt", "svg.fonttype": "path", "path.simplify_threshold": 0.3,
-}  # fmt: skip
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.9,
+    "svg.hashsalt": "nanogpt",
+    "svg.fonttype": "path",
+    "path.simplify_threshold": 0.3,
+}
 PART_COLORS = {  # the optimizer's parts in warm colours, the passes in blue
-    "data": SOFT, "forward": SKY, "backward": BLUE, "gradient norm": "#f3d38a", "AdamW": ORANGE, "Muon": VERMILION,
-    "weight average": "#8c510a", "evaluation": GREEN, "checkpoint": PURPLE,
-}  # fmt: skip
+    "data": SOFT,
+    "forward": SKY,
+    "backward": BLUE,
+    "gradient norm": "#f3d38a",
+    "AdamW": ORANGE,
+    "Muon": VERMILION,
+    "weight average": "#8c510a",
+    "evaluation": GREEN,
+    "checkpoint": PURPLE,
+}
 LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read on
 MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
@@ -57,8 +83,8 @@ Row = dict[str, Any]
 
 
 def loss_plot(model_folder: Path, path: Path) -> Path:
-    """Loss over steps: training, validation, the best evaluation, the cool-down shaded. 0.1-0.2 s: it is redrawn
-    while the model trains."""
+    """Loss over steps: training, validation, the best evaluation, the cool-down shaded. Takes 0.1 to 0.2 s, because it
+    is drawn again while the model trains."""
     train, evaluations = read_metrics(model_folder)
 
     def draw(figure: Figure) -> None:
@@ -141,13 +167,24 @@ def learning_rate_range_plot(found: RangeTest, name: str, path: Path) -> Path:
         axes.set_xscale("log")
         axes.plot(found.factors, found.losses, color=SKY, linewidth=0.9, alpha=0.75, label="each step")
         axes.plot(found.factors, found.smoothed, color=BLUE, label="smoothed")
-        marks = [("falls fastest", found.steepest, GREEN, "v"), ("lowest", found.lowest, VERMILION, "s"),
-                 ("suggested", found.suggested, INK, "*")]  # fmt: skip
+        marks = [
+            ("falls fastest", found.steepest, GREEN, "v"),
+            ("lowest", found.lowest, VERMILION, "s"),
+            ("suggested", found.suggested, INK, "*"),
+        ]
         for label, factor, color, marker in marks:
             if factor is not None:
                 nearest = min(range(len(found.factors)), key=lambda i: abs(math.log(found.factors[i] / factor)))
-                axes.plot([factor], [found.smoothed[nearest]], marker=marker, markersize=13 if marker == "*" else 7,
-                          color=color, linestyle="none", label=f"{label}: {factor:.3g}", zorder=5)  # fmt: skip
+                axes.plot(
+                    [factor],
+                    [found.smoothed[nearest]],
+                    marker=marker,
+                    markersize=13 if marker == "*" else 7,
+                    color=color,
+                    linestyle="none",
+                    label=f"{label}: {factor:.3g}",
+                    zorder=5,
+                )
         if found.smoothed:
             low, high = min(found.smoothed), found.smoothed[0]
             axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.35 * (high - low) + 0.01)
@@ -169,8 +206,15 @@ def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[
         if not longest:
             return _empty(axes, "no evaluations yet")
         for (name, (seconds, values)), (color, dash) in zip(curves.items(), _endless(LINES), strict=False):
-            axes.plot([s / scale for s in seconds], values, color=color, linestyle=dash, marker="o", markersize=3.5,
-                      label=name)  # fmt: skip
+            axes.plot(
+                [s / scale for s in seconds],
+                values,
+                color=color,
+                linestyle=dash,
+                marker="o",
+                markersize=3.5,
+                label=name,
+            )
         if longest > 12 * shortest:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -185,8 +229,11 @@ def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[
 
 def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], path: Path) -> Path:
     """Bits per byte on the test split as bars, worst above: baselines grey, models in colour."""
-    bars = sorted([(value, name, False) for name, value in baselines.items()]
-                  + [(value, name, True) for name, value in models.items()], reverse=True)  # fmt: skip
+    bars = sorted(
+        [(value, name, False) for name, value in baselines.items()]
+        + [(value, name, True) for name, value in models.items()],
+        reverse=True,
+    )
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -194,8 +241,12 @@ def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], 
         if not bars:
             return _empty(axes, "no measurements")
         places = range(len(bars))
-        axes.barh(places, [value for value, _, _ in bars], height=0.62,
-                  color=[BLUE if ours else "#c3c9d2" for _, _, ours in bars])  # fmt: skip
+        axes.barh(
+            places,
+            [value for value, _, _ in bars],
+            height=0.62,
+            color=[BLUE if ours else "#c3c9d2" for _, _, ours in bars],
+        )
         for place, (value, _, ours) in zip(places, bars, strict=True):
             _behind_bar(axes, f"{value:.3f}", (value, place), fontweight="bold" if ours else "normal")
         _categories(axes, [name for _, name, _ in bars])
@@ -240,15 +291,26 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
         whole, single = figure.subplots(2, gridspec_kw={"height_ratios": [1, 0.62 * len(parts)]})
         speed = f"{flops(profile['flops_per_second'])}, {profile['share_of_matmul']:.0%} of matrix products"
         _title(whole, f"A training step of {name}", "", "")
-        whole.set_title(f"{profile['tokens_per_second']:,.0f} tokens/s, {speed}", loc="right", fontsize=9,
-                        fontweight="normal", color=SOFT)  # fmt: skip
+        whole.set_title(
+            f"{profile['tokens_per_second']:,.0f} tokens/s, {speed}",
+            loc="right",
+            fontsize=9,
+            fontweight="normal",
+            color=SOFT,
+        )
         begins = 0.0
         for part in parts:
             share = profile["shares"][part]
             whole.barh([0], [share], left=begins, color=PART_COLORS[part], edgecolor="white", linewidth=1.2)
             if share > 0.08:
-                whole.annotate(f"{share:.0%}", (begins + share / 2, 0), ha="center", va="center", fontweight="bold",
-                               color=INK if PART_COLORS[part] in LIGHT else "white")  # fmt: skip
+                whole.annotate(
+                    f"{share:.0%}",
+                    (begins + share / 2, 0),
+                    ha="center",
+                    va="center",
+                    fontweight="bold",
+                    color=INK if PART_COLORS[part] in LIGHT else "white",
+                )
             begins += share
         whole.set_xlim(0, 1)
         whole.axis("off")
@@ -335,8 +397,16 @@ def _thin(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
 
 def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:
     best = min(range(len(values)), key=values.__getitem__)
-    axes.plot([steps[best]], [values[best]], marker="*", markersize=13, color=INK, linestyle="none",
-              label=f"best validation: {values[best]:.4f} at step {steps[best]:,.0f}", zorder=5)  # fmt: skip
+    axes.plot(
+        [steps[best]],
+        [values[best]],
+        marker="*",
+        markersize=13,
+        color=INK,
+        linestyle="none",
+        label=f"best validation: {values[best]:.4f} at step {steps[best]:,.0f}",
+        zorder=5,
+    )
 
 
 def _shade_cool_down(axes: Axes, train: list[Row]) -> None:
@@ -362,8 +432,16 @@ def _level(axes: Axes, name: str, value: float) -> None:
     low, high = axes.get_ylim()
     if low < value < high:
         axes.axhline(value, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        axes.annotate(f"{name} {value:.3f}", (0, value), xycoords=("axes fraction", "data"), xytext=(4, 3),
-                      textcoords="offset points", color=SOFT, fontsize=8.5, parse_math=False)  # fmt: skip
+        axes.annotate(
+            f"{name} {value:.3f}",
+            (0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=8.5,
+            parse_math=False,
+        )
 
 
 def _time_unit(longest: float) -> tuple[float, str]:

@@ -31,7 +31,7 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "mps", "cuda"), default="auto", help="default: the best there is"
+        "--device", choices=("auto", "cpu", "mps", "cuda"), default="auto", help="default: the best of this machine"
     )
 
 
@@ -55,7 +55,7 @@ def print_note(words: str) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """CONFIG and what may be said of it otherwise; model_config() reads them."""
+    """CONFIG and the options that change it; model_config() reads them."""
     parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
     parser.add_argument(
         "--vocab", type=positive(int), metavar="N", help="tokens in the vocabulary (default: the tokenizer's)"

@@ -1,4 +1,4 @@
-"""What simple models reach on the same text, in bits per byte: the figures that a trained model is held against.
+"""What simple models reach on the same text, in bits per byte, to compare a trained model with.
 
 All of them predict bytes, so they compare with each other, with xz and with a model of any tokenizer. They learn
 from train and are measured on the whole of test.

@@ -51,5 +51,5 @@ def checked(prompt: str, tokenizer: Tokenizer, tell: Callable[[str], None], allo
 
 
 def known(prompt: str, tokenizer: Tokenizer) -> str:
-    """`prompt`, or "" where the vocabulary is of another language: for a prompt that nobody asked for."""
+    """`prompt`, or "" where the vocabulary lacks some of it: for a default that may be of another language."""
     return prompt if tokenizer.reads(prompt) and not tokenizer.unknown_in(prompt) else ""

@@ -1,7 +1,7 @@
 """Causal attention over short windows, QK-norm and rotation included, with its gradient written out for CPUs.
 
-What torch's kernel computes tile by tile is here a few batched products over whole (T, T) tables, which a CPU that
-multiplies bfloat16 in hardware does faster: forward and backward take 3.8 instead of 6.9 ms (12 windows of 128, 4
+torch's kernel works tile by tile. Here it is a few batched products over whole (T, T) tables, which is faster on a CPU
+that multiplies bfloat16 in hardware: forward and backward take 3.8 instead of 6.9 ms (12 windows of 128, 4
 heads of 64, one core) and 5.2 instead of 10.9 ms (2 x 256, 12 heads); float32 gains nothing.
 """
 
@@ -18,7 +18,7 @@ LONGEST = 512  # positions: 31 instead of 43 ms (4 windows, 8 heads); at 1024 it
 
 
 def applies(heads: Tensor) -> bool:
-    """Whether these heads (B, T, ..., head_dim) are attended to faster here than by torch's kernel."""
+    """Whether this is faster than torch's kernel for heads (B, T, ..., head_dim)."""
     return (
         heads.device.type == "cpu"
         and heads.dtype == torch.bfloat16

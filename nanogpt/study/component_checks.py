@@ -237,7 +237,7 @@ def _tokens(seed: int) -> Tensor:
 
 
 def _randomised(config: ModelConfig, seed: int) -> GPT:
-    """A model none of whose weights is still zero or one, so that each of them matters."""
+    """A model without weights of zero or one, so that each of them matters."""
     model, generator = GPT(config, seed=seed), _generator(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -243,7 +243,7 @@ def _to_gpt2(model: GPT) -> dict[str, Tensor]:
 
 
 def _bias(module: torch.nn.Module) -> Tensor:
-    """The module's bias, or the zeros that stand for none: GPT2LMHeadModel always has one."""
+    """The module's bias; zeros where it has none, because GPT2LMHeadModel always has one."""
     bias, weight = module.bias, weight_of(module)
     return bias if isinstance(bias, Tensor) else weight.new_zeros(weight.size(0))
 
