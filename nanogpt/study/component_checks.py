@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.inference.decoding import decode_one_token, prefill
 from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
@@ -140,15 +141,22 @@ def initial_loss(device: str, seed: int) -> list[ComponentCheck]:
 
 
 def cached_decoding(device: str, seed: int) -> list[ComponentCheck]:
-    """Tokens read in pieces with the cache give the logits of the whole."""
+    """Tokens read in pieces with the cache give the logits of the whole, and so do prompts of unequal lengths."""
     differences = []
     for model, tokens in _models_and_tokens(device, seed, n_kv_head=2):
-        cache = KVCache(model.config, batch_size=tokens.size(0), device=device)
-        pieces = tokens.split([7, 1, 4, *[1] * (tokens.size(1) - 12)], dim=1)
+        B, T = tokens.shape
         with torch.no_grad():
-            whole = model(tokens)[0]
+            whole = model(tokens)[0]  # (B, T, vocab_size)
+            cache = KVCache(model.config, batch_size=B, device=device)
+            pieces = tokens.split([7, 1, 4, *[1] * (T - 12)], dim=1)
             differences.append(_difference(torch.cat([model(p, cache=cache)[0] for p in pieces], dim=1), whole))
-    explanation = "a prompt read in pieces and single tokens behind it give the logits of the full forward pass"
+        lengths, rows = torch.arange(3, 3 + 2 * B, 2), torch.arange(B)
+        cache = KVCache(model.config, batch_size=B, device=device)
+        logits = prefill(model, tokens[:, : int(lengths.max())], cache, lengths.tolist())  # (B, vocab_size)
+        for last in range(8):
+            differences.append(_difference(logits, whole[rows, lengths - 1 + last]))
+            logits = decode_one_token(model, tokens[rows, lengths + last], cache)
+    explanation = "a prompt read in pieces, single tokens after it and prompts of unequal lengths give the full logits"
     return [check("cached decoding", _worst(differences), 1e-3, "largest difference of a logit", explanation)]
 
 
