@@ -1,8 +1,8 @@
 """Talk with a model: `python examples/chat_bot.py MODEL_FOLDER`. An empty line or the end of the input ends it.
 
-These models continue text, they were not taught to answer. So the talk is written as a play, in which the model
-speaks the next part: who speaks, a colon, the words, an empty line. On a play such as tiny Shakespeare this is the
-form of the training text itself.
+These models continue text; they were not taught to answer. So the talk is written as a play, in which the model
+speaks the next part: a name, a colon, the words, an empty line. On a play such as tiny Shakespeare this is the form
+of the training text itself.
 """
 
 import argparse
@@ -10,37 +10,41 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
+from nanogpt.inference import prompts
 from nanogpt.inference.engine import Engine
+from nanogpt.printable import show
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Talk with a model, as two persons of a play.")
     parser.add_argument("folder", type=Path, help="an export or a model's training folder")
-    parser.add_argument("--you", default="ROMEO", help="who you are (default: %(default)s)")
-    parser.add_argument("--bot", default="JULIET", help="who answers (default: %(default)s)")
+    parser.add_argument("--you", default="ROMEO", help="your part (default: %(default)s)")
+    parser.add_argument("--bot", default="JULIET", help="the model's part (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=150, help="longest answer (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0: the likeliest (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="the same seed, the same answers (default: others each time)")
+    parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
     arguments = parser.parse_args()
 
     engine = Engine.from_folder(arguments.folder)
     play = ""
-    for turn, words in enumerate(lines_of_the_person(arguments.you)):
+    for turn, typed in enumerate(lines_of_the_person(arguments.you)):
+        words = prompts.checked(typed, engine.tokenizer, remark, allow_unknown=True)
         play += f"{arguments.you}:\n{words}\n\n{arguments.bot}:\n"
-        print(f"{arguments.bot}: ", end="", flush=True)
+        show(f"{arguments.bot}: ")
         answer = ""
         pieces = engine.generate(
             play,
             max_new_tokens=arguments.tokens,
             temperature=arguments.temperature,
-            seed=arguments.seed + turn,
+            seed=None if arguments.seed is None else arguments.seed + turn,
             stop="\n\n",
         )
         for piece in pieces:
-            print(piece, end="", flush=True)
+            show(piece, arguments.raw)
             answer += piece
-        print("\n")
+        show("\n\n")
         play += f"{answer}\n\n"
 
 
@@ -59,11 +63,15 @@ def lines_of_the_person(name: str) -> Iterator[str]:
         yield words
 
 
+def remark(words: str) -> None:
+    print(f"chat_bot.py: {words}", file=sys.stderr)
+
+
 if __name__ == "__main__":
     try:
         main()
-    except (UserError, CorruptFileError) as mistake:
-        print(f"chat_bot.py: {mistake}", file=sys.stderr)
+    except (UserError, CorruptFileError, NonFiniteError) as mistake:
+        remark(str(mistake))
         sys.exit(2)
     except KeyboardInterrupt:
         print()

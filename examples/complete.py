@@ -1,4 +1,4 @@
-"""Complete a text: `python examples/complete.py MODEL_FOLDER ["Beginning of a text"] [--tokens 200] [--seed 1]`.
+"""Complete a text: `python examples/complete.py MODEL_FOLDER --prompt "Beginning of a text" [--tokens 200] [--seed 1]`.
 
 MODEL_FOLDER is an export of a run (exports/...) or a model's training folder (checkpoints/...).
 """
@@ -7,32 +7,47 @@ import argparse
 import sys
 from pathlib import Path
 
-from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
+from nanogpt.inference import prompts
 from nanogpt.inference.engine import Engine
+from nanogpt.printable import show
+
+BEGINNING = "First Citizen:\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write what could follow a text.")
     parser.add_argument("folder", type=Path, help="an export or a model's training folder")
-    parser.add_argument("prompt", nargs="?", default="First Citizen:\n", help="the beginning (default: %(default)r)")
+    parser.add_argument("beginning", nargs="?", help=f"the text so far (default: {BEGINNING!r})")
+    parser.add_argument("--prompt", dest="beginning_too", metavar="TEXT", help="the same as an option")
     parser.add_argument("--tokens", type=int, default=200, help="how many to write (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.7, help="0: the likeliest (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, another text (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="the same seed, the same text (default: another one each time)")
+    parser.add_argument("--allow-unknown", action="store_true", help="accept characters that the model does not know")
+    parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
     arguments = parser.parse_args()
 
     engine = Engine.from_folder(arguments.folder)
+    beginning = arguments.beginning_too if arguments.beginning_too is not None else arguments.beginning
+    if beginning is None:
+        beginning = prompts.known(BEGINNING, engine.tokenizer)
+    prompt = prompts.checked(beginning, engine.tokenizer, remark, arguments.allow_unknown)
     pieces = engine.generate(
-        arguments.prompt, max_new_tokens=arguments.tokens, temperature=arguments.temperature, seed=arguments.seed
+        prompt, max_new_tokens=arguments.tokens, temperature=arguments.temperature, seed=arguments.seed
     )
-    print(arguments.prompt, end="", flush=True)
+    show(prompt, arguments.raw)
     for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+        show(piece, arguments.raw)
+    show("\n")
+
+
+def remark(words: str) -> None:
+    print(f"complete.py: {words}", file=sys.stderr)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (UserError, CorruptFileError) as mistake:
-        print(f"complete.py: {mistake}", file=sys.stderr)
+    except (UserError, CorruptFileError, NonFiniteError) as mistake:
+        remark(str(mistake))
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The `nanogpt` command. What each of its commands does is a file of nanogpt/commands."""
+"""The `nanogpt` command. Each of its commands is a file of nanogpt/commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import sys
 from importlib import import_module
 
-from nanogpt.faults import CorruptFileError, UserError
+from nanogpt import __version__
+from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 
 COMMANDS = (  # in the order of --help
     "prepare",
@@ -24,37 +25,59 @@ COMMANDS = (  # in the order of --help
     "merge",
 )
 USER_ERROR = 2
+GREETING = """\
+nanogpt {version}: train, use and measure a small GPT.
+
+  nanogpt prepare book.txt --out data/book --tokenizer char     a text becomes tokens
+  nanogpt plan configs/micro.yaml                               what memory and work a training takes
+  nanogpt train configs/micro.yaml --data data/book --folder models/book
+  nanogpt generate models/book --prompt "Once"                  the model writes
+  nanogpt eval models/book --data data/book                     how well it predicts text that it never saw
+  nanogpt export models/book --out exports/book                 for transformers, vLLM and others
+
+nanogpt --help lists all commands, nanogpt COMMAND --help the options of one.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code. A person's mistake is one line on stderr and code 2."""
     arguments = make_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
-    except (UserError, CorruptFileError) as error:
-        print(f"nanogpt: {error}", file=sys.stderr)
-        return USER_ERROR
+        return int(arguments.run(arguments))
+    except (UserError, CorruptFileError, NonFiniteError) as error:
+        return _fail(str(error))
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python flushes once more at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"nanogpt: {error}", file=sys.stderr)
-        return USER_ERROR
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """torch is imported by what runs, not by what is asked about: --help takes hundredths of a second."""
+    """Commands import torch when they run, so --help takes hundredths of a second."""
     parser = argparse.ArgumentParser(prog="nanogpt", description="Train, use and measure a small GPT.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"nanogpt {__version__}")
+    parser.set_defaults(run=_greet)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name in COMMANDS:
-        command = import_module(f"nanogpt.commands.{name.replace('-', '_')}")
-        of_command = commands.add_parser(name, help=command.HELP, description=command.__doc__)
-        command.add_arguments(of_command)
-        of_command.set_defaults(run=command.run)
+        module = import_module(f"nanogpt.commands.{name.replace('-', '_')}")
+        command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
+
+
+def _greet(_: argparse.Namespace) -> int:
+    print(GREETING.format(version=__version__), end="")
+    return 0
+
+
+def _fail(words: str) -> int:
+    print(f"nanogpt: {words}", file=sys.stderr)
+    return USER_ERROR
 
 
 if __name__ == "__main__":

@@ -17,23 +17,32 @@ import torch
 
 from nanogpt.allocator import keep_freed_memory, return_freed_memory
 from nanogpt.machine import has_bfloat16_instructions, memory_bytes, processor_name
-from nanogpt.machine import physical_cores as physical_cores  # asked of this module, like all else of the device
+from nanogpt.machine import physical_cores as physical_cores  # part of this module's interface
 from nanogpt.results import DeviceCandidate, DeviceProof
 
 LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
 
 # Dense tensor-core FLOP/s in half precision with float32 sums, from NVIDIA's datasheets and architecture whitepapers
-# (those with "sparsity" are twice as high). Longer names come first: "H100" is the SXM module.
+# (figures with "sparsity" are twice as high). Longer names come first: "H100" is the SXM module.
 HALF_PRECISION_RATES = {
-    "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12,
-    "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12, "T4": 65e12,
-}  # fmt: skip
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
 BEFORE_AMPERE = ("V100", "T4")  # float16 alone: neither bfloat16 nor TF32
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A device that is there, and what a person should know about the choice ("" when it is what was asked)."""
+    """A device of this machine, with a warning for the person when it is not the one that was asked for."""
 
     device: str
     warning: str = ""
@@ -109,7 +118,7 @@ def _try(device: str) -> DeviceCandidate:
 
 
 def matmul_rate(device: str, dtype: torch.dtype, size: int = 1024, seconds: float = 0.4) -> float:
-    """FLOP/s of a square matrix product of `size`: the practical peak that a training's rate is held against."""
+    """FLOP/s of a square matrix product of `size`: the practical peak to compare a training with."""
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
     for _ in range(3):
@@ -125,7 +134,7 @@ def matmul_rate(device: str, dtype: torch.dtype, size: int = 1024, seconds: floa
 
 
 def peak_rate(name: str, precision: str) -> float | None:
-    """FLOP/s of matrix products that the maker of accelerator `name` states, or None where none is known.
+    """FLOP/s of matrix products as the maker of the accelerator `name` states them; None for an unknown one.
 
     precision "float16" or "bfloat16"; "float32" is TF32's rate, half of that, as configure() allows it.
     """
@@ -136,7 +145,7 @@ def peak_rate(name: str, precision: str) -> float | None:
 
 
 def _rate_or_none(device: str, dtype: torch.dtype) -> float | None:
-    """The rate, or None where the device refuses the type that it claims to know."""
+    """The rate, or None where the device refuses a type that it claims to support."""
     try:
         return matmul_rate(device, dtype)
     except (RuntimeError, TypeError):
@@ -175,7 +184,7 @@ def native_bfloat16(device: str) -> bool:
 
 
 def configure(device: str, threads: int) -> None:
-    """What training and its measurement compute with: threads, memory that stays, TF32 in CUDA's float32 products."""
+    """Set up this process for training: threads, memory that it keeps, TF32 in CUDA's float32 products."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     if device == "cuda":  # elsewhere float32 stays float32: oneDNN would take TF32 too where a CPU has it
@@ -192,7 +201,7 @@ def precision_of(device: str, mixed_precision: bool | str) -> str:
     return mixed_precision or "float32"
 
 
-def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: str, precision: str) -> contextlib.AbstractContextManager[object]:
     """Matrix products in `precision` ("bfloat16", "float16") inside the context; "float32" changes nothing."""
     if precision == "float32":
         return contextlib.nullcontext()
@@ -200,7 +209,7 @@ def autocast(device: str, precision: str) -> contextlib.AbstractContextManager:
 
 
 def synchronize(device: str) -> None:
-    """Wait until `device` has done what it was given."""
+    """Wait until `device` has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -217,7 +226,7 @@ def memory_in_use(device: str) -> int:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: the most that this process has held. MPS keeps no peak: what its driver holds now stands for it."""
+    """Bytes: the most that this process has held. MPS keeps no peak, so there it is what its driver holds now."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     if device == "mps":

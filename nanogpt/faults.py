@@ -1,7 +1,7 @@
 """Which failure is which: a person's mistake, or a machine's fault with a known symptom.
 
-Both houses ask here. The wordings are those that torch, numpy and the kernels really raise; they are matched
-over the whole chain of causes because libraries wrap what they catch.
+Both packages use it. The wordings are those that torch, numpy and the kernels really raise; they are matched over the
+whole chain of causes because libraries wrap what they catch.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NON_FINITE = "non_finite"
 UNKNOWN = "unknown"
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a used-up quota, a limit on the size of files
-EXIT_CODES = {DISK_FULL: 4, READ_ONLY: 5, MEDIUM: 6}  # of a process that may have no place left to say so
+EXIT_CODES = {DISK_FULL: 4, READ_ONLY: 5, MEDIUM: 6}  # of a process that may have no room left to write what happened
 
 
 class UserError(Exception):
-    """A person's mistake, told in one line that can be acted on; command lines exit with code 2."""
+    """A person's mistake, in one line that says what to do; command lines exit with code 2."""
 
 
 class CorruptFileError(Exception):
@@ -33,7 +33,7 @@ class CorruptFileError(Exception):
 
 
 class FolderLostError(OSError):
-    """A folder that is written to is gone, or another one stands there: unmounted, moved or removed."""
+    """A folder that is written to is gone, or another one is in its place: unmounted, moved or removed."""
 
     def __init__(self, folder: object):
         super().__init__(errno.ENOENT, "is gone (unmounted, moved or removed)", str(folder))
@@ -109,15 +109,15 @@ def is_error_line(line: str) -> bool:
 
 
 def symptom_in(text: str) -> str:
-    """The symptom that the last words of a process tell of: OUT_OF_MEMORY, DEVICE or "" for none that is known.
+    """The symptom in the last words of a process: OUT_OF_MEMORY, DEVICE, or "" for an unknown one.
 
     For what could not be raised: an abort, or an error while there was no memory left to handle it. Lines that begin
     as errors do are read, nothing else.
     """
-    told = [line for line in text.splitlines() if is_error_line(line)]
-    if any(MEMORY_ERROR.match(line) or _has(line, OUT_OF_MEMORY_WORDINGS) for line in told):
+    errors = [line for line in text.splitlines() if is_error_line(line)]
+    if any(MEMORY_ERROR.match(line) or _has(line, OUT_OF_MEMORY_WORDINGS) for line in errors):
         return OUT_OF_MEMORY
-    return DEVICE if any(_has(line, DEVICE_WORDINGS) for line in told) else ""
+    return DEVICE if any(_has(line, DEVICE_WORDINGS) for line in errors) else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -149,7 +149,7 @@ def _has(text: str, wordings: tuple[str, ...]) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, what caused it, and so on; each once, for they may go round in a circle."""
+    """The error, its cause, and so on; each once, because they may form a circle."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

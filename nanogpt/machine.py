@@ -1,4 +1,4 @@
-"""The machine as its system tells of it, without torch: processor, cores, memory."""
+"""What the operating system says about the machine, without torch: processor, cores, memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-CONTROL_GROUPS = {  # by controllers in /proc/self/cgroup: version 2 names none
+CONTROL_GROUPS = {  # by the controllers in /proc/self/cgroup; version 2 has an empty name
     "": (Path("/sys/fs/cgroup"), "memory.max"),
     "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
 }
@@ -30,7 +30,7 @@ def processor_name() -> str:
 
 @functools.cache
 def has_bfloat16_instructions() -> bool:
-    """Whether the processor says that it multiplies bfloat16; where nobody can be asked, no."""
+    """Whether the processor multiplies bfloat16 by its own word; False where the system does not say."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         text = file.read(20000)
         return "avx512_bf16" in text or "amx_bf16" in text
@@ -48,12 +48,12 @@ def physical_cores() -> int:
 
 
 def memory_bytes() -> int:
-    """All of the memory that this process may have: the machine's, or less by its control group or its own limit."""
+    """The memory that this process may use: the machine's, or less under a control group's or its own limit."""
     return min([psutil.virtual_memory().total, *_limits_of_groups(), *_limit_of_addresses()])
 
 
 def _limits_of_groups() -> Iterator[int]:
-    """Of this process's control group and those around it (containers, systemd units), version 1 and 2."""
+    """Bytes allowed by this process's control group and those around it (containers, systemd units), v1 and v2."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
@@ -67,7 +67,7 @@ def _limits_of_groups() -> Iterator[int]:
 
 
 def _limit_of_addresses() -> Iterator[int]:
-    """RLIMIT_AS, where there is one."""
+    """RLIMIT_AS, where it is set."""
     with contextlib.suppress(ImportError, OSError):  # the first: Windows
         import resource
 

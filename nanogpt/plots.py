@@ -2,7 +2,7 @@
 
 The ending of the path chooses the format (.svg or .png). The same numbers give the same bytes: no dates, no random
 identifiers. Nothing of pyplot's global state is touched, so a figure may be drawn while training runs.
-Colours: Okabe and Ito (2008), "Color Universal Design"; what colour says is said again by line, marker or label.
+Colours: Okabe and Ito (2008), "Color Universal Design"; whatever a colour shows, a line, marker or label shows too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +28,53 @@ if TYPE_CHECKING:
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
-LINES = [(BLUE, "-"), (VERMILION, "--"), (GREEN, "-."), (PURPLE, (0, (5, 1, 1, 1, 1, 1))), (ORANGE, ":"), (SKY, "-")]
-STYLE = {
-    "figure.facecolor": "white", "axes.facecolor": "white", "font.family": "DejaVu Sans", "font.size": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#9ca3af", "axes.labelcolor": INK,
-    "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 10,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "text.color": INK,
-    "xtick.color": SOFT, "ytick.color": SOFT, "legend.frameon": False, "legend.fontsize": 9.5,
-    "lines.linewidth": 1.9, "svg.hashsalt": "nanogpt", "svg.fonttype": "path", "path.simplify_threshold": 0.3,
-}  # fmt: skip
+Line = tuple[str, Any]  # a colour and a dash, by matplotlib's words or lengths
+LINES: list[Line] = [
+    (BLUE, "-"),
+    (VERMILION, "--"),
+    (GREEN, "-."),
+    (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+    (ORANGE, ":"),
+    (SKY, "-"),
+]
+STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.9,
+    "svg.hashsalt": "nanogpt",
+    "svg.fonttype": "path",
+    "path.simplify_threshold": 0.3,
+}
 PART_COLORS = {  # the optimizer's parts in warm colours, the passes in blue
-    "data": SOFT, "forward": SKY, "backward": BLUE, "gradient norm": "#f3d38a", "AdamW": ORANGE, "Muon": VERMILION,
-    "weight average": "#8c510a", "evaluation": GREEN, "checkpoint": PURPLE,
-}  # fmt: skip
+    "data": SOFT,
+    "forward": SKY,
+    "backward": BLUE,
+    "gradient norm": "#f3d38a",
+    "AdamW": ORANGE,
+    "Muon": VERMILION,
+    "weight average": "#8c510a",
+    "evaluation": GREEN,
+    "checkpoint": PURPLE,
+}
 LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read on
 MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
@@ -49,8 +83,8 @@ Row = dict[str, Any]
 
 
 def loss_plot(model_folder: Path, path: Path) -> Path:
-    """Loss over steps: training, validation, the best evaluation, the cool-down shaded. 0.1-0.2 s: it is redrawn
-    while the model trains."""
+    """Loss over steps: training, validation, the best evaluation, the cool-down shaded. Takes 0.1 to 0.2 s, because it
+    is drawn again while the model trains."""
     train, evaluations = read_metrics(model_folder)
 
     def draw(figure: Figure) -> None:
@@ -133,13 +167,24 @@ def learning_rate_range_plot(found: RangeTest, name: str, path: Path) -> Path:
         axes.set_xscale("log")
         axes.plot(found.factors, found.losses, color=SKY, linewidth=0.9, alpha=0.75, label="each step")
         axes.plot(found.factors, found.smoothed, color=BLUE, label="smoothed")
-        marks = [("falls fastest", found.steepest, GREEN, "v"), ("lowest", found.lowest, VERMILION, "s"),
-                 ("suggested", found.suggested, INK, "*")]  # fmt: skip
+        marks = [
+            ("falls fastest", found.steepest, GREEN, "v"),
+            ("lowest", found.lowest, VERMILION, "s"),
+            ("suggested", found.suggested, INK, "*"),
+        ]
         for label, factor, color, marker in marks:
             if factor is not None:
                 nearest = min(range(len(found.factors)), key=lambda i: abs(math.log(found.factors[i] / factor)))
-                axes.plot([factor], [found.smoothed[nearest]], marker=marker, markersize=13 if marker == "*" else 7,
-                          color=color, linestyle="none", label=f"{label}: {factor:.3g}", zorder=5)  # fmt: skip
+                axes.plot(
+                    [factor],
+                    [found.smoothed[nearest]],
+                    marker=marker,
+                    markersize=13 if marker == "*" else 7,
+                    color=color,
+                    linestyle="none",
+                    label=f"{label}: {factor:.3g}",
+                    zorder=5,
+                )
         if found.smoothed:
             low, high = min(found.smoothed), found.smoothed[0]
             axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.35 * (high - low) + 0.01)
@@ -161,8 +206,15 @@ def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[
         if not longest:
             return _empty(axes, "no evaluations yet")
         for (name, (seconds, values)), (color, dash) in zip(curves.items(), _endless(LINES), strict=False):
-            axes.plot([s / scale for s in seconds], values, color=color, linestyle=dash, marker="o", markersize=3.5,
-                      label=name)  # fmt: skip
+            axes.plot(
+                [s / scale for s in seconds],
+                values,
+                color=color,
+                linestyle=dash,
+                marker="o",
+                markersize=3.5,
+                label=name,
+            )
         if longest > 12 * shortest:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -177,8 +229,11 @@ def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[
 
 def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], path: Path) -> Path:
     """Bits per byte on the test split as bars, worst above: baselines grey, models in colour."""
-    bars = sorted([(value, name, False) for name, value in baselines.items()]
-                  + [(value, name, True) for name, value in models.items()], reverse=True)  # fmt: skip
+    bars = sorted(
+        [(value, name, False) for name, value in baselines.items()]
+        + [(value, name, True) for name, value in models.items()],
+        reverse=True,
+    )
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -186,11 +241,14 @@ def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], 
         if not bars:
             return _empty(axes, "no measurements")
         places = range(len(bars))
-        axes.barh(places, [value for value, _, _ in bars], height=0.62,
-                  color=[BLUE if ours else "#c3c9d2" for _, _, ours in bars])  # fmt: skip
+        axes.barh(
+            places,
+            [value for value, _, _ in bars],
+            height=0.62,
+            color=[BLUE if ours else "#c3c9d2" for _, _, ours in bars],
+        )
         for place, (value, _, ours) in zip(places, bars, strict=True):
-            axes.annotate(f"{value:.3f}", (value, place), xytext=(5, 0), textcoords="offset points", va="center",
-                          fontweight="bold" if ours else "normal")  # fmt: skip
+            _behind_bar(axes, f"{value:.3f}", (value, place), fontweight="bold" if ours else "normal")
         _categories(axes, [name for _, name, _ in bars])
         axes.set_xlim(0, 1.12 * bars[0][0])
 
@@ -204,15 +262,17 @@ def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], p
         axes = figure.subplots()
         scale, unit = _time_unit(max((max(plan or 0, actual or 0) for _, plan, actual in phases), default=0))
         _title(axes, f"Time of each phase ({unit})", "", "")
-        rows = [(-0.19, 1, "#c3c9d2", "plan"), (0.19, 2, BLUE, "actual")]
-        for shift, column, color, label in rows:
-            values = [(phase[column] or 0) / scale for phase in phases]
+        rows = [
+            (-0.19, "#c3c9d2", SOFT, "plan", [plan for _, plan, _ in phases]),
+            (0.19, BLUE, INK, "actual", [actual for _, _, actual in phases]),
+        ]
+        for shift, color, ink, label, times in rows:
+            values = [(seconds or 0) / scale for seconds in times]
             places = [place + shift for place in range(len(phases))]
             axes.barh(places, values, height=0.36, color=color, label=label)
-            for place, value, phase in zip(places, values, phases, strict=True):
-                text = duration(phase[column]) if phase[column] is not None else "–" if column == 2 else ""
-                axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center",
-                              fontsize=8.5, color=INK if column == 2 else SOFT)  # fmt: skip
+            for place, value, seconds in zip(places, values, times, strict=True):
+                words = "" if seconds is None and label == "plan" else duration(seconds)
+                _behind_bar(axes, words, (value, place), fontsize=8.5, color=ink)
         _categories(axes, [name for name, _, _ in phases])
         axes.margins(x=0.1)
         axes.legend(loc="best")
@@ -231,15 +291,26 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
         whole, single = figure.subplots(2, gridspec_kw={"height_ratios": [1, 0.62 * len(parts)]})
         speed = f"{flops(profile['flops_per_second'])}, {profile['share_of_matmul']:.0%} of matrix products"
         _title(whole, f"A training step of {name}", "", "")
-        whole.set_title(f"{profile['tokens_per_second']:,.0f} tokens/s, {speed}", loc="right", fontsize=9,
-                        fontweight="normal", color=SOFT)  # fmt: skip
+        whole.set_title(
+            f"{profile['tokens_per_second']:,.0f} tokens/s, {speed}",
+            loc="right",
+            fontsize=9,
+            fontweight="normal",
+            color=SOFT,
+        )
         begins = 0.0
         for part in parts:
             share = profile["shares"][part]
             whole.barh([0], [share], left=begins, color=PART_COLORS[part], edgecolor="white", linewidth=1.2)
             if share > 0.08:
-                whole.annotate(f"{share:.0%}", (begins + share / 2, 0), ha="center", va="center", fontweight="bold",
-                               color=INK if PART_COLORS[part] in LIGHT else "white")  # fmt: skip
+                whole.annotate(
+                    f"{share:.0%}",
+                    (begins + share / 2, 0),
+                    ha="center",
+                    va="center",
+                    fontweight="bold",
+                    color=INK if PART_COLORS[part] in LIGHT else "white",
+                )
             begins += share
         whole.set_xlim(0, 1)
         whole.axis("off")
@@ -247,18 +318,17 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
         single.barh(range(len(parts)), shares, height=0.62, color=[PART_COLORS[part] for part in parts])
         for place, part in enumerate(parts):
             text = f"{profile['shares'][part]:.1%}   {milliseconds(profile['seconds'][part])}"
-            single.annotate(text, (profile["shares"][part], place), xytext=(5, 0), textcoords="offset points",
-                            va="center")  # fmt: skip
+            _behind_bar(single, text, (profile["shares"][part], place))
         _categories(single, parts)
         single.set_xlim(0, 1.28 * max(shares))
         single.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-        told = f"{count(profile['parameters'])} parameters, {profile['device']}, {profile['precision']}"
-        single.set_xlabel(f"share of the time ({told}); evaluation and checkpoint spread over their steps", fontsize=9)
+        what = f"{count(profile['parameters'])} parameters, {profile['device']}, {profile['precision']}"
+        single.set_xlabel(f"share of the time ({what}); evaluation and checkpoint spread over their steps", fontsize=9)
 
     return _write(draw, path, height=1.5 + 0.34 * len(parts))
 
 
-def _write(draw: Any, path: Path, height: float, width: float = 7.6) -> Path:
+def _write(draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6) -> Path:
     """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`."""
     kind = path.suffix.lstrip(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -278,6 +348,11 @@ def _title(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
 
 
+def _behind_bar(axes: Axes, text: str, end: tuple[float, float], **style: Any) -> None:
+    """`text` behind the end of a bar."""
+    axes.annotate(text, end, xytext=(5, 0), textcoords="offset points", va="center", **style)
+
+
 def _empty(axes: Axes, message: str) -> None:
     axes.text(0.5, 0.5, message, ha="center", va="center", color=SOFT, transform=axes.transAxes)
 
@@ -292,8 +367,12 @@ def _categories(axes: Axes, names: Sequence[str]) -> None:
 def _column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
     """The two named columns where both are finite numbers."""
     pairs = [(row.get(x), row.get(y)) for row in rows]
-    finite = [pair for pair in pairs if all(isinstance(v, int | float) and math.isfinite(v) for v in pair)]
-    return [pair[0] for pair in finite], [pair[1] for pair in finite]
+    finite = [
+        (a, b)
+        for a, b in pairs
+        if isinstance(a, int | float) and isinstance(b, int | float) and math.isfinite(a) and math.isfinite(b)
+    ]
+    return [a for a, _ in finite], [b for _, b in finite]
 
 
 def _smooth(values: list[float]) -> list[float]:
@@ -318,8 +397,16 @@ def _thin(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
 
 def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:
     best = min(range(len(values)), key=values.__getitem__)
-    axes.plot([steps[best]], [values[best]], marker="*", markersize=13, color=INK, linestyle="none",
-              label=f"best validation: {values[best]:.4f} at step {steps[best]:,.0f}", zorder=5)  # fmt: skip
+    axes.plot(
+        [steps[best]],
+        [values[best]],
+        marker="*",
+        markersize=13,
+        color=INK,
+        linestyle="none",
+        label=f"best validation: {values[best]:.4f} at step {steps[best]:,.0f}",
+        zorder=5,
+    )
 
 
 def _shade_cool_down(axes: Axes, train: list[Row]) -> None:
@@ -345,8 +432,16 @@ def _level(axes: Axes, name: str, value: float) -> None:
     low, high = axes.get_ylim()
     if low < value < high:
         axes.axhline(value, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        axes.annotate(f"{name} {value:.3f}", (0, value), xycoords=("axes fraction", "data"), xytext=(4, 3),
-                      textcoords="offset points", color=SOFT, fontsize=8.5, parse_math=False)  # fmt: skip
+        axes.annotate(
+            f"{name} {value:.3f}",
+            (0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=8.5,
+            parse_math=False,
+        )
 
 
 def _time_unit(longest: float) -> tuple[float, str]:
@@ -355,6 +450,6 @@ def _time_unit(longest: float) -> tuple[float, str]:
     return (60, "minutes") if longest >= 180 else (1, "seconds")
 
 
-def _endless(items: Sequence[Any]) -> Any:
+def _endless(items: Sequence[Line]) -> Iterator[Line]:
     while True:
         yield from items

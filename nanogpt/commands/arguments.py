@@ -1,15 +1,25 @@
-"""What the arguments of several commands have in common."""
+"""Arguments that several commands have, and what they share beyond that."""
+
+from __future__ import annotations
 
 import argparse
 import contextlib
 import math
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from nanogpt.config import Config  # pydantic takes 0.2 s, which --help does not need
 
 
-def positive(kind: type):
+Number = TypeVar("Number", int, float)
+
+
+def positive(kind: type[Number]) -> Callable[[str], Number]:
     """An argparse type: an int or float above 0."""
 
-    def parse(text: str):
+    def parse(text: str) -> Number:
         with contextlib.suppress(ValueError):
             value = kind(text)
             if 0 < value < math.inf:
@@ -21,7 +31,7 @@ def positive(kind: type):
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "mps", "cuda"), default="auto", help="default: the best there is"
+        "--device", choices=("auto", "cpu", "mps", "cuda"), default="auto", help="default: the best of this machine"
     )
 
 
@@ -30,17 +40,22 @@ def add_overrides(parser: argparse.ArgumentParser, example: str = "training.lear
 
 
 def chosen_device(asked: str) -> str:
-    """The device to compute on; on stderr, when it is not the one that was asked for."""
+    """The device to compute on; a note on stderr when it is not the one that was asked for."""
     from nanogpt import device
 
     chosen = device.choose(asked)
     if chosen.warning:
-        print(f"nanogpt: {chosen.warning}", file=sys.stderr)
+        print_note(chosen.warning)
     return chosen.device
 
 
+def print_note(words: str) -> None:
+    """What a person should know, without disturbing what is written to stdout."""
+    print(f"nanogpt: {words}", file=sys.stderr)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """CONFIG and what may be said of it otherwise; model_config() reads them."""
+    """CONFIG and the options that change it; model_config() reads them."""
     parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
     parser.add_argument(
         "--vocab", type=positive(int), metavar="N", help="tokens in the vocabulary (default: the tokenizer's)"
@@ -49,8 +64,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
 
 
-def model_config(arguments: argparse.Namespace):
-    """The nanogpt.config.Config that these arguments name, with a vocabulary. Raises UserError."""
+def model_config(arguments: argparse.Namespace) -> Config:
+    """The configuration that these arguments name, with a vocabulary. Raises UserError."""
     from nanogpt.config import load_config
     from nanogpt.data.vocabulary import likely_size
 

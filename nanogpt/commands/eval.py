@@ -13,14 +13,14 @@ HELP = "loss, perplexity and bits per byte over a whole split"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="an export or a model's training folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tokenised data")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="tokens, from nanogpt prepare")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--window", type=positive(int), metavar="N", help="tokens of context (default: block_size)")
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what the model makes of the split."""
+    """Print the figures."""
     from nanogpt.data import shards
     from nanogpt.evaluation.perplexity import evaluate_split
     from nanogpt.inference.engine import Engine

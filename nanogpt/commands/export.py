@@ -1,4 +1,4 @@
-"""Write a model as a folder that transformers, vLLM and llama.cpp's converter open; adapters are merged into it."""
+"""Write a model as a folder that transformers, vLLM and others open; adapters are merged into it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ HELP = "write a model in Hugging Face's layout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model's training folder; best/ is taken")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model's training folder, whose best/ is taken")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to write: a new one, or an earlier export"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the folder and say so."""
+    """Write the folder and print what is in it."""
     from nanogpt.export import huggingface
     from nanogpt.weights import folders
 
     model, tokenizer = folders.open_folder(arguments.folder)
-    huggingface.export(model, tokenizer, arguments.out)
+    huggingface.export(model, tokenizer, arguments.out, sources=[arguments.folder])
     print(f"{arguments.out}: {model.num_parameters():,} parameters, context {model.config.block_size}")
     return 0

@@ -1,11 +1,11 @@
-"""Add adapters that were saved apart, here or by PEFT, to the model that they were trained on, and export the sum."""
+"""Add adapters, written by `nanogpt adapters` or by PEFT, to the model that they were trained on, and export it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "add adapters that were saved apart to their model, and export it"
+HELP = "add adapters to their model, and export it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the folder and say so."""
+    """Write the folder and print what is in it."""
     from nanogpt.export import adapters
 
     adapters.merge(arguments.base, arguments.adapters, arguments.out)

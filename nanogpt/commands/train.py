@@ -29,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--micro-batch", type=positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"
     )
     parser.add_argument(
-        "--parent", type=int, metavar="PID", help="who starts this process and shows it: end when that one does"
+        "--parent",
+        type=int,
+        metavar="PID",
+        help=argparse.SUPPRESS,  # who starts and shows this process: end with it
     )
     add_settings(parser)
 

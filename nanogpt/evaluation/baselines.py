@@ -1,4 +1,4 @@
-"""What simple models reach on the same text, in bits per byte: the figures that a trained model is held against.
+"""What simple models reach on the same text, in bits per byte, to compare a trained model with.
 
 All of them predict bytes, so they compare with each other, with xz and with a model of any tokenizer. They learn
 from train and are measured on the whole of test.
@@ -11,9 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanogpt.results import Baseline
 
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Grams = NDArray[np.uint64]
 BYTES = 256
 ORDER = 5
 # Text beyond this changes a 5-gram of bytes little and would cost minutes; the end nearest to test is kept.
@@ -39,7 +43,7 @@ def compare(text_folder: Path) -> list[Baseline]:
     return rows
 
 
-def uniform_distribution(train: bytes) -> np.ndarray:
+def uniform_distribution(train: bytes) -> Floats:
     """(256,) probabilities: one share for each byte that occurs, one more divided among those that do not."""
     counts = _counts(train)
     seen = int((counts > 0).sum())
@@ -48,10 +52,11 @@ def uniform_distribution(train: bytes) -> np.ndarray:
     return np.where(counts > 0, 1 / (seen + 1), 1 / (seen + 1) / (BYTES - seen))
 
 
-def unigram_distribution(train: bytes) -> np.ndarray:
+def unigram_distribution(train: bytes) -> Floats:
     """(256,) probabilities with Krichevsky and Trofimov's half count added, so that none is zero."""
-    counts = _counts(train) + 0.5
-    return counts / counts.sum()
+    counts = _counts(train) + np.float64(0.5)
+    probabilities: Floats = counts / counts.sum()
+    return probabilities
 
 
 class KneserNey:
@@ -78,11 +83,11 @@ class KneserNey:
             self._levels.append(_Level(grams, counts))
         self._levels.reverse()  # now by length: 1 .. order
 
-    def probabilities(self, text: bytes) -> np.ndarray:
+    def probabilities(self, text: bytes) -> Floats:
         """(len(text),) float64: the probability of each byte after those before it."""
         return self._of(_grams(_before(self.order) + text, self.order))
 
-    def distribution(self, context: bytes) -> np.ndarray:
+    def distribution(self, context: bytes) -> Floats:
         """(256,) float64: the probability of each next byte after `context`."""
         context = (_before(self.order) + context)[len(context) :]  # its last order - 1 bytes
         prefix = int.from_bytes(context, "big") << 8
@@ -92,7 +97,7 @@ class KneserNey:
         """Cross-entropy of `text` in bits a byte; nan for empty text."""
         return float(-np.log2(self.probabilities(text)).mean()) if text else math.nan
 
-    def _of(self, grams: np.ndarray) -> np.ndarray:
+    def _of(self, grams: Grams) -> Floats:
         probability = np.full(len(grams), 1 / BYTES)
         for length, level in enumerate(self._levels, start=1):
             probability = level.interpolate(grams & np.uint64((1 << 8 * length) - 1), probability)
@@ -102,7 +107,7 @@ class KneserNey:
 class _Level:
     """The counts of all n-grams of one length, and what is kept back from them for shorter ones."""
 
-    def __init__(self, grams: np.ndarray, counts: np.ndarray):
+    def __init__(self, grams: Grams, counts: Counts):
         """`grams` (G,) uint64 sorted and distinct, `counts` (G,)."""
         self.discounts = _discounts(counts)
         self.grams, self.counts = grams, counts
@@ -111,7 +116,7 @@ class _Level:
         self.totals = np.add.reduceat(counts, first).astype(np.float64)
         self.kept_back = np.add.reduceat(taken, first) / self.totals
 
-    def interpolate(self, grams: np.ndarray, shorter: np.ndarray) -> np.ndarray:
+    def interpolate(self, grams: Grams, shorter: Floats) -> Floats:
         """p(byte | context) = max(c - D(c), 0) / c(context) + kept_back(context) * `shorter`; (N,)."""
         context, known = _find(self.contexts, grams >> np.uint64(8))
         place, seen = _find(self.grams, grams)
@@ -121,17 +126,18 @@ class _Level:
         return np.where(known, mixed, shorter)
 
 
-def _discounts(counts: np.ndarray) -> np.ndarray:
+def _discounts(counts: Counts) -> Floats:
     """(4,) what is taken from counts 0, 1, 2, 3+: Chen and Goodman's estimates, or 0.5, 1, 1.5 on tiny text."""
     ones, twos, threes, fours = (int((counts == n).sum()) for n in (1, 2, 3, 4))
     if not (ones and twos and threes):
         return np.array([0.0, 0.5, 1.0, 1.5])
     y = ones / (ones + 2 * twos)
     estimates = np.array([0.0, 1 - 2 * y * twos / ones, 2 - 3 * y * threes / twos, 3 - 4 * y * fours / threes])
-    return np.clip(estimates, [0, 0.1, 0.1, 0.1], [0, 0.9, 1.9, 2.9])
+    discounts: Floats = np.clip(estimates, [0, 0.1, 0.1, 0.1], [0, 0.9, 1.9, 2.9])
+    return discounts
 
 
-def _find(table: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find(table: Grams, wanted: Grams) -> tuple[Counts, NDArray[np.bool_]]:
     """Places (N,) of `wanted` in the sorted `table`, and whether each is really there (N,)."""
     place = np.minimum(np.searchsorted(table, wanted), len(table) - 1)
     return place, table[place] == wanted
@@ -141,7 +147,7 @@ def _before(order: int) -> bytes:
     return b"\n" * (order - 1)
 
 
-def _grams(text: bytes, length: int) -> np.ndarray:
+def _grams(text: bytes, length: int) -> Grams:
     """(len(text) - length + 1,) uint64: each `length` neighbouring bytes as one big-endian number."""
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.uint64)
     count = len(codes) - length + 1
@@ -151,11 +157,11 @@ def _grams(text: bytes, length: int) -> np.ndarray:
     return packed
 
 
-def _counts(text: bytes) -> np.ndarray:
+def _counts(text: bytes) -> Counts:
     return np.bincount(np.frombuffer(text, dtype=np.uint8), minlength=BYTES)
 
 
-def _cost(distribution: np.ndarray, test: bytes) -> float:
+def _cost(distribution: Floats, test: bytes) -> float:
     return float(-np.log2(distribution[np.frombuffer(test, dtype=np.uint8)]).mean())
 
 

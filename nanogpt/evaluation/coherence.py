@@ -1,6 +1,6 @@
 """Whether a sample reads like the text it was learned from: a stated measure, with real text as its reference.
 
-Four figures, each a fault that samples really have. A sample is coherent when all four hold:
+Four figures, each of a fault that samples really have. A sample is coherent when all four hold:
 
     known words   share of its words that occur in train       at least 0.7 of what held-out text reaches
     surprise      bits per byte under a 5-gram of train        at most 1 bit above held-out text

@@ -8,7 +8,7 @@ import torch
 
 from nanogpt.data.data_loader import IGNORED, windows
 from nanogpt.data.shards import open_split, read_manifest
-from nanogpt.faults import UserError
+from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.results import Evaluation
 
 NANOGPT_WINDOW = 64
@@ -28,7 +28,7 @@ def evaluate(
     `model(inputs, targets)` returns (anything, mean cross-entropy over targets that are not -1). Precision is the
     caller's (autocast around the call). The model's training mode is put back afterwards.
     `batch_size` counts windows; by default about 8,192 tokens are in flight.
-    Raises UserError when there is nothing to predict.
+    Raises UserError when there is nothing to predict, NonFiniteError when the loss is not a number.
     """
     if len(tokens) < 2:
         raise UserError(f"evaluation needs at least 2 tokens, found {len(tokens)}")
@@ -42,6 +42,8 @@ def evaluate(
         predicted += count
     model.train(was_training)
     loss = nats / predicted
+    if not math.isfinite(loss):
+        raise NonFiniteError("the loss is NaN or infinite: the model computes no probabilities")
     return Evaluation(
         loss=loss,
         perplexity=math.exp(min(loss, 700.0)),  # beyond it a float ends

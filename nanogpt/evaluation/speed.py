@@ -24,7 +24,8 @@ def decoding_speed(engine: Engine, prompt_tokens: int | None = None, max_seconds
     prompt_tokens = prompt_tokens or max(1, model.config.block_size // 2)
     generator = torch.Generator(device).manual_seed(0)
     tokens = torch.randint(len(model.token_embedding.weight), (1, prompt_tokens), generator=generator, device=device)
-    prefills, steps = [], []
+    prefills: list[float] = []
+    steps: list[float] = []
     _window(model, tokens, generator, deadline=time.perf_counter() + max_seconds)
     deadline = time.perf_counter() + max_seconds
     while not prefills or time.perf_counter() < deadline:
@@ -60,7 +61,8 @@ def _window(model: GPT, tokens: Tensor, generator: torch.Generator, deadline: fl
     start = time.perf_counter()
     token = sample(prefill(model, tokens, cache), [generator], temperature=1.0)  # (1,)
     token.tolist()  # as the engine does: the device has finished then
-    prefill_seconds, steps = time.perf_counter() - start, []
+    prefill_seconds = time.perf_counter() - start
+    steps: list[float] = []
     while cache.length < cache.max_len and (not steps or time.perf_counter() < deadline):
         start = time.perf_counter()
         token = sample(decode_one_token(model, token, cache), [generator], temperature=1.0)

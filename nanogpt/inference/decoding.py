@@ -24,10 +24,12 @@ def prefill(model: GPT, tokens: Tensor, cache: KVCache, lengths: Sequence[int] |
     B, T, _ = hidden.shape
     cache.lengths = [T] * B if lengths is None else list(lengths)
     last = torch.tensor(cache.lengths, device=hidden.device) - 1  # (B,)
-    return model.head(hidden[torch.arange(B, device=hidden.device), last]).float()
+    logits: Tensor = model.head(hidden[torch.arange(B, device=hidden.device), last])
+    return logits.float()
 
 
 @torch.inference_mode()
 def decode_one_token(model: GPT, tokens: Tensor, cache: KVCache) -> Tensor:
     """Read the newest token of each text: tokens (B,) int64 -> logits (B, vocab_size) float32 of what comes next."""
-    return model.head(model.hidden(tokens[:, None], cache)[:, 0]).float()
+    logits: Tensor = model.head(model.hidden(tokens[:, None], cache)[:, 0])
+    return logits.float()

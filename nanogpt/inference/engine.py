@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.faults import NonFiniteError
 from nanogpt.inference.decoding import decode_one_token, prefill
+from nanogpt.inference.prompts import normalised
 from nanogpt.inference.sampling import NOT_A_TOKEN, check_options, sample
 from nanogpt.inference.text_stream import TextStream
 from nanogpt.model.attention import KVCache
@@ -78,6 +79,7 @@ class Engine:
     ) -> Iterator[str]:
         """Pieces of the text that follows `prompt`, each of whole characters.
 
+        The prompt is normalised as the training text was.
         Ends after `max_new_tokens` (half a character there is left out), at the tokenizer's end of text, or before
         the first of `stop`. An empty prompt stands for the end of a text, or a new line where the tokenizer has none.
         The same seed gives the same text; None draws a fresh one.
@@ -128,8 +130,7 @@ class Engine:
     def _row(self, prompt: str, seed: int | None, options: Options) -> Row:
         """What the first token of a text is chosen from. Raises UserError."""
         check_options(options.temperature, options.top_k, options.top_p, seed)
-        check_prompt(prompt)
-        window = self.tokenizer.encode(prompt).tolist() or self._start()
+        window = self.tokenizer.encode(normalised(prompt, self.tokenizer)).tolist() or self._start()
         generator = torch.Generator(self.device)
         generator.seed() if seed is None else generator.manual_seed(seed)
         return Row(window[-self.context :], generator, TextStream(self.tokenizer, options.stops))
@@ -193,11 +194,3 @@ class Engine:
         logits[full] = of_full
         cache.lengths = [length - (index in full) for index, length in enumerate(cache.lengths)]  # ... and forget it
         return logits
-
-
-def check_prompt(prompt: str) -> None:
-    """Raises UserError for bytes of a command line that are no UTF-8: Python carries them as lone surrogates."""
-    try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UserError(f"prompt: its character {error.start + 1} is not text in UTF-8") from None

@@ -12,7 +12,7 @@ from nanogpt.config import ModelConfig
 from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.model import short_attention
 from nanogpt.model.norm import RMSNorm
-from nanogpt.model.positional import Places, rotate
+from nanogpt.model.positional import Places, Rotation, rotate
 from nanogpt.model.short_attention import ShortAttention
 
 # From so many positions on, attention in bfloat16 is the faster one on a CPU. Measured forward and backward with torch
@@ -99,7 +99,7 @@ class Attention(nn.Module):
     matrices can split it without a copy.
     """
 
-    def __init__(self, config, layer: int):
+    def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.layer = layer
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.kv_heads, config.head_width
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd); `rotation` are the rotary tables of these T positions, or None."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, n_head + 2 n_kv_head, head_dim)
         dropout = self.dropout if self.training else 0.0
@@ -118,18 +118,25 @@ class Attention(nn.Module):
             y = self.attend_short(heads, rotation)
         else:
             y = self.attend_any(heads, rotation, cache)
-        return F.dropout(self.output(y), dropout) if dropout else self.output(y)
+        y = self.output(y)
+        return F.dropout(y, dropout) if dropout else y
 
-    def attend_short(self, heads: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+    def attend_short(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
         """heads (B, T, n_head + 2 n_kv_head, head_dim) -> (B, T, n_head * head_dim), in one function for CPUs."""
-        norms = (None, None, None) if self.q_norm is None else (self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
-        return ShortAttention.apply(heads, *norms, *(rotation or (None, None)), self.n_head, self.n_kv_head)
+        q_weight = k_weight = eps = None
+        if self.q_norm is not None and self.k_norm is not None:
+            q_weight, k_weight, eps = self.q_norm.weight, self.k_norm.weight, self.q_norm.eps
+        cos, sin = rotation or (None, None)
+        y: Tensor = ShortAttention.apply(  # type: ignore[no-untyped-call]
+            heads, q_weight, k_weight, eps, cos, sin, self.n_head, self.n_kv_head
+        )
+        return y
 
-    def attend_any(self, heads: Tensor, rotation: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+    def attend_any(self, heads: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
         """The same for any length and device, with dropout or a cache too."""
         B, T, _, _ = heads.shape
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=2)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nanogpt.model.saved import Saved
+
 IGNORED = -1  # the target of positions that do not count
 ELEMENTS_AT_ONCE = 2**20  # 4 MiB in float32: a few passes over rows that the cache still has
 
@@ -12,10 +14,11 @@ ELEMENTS_AT_ONCE = 2**20  # 4 MiB in float32: a few passes over rows that the ca
 def summed_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """logits (N, vocab_size), targets (N) -> the sum in nats over targets other than -1, in float32 at least.
 
-    `logits` must be nobody else's: on a CPU, while training, they are overwritten.
+    The caller gives `logits` up: on a CPU, while training, they are overwritten.
     """
     if logits.device.type == "cpu" and logits.requires_grad and not torch.compiler.is_compiling():
-        return _InPlace.apply(logits, targets)
+        total: Tensor = _InPlace.apply(logits, targets)  # type: ignore[no-untyped-call]
+        return total
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
@@ -27,7 +30,7 @@ class _InPlace(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Saved, logits: Tensor, targets: Tensor) -> Tensor:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         rows_at_once = max(1, ELEMENTS_AT_ONCE // logits.size(1))
         total = torch.zeros((), dtype=dtype)
@@ -44,6 +47,6 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_total: Tensor):
+    def backward(ctx: Saved, grad_total: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * of_total, None
+        return gradient * grad_total, None

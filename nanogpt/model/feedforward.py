@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.config import ModelConfig
+from nanogpt.model.saved import Saved
+
 
 class FeedForward(nn.Module):
     """up, activation, down: (B, T, n_embd) -> (B, T, n_embd).
@@ -13,7 +16,7 @@ class FeedForward(nn.Module):
     faster than two.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.activation = config.activation
         self.hidden = config.ffn_width
@@ -23,13 +26,14 @@ class FeedForward(nn.Module):
         self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.down(self.activate(self.up(x)))
+        hidden: Tensor = self.down(self.activate(self.up(x)))
         return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
 
     def activate(self, hidden: Tensor) -> Tensor:
         """(B, T, parts * ffn_dim) -> (B, T, ffn_dim)"""
         if self.activation == "swiglu":
-            return _SwiGLU.apply(hidden)
+            gated: Tensor = _SwiGLU.apply(hidden)  # type: ignore[no-untyped-call]
+            return gated
         if self.activation == "relu2":
             return F.relu(hidden).square()
         return F.gelu(hidden, approximate="tanh" if self.activation == "gelu" else "none")
@@ -43,18 +47,18 @@ class _SwiGLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor) -> Tensor:
+    def forward(ctx: Saved, hidden: Tensor) -> Tensor:
         gate, up = hidden.chunk(2, dim=-1)
         activated = F.silu(gate)
         ctx.save_for_backward(hidden, activated)
         return activated * up
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Saved, gradient: Tensor) -> Tensor:
         hidden, activated = ctx.saved_tensors
         gate, up = hidden.chunk(2, dim=-1)
-        of_hidden = torch.empty_like(hidden)
-        of_gate, of_up = of_hidden.chunk(2, dim=-1)
-        torch.mul(gradient, activated, out=of_up)
-        of_gate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
-        return of_hidden
+        grad_hidden = torch.empty_like(hidden)
+        grad_gate, grad_up = grad_hidden.chunk(2, dim=-1)
+        torch.mul(gradient, activated, out=grad_up)
+        grad_gate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
+        return grad_hidden

@@ -4,8 +4,10 @@ Sources: Radford et al. 2019 (GPT-2), Karpathy's nanoGPT (initialisation, FLOP e
 """
 
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from nanogpt.model.cross_entropy import summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.limits import LOGITS_AT_ONCE
 from nanogpt.model.norm import make_norm
-from nanogpt.model.positional import Places, Rotary
+from nanogpt.model.positional import Places, Rotary, Rotation
 
 
 class Block(nn.Module):
@@ -32,23 +34,25 @@ class Block(nn.Module):
         self.feedforward_norm = norm()
         self.feedforward = FeedForward(config)
 
-    def forward(self, x: Tensor, rotation, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), rotation, cache)
-        return x + self.feedforward(self.feedforward_norm(x))
+        x = x + self.feedforward(self.feedforward_norm(x))
+        return x
 
 
-def recomputed(block: Block, x: Tensor, rotation, cache: KVCache | None) -> Tensor:
+def recomputed(block: Block, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
     """`block` of x (B, T, n_embd), keeping x alone: the backward pass computes the rest again, dropout included."""
     context = mps_dropout_again if x.device.type == "mps" and block.feedforward.dropout else noop_context_fn
-    return checkpoint(block, x, rotation, cache, use_reentrant=False, context_fn=context)
+    x = checkpoint(block, x, rotation, cache, use_reentrant=False, context_fn=context)
+    return x
 
 
-def mps_dropout_again() -> tuple[AbstractContextManager, AbstractContextManager]:
+def mps_dropout_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of a first computation and its repetition: torch's checkpoint keeps CUDA's generator, but not MPS's."""
     state = torch.mps.get_rng_state()
 
     @contextmanager
-    def as_before():
+    def as_before() -> Iterator[None]:
         now = torch.mps.get_rng_state()
         torch.mps.set_rng_state(state)
         try:
@@ -64,7 +68,13 @@ def unset_embedding(rows: int, width: int) -> nn.Embedding:
 
     skip_init() would draw them on the meta device, and for that torch imports all of its compiler: 0.7 s of each start.
     """
-    return nn.Embedding.from_pretrained(torch.empty(rows, width, device="cpu"), freeze=False)
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width, device="cpu"), freeze=False)
+    return table
+
+
+def weight_of(module: nn.Module) -> nn.Parameter:
+    """The weight of a linear map or an embedding, which torch's types call a tensor."""
+    return cast(nn.Parameter, module.weight)
 
 
 class GPT(nn.Module):
@@ -123,11 +133,12 @@ class GPT(nn.Module):
         x = self.embed(tokens, places)
         rotation = self.rotary(places) if self.rotary is not None else None
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
+        for block in self.layers:
             x = recomputed(block, x, rotation, cache) if recompute else block(x, rotation, cache)
         if cache is not None:
             cache.advance(T)
-        return self.final_norm(x)
+        normed: Tensor = self.final_norm(x)
+        return normed
 
     def embed(self, tokens: Tensor, places: Places) -> Tensor:
         """tokens (B, T) at `places` -> (B, T, n_embd), with learned positions where the model has them."""
@@ -141,7 +152,7 @@ class GPT(nn.Module):
     def _loss_sum(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)
         count = (targets != -1).sum()
-        rows = max(1, LOGITS_AT_ONCE // self.config.vocab_size)
+        rows = max(1, LOGITS_AT_ONCE // self.head.out_features)
         if x.size(0) <= rows:
             return self._cross_entropy(x, targets), count
         # The logits of a chunk are computed again in the backward pass instead of being kept.
@@ -180,6 +191,11 @@ class GPT(nn.Module):
             else:
                 parameter.normal_(0.0, 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02, generator=generator)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, first to last."""
+        return cast(list[Block], list(self.blocks))
+
     def matrices(self) -> list[nn.Parameter]:
         """The hidden matrices, (out, in) each: what an optimizer for matrices such as Muon updates."""
         return [parameter for parameter in self.blocks.parameters() if parameter.dim() == 2]
@@ -190,17 +206,17 @@ class GPT(nn.Module):
         The query, key and value projections are one parameter, and so are SwiGLU's gate and up; as linear maps they
         are separate, so an optimizer for matrices treats `parameter.split(row_blocks[parameter])` one by one.
         """
-        blocks = {parameter: (parameter.size(0),) for parameter in self.matrices()}
-        for block in self.blocks:
-            blocks[block.attention.qkv.weight] = block.attention.row_blocks
+        blocks: dict[nn.Parameter, tuple[int, ...]] = {matrix: (matrix.size(0),) for matrix in self.matrices()}
+        for block in self.layers:
             feedforward = block.feedforward
-            blocks[feedforward.up.weight] = (feedforward.hidden,) * feedforward.parts
+            blocks[weight_of(block.attention.qkv)] = block.attention.row_blocks
+            blocks[weight_of(feedforward.up)] = (feedforward.hidden,) * feedforward.parts
         return blocks
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         """The tables that are looked up: tokens (also the head, when tied) and learned positions."""
         tables = [self.token_embedding, self.position_embedding]
-        return [table.weight for table in tables if table is not None]
+        return [weight_of(table) for table in tables if table is not None]
 
     def num_parameters(self, non_embedding: bool = False) -> int:
         """All parameters, a tied head counted once; without the tables of embedding_parameters() if `non_embedding`."""
@@ -217,6 +233,6 @@ class GPT(nn.Module):
         config, looked_up = self.config, {id(table) for table in self.embedding_parameters()}
         in_products = [parameter for parameter in self.parameters() if id(parameter) not in looked_up]
         if config.tie_weights:
-            in_products.append(self.token_embedding.weight)
-        of_products = sum(p.numel() * (6 if p.requires_grad else 4) for p in in_products)
-        return of_products + 12 * config.n_layer * config.n_head * config.head_width * config.block_size
+            in_products.append(weight_of(self.token_embedding))
+        products = sum(p.numel() * (6 if p.requires_grad else 4) for p in in_products)
+        return products + 12 * config.n_layer * config.n_head * config.head_width * config.block_size

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al. 2021): the model's matrices stay as they are, and each learns a small product beside it.
+"""Low-rank adapters (Hu et al. 2021): the model's matrices stay as they are, and each learns a small product to add.
 
     y = x Wᵀ + (alpha / rank) x Aᵀ Bᵀ        W (out, in) frozen, A (rank, in), B (out, rank) starting at zero
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.model.gpt import GPT
+from nanogpt.model.gpt import GPT, weight_of
 
 ADAPTER_NAMES = ("lora_A", "lora_B")
 
@@ -42,7 +42,7 @@ class AdaptedLinear(nn.Module):
 
 
 def add_adapters(model: GPT, rank: int, alpha: float, seed: int = 1337) -> None:
-    """Freeze `model` and put adapters beside every matrix of its blocks; what it computes is the same as before.
+    """Freeze `model` and give adapters to every matrix of its blocks; what it computes is the same as before.
 
     A is uniform in ±1/sqrt(in), as the paper's own code draws it, from `seed` alone.
     """
@@ -52,7 +52,7 @@ def add_adapters(model: GPT, rank: int, alpha: float, seed: int = 1337) -> None:
     for block in model.blocks:
         linear_maps = [(name, module) for name, module in block.named_modules() if isinstance(module, nn.Linear)]
         for name, linear in linear_maps:
-            adapted = AdaptedLinear(linear, row_blocks[linear.weight], rank, alpha)
+            adapted = AdaptedLinear(linear, row_blocks[weight_of(linear)], rank, alpha)
             bound = 1 / math.sqrt(linear.in_features)
             with torch.no_grad():
                 drawn = torch.empty(adapted.lora_A.shape).uniform_(-bound, bound, generator=generator)
@@ -71,8 +71,8 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     """Every weight of the model without adapters that computes the same, by its name; each once, on the CPU."""
-    merged = {f"{name}.weight": module.merged() for name, module in model.named_modules()
-              if isinstance(module, AdaptedLinear)}  # fmt: skip
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, AdaptedLinear)}
+    merged = {f"{name}.weight": module.merged() for name, module in adapted.items()}
     return {
         name: merged.get(name, parameter).detach().cpu().contiguous()
         for name, parameter in model.named_parameters()

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.model.saved import Saved
+
 
 class LayerNorm(nn.Module):
     """Layer normalisation with an optional bias (Ba et al. 2016). (..., n_embd) -> the same shape."""
@@ -29,7 +31,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)  # under autocast the mean of squares stays in float32
         if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return _TrainedRMSNorm.apply(x, self.weight, self.eps)
+            normed: Tensor = _TrainedRMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+            return normed
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -40,19 +43,19 @@ class _TrainedRMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         inverse = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()  # (..., 1)
         unit = x * inverse
         ctx.save_for_backward(unit, inverse, weight)
         return unit * weight
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Saved, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         unit, inverse, weight = ctx.saved_tensors
         product = gradient * unit
         along = (product @ weight).unsqueeze(-1)  # (..., 1): the sum over the width of w dy u
-        of_x = torch.addcmul(gradient * weight, unit, along, value=-1 / weight.numel()).mul_(inverse)
-        return of_x, product.flatten(0, -2).sum(0), None
+        grad_x = torch.addcmul(gradient * weight, unit, along, value=-1 / weight.numel()).mul_(inverse)
+        return grad_x, product.flatten(0, -2).sum(0), None
 
 
 def make_norm(kind: str, width: int, eps: float, bias: bool) -> nn.Module:

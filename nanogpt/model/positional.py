@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of some positions, (..., 1, head_dim)
 Places = slice | Tensor  # of T positions: the same in every row, or (B, T) int64
 
 
@@ -14,6 +15,9 @@ class Rotary(nn.Module):
     a longer context turns no further than the shorter one that was learned (Chen et al. 2023, equation 4).
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, block_size: int, theta: float, scale: float = 1.0):
         super().__init__()
         frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
@@ -23,12 +27,12 @@ class Rotary(nn.Module):
         self.register_buffer("cos", torch.cat([cos, cos], dim=-1)[:, None], persistent=False)  # (block, 1, head_dim)
         self.register_buffer("sin", torch.cat([-sin, sin], dim=-1)[:, None], persistent=False)
 
-    def forward(self, places: Places) -> tuple[Tensor, Tensor]:
+    def forward(self, places: Places) -> Rotation:
         """The tables for these places: two of (T, 1, head_dim) or (B, T, 1, head_dim), float32."""
         return self.cos[places], self.sin[places]
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn x (B, T, heads, head_dim) by the tables of its T positions."""
     cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, dims=-1), sin)

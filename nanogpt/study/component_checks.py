@@ -8,13 +8,14 @@ import copy
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.inference.decoding import decode_one_token, prefill
 from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
@@ -62,12 +63,13 @@ def attention_reference(device: str, seed: int) -> list[ComponentCheck]:
     """Attention against loops over heads in float64 on the CPU, with QK-norm, rotation and shared key heads."""
     config = _config("modern", n_kv_head=2)
     model = _randomised(config, seed)
-    attention = model.blocks[0].attention
+    attention, rotary = model.layers[0].attention, model.rotary
+    assert rotary is not None
     x = torch.randn(2, config.block_size, config.n_embd, generator=_generator(seed))
     with torch.no_grad():
         expected = _plain_attention(attention, x.double())
         model.to(device)
-        found = attention(x.to(device), model.rotary(slice(config.block_size)))
+        found = attention(x.to(device), rotary(slice(config.block_size)))
     explanation = "attention with grouped heads, QK-norm and rotation equals a plain float64 computation"
     return [check("attention reference", _difference(found, expected), 1e-4, "largest difference", explanation)]
 
@@ -139,15 +141,22 @@ def initial_loss(device: str, seed: int) -> list[ComponentCheck]:
 
 
 def cached_decoding(device: str, seed: int) -> list[ComponentCheck]:
-    """Tokens read in pieces with the cache give the logits of the whole."""
+    """Tokens read in pieces with the cache give the logits of the whole, and so do prompts of unequal lengths."""
     differences = []
     for model, tokens in _models_and_tokens(device, seed, n_kv_head=2):
-        cache = KVCache(model.config, batch_size=tokens.size(0), device=device)
-        pieces = tokens.split([7, 1, 4, *[1] * (tokens.size(1) - 12)], dim=1)
+        B, T = tokens.shape
         with torch.no_grad():
-            whole = model(tokens)[0]
+            whole = model(tokens)[0]  # (B, T, vocab_size)
+            cache = KVCache(model.config, batch_size=B, device=device)
+            pieces = tokens.split([7, 1, 4, *[1] * (T - 12)], dim=1)
             differences.append(_difference(torch.cat([model(p, cache=cache)[0] for p in pieces], dim=1), whole))
-    explanation = "a prompt read in pieces and single tokens behind it give the logits of the full forward pass"
+        lengths, rows = torch.arange(3, 3 + 2 * B, 2), torch.arange(B)
+        cache = KVCache(model.config, batch_size=B, device=device)
+        logits = prefill(model, tokens[:, : int(lengths.max())], cache, lengths.tolist())  # (B, vocab_size)
+        for last in range(8):
+            differences.append(_difference(logits, whole[rows, lengths - 1 + last]))
+            logits = decode_one_token(model, tokens[rows, lengths + last], cache)
+    explanation = "a prompt read in pieces, single tokens after it and prompts of unequal lengths give the full logits"
     return [check("cached decoding", _worst(differences), 1e-3, "largest difference of a logit", explanation)]
 
 
@@ -188,7 +197,8 @@ def device_parity(device: str, seed: int) -> list[ComponentCheck]:
 
     A batch of another shape goes first: kernels that cache a plan or a graph by shape (MPS) fail at the second one.
     """
-    losses, gradients = [], []
+    losses: list[float] = []
+    gradients: list[float] = []
     for preset in PRESETS:
         exact = _randomised(_config(preset), seed)
         tested = copy.deepcopy(exact).to(device)
@@ -221,9 +231,9 @@ CHECKS: tuple[Callable[[str, int], list[ComponentCheck]], ...] = (
 )
 
 
-def _config(preset: str, **options) -> ModelConfig:
-    shape = dict(n_layer=2, n_head=4, n_embd=64, block_size=32, vocab_size=VOCAB_SIZE) | options
-    return ModelConfig(preset=preset, **shape)
+def _config(preset: str, **options: int | None) -> ModelConfig:
+    shape = dict(preset=preset, n_layer=2, n_head=4, n_embd=64, block_size=32, vocab_size=VOCAB_SIZE)
+    return ModelConfig.model_validate({**shape, **options})
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -235,7 +245,7 @@ def _tokens(seed: int) -> Tensor:
 
 
 def _randomised(config: ModelConfig, seed: int) -> GPT:
-    """A model none of whose weights is still zero or one, so that each of them matters."""
+    """A model without weights of zero or one, so that each of them matters."""
     model, generator = GPT(config, seed=seed), _generator(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -243,7 +253,7 @@ def _randomised(config: ModelConfig, seed: int) -> GPT:
     return model
 
 
-def _models_and_tokens(device: str, seed: int, n_kv_head: int | None = None):
+def _models_and_tokens(device: str, seed: int, n_kv_head: int | None = None) -> Iterator[tuple[GPT, Tensor]]:
     for preset in PRESETS:
         yield _randomised(_config(preset, n_kv_head=n_kv_head), seed).to(device), _tokens(seed).to(device)
 
@@ -265,6 +275,7 @@ def _plain_attention(attention: Attention, x: Tensor) -> Tensor:
         turned = planes * torch.polar(torch.ones_like(angles), angles)
         return torch.cat([turned.real, turned.imag], dim=-1)
 
+    assert attention.q_norm is not None and attention.k_norm is not None
     heads = []
     for index in range(attention.n_head):
         shared = index // (attention.n_head // attention.n_kv_head)
@@ -275,7 +286,8 @@ def _plain_attention(attention: Attention, x: Tensor) -> Tensor:
             for t in range(T)
         ]
         heads.append(torch.cat(rows, dim=1))
-    return torch.cat(heads, dim=-1) @ attention.output.weight.double().T
+    y: Tensor = torch.cat(heads, dim=-1) @ attention.output.weight.double().T  # (B, T, n_embd)
+    return y
 
 
 def _loss_and_gradients(model: GPT, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:

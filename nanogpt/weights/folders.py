@@ -15,7 +15,7 @@ from nanogpt.weights.trained_folder import TrainedFolder
 
 
 def source_at(path: Path | str) -> Source:
-    """What lies at `path`. Raises UserError when it is none of what weights can come from.
+    """What lies at `path`. Raises UserError when it is nothing that weights can be read from.
 
     Where a training and an export share a folder, the training counts: the export is never newer than it.
     """
@@ -58,5 +58,5 @@ def open_folder(path: Path | str) -> tuple[GPT, Tokenizer]:
 
 
 def open_trained(folder: Path) -> GPT:
-    """The model of the best checkpoint in a training folder. Raises UserError when there is none yet."""
+    """The model of the best checkpoint in a training folder. Raises UserError before the first one."""
     return TrainedFolder(folder).model()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanogpt.config import ModelConfig
 from nanogpt.faults import UserError
-from nanogpt.model.gpt import GPT
+from nanogpt.model.gpt import GPT, weight_of
 
 # The parts by which the two are known; everything else of a configuration is a number in them.
 GPT2_SHAPE = dict(norm="layernorm", position="learned", qk_norm=False)
@@ -178,13 +178,13 @@ QWEN3_PARTS = {
 
 
 def _to_qwen3(model: GPT) -> dict[str, Tensor]:
-    tensors = {"model.embed_tokens.weight": _table(model), "model.norm.weight": model.final_norm.weight}
+    tensors = {"model.embed_tokens.weight": _table(model), "model.norm.weight": weight_of(model.final_norm)}
     stacked_rows = model.row_blocks()
     if not _tied(model.config):
         tensors["lm_head.weight"] = model.head.weight
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.layers):
         for ours, theirs in QWEN3_PARTS.items():
-            weight = block.get_submodule(ours).weight
+            weight = weight_of(block.get_submodule(ours))
             rows = stacked_rows.get(weight, (weight.size(0),))
             parts = zip(theirs, weight.split(rows), strict=True)
             tensors |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts}
@@ -224,26 +224,28 @@ GPT2_PARTS = (
 
 
 def _to_gpt2(model: GPT) -> dict[str, Tensor]:
+    _, positions = model.embedding_parameters()
     tensors = {
         "transformer.wte.weight": _table(model),
-        "transformer.wpe.weight": model.position_embedding.weight,
-        "transformer.ln_f.weight": model.final_norm.weight,
+        "transformer.wpe.weight": positions,
+        "transformer.ln_f.weight": weight_of(model.final_norm),
         "transformer.ln_f.bias": _bias(model.final_norm),
     }
     if not _tied(model.config):
         tensors["lm_head.weight"] = model.head.weight
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.layers):
         for ours, theirs, transposed in GPT2_PARTS:
             module = block.get_submodule(ours)
             name = f"transformer.h.{layer}.{theirs}"
-            tensors[f"{name}.weight"] = module.weight.t() if transposed else module.weight
+            tensors[f"{name}.weight"] = weight_of(module).t() if transposed else weight_of(module)
             tensors[f"{name}.bias"] = _bias(module)
     return tensors
 
 
 def _bias(module: torch.nn.Module) -> Tensor:
-    """The module's bias, or the zeros that stand for none: GPT2LMHeadModel always has one."""
-    return module.bias if module.bias is not None else module.weight.new_zeros(module.weight.size(0))
+    """The module's bias; zeros where it has none, because GPT2LMHeadModel always has one."""
+    bias, weight = module.bias, weight_of(module)
+    return bias if isinstance(bias, Tensor) else weight.new_zeros(weight.size(0))
 
 
 def from_gpt2(tensors: dict[str, Tensor], config: ModelConfig, in_first: bool = True) -> dict[str, Tensor]:

@@ -1,20 +1,24 @@
 """The command and the examples as a person runs them."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+import nanogpt
 from nanogpt import cli
 from nanogpt.config import Config, DataConfig, save_config
 from nanogpt.data import preprocessing, shards
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import checkpoint
+from nanogpt.weights import checkpoint, folders
 from tests.nanogpt.model_case import small
 
 CHECKOUT = Path(__file__).parents[2]
@@ -148,7 +152,7 @@ def test_help_needs_no_torch():
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_runs_without_a_terminal(script, exported):
     done = subprocess.run(
-        [sys.executable, str(script), str(exported)], cwd=CHECKOUT, input="Good day!\nWho are you?\n",
+        [sys.executable, str(script), str(exported)], cwd=CHECKOUT, input="What say you?\nIt is late.\n",
         capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -165,3 +169,118 @@ def test_an_example_names_a_missing_folder(tmp_path):
     assert done.returncode == 2
     assert "there is no such file or folder" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def run_script(script: str, *arguments, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(CHECKOUT / "examples" / script), *map(str, arguments)], cwd=CHECKOUT,
+        capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_examples_take_what_the_readme_prints_and_differ_unless_seeded(exported):
+    options = ["--tokens", "40", "--temperature", "1"]
+    asked = [run_script("complete.py", exported, "--prompt", "ROMEO:", *options, *more).stdout
+             for more in ([], [], ["--seed", "3"], ["--seed", "3"])]  # fmt: skip
+    assert all(text.startswith("ROMEO:") and len(text) == 47 for text in asked)
+    assert asked[0] != asked[1] and asked[2] == asked[3]
+    assert run_script("complete.py", exported, "ROMEO:", *options, "--seed", "3").stdout == asked[2]
+
+
+@pytest.mark.slow
+def test_an_example_refuses_what_the_model_cannot_read(exported):
+    done = run_script("complete.py", exported, "--prompt", "ΩΩΩ")
+    assert (done.returncode, done.stdout) == (2, "") and "'Ω' (3)" in done.stderr and done.stderr.count("\n") == 1
+    assert run_script("complete.py", exported, "--prompt", "ΩΩΩ", "--allow-unknown").returncode == 0
+
+
+@pytest.mark.fast
+def test_a_prompt_with_unknown_characters_is_told_refused_or_allowed(exported, capsys):
+    def generate(prompt, *more):
+        code = cli.main(["generate", str(exported), "--prompt", prompt, "--tokens", "3", "--device", "cpu", *more])
+        return code, *capsys.readouterr()
+
+    code, out, err = generate("What say you to the mo\u00f6n?")
+    assert code == 0 and out.startswith("What say you to the moön?") and "'ö' (1)" in err and err.count("\n") == 1
+    code, out, err = generate("ööö")
+    assert (code, out) == (2, "") and "--allow-unknown" in err and err.count("\n") == 1
+    assert generate("ööö", "--allow-unknown")[0] == 0
+    assert "no line end" in generate("ROMEO: What say you to the moon?\\n")[2]
+
+
+@pytest.mark.fast
+def test_control_characters_reach_a_terminal_only_when_asked(exported, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    arguments = ["generate", str(exported), "--prompt", "What say you to the moon?\x0b\u202e", "--tokens", "3"]
+    assert cli.main([*arguments, "--device", "cpu", "--allow-unknown"]) == 0
+    assert "\\u202e" in capsys.readouterr().out
+    assert cli.main([*arguments, "--device", "cpu", "--allow-unknown", "--raw"]) == 0
+    assert "\u202e" in capsys.readouterr().out
+
+
+@pytest.mark.fast
+def test_alone_it_says_what_it_can_do_and_every_line_of_it_is_understood(capsys):
+    assert cli.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line.split("  ")[1] for line in lines if line.startswith("  nanogpt ")]
+    assert len(commands) == 6
+    for command in commands:
+        assert callable(cli.make_parser().parse_args(shlex.split(command)[1:]).run)
+
+
+@pytest.mark.fast
+def test_the_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["--version"])
+    assert exit.value.code == 0
+    assert capsys.readouterr().out == f"nanogpt {nanogpt.__version__}\n"
+
+
+@pytest.mark.fast
+def test_what_only_the_autopilot_uses_is_not_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert "--parent" not in capsys.readouterr().out
+
+
+@pytest.mark.fast
+def test_weights_that_are_not_finite_are_one_line(trained, exported, data, tmp_path, capsys):
+    exported = Path(shutil.copytree(exported, tmp_path / "export"))
+    weights = load_file(exported / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, exported / "model.safetensors")
+    model, _ = folders.open_folder(trained)
+    with torch.no_grad():
+        model.final_norm.weight[0] = float("inf")
+    again = Path(shutil.copytree(trained, tmp_path / "trained"))
+    checkpoint.save(again / "best", model, step=1, facts={})
+    for folder in (exported, again):
+        for command in (["generate"], ["eval", "--data", str(data)], ["export", "--out", str(tmp_path / "out")]):
+            device = [] if command[0] == "export" else ["--device", "cpu"]
+            assert cli.main([command[0], str(folder), *command[1:], *device]) == 2
+            out, err = capsys.readouterr()
+            assert out == "" and "holds NaN or infinity" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.fast
+def test_a_model_that_overflows_is_one_line(trained, data, tmp_path, capsys):
+    model, _ = folders.open_folder(trained)
+    with torch.no_grad():
+        model.final_norm.weight.fill_(1e38)
+        model.head.weight.fill_(1e38)
+    folder = Path(shutil.copytree(trained, tmp_path / "trained"))
+    checkpoint.save(folder / "best", model, step=1, facts={})
+    for command in (["generate", str(folder)], ["eval", str(folder), "--data", str(data)]):
+        assert cli.main([*command, "--device", "cpu"]) == 2
+        err = capsys.readouterr().err
+        assert "NaN" in err and err.count("\n") == 1
+
+
+@pytest.mark.fast
+def test_an_error_of_the_system_names_the_file_in_words(trained, capsys):
+    assert cli.main(["generate", str(trained / "config.yaml" / "x")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with_number = cli.main(["train", str(CHECKOUT), "--data", "d", "--folder", "f"])
+    assert with_number == 2 and "[Errno" not in capsys.readouterr().err

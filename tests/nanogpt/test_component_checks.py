@@ -126,9 +126,11 @@ def test_a_cache_that_forgets_fails(monkeypatch):
 
 def test_positions_that_restart_behind_the_cache_fail(monkeypatch):
     tables = positional.Rotary.forward
-    monkeypatch.setattr(
-        positional.Rotary, "forward", lambda self, places: tables(self, slice(places.stop - places.start))
-    )
+
+    def restarted(self, places):
+        return tables(self, slice(places.stop - places.start) if isinstance(places, slice) else places)
+
+    monkeypatch.setattr(positional.Rotary, "forward", restarted)
     assert failed(component_checks.cached_decoding)
 
 
@@ -169,3 +171,16 @@ def test_a_kernel_that_is_wrong_at_the_second_shape_fails_parity(monkeypatch):
 
     monkeypatch.setattr(gpt.Block, "forward", stale)
     assert failed(component_checks.device_parity)
+
+
+def test_a_row_that_sees_the_padding_of_a_longer_one_fails(monkeypatch):
+    reserve = KVCache.reserve
+
+    def careless(self, count):
+        places = reserve(self, count)
+        if isinstance(places, torch.Tensor):
+            self.visible = torch.ones_like(self.visible)
+        return places
+
+    monkeypatch.setattr(KVCache, "reserve", careless)
+    assert failed(component_checks.cached_decoding)

@@ -1,0 +1,42 @@
+"""Where an export may be written: nothing but an earlier export of the same kind is ever written over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from nanogpt.faults import UserError
+from nanogpt.weights import trained_folder
+
+NOT_OURS = {".DS_Store"}  # what a Mac's Finder leaves in any folder that it shows
+
+OF_A_TRAINING = (trained_folder.BEST, "metrics.jsonl")  # next to its configuration
+
+
+def require_target(
+    folder: Path, names: Collection[str], is_ours: Callable[[Path], bool], sources: Collection[Path] = ()
+) -> None:
+    """Raise UserError unless `folder` is new, empty, or holds nothing but files of `names` and is_ours().
+
+    Files of an export in a folder of anything else would be taken for what that folder is, or replace its own. It may
+    not lie in one of `sources`, nor in a training: what is in there belongs to the trainer.
+    """
+    place = folder.resolve()
+    for source in sources:
+        if place == source.resolve():
+            raise UserError(f"--out {folder}: is the folder that is read; choose another")
+    for above in (place, *place.parents):
+        if (above / trained_folder.CONFIG).is_file() and any((above / name).exists() for name in OF_A_TRAINING):
+            raise UserError(f"--out {folder}: is in the training folder {above}; choose a place outside it")
+        if any(above == source.resolve() for source in sources):
+            raise UserError(f"--out {folder}: is in {above}, which is read; choose a place outside it")
+    if os.path.lexists(folder) and not place.is_dir():
+        raise UserError(f"--out {folder}: is a file, or a link to nothing; choose a folder")
+    if not place.is_dir():
+        return
+    found = {path.name for path in place.iterdir() if not (path.name.startswith(".") and path.name.endswith(".tmp"))}
+    other = sorted(found - set(names) - NOT_OURS)
+    if other or (found - NOT_OURS and not is_ours(place)):
+        held = f"holds {other[0]}" if other else "holds files that were not written by an export"
+        raise UserError(f"--out {folder}: {held}; choose a new or empty folder, or an earlier export to replace")
