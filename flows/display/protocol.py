@@ -54,7 +54,9 @@ class TrainingProgress:
 
     def line(self) -> str:
         """Everything in one line."""
-        return "  ".join(filter(None, [self.where(), self.losses(), self.left(), self.pace(), self.doing()]))
+        return "  ".join(
+            filter(None, [self.where(), self.losses(), self.left(), self.speed(), self.memory(), self.doing()])
+        )
 
     def where(self) -> str:
         which = f"model {self.position} of {self.models}  " if self.models > 1 else ""
@@ -67,10 +69,11 @@ class TrainingProgress:
     def left(self) -> str:
         return "" if self.seconds_left is None else f"{clock(self.seconds_left)} left"
 
-    def pace(self) -> str:
-        speed = "" if self.tokens_per_second is None else f"{number(self.tokens_per_second, 0)} tokens/s"
-        memory = f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else ""
-        return "  ".join(filter(None, [speed, memory]))
+    def speed(self) -> str:
+        return "" if self.tokens_per_second is None else f"{number(self.tokens_per_second, 0)} tokens/s"
+
+    def memory(self) -> str:
+        return f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else ""
 
     def doing(self) -> str:
         """What the trainer does besides training: "saving", "evaluating"."""
