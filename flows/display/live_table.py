@@ -124,7 +124,7 @@ class Picture:
 
     def lines(self, width: int, height: int) -> list[Text]:
         """At most `height` lines of at most `width` columns."""
-        rows = [(3, self._heading(width)), (0, self._bar(width))]  # what has the highest number is left out first
+        rows = [(9, self._heading(width)), (0, self._bar(width))]  # what has the highest number is left out first
         running = [index for index, phase in enumerate(self.phases.values()) if phase.state is State.RUNNING]
         for index, phase in enumerate(self.phases.values()):
             distance = min((abs(index - other) for other in running), default=index)
