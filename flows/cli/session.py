@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from flows.cli import at_boot, hangup, status
 from flows.cli.lock import exclusive
 from flows.context.options import PHASES, RunOptions, parse
 from flows.context.watchdog import Watchdog
+from flows.display.protocol import Opening
 from flows.machine.disk import Unwritable
 from flows.runner.run import Run
 from nanogpt import durable
@@ -94,7 +97,6 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
 def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
     """The flow with what it needs around it; whether a person stopped it."""
     from flows.display.opening import open_display
-    from flows.display.protocol import Opening
     from flows.display.terminal import OnTerminal
 
     options = run.options
@@ -104,7 +106,7 @@ def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
         run.surroundings.begin()
         server = _server(run, terminal) if options.ui else None
         run.display = OnTerminal(open_display(server, run.log.write), terminal, run.log.write)
-        run.display.flow(lambda: flow(run), Opening(options.run, [f"run:{options.run}"]))
+        run.display.flow(lambda: flow(run), _opening(run))
     except KeyboardInterrupt:
         stopped = True
     finally:
@@ -117,6 +119,26 @@ def _go_through(run: Run, flow: Callable[[Run], None], terminal) -> bool:
         if server is not None:
             server.close()
     return stopped
+
+
+def _opening(run: Run) -> Opening:
+    """What the pages show of this start."""
+    options, config = run.options, run.config
+    parameters = {
+        "budget": _budget(run), "data": config.data.source, "models": [rung.name for rung in options.rungs],
+        "workspace": str(options.workspace), "only": options.only, "redo": list(options.redo), "fresh": options.fresh,
+        "command": options.command,
+    }  # fmt: skip
+    name = f"{options.run}, {_budget(run)}, {time.strftime('%d %b %H:%M')}"
+    main_thread = threading.main_thread().ident or 0
+
+    def cancel() -> None:
+        run.tell("cancelled on its page: saved, then stopped", "warning")
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    return Opening(
+        options.run, name, [f"run:{options.run}"], {key: value for key, value in parameters.items() if value}, cancel
+    )
 
 
 def _server(run: Run, terminal) -> object | None:
@@ -144,8 +166,11 @@ def _nothing_to_do(run: Run) -> bool:
 
 
 def _heading(run: Run) -> str:
-    budget = duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
-    return f"nanogpt-autopilot  run {run.options.run}  budget {budget}"
+    return f"nanogpt-autopilot  run {run.options.run}  budget {_budget(run)}"
+
+
+def _budget(run: Run) -> str:
+    return duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
 
 
 def _quiet_environment() -> None:

@@ -80,6 +80,7 @@ def train_model(run: Run, name: str) -> Outcome:
         "remedies": [row for row in run.remedies if row["step"] == f"training.{name}"],
     }  # fmt: skip
     draw_loss(folder)
+    run.display.image(f"loss-{name}", folder / "loss.svg", f"{name}: the loss")
     documents.render_model_card({"name": name, "facts": facts, "config": config.model_dump()}, folder / "README.md")
     weights = sorted((folder / "best").iterdir()) + sorted((folder / "final").iterdir())
     to_use_them = [folder / "config.yaml", *sorted(folder.glob("tokenizer*.json"))]

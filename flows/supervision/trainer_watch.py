@@ -94,6 +94,8 @@ class Progress:
     def _redraw(self) -> None:
         try:
             draw_loss(self.folder)
+            name = self.config.name
+            self.run.display.image(f"loss-{name}", self.folder / "loss.svg", f"{name}: the loss")
         except Exception as error:  # a plot is never worth a training
             self.run.log.write(f"no loss plot of {self.config.name}: {type(error).__name__}: {error}", "warning")
 
