@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What runs behind `nohup` or `&` ignores these signals, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-EXTRAS = [name for name in ("hypothesis", "transformers") if importlib.util.find_spec(name) is None]
+EXTRAS = [name for name in ("hypothesis", "transformers", "pyte") if importlib.util.find_spec(name) is None]
 
 if "hypothesis" not in EXTRAS:
     from hypothesis import HealthCheck, settings

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -106,7 +108,7 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
         run.conditions.begin()
         server = _server(run, terminal) if run.options.ui else None
         run.journal.display = OnTerminal(open_display(server, run.journal.log), terminal, run.journal.log)
-        run.journal.display.flow(lambda: flow(run), Opening(run.options.run, [f"run:{run.options.run}"]))
+        run.journal.display.flow(lambda: flow(run), _opening(run))
     except KeyboardInterrupt:
         stopped = True
     finally:
@@ -119,6 +121,31 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
         if server is not None:
             server.close()
     return stopped
+
+
+def _opening(run: Run) -> Opening:
+    """What the pages show of this start."""
+    options, config = run.options, run.config
+    parameters = {
+        "budget": _budget(run),
+        "data": config.data.source,
+        "models": options.candidate_names,
+        "workspace": str(options.workspace),
+        "only": options.only,
+        "redo": list(options.redo),
+        "fresh": options.fresh,
+        "command": options.command,
+    }
+    name = f"{options.run}, {_budget(run)}, {time.strftime('%d %b %H:%M')}"
+    main_thread = threading.main_thread().ident or 0
+
+    def cancel() -> None:
+        run.journal.message("cancelled on its page: saved, then stopped", "warning")
+        signal.pthread_kill(main_thread, signal.SIGTERM)
+
+    return Opening(
+        options.run, name, [f"run:{options.run}"], {key: value for key, value in parameters.items() if value}, cancel
+    )
 
 
 def _server(run: Run, terminal: Terminal) -> Server | None:
@@ -146,8 +173,11 @@ def _record_hangup(run: Run) -> None:
 
 
 def _heading(run: Run) -> str:
-    budget = duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
-    return f"nanogpt-autopilot  run {run.options.run}  budget {budget}"
+    return f"nanogpt-autopilot  run {run.options.run}  budget {_budget(run)}"
+
+
+def _budget(run: Run) -> str:
+    return duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
 
 
 def _quiet_environment() -> None:

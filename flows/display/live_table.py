@@ -124,7 +124,7 @@ class Picture:
 
     def lines(self, width: int, height: int) -> list[Text]:
         """At most `height` lines of at most `width` columns."""
-        rows = [(3, self._heading(width)), (0, self._bar(width))]  # what has the highest number is left out first
+        rows = [(9, self._heading(width)), (0, self._bar(width))]  # what has the highest number is left out first
         running = [index for index, phase in enumerate(self.phases.values()) if phase.state is State.RUNNING]
         for index, phase in enumerate(self.phases.values()):
             distance = min((abs(index - other) for other in running), default=index)
@@ -169,7 +169,7 @@ class Picture:
         fraction = min(0.99, spent / max(1e-9, spent + left))
         bound = "" if self.planned else "at most "
         words = f"{100 * fraction:.0f} %  {bound}{clock(left)} left"
-        if width >= WIDE:
+        if self.planned and width >= WIDE:
             words += f", done about {time.strftime('%H:%M', time.localtime(time.time() + left))}"
         return fraction, words
 
@@ -225,8 +225,9 @@ class Picture:
         position = f"model {progress.position} of {progress.models}"
         step = f"step {progress.step:,}/{progress.max_steps:,}"
         where = [position, progress.left()] if is_low else [position, progress.model, step, progress.left()]
-        losses = [self._loss(), *([] if is_low else [*self._more_of_the_loss(width), *progress.pace().split(INDENT)])]
-        return [Text.assemble(INDENT, line) for line in [*self._flow(where, room), *self._flow(losses, room), *now]]
+        losses = [self._loss(), *([] if is_low else [*self._more_of_the_loss(width), progress.speed()])]
+        losses += [progress.memory()] if width >= WIDE else []
+        return [Text.assemble(INDENT, line) for line in [*now, *self._flow(where, room), *self._flow(losses, room)]]
 
     def _loss(self) -> str:
         if self.progress is None or self.progress.loss is None:

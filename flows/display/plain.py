@@ -5,6 +5,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from flows.display.protocol import BackgroundStep, Level, Opening, Row, T, TrainingProgress
@@ -71,6 +72,8 @@ class PlainDisplay:
     def markdown(self, key: str, text: str, description: str = "") -> None: ...
 
     def table(self, key: str, rows: Sequence[Row], description: str = "") -> None: ...
+
+    def image(self, key: str, file: Path, description: str = "") -> None: ...
 
     def note(self, message: str, level: Level = "info") -> None: ...
 

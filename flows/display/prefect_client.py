@@ -5,17 +5,22 @@ Import after `prefect_server.connect`: Prefect reads its settings when it is imp
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
 from functools import partialmethod
+from typing import Any
 from uuid import UUID
 
+from prefect import Flow
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Crashed
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.states import Crashed, Pending
 from prefect.utilities.engine import emit_task_run_state_change_event
+
+from flows.display.protocol import Opening
 
 UNFINISHED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 KILLED = "the process ended without a word (killed, or the machine stopped); the same command goes on"
@@ -47,6 +52,30 @@ def mark_crashed(tag: str) -> int:
         for run in runs:
             client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
     return len(runs)
+
+
+def create_flow_run(flow: Flow[..., State[Any]], opening: Opening, start: str) -> FlowRun:
+    """The flow run of a start; asked again with the same `start`, the same one.
+
+    Each run of this project is a deployment: the pages list its starts together, and offer Cancel for those alone.
+    """
+    with new_client() as client:
+        deployment_id = client.create_deployment(
+            client.create_flow(flow), opening.run, paused=True, enforce_parameter_schema=False,
+            description="To start it, use its command in a terminal: nothing starts it from here.",
+        )  # fmt: skip
+        return client.create_flow_run_from_deployment(
+            deployment_id, parameters=dict(opening.parameters), state=Pending(), name=opening.name or opening.run,
+            tags=opening.tags, idempotency_key=start,
+        )  # fmt: skip
+
+
+def is_cancelled(flow_run_id: UUID) -> bool:
+    """Whether somebody cancelled the flow run, on its page say. False where the server does not answer."""
+    with suppress(Exception), new_client() as client:
+        state = client.read_flow_run(flow_run_id).state
+        return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
+    return False
 
 
 def set_flow_state(flow_run_id: UUID, state: State[object]) -> None:

@@ -53,21 +53,23 @@ class Courier:
         self._lines.append(entry)
         self._send(self._deliver_lines)
 
-    def artifact(self, key: str, kind: Kind, data: str | float, description: str) -> None:
-        """Make the artifact `key`; a progress is changed from then on."""
+    def artifact(self, key: str | None, kind: Kind, data: str | float, description: str) -> None:
+        """Make the artifact `key`, or change the one of this session; without a key it is on its task's page alone."""
         flow_run_id, task_run_id = current_run()
         if flow_run_id is None:
             return
 
         def deliver(client: SyncPrefectClient) -> None:
-            if kind == "progress" and key in self._artifact_ids:
-                client.update_artifact(self._artifact_ids[key], ArtifactUpdate(data=data, description=description))
+            if made := self._artifact_ids.get(key or ""):
+                client.update_artifact(made, ArtifactUpdate(data=data, description=description))
                 return
             wanted = ArtifactCreate(
                 key=key, type=kind, data=data, description=description,
                 flow_run_id=flow_run_id, task_run_id=task_run_id,
             )  # fmt: skip
-            self._artifact_ids[key] = client.create_artifact(wanted).id
+            artifact = client.create_artifact(wanted)
+            if key is not None:
+                self._artifact_ids[key] = artifact.id
 
         self._send(deliver)
 

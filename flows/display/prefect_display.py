@@ -10,32 +10,38 @@ of before the flow are put back before our code runs, so a run's own handlers ho
 Import after `prefect_server.connect`: Prefect reads its settings when it is imported.
 """
 
+import base64
+import contextlib
 import contextvars
+import inspect
 import json
 import logging
+import mimetypes
 import re
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import prefect.main  # noqa: F401  before `_quiet_prefect`: it puts Prefect's console handler on the root logger
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import FlowRunContext, TagsContext, TaskRunContext
-from prefect.context import tags as with_tags
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
+from prefect.flow_engine import run_flow
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.display.plain import PlainDisplay, Scope, run_and_join
-from flows.display.prefect_client import send_missing_states, set_flow_state
+from flows.display.prefect_client import create_flow_run, is_cancelled, send_missing_states, set_flow_state
 from flows.display.prefect_courier import Courier, current_run, drain_events
 from flows.display.prefect_server import RESTART_PATIENCE, Server
 from flows.display.protocol import BackgroundStep, Level, Log, Opening, Row, T, TrainingProgress, one_line
@@ -43,6 +49,8 @@ from nanogpt.faults import UserError
 
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
+LINE_SECONDS = 30.0  # between two lines of a training's log; 20,000 lines cost 24 s of the server's time and 9 MB
+CANCEL_SECONDS = 2.0  # between two looks at whether the flow run was cancelled; one takes 10 ms
 RECORDING_SECONDS = 1.5  # the server stores events once a second
 DISPLAY_FILES = ("flows/display/plain.py", "flows/display/terminal.py", "flows/display/prefect_display.py")
 BEGINNINGS = 3  # attempts to make the flow run known to the server
@@ -80,6 +88,15 @@ class Call(Generic[T]):
         return self.error is not None and not isinstance(self.error, Exception)
 
 
+@dataclass
+class _Shown:
+    """What a task showed of its progress, and when (time.monotonic)."""
+
+    progress: TrainingProgress
+    delivered: float = -PROGRESS_SECONDS
+    logged: float = -LINE_SECONDS
+
+
 class PrefectDisplay(PlainDisplay):
     """Shows the run in the pages of `server`; Prefect's own complaints go to `log`."""
 
@@ -93,7 +110,8 @@ class PrefectDisplay(PlainDisplay):
         self._flow_context = contextvars.Context()
         self._task_runs: list[TaskRun] = []
         self._explained: Exception | None = None
-        self._progress_sent: dict[str, float] = {}
+        self._run = ""
+        self._progress: dict[UUID | None, _Shown] = {}  # of each task that shows some
 
     @property
     def url(self) -> str | None:
@@ -104,20 +122,25 @@ class PrefectDisplay(PlainDisplay):
         scope = Scope()
         call = Call(lambda: run_and_join(function, scope))
         handlers = _Handlers()
+        self._run = opening.run
 
         def body(**parameters: object) -> State[Any]:
             handlers.restore()
             self._flow_run_id, _ = current_run()
-            # Tasks must not inherit the flow's tags: each tag is a request to the server before each task.
-            with TagsContext(current_tags=set()), self.within(scope):
+            with self.within(scope), self._watching_for_cancel(opening.cancel):
                 self._flow_context = contextvars.copy_context()
                 call.run()
             return _flow_state(call, scope)
 
-        flow = Flow(
-            body, name=FLOW_NAME, flow_run_name=lambda: opening.name, persist_result=False, retries=0,
-            validate_parameters=False,
-        )  # fmt: skip
+        names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in opening.parameters]
+        body.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]  # the page shows each by its name
+        flow = Flow(body, name=FLOW_NAME, persist_result=False, retries=0, validate_parameters=False)
+        number = str(uuid4())
+
+        def start() -> State[Any]:
+            flow_run = create_flow_run(flow, opening, number)
+            parameters = dict(opening.parameters)
+            return cast("State[Any]", run_flow(flow, flow_run, parameters, return_type="state"))
 
         settings = {
             PREFECT_CLIENT_MAX_RETRIES: 0,  # `_record_end` tries again, and knows whether that has any hope
@@ -125,8 +148,8 @@ class PrefectDisplay(PlainDisplay):
         }
         falls = self._server.falls
         try:
-            with with_tags(*opening.tags), temporary_settings(settings):
-                shown = self._begin(lambda: flow(**opening.parameters, return_state=True), call)
+            with temporary_settings(settings):
+                shown = self._begin(start, call)
             if shown.type != _flow_state(call, scope).type:  # the engine took a lost request for our failure
                 self._record_end(call, scope, shown.message)
         except Exception as error:
@@ -141,6 +164,23 @@ class PrefectDisplay(PlainDisplay):
             return call.result()
         finally:
             self._deliver_rest(falls)
+
+    @contextlib.contextmanager
+    def _watching_for_cancel(self, cancel: Callable[[], None]) -> Iterator[None]:
+        """Ask the server now and then whether a person has cancelled the flow run on its page."""
+        over, flow_run_id = threading.Event(), self._flow_run_id
+
+        def watch() -> None:
+            while not over.wait(CANCEL_SECONDS):
+                if flow_run_id is not None and is_cancelled(flow_run_id) and not over.is_set():
+                    cancel()
+                    return
+
+        threading.Thread(target=watch, name="prefect-cancel", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _begin(self, start: Ending, call: Call[T]) -> State[Any]:
         """Run Prefect's flow; again, when it failed before it came to our function (a server busy or restarting)."""
@@ -211,17 +251,51 @@ class PrefectDisplay(PlainDisplay):
         return super().start_in_background(title, lambda: self._step(title, function))
 
     def progress(self, progress: TrainingProgress) -> None:
-        key, now = f"training-{progress.model}", time.monotonic()
-        if not progress.is_finished and now - self._progress_sent.get(key, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
+        _, task_run_id = current_run()
+        shown, now = self._progress.setdefault(task_run_id, _Shown(progress)), time.monotonic()
+        shown.progress = progress
+        if now - shown.delivered >= PROGRESS_SECONDS:
+            shown.delivered = now
+            self._deliver_progress(progress, progress.fraction)
+        if progress.loss is not None and now - shown.logged >= LINE_SECONDS:
+            shown.logged = now
+            self.note(progress.line())
+
+    def _end_progress(self, call: Call[T]) -> None:
+        """The last word of a task that showed progress."""
+        shown = self._progress.pop(current_run()[1], None)
+        if shown is None:
             return
-        self._progress_sent[key] = now
-        self._courier.artifact(_key(key), "progress", round(100 * progress.fraction, 1), progress.line())
+        ending = "done" if call.error is None else "stopped" if call.was_interrupted else "failed"
+        progress = replace(shown.progress, seconds_left=None, activity=ending)
+        self._deliver_progress(progress, 1.0 if call.error is None else progress.fraction)
+        self.note(progress.line())
+
+    def _deliver_progress(self, progress: TrainingProgress, fraction: float) -> None:
+        key = self._key(f"training-{progress.model}")
+        self._courier.artifact(key, "progress", round(100 * fraction, 1), progress.line())
 
     def markdown(self, key: str, text: str, description: str = "") -> None:
-        self._courier.artifact(_key(key), "markdown", text, description)
+        self._courier.artifact(self._key(key), "markdown", text, description)
 
     def table(self, key: str, rows: Sequence[Row], description: str = "") -> None:
-        self._courier.artifact(_key(key), "table", json.dumps(list(rows), default=str), description)
+        self._courier.artifact(self._key(key), "table", json.dumps(list(rows), default=str), description)
+
+    def image(self, key: str, file: Path, description: str = "") -> None:
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        data = base64.b64encode(file.read_bytes()).decode("ascii")
+        self._courier.artifact(self._key(key), "image", f"data:{kind};base64,{data}", description)
+
+    def _key(self, words: str) -> str | None:
+        """An artifact's key as the server takes it: small_model of the run default -> default-small-model.
+
+        None where all steps of the phase so far were kept: what they show is no news, and must not stand in front of
+        what was shown when they ran.
+        """
+        scope = self.scope
+        if scope.steps and scope.kept == scope.steps:
+            return None
+        return re.sub(r"[^a-z0-9]+", "-", f"{self._run} {words}".lower()).strip("-")
 
     def note(self, message: str, level: Level = "info") -> None:
         self._courier.line(message, level)
@@ -238,6 +312,7 @@ class PrefectDisplay(PlainDisplay):
             if context := TaskRunContext.get():
                 self._task_runs.append(context.task_run)
             call.run()
+            self._end_progress(call)
             if isinstance(call.error, Exception) and call.error is not self._explained:
                 self._explained = call.error  # once, in the step's log; the phase around it only fails with it
                 self.note(_explanation(call.error), "error")
@@ -251,11 +326,6 @@ class PrefectDisplay(PlainDisplay):
         except Exception as error:
             self._log(f"Prefect could not show {title!r}: {one_line(error)}")
         return call.result()
-
-
-def _key(words: str) -> str:
-    """An artifact's key as the server takes it: small_model -> small-model."""
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def _cached(reason: str) -> State[Any]:

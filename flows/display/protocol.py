@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from nanogpt.units import clock, number
@@ -20,11 +21,13 @@ Row = Mapping[str, object]  # of a table: column -> what stands there
 
 @dataclass(frozen=True)
 class Opening:
-    """How a start of a run is called on its page, by which tags it is found, and what it was asked for."""
+    """One start of a run: how its page is called, by which tags it is found, and what it was asked for."""
 
-    name: str
+    run: str  # the name that all starts of the run share
+    name: str = ""  # of this start; without one, that of the run
     tags: Sequence[str] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)  # as JSON has them
+    cancel: Callable[[], None] = lambda: None  # called once, in another thread, when a person cancels it on its page
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,11 @@ class TrainingProgress:
     def fraction(self) -> float:
         return min(1.0, max(0.0, self.step / max(1, self.max_steps)))
 
-    @property
-    def is_finished(self) -> bool:
-        return self.step >= self.max_steps
-
     def line(self) -> str:
         """Everything in one line."""
-        return "  ".join(filter(None, [self.where(), self.losses(), self.left(), self.pace(), self.doing()]))
+        return "  ".join(
+            filter(None, [self.where(), self.losses(), self.left(), self.speed(), self.memory(), self.doing()])
+        )
 
     def where(self) -> str:
         which = f"model {self.position} of {self.models}  " if self.models > 1 else ""
@@ -67,10 +68,11 @@ class TrainingProgress:
     def left(self) -> str:
         return "" if self.seconds_left is None else f"{clock(self.seconds_left)} left"
 
-    def pace(self) -> str:
-        speed = "" if self.tokens_per_second is None else f"{number(self.tokens_per_second, 0)} tokens/s"
-        memory = f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else ""
-        return "  ".join(filter(None, [speed, memory]))
+    def speed(self) -> str:
+        return "" if self.tokens_per_second is None else f"{number(self.tokens_per_second, 0)} tokens/s"
+
+    def memory(self) -> str:
+        return f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else ""
 
     def doing(self) -> str:
         """What the trainer does besides training: "saving", "evaluating"."""
@@ -120,6 +122,9 @@ class Display(Protocol):
 
     def table(self, key: str, rows: Sequence[Row], description: str = "") -> None:
         """Show rows under the columns that their keys name."""
+
+    def image(self, key: str, file: Path, description: str = "") -> None:
+        """Show an image, SVG or PNG; one with the same key takes its place."""
 
     def note(self, message: str, level: Level = "info") -> None:
         """Show a message, in the log of the current step, phase or flow too."""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -319,6 +320,9 @@ class OnTerminal:
 
     def table(self, key: str, rows: Sequence[Row], description: str = "") -> None:
         self._show(lambda: self._display.table(key, rows, description))
+
+    def image(self, key: str, file: Path, description: str = "") -> None:
+        self._show(lambda: self._display.image(key, file, description))
 
     def note(self, message: str, level: Level = "info") -> None:
         self._show(lambda: self._terminal.message(message, level))

@@ -122,6 +122,7 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
         remedies=[row for row in run.journal.remedies if row.step == key.step],
     )
     draw_loss(files.folder)
+    run.journal.display.image(f"loss-{name}", files.folder / "loss.svg", f"{name}: the loss")
     documents.render_model_card(documents.card_while_training(name, facts, config), files.folder / "README.md")
     best, final = sorted((files.folder / "best").iterdir()), sorted((files.folder / "final").iterdir())
     to_use_them = [files.folder / "config.yaml", *sorted(files.folder.glob("tokenizer*.json"))]

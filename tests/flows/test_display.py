@@ -1,5 +1,6 @@
 """What a display must keep: functions run exactly once, outcomes reach the caller, the pages tell the truth."""
 
+import base64
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ def test_results_reach_the_caller():
         assert display.step_kept("kept", "unchanged") is None
         return display.step("run", lambda: 41) + 1
 
-    assert display.flow(lambda: display.phase("1 Environment", phase), Opening("name", ["tag"])) == 42
+    assert display.flow(lambda: display.phase("1 Environment", phase), Opening("name", tags=["tag"])) == 42
 
 
 @pytest.mark.fast
@@ -229,7 +230,7 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
                     print(type(error).__name__)
             return "done"
 
-        print(display.flow(main, Opening("all states", ["run:states"])), display.url.rsplit("/", 1)[0])
+        print(display.flow(main, Opening("all states", tags=["run:states"])), display.url.rsplit("/", 1)[0])
         """
     )
     assert code == 0 and errors == "", errors  # Prefect is quiet on the terminal
@@ -253,20 +254,139 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
     assert run["state"]["type"] == "FAILED" and run["tags"] == ["run:states"]
     assert run["state"]["message"].startswith("5 Training: ZeroDivisionError: division by zero; 6 Evaluation:")
     artifacts = stage.ask("artifacts/filter", {"flow_runs": {"name": {"any_": ["all states"]}}})
-    assert {(a["key"], a["type"]) for a in artifacts} == {
+    assert {(artifact["key"].removeprefix("all-states-"), artifact["type"]) for artifact in artifacts} == {
         ("component-checks", "table"), ("training-small", "progress"), ("report", "markdown")
     }  # fmt: skip
-    lines = stage.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-    texts = [line["message"] for line in lines]
+    texts = lines_of(stage, "all states")
     assert "a line" in texts and "kept: unchanged" in texts
     assert sum("ZeroDivisionError" in text for text in texts) == 1  # explained once, not at every level
+
+
+def artifacts_of(stage: Stage, name: str) -> dict[str | None, dict]:
+    found = stage.ask("artifacts/filter", {"flow_runs": {"name": {"any_": [name]}}})
+    return {artifact["key"]: artifact for artifact in found}
+
+
+def lines_of(stage: Stage, name: str) -> list[str]:
+    wanted = {"logs": {"flow_run_id": {"any_": [stage.flow_run(name)["id"]]}}, "sort": "TIMESTAMP_ASC"}
+    return [line["message"] for line in stage.ask("logs/filter", wanted)]
+
+
+@pytest.mark.slow
+def test_a_start_has_a_name_its_parameters_and_the_other_starts_of_its_run_beside_it(stage):
+    code, output, errors = stage.run(
+        """
+        parameters = {"budget": "10 min", "models": ["small"], "name": "x", "flow": 1}
+        opening = Opening("mine", "mine, 10 min, noon", ["run:mine"], parameters)
+        print(display.flow(lambda: display.phase("1 Environment", lambda: step("one", 7)), opening))
+        """
+    )
+    assert (code, output, errors) == (0, "7\n", "")
+    run = stage.flow_run("mine, 10 min, noon")
+    expected = {"budget": "10 min", "models": ["small"], "name": "x", "flow": 1}
+    assert run["parameters"] == expected and run["tags"] == ["run:mine"]
+    wanted = {"deployments": {"id": {"any_": [run["deployment_id"]]}}}
+    assert [deployment["name"] for deployment in stage.ask("deployments/filter", wanted)] == ["mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ending", "words", "percent"), [("pass", "done", 100), ("1 / 0", "failed", 50),
+                                                          ("raise KeyboardInterrupt", "stopped", 50)])  # fmt: skip
+def test_a_training_has_log_lines_and_a_last_word(stage, ending, words, percent):
+    name = f"ends {words}"
+    stage.run(
+        f"""
+        def train():
+            for step in range(501):
+                display.progress(TrainingProgress("small", step, 1000, loss=5 - step / 500, seconds_left=6.0))
+            {ending}
+
+        try:
+            display.flow(lambda: display.phase("5 Training", lambda: display.step("Train", train)), Opening({name!r}))
+        except BaseException:
+            pass
+        """
+    )
+    last = f"small  step 500/1,000  loss 4.000  {words}"
+    progress = artifacts_of(stage, name)[f"ends-{words}-training-small"]
+    assert (progress["data"], progress["description"]) == (percent, last)
+    lines = [line for line in lines_of(stage, name) if line.startswith("small")]
+    assert lines == ["small  step 0/1,000  loss 5.000  0:06 left", last]
+
+
+@pytest.mark.slow
+def test_what_a_cached_start_shows_does_not_stand_before_the_first(stage):
+    play = """
+        def documentation():
+            {step}
+            display.markdown("report", "{text}")
+
+        display.flow(lambda: display.phase("8 Documentation", documentation), Opening("same", "same {text}"))
+        """
+    stage.run(play.format(step='step("Write the report")', text="first"))
+    stage.run(play.format(step='display.step_kept("Write the report", "unchanged")', text="again"))
+    (latest,) = stage.ask("artifacts/latest/filter", {"artifacts": {"key": {"any_": ["same-report"]}}})
+    assert latest["data"] == "first"
+    assert artifacts_of(stage, "same again")[None]["data"] == "again"  # it is on its own page
+
+
+@pytest.mark.slow
+def test_an_image_is_on_the_page_without_any_other_server_and_is_replaced(stage, tmp_path):
+    plot = tmp_path / "loss.svg"
+    stage.run(
+        f"""
+        def train():
+            for content in "<svg>1</svg>", "<svg>2</svg>":
+                Path({str(plot)!r}).write_text(content)
+                display.image("loss", Path({str(plot)!r}), "the loss")
+
+        display.flow(lambda: display.phase("5 Training", lambda: display.step("Train", train)), Opening("image"))
+        """
+    )
+    wanted = {"flow_runs": {"name": {"any_": ["image"]}}}
+    (image,) = stage.ask("artifacts/filter", wanted)
+    kind, _, data = image["data"].partition(";base64,")
+    assert (image["type"], kind, base64.b64decode(data)) == ("image", "data:image/svg+xml", b"<svg>2</svg>")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["CANCELLING", "CANCELLED"])
+def test_a_flow_run_that_is_cancelled_on_its_page_is_interrupted(stage, state):
+    name = f"is {state}"
+    process = stage.start(
+        f"""
+        def interrupt(number, frame):
+            raise KeyboardInterrupt
+
+        def long():
+            print("running", flush=True)
+            time.sleep(60)
+
+        signal.signal(signal.SIGTERM, interrupt)
+        opening = Opening({name!r}, cancel=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        began = time.monotonic()
+        try:
+            display.flow(lambda: display.phase("5 Training", lambda: display.step("Train", long)), opening)
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert process.stdout.readline() == "running\n"
+    run = stage.flow_run(name)["id"]
+    began = time.monotonic()
+    stage.ask(f"flow_runs/{run}/set_state", {"state": {"type": state}})
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert time.monotonic() - began < 10
+    stopped = ("Cancelled", "stopped; the same command goes on from here")
+    stage.shows(name, {"5 Training": stopped, "Train": stopped})
+    assert stage.flow_run(name)["state"]["type"] == "CANCELLED"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:1", "gopher://x"])
 def test_the_pages_are_reached_whatever_proxy_a_person_has(stage, proxy):
     """Port 1 answers nobody: all that went through the proxy would be lost. httpx has no package for socks5 here."""
-    name = f"through {proxy}"
+    name = f"through {proxy.partition(':')[0]}"
     code, output, errors = stage.run(
         f"""
         def phase():
@@ -281,8 +401,7 @@ def test_the_pages_are_reached_whatever_proxy_a_person_has(stage, proxy):
     assert (code, output.strip(), errors) == (0, "[] 0", "")
     completed = ("Completed", None)
     stage.shows(name, {"1 Environment": completed, "one": completed})
-    lines = stage.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [stage.flow_run(name)["id"]]}}})
-    assert [line["message"] for line in lines] == ["a line"]
+    assert lines_of(stage, name) == ["a line"]
 
 
 @pytest.mark.slow
@@ -297,7 +416,7 @@ def test_a_server_lost_for_good_changes_nothing_for_the_run(stage):
             display.progress(TrainingProgress("small", 1, 2))
             return step("after", 40) + background.result()
 
-        value = display.flow(lambda: display.phase("1 Environment", phase), Opening("lost", ["run:lost"]))
+        value = display.flow(lambda: display.phase("1 Environment", phase), Opening("lost", tags=["run:lost"]))
         print(value, sorted(ran), display.url)
         """,
         seconds=60,  # without care: 146 s
@@ -376,7 +495,7 @@ def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
         def phase():
             display.step("long", long)
 
-        display.flow(lambda: display.phase("1 Environment", phase), Opening("crash", ["run:crash"]))
+        display.flow(lambda: display.phase("1 Environment", phase), Opening("crash", tags=["run:crash"]))
         """
     process = stage.start(play)
     assert process.stdout.readline() == "running\n"
