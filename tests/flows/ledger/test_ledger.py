@@ -62,7 +62,7 @@ class House:
         ledger = self.session()
         ledger.start(step, settings, ledger.decide(step, settings).reason)
         path = self.write(f"data/{step.name}.bin", text)
-        ledger.finish(step, StepResult(result.pop("facts", Text()), [path], **result), seconds=1.5, commit="abc")
+        ledger.finish(step, StepResult(facts, [path], identity), seconds=1.5, commit="abc")
         return ledger
 
     def marker_file(self, step: StepSpec) -> Path:
