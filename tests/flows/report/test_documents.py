@@ -284,7 +284,7 @@ def test_every_symptom_that_a_run_can_name_has_its_section_with_the_words_of_the
     text = (tmp_path / "troubleshooting.md").read_text()
     assert text.count("(happened in this run)") == len(symptoms) and BROKEN not in text
     read = html.unescape(re.sub("<[^>]+>", "", MarkdownIt("commonmark").render(text)))
-    assert all(row.told in read and row.recognised in read for row in remedies.TABLE.values())
+    assert all(row.in_order in read and row.recognised in read for row in remedies.TABLE.values())
 
 
 @pytest.mark.parametrize("charge, words", [(20.0, "saves below 20 % on battery"), (7.5, "saves below 7.5 %"),

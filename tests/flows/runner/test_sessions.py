@@ -1,11 +1,13 @@
 """What a start takes over from those before it, and what it leaves for those after it."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.cli.lock import exclusive
+from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
 from flows.context.options import RunConfig, RunOptions
 from flows.ledger.facts import Remedy
@@ -110,6 +112,30 @@ def test_a_full_disk_costs_a_sessions_notes_and_not_the_session(flow, monkeypatc
     monkeypatch.setattr(durable, "write_note", full)
     start.phases.run("implementation", lambda: None)
     start.session.end(stopped=False)
+
+
+def test_the_clock_continues_over_killed_sessions_and_begins_anew_after_a_success_or_with_another_budget(
+    tmp_path, monkeypatch
+):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def start(budget: float = 600.0) -> BudgetClock:
+        clock = BudgetClock(tmp_path / "clock.json", budget)
+        clock.resume()
+        return clock
+
+    clock = start()
+    now += 40
+    clock.save()  # and killed
+    now += 500  # which is nobody's
+    clock = start()
+    now += 10
+    assert (clock.spent, clock.left) == (50, 550)
+    clock.save()
+    assert start(budget=3600.0).spent == 0
+    clock.save(finished=True)
+    assert start().spent == 0
 
 
 # A session that never ended

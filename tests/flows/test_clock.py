@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.context import budget_clock as clock
-from flows.context.budget_clock import BudgetClock
+from flows.context.budget_clock import Clock
 
 pytestmark = pytest.mark.fast
 
@@ -57,8 +57,8 @@ def test_only_waking_time_is_spent_whatever_happens(events, platform):
         machine = Machine()
         patch.setattr(clock, "time", machine)
         patch.setattr(clock, "sys", SimpleNamespace(platform=platform))
-        watch = BudgetClock(Path(folder) / "clock.json", BUDGET)
-        spent = slept = reported = 0.0
+        watch = Clock(Path(folder) / "clock.json", BUDGET)
+        spent = slept = told = 0.0
         for what, amount in events:
             if what == "works":
                 machine.pass_time(amount)
@@ -74,57 +74,33 @@ def test_only_waking_time_is_spent_whatever_happens(events, platform):
                 machine.clocks["wall"] += amount
             else:
                 watch.save()
-                reported += watch.slept()
+                told += watch.slept()
                 machine.pass_time(amount)
                 if what == "is rebooted":
                     machine.reboot()
-                watch = BudgetClock(watch.path, BUDGET)
-                assert watch.resume()
+                watch = Clock(watch.path, BUDGET)
+                assert watch.go_on()
         rounding = 0.05 * len(events) + 1e-3
         assert watch.spent == pytest.approx(spent, abs=rounding)
         assert watch.left == pytest.approx(BUDGET - spent, abs=rounding)
-        assert reported + watch.slept() == pytest.approx(0.0 if platform == "somewhere" else slept, abs=1e-3)
-        assert watch.slept() == 0.0  # each sleep is reported once
+        assert told + watch.slept() == pytest.approx(0.0 if platform == "somewhere" else slept, abs=1e-3)
+        assert watch.slept() == 0.0  # each sleep is told once
 
 
 def test_a_kill_while_it_waits_costs_the_budget_nothing(tmp_path, monkeypatch):
     machine = Machine()
     monkeypatch.setattr(clock, "time", machine)
-    watch = BudgetClock(tmp_path / "clock.json", BUDGET)
+    watch = Clock(tmp_path / "clock.json", BUDGET)
     machine.pass_time(60)
     with watch.stopped():
         machine.pass_time(3600)
         watch.save()
-    later = BudgetClock(watch.path, BUDGET)
-    assert later.resume() and later.spent == 60
+    later = Clock(watch.path, BUDGET)
+    assert later.go_on() and later.spent == 60
 
 
-def test_this_machine_reports_its_sleep():
+def test_this_machine_tells_of_its_sleep():
     """Whatever it has slept so far, it did not between two lines."""
     before = clock.seconds_asleep()
     time.sleep(0.05)
     assert before >= -0.001 and clock.seconds_asleep() - before == pytest.approx(0, abs=0.001)
-
-
-def test_it_continues_over_killed_sessions_and_begins_anew_after_a_success_or_with_another_budget(
-    tmp_path, monkeypatch
-):
-    machine = Machine()
-    monkeypatch.setattr(clock, "time", machine)
-
-    def start(budget: float = 600.0) -> BudgetClock:
-        watch = BudgetClock(tmp_path / "clock.json", budget)
-        watch.resume()
-        return watch
-
-    watch = start()
-    machine.pass_time(40)
-    watch.save()  # and killed
-    machine.pass_time(500)  # which is nobody's
-    watch = start()
-    machine.pass_time(10)
-    assert (watch.spent, watch.left) == (50, 550)
-    watch.save()
-    assert start(budget=3600.0).spent == 0
-    watch.save(finished=True)
-    assert start().spent == 0
