@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.config import Config, TrainingConfig
+from nanogpt.results import RangeTest
 from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.stopping import StopRequest
 from nanogpt.training.trainer import Trainer
@@ -27,26 +27,6 @@ AS_IN_THE_MIDDLE = {  # of a training: its beginning has other windows and batch
     "training.initial_block_size": None, "training.initial_batch": None, "training.weight_average": 0.0,
     "tracking": "none",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """Factors on the peak learning rates, the loss at each (nats a token), smoothed, and what follows from it.
-
-    `steepest`, `lowest` and `suggested` are factors; None where the loss never falls. `rises_again`: whether the sweep
-    went far enough to see the edge.
-    """
-
-    factors: list[float]
-    losses: list[float]
-    smoothed: list[float]
-    steepest: float | None
-    lowest: float | None
-    rises_again: bool
-
-    @property
-    def suggested(self) -> float | None:
-        return None if self.steepest is None else math.sqrt(self.steepest * self.lowest)
 
 
 def learning_rate_range(
