@@ -221,7 +221,7 @@ def _too_large(run: Run) -> Json:
 def _plan_settings(run: Run) -> Json:
     return {
         "budget": run.config.budget,
-        "data": run.config.data.model_dump(),
+        "data": run.config.data.model_dump(exclude={"encoding"}),  # which counts in the text that is fetched
         "device": run.config.device.model_dump(),
         **_too_large(run),
         "models": {config.name: config.model_dump(include={"model", "training"}) for config in run.options.candidates},

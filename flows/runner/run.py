@@ -150,7 +150,9 @@ class Run:
         """Run a phase. Its failure is recorded, and never stops what can still run."""
         if self.options.only == phase.name:
             self._accept_finished_steps()
-        self.phase_runner.run(phase.name, lambda: self._with_prefetch(phase))
+        for key in phase.prefetch if self.options.only is None else ():
+            self.step_runner.prefetch(self._work(key))  # outside the phase, which would fail with it
+        self.phase_runner.run(phase.name, lambda: phase.work(self))
 
     def _accept_finished_steps(self) -> None:
         """With --only, the other phases' steps count as they are, when their outputs are whole."""
@@ -160,12 +162,6 @@ class Run:
                 with suppress(OSError, UserError, Blocked):  # what its settings are read from is not there
                     if self.ledger.decide(step, step.settings(self)).keep:
                         finished.add(step.name)
-
-    def _with_prefetch(self, phase: Phase) -> None:
-        if self.options.only is None:
-            for key in phase.prefetch:
-                self.step_runner.prefetch(self._work(key))
-        phase.work(self)
 
     def milestone(self, phase: str, title: str, body: str, files: Sequence[Path]) -> None:
         """Commit small artefacts on the branch autopilot/<run>; HEAD, index and work tree stay as they are.

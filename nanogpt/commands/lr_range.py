@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nanogpt.commands.arguments import add_overrides, positive
 from nanogpt.faults import UserError
-
-if TYPE_CHECKING:
-    from nanogpt.measure.learning_rate_range import RangeTest
+from nanogpt.results import RangeTest
 
 HELP = "suggest a learning rate: the first steps with a rising one"
 ROWS = 14  # of the table

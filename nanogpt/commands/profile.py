@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nanogpt.commands.arguments import add_model, model_config, positive
-
-if TYPE_CHECKING:
-    from nanogpt.measure.profiler import Profile
+from nanogpt.results import Profile
 
 HELP = "show what training steps spend their time on"
 BAR = 24  # characters of the longest bar

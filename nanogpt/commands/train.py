@@ -7,13 +7,10 @@ import contextlib
 import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nanogpt.commands.arguments import add_overrides, positive
 from nanogpt.commands.settings_help import add_settings
-
-if TYPE_CHECKING:
-    from nanogpt.training.trainer import Outcome
+from nanogpt.results import TrainingOutcome
 
 HELP = "train a model on tokenised data; a folder with checkpoints goes on where it stopped"
 
@@ -57,14 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
-def headline(outcome: Outcome) -> str:
+def headline(outcome: TrainingOutcome) -> str:
     """One line: how it ended."""
     loss = "none yet" if outcome.best_val_loss is None else f"{outcome.best_val_loss:.4f}"
     reason = "saved" if outcome.status == "stopped" else outcome.reason
     return f"{outcome.status} after {outcome.step:,} steps ({reason}): best validation loss {loss}"
 
 
-def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
+def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
     """How it ended, what came out, and the commands that go on from here."""
     from nanogpt.training.record.live_view import clock
     from nanogpt.training.record.metrics import read_rows

@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
@@ -22,6 +21,7 @@ from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import windows
 from nanogpt.measure.real_step import RealStep
+from nanogpt.results import Profile
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.validation import rows_at_once
 from nanogpt.weights import checkpoint
@@ -122,34 +122,6 @@ def _matmul_rate(device: str, precision: str, threads: int) -> float:
 
 
 # ---- where the time goes
-
-
-@dataclass(frozen=True)
-class Profile:
-    """`seconds` of each part for one step; those of evaluation and checkpoint are spread over the steps between."""
-
-    seconds: dict[str, float]
-    parameters: int
-    tokens_per_second: float  # of steps alone
-    flops_per_second: float
-    matmul_flops_per_second: float
-    share_of_matmul: float
-    share_of_peak: float | None  # of the rate that the maker of an accelerator names; None where none is known
-    peak_memory_bytes: int
-    device: str
-    precision: str
-    threads: int
-    steps: int
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Of the whole time, by part; they add up to 1."""
-        whole = sum(self.seconds.values())
-        return {part: seconds / whole for part, seconds in self.seconds.items()}
-
-    def facts(self) -> dict:
-        """For JSON."""
-        return {**asdict(self), "shares": self.shares}
 
 
 def profile(

@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from flows.machine.worker import WorkerDied, WorkerTimedOut
 
 from flows.context.options import parse
 from flows.display.plain import PlainDisplay
 from flows.ledger.ledger import Outcome, Step
 from flows.machine import accelerator
-from flows.machine.worker import WorkerDied, WorkerTimedOut
 from flows.phases import environment, implementation
 from flows.runner.run import Run
 from nanogpt import durable

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from flows.machine.memory_pressure import MemoryPressure
 
 from flows.machine import memory_pressure
-from flows.machine.memory_pressure import MemoryPressure
 
 pytestmark = pytest.mark.fast
 GIB = 2**30

@@ -9,8 +9,8 @@ import time
 
 import psutil
 import pytest
-
 from flows.machine.worker import Worker, WorkerDied
+
 from nanogpt.faults import UserError
 
 pytestmark = pytest.mark.slow  # starts real processes

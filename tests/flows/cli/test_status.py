@@ -5,17 +5,24 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.cli import status
-from flows.context.options import CHECKOUT, parse
-from flows.ledger.ledger import Outcome
-from flows.phases import steps_of
-from flows.runner.run import Run
-from nanogpt import durable
+from flows.cli.command_line import parse
+from flows.context.paths import CHECKOUT
+from flows.full_run import PHASES
+from flows.ledger.facts import FETCHED, PLANNED, LeftOut, Planned
+from flows.ledger.steps import StepResult
+from flows.runner.assembly import assemble
+from flows.runner.run import AnyStep, Run
+from flows.runner.sessions import SessionRecord
+from nanogpt import durable, machine
 from nanogpt.config import save_config
+from nanogpt.records import from_json, to_json
+from tests.flows.report import report_facts
 
 MODELS = ("micro", "tiny_model")
 SHORT = ["--set", "ladder=[micro, tiny_model]", "--budget", "10m", "--data", "embedded"]
@@ -32,30 +39,35 @@ class Workspace:
         return ["--workspace", str(self.folder), *SHORT, *more]
 
     def run(self, *more: str) -> Run:
-        return Run(parse(self.arguments(*more)))
+        return assemble(parse(self.arguments(*more), PHASES), PHASES)
 
     def finish(self, last: str) -> None:
-        """Every step up to and with `last`; the text is fetched ahead of its phase."""
-        run = self.run()
-        fetch = next(step for step in steps_of(MODELS) if step.name == "dataset.fetch")
-        for step in [fetch, *steps_of(MODELS)]:
-            settings = step.settings(run)
-            run.ledger.start(step, settings, "never run")
-            run.ledger.finish(step, self._outcome(run, step.name), seconds=12.0)
+        """Every step up to and with `last`; the text is fetched before its phase."""
+        run, facts = self.run(), self.facts()
+        steps = run.steps()
+        fetch = next(step for step in steps if step.key == FETCHED)
+        for step in [fetch, *steps]:
+            run.ledger.start(step, step.settings(run), "never run")
+            run.ledger.finish(step, self._result(run, step, facts[step.name]), seconds=12.0)
             if step.name == last:
                 return
 
-    def _outcome(self, run: Run, name: str) -> Outcome:
-        output = run.paths.data / f"{name}.bin"
-        durable.write_text(output, name)
-        if name != "configuration.plan":
-            return Outcome([output])
-        plan = {"ladder": [{"name": name, "seconds": 100.0, "memory_bytes": 3 << 30} for name in MODELS],
-                "left_out": [{"name": "small_model", "reason": "needs 9.0 GiB of 4.0 GiB"}]}  # fmt: skip
-        for rung in run.options.rungs:
-            save_config(rung, run.paths.configs / f"{rung.name}.yaml")
-        durable.write_json(run.paths.state / "plan.json", plan)
-        return Outcome([output, run.paths.state / "plan.json"], plan)
+    def facts(self) -> dict:
+        """What each step leaves: of the two models of SHORT."""
+        facts = report_facts.complete_facts(self.folder.parent / "models")
+        found = {name.replace("tiny", "tiny_model"): value for name, value in facts.steps.items()}
+        ladder = [replace(report_facts.PLANNED_MODEL, name=name, seconds=100.0, memory_bytes=3 << 30)
+                  for name in MODELS]  # fmt: skip
+        left_out = [LeftOut("small_model", "needs 9.0 GiB of 4.0 GiB")]
+        return found | {PLANNED.step: to_json(Planned(600.0, ladder, left_out, []))}
+
+    def _result(self, run: Run, step: AnyStep, facts: dict) -> StepResult:
+        output = run.paths.data / f"{step.name}.bin"
+        durable.write_text(output, step.name)
+        if step.key == PLANNED:
+            for candidate in run.options.candidates:
+                save_config(candidate, run.paths.config(candidate.name))
+        return StepResult(from_json(step.key.kind, facts), [output])
 
     def picture(self) -> dict:
         """Every file and folder with its bytes and times."""
@@ -65,7 +77,7 @@ class Workspace:
         }
 
     def decisions(self, *more: str) -> dict[str, tuple[str, str]]:
-        return {step.name: (state, reason) for step, state, reason in status.decisions(self.run(*more))}
+        return {row.step.name: (row.state, row.reason) for row in status.decisions(self.run(*more))}
 
 
 @pytest.fixture
@@ -129,14 +141,14 @@ def test_what_depends_on_a_step_that_runs_again_waits_for_it(workspace):
     assert rows["dataset.characters"] == ("waits", "for dataset.clean: kept if its output stays the same")
 
 
-def test_a_changed_setting_is_told_where_it_counts_and_only_there(workspace):
+def test_a_changed_setting_is_named_where_it_counts_and_only_there(workspace):
     workspace.finish("documentation.report")
     rows = workspace.decisions("--set", "training.muon_learning_rate=3e-3")
     assert rows["configuration.plan"][0] == "run" and "muon_learning_rate" in rows["configuration.plan"][1]
     assert rows["configuration.measure"][0] == rows["dataset.clean"][0] == "kept"
 
 
-def test_another_budget_is_another_plan_and_nothing_is_told_of_the_old_one(workspace, capsys, monkeypatch):
+def test_another_budget_is_another_plan_and_nothing_is_shown_of_the_old_one(workspace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     workspace.finish("documentation.report")
     rows = workspace.decisions("--budget", "1h")
@@ -144,12 +156,12 @@ def test_another_budget_is_another_plan_and_nothing_is_told_of_the_old_one(works
     assert rows["training.micro"] == ("waits", "for configuration.plan: kept if its output stays the same")
     assert rows["evaluation.models"][0] == rows["documentation.report"][0] == "waits"
     assert status.show_plan(workspace.run("--budget", "1h")) == 0
-    said = capsys.readouterr().out
-    assert "The plan is to be made anew" in said
-    assert "1 min 40 s" not in said and "small_model is left out" not in said
+    printed = capsys.readouterr().out
+    assert "The plan is to be made anew" in printed
+    assert "1 min 40 s" not in printed and "small_model is left out" not in printed
 
 
-def test_what_needs_a_step_done_ahead_of_its_phase_waits_for_it_too(workspace):
+def test_what_needs_a_step_of_a_later_phase_waits_for_it_too(workspace):
     workspace.finish("documentation.report")
     (workspace.run().paths.data / "dataset.fetch.bin").unlink()
     rows = workspace.decisions()
@@ -166,22 +178,22 @@ def test_the_plan_shows_time_and_memory_and_what_is_left_out(workspace, capsys, 
     monkeypatch.setenv("COLUMNS", "150")
     workspace.finish("configuration.plan")
     assert status.show_plan(workspace.run()) == 0
-    said = capsys.readouterr().out
-    row = next(line for line in said.splitlines() if "training.tiny_model" in line)
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "training.tiny_model" in line)
     assert "1 min 40 s" in row and "3.0 GiB" in row
-    assert "small_model is left out: needs 9.0 GiB of 4.0 GiB" in said
+    assert "small_model is left out: needs 9.0 GiB of 4.0 GiB" in printed
 
 
 def test_before_anything_is_measured_the_plan_predicts_memory_and_disk(workspace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setattr(status, "memory_bytes", lambda: 16 * 2**30)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 16 * 2**30)
     assert status.show_plan(workspace.run("--set", "ladder=[micro, large_model]")) == 0
-    said = capsys.readouterr().out
-    assert "Nothing is measured yet" in said and "go to training" in said
-    rows = {line.split()[1]: line for line in said.splitlines() if line.startswith(("│ micro ", "│ large_model "))}
+    printed = capsys.readouterr().out
+    assert "Nothing is measured yet" in printed and "go to training" in printed
+    rows = {line.split()[1]: line for line in printed.splitlines() if line.startswith(("│ micro ", "│ large_model "))}
     assert "0.81 M" in rows["micro"] and "MiB" in rows["micro"] and "does not fit" not in rows["micro"]
-    assert "micro is left out" not in said  # the embedded corpus is as large as tiny Shakespeare
-    assert "large_model is left out: has 649 parameters for each of the" in said
+    assert "micro is left out" not in printed  # the embedded corpus is as large as tiny Shakespeare
+    assert "large_model is left out: has 649 parameters for each of the" in printed
     assert "651.6 M" in rows["large_model"] and "does not fit into memory" in rows["large_model"]
 
 
@@ -189,19 +201,19 @@ def test_other_programs_words_are_shown_as_they_are(workspace, capsys, monkeypat
     """rich reads [brackets] as markup and fails on [/what looks like an end]."""
     monkeypatch.setenv("COLUMNS", "200")
     run = workspace.run()
-    step = steps_of(MODELS)[0]
+    step = run.steps()[0]
     run.ledger.start(step, step.settings(run), "never run")
     run.ledger.fail(step, "cannot open [/mnt/data] [red]now[/red]")
     assert status.show(run) == 0 and status.show_plan(run) == 0
     assert capsys.readouterr().out.count("cannot open [/mnt/data] [red]now[/red]") == 2
 
 
-def test_a_session_that_was_killed_is_not_told_as_running(workspace, capsys):
+def test_a_session_that_was_killed_is_not_shown_as_running(workspace, capsys):
     session = workspace.run().paths.state / "session.json"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     for pid, state in ((os.getpid(), "running"), (ended.pid, "interrupted")):
-        durable.write_json(session, {"state": "running", "pid": pid})
+        durable.write_json(session, to_json(SessionRecord("2026-11-20 23:40:02", 1, "running", pid, "python3")))
         assert status.show(workspace.run()) == 0
         assert f"run default: {state}" in capsys.readouterr().out
 
@@ -214,13 +226,13 @@ def test_a_damaged_record_of_the_session_is_no_reason_to_fail(workspace, damage,
 
 
 @pytest.mark.slow
-def test_a_look_at_a_run_that_goes_on_does_not_disturb_it(workspace):
+def test_a_look_at_a_run_under_way_does_not_disturb_it(workspace):
     holder = textwrap.dedent(f"""
         import sys
-        from flows.context.options import parse
+        from pathlib import Path
         from flows.cli.lock import exclusive
-        from flows.runner.run import Run
-        with exclusive(Run(parse({workspace.arguments()!r}))):
+        from flows.context.paths import Paths
+        with exclusive(Paths(Path({str(workspace.folder)!r}), "default"), "default"):
             print("held", flush=True)
             sys.stdin.read()
     """)

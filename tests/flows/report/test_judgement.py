@@ -1,30 +1,40 @@
 """Each criterion follows its figures, and says so; each recommendation names the number that caused it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flows.report.judgement import DOCUMENTS, criteria
+from flows.ledger.facts import BASELINES, EVALUATED, MEASURED, PLANNED, SAMPLES, SYSTEM, TESTS
+from flows.report.facts import RunFacts
+from flows.report.judgement import GUIDES, REPORT, criteria
 from flows.report.recommendations import recommendations, with_option
-from tests.flows import report_facts
+from tests.flows.report import report_facts
+from tests.flows.report.report_facts import with_phase, with_step, with_training
 
 pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
-def facts(tmp_path):
+def facts(tmp_path) -> RunFacts:
     return report_facts.complete_facts(tmp_path)
 
 
-def verdicts(facts) -> dict[str, bool | None]:
-    return {row["name"]: row["met"] for row in criteria(facts)}
+def verdicts(facts: RunFacts) -> dict[str, bool | None]:
+    return {row.name: row.met for row in criteria(facts)}
+
+
+def verdict(facts: RunFacts, name: str) -> tuple[bool | None, str]:
+    return next((row.met, row.evidence) for row in criteria(facts) if row.name == name)
 
 
 def test_a_complete_run_meets_all_criteria_each_with_evidence(facts):
-    facts = {**facts, "documents": DOCUMENTS}
+    facts = replace(facts, documents=[*REPORT, *GUIDES])
     assert all(verdicts(facts).values())
-    assert all(row["evidence"] for row in criteria(facts))
+    assert all(row.evidence for row in criteria(facts))
+    met, evidence = verdict(replace(facts, documents=[*REPORT, *GUIDES[1:]]), "Documents written")
+    assert met is False and evidence == f"missing: {GUIDES[0]}"
 
 
 def test_what_was_never_measured_is_neither_met_nor_failed():
@@ -36,16 +46,17 @@ def test_what_was_never_measured_is_neither_met_nor_failed():
 
 
 def test_tests_that_were_stopped_are_neither_met_nor_failed(facts):
-    facts["steps"]["evaluation.tests"].update(passed=0, timed_out=True, seconds=600.0)
-    row = next(row for row in criteria(facts) if row["name"] == "The project's tests pass")
-    assert row["met"] is None and "stopped after 10 min" in row["evidence"]
+    facts = with_step(facts, TESTS, passed=0, timed_out=True, seconds=600.0)
+    met, evidence = verdict(facts, "The project's tests pass")
+    assert met is None and "stopped after 10 min" in evidence
 
 
 def test_criteria_follow_the_figures(facts):
-    facts["steps"]["evaluation.tests"]["failed"] = 1
-    facts["steps"]["evaluation.samples"]["coherence"]["coherent"] = False
-    facts["steps"]["environment.system"]["checks"][0]["level"] = "fail"
-    facts["models"][1]["facts"]["best_val_loss"] = 9.0
+    facts = with_step(facts, TESTS, failed=1)
+    facts = with_step(facts, SAMPLES, coherence=replace(facts.of(SAMPLES).coherence, coherent=False))
+    first, *others = facts.of(SYSTEM).checks
+    facts = with_step(facts, SYSTEM, checks=[replace(first, level="fail"), *others])
+    facts = with_training(facts, "tiny", best_val_loss=9.0)
     met = verdicts(facts)
     assert not any(met[name] for name in ("The project's tests pass", "Its samples are coherent", "Environment set up",
                                           "Its loss fell"))  # fmt: skip
@@ -57,20 +68,19 @@ def test_criteria_follow_the_figures(facts):
     (100, "early stopping", True),
 ])  # fmt: skip
 def test_a_plan_holds_that_was_within_a_fifth_of_what_each_training_took(facts, taken, reason, held):
-    facts["models"][1]["facts"].update(seconds=taken, reason=reason)
-    row = next(row for row in criteria(facts) if row["name"] == "The plan held")
-    assert row["met"] is held
-    assert "tiny" in row["evidence"] and "planned 7 min 10 s" in row["evidence"]
+    met, evidence = verdict(with_training(facts, "tiny", seconds=taken, reason=reason), "The plan held")
+    assert met is held
+    assert "tiny" in evidence and "planned 7 min 10 s" in evidence
 
 
 def test_a_phase_that_missed_its_plan_by_more_than_a_moment_is_named_with_the_plan(facts):
-    facts["phases"][5]["seconds"] = 2 * facts["phases"][5]["planned_seconds"]
-    facts["phases"][0]["seconds"] = facts["phases"][0]["planned_seconds"] + 4  # nobody minds
-    evidence = next(row["evidence"] for row in criteria(facts) if row["name"] == "The plan held")
+    facts = with_phase(facts, "evaluation", seconds=2 * facts.phase("evaluation").planned_seconds)
+    nobody_minds = facts.phase("environment").planned_seconds + 4
+    _, evidence = verdict(with_phase(facts, "environment", seconds=nobody_minds), "The plan held")
     assert "phases off by more than 20 %: Evaluation (+100 %)" in evidence and "Environment" not in evidence
 
 
-def advice(facts, word: str) -> str:
+def advice(facts: RunFacts, word: str) -> str:
     lines = [line for line in recommendations(facts) if word in line]
     assert len(lines) == 1, (word, recommendations(facts))
     return lines[0]
@@ -87,38 +97,43 @@ def test_a_gap_between_train_and_validation_is_overfitting(facts):
 
 
 def test_a_loss_that_still_falls_asks_for_time(facts):
-    rows = [{"kind": "eval", "step": step, "val_loss": 4 - step / 1000, "train_loss": 4 - step / 1000, "seconds": step}
-            for step in range(100, 2100, 100)]  # fmt: skip
-    (Path(facts["models"][1]["folder"]) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_curve(facts, [(step, 4 - step / 1000, 4 - step / 1000) for step in range(100, 2100, 100)])
     line = advice(facts, "was still learning")
     assert "fell by 1.000 per 1,000 steps" in line and "--budget 40m" in line
 
 
 def test_a_loss_that_rose_again_asks_to_stop_early(facts):
-    rows = [{"kind": "eval", "step": step, "val_loss": 2 + abs(step - 500) / 1000, "train_loss": 1.0, "seconds": step}
-            for step in range(100, 1100, 100)]  # fmt: skip
-    (Path(facts["models"][1]["folder"]) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_curve(facts, [(step, 2 + abs(step - 500) / 1000, 1.0) for step in range(100, 1100, 100)])
     line = advice(facts, "trained past its best")
     assert "2.0000 at step 500" in line and "training.early_stopping_patience=3" in line
 
 
+def write_curve(facts: RunFacts, curve: list[tuple[int, float, float]]) -> None:
+    """tiny's evaluations: (step, validation loss, training loss)."""
+    rows = [{"kind": "eval", "step": step, "val_loss": val_loss, "train_loss": train_loss, "seconds": step}
+            for step, val_loss, train_loss in curve]  # fmt: skip
+    (Path(facts.model("tiny").folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_figures_that_stand_out_are_named_with_their_number(facts):
-    facts["steps"]["evaluation.baselines"]["model"] = 2.5
-    facts["steps"]["evaluation.models"]["best"] = "micro"
-    facts["steps"]["configuration.measure"]["models"]["micro"]["share_of_peak"] = 0.04
-    facts["phases"][5]["seconds"] = 90
-    assert "2.500 against 2.410" in advice(facts, "no better than 5-gram")
+    facts = with_step(facts, EVALUATED, best="micro")
+    facts = with_step(facts, BASELINES, bits_per_byte={**facts.of(BASELINES).bits_per_byte, "6-gram": 2.5})
+    measured = facts.of(MEASURED).models
+    slow = replace(measured["micro"], share_of_peak=0.04)
+    facts = with_step(facts, MEASURED, models={**measured, "micro": slow})
+    facts = with_phase(facts, "evaluation", seconds=90)
+    assert "2.683 against 2.410" in advice(facts, "no better than 5-gram")
     assert "2,300 steps" in advice(facts, "beats tiny")
     assert not any("matrix-product peak" in line for line in recommendations(facts)), "memory ran out in this run"
-    facts["remedies"] = [row for row in facts["remedies"] if row["symptom"] != "out_of_memory"]
+    facts = replace(facts, remedies=[row for row in facts.remedies if row.symptom != "out_of_memory"])
     assert "4.0 %" in advice(facts, "matrix-product peak")
     assert "1 min 30 s, planned 40.0 s" in advice(facts, "Phase 6 Evaluation took")
 
 
 def test_more_time_is_advised_only_for_a_model_that_time_is_wanting_for(facts):
-    facts["models"][1]["facts"]["peak_memory_bytes"] = 2**28
+    facts = with_training(facts, "tiny", peak_memory_bytes=2**28)
     assert "the plan can add small:" in advice(facts, "Memory is not the limit")
-    facts["steps"]["configuration.plan"]["left_out"].pop()
+    facts = with_step(facts, PLANNED, left_out=facts.of(PLANNED).left_out[:-1])
     assert not any("Memory is not the limit" in line for line in recommendations(facts))
 
 

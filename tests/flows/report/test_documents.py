@@ -1,9 +1,9 @@
 """The documents of a run: whole, sure of their facts, and never broken by what data holds or what a phase left out."""
 
-import copy
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +12,14 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from flows.context.command_words import PHASES
+from flows.ledger.facts import BASELINES, CHARACTERS, DEVICE, EXAMPLES, FETCHED, SAMPLES, SYSTEM, TESTS
 from flows.report import documents
+from flows.report.facts import RunFacts
 from flows.supervision import remedies
-from tests.flows import report_facts
+from nanogpt.records import from_json, to_json
+from tests.flows.report import report_facts
+from tests.flows.report.report_facts import with_phase, with_step
 
 pytestmark = pytest.mark.fast
 
@@ -49,7 +54,7 @@ def run(tmp_path_factory):
     return facts, figures, folder / "reports"
 
 
-def render(facts, folder: Path) -> tuple[str, str]:
+def render(facts: RunFacts, folder: Path) -> tuple[str, str]:
     """The report without figures: (Markdown, HTML)."""
     documents.render(facts, folder, {})
     return (folder / "training_report.md").read_text(), (folder / "training_report.html").read_text()
@@ -83,9 +88,8 @@ def test_the_report_has_all_its_sections_and_none_is_broken(run):
         assert BROKEN not in document.read_text(), document.name
 
 
-def test_tests_that_were_stopped_are_told_with_the_command_that_tries_again(run, tmp_path):
-    facts = copy.deepcopy(run[0])
-    facts["steps"]["evaluation.tests"].update(passed=0, timed_out=True, seconds=600.0)
+def test_tests_that_were_stopped_are_named_with_the_command_that_tries_again(run, tmp_path):
+    facts = with_step(run[0], TESTS, passed=0, timed_out=True, seconds=600.0)
     report, _ = render(facts, tmp_path)
     assert "was stopped after 10 min" in report and "--redo evaluation.tests" in report and BROKEN not in report
 
@@ -123,8 +127,8 @@ def test_a_table_ends_where_its_rows_do(run):
 
 
 def test_wide_tables_are_cards_on_a_phone_and_each_cell_knows_its_column(run, tmp_path):
-    facts = copy.deepcopy(run[0])
-    facts["remedies"][0]["evidence"] = "/a/path/without/a/blank" * 20
+    long_word = replace(run[0].remedies[0], evidence="/a/path/without/a/blank" * 20)
+    facts = replace(run[0], remedies=[long_word])
     elements = Page(render(facts, tmp_path)[1]).elements
     kinds = {attributes.get("class") for tag, attributes in elements if tag == "table"}
     assert kinds == {None, "many", "wordy"}
@@ -143,11 +147,11 @@ def test_the_markdown_names_its_figures_by_paths_that_exist(run):
 def test_the_same_facts_give_the_same_bytes(run, tmp_path):
     facts, figures, folder = run
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
-    documents.render(json.loads(json.dumps(facts)), folder, figures)
+    documents.render(from_json(RunFacts, json.loads(json.dumps(to_json(facts)))), folder, figures)
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
-def test_each_planned_time_stands_beside_what_it_took(run):
+def test_each_planned_time_stands_next_to_what_it_took(run):
     _, _, folder = run
     markdown = (folder / "training_report.md").read_text()
     assert "| 7 min 10 s | 6 min 38 s | −7 % |" in markdown  # tiny
@@ -168,15 +172,15 @@ def test_the_best_models_figures_stand_in_the_first_lines(run):
     assert "1.5500" in first
 
 
-@pytest.mark.parametrize("number", range(1, 9))
-def test_a_phase_without_figures_is_told_with_cause_and_next_command(run, number, tmp_path):
-    facts = report_facts.without_phase(run[0], number)
+@pytest.mark.parametrize("name", PHASES)
+def test_a_phase_without_figures_is_named_with_cause_and_next_command(run, name, tmp_path):
+    facts = report_facts.without_phase(run[0], name)
     markdown, _ = render(facts, tmp_path)
     assert headings(markdown) == SECTIONS
     assert BROKEN not in markdown
-    title = report_facts.TITLES[number - 1]
-    assert rf"**Phase {number} {title} failed:** phase {number} broke \| here. Next: " in markdown
-    assert f"`{facts['resume_command']}`" in markdown
+    phase = facts.phase(name)
+    assert rf"**Phase {phase.number} {phase.title} failed:** {name} broke \| here. Next: " in markdown
+    assert f"`{facts.resume_command}`" in markdown
 
 
 def test_a_failed_training_shows_the_model_that_is_there_and_the_one_that_is_not(tmp_path):
@@ -198,27 +202,31 @@ def test_a_run_that_failed_at_once_has_all_documents(tmp_path):
 
 
 def test_facts_of_another_shape_cost_their_part_alone(run, tmp_path):
-    facts = copy.deepcopy(run[0])
-    del facts["steps"]["dataset.fetch"]["sha256"]
-    facts["steps"]["evaluation.baselines"]["bits_per_byte"] = {"uniform": "not a number"}
-    markdown, _ = render(facts, tmp_path)
+    steps = {name: dict(value) for name, value in run[0].steps.items()}
+    del steps[FETCHED.step]["sha256"]
+    steps[BASELINES.step]["bits_per_byte"] = {"uniform": "not a number"}
+    markdown, _ = render(replace(run[0], steps=steps), tmp_path)
     assert "part could not be written" in markdown
     assert "sha256" in markdown.split("## Plan")[0].split("## Data")[1]
     assert headings(markdown)[4:8] == SECTIONS[4:8]
 
 
 def test_a_hostile_text_cannot_leave_its_place(run, tmp_path):
-    hostile = report_facts.HOSTILE
-    facts = copy.deepcopy(run[0])
-    for sample in facts["steps"]["evaluation.samples"]["samples"]:
-        sample["text"] = hostile
-    facts["steps"]["deployment.examples"]["examples"][0].update(output=hostile, name=hostile, command=hostile)
-    facts["steps"]["dataset.fetch"].update(source=hostile, origin=hostile)
-    facts["steps"]["dataset.characters"]["most_frequent"] = [[hostile, 1], ["`", 1], ["|", 1]]
-    facts["remedies"][0].update(evidence=hostile, symptom=hostile)
-    facts["milestones"][0]["title"] = hostile
-    facts["phases"][2].update(status="failed", cause=hostile)
-    facts["phases"][3]["steps"][0]["reason"] = hostile
+    hostile, facts = report_facts.HOSTILE, run[0]
+    samples = [replace(sample, text=hostile) for sample in facts.of(SAMPLES).samples]
+    first, *others = facts.of(EXAMPLES).examples
+    example = replace(first, output=hostile, name=hostile, command=hostile)
+    facts = with_step(facts, SAMPLES, samples=samples)
+    facts = with_step(facts, EXAMPLES, examples=[example, *others])
+    facts = with_step(facts, FETCHED, source=hostile, origin=hostile)
+    facts = with_step(facts, CHARACTERS, most_frequent=[(hostile, 1), ("`", 1), ("|", 1)])
+    fetch, *rest = facts.phase("dataset").steps
+    facts = with_phase(facts, "dataset", steps=[replace(fetch, reason=hostile), *rest])
+    facts = replace(
+        with_phase(facts, "configuration", status="failed", cause=hostile),
+        remedies=[replace(facts.remedies[0], evidence=hostile, symptom=hostile)],
+        milestones=[replace(facts.milestones[0], title=hostile), *facts.milestones[1:]],
+    )
     markdown, html = render(facts, tmp_path)
     page = Page(html)
     assert BROKEN not in markdown
@@ -243,15 +251,14 @@ def test_a_model_card_has_the_front_matter_that_hugging_face_reads(run):
 
 
 def test_a_card_can_be_written_while_the_run_still_trains(run, tmp_path):
-    model = run[0]["models"][0]
-    facts = {"name": "micro", "facts": model["facts"], "config": run[0]["configs"]["micro"]}
-    text = documents.render_model_card(facts, tmp_path / "README.md").read_text()
+    card = documents.card_while_training("micro", run[0].model("micro").trained, run[0].configs["micro"])
+    text = documents.render_model_card(card, tmp_path / "README.md").read_text()
     assert BROKEN not in text and "1.8300 at step 420" in text
 
 
 def test_the_system_report_is_written_from_the_first_steps_alone(run, tmp_path):
-    steps = {name: run[0]["steps"][name] for name in ("environment.system", "environment.device")}
-    text = documents.render_system_report(steps, tmp_path / "system_report.md").read_text()
+    path = tmp_path / "system_report.md"
+    text = documents.render_system_report(run[0].of(SYSTEM), run[0].of(DEVICE), path).read_text()
     assert "**This machine can do this plan**, with a warning." in text and BROKEN not in text
 
 
@@ -266,23 +273,23 @@ def test_troubleshooting_marks_what_happened_here(run):
     assert "### Device\n" in text
 
 
-def test_every_symptom_that_a_run_can_tell_has_its_section_with_the_words_of_the_table(run, tmp_path):
-    named = {name for path in (documents.TEMPLATES.parent / "flows").rglob("*.py")
-             for name in re.findall(r'symptom="(\w+)"|^SYMPTOM = "(\w+)"', path.read_text(), re.MULTILINE)}  # fmt: skip
-    symptoms = {"".join(pair) for pair in named} | remedies.TABLE.keys()
+def test_every_symptom_that_a_run_can_name_has_its_section_with_the_words_of_the_table(run, tmp_path):
+    named = "\n".join(path.read_text() for path in (documents.TEMPLATES.parent / "flows").rglob("*.py"))
+    found = re.findall(r'\.record\(\s*[^,()]+, "(\w+)"|^SYMPTOM = "(\w+)"', named, re.MULTILINE)
+    symptoms = {"".join(pair) for pair in found} | remedies.TABLE.keys()
     symptoms |= {symptom for symptom, _ in remedies.MENDED_BY_THE_TRAINER.values()}
     assert {"hangup", "interrupted", "download", "disk_full"} <= symptoms
-    rows = [{**run[0]["remedies"][0], "symptom": symptom} for symptom in symptoms]
-    render({**run[0], "remedies": rows}, tmp_path)
+    rows = [replace(run[0].remedies[0], symptom=symptom) for symptom in symptoms]
+    render(replace(run[0], remedies=rows), tmp_path)
     text = (tmp_path / "troubleshooting.md").read_text()
     assert text.count("(happened in this run)") == len(symptoms) and BROKEN not in text
     read = html.unescape(re.sub("<[^>]+>", "", MarkdownIt("commonmark").render(text)))
-    assert all(row.told in read and row.recognised in read for row in remedies.TABLE.values())
+    assert all(row.in_order in read and row.recognised in read for row in remedies.TABLE.values())
 
 
-@pytest.mark.parametrize("charge, told", [(20.0, "saves below 20 % on battery"), (7.5, "saves below 7.5 %"),
+@pytest.mark.parametrize("charge, words", [(20.0, "saves below 20 % on battery"), (7.5, "saves below 7.5 %"),
                                           (0.0, "does nothing in this run")])  # fmt: skip
-def test_the_charge_that_is_told_is_the_runs(run, tmp_path, charge, told):
-    render({**run[0], "min_charge": charge}, tmp_path)
+def test_the_charge_that_is_named_is_the_runs(run, tmp_path, charge, words):
+    render(replace(run[0], min_charge=charge), tmp_path)
     troubleshooting = (tmp_path / "troubleshooting.md").read_text()
-    assert told in troubleshooting and BROKEN not in troubleshooting
+    assert words in troubleshooting and BROKEN not in troubleshooting

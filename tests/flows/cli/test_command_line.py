@@ -11,20 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.cli import session
-from flows.context.options import CHECKOUT, SHORTEST_BUDGET, command_line, parse, seconds_of
+from flows.cli.command_line import parse, resume_command
+from flows.context.options import RunOptions
+from flows.context.paths import CHECKOUT
+from flows.full_run import PHASES
 from nanogpt.faults import UserError
 
 MODEL = "model: {n_layer: 1, n_head: 2, n_embd: 32, block_size: 32}\ntraining: {max_iters: 100}\n"
 LONG_ENOUGH = "To be, or not to be, that is the question.\n" * 100
 
 
+def parsed(arguments: list[str]) -> RunOptions:
+    return parse(arguments, PHASES)
+
+
 def refusal(arguments, capsys) -> str:
-    """What the command says on stderr as it refuses `arguments`."""
-    assert session.main(arguments, lambda run: pytest.fail("the flow was started")) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
-    return said.err.removeprefix("error: ").rstrip("\n")
+    """What the command prints on stderr as it refuses `arguments`."""
+    assert session.main(arguments, PHASES, lambda run: pytest.fail("the flow was started")) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
+    return printed.err.removeprefix("error: ").rstrip("\n")
 
 
 BAD_ARGUMENTS = {
@@ -59,11 +66,11 @@ BAD_ARGUMENTS = {
                                  "with --set model.n_embd, --set model.n_head: model: n_embd 100 is not divisible by "
                                  "n_head 3; the nearest n_embd that is: 99"),
     "a block longer than the data": (["--set", "model.block_size=100000"], "block_size 100000"),
-    "an unknown rung": (["--set", "ladder=[mikro]"], '(did you mean "micro"?)'),
+    "an unknown model": (["--set", "ladder=[mikro]"], '(did you mean "micro"?)'),
     "a ladder that is no list": (["--set", "ladder=micro"], "--set ladder: found 'micro', should be a list"),
-    "no rung": (["--set", "ladder=[]"], "ladder: is empty"),
+    "no model": (["--set", "ladder=[]"], "ladder: is empty"),
     "a line break": (["--set", "training\n=\n3", "--set", "a\nb"], "--set a b: expected KEY=VALUE"),
-    "a model to go on from": (["--set", "training.init_from=exports/a"], "nanogpt train CONFIG --init exports/a"),
+    "a model to continue from": (["--set", "training.init_from=exports/a"], "nanogpt train CONFIG --init exports/a"),
     "a missing config": (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
 }  # fmt: skip
 
@@ -125,7 +132,7 @@ def test_a_block_longer_than_a_persons_own_text_names_both(tmp_path, capsys):
     said = refusal([*arguments, "--set", "model.block_size=1024"], capsys)
     assert f"{len(LONG_ENOUGH):,} bytes" in said and "block_size 1024" in said
     assert not workspace.exists()
-    session.check_before_writing(parse(arguments))  # 32 characters fit
+    session.check_before_writing(parsed(arguments))  # 32 characters fit
 
 
 def test_a_folder_without_text_is_refused(tmp_path, capsys):
@@ -165,10 +172,10 @@ def test_the_real_command_refuses_without_a_traceback(tmp_path):
 
 
 def test_without_arguments_it_is_six_hours_of_tiny_shakespeare_in_the_checkout():
-    options = parse([])
+    options = parsed([])
     assert options.run == "default" and options.config.budget == 6 * 3600
     assert options.config.data.source == "tiny_shakespeare" and options.workspace == CHECKOUT
-    assert [rung.name for rung in options.rungs] == list(options.config.ladder)
+    assert [candidate.name for candidate in options.candidates] == list(options.config.ladder)
     assert not options.fixed and options.pinned == frozenset() and options.ui
 
 
@@ -176,99 +183,73 @@ def test_scientific_notation_is_a_number(tmp_path):
     """PyYAML reads `3e-4` and `1e3` as text."""
     config = tmp_path / "mine.yaml"
     config.write_text("training: {learning_rate: 3e-4, max_iters: 1e3}")
-    assert parse(["--config", str(config)]).rungs[0].training.learning_rate == 3e-4
-    assert parse(["--config", str(config)]).rungs[0].training.max_iters == 1000
-    changed = parse(["--set", "training.learning_rate=3e-4", "--set", "training.max_iters=2e3"])
-    assert {rung.training.learning_rate for rung in changed.rungs} == {3e-4}
-    assert {rung.training.max_iters for rung in changed.rungs} == {2000}
+    assert parsed(["--config", str(config)]).candidates[0].training.learning_rate == 3e-4
+    assert parsed(["--config", str(config)]).candidates[0].training.max_iters == 1000
+    changed = parsed(["--set", "training.learning_rate=3e-4", "--set", "training.max_iters=2e3"])
+    assert {candidate.training.learning_rate for candidate in changed.candidates} == {3e-4}
+    assert {candidate.training.max_iters for candidate in changed.candidates} == {2000}
     assert changed.pinned == {"training.learning_rate", "training.max_iters"}
 
 
 def test_a_models_file_is_trained_as_written_with_the_runs_own_settings_beside(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text(MODEL + "data: {tokenizer: char}\ndevice: {type: cpu}\n")
-    options = parse(["--config", str(config), "--set", "port=5000", "--budget", "1h", "--run", "mine"])
-    [rung] = options.rungs
-    assert options.fixed and rung.name == "mine" and rung.training.max_iters == 100
-    assert rung.data.tokenizer == "char" and rung.data.source == "tiny_shakespeare" and rung.device.type == "cpu"
+    options = parsed(["--config", str(config), "--set", "port=5000", "--budget", "1h", "--run", "mine"])
+    [candidate] = options.candidates
+    assert options.fixed and candidate.name == "mine" and candidate.training.max_iters == 100
+    assert candidate.data.tokenizer == "char" and candidate.data.source == "tiny_shakespeare"
+    assert candidate.device.type == "cpu"
     assert (options.config.port, options.config.budget, options.run) == (5000, 3600, "mine")
 
 
 def test_a_runs_file_gives_defaults_and_the_command_line_wins(tmp_path):
     config = tmp_path / "night.yaml"
     config.write_text("run: night\nbudget: 8h\nladder: [micro]\n")
-    options = parse(["--config", str(config), "--budget", "10m"])
+    options = parsed(["--config", str(config), "--budget", "10m"])
     assert not options.fixed and (options.run, options.config.budget) == ("night", 600)
-    assert [rung.name for rung in options.rungs] == ["micro"]
+    assert [candidate.name for candidate in options.candidates] == ["micro"]
 
 
 def test_a_persons_path_is_kept_absolute(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(LONG_ENOUGH)
     monkeypatch.chdir(tmp_path)
-    assert parse(["--data", "text.txt"]).config.data.source == str(tmp_path / "text.txt")
-    assert parse(["--data", "embedded"]).config.data.source == "embedded"
+    assert parsed(["--data", "text.txt"]).config.data.source == str(tmp_path / "text.txt")
+    assert parsed(["--data", "embedded"]).config.data.source == "embedded"
 
 
 def test_the_shipped_config_holds_the_missions_values():
-    [rung] = parse(["--config", str(CHECKOUT / "configs/tiny_shakespeare.yaml")]).rungs
-    model, training, device = rung.model, rung.training, rung.device
+    [candidate] = parsed(["--config", str(CHECKOUT / "configs/tiny_shakespeare.yaml")]).candidates
+    model, training, device = candidate.model, candidate.training, candidate.device
     assert (model.n_layer, model.n_head, model.n_embd, model.dropout, model.block_size) == (6, 6, 384, 0.2, 256)
     assert (training.batch_size, training.learning_rate, training.max_iters) == (12, 3e-4, 5000)
     assert (training.warmup_iters, training.eval_interval, training.gradient_accumulation) == (100, 500, 4)
     assert (device.type, device.mixed_precision, device.compile) == ("mps", False, False)
 
 
-def test_the_command_that_goes_on_leaves_out_what_is_for_one_start():
+def test_the_command_that_continues_leaves_out_what_is_for_one_start():
     asked = ["--budget", "10m", "--fresh", "--only", "training", "--redo=dataset.fetch", "--data", "my text.txt"]
-    assert command_line(asked) == "python3 -m flows.full_run --budget 10m --data 'my text.txt'"
+    assert resume_command(asked) == "python3 -m flows.full_run --budget 10m --data 'my text.txt'"
 
 
 def test_from_another_folder_the_command_names_paths_that_hold_anywhere(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(LONG_ENOUGH)
     monkeypatch.chdir(tmp_path)
-    command = command_line(["--data=text.txt", "--workspace", "here/there", "--set", "data.val_fraction=0.1"])
+    command = resume_command(["--data=text.txt", "--workspace", "here/there", "--set", "data.val_fraction=0.1"])
     assert command == (f"python3 -m flows.full_run --data {tmp_path}/text.txt --workspace {tmp_path}/here/there "
                        "--set data.val_fraction=0.1")  # fmt: skip
-    assert command_line(["--data", "embedded"]).endswith("--data embedded")
+    assert resume_command(["--data", "embedded"]).endswith("--data embedded")
     monkeypatch.chdir(CHECKOUT)
-    assert command_line(["--config", "configs/micro.yaml"]).endswith("--config configs/micro.yaml")
+    assert resume_command(["--config", "configs/micro.yaml"]).endswith("--config configs/micro.yaml")
 
 
 def test_looking_needs_no_rights_and_leaves_the_folder_untouched(tmp_path):
     os.utime(tmp_path, (1, 1))
-    assert parse(["--workspace", str(tmp_path), "--status"]).status
-    assert parse(["--workspace", str(tmp_path), "--plan"]).plan
+    assert parsed(["--workspace", str(tmp_path), "--status"]).status
+    assert parsed(["--workspace", str(tmp_path), "--plan"]).plan
     assert tmp_path.stat().st_mtime == 1
-
-
-# Budgets ----------------------------------------------------------------------------------------------------------
-
-
-@given(st.floats(1, 1e6, allow_nan=False).map(lambda number: round(number, 2)), st.sampled_from("smhd"))
-def test_a_budget_is_its_number_times_its_unit(number, unit):
-    expected = number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
-    if expected >= SHORTEST_BUDGET:
-        assert seconds_of(f" {number}{unit} ") == pytest.approx(expected)
-    else:
-        with pytest.raises(ValueError, match="shortest budget"):
-            seconds_of(f"{number}{unit}")
-
-
-@given(st.integers(60, 10**7))
-def test_a_plain_number_is_seconds(seconds):
-    assert seconds_of(seconds) == seconds_of(str(seconds)) == seconds
-
-
-@given(st.text() | st.floats() | st.booleans() | st.none() | st.lists(st.integers()))
-def test_anything_else_is_refused_in_words_or_a_time(value):
-    """Whatever stands there: a number of seconds, or ValueError, never another exception."""
-    try:
-        assert seconds_of(value) >= SHORTEST_BUDGET
-    except ValueError as error:
-        assert "found" in str(error)
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
 def test_no_setting_ends_in_anything_but_options_or_a_refusal(text):
     with contextlib.suppress(UserError):
-        parse(["--set", text])
+        parsed(["--set", text])

@@ -1,0 +1,43 @@
+"""The models that are judged, and the project's own tests."""
+
+import pytest
+
+from flows.ledger.facts import trained
+from flows.phases import evaluation
+from flows.runner.run import StepsWanted
+from tests.flows.real_run import real_run
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("finished, judged", [({"training.micro"}, ["micro"]), (set(), ["micro", "tiny_model"])])
+def test_a_model_that_could_not_be_trained_is_no_reason_not_to_judge_the_others(
+    tmp_path, monkeypatch, finished, judged
+):
+    run = real_run(tmp_path)
+    monkeypatch.setattr(evaluation, "evaluate_models", lambda run, names: list(names))
+    run.step_runner.finished = finished
+    step = next(step for step in run.steps() if step.name == "evaluation.models")
+    assert step.needs_at_least == "one" and step.needs == (trained("micro").step, trained("tiny_model").step)
+    assert step.work(run) == judged
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tests_that_are_not_wanted_are_no_step(tmp_path, wanted):
+    run = real_run(tmp_path, "--set", f"tests={str(wanted).lower()}")
+    assert ("evaluation.tests" in [step.name for step in run.steps()]) is wanted
+    assert ("evaluation.tests" in run.steps()[-1].needs) is wanted
+    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 4 + wanted
+
+
+def test_tests_that_take_too_long_are_reported_and_cost_no_phase(tmp_path, monkeypatch):
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\necho '....... [ 12%]'\nexec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(evaluation.sys, "executable", str(slow))
+    monkeypatch.setattr(evaluation, "TEST_SECONDS", 0.3)
+    run = real_run(tmp_path)
+    facts = evaluation.run_fast_tests(run).facts
+    assert facts.timed_out and (facts.passed, facts.failed) == (0, 0) and "12%" in facts.tail
+    assert "12%" in (run.paths.logs / "tests.log").read_text()
+    assert "were stopped after" in (run.paths.logs / "automation_log.txt").read_text()

@@ -1,0 +1,55 @@
+"""What a training takes over from one before it, and when it is none."""
+
+import pytest
+
+from flows.ledger.facts import CHECKS, DEVICE, FETCHED, PLANNED, trained
+from flows.phases import training
+from flows.supervision.recovery import Recovery
+from nanogpt import durable
+from tests.flows.real_run import finish, finish_now, real_run, write_config
+
+pytestmark = pytest.mark.fast
+NEEDS = (DEVICE, CHECKS, FETCHED, PLANNED)
+
+
+def test_nothing_is_trained_by_a_plan_of_the_past(tmp_path):
+    run = real_run(tmp_path)
+    finish(run, PLANNED)
+    run.run_phase(training.PHASE)  # this session's configuration phase has failed
+    record = run.phase_runner.record("training")
+    assert record.status == "blocked" and record.cause == "configuration.plan has not finished"
+
+
+@pytest.mark.parametrize("redo", [True, False])
+def test_redo_trains_from_the_beginning_and_keeps_what_there_was(tmp_path, monkeypatch, redo):
+    run = real_run(tmp_path, *(["--redo", "training.micro"] if redo else []))
+    finish_now(run, *NEEDS)
+    write_config(run, "micro")
+    folder = run.paths.model("micro")
+    durable.write_text(folder / "metrics.jsonl", "{}\n")
+
+    def train(self):
+        raise RuntimeError("comes to the training")
+
+    monkeypatch.setattr(Recovery, "train", train)
+    with pytest.raises(RuntimeError, match="comes to the training"):
+        training.train_model(run, "micro")
+    assert folder.exists() is not redo
+    assert (folder.with_name("micro.previous") / "metrics.jsonl").exists() is redo
+
+
+def test_a_training_that_leaves_no_best_weights_says_so(tmp_path, monkeypatch):
+    run = real_run(tmp_path)
+    finish_now(run, *NEEDS)
+    write_config(run, "micro")
+    monkeypatch.setattr(Recovery, "train", lambda self: None)
+    with pytest.raises(RuntimeError, match=r"micro/best is missing: .* --redo training.micro"):
+        training.train_model(run, "micro")
+
+
+def test_a_step_of_its_own_for_each_model_of_the_plan(tmp_path):
+    run = real_run(tmp_path)
+    assert run.models() == ["micro", "tiny_model"]
+    finish(run, PLANNED)
+    assert run.models() == ["micro", "tiny"]
+    assert run.step(trained("tiny")).costly
