@@ -13,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from flows.context.options import CHECKOUT
 from flows.machine.worker import Worker
+
+from flows.context.options import CHECKOUT
 from flows.phases.configuration import CHOOSING_SHARE
 from flows.planning import budget as pace
 from flows.planning import forecast, planner

@@ -46,7 +46,7 @@ class Service:
         """The file, for the command that continues this run. Raises UserError for what no such file can hold."""
         from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 50 ms, only where something is written
 
-        command = [sys.executable, *shlex.split(options.command)[1:], *more]
+        command = [sys.executable, "-m", "flows.full_run", *options.words, *more]
         values = {
             "run": options.run, "name": self.name, "command": command, "checkout": str(CHECKOUT),
             "environment": {**inherited(), VARIABLE: self.name},

@@ -61,17 +61,12 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         fresh=given.fresh,
         install_at_boot=given.install_at_boot,
         uninstall=given.uninstall,
-        command=resume_command(argv),
+        words=tuple(run_words(argv)),
         remembered=shlex.join(remembered),
     )
 
 
-def resume_command(argv: Sequence[str]) -> str:
-    """The command that continues, or reproduces, a run: without what applies to one start only."""
-    return shlex.join(["python3", "-m", "flows.full_run", *_run_words(argv)])
-
-
-def _run_words(argv: Sequence[str]) -> list[str]:
+def run_words(argv: Sequence[str]) -> list[str]:
     """The words of a command line that say what a run is; paths are absolute unless they start at the checkout."""
     kept: list[str] = []
     words = iter(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from flows.context.paths import Paths
 from nanogpt import durable
 from nanogpt.faults import NO_ROOM, UserError
+from nanogpt.spelling import redacted
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def _note_holder(holder: Path) -> None:
     holder.unlink(missing_ok=True)  # an earlier one must not be named where the disk has no room for this one
     started = datetime.now().isoformat(timespec="seconds")
     try:
-        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": sys.argv})
+        durable.write_json(holder, {"pid": os.getpid(), "started": started, "command": redacted(shlex.join(sys.argv))})
     except OSError as error:
         if error.errno not in NO_ROOM:  # the run waits for room in its first step
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator
 from flows.context.command_words import seconds_of
 from flows.context.paths import CHECKOUT
 from nanogpt.config import Config, DataConfig, DeviceConfig, Section, load_config
+from nanogpt.spelling import redacted
 
 MODEL_CONFIGS = CHECKOUT / "configs"
 
@@ -59,12 +61,17 @@ class RunOptions:
     fresh: bool
     install_at_boot: bool
     uninstall: bool
-    command: str  # reproduces this run
+    words: tuple[str, ...] = field(repr=False)  # of the command line that reproduces this run; one may hold a password
     remembered: str = ""  # the options that an earlier start of the run gave; "" where this one gave its own
 
     @property
     def run(self) -> str:
         return self.config.run
+
+    @property
+    def command(self) -> str:
+        """What continues, or reproduces, this run, fit to be shown."""
+        return redacted(shlex.join(["python3", "-m", "flows.full_run", *self.words]))
 
     @property
     def candidate_names(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Measured, Planned, trained

@@ -14,7 +14,7 @@ from nanogpt import durable
 from nanogpt.data import preprocessing, shards, sources
 from nanogpt.data.decoding import decode
 from nanogpt.faults import UserError
-from nanogpt.records import from_json, to_json
+from nanogpt.records import from_json
 from nanogpt.spelling import path_of, spelled
 
 

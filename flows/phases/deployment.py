@@ -24,6 +24,7 @@ from nanogpt.units import MIB
 
 EXAMPLE_SECONDS = 90
 EXPORT_SECONDS = 600.0
+BEST = "best"  # the export's folder, whichever model it is: what people type stays the same
 FIRST_EXAMPLE = "complete.py"
 BYTES_OF_A_PROCESS = 512 * MIB  # Python with torch: 330 MiB here
 CONVERSATION = "Who are you?\nWhat do you think of the king?\n"  # what a person would type to the chat
@@ -36,7 +37,7 @@ def deployment(run: Run) -> None:
 
 def export_best(run: Run) -> StepResult[Exported]:
     best = run.facts(EVALUATED).best
-    folder = run.paths.exports / best
+    folder = run.paths.exports / BEST
     card = documents.render_model_card(documents.model_card(collect(run), best), run.paths.state / "model_card.md")
     run.worker.call(
         "nanogpt.export.huggingface:export_trained",

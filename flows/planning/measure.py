@@ -25,6 +25,7 @@ from nanogpt.fit import Fit
 from nanogpt.measure.sizes import parameters, tokens_per_step
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
+from nanogpt.records import from_json, to_json
 from nanogpt.results import FastestMicroBatch, Rehearsal, StepSpeed
 from nanogpt.units import byte_size, count, number
 
@@ -166,6 +167,7 @@ class Measurement:
             seconds=CHOOSING_SHARE * seconds,
             timeout=PATIENCE,
         )
+        chosen = from_json(StepSpeed, to_json(chosen))  # TODO h1
         settled = config.with_changes(
             {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
         )
@@ -177,7 +179,7 @@ class Measurement:
             seconds=(1 - CHOOSING_SHARE) * seconds,
             timeout=PATIENCE,
         )
-        return speed
+        return from_json(Rehearsal, to_json(speed))  # TODO h1
 
     def _does_not_fit(self, config: Config, alone: bool) -> str | None:
         """Why `config` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is

@@ -28,9 +28,9 @@ from markupsafe import Markup
 from flows.context.paths import CHECKOUT
 from flows.ledger.facts import DEVICE, EVALUATED, FETCHED, SAMPLES, SYSTEM, FetchedText, System, Trained
 from flows.report import markdown
+from flows.report.commands import with_option
 from flows.report.facts import PhaseFacts, RunFacts
 from flows.report.judgement import best_model, criteria, trained_models
-from flows.report.commands import with_option
 from flows.report.recommendations import recommendations
 from flows.report.verdict import verdict
 from flows.supervision import remedies

@@ -15,7 +15,7 @@ from flows.runner.sessions import Session
 from nanogpt import durable
 from nanogpt.records import to_json
 from nanogpt.results import Heartbeat
-from tests.flows.small_flow import ALL, COMMAND, DEVICE, TRAIN, Flow, Parts
+from tests.flows.small_flow import ALL, DEVICE, TRAIN, Flow, Parts
 
 pytestmark = pytest.mark.fast
 
@@ -43,7 +43,7 @@ class Start(Parts):
 def options_for(workspace: Path, only: str | None, fresh: bool) -> RunOptions:
     unasked = dict.fromkeys(("ui", "status", "plan", "install_at_boot", "uninstall", "fixed"), False)
     return RunOptions(RunConfig(budget=600), (), pinned=frozenset(), workspace=workspace, only=only, redo=(),
-                      fresh=fresh, command=COMMAND, **unasked)  # fmt: skip
+                      fresh=fresh, words=(), **unasked)  # fmt: skip
 
 
 @pytest.fixture
