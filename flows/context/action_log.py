@@ -39,7 +39,7 @@ class ActionLog:
 
     def _append(self, line: bytes) -> None:
         if self.path.is_symlink() or (os.path.lexists(self.path) and not self.path.is_file()):
-            durable.set_aside(self.path)  # what it leads to is not the run's to write to; a FIFO would wait for a reader
+            durable.set_aside(self.path)  # what a link leads to is not the run's; a FIFO would wait for its reader
         with open(self.path, "a+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)

@@ -31,6 +31,7 @@ class Journal:
         self.remedies: list[Remedy] = []  # of this session
         self.past_remedies = _remedies_in(file)
         self._log = log
+        self._said_once: set[str] = set()
         self._lock = threading.Lock()
 
     def log(self, message: str, level: Level = "info") -> None:
@@ -41,6 +42,12 @@ class Journal:
         """A line for the person: terminal, action log and the task's page."""
         self._log.write(message, level)
         self.display.note(message, level)
+
+    def message_once(self, message: str, level: Level = "info") -> None:
+        """message(), unless it was given in this session before."""
+        if message not in self._said_once:
+            self._said_once.add(message)
+            self.message(message, level)
 
     def record(
         self, step: str, symptom: str, evidence: str, remedy: str, outcome: str = "", cost_seconds: float = 0.0,

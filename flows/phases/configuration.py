@@ -73,7 +73,8 @@ def _too_little_time(run: Run, model: ModelPlan) -> str:
     budget = run.config.budget + 1.5 * (model.seconds_needed - model.seconds)
     return (
         f"{duration(run.config.budget)} are too little on this machine, as busy as it is now: {model.name} can be "
-        f"trained for about {model.steps} steps and will have learned next to nothing; about {duration(budget)} would do"
+        f"trained for about {model.steps} steps and will have learned next to nothing; about {duration(budget)} "
+        "would do"
     )
 
 

@@ -80,8 +80,8 @@ def taken_before(state: Path, text_bytes: int) -> dict[str, float]:
 
 
 def slowness(steps: Mapping[str, float], expected: Mapping[str, float]) -> float:
-    """How many times slower than `expected`, seconds by phase, this machine has proved in this run. `steps`: the seconds
-    of those that were done. A busy machine takes longer for all that comes, too; 1 where it is no slower than short
+    """How many times slower than `expected`, seconds by phase, this machine has proved in this run: a busy one takes
+    longer for all that comes, too. `steps`: the seconds of those that were done. 1 where it is no slower than short
     phases vary."""
     comparable = {phase: [steps.get(f"{phase}.{name}") for name in names] for phase, names in STEPS.items()}
     done = {phase: seconds for phase, seconds in comparable.items() if None not in seconds and phase in expected}

@@ -22,7 +22,8 @@ def with_vocabulary(config: Config, alphabet_size: int = USUAL_ALPHABET) -> Conf
 def memory_needed(config: Config, device: str) -> int:
     """Bytes at the peak of training `config`, vocabulary known, in the smallest precision that its settings allow."""
     asked = config.device.mixed_precision
-    precisions = ["float32", "bfloat16"] if asked == "auto" else ["bfloat16" if asked is True else Fit.of(config).precision]
+    half = asked if isinstance(asked, str) else "bfloat16"
+    precisions = {False: ["float32"], "auto": ["float32", "bfloat16"]}.get(asked, [half])
     least = min(memory.predict(config, precision=precision, device=device).total for precision in precisions)
     return least + (PROCESS_BYTES if device == "cpu" else 0)
 

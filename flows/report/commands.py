@@ -17,7 +17,8 @@ def longer(facts: RunFacts, factor: float = MORE_TIME) -> str:
 def with_budget(facts: RunFacts, seconds: float) -> str:
     """The run's command with a budget of at least `seconds`, in whole minutes or hours."""
     minutes = math.ceil(seconds / 60)
-    return with_option(facts.command, "--budget", f"{minutes}m" if minutes < 120 or minutes % 60 else f"{minutes // 60}h")
+    budget = f"{minutes}m" if minutes < 120 or minutes % 60 else f"{minutes // 60}h"
+    return with_option(facts.command, "--budget", budget)
 
 
 def with_option(command: str, *words: str) -> str:

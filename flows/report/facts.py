@@ -18,6 +18,7 @@ from flows.ledger.facts import (
     trained,
 )
 from flows.ledger.markers import FAILED
+from flows.runner.milestones import Milestone
 from flows.runner.run import Run
 from flows.runner.step_runner import StepRecord
 from nanogpt.config import Config, load_config
@@ -65,13 +66,6 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class MilestoneFacts:
-    sha: str
-    title: str
-    when: str
-
-
-@dataclass(frozen=True)
 class RunFacts:
     """`steps`: the facts of each step that has finished, by its name; read them with `of`."""
 
@@ -91,8 +85,10 @@ class RunFacts:
     steps: dict[str, Any]
     models: list[ModelFacts]
     remedies: list[Remedy]
-    milestones: list[MilestoneFacts]
+    milestones: list[Milestone]
     configs: dict[str, Config]
+    milestone_branch: str = ""
+    milestone_problem: str = ""  # why there are none, or why they are on an unusual branch
     documents: list[str] | None = None  # names of those that were written; None before any
 
     def of(self, key: Key[F]) -> F | None:
@@ -130,7 +126,9 @@ def collect(run: Run) -> RunFacts:
         steps=_steps(run),
         models=[_model(run, name) for name in names],
         remedies=all_remedies(run),
-        milestones=[MilestoneFacts(commit.sha, commit.title, commit.time) for commit in run.milestones.commits()],
+        milestones=run.milestones.commits(),
+        milestone_branch=run.milestones.branch,
+        milestone_problem=run.milestones.problem() if run.config.milestones else "milestones are off",
         configs={name: config for name in names if (config := _config(run, name))},
     )
 

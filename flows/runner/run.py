@@ -172,7 +172,9 @@ class Run:
         known = {commit.title for commit in self.milestones.commits()}
         if not self.config.milestones or (all_kept and " ".join(title.split()) in known):
             return
-        commit = self.milestones.commit(title, body, files)
+        problem, commit = self.milestones.problem(), self.milestones.commit(title, body, files)
+        if problem:
+            self.journal.message_once(problem, "warning")
         if commit:
             self.journal.log(f"milestone {commit[:10]}: {title}")
         else:

@@ -83,7 +83,8 @@ class Session:
             journal.forget_past()
         for folder in (paths.state, paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        resumption.set_aside_damaged([paths.state / FILE, journal.file, paths.state / slow_trainings.FILE], journal, paths)
+        notes = [paths.state / FILE, journal.file, paths.state / slow_trainings.FILE]
+        resumption.set_aside_damaged(notes, journal, paths)
         latest = read_session(paths.state)
         past = resumption.Past(paths, self._ledger, self._step_names())
         state, started = (latest.state, latest.started) if latest else (None, None)

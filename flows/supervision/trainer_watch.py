@@ -100,7 +100,8 @@ class TrainerWatch:
     def _redraw(self) -> None:
         try:
             draw_loss(self._files.folder)
-            self._journal.display.image(f"loss-{self._name}", self._files.folder / "loss.svg", f"{self._name}: the loss")
+            plot = self._files.folder / "loss.svg"
+            self._journal.display.image(f"loss-{self._name}", plot, f"{self._name}: the loss")
         except Exception as error:  # a plot is never worth a training
             self._journal.log(f"no loss plot of {self._name}: {type(error).__name__}: {error}", "warning")
 

@@ -59,7 +59,8 @@ from flows.ledger.facts import (
     Trained,
     trained,
 )
-from flows.report.facts import MilestoneFacts, ModelFacts, PhaseFacts, RunFacts, UnfinishedTraining
+from flows.report.facts import ModelFacts, PhaseFacts, RunFacts, UnfinishedTraining
+from flows.runner.milestones import Milestone
 from flows.runner.step_runner import StepRecord
 from nanogpt import plots
 from nanogpt.config import Config
@@ -155,9 +156,9 @@ def complete_facts(folder: Path) -> RunFacts:
         models=[micro, tiny],
         remedies=[memory_fault],
         milestones=[
-            MilestoneFacts("4f2c9d1a7be0c6d83a5e1f0b9c2d4e6f8a1b3c5d", "Plan: micro, then tiny",
+            Milestone("4f2c9d1a7be0c6d83a5e1f0b9c2d4e6f8a1b3c5d", "Plan: micro, then tiny",
                            "2026-11-20 23:40:58+01:00"),
-            MilestoneFacts("9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b3a2f1e0d", "tiny trained: val loss 1.5204",
+            Milestone("9e8d7c6b5a4f3e2d1c0b9a8f7e6d5c4b3a2f1e0d", "tiny trained: val loss 1.5204",
                            "2026-11-20 23:48:20+01:00"),
         ],
         configs={model.name: _config(model) for model in (PLANNED_MODEL, _planned_tiny())},
