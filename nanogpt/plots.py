@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -20,10 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from nanogpt import durable
+from nanogpt.results import RangeTest
 from nanogpt.training.record.metrics import read_metrics
-
-if TYPE_CHECKING:
-    from nanogpt.measure.learning_rate_range import RangeTest
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
@@ -222,7 +220,7 @@ def phase_times_plot(phases: Sequence[tuple[str, float | None, float | None]], p
 def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
     """Where the time of a training step goes: one bar of the whole, and each part's share and milliseconds.
 
-    `profile` is what nanogpt.measure.profiler.Profile.facts() gives.
+    `profile` has the fields of nanogpt.results.Profile and its `shares`.
     """
     parts = list(profile["shares"])
 

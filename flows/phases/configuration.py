@@ -21,6 +21,7 @@ from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import DEVICE, OUT_OF_MEMORY, UserError, classify
 from nanogpt.machine import memory_bytes
 from nanogpt.measure.sizes import parameters, tokens_per_step
+from nanogpt.records import to_json
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
 NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit into memory
@@ -139,10 +140,10 @@ def _find_micro_batch(run: Run, models: dict) -> None:
     rung = demands.with_vocabulary(chosen, run.facts("dataset.fetch")["alphabet_size"])
     sequences = rung.training.batch_size * rung.training.gradient_accumulation
     try:
-        found = run.worker.call(
+        found = to_json(run.worker.call(
             "nanogpt.measure.batch_finder:find_for", config=rung.model_dump(), folder=str(run.paths.state.parent),
             seconds=pace.micro_batch_seconds(run.config.budget), timeout=MEASURE_PATIENCE,
-        )  # fmt: skip
+        ))  # fmt: skip
         divisors = [row for row in found["tried"] if row["result"] == "fits" and sequences % row["micro_batch"] == 0]
         best = max(divisors, key=lambda row: row["tokens_per_second"])
         fastest = best["micro_batch"]
@@ -202,16 +203,16 @@ def _measured(run: Run, rung: Config, alone: bool = False) -> dict:
 
 def _measured_once(run: Run, rung: Config, device: str) -> dict:
     seconds = pace.measure_seconds(run.config.budget)
-    chosen = run.worker.call(
+    chosen = to_json(run.worker.call(
         "nanogpt.measure.profiler:choose_precision_and_threads", config=rung.model_dump(), device=device,
         seconds=CHOOSING_SHARE * seconds, timeout=MEASURE_PATIENCE,
-    )  # fmt: skip
+    ))  # fmt: skip
     settled = rung.with_changes({"device.mixed_precision": chosen["mixed_precision"],
                                  "device.threads": chosen["threads"]})  # fmt: skip
-    return run.worker.call(
+    return to_json(run.worker.call(
         "nanogpt.measure.rehearsal:rehearse", config=settled.model_dump(), device=device,
         folder=str(run.paths.state), seconds=(1 - CHOOSING_SHARE) * seconds, timeout=MEASURE_PATIENCE,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from flows.machine import accelerator
 from flows.planning import footprint as demands
 from nanogpt.config import Config
+from nanogpt.fit import Fit
 from nanogpt.machine import memory_bytes
-from nanogpt.measure.memory_store import STORE, Fit, MemoryStore
+from nanogpt.measure.memory_store import STORE, MemoryStore
 
 if TYPE_CHECKING:
     from flows.runner.run import Run

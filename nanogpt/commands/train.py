@@ -7,13 +7,10 @@ import contextlib
 import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nanogpt.commands.arguments import add_overrides, positive
 from nanogpt.commands.settings_help import add_settings
-
-if TYPE_CHECKING:
-    from nanogpt.training.trainer import Outcome
+from nanogpt.results import TrainingOutcome
 
 HELP = "train a model on tokenised data; a folder with checkpoints goes on where it stopped"
 
@@ -29,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--micro-batch", type=positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"
     )
     parser.add_argument(
-        "--parent", type=int, metavar="PID", help="who starts this process and shows it: end when that one does"
+        "--parent", type=int, metavar="PID", help="of the process that starts and shows this one, which ends with it"
     )
     add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train in this process until finished, stopped or failed; the trainer's exit code."""
-    from nanogpt.training.child import run_child
-    from nanogpt.training.record import live_view as live
+    from nanogpt.training.child import run_child  # torch
+    from nanogpt.training.record.live_view import shown
 
     init = [f"training.init_from={arguments.init}"] if arguments.init else []
     is_shown_elsewhere = arguments.parent is not None
@@ -49,33 +46,33 @@ def run(arguments: argparse.Namespace) -> int:
         max_seconds=arguments.max_seconds,
         micro_batch=arguments.micro_batch,
         parent=arguments.parent,
-        meanwhile=contextlib.nullcontext() if is_shown_elsewhere else live.shown(arguments.folder),
+        meanwhile=contextlib.nullcontext() if is_shown_elsewhere else shown(arguments.folder),
         report=lambda outcome: print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments)),
     )
 
 
-def headline(outcome: Outcome) -> str:
+def headline(outcome: TrainingOutcome) -> str:
     """One line: how it ended."""
     loss = "none yet" if outcome.best_val_loss is None else f"{outcome.best_val_loss:.4f}"
     reason = "saved" if outcome.status == "stopped" else outcome.reason
     return f"{outcome.status} after {outcome.step:,} steps ({reason}): best validation loss {loss}"
 
 
-def summary(outcome: Outcome, arguments: argparse.Namespace) -> str:
+def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
     """How it ended, what came out, and the commands that go on from here."""
-    from nanogpt.training.record.live_view import clock
+    from nanogpt.training.record.live_view import clock  # rich
     from nanogpt.training.record.metrics import read_rows
 
     folder = str(arguments.folder)
     lines = [headline(outcome)]
     if outcome.best_val_loss is not None:
-        told = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
+        figures = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
         for row in read_rows(arguments.folder / "metrics.jsonl"):
             if row["kind"] == "eval" and row["val_loss"]:  # nats a token and bits a byte differ by a constant
-                told += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
+                figures += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
                 break
         averaged = " (average of the weights)" if outcome.best_is_average else ""
-        lines.append(f"  best     {told}, at step {outcome.best_step:,}{averaged}")
+        lines.append(f"  best     {figures}, at step {outcome.best_step:,}{averaged}")
     if outcome.skipped or outcome.rewinds:
         lines.append(f"  trouble  {outcome.skipped} steps skipped, {outcome.rewinds} times back (events.jsonl)")
     lines += [

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.data.data_loader import Samples
+from nanogpt.results import RangeTest
 from nanogpt.training import numerics as numerical
 from nanogpt.training.data_folder import DataFolder
 from nanogpt.training.job import completed
@@ -34,26 +34,6 @@ AS_IN_THE_MIDDLE = {  # of a training: its beginning has other windows and batch
     "training.initial_batch": None,
     "training.weight_average": 0.0,
 }
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """Factors on the peak learning rates, the loss at each (nats a token), smoothed, and what follows from it.
-
-    `steepest`, `lowest` and `suggested` are factors; None where the loss never falls. `rises_again`: whether the sweep
-    went far enough to see the edge.
-    """
-
-    factors: list[float]
-    losses: list[float]
-    smoothed: list[float]
-    steepest: float | None
-    lowest: float | None
-    rises_again: bool
-
-    @property
-    def suggested(self) -> float | None:
-        return None if self.steepest is None else math.sqrt(self.steepest * self.lowest)
 
 
 def learning_rate_range(

@@ -1,4 +1,4 @@
-"""A training that begins with weights that are there: training.init_from names where they are.
+"""A training that begins with the weights of another model: training.init_from names its path.
 
 The source decides the shape. What may differ is dropout and the length of the context: a longer one is position
 interpolation (Chen et al. 2023), where as many positions as were learned are spread over the new length.
@@ -36,7 +36,7 @@ class TrainedFolder(Source):
 
     @cached_property
     def checkpoint(self) -> Path:
-        """The folder of the weights. Raises UserError when there is none."""
+        """The folder of the weights. Raises UserError without one."""
         if not (self.path / CONFIG).is_file():
             return self.path
         best = self.path / BEST
@@ -51,7 +51,7 @@ class TrainedFolder(Source):
         for folder in (self.path, self.path.parent, self.path.parent.parent):
             if (folder / CONFIG).is_file():
                 return folder
-        raise UserError(f"{self.path}: a checkpoint without its model's folder: no {CONFIG} beside or above it")
+        raise UserError(f"{self.path}: a checkpoint without its model's folder: no {CONFIG} next to it or above it")
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -61,7 +61,7 @@ class TrainedFolder(Source):
                 vocab_size = file.get_slice("token_embedding.weight").get_shape()[0]
         except SafetensorError as error:
             if "not contain tensor" in str(error):
-                raise UserError(f"{self.path}: holds adapters alone; take best/ or final/ beside it") from None
+                raise UserError(f"{self.path}: holds adapters alone; take best/ or final/ next to it") from None
             raise CorruptFileError(f"{path}: is not a safetensors file ({error})") from error
         shape = load_config(self.model_folder / CONFIG).model
         trained = checkpoint.read_manifest(self.checkpoint)["facts"].get("context", shape.block_size)
@@ -110,8 +110,10 @@ def config_with_shape_of(config: Config, path: Path | str) -> Config:
     """
     theirs, asked = source_at(path).config, config.model
     written = asked.model_fields_set
-    both = {key: (_effective(theirs, key), _effective(asked, key)) for key in ModelConfig.model_fields
-            if key in written - UNDECIDED and getattr(asked, key) is not None}  # fmt: skip
+    decided = [
+        key for key in ModelConfig.model_fields if key in written - UNDECIDED and getattr(asked, key) is not None
+    ]
+    both = {key: (_effective(theirs, key), _effective(asked, key)) for key in decided}
     differing = [f"model.{key} is {there} there, {here} here" for key, (there, here) in both.items() if there != here]
     if differing:
         raise UserError(
@@ -134,11 +136,9 @@ def check_vocabulary(path: Path | str, tokenizer: Tokenizer) -> None:
             f"{theirs.digest[:12]}) than the data ({tokenizer.vocab_size:,} tokens, {tokenizer.digest[:12]}); "
             f"tokenise the text with the model's: nanogpt prepare TEXT --tokenizer-of {source.path} --out DIR"
         )
-    if tokenizer.vocab_size > source.config.vocab_size:
-        raise UserError(
-            f"training.init_from: {source.path} has {source.config.vocab_size:,} tokens, "
-            f"the data {tokenizer.vocab_size:,}"
-        )
+    known = source.config.vocab_size or 0
+    if tokenizer.vocab_size > known:
+        raise UserError(f"training.init_from: {source.path} has {known:,} tokens, the data {tokenizer.vocab_size:,}")
 
 
 def put_initial_weights(model: GPT, config: Config) -> str:
@@ -147,7 +147,7 @@ def put_initial_weights(model: GPT, config: Config) -> str:
     Raises UserError when a weight is missing or of another shape, CorruptFileError when a checkpoint is not what was
     written.
     """
-    source = source_at(config.training.init_from)
+    source = source_at(config.training.init_from or "")
     weights, learned, block_size = source.weights(), source.config.block_size, model.config.block_size
     if model.position_embedding is not None:
         weights[POSITIONS] = resampled(weights[POSITIONS], block_size)
@@ -180,5 +180,5 @@ def _stretched(theirs: ModelConfig, block_size: int) -> float:
     return theirs.position_scale * max(1.0, block_size / theirs.block_size)
 
 
-def _effective(config: ModelConfig, key: str):
+def _effective(config: ModelConfig, key: str) -> object:
     return getattr(config, EFFECTIVE.get(key, key))
