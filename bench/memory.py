@@ -16,8 +16,8 @@ import torch
 
 from nanogpt.config import Config, load_config
 from nanogpt.machine import cores, processor_name
-from nanogpt.measure.batch_finder import Apart
-from nanogpt.measure.memory import likely_newton_schulz, predict
+from nanogpt.measure.batch_finder import SeparateProcess
+from nanogpt.measure.memory import likely_precision, predict
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("micro", "tiny_model", "small_model", "medium_model")
@@ -59,15 +59,17 @@ def measured(config: Config, precision: str, recompute: bool, micro_batch: int, 
     config = config.with_changes({"device.mixed_precision": mixed_precision,
                                   "device.gradient_checkpointing": recompute})  # fmt: skip
     predicted = predict(config, micro_batch=micro_batch, precision=precision, device=DEVICE,
-                        newton_schulz=likely_newton_schulz(DEVICE))  # fmt: skip
+                        newton_schulz=likely_precision(DEVICE))  # fmt: skip
     of_step = max(predicted.passes.total, predicted.moment("update").total)  # no evaluation is made
-    with closing(Apart()) as apart:
-        tried = apart(config, micro_batch, seconds)
-    peak = tried["peak_memory_bytes"]
+    with closing(SeparateProcess()) as separate:
+        tried = separate(config, micro_batch, seconds)
+    if tried.peak_memory_bytes is None:
+        raise MemoryError(f"{config.name}, micro-batch {micro_batch}: {tried.result}")
+    peak = tried.peak_memory_bytes
     return {
         "model": config.name, "tokens": f"{micro_batch} × {config.model.block_size}", "precision": precision,
         "activations": "recomputed" if recompute else "kept", "predicted": of_step, "measured": peak,
-        "ratio": of_step / peak, "steps": tried["repeats"],
+        "ratio": of_step / peak, "steps": tried.repeats,
     }  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from flows.planning import forecast, planner
 from nanogpt import durable, machine
 from nanogpt.config import Config, DataConfig, load_config, save_config
 from nanogpt.data import preprocessing, shards
+from nanogpt.records import to_json
+from nanogpt.results import Rehearsal
 
 TRAININGS = [("micro", 300), ("micro", 1000), ("tiny_model", 200), ("tiny_model", 500), ("small_model", 12)]
 PLENTY = 86400.0  # seconds: nothing is cut short
@@ -55,7 +57,9 @@ def measure(text: Path, folder: Path, models: list[str] | None) -> list[dict]:
         if models and name not in models:
             continue
         config = fixed(name, steps)
-        speed = forecast.speed_of(name, rehearse(config.with_changes({"model.vocab_size": alphabet + 1}), folder))
+        speed = forecast.speed_of(
+            name, to_json(rehearse(config.with_changes({"model.vocab_size": alphabet + 1}), folder))
+        )
         plan = planner.make_plan([config], {name: speed}, {}, PLENTY, pace.by_experience(PLENTY, corpus.bytes), corpus,
                                  2**60, True, frozenset())  # fmt: skip
         [rung] = plan.ladder
@@ -72,14 +76,14 @@ def fixed(name: str, steps: int) -> Config:
     return load_config(CHECKOUT / f"configs/{name}.yaml", changes)
 
 
-def rehearse(config: Config, folder: Path) -> dict:
+def rehearse(config: Config, folder: Path) -> Rehearsal:
     """As phase 3 measures, in a process of its own."""
     worker = Worker(folder / "worker.log")
     try:
         chosen = worker.call("nanogpt.measure.profiler:choose_precision_and_threads", config=config.model_dump(),
                              device="cpu", seconds=CHOOSING_SHARE * pace.MEASURE_SECONDS)  # fmt: skip
-        settled = config.with_changes({"device.mixed_precision": chosen["mixed_precision"],
-                                       "device.threads": chosen["threads"]})  # fmt: skip
+        settled = config.with_changes({"device.mixed_precision": chosen.mixed_precision,
+                                       "device.threads": chosen.threads})  # fmt: skip
         return worker.call("nanogpt.measure.rehearsal:rehearse", config=settled.model_dump(), device="cpu",
                            folder=str(folder), seconds=(1 - CHOOSING_SHARE) * pace.MEASURE_SECONDS)  # fmt: skip
     finally:

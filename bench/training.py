@@ -35,6 +35,7 @@ from nanogpt.evaluation.perplexity import evaluate
 from nanogpt.inference.engine import Engine
 from nanogpt.measure.profiler import choose_precision_and_threads
 from nanogpt.measure.real_step import RealStep
+from nanogpt.records import to_json
 from nanogpt.training.record.metrics import read_rows
 
 SECONDS = 8  # of steps on an equal shape, a side and round
@@ -241,7 +242,7 @@ def our_speed(shape: Shape, device: str) -> dict:
     training = {"batch_size": shape.batch_size, "optimizer": "adamw"}
     config = Config.model_validate({"model": model, "training": training})
     if device == "cpu":
-        return choose_precision_and_threads(config.model_dump(), "cpu", 2 * SECONDS)
+        return to_json(choose_precision_and_threads(config.model_dump(), "cpu", 2 * SECONDS))
     real = RealStep(config, device, "bfloat16")
     real.model.loss_sum = torch.compile(real.model.loss_sum, dynamic=False)
     for _ in range(WARM_UP_STEPS):

@@ -21,7 +21,8 @@ def to_json(record: object, sparse: bool = False) -> Any:
 def from_json(kind: type[T], value: object) -> T:
     """`value` as `kind`; keys that it does not know are left out. Raises ValueError, in one line, for any other."""
     try:
-        return _adapter(kind).validate_python(value)
+        record: T = _adapter(kind).validate_python(value)
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or kind.__name__
@@ -29,5 +30,5 @@ def from_json(kind: type[T], value: object) -> T:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -6,8 +6,7 @@ Nothing here imports torch: whoever reads a result, such as the orchestrator of 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 # ---- the machine (nanogpt.device)
 
@@ -83,6 +82,49 @@ class StepSpeed(Rates):
 
 
 @dataclass(frozen=True)
+class Profile(Rates):
+    """`seconds` of each part for one step; those of evaluation and checkpoint are spread over the steps between.
+
+    The rates are of steps alone.
+    """
+
+    seconds: dict[str, float]
+    parameters: int
+    peak_memory_bytes: int
+    device: str
+    precision: str
+    threads: int
+    steps: int  # that were timed
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the whole time, by part; they add up to 1."""
+        whole = sum(self.seconds.values())
+        return {part: seconds / whole for part, seconds in self.seconds.items()}
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """A learning-rate range test: factors on the peak learning rates, the loss at each (nats a token), smoothed.
+
+    `steepest` and `lowest` are factors; None where the loss never falls. `rises_again`: whether the sweep went far
+    enough to see the edge.
+    """
+
+    factors: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    steepest: float | None
+    lowest: float | None
+    rises_again: bool
+
+    @property
+    def suggested(self) -> float | None:
+        """Half way between steepest and lowest on the logarithmic axis."""
+        return None if self.steepest is None or self.lowest is None else math.sqrt(self.steepest * self.lowest)
+
+
+@dataclass(frozen=True)
 class Rehearsal(StepSpeed):
     """The same, and what goes on between the steps of a training."""
 
@@ -97,6 +139,7 @@ class MicroBatchTry:
 
     micro_batch: int
     result: str
+    predicted_bytes: int = 0
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     repeats: int | None = None
@@ -115,56 +158,6 @@ class FastestMicroBatch:
     peak_memory_bytes: int  # of the process that trains, above what it takes without a model
     tried: list[MicroBatchTry]
     kept: bool
-
-
-@dataclass(frozen=True)
-class Profile:
-    """`seconds` of each part for one step; those of evaluation and checkpoint are spread over the steps between."""
-
-    seconds: dict[str, float]
-    parameters: int
-    tokens_per_second: float  # of steps alone
-    flops_per_second: float
-    matmul_flops_per_second: float
-    share_of_matmul: float
-    share_of_peak: float | None  # of the rate that the maker of an accelerator names; None where none is known
-    peak_memory_bytes: int
-    device: str
-    precision: str
-    threads: int
-    steps: int
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Of the whole time, by part; they add up to 1."""
-        whole = sum(self.seconds.values())
-        return {part: seconds / whole for part, seconds in self.seconds.items()}
-
-    def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "shares": self.shares}
-
-
-@dataclass(frozen=True)
-class RangeTest:
-    """Factors on the peak learning rates, the loss at each (nats a token), smoothed, and what follows from it.
-
-    `steepest`, `lowest` and `suggested` are factors; None where the loss never falls. `rises_again`: whether the sweep
-    went far enough to see the edge.
-    """
-
-    factors: list[float]
-    losses: list[float]
-    smoothed: list[float]
-    steepest: float | None
-    lowest: float | None
-    rises_again: bool
-
-    @property
-    def suggested(self) -> float | None:
-        if self.steepest is None or self.lowest is None:
-            return None
-        return math.sqrt(self.steepest * self.lowest)
 
 
 # ---- text (nanogpt.data)

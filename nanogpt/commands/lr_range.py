@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from nanogpt.commands.arguments import add_overrides, positive
@@ -18,9 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tokenised data")
     parser.add_argument(
-        "--from", dest="first", type=positive(float), default=0.01, metavar="FACTOR",
+        "--from",
+        dest="first",
+        type=positive(float),
+        default=0.01,
+        metavar="FACTOR",
         help="on every peak learning rate of CONFIG, Muon's and AdamW's together (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--to", dest="last", type=positive(float), default=100.0, metavar="FACTOR", help="default: %(default)s"
     )
@@ -31,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and the suggestion."""
-    from nanogpt.config import load_config
-    from nanogpt.measure.learning_rate_range import learning_rate_range, peaks
+    from nanogpt.commands.progress import progress_lines
+    from nanogpt.config import load_config  # pydantic, and torch below: --help does without
 
     if arguments.last <= arguments.first:
         raise UserError(f"--to {arguments.last:g}: should be above --from {arguments.first:g}")
@@ -41,16 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--steps {arguments.steps}: found too few to see a curve, should be at least 20")
     if arguments.picture and arguments.picture.suffix not in (".svg", ".png"):
         raise UserError(f"--picture {arguments.picture}: should end in .svg or .png")
-    show_progress = sys.stderr.isatty()
+    with progress_lines("loading torch") as show:
+        from nanogpt.measure.learning_rate_range import learning_rate_range, peaks
 
-    def tell(step: int, factor: float, loss: float) -> None:
-        if show_progress:
-            told = f"step {step + 1}/{arguments.steps}  factor {factor:.4g}  loss {loss:.3f}"
-            print(f"\r{told}\x1b[K", end="", file=sys.stderr, flush=True)
+        def on_step(step: int, factor: float, loss: float) -> None:
+            show(f"step {step + 1}/{arguments.steps}  factor {factor:.4g}  loss {loss:.3f}")
 
-    found = learning_rate_range(config, arguments.data, arguments.first, arguments.last, arguments.steps, tell)
-    if show_progress:
-        print("\r\x1b[K", end="", file=sys.stderr)
+        found = learning_rate_range(config, arguments.data, arguments.first, arguments.last, arguments.steps, on_step)
     rates = peaks(config.training)
     print(table(found, rates))
     print(conclusion(found, rates))
@@ -82,6 +82,5 @@ def conclusion(found: RangeTest, rates: dict[str, float]) -> str:
     if not found.rises_again:
         lines.append("It does not rise again up to the last factor: --to a higher one would say more.")
     settings = " ".join(f"--set {name}={found.suggested * rate:.2g}" for name, rate in rates.items())
-    lines += [f"Suggested: factor {found.suggested:.2g}, half way between the two on the logarithmic axis:",
-              f"  {settings}"]  # fmt: skip
-    return "\n".join(lines)
+    lines.append(f"Suggested: factor {found.suggested:.2g}, half way between the two on the logarithmic axis:")
+    return "\n".join([*lines, f"  {settings}"])

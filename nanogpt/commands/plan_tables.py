@@ -1,4 +1,4 @@
-"""The tables of `nanogpt plan`: what a training weighs, and whether it fits into this machine's memory."""
+"""The tables of `nanogpt plan`: parameters and work, memory by part, and which micro-batch fits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nanogpt.config import Config
-from nanogpt.machine import has_bfloat16_instructions
-from nanogpt.measure.memory import Memory, likely_newton_schulz, predict
-from nanogpt.measure.sizes import flops_per_token, kv_cache_bytes, parameters, tokens_per_step
-from nanogpt.units import GIB, MIB, si
+from nanogpt.measure.memory import Memory, likely_precision, predict
+from nanogpt.measure.sizes import flops_per_token, kv_cache_bytes, parameters, vocabulary
 
+MIB, GIB = 2**20, 2**30
 PROCESS = {"cpu": 0.35 * GIB}  # of Python with torch before the first tensor (measured 0.31 to 0.34)
 METAL_SHARE = 0.75  # of a Mac's memory: what Metal recommends as its working set
 WIDTH = 78
@@ -25,12 +24,13 @@ KEPT, RECOMPUTED = "activations kept", "recomputed"
 
 
 def show(config: Config, micro_batch: int | None) -> None:
-    """Print the tables of `config`, which has its vocabulary."""
+    """Print the tables for `config`, whose vocabulary is known."""
     device = _likely_device(config.device.type)
-    plan = Plan(config, device, _precision(config, device), micro_batch or config.training.batch_size)
+    precision = likely_precision(device, config.device.mixed_precision)
+    plan = Plan(config, device, precision, micro_batch or config.training.batch_size)
     console = Console(highlight=False, width=min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
-    for show_part in (_head, _parts, _fits, _foot):
-        show_part(console, plan)
+    for part in (_head, _parts, _fits, _foot):
+        part(console, plan)
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,14 @@ class Plan:
 
     def memory(self, recompute: bool, micro_batch: int | None = None) -> Memory:
         """With gradient checkpointing or without."""
-        return predict(self.config, micro_batch=micro_batch or self.micro_batch, precision=self.precision,
-                       device=self.device, gradient_checkpointing=recompute,
-                       newton_schulz=likely_newton_schulz(self.device))  # fmt: skip
+        return predict(
+            self.config,
+            micro_batch=micro_batch or self.micro_batch,
+            precision=self.precision,
+            device=self.device,
+            gradient_checkpointing=recompute,
+            newton_schulz=likely_precision(self.device),
+        )
 
     @property
     def sequences(self) -> int:
@@ -55,31 +60,30 @@ class Plan:
 
     @property
     def process(self) -> int:
-        """Bytes that a process takes before the first tensor, of the memory that is told of."""
+        """Bytes that a process takes before the first tensor, of the memory that is shown."""
         return int(PROCESS.get(self.device, 0))
 
 
 def _head(console: Console, plan: Plan) -> None:
     config = plan.config
     model, training, counts = config.model, config.training, parameters(config.model)
-    step = tokens_per_step(config)
-    console.print(f"[bold]{config.name}[/]  {counts.total / 1e6:,.1f} M parameters, {model.n_layer} layers of "
-                  f"{model.n_embd}, vocabulary {model.vocab_size:,}")  # fmt: skip
-    console.print(f"[dim]on {plan.device} in {plan.precision}, {plan.micro_batch} × {model.block_size:,} tokens at "
-                  f"once, {training.optimizer}[/]\n")  # fmt: skip
+    step = config.tokens_per_step
+    size = f"{counts.total / 1e6:,.1f} M parameters, {model.n_layer} layers of {model.n_embd}"
+    console.print(f"[bold]{config.name}[/]  {size}, vocabulary {vocabulary(model):,}")
+    at_once = f"{plan.micro_batch} × {model.block_size:,} tokens at once"
+    console.print(f"[dim]on {plan.device} in {plan.precision}, {at_once}, {training.optimizer}[/]\n")
     tables = f"{(counts.embedding + counts.head) / 1e6:,.1f} M of them in embedding and head"
-    flops = flops_per_token(model, training.lora_rank)
+    flops, tokens = flops_per_token(model, training.lora_rank), step * training.max_iters
     rows = [
         ("parameters", f"{counts.total:,}", tables),
-        ("FLOPs a token", si(flops), f"forward and backward; {si(flops * step)} a step"),
+        ("FLOPs a token", _si(flops), f"forward and backward; {_si(flops * step)} a step"),
         ("tokens a step", f"{step:,}", f"{plan.sequences} sequences"),
-        ("tokens in all", si(step * training.max_iters), f"{training.max_iters:,} steps; "
-         f"{si(flops * step * training.max_iters)} FLOPs"),
+        ("tokens in all", _si(tokens), f"{training.max_iters:,} steps; {_si(flops * tokens)} FLOPs"),
         ("KV cache", f"{kv_cache_bytes(model) / MIB:,.1f} MiB", f"one context of {model.block_size:,} in float32"),
-    ]  # fmt: skip
+    ]
     table = _table("", "", "")
-    for name, value, told in rows:
-        table.add_row(name, value, f"[dim]{told}[/]")
+    for name, value, remark in rows:
+        table.add_row(name, value, f"[dim]{remark}[/]")
     console.print(table)
 
 
@@ -93,12 +97,12 @@ def _parts(console: Console, plan: Plan) -> None:
     for part in dict.fromkeys(part for memory in both for part in memory.passes.parts):
         table.add_row(part, *(cell for memory in both for cell in _cells(memory, part)))
     table.add_row()
-    told = [("forward and backward", [memory.passes.total for memory in both], "")]
-    told += [(name, [memory.moment(name).total for memory in both], "") for name in ("update", "evaluation")]
-    told += [("training, at the peak", [memory.total for memory in both], "bold")]
+    rows = [("forward and backward", [memory.passes.total for memory in both], "")]
+    rows += [(name, [memory.moment(name).total for memory in both], "") for name in ("update", "evaluation")]
+    rows += [("training, at the peak", [memory.total for memory in both], "bold")]
     if plan.process:
-        told += [("with Python and torch", [memory.total + plan.process for memory in both], "bold")]
-    for name, (kept, recomputed), style in told:
+        rows += [("with Python and torch", [memory.total + plan.process for memory in both], "bold")]
+    for name, (kept, recomputed), style in rows:
         table.add_row(name, f"{kept / MIB:,.0f}", "", f"{recomputed / MIB:,.0f}", "", style=style)
     console.print()
     console.print(table)
@@ -141,11 +145,19 @@ def _foot(console: Console, plan: Plan) -> None:
 
 
 def _table(*headings: str) -> Table:
-    """The first column is of words, those below a heading of numbers, what has none of either."""
+    """The first column has words, those with a heading numbers, the others either."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(headings), padding=(0, 2, 0, 0))
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place and heading else "left")
     return table
+
+
+def _si(value: float) -> str:
+    """1234567 -> "1.23 M"."""
+    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"
 
 
 # ---- the machine, without torch
@@ -158,14 +170,6 @@ def _likely_device(asked: str) -> str:
     if shutil.which("nvidia-smi"):
         return "cuda"
     return "mps" if sys.platform == "darwin" else "cpu"
-
-
-def _precision(config: Config, device: str) -> str:
-    """Of the products: as nanogpt.training.compute settles it."""
-    asked = config.device.mixed_precision
-    if asked == "auto":
-        return "bfloat16" if device == "cuda" or (device == "cpu" and has_bfloat16_instructions()) else "float32"
-    return {True: "bfloat16", False: "float32"}.get(asked, asked)
 
 
 def _memory_of(device: str) -> tuple[int | None, int | None]:
@@ -183,9 +187,9 @@ def _memory_of(device: str) -> tuple[int | None, int | None]:
 def _memory_of_cuda() -> tuple[int | None, int | None]:
     if not Path(shutil.which("nvidia-smi") or "").is_file():
         return None, None
-    asked = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True).stdout
         total, free = (int(word) * MIB for word in answer.splitlines()[0].split(","))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None, None

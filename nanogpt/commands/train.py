@@ -26,18 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--micro-batch", type=positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"
     )
     parser.add_argument(
-        "--parent",
-        type=int,
-        metavar="PID",
-        help=argparse.SUPPRESS,  # who starts and shows this process: end with it
+        "--parent", type=int, metavar="PID", help=argparse.SUPPRESS  # who starts and shows this process: end with it
     )
     add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train in this process until finished, stopped or failed; the trainer's exit code."""
-    from nanogpt.training.child import run_child
-    from nanogpt.training.record import live_view as live
+    from nanogpt.training.child import run_child  # torch
+    from nanogpt.training.record.live_view import shown
 
     init = [f"training.init_from={arguments.init}"] if arguments.init else []
     is_shown_elsewhere = arguments.parent is not None
@@ -49,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_seconds=arguments.max_seconds,
         micro_batch=arguments.micro_batch,
         parent=arguments.parent,
-        meanwhile=contextlib.nullcontext() if is_shown_elsewhere else live.shown(arguments.folder),
+        meanwhile=contextlib.nullcontext() if is_shown_elsewhere else shown(arguments.folder),
         report=lambda outcome: print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments)),
     )
 
@@ -63,19 +60,19 @@ def headline(outcome: TrainingOutcome) -> str:
 
 def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
     """How it ended, what came out, and the commands that go on from here."""
-    from nanogpt.training.record.live_view import clock
+    from nanogpt.training.record.live_view import clock  # rich
     from nanogpt.training.record.metrics import read_rows
 
     folder = str(arguments.folder)
     lines = [headline(outcome)]
     if outcome.best_val_loss is not None:
-        told = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
+        figures = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
         for row in read_rows(arguments.folder / "metrics.jsonl"):
             if row["kind"] == "eval" and row["val_loss"]:  # nats a token and bits a byte differ by a constant
-                told += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
+                figures += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
                 break
         averaged = " (average of the weights)" if outcome.best_is_average else ""
-        lines.append(f"  best     {told}, at step {outcome.best_step:,}{averaged}")
+        lines.append(f"  best     {figures}, at step {outcome.best_step:,}{averaged}")
     if outcome.skipped or outcome.rewinds:
         lines.append(f"  trouble  {outcome.skipped} steps skipped, {outcome.rewinds} times back (events.jsonl)")
     lines += [

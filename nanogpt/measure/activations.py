@@ -39,11 +39,12 @@ class Kept:
         kept = self._norm + self.product * model.n_embd  # what the norm, and the qkv product, have read
         if model.qk_norm and not self._is_short:
             kept += FLOAT32 * (queries + keys + model.n_head + model.kv_heads)
-        attend = self._dropping_attention if self._drops_scores else (
-            self._short_attention if self._is_short else self._flash_attention
-        )  # fmt: skip
+        if self._drops_scores:
+            kept += self._dropping_attention(queries)
+        else:
+            kept += self._short_attention(queries, keys) if self._is_short else self._flash_attention(queries, keys)
         kept += 4 * self.product * self.rank  # what each adapter has between its two matrices
-        return kept + self._dropped(self.product) + attend(queries, keys)
+        return kept + self._dropped(self.product)
 
     @property
     def rotary_tables(self) -> int:
@@ -85,15 +86,15 @@ class Kept:
     @property
     def _is_short(self) -> bool:
         """Whether nanogpt.model.short_attention is at work (float16 has no such kernel)."""
-        return (self.device == "cpu" and self.product < FLOAT32 and self.model.block_size <= SHORT_WINDOW
-                and not self.model.dropout and has_bfloat16_instructions())  # fmt: skip
+        is_short = self.model.block_size <= SHORT_WINDOW and not self.model.dropout
+        return is_short and self.device == "cpu" and self.product < FLOAT32 and has_bfloat16_instructions()
 
     @property
     def _attends_in_float32(self) -> bool:
         """Whether the kernel gets copies in float32: a CPU would emulate bfloat16 (nanogpt.model.attention)."""
         return self.device == "cpu" and self.product < FLOAT32 and not has_bfloat16_instructions()
 
-    def _dropping_attention(self, queries: int, keys: int) -> int:
+    def _dropping_attention(self, queries: int) -> int:
         scores = 3 * FLOAT32 * self.model.n_head * self.model.block_size  # after softmax, dropout's mask, both
         return scores + 3 * FLOAT32 * queries + self.product * queries
 

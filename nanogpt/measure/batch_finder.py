@@ -1,7 +1,7 @@
 """The micro-batch that trains fastest on this machine: doubled, then bisected, each tried by a process of its own.
 
-What is tried is the real step at full block size. A try that runs out of memory, told by the allocator or by the
-death of its process, is an answer like any other, and the device is as clean afterwards as it was before.
+What is tried is the real step at full block size. A try that runs out of memory, as the allocator or the death of its
+process says, is an answer like any other, and the device is as clean afterwards as it was before.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +27,20 @@ from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.faults import OUT_OF_MEMORY, UserError, classify
 from nanogpt.machine import memory_bytes, processor_name
-from nanogpt.measure.memory import likely_newton_schulz, predict
+from nanogpt.measure.memory import likely_precision, predict
 from nanogpt.measure.memory_store import MemoryStore
+from nanogpt.results import FastestMicroBatch, MicroBatchTry
 
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others
 MARGIN = 1.15  # of the prediction, which holds within 15 %
 SMALLEST_GAP = 8  # bisection ends when what fits and what does not are within an eighth
 PATIENCE = 120.0  # seconds
 LEAST_SECONDS_A_TRY = 1.0
+ENDED_BY_MEMORY = (-9, -6)  # exit codes: SIGKILL by the system, SIGABRT by a library that gets no memory
 MOST_REPEATS = 30  # of a pass in a try: more make it no better known
 
 
-@dataclass(frozen=True)
-class Found:
-    """The fastest micro-batch. `tried`: a row for each try; `kept`: it was known from before."""
-
-    micro_batch: int
-    tokens_per_second: float
-    peak_memory_bytes: int  # of the process that trains, above what it takes without a model
-    tried: list[dict]
-    kept: bool
+Attempt = Callable[[Config, int, float], MicroBatchTry]  # config, micro-batch, seconds
 
 
 def find(
@@ -54,38 +48,36 @@ def find(
     folder: Path,
     seconds: float,
     notify: Callable[[str], None] = print,
-    attempt: Callable[[Config, int, float], dict] | None = None,
+    attempt: Attempt | None = None,
     available: int | None = None,
-) -> Found:
+) -> FastestMicroBatch:
     """The fastest micro-batch for `config`, whose vocabulary, device and precision are known.
 
     It is at most the sequences of a step, no more than what a training has found to fit, and never so large that the
     prediction exceeds `available` bytes (what is free now). Kept in `folder` (nanogpt.measure.memory_store) by
     machine, model, precision, threads and torch, and taken from there when asked again.
     New tries begin until `seconds` have passed; what they, or the memory free now, cut off is not kept.
-    `attempt(config, micro_batch, seconds)` makes a try, by default in a process of its own. Raises UserError when not
-    even one sequence fits.
+    `attempt` makes a try, by default in a process of its own. Raises UserError when not even one sequence fits.
     """
     store, key = MemoryStore(folder, notify), _key(config)
     most, known = _most(config, store), store.fastest(key)
-    if known and known["micro_batch"] <= most:
-        return Found(**known, kept=True)
+    if known and known.micro_batch <= most:
+        return known
     free = _available(config) if available is None else available
-    with contextlib.closing(Apart()) as apart:
+    with contextlib.closing(SeparateProcess()) as separate:
         if attempt is None:
-            apart.start()
-        search = _Search(config.in_windows(), seconds, notify, attempt or apart, free, most)
+            notify("starting a process that tries micro-batches")
+            separate.start()
+        search = _Search(config.in_windows(), seconds, notify, attempt or separate, free, most)
         found = search.run()
     if not search.was_cut_off:
-        row = asdict(found)
-        del row["kept"]
-        store.note_fastest(key, row)
+        store.note_fastest(key, found)
     return found
 
 
-def find_for(config: dict, folder: str, seconds: float) -> dict:
-    """find() with plain values in and out, for a worker process; what it tells goes to standard output."""
-    return asdict(find(Config.model_validate(config), Path(folder), seconds))
+def find_for(config: dict[str, Any], folder: str, seconds: float) -> FastestMicroBatch:
+    """find() for a worker process: `config` is a Config as plain values; progress goes to standard output."""
+    return find(Config.model_validate(config), Path(folder), seconds)
 
 
 @dataclass
@@ -93,38 +85,35 @@ class _Search:
     config: Config
     seconds: float
     notify: Callable[[str], None]
-    attempt: Callable[[Config, int, float], dict]
+    attempt: Attempt
     available: int
     most: int
 
-    def __post_init__(self):
-        self.tried: dict[int, dict] = {}
+    def __post_init__(self) -> None:
+        self.tried: dict[int, MicroBatchTry] = {}
         self.was_cut_off = False
         self.ends = time.monotonic() + self.seconds
 
-    @cached_property
-    def largest(self) -> int:
-        return min(self.most, self.config.training.sequences_per_step)
-
-    def run(self) -> Found:
+    def run(self) -> FastestMicroBatch:
         first_that_fails = self.double()
         if first_that_fails and self.still_gaining:
-            self.bisect(max(self.that_fit), first_that_fails)
-        if not self.that_fit:
-            raise UserError(f"{self.config.name}: not even one sequence fits into memory: {self.tried[1]['result']}")
-        fastest = max(row["tokens_per_second"] for row in self.that_fit.values())
-        best = min(size for size, row in self.that_fit.items() if row["tokens_per_second"] >= (1 - NOISE) * fastest)
-        row = self.tried[best]
-        return Found(best, row["tokens_per_second"], row["peak_memory_bytes"],
-                     [self.tried[size] for size in sorted(self.tried)], kept=False)  # fmt: skip
+            self.bisect(max(self.speeds), first_that_fails)
+        speeds = self.speeds
+        if not speeds:
+            raise UserError(f"{self.config.name}: not even one sequence fits into memory: {self.tried[1].result}")
+        best = min(size for size, speed in speeds.items() if speed >= (1 - NOISE) * max(speeds.values()))
+        peak = self.tried[best].peak_memory_bytes or 0
+        rows = [row for _, row in sorted(self.tried.items())]
+        return FastestMicroBatch(best, speeds[best], peak, rows, kept=False)
 
     def double(self) -> int | None:
         """Try 1, 2, 4 ... and the whole batch; the first that does not fit, or None."""
-        sizes = [2**power for power in range(self.largest.bit_length()) if 2**power < self.largest]
-        for size in [*sizes, self.largest]:
-            if self.that_fit and not self.still_gaining:
+        largest = min(self.most, self.config.training.sequences_per_step)
+        sizes = [1 << power for power in range(largest.bit_length()) if 1 << power < largest]
+        for size in [*sizes, largest]:
+            if self.speeds and not self.still_gaining:
                 return None
-            if self.that_fit and self.is_over:
+            if self.speeds and self.is_over:
                 self.was_cut_off = True
                 return None
             if not self.fits(size):
@@ -137,86 +126,101 @@ class _Search:
             fits, fails = (middle, fails) if self.fits(middle) else (fits, middle)
 
     @property
-    def still_gaining(self) -> bool:
-        """Whether one of the last two sizes is the fastest: a single slow one may be a busy moment."""
-        sizes = sorted(self.that_fit)
-        speeds = [self.tried[size]["tokens_per_second"] for size in sizes]
-        return bool(speeds) and max(speeds) in speeds[-2:]
+    def speeds(self) -> dict[int, float]:
+        """Tokens a second of the micro-batches that fit."""
+        return {size: row.tokens_per_second for size, row in self.tried.items() if row.tokens_per_second is not None}
 
     @property
-    def that_fit(self) -> dict[int, dict]:
-        return {size: row for size, row in self.tried.items() if row["result"] == "fits"}
+    def still_gaining(self) -> bool:
+        """Whether one of the last two sizes is the fastest: a single slow one may be a busy moment."""
+        speeds = [speed for _, speed in sorted(self.speeds.items())]
+        return bool(speeds) and max(speeds) in speeds[-2:]
 
     @property
     def is_over(self) -> bool:
         return time.monotonic() >= self.ends
 
     def fits(self, size: int) -> bool:
+        """Try `size`, unless the prediction exceeds the memory that is free."""
         device = self.config.device.type
-        predicted = predict(self.config, micro_batch=size, precision=_precision(self.config), device=device,
-                            newton_schulz=likely_newton_schulz(device)).total  # fmt: skip
-        row: dict[str, Any] = {"micro_batch": size, "predicted_bytes": predicted}
-        if predicted * MARGIN > self.available:
+        predicted = predict(
+            self.config,
+            micro_batch=size,
+            precision=_precision(self.config),
+            device=device,
+            newton_schulz=likely_precision(device),
+        ).total
+        needed = predicted * MARGIN
+        if needed > self.available:
             self.was_cut_off = True
-            row["result"] = f"not tried: {_gib(predicted * MARGIN)} with a margin, {_gib(self.available)} are free"
+            tried = MicroBatchTry(size, f"not tried: {_gib(needed)} with a margin, {_gib(self.available)} are free")
         else:
-            share = max(LEAST_SECONDS_A_TRY, (self.ends - time.monotonic()) / 4)
-            row |= self.attempt(self.config, size, share)
-        self.tried[size] = row
-        speed = f"{row['tokens_per_second']:,.0f} tokens/s" if row["result"] == "fits" else row["result"]
+            tried = self.attempt(self.config, size, max(LEAST_SECONDS_A_TRY, (self.ends - time.monotonic()) / 4))
+        self.tried[size] = replace(tried, predicted_bytes=predicted)
+        speed = tried.result if tried.tokens_per_second is None else f"{tried.tokens_per_second:,.0f} tokens/s"
         self.notify(f"micro-batch {size}: {speed}")
-        return row["result"] == "fits"
+        return tried.fits
 
 
 # ---- one try
 
 
-class Apart:
+class SeparateProcess:
     """Makes tries in a process of its own, a new one after each that ran out of memory."""
 
     def __init__(self, target: str = "nanogpt.measure.batch_finder:try_step"):
         self._target = target
         self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Any = None
+        self._pipe: Connection[Any, Any] | None = None
 
-    def __call__(self, config: Config, micro_batch: int, seconds: float) -> dict:
-        """{"result": "fits", ...} or {"result": "out of memory, ..."}. Raises RuntimeError for any other failure."""
+    def __call__(self, config: Config, micro_batch: int, seconds: float) -> MicroBatchTry:
+        """What a try came to: "fits", "out of memory, ..." or "no answer ...". Raises RuntimeError for a failure."""
+        process, pipe = self.start()
         try:
-            self.start()
-            self._pipe.send((config.model_dump(), micro_batch, seconds))
+            pipe.send((config.model_dump(), micro_batch, seconds))
             patience = PATIENCE + 20 * seconds  # one pass of a large model may take many times what it was given
-            answer = self._pipe.recv() if self._pipe.poll(patience) else {"result": f"no answer in {patience:.0f} s"}
-        except (EOFError, ConnectionError):  # the system ends whoever asks for too much; it says nothing more
-            self._process.join()
-            answer = {"result": f"out of memory, its process ended ({self._process.exitcode})"}
-        if answer.get("result") != "fits":
+            if pipe.poll(patience):
+                answer: MicroBatchTry | str = pipe.recv()
+            else:
+                answer = MicroBatchTry(micro_batch, f"no answer in {patience:.0f} s")
+        except (EOFError, ConnectionError):
+            process.join()
+            answer = _death(micro_batch, process.exitcode)
+        if isinstance(answer, str) or not answer.fits:
             self.close()
-        if "failure" in answer:
-            raise RuntimeError(f"micro-batch {micro_batch}: {answer['failure']}")
+        if isinstance(answer, str):
+            raise RuntimeError(f"micro-batch {micro_batch}: {answer}")
         return answer
 
-    def start(self) -> None:
-        """Start the process, unless it is there, and wait until it has loaded torch."""
-        if self._process is not None:
-            return
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_answer_all, args=(self._target, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._pipe.recv()
+    def start(self) -> tuple[multiprocessing.process.BaseProcess, Connection[Any, Any]]:
+        """The process, started unless it is there, and its pipe; waits until it has loaded torch."""
+        if self._process is None or self._pipe is None:
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_answer_all, args=(self._target, theirs), daemon=True)
+            self._process.start()
+            theirs.close()
+            self._pipe.recv()
+        return self._process, self._pipe
 
     def close(self) -> None:
         """End the process; its memory is free when this returns."""
-        if self._process is not None:
+        if self._process is not None and self._pipe is not None:
             self._process.kill()
             self._process.join()
             self._pipe.close()
             self._process = None
 
 
-def _answer_all(target: str, pipe) -> None:
-    """In the child: one answer for each question, until there are no more."""
+def _death(micro_batch: int, code: int | None) -> MicroBatchTry | str:
+    """A system without memory ends whoever asks for too much, and libraries abort; any other death is a failure."""
+    if code in ENDED_BY_MEMORY:
+        return MicroBatchTry(micro_batch, f"out of memory, its process ended ({code})")
+    return f"its process ended ({code})"
+
+
+def _answer_all(target: str, pipe: Connection[Any, Any]) -> None:
+    """In the child: one answer for each question, until there are no more. A text is the message of a failure."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _is_ended_first()
     module, _, name = target.partition(":")
@@ -225,18 +229,21 @@ def _answer_all(target: str, pipe) -> None:
     pipe.send("ready")
     with contextlib.suppress(EOFError):
         while True:
-            question = pipe.recv()
+            config, micro_batch, seconds = pipe.recv()
+            answer: MicroBatchTry | str
             try:
-                answer = {"result": "fits", **attempt(*question)}
+                answer = attempt(config, micro_batch, seconds)
             except Exception as error:
-                told = f"{type(error).__name__}: {error}".splitlines()[0]
+                message = f"{type(error).__name__}: {error}".splitlines()[0]
                 is_memory = classify(error) == OUT_OF_MEMORY
-                answer = {"result": f"out of memory, {told}"} if is_memory else {"failure": told}
+                answer = MicroBatchTry(micro_batch, f"out of memory, {message}") if is_memory else message
             pipe.send(answer)
 
 
 def _end_with_parent() -> None:
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 
@@ -246,9 +253,9 @@ def _is_ended_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
-def try_step(config: dict, micro_batch: int, seconds: float) -> dict:
+def try_step(config: dict[str, Any], micro_batch: int, seconds: float) -> MicroBatchTry:
     """Time a pass and an update for about `seconds`: tokens/s of a step made of such passes, and the peak memory."""
-    from nanogpt import device as devices
+    from nanogpt import device as devices  # torch: the process that searches does without
     from nanogpt.measure.profiler import settle
 
     whole = Config.model_validate(config)
@@ -257,12 +264,14 @@ def try_step(config: dict, micro_batch: int, seconds: float) -> dict:
     devices.reset_peak_memory(device)
     before = devices.memory_in_use(device)
     passes, updates = _timed(whole, device, precision, micro_batch, seconds)
-    sequences = whole.training.sequences_per_step
-    seconds_per_sequence = min(passes) / micro_batch + min(updates) / sequences  # all of a step share its update
-    return {
-        "tokens_per_second": whole.model.block_size / seconds_per_sequence,
-        "peak_memory_bytes": devices.peak_memory(device) - before, "repeats": len(passes),
-    }  # fmt: skip
+    seconds_per_sequence = min(passes) / micro_batch + min(updates) / whole.training.sequences_per_step
+    return MicroBatchTry(
+        micro_batch,
+        "fits",
+        tokens_per_second=whole.model.block_size / seconds_per_sequence,
+        peak_memory_bytes=devices.peak_memory(device) - before,
+        repeats=len(passes),
+    )
 
 
 def _timed(
@@ -272,12 +281,13 @@ def _timed(
 
     Their fastest count: on a busy machine the others tell of its other work.
     """
-    from nanogpt import device as devices
+    from nanogpt import device as devices  # torch
     from nanogpt.measure.real_step import RealStep
 
     real = RealStep(config, device, precision)
-    passes, updates = [], []
-    is_whole_step = micro_batch >= real.sequences
+    passes: list[float] = []
+    updates: list[float] = []
+    is_whole_step = micro_batch >= config.training.sequences_per_step
     ends = time.perf_counter() + seconds
     while not passes or (len(passes) < MOST_REPEATS and time.perf_counter() + passes[-1] + updates[-1] < ends):
         began = time.perf_counter()
@@ -294,11 +304,16 @@ def _timed(
 
 def negligible(config: Config) -> Config:
     """A model of the same kind that takes next to no memory: what is in use after it is what any process takes."""
-    return config.with_changes({
-        "model.n_layer": 1, "model.n_head": 1, "model.n_kv_head": None, "model.head_dim": None, "model.n_embd": 32,
-        "model.ffn_dim": None, "model.block_size": 32, "model.vocab_size": 64, "training.initial_block_size": None,
-        "training.batch_size": 1, "training.gradient_accumulation": 1, "training.initial_batch": None,
-    })  # fmt: skip
+    return config.with_changes(
+        {
+            **dict.fromkeys(("model.n_layer", "model.n_head", "training.batch_size"), 1),
+            **dict.fromkeys(("model.n_embd", "model.block_size"), 32),
+            **dict.fromkeys(("model.n_kv_head", "model.head_dim", "model.ffn_dim", "training.initial_batch")),
+            "model.vocab_size": 64,
+            "training.gradient_accumulation": 1,
+            "training.initial_block_size": None,
+        }
+    )
 
 
 # ---- what is kept
@@ -306,13 +321,16 @@ def negligible(config: Config) -> Config:
 
 def _key(config: Config) -> str:
     """Machine, model, precision, threads and torch: what decides which micro-batch is the fastest."""
-    device = config.device
-    return durable.digest({
-        "machine": [processor_name(), os.cpu_count(), psutil.virtual_memory().total], "torch": version("torch"),
-        "device": device.model_dump(), "model": config.model.model_dump(),
-        "training": config.training.model_dump(include={"batch_size", "gradient_accumulation", "optimizer",
-                                                        "weight_average", "lora_rank"}),
-    })  # fmt: skip
+    decisive = {"batch_size", "gradient_accumulation", "optimizer", "weight_average", "lora_rank"}
+    return durable.digest(
+        {
+            "machine": [processor_name(), os.cpu_count(), psutil.virtual_memory().total],
+            "torch": version("torch"),
+            "device": config.device.model_dump(),
+            "model": config.model.model_dump(),
+            "training": config.training.model_dump(include=decisive),
+        }
+    )
 
 
 def _most(config: Config, store: MemoryStore) -> int:
@@ -327,16 +345,15 @@ def _most(config: Config, store: MemoryStore) -> int:
 def _whole_memory(device: str) -> int:
     if device == "cpu":
         return memory_bytes()
-    from nanogpt.device import describe
+    from nanogpt.device import describe  # torch
 
     return describe(device).memory_bytes
 
 
 def _precision(config: Config) -> str:
     """By the settings alone, so that torch is not needed; "auto" has to be settled before."""
-    return {True: "bfloat16", False: "float32", "auto": "float32"}.get(
-        config.device.mixed_precision, config.device.mixed_precision
-    )
+    setting = config.device.mixed_precision
+    return "float32" if setting == "auto" else likely_precision(config.device.type, setting)
 
 
 def _available(config: Config) -> int:
@@ -345,7 +362,7 @@ def _available(config: Config) -> int:
         import torch
 
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    return int(psutil.virtual_memory().available)
 
 
 def _gib(size: float) -> str:

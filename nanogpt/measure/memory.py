@@ -1,21 +1,20 @@
-"""How much memory a training takes, told before anything is allocated. Arithmetic, no torch.
+"""How much memory a training takes, known before anything is allocated. Arithmetic, no torch.
 
-What autograd keeps for the backward pass is in activations.py; what is held beside it differs from moment to moment of
-a step, and the fullest moment is the peak. tests/nanogpt/test_memory.py holds every part against what torch really
+What autograd keeps for the backward pass is in activations.py; what else is held differs from moment to moment of a
+step, and the fullest moment is the peak. tests/nanogpt/test_memory.py holds every part against what torch really
 saves and allocates, bench/memory.py the whole against what processes take.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from nanogpt.config import Config, ModelConfig
 from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.measure.activations import Kept
-from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters
+from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters, vocabulary
 from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 
 MIB = 2**20
@@ -86,9 +85,9 @@ def predict(
     """Memory of training `config`; what is not given is the configuration's.
 
     `micro_batch`: windows in one forward and backward pass, sequences unless device.longest_window makes them shorter;
-    the step's whole batch stays. `precision`: of the
-    products, "float32", "bfloat16" or "float16". `newton_schulz`: of Muon's products, by default the same;
-    likely_newton_schulz() tells what this machine takes. Raises ValueError while the vocabulary is not known.
+    the step's whole batch stays. `precision`: of the products, "float32", "bfloat16" or "float16". `newton_schulz`: of
+    Muon's products, by default the same; likely_precision() has what this machine takes. Raises ValueError while the
+    vocabulary is not known.
     """
     if vocab_size is not None:
         config = config.with_changes({"model.vocab_size": vocab_size})
@@ -100,10 +99,13 @@ def predict(
     return _Step(config, counts, rows, -(-batch // rows), device, precision, newton_schulz or precision).memory()
 
 
-def likely_newton_schulz(device: str) -> str:
-    """The type of Muon's orthogonalisation here, as nanogpt.training.numerics settles it for CPUs and recent GPUs."""
-    is_native = device == "cuda" or (device == "cpu" and has_bfloat16_instructions())
-    return "bfloat16" if is_native else "float32"
+def likely_precision(device: str, mixed_precision: bool | str = "auto") -> str:
+    """The type of the products here, as nanogpt.training.numerics settles it for CPUs and recent GPUs; of "auto" also
+    that of Muon's orthogonalisation."""
+    if mixed_precision == "auto":
+        is_native = device == "cuda" or (device == "cpu" and has_bfloat16_instructions())
+        return "bfloat16" if is_native else "float32"
+    return "bfloat16" if mixed_precision is True else mixed_precision or "float32"
 
 
 # ---- what a step holds, moment by moment
@@ -150,23 +152,19 @@ class _Step:
         return self.rows * self.model.block_size
 
     def memory(self) -> Memory:
-        moments: list[Callable[[], Moment]] = [
-            self.loss, self.last_block, self.first_block, self.update, self.evaluation,
-        ]  # fmt: skip
-        return Memory(tuple(moment() for moment in moments))
+        return Memory((self.loss(), self.last_block(), self.first_block(), self.update(), self.evaluation()))
 
     def loss(self) -> Moment:
         """The backward pass begins: every layer's activations, and the logits."""
-        return self._moment(IN_PASSES[0], self._gradients(0), self._kept(), {
-            "weight copies": self._weight_copies(self.counts.matrices + self._head_table),
-            "logits": self._logits(self.tokens) * self._of_a_logit,
-        })  # fmt: skip
+        copies = self._weight_copies(self.counts.matrices + self._head_table)
+        logits = self._logits(self.tokens) * self._of_a_logit
+        held = {"weight copies": copies, "logits": logits}
+        return self._moment(IN_PASSES[0], self._gradients(0), self._kept(), held)
 
     def last_block(self) -> Moment:
         """The backward pass has left the head: its gradient is there, the logits are not."""
-        return self._moment(IN_PASSES[1], self._gradients(self._head_table), self._kept(), {
-            "weight copies": self._weight_copies(self.counts.matrices), **self._in_a_block(),
-        })  # fmt: skip
+        held = {"weight copies": self._weight_copies(self.counts.matrices), **self._in_a_block()}
+        return self._moment(IN_PASSES[1], self._gradients(self._head_table), self._kept(), held)
 
     def first_block(self) -> Moment:
         """The backward pass is where the forward pass began: all gradients, and one block's activations."""
@@ -175,9 +173,8 @@ class _Step:
             if self.config.device.gradient_checkpointing
             else self._of_blocks(1)
         )
-        copies = self._weight_copies(self.counts.matrices // self.model.n_layer)
-        return self._moment(IN_PASSES[2], self._gradients(self.trained), one,
-                            {"weight copies": copies, **self._in_a_block()})  # fmt: skip
+        held = {"weight copies": self._weight_copies(self.counts.matrices // self.model.n_layer), **self._in_a_block()}
+        return self._moment(IN_PASSES[2], self._gradients(self.trained), one, held)
 
     def update(self) -> Moment:
         return self._moment("update", self._gradients(self.trained), {"workspace": self._update_workspace()})
@@ -187,11 +184,12 @@ class _Step:
         model = self.model
         tokens = max(model.block_size, min(TOKENS_AT_ONCE, 4 * self.tokens))
         hidden = model.ffn_width * (4 if model.activation == "swiglu" else 2)
-        workspace = tokens * (3 * FLOAT32 * model.n_embd + self.product * hidden)
-        return self._moment("evaluation", self._gradients(self.trained), {
+        held = {
             "weight copies": self._weight_copies(self.counts.matrices + self._head_table),
-            "logits": 2 * FLOAT32 * self._logits(tokens), "workspace": workspace,
-        })  # fmt: skip
+            "logits": 2 * FLOAT32 * self._logits(tokens),
+            "workspace": tokens * (3 * FLOAT32 * model.n_embd + self.product * hidden),
+        }
+        return self._moment("evaluation", self._gradients(self.trained), held)
 
     def _moment(self, name: str, *parts: dict[str, int]) -> Moment:
         total: Counter[str] = Counter()
@@ -242,7 +240,8 @@ class _Step:
 
     def _logits(self, tokens: int) -> int:
         """How many there are at once."""
-        return min(tokens, max(1, LOGITS_AT_ONCE // self.model.vocab_size)) * self.model.vocab_size
+        rows = max(1, LOGITS_AT_ONCE // vocabulary(self.model))
+        return min(tokens, rows) * vocabulary(self.model)
 
     @property
     def _of_a_logit(self) -> int:
@@ -252,7 +251,7 @@ class _Step:
 
     @property
     def _head_table(self) -> int:
-        return self.model.vocab_size * self.model.n_embd
+        return vocabulary(self.model) * self.model.n_embd
 
     def _weight_copies(self, numbers: int) -> int:
         """Autocast's, in the type of the products."""
@@ -276,7 +275,7 @@ class _Step:
         return workspace + max(0, min(int(RECOMPUTED_HEAP[self.product] * workspace), kept_otherwise))
 
     def _update_workspace(self) -> int:
-        """Of Muon: all matrices of a shape at once, beside what the shape before has left."""
+        """Of Muon: all matrices of a shape at once, and what the shape before has left."""
         size = FLOAT32 if self.newton_schulz == "float32" else 2
         largest, left_from_before = 0, 0
         for stacked, gram in self._stacks():

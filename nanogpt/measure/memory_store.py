@@ -2,7 +2,7 @@
 
     {"limits": {key: {"fits": {"micro_batch", "gradient_checkpointing", "longest_window"} or null, "evidence", "when",
                       "memory_bytes", "model", "device", "precision"}},
-     "fastest": {key: what nanogpt.measure.batch_finder found}, "digest": of the two}
+     "fastest": {key: a nanogpt.results.FastestMicroBatch}, "digest": of the two}
 
 A limit is of a model's shape on a device in a precision, and of the memory that there was: with more it is none. One
 bit flipped in a longest_window would stop every training of its shape: hence the digest.
@@ -10,33 +10,25 @@ bit flipped in a longest_window would stop every training of its shape: hence th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nanogpt import durable
 from nanogpt.config import Config
+from nanogpt.fit import Fit
+from nanogpt.records import from_json, to_json
+from nanogpt.results import FastestMicroBatch
 
 STORE = "memory.json"
+NOTHING_FITS = (0.0, False, 0)  # tighter than any Fit.memory_rank
 SECTIONS = ("limits", "fastest")
 SAME_MEMORY = 1.02  # what a system calls its memory differs a little from boot to boot
 NOT_OF_THE_SHAPE = {"preset", "dropout"}  # of the model's settings: the planner chooses dropout late
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How a model fits: windows in a pass, blocks computed again, tokens in the longest window (None: whole)."""
-
-    micro_batch: int
-    gradient_checkpointing: bool = False
-    longest_window: int | None = None
-
-    @property
-    def _memory(self) -> tuple:
-        """Smaller for what takes less."""
-        return self.longest_window or math.inf, not self.gradient_checkpointing, self.micro_batch
+KEPT_OF_A_FIT = ("micro_batch", "gradient_checkpointing", "longest_window")  # device and precision are the row's
+Known = dict[str, dict[str, Any]]  # the rows of each section, by key
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Limit:
 
 
 class MemoryStore:
-    """The file in `folder`. One that is not what was written is set aside, told of by `notify`, and counts as none."""
+    """The file in `folder`. One that is not what was written is set aside, reported by `notify`, and counts as none."""
 
     def __init__(self, folder: Path, notify: Callable[[str], None]):
         self.path, self.notify = Path(folder) / STORE, notify
@@ -62,35 +54,42 @@ class MemoryStore:
         rows = self._read()["limits"]
         found = [rows[key] for key in (_key(config, half) for half in _precisions(config)) if key in rows]
         limits = [_limit_of(row) for row in found if memory_bytes <= SAME_MEMORY * row["memory_bytes"]]
-        nothing = next((limit for limit in limits if limit.fits is None), None)
-        return nothing or min(limits, key=lambda limit: limit.fits._memory, default=None)
+        return min(limits, key=lambda limit: limit.fits.memory_rank if limit.fits else NOTHING_FITS, default=None)
 
     def note_limit(self, config: Config, memory_bytes: int, fits: Fit | None, evidence: str) -> None:
         """Remember that `config` had to become `fits`, or that nothing fits. Raises OSError."""
+        precision = _precisions(config)[-1]
         row = {
-            "fits": asdict(fits) if fits else None, "evidence": evidence,
-            "when": time.strftime("%Y-%m-%d %H:%M:%S"), "memory_bytes": memory_bytes, "model": config.name,
-            "device": config.device.type, "precision": _precisions(config)[-1],
-        }  # fmt: skip
-        self._put("limits", _key(config, _precisions(config)[-1]), row)
+            "fits": {key: getattr(fits, key) for key in KEPT_OF_A_FIT} if fits else None,
+            "evidence": evidence,
+            "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "memory_bytes": memory_bytes,
+            "model": config.name,
+            "device": config.device.type,
+            "precision": precision,
+        }
+        self._put("limits", _key(config, precision), row)
 
-    def fastest(self, key: str) -> dict | None:
+    def fastest(self, key: str) -> FastestMicroBatch | None:
         """What note_fastest() was given."""
-        return self._read()["fastest"].get(key)
+        row = self._read()["fastest"].get(key)
+        return _fastest_of(row) if row else None
 
-    def note_fastest(self, key: str, row: dict) -> None:
+    def note_fastest(self, key: str, found: FastestMicroBatch) -> None:
         """Remember what was found for `key`. Raises OSError."""
-        self._put("fastest", key, row)
+        self._put("fastest", key, to_json(found))
 
-    def _put(self, section: str, key: str, row: dict) -> None:
+    def _put(self, section: str, key: str, row: dict[str, Any]) -> None:
         known = self._read()
         known = {**known, section: {**known[section], key: row}}
         durable.write_json(self.path, {**known, "digest": durable.digest(known)})
 
-    def _read(self) -> dict[str, dict]:
+    def _read(self) -> Known:
         try:
-            known = durable.read_json(self.path)
-            if known.pop("digest", None) not in (None, durable.digest(known)):  # None: written before there was one
+            written: dict[str, Any] = durable.read_json(self.path)
+            digest = written.pop("digest", None)
+            known: Known = written
+            if digest not in (None, durable.digest(known)):  # None: written before there was one
                 raise ValueError("its digest differs")
             if sorted(known) != sorted(SECTIONS):
                 raise ValueError
@@ -98,7 +97,7 @@ class MemoryStore:
                 _limit_of(row)
                 float(row["memory_bytes"])
             for row in known["fastest"].values():
-                int(row["micro_batch"])
+                _fastest_of(row)
         except FileNotFoundError:
             return {section: {} for section in SECTIONS}
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -112,8 +111,12 @@ class MemoryStore:
         return known
 
 
-def _limit_of(row: dict) -> Limit:
-    return Limit(Fit(**row["fits"]) if row["fits"] else None, row["evidence"], row["when"])
+def _limit_of(row: dict[str, Any]) -> Limit:
+    return Limit(from_json(Fit, row["fits"]) if row["fits"] else None, row["evidence"], row["when"])
+
+
+def _fastest_of(row: dict[str, Any]) -> FastestMicroBatch:
+    return from_json(FastestMicroBatch, {**row, "kept": True})
 
 
 def _precisions(config: Config) -> list[str]:
@@ -122,8 +125,11 @@ def _precisions(config: Config) -> list[str]:
 
 
 def _key(config: Config, precision: str) -> str:
-    return durable.digest({
-        "model": config.model.model_dump(exclude=NOT_OF_THE_SHAPE), "device": config.device.type,
-        "precision": precision,
-        "training": config.training.model_dump(include={"optimizer", "weight_average", "lora_rank"}),
-    })  # fmt: skip
+    return durable.digest(
+        {
+            "model": config.model.model_dump(exclude=NOT_OF_THE_SHAPE),
+            "device": config.device.type,
+            "precision": precision,
+            "training": config.training.model_dump(include={"optimizer", "weight_average", "lora_rank"}),
+        }
+    )

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +21,14 @@ import torch
 from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import windows
-from nanogpt.measure.real_step import RealStep
-from nanogpt.results import Profile
+from nanogpt.measure.real_step import RealStep, Tokens
+from nanogpt.results import Profile, Rates, StepSpeed
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.validation import rows_at_once
 from nanogpt.weights import checkpoint
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
 LEAST_STEPS = 3
@@ -35,7 +39,7 @@ MADE_UP_SPLIT = 2**16  # tokens to evaluate on where no data is given: about tin
 PARTS = ("data", "forward", "backward", "gradient norm", "AdamW", "Muon", "weight average", "evaluation", "checkpoint")
 
 
-def choose_precision_and_threads(config: dict, device: str, seconds: float) -> dict:
+def choose_precision_and_threads(config: dict[str, Any], device: str, seconds: float) -> StepSpeed:
     """measure_speed() with what is fastest here: float32 or half precision, and on the CPU one thread or one a core.
 
     `config`: a Config as plain values, with model.vocab_size. What it names (device.mixed_precision other than auto,
@@ -43,32 +47,32 @@ def choose_precision_and_threads(config: dict, device: str, seconds: float) -> d
     on a machine that does other work: two wait for each other (4,500 against 10,800 tokens/s at 0.8 M parameters).
     """
     whole = Config.model_validate(config).with_changes({"device.type": device})
-    precisions = [False, True] if whole.device.mixed_precision == "auto" else [whole.device.mixed_precision]
+    setting = whole.device.mixed_precision
+    precisions: list[bool | str] = [False, True] if setting == "auto" else [setting]
     share = seconds / (len(precisions) + 1)
-    fastest = min((_speed_with(whole, share, mixed_precision=mixed) for mixed in precisions), key=_step)
+
+    def with_device(**changes: bool | int | str) -> StepSpeed:
+        return measure_speed(whole.with_changes({f"device.{key}": value for key, value in changes.items()}), share)
+
+    fastest = min((with_device(mixed_precision=mixed) for mixed in precisions), key=_seconds_per_step)
     threads_matter = device == "cpu" and whole.device.threads is None and devices.physical_cores() > 1
-    if threads_matter and _step(fastest) < LONG_STEP:
-        single = _speed_with(whole, share, mixed_precision=fastest["mixed_precision"], threads=1)
-        fastest = min(fastest, single, key=_step)
+    if threads_matter and fastest.seconds_per_step < LONG_STEP:
+        single = with_device(mixed_precision=fastest.mixed_precision, threads=1)
+        fastest = min(fastest, single, key=_seconds_per_step)
     return fastest
 
 
-def _speed_with(config: Config, seconds: float, **device: bool | int | str) -> dict:
-    changes = {f"device.{key}": value for key, value in device.items()}
-    return measure_speed(config.with_changes(changes), config.model.vocab_size, seconds)
+def _seconds_per_step(speed: StepSpeed) -> float:
+    return speed.seconds_per_step
 
 
-def _step(speed: dict) -> float:
-    return speed["seconds_per_step"]
-
-
-def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict:
+def measure_speed(config: Config, seconds: float = 5.0) -> StepSpeed:
     """Real steps on random tokens for about `seconds`: median seconds a step, tokens/s, FLOP/s, peak memory in bytes.
 
-    At least three steps are timed, or one where three take longer than that. share_of_matmul is FLOP/s over those of
-    plain matrix products in the same precision. Raises what a device raises when it is out of memory.
+    `config` has its vocabulary. At least three steps are timed, or one where three take longer than that. Raises what
+    a device raises when it is out of memory.
     """
-    config = config.with_changes({"model.vocab_size": vocab_size}).in_windows()
+    config = config.in_windows()
     device, mixed_precision, precision = settle(config)
     devices.reset_peak_memory(device)
     real = RealStep(config, device, precision)
@@ -87,12 +91,17 @@ def measure_speed(config: Config, vocab_size: int, seconds: float = 5.0) -> dict
     while time.perf_counter() < ends or (len(times) < LEAST_STEPS and times[0] < seconds / LEAST_STEPS):
         times.append(step())
     seconds_per_step = median(times)
-    return {
-        "parameters": real.model.num_parameters(), "seconds_per_step": seconds_per_step,
-        **_rates(real, seconds_per_step), "peak_memory_bytes": devices.peak_memory(device),
-        "mixed_precision": mixed_precision, "precision": precision, "device": device,
-        "threads": torch.get_num_threads(), "steps": len(times),
-    }  # fmt: skip
+    return StepSpeed(
+        **vars(_rates(real, seconds_per_step)),
+        parameters=real.model.num_parameters(),
+        seconds_per_step=seconds_per_step,
+        peak_memory_bytes=devices.peak_memory(device),
+        mixed_precision=mixed_precision,
+        precision=precision,
+        device=device,
+        threads=torch.get_num_threads(),
+        steps=len(times),
+    )
 
 
 def settle(config: Config) -> tuple[str, bool | str, str]:
@@ -105,15 +114,12 @@ def settle(config: Config) -> tuple[str, bool | str, str]:
     return device, mixed_precision, devices.precision_of(device, mixed_precision)
 
 
-def _rates(real: RealStep, seconds_per_step: float) -> dict:
-    tokens_per_second = real.sequences * real.config.model.block_size / seconds_per_step
+def _rates(real: RealStep, seconds_per_step: float) -> Rates:
+    tokens_per_second = real.config.tokens_per_step / seconds_per_step
     flops = tokens_per_second * real.model.flops_per_token()
     matmul = _matmul_rate(real.device, real.precision, torch.get_num_threads())
-    named = devices.peak_rate(devices.describe("cuda").name, real.precision) if real.device == "cuda" else None
-    return {
-        "tokens_per_second": tokens_per_second, "flops_per_second": flops, "matmul_flops_per_second": matmul,
-        "share_of_matmul": flops / matmul, "share_of_peak": flops / named if named else None,
-    }  # fmt: skip
+    named = devices.peak_rate(torch.cuda.get_device_name(0), real.precision) if real.device == "cuda" else None
+    return Rates(tokens_per_second, flops, matmul, flops / matmul, flops / named if named else None)
 
 
 @cache
@@ -127,8 +133,8 @@ def _matmul_rate(device: str, precision: str, threads: int) -> float:
 def profile(
     config: Config,
     steps: int,
-    tokens: np.ndarray | None = None,
-    split: np.ndarray | None = None,
+    tokens: Tokens | None = None,
+    split: Tokens | None = None,
     trace: Path | None = None,
 ) -> Profile:
     """Time the parts of `steps` real steps, one evaluation of `split` and one checkpoint.
@@ -144,8 +150,8 @@ def profile(
     for _ in range(WARM_UP_STEPS):
         real.run()
     watch = Stopwatch(device)
-    if real.optimizer.muon:
-        real.optimizer.muon.step = watch.around("Muon", real.optimizer.muon.step)
+    if muon := real.optimizer.muon:
+        setattr(muon, "step", watch.around("Muon", muon.step))  # noqa: B010  a method of this one object
     laps = []
     for _ in range(steps):
         began = time.perf_counter()
@@ -158,10 +164,15 @@ def profile(
     if trace:
         _trace(real, trace)
     return Profile(
-        {part: seconds[part] for part in PARTS if part in seconds}, real.model.num_parameters(),
-        **_rates(real, median(laps)), peak_memory_bytes=peak, device=device, precision=precision,
-        threads=torch.get_num_threads(), steps=steps,
-    )  # fmt: skip
+        **vars(_rates(real, median(laps))),
+        seconds={part: seconds[part] for part in PARTS if part in seconds},
+        parameters=real.model.num_parameters(),
+        peak_memory_bytes=peak,
+        device=device,
+        precision=precision,
+        threads=torch.get_num_threads(),
+        steps=steps,
+    )
 
 
 class Stopwatch:
@@ -186,18 +197,18 @@ class Stopwatch:
             self.seconds[name] += taken - self._inside.pop()
             self._inside[-1] += taken
 
-    def around(self, name: str, function: Callable) -> Callable:
+    def around(self, name: str, function: Callable[P, Result]) -> Callable[P, Result]:
         """`function`, timed as `name`."""
 
-        def timed(*arguments):
+        def timed(*arguments: P.args, **named: P.kwargs) -> Result:
             with self.part(name):
-                return function(*arguments)
+                return function(*arguments, **named)
 
         return timed
 
 
 @torch.no_grad()
-def _evaluation(real: RealStep, split: np.ndarray | None) -> float:
+def _evaluation(real: RealStep, split: Tokens | None) -> float:
     """Seconds of one whole evaluation, from its first pieces where it has many."""
     config = real.config
     if split is None:

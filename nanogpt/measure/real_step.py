@@ -6,11 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
+from nanogpt.measure.sizes import vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
 from nanogpt.training.micro_batches import Feed
@@ -22,7 +24,8 @@ from nanogpt.training.update.optimizer import Optimizer
 
 RANDOM_TOKENS = 2**16  # of a made-up text
 SHARE_OF_THE_PEAK_RATE = 0.01  # the weights stay near where they began
-Part = Callable[[str], AbstractContextManager]
+Tokens = npt.NDArray[np.unsignedinteger]  # (T,)
+Part = Callable[[str], AbstractContextManager[object]]
 
 
 class RealStep:
@@ -32,7 +35,7 @@ class RealStep:
     nothing is judged, logged or saved. Raises what a device raises when it is out of memory.
     """
 
-    def __init__(self, config: Config, device: str, precision: str, tokens: np.ndarray | None = None):
+    def __init__(self, config: Config, device: str, precision: str, tokens: Tokens | None = None):
         self.config, self.device, self.precision = config, device, precision
         training = config.training
         torch.manual_seed(training.seed)
@@ -45,8 +48,7 @@ class RealStep:
         trained = self.optimizer.parameters
         self.average = WeightAverage(trained, training.weight_average) if training.weight_average else None
         if tokens is None:
-            count = max(RANDOM_TOKENS, 2 * config.model.block_size)
-            tokens = np.random.default_rng(training.seed).integers(config.model.vocab_size, size=count, dtype=np.uint32)
+            tokens = _random_tokens(config)
         self.feed = Feed(Samples(tokens, config.model.block_size, training.seed), device)
         self.loss_scale = FIRST if precision == "float16" else 1.0
         self.cursor = 0
@@ -72,7 +74,7 @@ class RealStep:
         with part("forward"), devices.autocast(self.device, self.precision):
             summed, number = self.model.loss_sum(tokens, targets)
         with part("backward"):
-            (summed * (self.loss_scale / number)).backward()
+            torch.autograd.backward(summed * (self.loss_scale / number))
 
     def update(self, part: Part = nullcontext) -> None:
         """Norm, update, average. With Muon, "AdamW" is what is left of the update without "Muon"."""
@@ -86,3 +88,10 @@ class RealStep:
             with part("weight average"):
                 self.average.update()
         devices.synchronize(self.device)
+
+
+def _random_tokens(config: Config) -> npt.NDArray[np.uint32]:
+    """(count,) below the vocabulary."""
+    count = max(RANDOM_TOKENS, 2 * config.model.block_size)
+    generator = np.random.default_rng(config.training.seed)
+    return generator.integers(vocabulary(config.model), size=count, dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""What a training will spend its time on, measured on this machine before it begins: steps, and what is done beside.
+"""What a training will spend its time on, measured on this machine before it begins: steps, and what goes between.
 
 The steps are those of nanogpt.measure.profiler, in short windows with the other work between them: a machine that
 does something else for a second, or that slows down as it warms, then counts for what it is.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median_low
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from nanogpt.measure.profiler import measure_speed
 from nanogpt.measure.sizes import parameters
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
+from nanogpt.results import Rehearsal, StepSpeed
 from nanogpt.training.validation import SAMPLE_TOKENS, rows_at_once
 from nanogpt.weights import checkpoint
 
@@ -32,27 +34,34 @@ DECODED_TOKENS = 24
 SMALL, LARGE = 1 << 10, 1 << 22  # numbers in the files that are saved to see what a byte costs
 
 
-def rehearse(config: dict, device: str, folder: str, seconds: float) -> dict:
-    """measure_speed() of `config` with the median window's seconds a step, and in seconds of their own:
+def rehearse(config: dict[str, Any], device: str, folder: str, seconds: float) -> Rehearsal:
+    """measure_speed() of `config`, of its windows the one with the median seconds a step, and what goes on between
+    steps: forward alone as in an evaluation, one sample, one checkpoint in `folder`.
 
-    evaluation_seconds_per_token (forward alone, as in an evaluation), sample_seconds (of one sample), save_seconds (of
-    one checkpoint in `folder`, weights and optimizer). `config`: a Config as plain values with model.vocab_size, its
-    precision and threads decided; `seconds` are for the steps. Raises what a device raises when it is out of memory.
+    `config`: a Config as plain values with model.vocab_size, its precision and threads decided; `seconds` are for the
+    steps. Raises what a device raises when it is out of memory.
     """
     whole = Config.model_validate(config).with_changes({"device.type": device}).in_windows()
-    windows, found = [], {}
-    asides: list[Callable[[], dict]] = [
-        lambda: {"evaluation_seconds_per_token": _evaluation(whole, device, windows[0]["seconds_per_step"])},
-        lambda: {"sample_seconds": _sample(whole, device)},
-        lambda: {"save_seconds": _save(whole, Path(folder))},
-    ]
-    for aside in asides:
-        if sum(window["seconds_per_step"] * window["steps"] for window in windows) < LONG:
-            windows.append(measure_speed(whole, whole.model.vocab_size, seconds / len(asides)))
-        found |= aside()
-    seconds_per_step = median_low(window["seconds_per_step"] for window in windows)
-    middle = next(window for window in windows if window["seconds_per_step"] == seconds_per_step)
-    return {**middle, **found, "peak_memory_bytes": max(window["peak_memory_bytes"] for window in windows)}
+    speeds: list[StepSpeed] = []
+
+    def measure() -> None:
+        if sum(speed.seconds_per_step * speed.steps for speed in speeds) < LONG:
+            speeds.append(measure_speed(whole, seconds / 3))
+
+    measure()
+    evaluation = _evaluation(whole, device, speeds[0].seconds_per_step)
+    measure()
+    sample_seconds = _sample(whole, device)
+    measure()
+    save_seconds = _save(whole, Path(folder))
+    middle = sorted(speeds, key=lambda speed: speed.seconds_per_step)[(len(speeds) - 1) // 2]
+    peak = max(speed.peak_memory_bytes for speed in speeds)
+    return Rehearsal(
+        **vars(replace(middle, peak_memory_bytes=peak)),
+        evaluation_seconds_per_token=evaluation,
+        sample_seconds=sample_seconds,
+        save_seconds=save_seconds,
+    )
 
 
 def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
@@ -106,7 +115,7 @@ def _save(config: Config, folder: Path) -> float:
     return small + max(0.0, large - small) * parameters(config.model).total / LARGE
 
 
-def _fastest(work: Callable[[], None]) -> float:
+def _fastest(work: Callable[[], object]) -> float:
     """Seconds of the faster of two tries: the first finds caches cold."""
     taken = []
     for _ in range(2):

@@ -32,12 +32,17 @@ def matrix_shapes(model: ModelConfig) -> list[tuple[int, int]]:
     return [(queries, width), (keys, width), (keys, width), (width, queries), *into_hidden, (width, model.ffn_width)]
 
 
-def parameters(model: ModelConfig) -> Parameters:
-    """Counts of nanogpt.model.gpt.GPT. Raises ValueError while vocab_size is not known."""
+def vocabulary(model: ModelConfig) -> int:
+    """Tokens. Raises ValueError while they are not known."""
     if model.vocab_size is None:
         raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
+    return model.vocab_size
+
+
+def parameters(model: ModelConfig) -> Parameters:
+    """Counts of nanogpt.model.gpt.GPT. Raises ValueError while vocab_size is not known."""
     shapes = matrix_shapes(model)
-    table = model.vocab_size * model.n_embd
+    table = vocabulary(model) * model.n_embd
     norm = model.n_embd * (2 if model.norm == "layernorm" and model.bias else 1)
     biases = [rows if model.bias else 0 for rows, _ in shapes]
     sizes = [rows * columns for rows, columns in shapes]
@@ -57,7 +62,7 @@ def flops_per_token(model: ModelConfig, lora_rank: int = 0) -> int:
     """Of forward and backward, as nanogpt.model.gpt.GPT.flops_per_token counts them (PaLM, appendix B); with adapters
     of `lora_rank`, whose model has no gradients of its own weights."""
     counts = parameters(model)
-    in_products = counts.total - counts.embedding + (model.vocab_size * model.n_embd if model.tie_weights else 0)
+    in_products = counts.total - counts.embedding + (vocabulary(model) * model.n_embd if model.tie_weights else 0)
     adapters = model.n_layer * sum(lora_rank * (rows + columns) for rows, columns in matrix_shapes(model))
     of_products = (4 if lora_rank else 6) * in_products + 6 * adapters
     return of_products + 12 * model.n_layer * model.n_head * model.head_width * model.block_size

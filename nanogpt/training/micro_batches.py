@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, pairwise
 
+import torch
 from torch import Tensor
 
 from nanogpt.data.data_loader import Samples
@@ -32,7 +33,7 @@ class MicroBatches:
         for piece, next_piece in pairwise(chain(data.pieces(count), [following])):
             inputs, targets = (part.view(-1, data.window) for part in self.feed.take(piece))
             windows_at_once = tokens_at_once // data.window
-            yield from zip(inputs.split(windows_at_once), targets.split(windows_at_once), strict=True)
+            yield from zip(torch.split(inputs, windows_at_once), torch.split(targets, windows_at_once), strict=True)
             self.feed.prefetch(next_piece)  # while an accelerator computes the pass
 
     def shape(self, data: StepData) -> tuple[int, int]:

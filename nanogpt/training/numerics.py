@@ -1,4 +1,4 @@
-"""What decides the bits of a result besides settings and data: device, precision, threads, libraries."""
+"""What decides the bits of a result, apart from settings and data: device, precision, threads, libraries."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def compare(model: GPT, tokens: Tensor, targets: Tensor, precision: str, loss_sc
     """The deviations; None where the CPU's own loss is not finite."""
     began = time.monotonic()
     rows, length = compared_part(model, *tokens.shape)
-    vocab_size = model.config.vocab_size
+    vocab_size = model.head.weight.size(0)
     part = (targets[:rows, :length] + vocab_size // 2) % vocab_size
     alone = torch.full_like(targets, IGNORED)
     alone[:rows, :length] = part
@@ -117,9 +117,14 @@ def _weights_that_matter(model: GPT) -> dict[str, Tensor]:
 
 
 def _loss_and_gradients(
-    model: GPT, tensors: dict[str, Tensor], names: list[str], tokens: Tensor, targets: Tensor, precision: str,
+    model: GPT,
+    tensors: dict[str, Tensor],
+    names: list[str],
+    tokens: Tensor,
+    targets: Tensor,
+    precision: str,
     loss_scale: float,
-) -> tuple[float, list[Tensor]]:  # fmt: skip
+) -> tuple[float, list[Tensor]]:
     """Of `model` with other `tensors`, where these are; the gradients on the CPU, without the scale.
 
     float16's are computed again at a lower scale while they leave its range, as in training.
@@ -141,7 +146,9 @@ class _BothPasses(nn.Module):
         super().__init__()
         self.model, self.precision = model, precision
 
-    def forward(self, tokens: Tensor, targets: Tensor, trained: list[Tensor], loss_scale: float):
+    def forward(
+        self, tokens: Tensor, targets: Tensor, trained: list[Tensor], loss_scale: float
+    ) -> tuple[float, tuple[Tensor, ...]]:
         with devices.autocast(tokens.device.type, self.precision):
             _, loss = self.model(tokens, targets)
         return loss.item(), torch.autograd.grad(loss * loss_scale, trained)
@@ -151,10 +158,12 @@ def _largest_deviation(names: list[str], found: Sequence[Tensor], expected: Sequ
     """Of the gradient that differs most, relative to its norm, and its name. NaN differs most of all."""
     norms = [float(gradient.norm()) for gradient in expected]
     least = LEAST_SHARE * math.hypot(*norms)
-    deviations = torch.tensor([
-        float((mine - theirs).norm()) / (max(norm, least) or 1.0)
-        for mine, theirs, norm in zip(found, expected, norms, strict=True)
-    ])  # fmt: skip
+    deviations = torch.tensor(
+        [
+            float((mine - theirs).norm()) / (max(norm, least) or 1.0)
+            for mine, theirs, norm in zip(found, expected, norms, strict=True)
+        ]
+    )
     worst = int(deviations.argmax())  # NaN, where there is one
     return float(deviations[worst]), names[worst]
 

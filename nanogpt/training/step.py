@@ -96,7 +96,7 @@ class Stepper:
             with devices.autocast(device, self.numerics.precision):
                 summed, _ = self.loss_sum(tokens, targets)  # (), float32
             loss = summed / (data.batch * self.config.model.block_size)  # the micro-batch's part of the mean
-            (loss * loss_scale).backward()  # adds to the gradients of the micro-batches before
+            torch.autograd.backward(loss * loss_scale)  # adds to the gradients of the micro-batches before
             total += loss.detach()
             self.record.beat("training")
         loss, gradient_norm = torch.stack([total, optimizer.gradient_norm() / loss_scale]).tolist()

@@ -250,7 +250,7 @@ class Trainer:
             self.job.config.model.block_size,
             self.clock.lap(),
         )
-        row = {
+        row: dict[str, Any] = {
             "kind": "train",
             "step": progress.step,
             "loss": result.loss,

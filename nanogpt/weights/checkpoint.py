@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import safetensors.torch
@@ -85,7 +85,7 @@ def save_weights(
         files = {WEIGHTS: file.fingerprint()}
         if state is not None:
             with _Written(temporary / STATE) as file:  # by path, torch hides the errno of a full disk
-                torch.save(dict(state), file)
+                torch.save(dict(state), cast(BinaryIO, file))  # it takes what has write() and flush()
             files[STATE] = file.fingerprint()
         with _Written(temporary / MANIFEST) as file:
             file.write(_manifest_bytes({"step": step, "facts": facts, "files": files}))

@@ -4,15 +4,18 @@ import json
 import os
 import signal
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
+from nanogpt.fit import Fit
 from nanogpt.measure import batch_finder
-from nanogpt.measure.batch_finder import Apart, find, find_for
-from nanogpt.measure.memory_store import STORE, Fit, MemoryStore
+from nanogpt.measure.batch_finder import SeparateProcess, find, find_for
+from nanogpt.measure.memory_store import STORE, MemoryStore
+from nanogpt.results import MicroBatchTry
 from tests.nanogpt.training_case import tiny
 
 PLENTY = 2**40
@@ -22,14 +25,17 @@ def config(sequences: int = 64, **training):
     return tiny(batch_size=sequences, **training).with_changes({"model.vocab_size": 50})
 
 
+def fitting(micro_batch: int, speed: float, peak: int) -> MicroBatchTry:
+    return MicroBatchTry(micro_batch, "fits", tokens_per_second=speed, peak_memory_bytes=peak, repeats=3)
+
+
 def machine(speed, fits=PLENTY):
     """An attempt by a made-up machine: tokens/s by micro-batch, and the largest that fits."""
 
     def attempt(_, micro_batch, seconds):
         if micro_batch > fits:
-            return {"result": "out of memory, made up"}
-        row = {"tokens_per_second": speed(micro_batch), "peak_memory_bytes": 1000 * micro_batch, "repeats": 3}
-        return {"result": "fits", **row}
+            return MicroBatchTry(micro_batch, "out of memory, made up")
+        return fitting(micro_batch, speed(micro_batch), 1000 * micro_batch)
 
     return attempt
 
@@ -40,7 +46,7 @@ def search(folder, attempt, sequences=64, available=PLENTY, seconds=60.0):
 
 
 def sizes(found) -> list[int]:
-    return [row["micro_batch"] for row in found.tried]
+    return [row.micro_batch for row in found.tried]
 
 
 def test_doubles_up_to_the_whole_batch(tmp_path):
@@ -79,7 +85,7 @@ def test_what_is_predicted_not_to_fit_is_not_tried(tmp_path):
 
     found, _ = search(tmp_path, attempt, available=int(predicted * batch_finder.MARGIN) + 1)
     assert max(asked) == found.micro_batch == 8
-    assert any(row["result"].startswith("not tried") for row in found.tried)
+    assert any(row.result.startswith("not tried") for row in found.tried)
     assert not search(tmp_path, attempt)[0].kept  # with more memory free the answer is another
 
 
@@ -133,13 +139,13 @@ def test_a_file_that_is_not_what_was_written_is_set_aside(tmp_path, damage):
 def runs_out_of_memory(config, micro_batch, seconds):
     if micro_batch > 2:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
-    return {"tokens_per_second": float(micro_batch), "peak_memory_bytes": os.getpid()}
+    return fitting(micro_batch, float(micro_batch), os.getpid())
 
 
 def is_killed(config, micro_batch, seconds):
     if micro_batch > 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"tokens_per_second": float(micro_batch), "peak_memory_bytes": os.getpid()}
+    return fitting(micro_batch, float(micro_batch), os.getpid())
 
 
 def is_broken(config, micro_batch, seconds):
@@ -148,21 +154,27 @@ def is_broken(config, micro_batch, seconds):
 
 @pytest.mark.parametrize("target, told", [(runs_out_of_memory, "DefaultCPUAllocator"), (is_killed, "process ended")])
 def test_a_child_that_runs_out_of_memory_is_an_answer_and_a_new_one_takes_its_place(tmp_path, target, told):
-    with closing(Apart(f"{__name__}:{target.__name__}")) as apart:
+    with closing(SeparateProcess(f"{__name__}:{target.__name__}")) as apart:
         found = find(config(4), tmp_path, 60.0, lambda text: None, apart, PLENTY)
-    rows = {row["micro_batch"]: row for row in found.tried}
+    rows = {row.micro_batch: row for row in found.tried}
     assert sizes(found) == [1, 2, 3, 4] and found.micro_batch == 2
-    assert told in rows[4]["result"] and "out of memory" in rows[4]["result"]
-    assert rows[1]["peak_memory_bytes"] == rows[2]["peak_memory_bytes"] != os.getpid()  # one process for both
+    assert told in rows[4].result and "out of memory" in rows[4].result
+    assert rows[1].peak_memory_bytes == rows[2].peak_memory_bytes != os.getpid()  # one process for both
 
 
-def test_another_failure_is_raised():
-    with closing(Apart(f"{__name__}:is_broken")) as apart, pytest.raises(RuntimeError, match="not a matter of memory"):
-        apart(config(), 1, 1.0)
+def is_asked_to_end(config, micro_batch, seconds):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("target, words", [(is_broken, "not a matter of memory"), (is_asked_to_end, r"ended \(-15\)")])
+def test_what_is_no_matter_of_memory_is_raised(target, words):
+    separate = SeparateProcess(f"{__name__}:{target.__name__}")
+    with closing(separate), pytest.raises(RuntimeError, match=f"micro-batch 1: .*{words}"):
+        separate(config(), 1, 1.0)
 
 
 def test_real_steps_are_timed_apart(tmp_path):
     found = find_for(config(2).model_dump(), str(tmp_path), 20.0)
-    assert found["micro_batch"] in (1, 2) and not found["kept"]
-    assert all(row["tokens_per_second"] > 0 and row["peak_memory_bytes"] >= 0 for row in found["tried"])
-    assert find_for(config(2).model_dump(), str(tmp_path), 20.0)["kept"]
+    assert found.micro_batch in (1, 2) and not found.kept
+    assert all(row.tokens_per_second > 0 and row.peak_memory_bytes >= 0 for row in found.tried)
+    assert find_for(config(2).model_dump(), str(tmp_path), 20.0) == replace(found, kept=True)

@@ -13,7 +13,7 @@ from nanogpt import device as devices
 from nanogpt.config import Config, load_config
 from nanogpt.measure import memory
 from nanogpt.measure.activations import Kept
-from nanogpt.measure.batch_finder import Apart
+from nanogpt.measure.batch_finder import SeparateProcess
 from nanogpt.measure.real_step import RealStep
 from nanogpt.model.gpt import GPT
 from tests.nanogpt.model_case import small
@@ -114,7 +114,7 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
         training=dict(batch_size=4, gradient_accumulation=passes),
         device=dict(gradient_checkpointing=recompute),
     )
-    native = memory.likely_newton_schulz("cpu")
+    native = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision=precision, newton_schulz=native)
     expected = max(predicted.passes.of_tensors, predicted.moment("update").of_tensors)
     assert allocated_peak(config, precision, tmp_path / "trace.json") == pytest.approx(expected, rel=0.12)
@@ -135,9 +135,11 @@ def test_a_process_takes_what_is_predicted(name, precision):
         "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision,
         "training.gradient_accumulation": 1,
     })  # fmt: skip
-    with closing(Apart()) as apart:  # however slow the machine, 30 steps: the heap grows over the first few
-        measured = apart(config, config.training.batch_size, 300.0)["peak_memory_bytes"]
-    newton_schulz = memory.likely_newton_schulz("cpu")
+    with closing(
+        SeparateProcess()
+    ) as separate:  # 30 steps, however slow: the heap grows over the first few
+        measured = separate(config, config.training.batch_size, 300.0).peak_memory_bytes
+    newton_schulz = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
     assert predicted.passes.total == pytest.approx(measured, rel=0.18, abs=memory.LIBRARIES_VARY_BY)
 
@@ -148,8 +150,8 @@ def test_a_cuda_device_allocates_what_is_predicted(precision):
     config = load_config(CONFIGS / "small_model.yaml").with_changes({
         "model.vocab_size": 1024, "device.type": "cuda", "device.mixed_precision": precision,
     })  # fmt: skip
-    with closing(Apart()) as apart:
-        measured = apart(config, config.training.batch_size, 2.0)["peak_memory_bytes"]
+    with closing(SeparateProcess()) as separate:
+        measured = separate(config, config.training.batch_size, 2.0).peak_memory_bytes
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", device="cuda")
     assert predicted.total == pytest.approx(measured, rel=0.15)
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt import durable
+from nanogpt.fit import Fit
 from nanogpt.machine import memory_bytes
-from nanogpt.measure.memory_store import Fit, MemoryStore
+from nanogpt.measure.memory_store import MemoryStore
 from tests.nanogpt.training_case import tiny
 
 pytestmark = pytest.mark.fast

@@ -1,11 +1,13 @@
 """The measurement of speed: real steps, figures that fit together, what is named is taken as it is."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nanogpt.config import Config
 from nanogpt.measure import profiler, sizes
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
@@ -20,49 +22,53 @@ def threads_as_they_were():
     torch.set_num_threads(before)
 
 
+def with_vocabulary(config: Config) -> Config:
+    return config.with_changes({"model.vocab_size": 50})
+
+
 def test_figures_fit_together():
-    config = tiny(batch_size=2, gradient_accumulation=3)
-    speed = profiler.measure_speed(config, vocab_size=50, seconds=0.1)
-    assert speed["steps"] >= 1 and speed["threads"] == 1 and speed["precision"] == "float32"
+    config = with_vocabulary(tiny(batch_size=2, gradient_accumulation=3))
+    speed = profiler.measure_speed(config, seconds=0.1)
+    assert speed.steps >= 1 and speed.threads == 1 and speed.precision == "float32"
     tokens_a_step = 2 * 3 * config.model.block_size
-    assert speed["tokens_per_second"] * speed["seconds_per_step"] == pytest.approx(tokens_a_step)
-    assert speed["flops_per_second"] / speed["tokens_per_second"] > 6 * 2 * 12 * 16**2  # forward and backward
+    assert speed.tokens_per_second * speed.seconds_per_step == pytest.approx(tokens_a_step)
+    assert speed.flops_per_second / speed.tokens_per_second > 6 * 2 * 12 * 16**2  # forward and backward
 
 
 @pytest.mark.parametrize("mixed_precision, threads", [(False, 1), (True, None), ("auto", None)])
 def test_the_fastest_of_what_is_open_is_chosen(monkeypatch, mixed_precision, threads):
     tried = []
 
-    def measured(config, vocab_size, seconds):
+    def measured(config, seconds):
         device = config.device
         tried.append((device.mixed_precision, device.threads))
         step = (0.2 if device.mixed_precision else 0.3) / (2 if device.threads == 1 else 1)
-        return {"seconds_per_step": step, "mixed_precision": device.mixed_precision, "threads": device.threads}
+        return SimpleNamespace(seconds_per_step=step, mixed_precision=device.mixed_precision, threads=device.threads)
 
     monkeypatch.setattr(profiler, "measure_speed", measured)
     monkeypatch.setattr(profiler.devices, "physical_cores", lambda: 4)
     config = tiny().with_changes({"device.mixed_precision": mixed_precision, "device.threads": threads})
     chosen = profiler.choose_precision_and_threads(config.model_dump(), "cpu", 1.0)
-    assert chosen["threads"] == 1
-    assert chosen["mixed_precision"] == (mixed_precision is not False)
+    assert chosen.threads == 1
+    assert chosen.mixed_precision == (mixed_precision is not False)
     assert all(pair[0] == mixed_precision for pair in tried) or mixed_precision == "auto"
     assert all(pair[1] == threads for pair in tried) or threads is None
 
 
 def test_float16_can_be_measured():
-    config = tiny().with_changes({"device.mixed_precision": "float16"})
-    speed = profiler.measure_speed(config, vocab_size=50, seconds=0.01)
-    assert speed["precision"] == "float16" and speed["tokens_per_second"] > 0
+    config = with_vocabulary(tiny()).with_changes({"device.mixed_precision": "float16"})
+    speed = profiler.measure_speed(config, seconds=0.01)
+    assert speed.precision == "float16" and speed.tokens_per_second > 0
 
 
 def test_speed_is_held_against_plain_matrix_products():
-    speed = profiler.measure_speed(tiny(), vocab_size=50, seconds=0.01)
-    assert speed["share_of_matmul"] == pytest.approx(speed["flops_per_second"] / speed["matmul_flops_per_second"])
-    assert speed["share_of_peak"] is None  # nobody names one for a CPU
+    speed = profiler.measure_speed(with_vocabulary(tiny()), seconds=0.01)
+    assert speed.share_of_matmul == pytest.approx(speed.flops_per_second / speed.matmul_flops_per_second)
+    assert speed.share_of_peak is None  # nobody names one for a CPU
 
 
 def profiled(tmp_path, **training):
-    config = tiny(**training).with_changes({"model.vocab_size": 50})
+    config = with_vocabulary(tiny(**training))
     return profiler.profile(config, steps=2, trace=tmp_path / "deep" / "trace.json")
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from nanogpt.measure import rehearsal
+from nanogpt.records import to_json
+from nanogpt.results import StepSpeed
 from tests.nanogpt.training_case import tiny
 
 KEYS = {"seconds_per_step", "evaluation_seconds_per_token", "sample_seconds", "save_seconds", "peak_memory_bytes"}
@@ -19,32 +21,48 @@ def rehearsed(tmp_path_factory):
 
 def test_each_figure_is_there_and_is_plain_json(rehearsed):
     figures, _ = rehearsed
-    json.dumps(figures, allow_nan=False)
-    assert set(figures) >= KEYS
-    assert all(figures[key] > 0 for key in KEYS)
+    json.dumps(to_json(figures), allow_nan=False)
+    assert all(getattr(figures, key) > 0 for key in KEYS)
 
 
 def test_nothing_is_left_in_the_folder(rehearsed):
     assert list(rehearsed[1].iterdir()) == []
 
 
+def speed(seconds_per_step: float, steps: int, peak: int) -> StepSpeed:
+    return StepSpeed(
+        tokens_per_second=1.0,
+        flops_per_second=1.0,
+        matmul_flops_per_second=1.0,
+        share_of_matmul=1.0,
+        share_of_peak=None,
+        parameters=1,
+        seconds_per_step=seconds_per_step,
+        peak_memory_bytes=peak,
+        mixed_precision=False,
+        precision="float32",
+        device="cpu",
+        threads=1,
+        steps=steps,
+    )
+
+
 def test_the_speed_is_that_of_the_middle_window(monkeypatch, tmp_path):
     """A window beside another program's burst of work, or one that was lucky, decides nothing."""
     pace = iter([0.5, 0.1, 0.2])
 
-    def measure(config, vocab_size, seconds):
+    def measure(config, seconds):
         step = next(pace)
-        return {"seconds_per_step": step, "steps": 3, "peak_memory_bytes": int(step * 100)}
+        return speed(step, steps=3, peak=int(step * 100))
 
     monkeypatch.setattr(rehearsal, "measure_speed", measure)
     config = tiny().with_changes({"model.vocab_size": 65, "device.mixed_precision": False})
     figures = rehearsal.rehearse(config.model_dump(), "cpu", str(tmp_path), seconds=3.0)
-    assert figures["seconds_per_step"] == 0.2 and figures["peak_memory_bytes"] == 50
+    assert figures.seconds_per_step == 0.2 and figures.peak_memory_bytes == 50
 
 
 def test_a_model_of_long_steps_is_measured_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(rehearsal, "measure_speed", lambda config, vocab_size, seconds: {
-        "seconds_per_step": next(windows), "steps": 1, "peak_memory_bytes": 1})  # fmt: skip
+    monkeypatch.setattr(rehearsal, "measure_speed", lambda config, seconds: speed(next(windows), steps=1, peak=1))
     windows = iter([20.0])
     config = tiny().with_changes({"model.vocab_size": 65, "device.mixed_precision": False})
-    assert rehearsal.rehearse(config.model_dump(), "cpu", str(tmp_path), seconds=3.0)["seconds_per_step"] == 20.0
+    assert rehearsal.rehearse(config.model_dump(), "cpu", str(tmp_path), seconds=3.0).seconds_per_step == 20.0

@@ -265,16 +265,16 @@ def test_notes_for_wandb_that_a_crash_tore_are_as_none(tmp_path, torn):
     assert tracking.read_notes(tmp_path / "wandb.json") is None
 
 
-def test_a_cool_down_that_comes_later_takes_back_what_was_told_of_it(tmp_path, monkeypatch):
-    class Told(tracking.WeightsAndBiases):
-        """Knows the steps that it was told, as W&B does."""
+def test_a_cool_down_that_comes_later_takes_back_what_was_sent_of_it(tmp_path, monkeypatch):
+    class Sent(tracking.WeightsAndBiases):
+        """Knows the steps that were sent to it, as W&B does."""
 
         runs: ClassVar[list] = []
 
-        def _open(self, identity, told):
-            self._id, self._told, self._told_before = identity, told, told
+        def _open(self, identity, sent):
+            self._id, self._sent, self._sent_before = identity, sent, sent
             self._run = types.SimpleNamespace(log=self.log, finish=lambda: None, tags=(), notes="")
-            if told < 0:
+            if sent < 0:
                 self.runs.append([])
             self._note()
 
@@ -282,14 +282,14 @@ def test_a_cool_down_that_comes_later_takes_back_what_was_told_of_it(tmp_path, m
             if "loss/train" in figures:
                 self.runs[-1].append((step, figures["learning_rate"]))
 
-    monkeypatch.setattr(tracking, "WeightsAndBiases", Told)
+    monkeypatch.setattr(tracking, "WeightsAndBiases", Sent)
     monkeypatch.setattr(tracking, "require", lambda config: None)
     monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
     data, short = make_data(tmp_path / "data"), REAL.with_changes({"tracking": "wandb", "training.sample_interval": 0})
     train(short, data, tmp_path / "m")
     longer = short.with_changes({"training.max_iters": 40})
     train(longer, data, tmp_path / "m")
-    first, second = Told.runs
+    first, second = Sent.runs
     rates = [(row["step"], row["learning_rate"]) for row in read_rows(tmp_path / "m" / "metrics.jsonl")
              if row["kind"] == "train"]  # fmt: skip
     assert second == rates and len(first) == 24

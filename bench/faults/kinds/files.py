@@ -21,8 +21,9 @@ from bench.faults.stage.templates import MODEL
 from bench.faults.stage.verdict import judge
 from nanogpt import durable
 from nanogpt.config import load_config
+from nanogpt.fit import Fit
 from nanogpt.machine import memory_bytes
-from nanogpt.measure.memory_store import STORE, Fit, MemoryStore
+from nanogpt.measure.memory_store import STORE, MemoryStore
 
 REGION = 512  # bytes
 FIVE_RUNS = 1500.0  # seconds

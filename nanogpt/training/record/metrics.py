@@ -50,7 +50,7 @@ class JsonLines:
             line = line[self._file.write(line) :]
 
     def sync(self) -> None:
-        """Bring all rows to the disk: a checkpoint must never be ahead of the metrics that led to it."""
+        """Bring all rows to the disk: a checkpoint must never lack the metrics that led to it."""
         durable.fsync_file(self._file)
 
     def rows(self) -> list[Row]:

@@ -44,7 +44,7 @@ def context_of(facts: Mapping[str, Any], config: Config) -> int:
 
 
 class ModelFolder:
-    """The open files of one session in `path`. `shown` are the figures of each heartbeat besides step and activity."""
+    """The open files of one session in `path`. `shown` are the figures of each heartbeat, after step and activity."""
 
     def __init__(self, path: Path, config: Config):
         """Raises UserError when `path` is a file."""

@@ -1,4 +1,4 @@
-"""Curves and samples for TensorBoard (always) and for Weights & Biases (`tracking: wandb`), beside metrics.jsonl.
+"""Curves and samples for TensorBoard (always) and for Weights & Biases (`tracking: wandb`), next to metrics.jsonl.
 
 metrics.jsonl and samples.jsonl are the truth. TensorBoard's file is a view of them: each session writes it anew from
 the rows that are kept, so that after any interruption the curves are those of an uninterrupted training. Whatever goes
@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from nanogpt import durable
 from nanogpt.config import Config
@@ -22,16 +22,17 @@ from nanogpt.faults import UserError
 from nanogpt.training.record.metrics import read_rows
 
 PROJECT = "nanogpt-autopilot"  # of W&B, unless WANDB_PROJECT says otherwise
-TAGS = {
+TAGS = {  # other figures go by their own names
     "loss": "loss/train",
     "train_loss": "loss/train_recent",
     "val_loss": "loss/val",
     "average_val_loss": "loss/val_average",
     "memory_bytes": "memory_gib",
-}  # fmt: skip  other figures go by their own names
+}
 NOT_A_CURVE = {"kind", "step", "seconds", "best"}
 
 Row = dict[str, Any]
+Mode = Literal["online", "offline", "disabled", "shared"]  # of W&B, which refuses another
 
 
 def require(config: Config) -> None:
@@ -57,7 +58,7 @@ class View(Protocol):
 class Tracker:
     """Everything that shows the training in `folder`, whose metrics.jsonl and samples.jsonl already are as it goes on.
 
-    `event(name, message)` is told once about each view that fails; that view is then left alone.
+    A view that fails is reported by `event(name, message)`, and then left alone.
     """
 
     def __init__(self, folder: Path, config: Config, event: Callable[[str, str], None]):
@@ -69,19 +70,19 @@ class Tracker:
 
     def row(self, row: Row) -> None:
         """Show a row of metrics.jsonl."""
-        self._tell(lambda view: view.row(row))
+        self._show(lambda view: view.row(row))
 
     def sample(self, row: Row) -> None:
         """Show a row of samples.jsonl."""
-        self._tell(lambda view: view.sample(row))
+        self._show(lambda view: view.sample(row))
 
     def redraw(self) -> None:
         """Show what the two files say now: the training went back, and they dropped what it will write again."""
-        self._tell(lambda view: view.redraw())
+        self._show(lambda view: view.redraw())
 
     def close(self) -> None:
         """Let go of all files and processes."""
-        self._tell(lambda view: view.close())
+        self._show(lambda view: view.close())
         self._views.clear()
 
     def _open(self, name: str, view: Callable[[], View]) -> None:
@@ -90,7 +91,7 @@ class Tracker:
         except Exception as error:
             self._give_up(name, error)
 
-    def _tell(self, what: Callable[[View], None]) -> None:
+    def _show(self, what: Callable[[View], None]) -> None:
         for name, view in list(self._views.items()):
             try:
                 what(view)
@@ -124,18 +125,19 @@ class TensorBoard:
 
         self._event_pb2, self._summary_pb2, self._records_in = event_pb2, summary_pb2, RecordWriter
         self._tensor_pb2, self._shape_pb2 = tensor_pb2, tensor_shape_pb2
-        self._folder, self._settings, self._file = folder, flat(config), None
+        self._folder, self._settings = folder, flat(config)
+        self._file: BinaryIO | None = None
         self.redraw()
 
     def redraw(self) -> None:
         """A new file instead of those before it. TensorBoard's own way back, SessionLog.START, forgets curves only,
-        and is for one that is looking on: it has to forget what it has read."""
+        and is for one that is open: it has to forget what it has read."""
         self.close()
         place = self._folder / "tensorboard"
         place.mkdir(exist_ok=True)
         for older in place.glob("events.out.tfevents.*"):
             older.unlink()
-        # a TensorBoard that is looking on reads the files of a folder in the order of their names
+        # a TensorBoard that is open meanwhile reads the files of a folder in the order of their names
         self._file = open(place / f"events.out.tfevents.{time.time_ns()}", "wb", buffering=0)  # noqa: SIM115
         self._records = self._records_in(self._file)
         self._write(file_version="brain.Event:2")
@@ -183,10 +185,9 @@ class TensorBoard:
             self._plugin(tag, metadata.PLUGIN_NAME, content.SerializeToString(), 0)
 
     def _text(self, tag: str, text: str, step: int) -> None:
-        tensor = self._tensor_pb2.TensorProto(
-            dtype="DT_STRING", string_val=[text.encode("utf-8", "replace")],
-            tensor_shape=self._shape_pb2.TensorShapeProto(dim=[self._shape_pb2.TensorShapeProto.Dim(size=1)]),
-        )  # fmt: skip
+        shape = self._shape_pb2.TensorShapeProto(dim=[self._shape_pb2.TensorShapeProto.Dim(size=1)])
+        content = [text.encode("utf-8", "replace")]
+        tensor = self._tensor_pb2.TensorProto(dtype="DT_STRING", string_val=content, tensor_shape=shape)
         self._plugin(tag, "text", b"", step, tensor=tensor)
 
     def _plugin(self, tag: str, plugin: str, content: bytes, step: int, **value: Any) -> None:
@@ -204,9 +205,9 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases, offline unless there is a key; `wandb sync <folder>/wandb/...` sends it later.
 
-    W&B cannot take back what it was told. wandb.json keeps the run's id, by which a resumed training goes on in it,
-    and the last step told: steps up to there, which a resumed training repeats to the same values, are left out. Where
-    steps are taken back for good, the run ends with the tag "taken back", and a new one is told all that is kept.
+    W&B cannot take back what it was given. wandb.json keeps the run's id, by which a resumed training goes on in it,
+    and the last step sent: steps up to there, which a resumed training repeats to the same values, are left out. Where
+    steps are taken back for good, the run ends with the tag "taken back", and a new one gets all that is kept.
     (W&B's own rewind, resume_from, is in beta and needs a server.)
     """
 
@@ -219,7 +220,7 @@ class WeightsAndBiases:
         if notes is None:
             self._begin()
         else:
-            self._open(notes["id"], told=notes["step"])
+            self._open(notes["id"], sent=notes["step"])
 
     def row(self, row: Row) -> None:
         self._log(row["step"], dict(curves(row)))
@@ -229,12 +230,12 @@ class WeightsAndBiases:
         self._log(row["step"], {f"sample/temperature {row['temperature']}": text})
 
     def redraw(self) -> None:
-        """A new run, where this one was told steps that are kept no longer."""
+        """A new run, where this one was given steps that are kept no longer."""
         last_kept = max((row["step"] for row in read_rows(self._folder / "metrics.jsonl")), default=0)
-        if self._told <= last_kept:
+        if self._sent <= last_kept:
             return
         self._run.tags = (*(self._run.tags or ()), "taken back")
-        self._run.notes = f"Steps {last_kept + 1} to {self._told} were taken back; a later run has the whole training."
+        self._run.notes = f"Steps {last_kept + 1} to {self._sent} were taken back; a later run has the whole training."
         self._run.finish()
         self._begin()
 
@@ -243,32 +244,38 @@ class WeightsAndBiases:
 
     def _begin(self) -> None:
         """A new run with all rows there are, in the order of their steps: W&B takes no other."""
-        self._open(os.urandom(4).hex(), told=-1)
+        self._open(os.urandom(4).hex(), sent=-1)
         shown = [(row, self.row) for row in read_rows(self._folder / "metrics.jsonl")]
         shown += [(row, self.sample) for row in read_rows(self._folder / "samples.jsonl")]
         for row, show in sorted(shown, key=lambda pair: pair[0]["step"]):
             show(row)
 
-    def _open(self, identity: str, told: int) -> None:
-        self._id, self._told, self._told_before = identity, told, told
+    def _open(self, identity: str, sent: int) -> None:
+        self._id, self._sent, self._sent_before = identity, sent, sent
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
         self._run = self._wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT), name=self._config.name, id=identity, resume="allow",
-            dir=self._folder, mode=os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline"),
-            config=flat(self._config), settings=self._wandb.Settings(console="off", silent=True, save_code=False),
-        )  # fmt: skip
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=self._config.name,
+            id=identity,
+            resume="allow",
+            dir=self._folder,
+            mode=cast(Mode, mode),
+            config=flat(self._config),
+            settings=self._wandb.Settings(console="off", silent=True, save_code=False),
+        )
         self._note()
 
     def _log(self, step: int, figures: dict[str, Any]) -> None:
         """A step's figures may come in several rows: training, evaluation, samples."""
-        if step <= self._told_before or step < self._told:
+        if step <= self._sent_before or step < self._sent:
             return
         self._run.log(figures, step=step)
-        if step > self._told:
-            self._told = step
+        if step > self._sent:
+            self._sent = step
             self._note()
 
     def _note(self) -> None:
-        self._notes.write_text(f'{{"id": "{self._id}", "step": {self._told}}}\n')
+        self._notes.write_text(f'{{"id": "{self._id}", "step": {self._sent}}}\n')
 
 
 def read_notes(path: Path) -> dict[str, Any] | None:

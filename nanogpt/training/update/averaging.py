@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,11 +41,11 @@ class WeightAverage:
         for index, parameter in enumerate(self.parameters):
             parameter.data, self.means[index] = self.means[index], parameter.data
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """The means, in the order of the parameters, and how many updates are in them."""
         return {"updates": self.updates, "means": self.means}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what state_dict() gave."""
         self.updates = state["updates"]
         for mine, saved in zip(self.means, state["means"], strict=True):

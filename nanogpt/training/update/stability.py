@@ -2,13 +2,15 @@
 
 Not finite: no step. Finite but more than 6 sigma above the last 128: no step (OLMo, Levanter). Three of those in a row,
 or more than five in a hundred: the weights themselves are suspect, so go back to a healthy checkpoint, with half the
-learning rate and other data ahead (PaLM, Chowdhery et al. 2022, section 5.1). After three times back, give up.
+learning rate and other data from there on (PaLM, Chowdhery et al. 2022, section 5.1). After three times back, give up.
 """
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
+from typing import Any
 
 from nanogpt.config import BAD_STEPS
 
@@ -71,18 +73,26 @@ class Stability:
         """Mean training loss over the window."""
         return fmean(self.losses) if self.losses else None
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Numbers and lists only."""
-        return {"losses": list(self.losses), "gradient_norms": list(self.gradient_norms),
-                "skipped": self.skipped, "bad_in_a_row": self.bad_in_a_row, "recent": list(self.recent)}  # fmt: skip
+        return {
+            "losses": list(self.losses),
+            "gradient_norms": list(self.gradient_norms),
+            "skipped": self.skipped,
+            "bad_in_a_row": self.bad_in_a_row,
+            "recent": list(self.recent),
+        }
 
     @classmethod
-    def from_state_dict(cls, state: dict) -> "Stability":
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "Stability":
         """What state_dict() gave."""
         return cls(
-            deque(state["losses"], WINDOW), deque(state["gradient_norms"], WINDOW),
-            state["skipped"], state["bad_in_a_row"], deque(state.get("recent", ()), RECENT),
-        )  # fmt: skip
+            deque(state["losses"], WINDOW),
+            deque(state["gradient_norms"], WINDOW),
+            state["skipped"],
+            state["bad_in_a_row"],
+            deque(state.get("recent", ()), RECENT),
+        )
 
 
 def _is_outlier(value: float, window: deque[float]) -> bool:
