@@ -22,16 +22,13 @@ from nanogpt.weights.folders import open_folder
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are written. Raises UserError for a value out of range."""
+    """How all texts of a batch are written."""
 
     max_new_tokens: int = 200
     temperature: float = 0.8
     top_k: int | None = None
     top_p: float | None = None
     stop: str | list[str] | None = None
-
-    def __post_init__(self) -> None:
-        check_options(self.temperature, self.top_k, self.top_p)
 
     @property
     def stops(self) -> list[str]:
@@ -128,7 +125,7 @@ class Engine:
         return list(texts.values())
 
     def _row(self, prompt: str, seed: int | None, options: Options) -> Row:
-        """What the first token of a text is chosen from. Raises UserError."""
+        """A text that begins with `prompt`. Raises UserError."""
         check_options(options.temperature, options.top_k, options.top_p, seed)
         window = self.tokenizer.encode(normalised(prompt, self.tokenizer)).tolist() or self._start()
         generator = torch.Generator(self.device)

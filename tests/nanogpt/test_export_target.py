@@ -16,7 +16,6 @@ from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import open_folder
 from tests.nanogpt.model_case import randomised, small
 
-pytestmark = pytest.mark.fast
 LETTERS = CharTokenizer("abcdefgh \n")
 
 

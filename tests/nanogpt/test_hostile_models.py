@@ -25,7 +25,6 @@ from nanogpt.weights.folders import open_folder
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.training_case import make_data
 
-pytestmark = pytest.mark.fast
 CHECKOUT = Path(__file__).parents[2]
 LETTERS = CharTokenizer("abcdefgh \n")
 SECONDS = 5.0  # generous: each takes some milliseconds

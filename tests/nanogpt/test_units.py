@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from nanogpt import units
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.parametrize(
     "write, value, words",
