@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import import_module
 
+from nanogpt import standard_streams
 from nanogpt.faults import CorruptFileError, UserError
 
 COMMANDS = (  # in the order of --help
@@ -28,6 +29,8 @@ USER_ERROR = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code. A person's mistake is one line on stderr and code 2."""
+    if argv is None:  # the process is this command's own
+        standard_streams.make_usable()
     arguments = make_parser().parse_args(argv)
     try:
         return arguments.run(arguments)

@@ -93,7 +93,7 @@ def run_fast_tests(run: Run) -> Outcome:
     began, timed_out = time.monotonic(), False
     try:
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=TEST_SECONDS,
-                              env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})  # fmt: skip
+                              env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": ""})  # fmt: skip
         code, output, errors = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as expired:
         code, output, errors, timed_out = 0, expired.stdout or b"", expired.stderr or b"", True
