@@ -439,6 +439,8 @@ class Progress:
             return f"fetching {resolved.group(1)} packages, {fetched:.0f} MB of the large ones so far"
         found = set(re.findall(r"^ *Collecting ([\w.-]+)", text, re.M))
         found |= set(re.findall(r"^ *Processing \S*?([\w.]+)-\S+\.whl", text, re.M))
+        if not found:
+            return "looking which versions there are"
         begun = len(re.findall(r"^ *(?:Downloading|Using cached|Processing) \S+\.(?:whl|gz|zip)\b(?!\.)", text, re.M))
         fetched = min(max(begun - 1, 0), len(found))
         return f"fetched {fetched} of {len(found)} packages found so far, {fetched_bytes() / 1e6:.0f} MB"

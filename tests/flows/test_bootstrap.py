@@ -303,7 +303,7 @@ Downloading torch (1.1GiB)
 @pytest.mark.parametrize(
     "log, line",
     [
-        ("", "  fetched 0 of 0 packages found so far, 0 MB, 0:00"),
+        ("", "  looking which versions there are, 0:00"),
         (PIP_LOG, "  fetched 2 of 3 packages found so far, 5 MB, 0:00"),
         (PIP_LOG + "Installing collected packages: sympy, torch, prefect\n", "  installed 1 of 3 packages, 0:00"),
         (UV_LOG, "  fetching 141 packages, 7 MB of the large ones so far, 0:00"),
