@@ -9,11 +9,12 @@ Which interpreter carries the command, first match wins:
 2. The one that was started, when it belongs to an activated environment that has every requirement.
 3. `.venv` in the checkout, when its stamp says that it was made from this pyproject.toml, in this place.
 4. The one that was started, when it has every requirement (a system Python, say).
-5. `.venv`, made or brought up to date now with `venv` and `pip`, so that pip's own configuration counts.
+5. `.venv`, made or brought up to date now: by uv where it is on PATH and pip has no configuration of its own, else by
+   pip, so that pip's configuration counts.
 
 What is known of `.venv` lies in two files inside it: `.autopilot-making` from before the first package until
 after the last, and `.autopilot-stamp` from then on. A start that is killed in between leaves the first alone,
-which is how the next one knows. A Mac's own python3 is 3.9, so this file parses and runs on 3.6.
+which is how the next one knows. A Mac's own python3 is 3.9, that of RHEL 8 is 3.6: this file parses and runs there.
 """
 
 import contextlib
@@ -21,9 +22,11 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
+from typing import IO, Any, Dict, Iterator, List, NoReturn, Optional, Sequence, Set, Tuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 PYPROJECT = os.path.join(ROOT, "pyproject.toml")
@@ -31,16 +34,36 @@ VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
 STAMP = os.path.join(VENV, ".autopilot-stamp")
 MAKING = os.path.join(VENV, ".autopilot-making")
+FETCHED = os.path.join(VENV, ".autopilot-fetched")  # pip's folder for temporary files
 LOCK = os.path.join(ROOT, "logs", "bootstrap.lock")
 LOG = os.path.join(ROOT, "logs", "bootstrap.log")
 
 OLDEST, NEWEST = (3, 11), (3, 14)  # prefect 3.8.8 refuses 3.15
-NEWS_INTERVAL = 30  # seconds between lines while pip works
-NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+READS_ANNOTATIONS = (3, 7)  # such as list[str], when they are postponed
+NEWS_INTERVAL = 30  # seconds between two lines of news in a file or pipe
+REDRAW_INTERVAL = 0.5  # on a terminal, where one line is rewritten in place
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SIGNS_OF_NVIDIA = ("/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1")  # Linux; Windows' own driver in WSL
 HOPS = "NANOGPT_BOOTSTRAP_HOPS"  # environment variable: from interpreter to interpreter, so far
 
+# Measured on x86_64 Linux with Python 3.11: gigabytes to fetch, and on disk with the bytecode that a run needs.
+SIZE_WITHOUT_CUDA, SIZE_WITH_CUDA = (0.3, 1.2), (3.1, 5.9)
 
-def ensure(module, argv, extras=(), answers=None):
+# Bytecode of all packages costs 25 of the 61 s of processor time that pip takes, and 260 MB. Python compiles what it
+# imports (4 s in all) and keeps it, unless it was forbidden to: then every process would compile again.
+EAGER_BYTECODE = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+
+NEWEST_CPU_BUILD = """
+import re, subprocess, sys
+from pip._vendor.packaging.requirements import Requirement
+admitted = Requirement(sys.argv[1]).specifier
+asked = [sys.executable, "-I", "-m", "pip", "index", "versions", "torch", *sys.argv[2:]]
+known = subprocess.check_output(asked, universal_newlines=True)
+print(next((build for build in re.findall(r"[0-9.]+[+]cpu", known) if build in admitted), ""))
+"""
+
+
+def ensure(module: str, argv: List[str], extras: Sequence[str] = (), answers: Optional[str] = None) -> None:
     """Return when this interpreter suits; else set one up and run `python -m module argv` in it instead.
 
     module: the dotted name to run again, "flows.full_run". argv: its arguments, without the program's name;
@@ -52,7 +75,7 @@ def ensure(module, argv, extras=(), answers=None):
     no traceback.
     """
     # Annotations such as list[str] need 3.7; an older Python leaves the answer to the one that carries the command.
-    speaker = importlib.import_module(answers) if answers and sys.version_info >= (3, 7) else None
+    speaker = importlib.import_module(answers) if answers and sys.version_info >= READS_ANNOTATIONS else None
     if speaker:
         speaker.at_once(argv)
     if "--no-bootstrap" in argv:
@@ -60,7 +83,8 @@ def ensure(module, argv, extras=(), answers=None):
             give_up(f"Python {dotted(OLDEST)} or newer is needed; this is {this_version()}.", code=2)
     elif not suits(extras):
         if inside_venv():
-            run_instead(sys._base_executable, module, argv)  # an environment is not repaired from within
+            # An environment is not repaired from within; getattr, because the attribute is not documented.
+            run_instead(getattr(sys, "_base_executable", sys.executable), module, argv)
         state = venv_state(extras)
         if state not in ("ready", "complete"):
             if speaker:
@@ -77,7 +101,7 @@ def ensure(module, argv, extras=(), answers=None):
 # ---- What is there ---------------------------------------------------------------------------------------
 
 
-def suits(extras):
+def suits(extras: Sequence[str]) -> bool:
     """Whether the command can go on in this very interpreter."""
     if sys.version_info < OLDEST:
         return False
@@ -92,7 +116,7 @@ def suits(extras):
     return not lacking
 
 
-def own_venv_suits(extras):
+def own_venv_suits(extras: Sequence[str]) -> bool:
     stamp = read_json(STAMP)
     if stamp and stamp["python"] != list(sys.version_info[:2]):  # the system's Python was upgraded under it
         write(MAKING, "")
@@ -102,7 +126,7 @@ def own_venv_suits(extras):
     return state == "ready" or (state == "unstamped" and not missing(extras))
 
 
-def missing(extras=()):
+def missing(extras: Sequence[str] = ()) -> List[str]:
     """Requirements of pyproject.toml (texts) that the running interpreter has not, or in a wrong version."""
     try:
         from packaging.requirements import Requirement
@@ -124,16 +148,16 @@ def missing(extras=()):
     return lacking
 
 
-def requirements(extras):
+def requirements(extras: Sequence[str]) -> List[str]:
     import tomllib
 
     with open(PYPROJECT, "rb") as file:
         project = tomllib.load(file)["project"]
     optional = project.get("optional-dependencies", {})
-    return project.get("dependencies", []) + [text for extra in extras for text in optional[extra]]
+    return [*project.get("dependencies", []), *(text for extra in extras for text in optional[extra])]
 
 
-def venv_state(extras):
+def venv_state(extras: Sequence[str]) -> str:
     """What `.venv` is, by its two small files:
 
     "absent"      nothing there
@@ -161,14 +185,14 @@ def venv_state(extras):
     return "unstamped" if lacking.strip() else "complete"
 
 
-def inside_venv():
+def inside_venv() -> bool:
     return os.path.realpath(sys.prefix) == os.path.realpath(VENV)
 
 
 # ---- A Python that can make environments -----------------------------------------------------------------
 
 
-def find_python():
+def find_python() -> str:
     """Path of this interpreter if it will do, else of the newest on PATH, else of one that uv has or gets."""
     if can_make_environments(sys.executable):
         return sys.executable
@@ -182,13 +206,13 @@ def find_python():
     return python_from_uv() or give_up(advice(), code=2)
 
 
-def can_make_environments(python):
+def can_make_environments(python: str) -> bool:
     """Runs it, because a name on PATH may be a shim for a version that is not installed."""
     probe = f"import sys, venv, ensurepip; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
     return output_of([python, "-I", "-c", probe]) is not None
 
 
-def python_from_uv():
+def python_from_uv() -> Optional[str]:
     if not shutil.which("uv"):
         return None
     # --system: never the .venv that is to be made
@@ -204,9 +228,9 @@ def python_from_uv():
     return python.strip()
 
 
-def advice():
+def advice() -> str:
     if OLDEST <= sys.version_info[:2] <= NEWEST:
-        package = f"python{dotted(sys.version_info)}-venv"
+        package = f"python{dotted(sys.version_info[:2])}-venv"
         return (
             f"This Python {this_version()} cannot make environments (venv or ensurepip is missing): on Debian or "
             f"Ubuntu `sudo apt install {package}`, then the same command again."
@@ -218,18 +242,16 @@ def advice():
     )
 
 
-def setting(argv, key):
+def setting(argv: List[str], key: str) -> str:
     """A setting of the run by the command line, --set or the run's file; "" where none names it. The file is read as
     text: there may be no YAML reader yet."""
-    import re
-
     words = [part for word in argv for part in word.split("=")]
     given = {words[i]: words[i + 1] for i in range(len(words) - 1)}
     for option in ("--" + key.replace("_", "-"), key):
         if option in given:
             return given[option]
-    for path in (given.get("--config"), os.path.join(ROOT, "configs", "runs", "default.yaml")):
-        with contextlib.suppress(OSError, UnicodeDecodeError, TypeError), open(path, encoding="utf-8") as file:
+    for path in (given.get("--config", ""), os.path.join(ROOT, "configs", "runs", "default.yaml")):
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
             found = re.search(rf"""^{key}:\s*["']?([\w.-]+)""", file.read(), re.MULTILINE)
             if found:
                 return found.group(1)
@@ -239,8 +261,8 @@ def setting(argv, key):
 # ---- Making .venv ----------------------------------------------------------------------------------------
 
 
-def set_up(extras, outlives_terminal):
-    """Make `.venv` or bring it up to date, one start at a time; stamped only after pip has succeeded."""
+def set_up(extras: Sequence[str], outlives_terminal: bool) -> None:
+    """Make `.venv` or bring it up to date, one start at a time; stamped only after the installation succeeded."""
     import signal
 
     if os.name == "nt":
@@ -262,7 +284,7 @@ def set_up(extras, outlives_terminal):
 
 
 @contextlib.contextmanager
-def only_one_start():
+def only_one_start() -> Iterator[IO[str]]:
     import fcntl
 
     os.makedirs(os.path.dirname(LOCK), exist_ok=True)
@@ -275,30 +297,24 @@ def only_one_start():
         yield lock
 
 
-def install(state, extras, lock):
+def install(state: str, extras: List[str], lock: IO[str]) -> None:
     fresh = state in ("absent", "half-made", "foreign")
     if fresh:
         clear_the_place(state)
         say(f"Making .venv with Python {this_version()} ...")
         os.makedirs(VENV, exist_ok=True)
+    else:
+        say("Bringing .venv up to date ...")
     write(MAKING, "")
     if os.path.exists(STAMP):
         os.remove(STAMP)
     with open(LOG, "a") as log:
         log_start = log.tell()
         pip_comes_with = [sys.executable, "-m", "venv", VENV] if fresh else [VENV_PYTHON, "-I", "-m", "ensurepip"]
-        failed = run_logged(pip_comes_with, log, lock)
-        if not failed:
-            say(
-                f"{'Installing' if fresh else 'Bringing .venv up to date:'} {len(requirements(extras))} packages and "
-                "what they need (about 1 minute; pip's words go to logs/bootstrap.log) ..."
-            )
-            say_size_of_torch()
-            failed = run_logged(pip_install(f".[{','.join(extras)}]" if extras else "."), log, lock)
-        if not failed:
-            run_logged(
-                [VENV_PYTHON, "-m", "flows.display.prefect_blank"], log, lock
-            )  # saves time, and nothing hangs on it
+        failed = run_logged(pip_comes_with, log, lock) or install_packages(extras, log, lock)
+        if not failed:  # saves time at the first start, and nothing depends on it
+            run_logged([VENV_PYTHON, "-m", "flows.display.prefect_blank"], log, lock)
+    shutil.rmtree(FETCHED, ignore_errors=True)
     if failed:
         if not fresh:
             os.remove(MAKING)  # pip undoes what it cannot finish: worth trying again, not making again
@@ -311,7 +327,7 @@ def install(state, extras, lock):
     os.remove(MAKING)
 
 
-def clear_the_place(state):
+def clear_the_place(state: str) -> None:
     if state == "half-made":
         say("The .venv here is half-made, was moved or has lost its Python: making it again.")
         write(MAKING, "")  # stays until the end: killed while the rest goes, it is still known as half-made
@@ -321,55 +337,168 @@ def clear_the_place(state):
                 shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.remove(path)
     elif state == "foreign":
         aside = VENV + time.strftime(".old-%Y%m%d-%H%M%S")
-        say(f"The .venv here has no Python that will do: it is now {os.path.basename(aside)}.")
+        say(f"The .venv here has no Python that suits: it is now {os.path.basename(aside)}.")
         os.rename(VENV, aside)
 
 
-def pip_install(project):
+# ---- Packages --------------------------------------------------------------------------------------------
+
+
+def install_packages(extras: List[str], log: IO[str], lock: IO[str]) -> int:
+    """Install the project and what it requires; the exit status."""
+    configured = pip_is_configured()
+    torch, index = torch_without_cuda(extras, configured)
+    uv = shutil.which("uv") and not configured
+    announce(extras, "uv" if uv else "pip", with_cuda=sys.platform.startswith("linux") and not torch)
+    project = f".[{','.join(extras)}]" if extras else "."
+    if uv:
+        command = ["uv", "pip", "install", "--python", VENV_PYTHON, "--editable", project]
+        command += ["--torch-backend", "cpu"] * bool(index) + ["--compile-bytecode"] * EAGER_BYTECODE
+        if run_logged(command, log, lock, Progress(log.tell())) == 0:
+            return 0
+        say("uv could not install the packages (logs/bootstrap.log says why): going on with pip ...")
     # -I: else the checkout's own egg-info, lying in the working folder, counts as an installed project
-    pip = [VENV_PYTHON, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    return [*pip, "install", "--progress-bar", "off", "--editable", project]
+    command = [VENV_PYTHON, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
+    command += ["--progress-bar", "off"] + ["--no-compile"] * (not EAGER_BYTECODE)
+    return run_logged([*command, *index, *torch, "--editable", project], log, lock, Progress(log.tell()))
 
 
-def say_size_of_torch():
-    import platform
+def pip_is_configured() -> bool:
+    """Whether the person told pip where packages come from. uv does not read that."""
+    settings = output_of([VENV_PYTHON, "-I", "-m", "pip", "config", "list"]) or ""
+    return any(word in settings for word in ("index-url", "find-links", "no-index"))
 
-    if platform.system() != "Linux" or platform.machine() != "x86_64" or os.path.exists(NVIDIA_DRIVER):
-        return
-    configuration = output_of([VENV_PYTHON, "-I", "-m", "pip", "config", "list"]) or ""
-    if "index-url" in configuration or "find-links" in configuration:
-        return  # the person chose where packages come from
+
+def torch_without_cuda(extras: List[str], configured: bool) -> Tuple[List[str], List[str]]:
+    """What to add to pip's command for the build of PyTorch without CUDA: the requirement, and options for the index
+    that has it. Both are empty where CUDA is of use, where PyTorch is installed, and where there is no such build."""
+    pin = next((text for text in requirements(extras) if re.match(r"torch\b(?!-)", text)), "")
+    lacking = (output_of([VENV_PYTHON, __file__, *extras]) or "").splitlines()
+    if not pin or not {pin, "packaging"} & set(lacking) or not sys.platform.startswith("linux") or has_nvidia_gpu():
+        return [], []
+    index = [] if configured or not is_reachable(CPU_INDEX) else ["--extra-index-url", CPU_INDEX]
+    version = (output_of([VENV_PYTHON, "-I", "-c", NEWEST_CPU_BUILD, pin, *index]) or "").strip()
+    return (["torch==" + version], index) if version else ([], [])
+
+
+def has_nvidia_gpu() -> bool:
+    return any(map(os.path.exists, SIGNS_OF_NVIDIA)) or shutil.which("nvidia-smi") is not None
+
+
+def is_reachable(url: str) -> bool:
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url + "/", timeout=5):
+            return True
+    except (OSError, ValueError):  # ValueError: a proxy whose address is none
+        return False
+
+
+def announce(extras: List[str], installer: str, with_cuda: bool) -> None:
+    packages = requirements(extras)
+    sizes = ""
+    if any(text.startswith("torch") for text in packages):
+        fetched, on_disk = SIZE_WITH_CUDA if with_cuda else SIZE_WITHOUT_CUDA
+        cuda = "with" if with_cuda else "without"
+        sizes = f": about {fetched} GB to fetch and {on_disk} GB on disk, PyTorch {cuda} CUDA"
+        free = shutil.disk_usage(ROOT).free / 1e9
+        if free < on_disk:
+            sizes += f" (only {free:.1f} GB are free)"
     say(
-        "  There is no NVIDIA driver here, yet PyTorch's ordinary Linux package brings gigabytes for CUDA. For the\n"
-        "  small one stop now and start with PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu set."
+        f"Installing {len(packages)} packages and what they need with {installer}{sizes}.\n"
+        "What it prints goes to logs/bootstrap.log."
     )
 
 
-def run_logged(command, log, lock):
-    """Exit status of `command`, its output in `log`; a line of news now and then, as a download can be long."""
+class Progress:
+    """How far the installation is, in one line: from what pip or uv has printed, and what is in the environment."""
+
+    def __init__(self, log_start: int) -> None:
+        self.log_start, self.started, self.before = log_start, time.monotonic(), installed_count()
+
+    def line(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        with open(LOG, errors="replace") as file:
+            file.seek(self.log_start)
+            text = file.read()
+        return f"  {self._state(text)}, {minutes}:{seconds:02d}"
+
+    def _state(self, text: str) -> str:
+        """pip prints `Collecting NAME` for each package, `Downloading FILE` as it begins one, and at last a list of
+        all. uv prints how many they are, and with their sizes the large ones as it begins and ends each."""
+        listed = re.search(r"^Installing collected packages: (.*)", text, re.M)
+        prepared = re.search(r"^Prepared (\d+) package", text, re.M)
+        if listed or prepared:
+            total = listed.group(1).count(",") + 1 if listed else int(prepared.group(1)) if prepared else 0
+            return f"installed {min(installed_count() - self.before, total)} of {total} packages"
+        resolved = re.search(r"^Resolved (\d+) package", text, re.M)
+        if resolved:
+            sizes = dict(re.findall(r"^ *Downloading (\S+) \(([\d.]+\w+)\)", text, re.M))
+            fetched = sum(megabytes(sizes.get(name, "0MiB")) for name in re.findall(r"^ *Downloaded (\S+)", text, re.M))
+            return f"fetching {resolved.group(1)} packages, {fetched:.0f} MB of the large ones so far"
+        found = set(re.findall(r"^ *Collecting ([\w.-]+)", text, re.M))
+        found |= set(re.findall(r"^ *Processing \S*?([\w.]+)-\S+\.whl", text, re.M))
+        if not found:
+            return "looking which versions there are"
+        begun = len(re.findall(r"^ *(?:Downloading|Using cached|Processing) \S+\.(?:whl|gz|zip)\b(?!\.)", text, re.M))
+        fetched = min(max(begun - 1, 0), len(found))
+        return f"fetched {fetched} of {len(found)} packages found so far, {fetched_bytes() / 1e6:.0f} MB"
+
+
+def megabytes(size: str) -> float:
+    """uv's `6.7MiB` -> 7.0"""
+    number, unit = size.rstrip("KMGTiB"), size.lstrip("0123456789.")[:1]
+    return float(number) * 2.0 ** (10 * " KMGT".index(unit)) / 1e6
+
+
+def installed_count() -> int:
+    import glob
+
+    return len(glob.glob(os.path.join(glob.escape(VENV), "lib", "python*", "site-packages", "*.dist-info")))
+
+
+def fetched_bytes() -> int:
+    """pip keeps the files that it has fetched in a folder of its own until the end."""
+    size = 0
+    for folder, _, files in os.walk(FETCHED):
+        if "pip-unpack-" in folder:
+            for name in files:
+                with contextlib.suppress(OSError):  # it may be gone by now
+                    size += os.path.getsize(os.path.join(folder, name))
+    return size
+
+
+def run_logged(command: List[str], log: IO[str], lock: IO[str], progress: Optional[Progress] = None) -> int:
+    """Exit status of `command`, its output in `log`; its progress is shown now and then, as a download can be long."""
     import signal
     import subprocess
 
+    os.makedirs(FETCHED, exist_ok=True)
     # PIP_USER: `user = true` in a person's pip.conf makes pip refuse to install into an environment.
-    # pass_fds: the lock stays held while pip lives, even when this process is killed.
+    # TMPDIR: /tmp may be a small disk in memory. pass_fds: the lock stays held while pip lives, even when this process
+    # is killed. A session of its own: what the terminal sends is for this process to handle.
     child = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=dict(clean_environment(), PYTHONPATH="", PIP_USER="0"),
+        env=dict(clean_environment(), PYTHONPATH="", PIP_USER="0", TMPDIR=FETCHED),
         pass_fds=(lock.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-    )  # a session of its own: what the terminal sends is for this process to heed
-    started = time.monotonic()
+    )
+    in_place = progress is not None and is_terminal(sys.stderr)
     try:
         while True:
             try:
-                return child.wait(timeout=NEWS_INTERVAL)
+                return child.wait(timeout=REDRAW_INTERVAL if in_place else NEWS_INTERVAL)
             except subprocess.TimeoutExpired:
-                say(f"  {time.monotonic() - started:.0f} s: {last_lines(0, 1).strip()[:90]}")
+                if progress:
+                    say(progress.line(), in_place)
     finally:
+        if in_place:
+            say("", in_place)
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)  # with what it has started
             child.wait()
@@ -378,7 +507,7 @@ def run_logged(command, log, lock):
 # ---- Small things ----------------------------------------------------------------------------------------
 
 
-def run_instead(python, module, argv):
+def run_instead(python: str, module: str, argv: List[str]) -> NoReturn:
     """Replace this process by `python -m module argv`."""
     hops = int(os.environ.get(HOPS, "0")) + 1
     if hops > 5:
@@ -387,18 +516,18 @@ def run_instead(python, module, argv):
     os.execve(python, [python, "-m", module, *argv], dict(clean_environment(), **{HOPS: str(hops)}))
 
 
-def clean_environment():
+def clean_environment() -> Dict[str, str]:
     """Without what would make another interpreter believe that it is this one (the second is macOS's)."""
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "__PYVENV_LAUNCHER__")}
 
 
-def show_checkout_to_children():
+def show_checkout_to_children() -> None:
     """`python examples/complete.py` imports this checkout's nanogpt, also where the project is not installed."""
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != ROOT]
     os.environ["PYTHONPATH"] = os.pathsep.join([ROOT, *paths])
 
 
-def output_of(command):
+def output_of(command: List[str]) -> Optional[str]:
     """Standard output, or None when the command is not there or fails."""
     import subprocess
 
@@ -410,14 +539,14 @@ def output_of(command):
         return None
 
 
-def last_lines(start, count):
+def last_lines(start: int, count: int) -> str:
     with open(LOG, errors="replace") as file:
         file.seek(start)
         lines = [line.rstrip() for line in file if line.strip()]
     return "\n".join("    " + line for line in lines[-count:])
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     try:
         with open(path) as file:
             return json.load(file)
@@ -425,44 +554,49 @@ def read_json(path):
         return None
 
 
-def stamped_extras():
+def stamped_extras() -> Set[str]:
     return set((read_json(STAMP) or {}).get("extras", ()))
 
 
-def write(path, text):
+def write(path: str, text: str) -> None:
     with open(path + ".new", "w") as file:
         file.write(text)
     os.replace(path + ".new", path)
 
 
-def digest(path):
+def digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def same_folder(one, other):
+def same_folder(one: str, other: str) -> bool:
     return os.path.isdir(one) and os.path.samefile(one, other)
 
 
-def shortened(texts):
+def shortened(texts: List[str]) -> str:
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
-def dotted(version):
+def dotted(version: Tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def this_version():
+def this_version() -> str:
     return "{}.{}.{}".format(*sys.version_info)
 
 
-def say(line):
-    with contextlib.suppress(OSError):  # the terminal may have been closed
-        sys.stderr.write(line + "\n")
+def say(line: str, in_place: bool = False) -> None:
+    """A line on standard error; in_place: in the stead of the terminal's last line."""
+    with contextlib.suppress(OSError, AttributeError):  # the terminal may have been closed, the stream from the start
+        sys.stderr.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1] if in_place else line + "\n")
         sys.stderr.flush()
 
 
-def give_up(message, code=1):
+def is_terminal(stream: Optional[IO[str]]) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def give_up(message: str, code: int = 1) -> NoReturn:
     say(message)
     sys.exit(code)
 

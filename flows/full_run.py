@@ -7,7 +7,9 @@ import sys
 
 if __name__ == "__main__":  # before any other import: outside a suitable environment this makes one and starts again
     from flows.bootstrap import ensure
+    from nanogpt import standard_streams
 
+    standard_streams.make_usable()
     ensure("flows.full_run", sys.argv[1:], answers="flows.cli.answers")
 
 from flows.cli import session

@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 
-from nanogpt import __version__
+from nanogpt import __version__, standard_streams
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 
 COMMANDS = (  # in the order of --help
@@ -41,6 +41,8 @@ nanogpt --help lists all commands, nanogpt COMMAND --help the options of one.
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code. A person's mistake is one line on stderr and code 2."""
+    if argv is None:  # the process is this command's own
+        standard_streams.make_usable()
     arguments = make_parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))

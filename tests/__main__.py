@@ -5,7 +5,9 @@ import sys
 
 if __name__ == "__main__":  # before any other import, and not again in the processes that tests start
     from flows.bootstrap import ensure
+    from nanogpt import standard_streams
 
+    standard_streams.make_usable()
     ensure("tests", sys.argv[1:], extras=("test",))
 
 import pytest

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ if "hypothesis" not in EXTRAS:
     # Timings live in bench/: a busy machine is no failure.
     settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("suite")
+
+
+def pytest_configure() -> None:
+    if sys.flags.optimize:
+        raise pytest.UsageError("python -O and PYTHONOPTIMIZE remove the assertions that tests consist of: do without")
 
 
 def pytest_report_header() -> str | None:

@@ -53,7 +53,7 @@ def run_own_tests(seconds: float, log: Path) -> Tests:
     """Run them for `seconds` at most. What they wrote goes to `log` unless they pass. A run that is cut short says
     nothing against the machine: it is reported as not finished. Raises OSError."""
     began, timed_out = time.monotonic(), False
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": ""}
     command = [sys.executable, *COMMAND]
     try:
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=seconds, env=environment)

@@ -54,7 +54,7 @@ def sections(config: Any) -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
     whole = {}
     for name, field in config.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
-            about = " ".join(field.annotation.__doc__.split())
+            about = " ".join((field.annotation.__doc__ or "").split())  # python -OO keeps no docstrings
             yield f"{name}.", f"{name}: {about}", field.annotation.model_fields
         else:
             whole[name] = field

@@ -1,8 +1,10 @@
 """The way from a bare machine into an environment, played on a tiny project whose packages lie beside it."""
 
 import ast
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,13 +45,13 @@ def build_editable(folder, *_):
         for file, text in metadata("tiny", os.environ["TINY_REQUIRES"].split()).items():
             wheel.writestr(file, text)
     return name
-def metadata(name, requires):
+def metadata(name, requires, version="1.0"):
     return {
-        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n"
+        f"{name}-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
         "Provides-Extra: test\\n" + "".join(f"Requires-Dist: {r}\\n" for r in requires),
-        f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: tiny\\nRoot-Is-Purelib: true\\n"
+        f"{name}-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: tiny\\nRoot-Is-Purelib: true\\n"
         "Tag: py3-none-any\\n",
-        f"{name}-1.0.dist-info/RECORD": "",
+        f"{name}-{version}.dist-info/RECORD": "",
     }
 """
 
@@ -70,6 +72,7 @@ class Project:
         for name in ("leaf", "twig"):
             self.wheel(name)
         self.path = os.environ["PATH"]
+        self.pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": self.wheels.as_uri()}
 
     def require(self, *names: str) -> None:
         self.requires = names
@@ -79,21 +82,21 @@ class Project:
             '[project.optional-dependencies]\ntest = ["twig"]\n'
         )
 
-    def wheel(self, name: str) -> None:
+    def wheel(self, name: str, version: str = "1.0") -> None:
         helpers: dict = {}
         exec(BACKEND, helpers)
-        with zipfile.ZipFile(self.wheels / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}.py", "")
-            for file, text in helpers["metadata"](name, []).items():
+        with zipfile.ZipFile(self.wheels / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", f"version = {version!r}")
+            for file, text in helpers["metadata"](name, [], version).items():
                 wheel.writestr(file, text)
 
     def start(self, *arguments: str, python: str = BASE_PYTHON, **options) -> subprocess.Popen:
         drop = ("PIP_", "PYTHON", "CONDA", "VIRTUAL_ENV", bootstrap.HOPS)
         environment = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
         environment |= {
+            **self.pip,
+            **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9"),  # the names may be taken on PyPI
             "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": self.wheels.as_uri(),
             "TINY_REQUIRES": " ".join([*self.requires, 'twig;extra=="test"']),
             "PATH": self.path,
         }
@@ -102,9 +105,7 @@ class Project:
             cwd=self.folder,
             env=environment,
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **options,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
 
     def run(self, *arguments: str, python: str = BASE_PYTHON) -> tuple[int, str, str]:
@@ -118,13 +119,13 @@ class Project:
         assert code == 0, stderr
         return json.loads(stdout), stderr
 
-    def program(self, name: str, script: str) -> None:
-        """Put a program on a PATH that has nothing else."""
+    def program(self, name: str, script: str, keep: bool = False) -> None:
+        """Put a program on a PATH that has nothing else, or before all else."""
         folder = self.wheels.parent / "bin"
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
-        self.path = str(folder)
+        self.path = f"{folder}{os.pathsep}{os.environ['PATH']}" if keep else str(folder)
 
     @property
     def venv(self) -> Path:
@@ -162,7 +163,7 @@ def test_a_life_of_one_checkout(project):
     assert seen["prefix"] == str(project.venv) and (project.venv / "blank").exists()
     assert seen["argv"] == ["--budget", "10m"]
     assert seen["pythonpath"] == str(project.folder)
-    assert "Making .venv" in said and "Installing 1 packages" in said
+    assert "Making .venv" in said and "Installing 1 packages and what they need with pip." in said
     assert project.has("leaf")
 
     log = project.pip_log
@@ -244,6 +245,112 @@ def test_a_failed_installation_is_one_message_with_pips_last_lines(project):
     assert "No matching distribution found for no-such-package" in said
     assert "logs/bootstrap.log" in said and "Traceback" not in said
     assert (project.venv / ".autopilot-making").exists(), "the next start makes it again"
+
+
+@pytest.mark.slow
+def test_uv_installs_where_it_is_on_path_unless_pip_is_configured(project):
+    uv = 'echo "$@" >> uv-was-asked; [ ! -e uv-fails ] || exit 2; shift; exec "$4" -m pip "$1" "$5" "$6"'
+    project.program("uv", uv, keep=True)
+    asked, fails = project.folder / "uv-was-asked", project.folder / "uv-fails"
+    assert "with pip" in project.command()[1] and not asked.exists(), "uv does not read what pip is told"
+
+    project.pip = {}
+    project.require(f"leaf@{project.wheels.as_uri()}/leaf-1.0-py3-none-any.whl")
+    assert "with uv" in project.command()[1]
+    assert asked.read_text() == f"pip install --python {project.venv / 'bin' / 'python'} --editable .\n"
+
+    fails.touch()
+    project.require(*project.requires, f"twig@{project.wheels.as_uri()}/twig-1.0-py3-none-any.whl")
+    _, said = project.command()
+    assert "uv could not install the packages" in said and project.has("twig"), "pip does what uv cannot"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere PyTorch comes without CUDA anyway")
+def test_without_a_gpu_pytorch_comes_without_cuda(project):
+    for version in ("2.0", "1.5+cpu", "1.0+cpu", "3.0+cpu"):
+        project.wheel("torch", version)
+    project.require("torch>=1.0,<3")
+    _, said = project.command()
+    (installed,) = project.venv.glob("lib/python*/site-packages/torch.py")
+    if bootstrap.has_nvidia_gpu():
+        assert "'2.0'" in installed.read_text() and "PyTorch with CUDA" in said
+    else:
+        assert "'1.5+cpu'" in installed.read_text() and "PyTorch without CUDA" in said
+
+
+PIP_LOG = """\
+Obtaining file:///work/h4
+Processing /opt/wheels/torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl (from nanogpt-autopilot==0.2.0)
+Collecting prefect<3.10,>=3.8.8 (from nanogpt-autopilot==0.2.0)
+  Obtaining dependency information for prefect<3.10,>=3.8.8 from https://pypi.org/prefect-3.9.1-py3-none-any.whl.metadata
+  Downloading prefect-3.9.1-py3-none-any.whl.metadata (13 kB)
+Collecting sympy>=1.13.3 (from torch==2.13.0+cpu)
+  Using cached sympy-1.14.0-py3-none-any.whl.metadata (12 kB)
+Using cached sympy-1.14.0-py3-none-any.whl (6.3 MB)
+Downloading prefect-3.9.1-py3-none-any.whl (7.1 MB)
+"""
+UV_LOG = """\
+Using Python 3.11.7 environment at: v2
+Resolved 141 packages in 3.00s
+Downloading prefect (6.7MiB)
+Downloading torch (1.1GiB)
+ Downloaded prefect
+"""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "log, line",
+    [
+        ("", "  looking which versions there are, 0:00"),
+        (PIP_LOG, "  fetched 2 of 3 packages found so far, 5 MB, 0:00"),
+        (PIP_LOG + "Installing collected packages: sympy, torch, prefect\n", "  installed 1 of 3 packages, 0:00"),
+        (UV_LOG, "  fetching 141 packages, 7 MB of the large ones so far, 0:00"),
+        (UV_LOG + "Prepared 140 packages in 16.83s\n", "  installed 1 of 140 packages, 0:00"),
+    ],
+)
+def test_progress_is_read_from_what_pip_and_uv_print(log, line, tmp_path, monkeypatch):
+    monkeypatch.setattr(bootstrap, "VENV", str(tmp_path / "[venv]"))
+    monkeypatch.setattr(bootstrap, "FETCHED", str(tmp_path / "fetched"))
+    monkeypatch.setattr(bootstrap, "LOG", str(tmp_path / "log"))
+    packages = tmp_path / "[venv]" / "lib" / "python3.11" / "site-packages"
+    (packages / "pip-23.2.1.dist-info").mkdir(parents=True)
+    (tmp_path / "log").write_text("Resolved 5 packages in 1s\n" + log)
+    progress = bootstrap.Progress(log_start=len("Resolved 5 packages in 1s\n"))
+    (packages / "sympy-1.14.0.dist-info").mkdir()
+    if log:
+        (tmp_path / "fetched" / "pip-unpack-1").mkdir(parents=True)
+        (tmp_path / "fetched" / "pip-unpack-1" / "sympy.whl").write_bytes(bytes(5_000_000))
+    assert progress.line() == line
+
+
+QUICK_NEWS = """
+from flows import bootstrap
+bootstrap.NEWS_INTERVAL = bootstrap.REDRAW_INTERVAL = 0.1
+bootstrap.ensure("flows.command", [])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_progress_is_lines_in_a_pipe_and_one_line_on_a_terminal(project, on_terminal):
+    if not on_terminal:
+        _, _, said = project.run("-c", QUICK_NEWS)
+        assert re.search(r"^  (fetched|installed) \d+ of \d+ packages.*, 0:\d\d\n", said, re.MULTILINE), said
+        assert "\r" not in said
+        return
+    terminal, end = os.openpty()
+    process = project.start("-c", QUICK_NEWS, stderr=end)
+    os.close(end)
+    said = b""
+    with contextlib.suppress(OSError):  # its end is an error here
+        while part := os.read(terminal, 4096):
+            said += part
+    process.communicate(timeout=60)
+    lines = said.decode().split("\r\n")
+    redrawn = next(line for line in lines if "packages found so far" in line)
+    assert redrawn.count("\r\x1b[K  ") > 1 and redrawn.split("\x1b[K")[-1].startswith("The environment is ready")
 
 
 @pytest.mark.slow
@@ -360,7 +467,7 @@ def test_what_a_closed_terminal_does_is_known_without_a_yaml_reader(tmp_path, mo
     [
         *("flows/__init__.py", "flows/bootstrap.py", "flows/full_run.py", "tests/__init__.py", "tests/__main__.py"),
         *("flows/cli/answers.py", "flows/cli/arguments.py", "flows/context/command_words.py"),
-        *("nanogpt/__init__.py", "nanogpt/faults.py"),
+        *("nanogpt/__init__.py", "nanogpt/faults.py", "nanogpt/standard_streams.py"),
     ],
 )
 def test_what_runs_before_the_environment_parses_on_old_pythons(path):
