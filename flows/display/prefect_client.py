@@ -70,9 +70,9 @@ def create_flow_run(flow: Flow[..., State[Any]], opening: Opening, start: str) -
         )  # fmt: skip
 
 
-def is_cancelled(flow_run_id: UUID) -> bool:
+def is_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
     """Whether somebody cancelled the flow run, on its page say. False where the server does not answer."""
-    with suppress(Exception), new_client() as client:
+    with suppress(Exception):
         state = client.read_flow_run(flow_run_id).state
         return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
     return False

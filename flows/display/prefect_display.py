@@ -15,77 +15,49 @@ import contextlib
 import contextvars
 import inspect
 import json
-import logging
+import math
 import mimetypes
 import re
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Generic, cast
+from typing import Any, cast
 from uuid import UUID, uuid4
 
-import prefect.main  # noqa: F401  before `_quiet_prefect`: it puts Prefect's console handler on the root logger
 from prefect import Flow, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.flow_engine import run_flow
-from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Cancelled, Completed, Failed
 
 from flows.display.plain import PlainDisplay, Scope, run_and_join
-from flows.display.prefect_client import create_flow_run, is_cancelled, send_missing_states, set_flow_state
+from flows.display.prefect_client import (
+    create_flow_run,
+    is_cancelled,
+    new_client,
+    send_missing_states,
+    set_flow_state,
+)
 from flows.display.prefect_courier import Courier, current_run, drain_events
+from flows.display.prefect_outcome import Call, cached, explanation, flow_state, task_state
+from flows.display.prefect_quiet import Handlers, quiet_prefect
 from flows.display.prefect_server import RESTART_PATIENCE, Server
 from flows.display.protocol import BackgroundStep, Level, Log, Opening, Row, T, TrainingProgress, one_line
-from nanogpt.faults import UserError
 
 FLOW_NAME = "nanogpt-autopilot"
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
 LINE_SECONDS = 30.0  # between two lines of a training's log; 20,000 lines cost 24 s of the server's time and 9 MB
 CANCEL_SECONDS = 2.0  # between two looks at whether the flow run was cancelled; one takes 10 ms
 RECORDING_SECONDS = 1.5  # the server stores events once a second
-DISPLAY_FILES = ("flows/display/plain.py", "flows/display/terminal.py", "flows/display/prefect_display.py")
 BEGINNINGS = 3  # attempts to make the flow run known to the server
 DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
 
 Ending = Callable[[], State[Any]]  # the state that a task or flow ends in, once its function has run
-
-
-class Call(Generic[T]):
-    """One execution of a function, whoever asks for it and however often."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
-        self.started = False
-        self._value: T | None = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        if self.started:
-            return
-        self.started = True
-        try:
-            self._value = self._function()
-        except BaseException as error:
-            self.error = error
-
-    def result(self) -> T:
-        self.run()
-        if self.error is not None:
-            raise self.error
-        return cast(T, self._value)
-
-    @property
-    def was_interrupted(self) -> bool:
-        return self.error is not None and not isinstance(self.error, Exception)
 
 
 @dataclass
@@ -93,8 +65,8 @@ class _Shown:
     """What a task showed of its progress, and when (time.monotonic)."""
 
     progress: TrainingProgress
-    delivered: float = -PROGRESS_SECONDS
-    logged: float = -LINE_SECONDS
+    delivered: float = -math.inf
+    logged: float = -math.inf
 
 
 class PrefectDisplay(PlainDisplay):
@@ -102,7 +74,7 @@ class PrefectDisplay(PlainDisplay):
 
     def __init__(self, server: Server, log: Log) -> None:
         super().__init__()
-        _quiet_prefect(log)
+        quiet_prefect(log)
         self._server = server
         self._log = log
         self._courier = Courier(server, log)
@@ -121,7 +93,7 @@ class PrefectDisplay(PlainDisplay):
     def flow(self, function: Callable[[], T], opening: Opening) -> T:
         scope = Scope()
         call = Call(lambda: run_and_join(function, scope))
-        handlers = _Handlers()
+        handlers = Handlers()
         self._run = opening.run
 
         def body(**parameters: object) -> State[Any]:
@@ -130,7 +102,7 @@ class PrefectDisplay(PlainDisplay):
             with self.within(scope), self._watching_for_cancel(opening.cancel):
                 self._flow_context = contextvars.copy_context()
                 call.run()
-            return _flow_state(call, scope)
+            return flow_state(call, scope)
 
         names = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in opening.parameters]
         body.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]  # the page shows each by its name
@@ -150,7 +122,7 @@ class PrefectDisplay(PlainDisplay):
         try:
             with temporary_settings(settings):
                 shown = self._begin(start, call)
-            if shown.type != _flow_state(call, scope).type:  # the engine took a lost request for our failure
+            if shown.type != flow_state(call, scope).type:  # the engine took a lost request for our failure
                 self._record_end(call, scope, shown.message)
         except Exception as error:
             self._record_end(call, scope, one_line(error))
@@ -171,10 +143,11 @@ class PrefectDisplay(PlainDisplay):
         over, flow_run_id = threading.Event(), self._flow_run_id
 
         def watch() -> None:
-            while not over.wait(CANCEL_SECONDS):
-                if flow_run_id is not None and is_cancelled(flow_run_id) and not over.is_set():
-                    cancel()
-                    return
+            with new_client() as client:
+                while flow_run_id is not None and not over.wait(CANCEL_SECONDS):
+                    if is_cancelled(client, flow_run_id) and not over.is_set():
+                        cancel()
+                        return
 
         threading.Thread(target=watch, name="prefect-cancel", daemon=True).start()
         try:
@@ -216,7 +189,7 @@ class PrefectDisplay(PlainDisplay):
             self._log(f"Prefect could not record the flow run: {why}")
             return
         try:
-            set_flow_state(self._flow_run_id, _flow_state(call, scope))
+            set_flow_state(self._flow_run_id, flow_state(call, scope))
         except Exception as second:
             self._log(f"Prefect could not record the end of the flow run: {one_line(second)}")
 
@@ -228,7 +201,7 @@ class PrefectDisplay(PlainDisplay):
             kept = f"{scope.kept} of {scope.steps} steps kept" if scope.kept else None
             if kept:
                 self.note(kept)  # the pages show a state's name, but not its message
-            return _cached(kept) if kept and scope.kept == scope.steps and not call.error else _state(call, kept)
+            return cached(kept) if kept and scope.kept == scope.steps and not call.error else task_state(call, kept)
 
         with self.within(scope):
             try:
@@ -244,7 +217,7 @@ class PrefectDisplay(PlainDisplay):
     def step_kept(self, title: str, reason: str) -> None:
         self.scope.steps += 1
         self.scope.kept += 1
-        self._task(title, Call(lambda: self.note(f"kept: {reason}")), lambda: _cached(reason))
+        self._task(title, Call(lambda: self.note(f"kept: {reason}")), lambda: cached(reason))
 
     def start_in_background(self, title: str, function: Callable[[], T]) -> BackgroundStep[T]:
         self.scope.steps += 1
@@ -302,7 +275,7 @@ class PrefectDisplay(PlainDisplay):
 
     def _step(self, title: str, function: Callable[[], T]) -> T:
         call = Call(function)
-        return self._task(title, call, lambda: _state(call))
+        return self._task(title, call, lambda: task_state(call))
 
     def _task(self, title: str, call: Call[T], ending: Ending) -> T:
         if self._server.lost.is_set() or FlowRunContext.get() is None:
@@ -315,7 +288,7 @@ class PrefectDisplay(PlainDisplay):
             self._end_progress(call)
             if isinstance(call.error, Exception) and call.error is not self._explained:
                 self._explained = call.error  # once, in the step's log; the phase around it only fails with it
-                self.note(_explanation(call.error), "error")
+                self.note(explanation(call.error), "error")
             return ending()
 
         task = Task(
@@ -326,84 +299,3 @@ class PrefectDisplay(PlainDisplay):
         except Exception as error:
             self._log(f"Prefect could not show {title!r}: {one_line(error)}")
         return call.result()
-
-
-def _cached(reason: str) -> State[Any]:
-    return Completed(name="Cached", message=reason)
-
-
-def _state(call: Call[T], message: str | None = None) -> State[Any]:
-    if call.error is None:
-        return Completed(message=message)
-    if call.was_interrupted:
-        return Cancelled(message="stopped; the same command goes on from here")
-    return Failed(name=getattr(call.error, "shown_as", "Failed"), message=one_line(call.error))
-
-
-def _flow_state(call: Call[T], scope: Scope) -> State[Any]:
-    if call.error is None and scope.failures:
-        return Failed(message="; ".join(scope.failures))
-    return _state(call)
-
-
-def _explanation(error: Exception) -> str:
-    """What a step's log says of `error`: a known kind speaks for itself, others with where they arose."""
-    if isinstance(error, UserError) or hasattr(error, "shown_as"):
-        return one_line(error)
-    whole = traceback.TracebackException.from_exception(error)
-    part: traceback.TracebackException | None = whole
-    while part is not None:
-        frames = [frame for frame in part.stack if not frame.filename.endswith(DISPLAY_FILES)]
-        part.stack = traceback.StackSummary.from_list(frames)
-        part = part.__cause__ or part.__context__
-    return "".join(whole.format()).rstrip()
-
-
-Handler = Callable[[int, FrameType | None], Any] | int | None
-
-
-class _Handlers:
-    """The handlers of SIGTERM and SIGINT as they were before Prefect's flow engine put its own."""
-
-    def __init__(self) -> None:
-        self._before: dict[int, Handler] = {
-            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-    def restore(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in self._before.items():
-            if handler is not None:
-                signal.signal(number, handler)
-
-
-class _OnceHandler(logging.Handler):
-    """Passes each kind of warning of Prefect's on once; its reports on our tasks we give ourselves."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__(logging.WARNING)
-        self._pass_on = log
-        self._seen: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = " ".join(record.getMessage().split())[:200]
-        if record.name.startswith(("prefect.flow_runs", "prefect.task_runs")) or record.msg in self._seen:
-            return
-        self._seen.add(record.msg)
-        self._pass_on(f"Prefect: {message}")
-
-
-def _quiet_prefect(log: Log) -> None:
-    """Keep Prefect off the terminal."""
-    root = logging.getLogger()
-    for console in [handler for handler in root.handlers if isinstance(handler, PrefectConsoleHandler)]:
-        root.removeHandler(console)
-    once = _OnceHandler(log)
-    handlers: dict[str, logging.Handler] = {
-        "prefect": once, "prefect._internal": once, "EventsWorker": logging.NullHandler()
-    }  # fmt: skip
-    for name, handler in handlers.items():
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False

@@ -5,6 +5,7 @@ is printed, or puts a line into a queue: a terminal that is slow, or stopped by 
 """
 
 import io
+import math
 import queue
 import sys
 import threading
@@ -56,7 +57,7 @@ class Terminal:
         self._log = log
         self._picture = Picture(heading, {label: Phase(label) for label in labels}, budget, console.encoding)
         self._current: Phase | None = None
-        self._progress_printed = -PIPED_PROGRESS_SECONDS
+        self._progress_printed = -math.inf  # time.monotonic
         self._has_failed = False
         self._printed = 0  # how often lines were printed
         self._lock = threading.RLock()  # of the picture
