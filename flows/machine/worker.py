@@ -19,6 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from nanogpt import durable
+
 SECONDS_BETWEEN_SIGNS = 5.0
 
 
@@ -66,6 +68,7 @@ class Worker:
     def _call(self, target: str, timeout: float | None, arguments: dict[str, Any]) -> Any:
         if self._pool is None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
+            durable.unblock(self._log)
             self._log_began_at = self._log.stat().st_size if self._log.exists() else 0
             self._pool = ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(str(self._log),)

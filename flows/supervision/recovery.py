@@ -235,6 +235,7 @@ def append_event(folder: Path, event: dict) -> None:
     """A row of events.jsonl, between two trainers, which write it otherwise. None before the first made `folder`."""
     if not folder.is_dir():
         return
+    durable.unblock(folder / "events.jsonl")
     with open(folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(event, ensure_ascii=False) + "\n")
 

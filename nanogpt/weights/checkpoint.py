@@ -98,7 +98,7 @@ def read_manifest(folder: Path) -> dict:
     """The manifest of `folder`: {"step", "facts", "files"}. Raises CorruptFileError when any of its bytes changed."""
     path = folder / MANIFEST
     try:
-        text = path.read_bytes()
+        text = durable.read_bytes(path)
         manifest = json.loads(text)
         told = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
