@@ -27,13 +27,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """Replace `path` by `pieces` one behind the other, durably; what does not fit into memory comes piece by piece."""
+    """Replace `path` by `pieces` one behind the other, durably; what does not fit into memory comes piece by piece.
+
+    A folder that stands there is set aside.
+    """
     make_parents(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.writelines(pieces)
             fsync_file(file)
+        if path.is_dir() and not path.is_symlink():  # a rename does not take its place
+            set_aside(path)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

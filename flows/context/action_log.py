@@ -30,6 +30,8 @@ class ActionLog:
         with self._lock:
             try:
                 durable.make_parents(self.path)
+                if self.path.is_fifo():  # it takes 64 KiB, and then waits for a reader
+                    durable.set_aside(self.path)
                 self._append(line)
                 self._trouble = None
             except OSError as error:

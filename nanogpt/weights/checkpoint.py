@@ -114,7 +114,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of `folder`: {"step", "facts", "files"}. Raises CorruptFileError when any of its bytes changed."""
     path = folder / MANIFEST
     try:
-        text = path.read_bytes()
+        text = durable.read_bytes(path)
         manifest: dict[str, Any] = json.loads(text)
         digest = manifest.pop("sha256")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -101,6 +101,17 @@ def test_a_link_to_a_file_is_read_and_stays(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["link.json", "there.json"]
 
 
+def test_a_folder_in_the_place_of_a_file_is_set_aside_by_a_write(tmp_path):
+    (tmp_path / "x.json" / "inside").mkdir(parents=True)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "y.json").symlink_to("folder")
+    for name in ("x.json", "y.json"):
+        durable.write_json(tmp_path / name, {"a": 1})
+        assert durable.read_json(tmp_path / name) == {"a": 1}
+    assert sorted(os.listdir(tmp_path)) == ["folder", "x.json", "x.json.corrupt", "y.json"]
+    assert (tmp_path / "x.json.corrupt" / "inside").is_dir()
+
+
 def test_json_nested_too_deeply_is_a_value_error(tmp_path):
     durable.write_text(tmp_path / "deep.json", "[" * 100_000)
     with pytest.raises(ValueError, match="nested too deeply"):

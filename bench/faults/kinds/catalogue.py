@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.faults.kinds import data, device, disk, files, memory, processes, servers, signals, steps
+from bench.faults.kinds import data, device, disk, files, memory, no_files, processes, servers, signals, steps
 from bench.faults.stage.kind import Kind
 
-MODULES = (data, device, disk, files, memory, processes, servers, signals, steps)
+MODULES = (data, device, disk, files, memory, no_files, processes, servers, signals, steps)
 
 
 def all_kinds() -> list[Kind]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,13 +37,41 @@ def made_unreadable(file: Path) -> None:
     file.symlink_to(file.name)
 
 
-DAMAGES: tuple[Callable[[Path], None], ...] = (cut_short, zeroed, one_bit_flipped, deleted, made_unreadable)
+def made_a_fifo(file: Path) -> None:
+    """Whoever opens it to read waits for a writer, for ever."""
+    file.unlink()
+    os.mkfifo(file)
 
 
-def inflict_all(files: list[Path], turn: int) -> None:
-    """Another damage for each file; in `len(DAMAGES)` turns every file meets every damage."""
+def made_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+    (file / "inside").write_text("of somebody")
+
+
+def made_a_device(file: Path) -> None:
+    """A link to one that is always empty and takes whatever is written."""
+    file.unlink()
+    file.symlink_to(os.devnull)
+
+
+def made_a_socket(file: Path) -> None:
+    file.unlink()
+    with socket.socket(socket.AF_UNIX) as end:
+        short = tempfile.mktemp(prefix="fault-")  # no path of a socket may be longer than 107 bytes
+        end.bind(short)
+        os.rename(short, file)
+
+
+Damage = Callable[[Path], None]
+DAMAGES: tuple[Damage, ...] = (cut_short, zeroed, one_bit_flipped, deleted, made_unreadable)
+NO_FILES: tuple[Damage, ...] = (made_a_fifo, made_a_folder, made_a_device, made_unreadable, made_a_socket)
+
+
+def inflict_all(files: list[Path], turn: int, damages: tuple[Damage, ...] = DAMAGES) -> None:
+    """Another damage for each file; in `len(damages)` turns every file meets every damage."""
     for number, file in enumerate(files):
-        DAMAGES[(number + turn) % len(DAMAGES)](file)
+        damages[(number + turn) % len(damages)](file)
 
 
 def named(scene: Scene, files: list[Path]) -> str:

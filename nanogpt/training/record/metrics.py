@@ -60,7 +60,7 @@ class JsonLines:
     def mend(self) -> bool:
         """Write the file again when it is not what was written; whether that was so. Raises OSError."""
         try:
-            changed = self.path.read_bytes() != self._held
+            changed = durable.read_bytes(self.path) != self._held
         except OSError:  # removed, or no longer readable
             changed = True
         if changed:
@@ -95,11 +95,12 @@ class JsonLines:
 
 def _opened(path: Path) -> tuple[BinaryIO, bool]:
     """The file, held open for the training's life, and whether what was there had to be set aside."""
-    try:
-        return open(path, "ab", buffering=0), False
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EIO):
-            raise
+    if path.is_file() or not os.path.lexists(path):
+        try:
+            return open(path, "ab", buffering=0), False
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EIO):
+                raise
     os.replace(path, path.with_name(f"{path.name}.bad"))
     return open(path, "ab", buffering=0), True
 
@@ -159,6 +160,7 @@ class HeartbeatFile:
     """
 
     def __init__(self, path: Path, max_iters: int):
+        durable.unblock(path)
         self.path, self.max_iters = path, max_iters
         self._folder = durable.identity(path.parent)
         self._next = 0.0
