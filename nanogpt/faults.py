@@ -25,7 +25,7 @@ EXIT_CODES = {DISK_FULL: 4, READ_ONLY: 5, MEDIUM: 6}  # of a process that may ha
 
 
 class UserError(Exception):
-    """A person's mistake, told in one line that can be acted on; command lines exit with code 2."""
+    """A person's mistake, in one line that can be acted on; command lines exit with code 2."""
 
 
 class CorruptFileError(Exception):
@@ -37,6 +37,9 @@ class FolderLostError(OSError):
 
     def __init__(self, folder: object):
         super().__init__(errno.ENOENT, "is gone (unmounted, moved or removed)", str(folder))
+
+    def __reduce__(self) -> tuple[type[FolderLostError], tuple[object]]:
+        return FolderLostError, (self.filename,)  # OSError's own would call this class with what OSError is made of
 
 
 class DeviceError(Exception):
@@ -109,15 +112,15 @@ def is_error_line(line: str) -> bool:
 
 
 def symptom_in(text: str) -> str:
-    """The symptom that the last words of a process tell of: OUT_OF_MEMORY, DEVICE or "" for none that is known.
+    """The symptom that the last words of a process show: OUT_OF_MEMORY, DEVICE or "" for none that is known.
 
     For what could not be raised: an abort, or an error while there was no memory left to handle it. Lines that begin
     as errors do are read, nothing else.
     """
-    told = [line for line in text.splitlines() if is_error_line(line)]
-    if any(MEMORY_ERROR.match(line) or _has(line, OUT_OF_MEMORY_WORDINGS) for line in told):
+    errors = [line for line in text.splitlines() if is_error_line(line)]
+    if any(MEMORY_ERROR.match(line) or _has(line, OUT_OF_MEMORY_WORDINGS) for line in errors):
         return OUT_OF_MEMORY
-    return DEVICE if any(_has(line, DEVICE_WORDINGS) for line in told) else ""
+    return DEVICE if any(_has(line, DEVICE_WORDINGS) for line in errors) else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ Torch-free: the planner of a run, its remedies and the library's own sizing all 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from nanogpt.config import Config
@@ -32,9 +33,10 @@ class Fit:
             config.training.batch_size, device.gradient_checkpointing, device.longest_window, device.type, precision
         )
 
-    def of_memory(self) -> tuple[int, bool, int | None]:
-        """What decides the memory, device and precision aside."""
-        return self.micro_batch, self.gradient_checkpointing, self.longest_window
+    @property
+    def memory_order(self) -> tuple[float, bool, int]:
+        """Smaller for what takes less memory, device and precision aside."""
+        return self.longest_window or math.inf, not self.gradient_checkpointing, self.micro_batch
 
     def smaller(self, config: Config, cut_windows: bool = True) -> Fit | None:
         """The next way down for `config`, or None: about half the micro-batch, a divisor of the step's sequences; at
@@ -45,7 +47,8 @@ class Fit:
             return replace(self, micro_batch=max(size for size in sizes if sequences % size == 0))
         if not self.gradient_checkpointing:
             return replace(self, gradient_checkpointing=True)
-        half, odd = divmod(self.longest_window or config.model.block_size, 2)
+        whole = config.model.block_size
+        half, odd = divmod(min(self.longest_window or whole, whole), 2)
         if not cut_windows or odd or half < SHORTEST_WINDOW:
             return None
         return replace(self, longest_window=half)

@@ -10,38 +10,26 @@ bit flipped in a longest_window would stop every training of its shape: hence th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.config import Config
+from nanogpt.fit import Fit
 
 STORE = "memory.json"
 SECTIONS = ("limits", "fastest")
+KEPT_OF_A_FIT = ("micro_batch", "gradient_checkpointing", "longest_window")
 SAME_MEMORY = 1.02  # what a system calls its memory differs a little from boot to boot
 NOT_OF_THE_SHAPE = {"preset", "dropout"}  # of the model's settings: the planner chooses dropout late
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a model fits: windows in a pass, blocks computed again, tokens in the longest window (None: whole)."""
-
-    micro_batch: int
-    gradient_checkpointing: bool = False
-    longest_window: int | None = None
-
-    @property
-    def _memory(self) -> tuple:
-        """Smaller for what takes less."""
-        return self.longest_window or math.inf, not self.gradient_checkpointing, self.micro_batch
-
-
-@dataclass(frozen=True)
 class Limit:
-    """What was found when memory ran out: what fits since then, or None where nothing did."""
+    """What was found when memory ran out: what fits since then, device and precision aside, or None where nothing
+    did."""
 
     fits: Fit | None
     evidence: str
@@ -49,7 +37,7 @@ class Limit:
 
 
 class MemoryStore:
-    """The file in `folder`. One that is not what was written is set aside, told of by `notify`, and counts as none."""
+    """The file in `folder`. One that is not what was written is set aside, reported by `notify`, and counts as none."""
 
     def __init__(self, folder: Path, notify: Callable[[str], None]):
         self.path, self.notify = Path(folder) / STORE, notify
@@ -62,13 +50,12 @@ class MemoryStore:
         rows = self._read()["limits"]
         found = [rows[key] for key in (_key(config, half) for half in _precisions(config)) if key in rows]
         limits = [_limit_of(row) for row in found if memory_bytes <= SAME_MEMORY * row["memory_bytes"]]
-        nothing = next((limit for limit in limits if limit.fits is None), None)
-        return nothing or min(limits, key=lambda limit: limit.fits._memory, default=None)
+        return min(limits, key=_memory_order, default=None)
 
     def note_limit(self, config: Config, memory_bytes: int, fits: Fit | None, evidence: str) -> None:
         """Remember that `config` had to become `fits`, or that nothing fits. Raises OSError."""
         row = {
-            "fits": asdict(fits) if fits else None, "evidence": evidence,
+            "fits": {name: getattr(fits, name) for name in KEPT_OF_A_FIT} if fits else None, "evidence": evidence,
             "when": time.strftime("%Y-%m-%d %H:%M:%S"), "memory_bytes": memory_bytes, "model": config.name,
             "device": config.device.type, "precision": _precisions(config)[-1],
         }  # fmt: skip
@@ -110,6 +97,11 @@ class MemoryStore:
             self.notify(f"{self.path} is not what was written ({error}); {done}")
             return {section: {} for section in SECTIONS}
         return known
+
+
+def _memory_order(limit: Limit) -> tuple[float, ...]:
+    """Nothing that fits comes first."""
+    return limit.fits.memory_order if limit.fits else ()
 
 
 def _limit_of(row: dict) -> Limit:
