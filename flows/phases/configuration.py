@@ -16,7 +16,6 @@ from flows.planning.site import Site
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.config import load_config, save_config
-from nanogpt.machine import memory_bytes
 from nanogpt.records import to_json
 
 
@@ -72,7 +71,7 @@ def _measurement(run: Run, device: str) -> Measurement:
         corpus=_corpus(run),
         tokenizer=_tokenizer(run),
         training_seconds=budget_shares.training_seconds(run.config.budget, _phase_seconds(run)),
-        folder=run.paths.all_states,
+        folder=run.paths.state,
         worker=run.worker,
         limits=run.limits,
         journal=run.journal,
@@ -134,9 +133,7 @@ def _seconds_left(run: Run, phases: dict[str, float], done: Sequence[ModelPlan])
 
 
 def _site(run: Run, device: str) -> Site:
-    proof = run.facts(DEVICE)
-    total = proof.memory_bytes if proof.device == device else memory_bytes()
-    return Site(device, total, run.facts(FETCHED).alphabet_size)
+    return Site.of(device, run.facts(DEVICE), run.facts(FETCHED).alphabet_size)
 
 
 def _phase_seconds(run: Run) -> dict[str, float]:
@@ -183,8 +180,7 @@ def _too_large(run: Run) -> Json:
     fetched, proof, checks = run.ledger.facts(FETCHED), run.ledger.facts(DEVICE), run.ledger.facts(CHECKS)
     if fetched is None or proof is None or checks is None:
         return {}
-    device = run.accelerator.current(checks.device)
-    site = Site(device, proof.memory_bytes if proof.device == device else memory_bytes(), fetched.alphabet_size)
+    site = Site.of(run.accelerator.current(checks.device), proof, fetched.alphabet_size)
     found = run.limits.too_large(run.options.candidates, site)
     if not found:
         return {}

@@ -39,7 +39,8 @@ NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit int
 class Measurement:
     """What the models of `options` are measured with, and what they are to learn from.
 
-    `training_seconds`: what the other phases leave of the budget; `folder` is on the disk that checkpoints go to.
+    `training_seconds`: what the other phases leave of the budget; `folder` is the run's own state, next to which all
+    runs keep what they found.
     """
 
     options: RunOptions
@@ -122,7 +123,7 @@ class Measurement:
         )
 
     def faster_micro_batch(self, chosen: Config, measured: MeasuredModel) -> MeasuredModel:
-        """The speed of `chosen` with the fastest micro-batch, searched for a while and kept in `folder` for later runs;
+        """The speed of `chosen` with the fastest micro-batch, searched for a while and kept for later runs;
         `measured` where none is faster."""
         config = self.site.settle(chosen)
         sequences = config.training.batch_size * config.training.gradient_accumulation
@@ -131,7 +132,7 @@ class Measurement:
             found: FastestMicroBatch = self.worker.call(
                 "nanogpt.measure.batch_finder:find_for",
                 config=config.model_dump(),
-                folder=str(self.folder),
+                folder=str(self.folder.parent),
                 seconds=seconds,
                 timeout=PATIENCE,
             )
@@ -142,7 +143,7 @@ class Measurement:
                 return measured  # a search that had no time for more knows of nothing faster
             speed = self.measure_one(replace(Fit.of(config), micro_batch=best.micro_batch).applied_to(config))
         except (WorkerDied, RuntimeError, MemoryError, UserError, ValueError) as error:
-            if isinstance(error, WorkerDied) and not is_out_of_memory(error):
+            if not self._is_of_this_model(error, alone=False):
                 raise
             batch = config.training.batch_size
             self.journal.message(f"{config.name}: the micro-batch stays {batch}: {error}", "warning")

@@ -1,0 +1,77 @@
+"""What a trainer shows is passed on, and what a failed attempt cost is counted."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from flows.supervision import trainer_watch
+from flows.supervision.model_files import ModelFiles
+from flows.supervision.trainer_watch import TrainerWatch
+from nanogpt import durable
+from nanogpt.results import Heartbeat, TrainerEvent
+from tests.flows.parts import Parts
+
+pytestmark = pytest.mark.fast
+
+
+class Case:
+    """A watch over a trainer, whose clock is `now`; what it passed on."""
+
+    def __init__(self, parts: Parts, monkeypatch):
+        self.parts, self.files = parts, ModelFiles(parts.paths.model("tiny"))
+        self.files.folder.mkdir()
+        self.now, self.mended, self.trained, self.shown = time.monotonic(), [], [], []
+        monkeypatch.setattr(trainer_watch, "time", SimpleNamespace(monotonic=lambda: self.now))
+        parts.display.progress = self.shown.append
+        self.watch = TrainerWatch("tiny", self.files, parts.journal, parts.clock, parts.pulse, self.mended.append,
+                                  lambda: self.trained.append(self.now), place=(1, 2, 60.0))  # fmt: skip
+
+    def beat(self, step: int, activity: str = "training", seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.watch(Heartbeat(step, 100, activity, loss=2.5, eta_seconds=30.0))
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch) -> Case:
+    return Case(Parts(tmp_path), monkeypatch)
+
+
+def test_a_heartbeat_is_progress_of_this_model_among_those_of_the_plan(case):
+    case.beat(0, "loading")
+    assert case.trained == []
+    case.beat(50)
+    assert len(case.trained) == 1 and case.parts.pulses == 2
+    progress = case.shown[-1]
+    assert (progress.fraction, progress.position, progress.models, progress.seconds_after) == (0.5, 1, 2, 60.0)
+    assert progress.line().startswith("model 1 of 2  tiny  step 50/100  loss 2.500")
+
+
+def test_what_the_trainer_mended_is_passed_on_but_not_what_is_usual(case):
+    for event, message in (("skipped", "spike: loss 9"), ("skipped", "overflow: 2^15"), ("evaluated", "val 2.1")):
+        case.files.append_event(TrainerEvent(event, 3, message))
+    case.beat(4)
+    assert [event.message for event in case.mended] == ["spike: loss 9"]
+
+
+def test_the_clock_is_noted_now_and_then(case):
+    case.beat(1)
+    assert not case.parts.clock.path.exists()
+    case.beat(2, seconds=trainer_watch.CLOCK_SECONDS)
+    assert case.parts.clock.path.exists()
+
+
+def test_a_plot_that_cannot_be_drawn_costs_nothing_but_a_line(case, monkeypatch):
+    def fail(folder):
+        raise ValueError("no room for the axes")
+
+    monkeypatch.setattr(trainer_watch, "draw_loss", fail)
+    case.beat(1, seconds=trainer_watch.PLOT_SECONDS)
+    assert "no loss plot of tiny: ValueError: no room for the axes" in case.parts.log
+
+
+def test_an_attempt_costs_what_it_did_after_its_last_checkpoint_and_its_start(case):
+    case.beat(40, seconds=80.0)
+    assert (case.watch.saved_steps(), case.watch.steps_lost(), case.watch.lost_seconds()) == (0, 40, 80.0)
+    durable.write_json(case.files.folder / "checkpoints/step-00000030/manifest.json", {})
+    assert (case.watch.saved_steps(), case.watch.steps_lost(), case.watch.lost_seconds()) == (30, 10, 20.0)
