@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, then renamed into it.
+"""Files that are whole or absent: written next to their place, flushed to the disk, then renamed into it.
 
 A reader never meets half a file, whatever moment the machine stopped at.
 """
@@ -62,7 +62,7 @@ def require_kept(path: Path) -> None:
 @contextlib.contextmanager
 def keep_to(folder: Path) -> Iterator[None]:
     """Meanwhile, nothing is written below `folder` once it is gone or another one stands there: on a disk that was
-    unmounted, the path would be made anew beside it."""
+    unmounted, the path would be made anew next to it."""
     _kept_to[folder] = identity(folder)
     try:
         yield
@@ -77,6 +77,16 @@ def identity(folder: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor that adds to the end of the plain file `path`, and reads. What else stands there, a link to a file
+    included, is set aside: whoever may place a link would choose the file that is written. Raises OSError."""
+    unblock(path)
+    if path.is_symlink():
+        set_aside(path)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
+    return os.open(path, flags, 0o644)  # others may read a log, whatever the umask, and nobody executes it
 
 
 def write_text(path: Path, text: str) -> None:

@@ -38,6 +38,9 @@ class FolderLostError(OSError):
     def __init__(self, folder: object):
         super().__init__(errno.ENOENT, "is gone (unmounted, moved or removed)", str(folder))
 
+    def __reduce__(self) -> tuple[type[FolderLostError], tuple[object]]:
+        return FolderLostError, (self.filename,)  # OSError's own would call this class with what OSError is made of
+
 
 class DeviceError(Exception):
     """An accelerator that does not compute what the CPU computes."""
@@ -109,7 +112,7 @@ def is_error_line(line: str) -> bool:
 
 
 def symptom_in(text: str) -> str:
-    """The symptom in the last words of a process: OUT_OF_MEMORY, DEVICE, or "" for an unknown one.
+    """The symptom that the last words of a process show: OUT_OF_MEMORY, DEVICE or "" for none that is known.
 
     For what could not be raised: an abort, or an error while there was no memory left to handle it. Lines that begin
     as errors do are read, nothing else.

@@ -71,7 +71,7 @@ class Fit:
             return replace(self, gradient_checkpointing=True)
         if cut_windows_of is None:
             return None
-        half, odd = divmod(self.longest_window or cut_windows_of, 2)
+        half, odd = divmod(min(self.longest_window or cut_windows_of, cut_windows_of), 2)
         return None if odd or half < SHORTEST_WINDOW else replace(self, longest_window=half)
 
     @property

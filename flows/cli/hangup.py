@@ -1,4 +1,4 @@
-"""A terminal that is closed under a run: the run goes on without it, or saves and stops, as --on-hangup says.
+"""A terminal that is closed under a run: the run continues without it, or saves and stops, as --on-hangup says.
 
 Closing a terminal does two things to a run in it. SIGHUP, once or twice, to it and its children, which ends whoever
 does not handle it; and every later write to the terminal fails with EIO. (A reader of a pipe that ends, as in `| head`,
@@ -71,13 +71,13 @@ def handle_hangup(wanted: str, report: Callable[[], None]) -> AbstractContextMan
 
 
 def interrupt(number: int, frame: object) -> None:
-    """A signal's handler: ends a run as Ctrl-C does: save, stop, say how to go on."""
+    """A signal's handler: ends a run as Ctrl-C does: save, stop, say how to continue."""
     raise KeyboardInterrupt
 
 
 @contextmanager
 def _interrupts() -> Iterator[None]:
-    """The first SIGHUP interrupts. Another is of the same hangup, not a person who insists: saving goes on."""
+    """The first SIGHUP interrupts. Another is of the same hangup, not a person who insists: saving continues."""
 
     def once(number: int, frame: object) -> None:
         signal.signal(number, lambda number, frame: None)

@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -13,14 +12,15 @@ from nanogpt import durable
 class ActionLog:
     """Lines `2026-11-20 23:50:12.345 INFO  message`, appended by any thread of any session of a run.
 
-    The file is opened for each line, so a person may move it away during a run. A disk that takes no more does not
-    stop the run: the first such line goes to stderr, and no part of one stays in the file.
+    The file is opened for each line, so a person may move it away during a run; a link in its place is set aside. A
+    disk that takes no more does not stop the run: the first such line goes to stderr, and no part of one stays in the
+    file.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._trouble: int | None = None  # the error of the last line, which is told once
+        self._trouble: int | None = None  # the error of the last line, which is reported once
 
     def write(self, message: str, level: str = "info") -> None:
         """Append a line; further lines of `message` are indented below it."""
@@ -30,8 +30,6 @@ class ActionLog:
         with self._lock:
             try:
                 durable.make_parents(self.path)
-                if self.path.is_fifo():  # it takes 64 KiB, and then waits for a reader
-                    durable.set_aside(self.path)
                 self._append(line)
                 self._trouble = None
             except OSError as error:
@@ -40,9 +38,7 @@ class ActionLog:
                 self._trouble = error.errno
 
     def _append(self, line: bytes) -> None:
-        if self.path.is_symlink() or (os.path.lexists(self.path) and not self.path.is_file()):
-            durable.set_aside(self.path)  # what a link leads to is not the run's; a FIFO would wait for its reader
-        with open(self.path, "a+b", buffering=0) as file:
+        with open(durable.open_to_append(self.path), "a+b", buffering=0) as file:
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a session was killed within its last line
@@ -52,6 +48,5 @@ class ActionLog:
                 while line:
                     line = line[file.write(line) :]
             except OSError:
-                with suppress(OSError):  # a device has no end to cut at
-                    file.truncate(before)
+                file.truncate(before)
                 raise

@@ -1,7 +1,7 @@
 """The budget's clock: the time that a machine is awake for a run, over kills and restarts, whatever its calendar says.
 
 It reads clocks that nobody can set. Sleep does not count: `time.monotonic` stands still meanwhile (CLOCK_MONOTONIC on
-Linux, mach_absolute_time on macOS), and what a clock that goes on is ahead of it is how long the machine has slept.
+Linux, mach_absolute_time on macOS), and the difference to a clock that does not is how long the machine has slept.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class BudgetClock:
 
 
 def seconds_asleep() -> float:
-    """How long the machine has slept (been suspended) since it was booted; always 0 where the system does not tell."""
+    """How long the machine has slept (been suspended) since it was booted; always 0 where the system does not say."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
     if sys.platform == "darwin":  # clock_gettime(3): both count from the boot, the second stands still in sleep

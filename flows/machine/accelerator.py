@@ -19,7 +19,7 @@ from nanogpt.process.worker import Worker, WorkerDied
 
 T = TypeVar("T")
 FAILURES = (WorkerDied, RuntimeError, TypeError)  # what a device raises, and what its abort or hang becomes
-ONCE_MORE, CPU = "once more in a fresh process", "go on with the CPU"
+ONCE_MORE, CPU = "once more in a fresh process", "continue on the CPU"
 
 
 class Accelerator:

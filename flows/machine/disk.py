@@ -35,7 +35,7 @@ UNFINISHED = re.compile(r"^\..*\.(\d+)\.tmp$")  # as nanogpt.durable names what 
 
 
 class Unwritable(RuntimeError):
-    """A folder of the run is gone, or cannot be written: nothing can go on, and nothing can be noted there."""
+    """A folder of the run is gone, or cannot be written: nothing can continue, and nothing can be noted there."""
 
 
 class DiskSpace:

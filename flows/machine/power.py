@@ -1,4 +1,4 @@
-"""Battery and heat, as far as the system tells: read in a moment, and put into words."""
+"""Battery and heat, as far as the system says: read in a moment, and put into words."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def battery() -> Battery | None:
 
 
 def heat() -> Heat | None:
-    """Whether the machine is so hot that it is slowed down, or nearly; None where nothing tells."""
+    """Whether the machine is so hot that it is slowed down, or nearly; None where nothing says."""
     return _heat_of_mac() if sys.platform == "darwin" else _heat_of_sensors()
 
 

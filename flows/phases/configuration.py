@@ -15,7 +15,6 @@ from flows.planning.site import Site
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.config import load_config, save_config
-from nanogpt.machine import memory_bytes
 from nanogpt.records import to_json
 from nanogpt.units import duration
 
@@ -85,7 +84,7 @@ def _measurement(run: Run, device: str) -> Measurement:
         corpus=_corpus(run),
         tokenizer=_tokenizer(run),
         training_seconds=_training_seconds(run),
-        folder=run.paths.all_states,
+        folder=run.paths.state,
         worker=run.worker,
         limits=run.limits,
         journal=run.journal,
@@ -153,9 +152,7 @@ def _seconds_left(run: Run, phases: dict[str, float]) -> float:
 
 
 def _site(run: Run, device: str) -> Site:
-    proof = run.facts(DEVICE)
-    total = proof.memory_bytes if proof.device == device else memory_bytes()
-    return Site(device, total, run.facts(FETCHED).alphabet_size)
+    return Site.of(device, run.facts(DEVICE), run.facts(FETCHED).alphabet_size)
 
 
 def _to_come(run: Run) -> list[str]:
@@ -210,8 +207,7 @@ def _too_large(run: Run) -> Json:
     fetched, proof, checks = run.ledger.facts(FETCHED), run.ledger.facts(DEVICE), run.ledger.facts(CHECKS)
     if fetched is None or proof is None or checks is None:
         return {}
-    device = run.accelerator.current(checks.device)
-    site = Site(device, proof.memory_bytes if proof.device == device else memory_bytes(), fetched.alphabet_size)
+    site = Site.of(run.accelerator.current(checks.device), proof, fetched.alphabet_size)
     found = run.limits.too_large(run.options.candidates, site)
     if not found:
         return {}

@@ -18,7 +18,6 @@ from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import OUT_OF_MEMORY, UserError
-from nanogpt.machine import memory_bytes
 from nanogpt.training.progress import check_same_training, trajectory
 from nanogpt.units import duration
 
@@ -155,10 +154,8 @@ def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
 
 def _site(run: Run, config: Config) -> Site:
     """Where this model is trained."""
-    proof, settled = run.facts(DEVICE), run.facts(CHECKS).device
-    device = run.accelerator.current(settled if config.device.type == "auto" else config.device.type)
-    total = proof.memory_bytes if device != "cpu" and proof.device == device else memory_bytes()
-    return Site(device, total, run.facts(FETCHED).alphabet_size)
+    asked = run.facts(CHECKS).device if config.device.type == "auto" else config.device.type
+    return Site.of(run.accelerator.current(asked), run.facts(DEVICE), run.facts(FETCHED).alphabet_size)
 
 
 def _is_other_training(run: Run, config: Config, folder: Path) -> bool:

@@ -25,7 +25,6 @@ from nanogpt.fit import Fit
 from nanogpt.measure.sizes import parameters, tokens_per_step
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
-from nanogpt.records import from_json, to_json
 from nanogpt.results import FastestMicroBatch, Rehearsal, StepSpeed
 from nanogpt.units import byte_size, count, number
 
@@ -39,7 +38,8 @@ NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit int
 class Measurement:
     """What the models of `options` are measured with, and what they are to learn from.
 
-    `training_seconds`: what the other phases leave of the budget; `folder` is on the disk that checkpoints go to.
+    `training_seconds`: what the other phases leave of the budget; `folder` is the run's own state, next to which all
+    runs keep what they found.
     """
 
     options: RunOptions
@@ -120,16 +120,16 @@ class Measurement:
         )
 
     def faster_micro_batch(self, chosen: Config, measured: MeasuredModel) -> MeasuredModel:
-        """The speed of `chosen` with the fastest micro-batch, searched for a while and kept in `folder` for later runs;
+        """The speed of `chosen` with the fastest micro-batch, searched for a while and kept for later runs;
         `measured` where none is faster."""
         config = self.site.settle(chosen)
-        sequences = config.training.batch_size * config.training.gradient_accumulation
+        sequences = config.training.sequences_per_step
         seconds = budget_shares.micro_batch_seconds(self.options.config.budget)
         try:
             found: FastestMicroBatch = self.worker.call(
                 "nanogpt.measure.batch_finder:find_for",
                 config=config.model_dump(),
-                folder=str(self.folder),
+                folder=str(self.folder.parent),
                 seconds=seconds,
                 timeout=PATIENCE,
             )
@@ -140,7 +140,7 @@ class Measurement:
                 return measured  # a search that had no time for more knows of nothing faster
             speed = self.measure_one(replace(Fit.of(config), micro_batch=best.micro_batch).applied_to(config))
         except (WorkerDied, RuntimeError, MemoryError, UserError, ValueError) as error:
-            if isinstance(error, WorkerDied) and not is_out_of_memory(error):
+            if not self._is_of_this_model(error, alone=False):
                 raise
             batch = config.training.batch_size
             self.journal.message(f"{config.name}: the micro-batch stays {batch}: {error}", "warning")
@@ -167,7 +167,6 @@ class Measurement:
             seconds=CHOOSING_SHARE * seconds,
             timeout=PATIENCE,
         )
-        chosen = from_json(StepSpeed, to_json(chosen))  # TODO h1
         settled = config.with_changes(
             {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
         )
@@ -179,7 +178,7 @@ class Measurement:
             seconds=(1 - CHOOSING_SHARE) * seconds,
             timeout=PATIENCE,
         )
-        return from_json(Rehearsal, to_json(speed))  # TODO h1
+        return speed
 
     def _does_not_fit(self, config: Config, alone: bool) -> str | None:
         """Why `config` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is

@@ -41,7 +41,7 @@ class MemoryLimits:
         """Remember that `config` ran out of memory and continues as `fit`; None: it does not fit at all."""
         try:
             self._store.note_limit(site.settle(config), site.memory_bytes, fit, evidence)
-        except OSError as error:  # the training goes on; the next run finds out by itself
+        except OSError as error:  # the training continues; the next run finds out by itself
             self._journal.message(f"what fits into memory could not be remembered: {error}", "warning")
 
     def as_it_fitted(self, config: Config, site: Site) -> Config:

@@ -282,7 +282,7 @@ class _Planner:
         )
 
     def least_steps(self, config: Config) -> int:
-        """Warm-up and a few; a training that is done goes on, never back."""
+        """Warm-up and a few; a training that is done gets more steps, never fewer."""
         done = self.trained.get(config.name)
         return max(config.training.warmup_iters + LEAST_AFTER_WARMUP, done.config.training.max_iters if done else 0)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from flows.planning.footprint import with_vocabulary
 from nanogpt.config import Config
+from nanogpt.machine import memory_bytes
+from nanogpt.results import DeviceProof
 
 SHARE_OF_THE_MACHINE = 0.7  # that a training may take of a memory that everything else needs too
 SHARE_OF_A_DEVICE = 0.9  # and of an accelerator's own, or of what Metal calls its working set
@@ -18,6 +20,12 @@ class Site:
     device: str
     memory_bytes: int
     alphabet_size: int
+
+    @classmethod
+    def of(cls, device: str, proof: DeviceProof, alphabet_size: int) -> Site:
+        """An accelerator's own memory as it was proved; the machine's as it is now, which may be more than then."""
+        has_its_own = device != "cpu" and proof.device == device
+        return cls(device, proof.memory_bytes if has_its_own else memory_bytes(), alphabet_size)
 
     @property
     def training_bytes(self) -> int:

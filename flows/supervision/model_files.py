@@ -128,7 +128,7 @@ class ModelFiles:
         if not self.folder.is_dir():
             return
         row = {key: value for key, value in asdict(event).items() if value not in (None, 0, 0.0)}
-        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+        with open(durable.open_to_append(self.folder / "events.jsonl"), "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": event.step, **row}, ensure_ascii=False) + "\n")
 
 

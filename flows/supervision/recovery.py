@@ -79,7 +79,7 @@ class Recovery:
         self._chooser = RemedyChooser(self._config)
         self.fit = self._first_fit()
         self._restart: tuple[Remedy, float] | None = None  # a remedy whose cost is not over, and since when
-        self._short_of_memory_at: int | None = None  # the last step in which memory ran out and the trainer went on
+        self._short_of_memory_at: int | None = None  # the last step in which memory ran out and the trainer continued
 
     def train(self) -> TrainingOutcome:
         """The outcome of a training that finished.
@@ -132,15 +132,16 @@ class Recovery:
         remedy, self.fit = chosen
         if ending.symptom in LEAVES_THE_DATA_IN_DOUBT:
             self._remake_data()
-        message = f"{ending.symptom}: {ending.evidence} -> {remedy.name}"
-        self._files.append_event(TrainerEvent("remedy", watch.step, message, time.time()))
         if remedy is remedies.MAKE_ROOM:
             self._disk.make_room(self._assignment.step, ending.evidence, self._files.folder, ending.disk_needed)
-            return
         if remedy in remedies.FOR_MEMORY and ending.symptom == faults.OUT_OF_MEMORY:
             self._limits.note(self._config, self._site, self.fit, ending.evidence)
         if remedy is remedies.CPU and before.device != "cpu" and ending.symptom in OF_THE_DEVICE:
             self._accelerator.give_up(ending.evidence)
+        message = f"{ending.symptom}: {ending.evidence} -> {remedy.name}"
+        self._files.append_event(TrainerEvent("remedy", watch.step, message, time.time()))  # once there is room for it
+        if remedy is remedies.MAKE_ROOM:
+            return  # make_room has recorded it
         row = self._record(ending.symptom, ending.evidence, remedy.name, watch.lost_seconds(), watch.steps_lost())
         self._restart = row, time.monotonic()
 

@@ -57,8 +57,8 @@ class Row:
 TABLE: dict[str, Row] = {
     faults.OUT_OF_MEMORY: Row(
         "The wording of torch, CUDA, Metal, the CPU's allocator or the system, also of an abort; or SIGKILL while less "
-        "than 5 % of memory was left, while the kernel counted one more out-of-memory kill, or when macOS wrote a "
-        "report of one.",
+        "than 5 % of memory was left, while the kernel counted one more out-of-memory kill, or while macOS wrote a "
+        "report of one or called the pressure on memory critical.",
         FOR_MEMORY,
         "The next smaller model takes its place. It never grows back in this run, and the next run begins with what "
         "fitted. More memory, or a model with a smaller n_embd, n_layer or block_size, is the cure.",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.supervision.model_files import CheckpointId, ModelFiles
-from nanogpt import faults
+from nanogpt import durable, faults
 from nanogpt.process.endings import CRASHED, STALL, WRONG_NUMBERS, ProcessLog, death_by_signal
 from nanogpt.process.memory_pressure import MemoryPressure
 from nanogpt.results import Heartbeat, TrainingFailure, TrainingOutcome
@@ -78,7 +78,7 @@ def train(
     said = ProcessLog(log)
     life = Life(files.heartbeat(), STALL_SECONDS if stall_seconds is None else stall_seconds, step_seconds)
     pressure = MemoryPressure()
-    with open(log, "ab") as output:
+    with open(durable.open_to_append(log), "ab") as output:
         # A session of its own: Ctrl-C reaches the child once, from here, and never twice.
         child = subprocess.Popen(
             trainer_command(arguments),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 from dataclasses import dataclass
@@ -43,10 +45,9 @@ class ProcessLog:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.unblock(path)
-        if path.is_symlink() and not path.exists():  # no log that cannot be opened may stop a training
-            path.unlink()
         self.path = path
+        with contextlib.suppress(OSError):  # no log that cannot be opened may stop a training
+            os.close(durable.open_to_append(path))
         self._began_at = self._read_to = self.size()
 
     def line_like(self, pattern: re.Pattern[str]) -> str:

@@ -1,8 +1,13 @@
-"""Whether memory was running out: what a SIGKILL does not say. Torch-free, and cheap enough for four looks a second."""
+"""Whether memory was running out: what a SIGKILL does not say. Torch-free, and cheap enough for four looks a second.
+
+What is read on macOS follows Apple's documentation of jetsam event reports and xnu's sysctls; it never ran on a Mac.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +22,7 @@ REMEMBERED_SECONDS = 3.0  # what is left after a death says nothing: the dead pr
 
 @dataclass(frozen=True)
 class GroupFiles:
-    """Where a control group tells of its memory. `cache`: what of its use is files that can be dropped."""
+    """Where a control group shows its memory. `cache`: what of its use is files that can be dropped."""
 
     root: Path
     limit: str
@@ -32,11 +37,17 @@ GROUPS = {  # by controllers in /proc/self/cgroup, version 2 names none
                          "total_inactive_file", "memory.oom_control"),
 }  # fmt: skip
 
+REPORTS = Path("/Library/Logs/DiagnosticReports")  # of macOS, which writes one when it has killed for want of memory
+PRESSURE_LEVEL = ["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]  # of macOS: 1 normal, 2 warning, 4 critical
+CRITICAL = "4"
+
 
 class MemoryPressure:
-    """The machine's memory, and that of this process's control group, over the last seconds."""
+    """The machine's memory, and that of this process's control group, over the last seconds; of macOS, since the watch
+    began."""
 
     def __init__(self) -> None:
+        self._began = time.time()  # as the times of files are
         self._looks: deque[tuple[float, float, int]] = deque()  # (moment, share left, kills of the kernel)
         self.look()
 
@@ -51,7 +62,9 @@ class MemoryPressure:
         if kernel_kills() > self._looks[0][2]:  # seconds ago: one of hours ago was another program's
             return "the kernel has killed for want of memory"
         least = min(share for _, share, _ in self._looks)
-        return f"killed with {least:.0%} of memory left" if least < PRESSURE else ""
+        if least < PRESSURE:
+            return f"killed with {least:.0%} of memory left"
+        return evidence_of_macos(self._began) if sys.platform == "darwin" else ""
 
 
 def share_left() -> float:
@@ -61,11 +74,26 @@ def share_left() -> float:
 
 
 def kernel_kills() -> int:
-    """How many processes Linux has killed for want of memory, as far as it tells; 0 elsewhere."""
+    """How many processes Linux has killed for want of memory, as far as it says; 0 elsewhere."""
     counted = _counted(Path("/proc/vmstat"), "oom_kill")
     for group, files in _groups():
         counted += _counted(group / files.kills, "oom_kill")
     return counted
+
+
+def evidence_of_macos(since: float) -> str:
+    """The report of a kill for want of memory that was written `since`, or that the system is as short of it now as it
+    can be; "" for neither."""
+    with contextlib.suppress(OSError):  # of them all: only administrators may look there
+        reports = [report for report in REPORTS.glob("JetsamEvent-*.ips") if report.stat().st_mtime >= since]
+        if reports:
+            newest = max(reports, key=lambda report: report.name)  # JetsamEvent-2026-11-20-235012.ips
+            return f"macOS has killed for want of memory ({newest.name})"
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(PRESSURE_LEVEL, capture_output=True, text=True, timeout=5)
+        if answer.stdout.strip() == CRITICAL:
+            return "killed while macOS called the pressure on its memory critical"
+    return ""
 
 
 def _shares_of_groups() -> Iterator[float]:

@@ -21,12 +21,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from nanogpt import durable, faults
 from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL, Death, ProcessLog, death_by_signal
 from nanogpt.process.memory_pressure import MemoryPressure
 
 SECONDS_BETWEEN_LOOKS = 0.25
 ONCE_MORE = 2  # times that a call is made again whose process was killed, or aborted on the CPU
-LOG_MODE = 0o644
 
 
 class WorkerDied(Exception):
@@ -60,8 +60,9 @@ class Worker:
     def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
         """The picklable result of `module:function`(**arguments), run in the worker.
 
-        An argument `device` says what the function computes on: an abort on an accelerator is the accelerator's.
-        Raises what the function raises, WorkerDied when the process ends or outlasts `timeout` seconds.
+        An argument `device`, or `asked`, says what the function computes on: an abort on an accelerator is the
+        accelerator's. Raises what the function raises, or the cause of that, whichever says what went wrong; WorkerDied
+        when the process ends or outlasts `timeout` seconds.
         """
         tries_left = ONCE_MORE
         while True:
@@ -76,13 +77,14 @@ class Worker:
 
     def _call(self, target: str, timeout: float | None, arguments: dict[str, Any]) -> Any:
         pool = self._open()
+        self._pressure = MemoryPressure()  # what ran out during another call says nothing of this one
         try:
             answer = pool.submit(_invoke, target, arguments)  # Ctrl-C may come before it returns, too
             [self._process] = pool._processes.values()
             self._wait_for(answer, timeout)
             return answer.result(timeout=0)
         except BrokenProcessPool:
-            death = self._death(arguments.get("device", "cpu"))
+            death = self._death(arguments.get("device") or arguments.get("asked") or "cpu")
             self.close(kill=True)
             raise WorkerDied(f"{target}: {death.evidence}", death.symptom) from None
         except TimeoutError:
@@ -136,7 +138,7 @@ class Worker:
 def _prepare(log: str) -> None:
     """In the worker: output to its log, Ctrl-C left to the parent, and no life without the parent."""
     with contextlib.suppress(OSError):  # a disk that takes nothing more costs the log, not the work
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, LOG_MODE)
+        descriptor = durable.open_to_append(Path(log))
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
     with contextlib.suppress(OSError):  # where memory runs out, Linux is to end this process and none other
@@ -163,12 +165,22 @@ def _invoke(target: str, arguments: dict[str, Any]) -> Any:
         raise sendable from None
 
 
-def _sendable(error: Exception) -> Exception:
-    """`error` as it can be sent to another process: one that cannot would look like the death of this one."""
-    with contextlib.suppress(Exception):
-        pickle.loads(pickle.dumps(error))
-        return error
+def _sendable(error: Exception) -> BaseException:
+    """`error`, or what caused it, as it can be sent to another process, where it says the same on its own.
+
+    Causes are lost on the way, and one that cannot be sent would look like the death of this process.
+    """
+    symptom = faults.classify(error)
+    for cause in faults.causes(error):
+        with contextlib.suppress(Exception):
+            copy = pickle.loads(pickle.dumps(cause))
+            if isinstance(cause, faults.UserError) or faults.classify(copy) == symptom:
+                return cause
+        if isinstance(cause, OSError) and faults.classify(plain := _plain(cause)) == symptom:
+            return plain
     message = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror, error.filename)
-    return MemoryError(message) if isinstance(error, MemoryError) else RuntimeError(message)
+    return MemoryError(message) if symptom == faults.OUT_OF_MEMORY else RuntimeError(message)
+
+
+def _plain(error: OSError) -> OSError:
+    return OSError(error.errno, error.strerror, error.filename)

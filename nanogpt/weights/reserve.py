@@ -16,13 +16,16 @@ PIECE = bytes(1 << 20)
 
 
 class NoRoomError(OSError):
-    """`needed` bytes do not fit into `folder`."""
+    """`needed` bytes do not fit into `folder`, which has `free`; None: it is asked."""
 
-    def __init__(self, folder: Path, needed: int):
-        free = shutil.disk_usage(folder).free
+    def __init__(self, folder: Path, needed: int, free: int | None = None):
+        free = shutil.disk_usage(folder).free if free is None else free
         message = f"a checkpoint needs {needed / 1e6:.1f} MB, free are {free / 1e6:.1f} MB"
         super().__init__(errno.ENOSPC, message, str(folder))
-        self.needed = needed
+        self.folder, self.needed, self.free = folder, needed, free
+
+    def __reduce__(self) -> tuple[type[NoRoomError], tuple[Path, int, int]]:
+        return NoRoomError, (self.folder, self.needed, self.free)
 
 
 def require(folder: Path, size: int) -> None:

@@ -1,50 +1,77 @@
-"""What is passed on of a trainer, and what a failure of it costs."""
+"""What a trainer shows is passed on, and what a failed attempt cost is counted."""
 
-from pathlib import Path
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from flows.context.action_log import ActionLog
-from flows.context.budget_clock import BudgetClock
-from flows.context.journal import Journal
 from flows.supervision import trainer_watch
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.trainer_watch import TrainerWatch
-from nanogpt.results import Heartbeat
+from nanogpt import durable
+from nanogpt.results import Heartbeat, TrainerEvent
+from tests.flows.parts import Parts
 
 pytestmark = pytest.mark.fast
 
 
+class Case:
+    """A watch over a trainer, whose clock is `now`; what it passed on."""
+
+    def __init__(self, parts: Parts, monkeypatch):
+        self.parts, self.files = parts, ModelFiles(parts.paths.model("tiny"))
+        self.files.folder.mkdir()
+        self.now, self.mended, self.trained, self.shown = time.monotonic(), [], [], []
+        monkeypatch.setattr(trainer_watch, "time", SimpleNamespace(monotonic=lambda: self.now))
+        parts.display.progress = self.shown.append
+        self.watch = TrainerWatch("tiny", self.files, parts.journal, parts.clock, parts.pulse, self.mended.append,
+                                  lambda: self.trained.append(self.now), place=(1, 2, 60.0))  # fmt: skip
+
+    def beat(self, step: int, activity: str = "training", seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.watch(Heartbeat(step, 100, activity, loss=2.5, eta_seconds=30.0))
+
+
 @pytest.fixture
-def watch(tmp_path) -> TrainerWatch:
-    return watch_of(tmp_path)
+def case(tmp_path, monkeypatch) -> Case:
+    return Case(Parts(tmp_path), monkeypatch)
 
 
-def watch_of(folder: Path) -> TrainerWatch:
-    journal = Journal(ActionLog(folder / "log.txt"), folder / "remedies.json")
-    return TrainerWatch("micro", ModelFiles(folder / "micro"), journal, BudgetClock(folder / "clock.json", 600.0),
-                        pulse=lambda: None)  # fmt: skip
+def test_a_heartbeat_is_progress_of_this_model_among_those_of_the_plan(case):
+    case.beat(0, "loading")
+    assert case.trained == []
+    case.beat(50)
+    assert len(case.trained) == 1 and case.parts.pulses == 2
+    progress = case.shown[-1]
+    assert (progress.fraction, progress.position, progress.models, progress.seconds_after) == (0.5, 1, 2, 60.0)
+    assert progress.line().startswith("model 1 of 2  tiny  step 50/100  loss 2.500")
 
 
-def test_what_an_attempt_lost_is_counted_from_its_own_checkpoints(tmp_path):
-    checkpoints = tmp_path / "micro/checkpoints"
-    (checkpoints / "step-00000100").mkdir(parents=True)
-    (checkpoints / "step-00000400.bad").mkdir()
-    watch = watch_of(tmp_path)
-    assert (watch.steps_lost(), watch.saved_steps()) == (0, 0)
-    watch(Heartbeat(150, 1000, "training"))
-    assert (watch.steps_lost(), watch.saved_steps()) == (50, 0)
-    wasted = watch.lost_seconds()
-    (checkpoints / "step-00000140").mkdir()
-    assert (watch.steps_lost(), watch.saved_steps()) == (10, 40)
-    assert 0 < watch.lost_seconds() < max(wasted, 1.0)
+def test_what_the_trainer_mended_is_passed_on_but_not_what_is_usual(case):
+    for event, message in (("skipped", "spike: loss 9"), ("skipped", "overflow: 2^15"), ("evaluated", "val 2.1")):
+        case.files.append_event(TrainerEvent(event, 3, message))
+    case.beat(4)
+    assert [event.message for event in case.mended] == ["spike: loss 9"]
 
 
-def test_a_plot_that_fails_does_not_stop_the_training(watch, monkeypatch, tmp_path):
+def test_the_clock_is_noted_now_and_then(case):
+    case.beat(1)
+    assert not case.parts.clock.path.exists()
+    case.beat(2, seconds=trainer_watch.CLOCK_SECONDS)
+    assert case.parts.clock.path.exists()
+
+
+def test_a_plot_that_cannot_be_drawn_costs_nothing_but_a_line(case, monkeypatch):
     def fail(folder):
         raise ValueError("no room for the axes")
 
     monkeypatch.setattr(trainer_watch, "draw_loss", fail)
-    monkeypatch.setattr(trainer_watch, "PLOT_SECONDS", 0.0)
-    watch(Heartbeat(1, 10, "training"))
-    assert "no loss plot of micro: ValueError: no room for the axes" in (tmp_path / "log.txt").read_text()
+    case.beat(1, seconds=trainer_watch.PLOT_SECONDS)
+    assert "no loss plot of tiny: ValueError: no room for the axes" in case.parts.log
+
+
+def test_an_attempt_costs_what_it_did_after_its_last_checkpoint_and_its_start(case):
+    case.beat(40, seconds=80.0)
+    assert (case.watch.saved_steps(), case.watch.steps_lost(), case.watch.lost_seconds()) == (0, 40, 80.0)
+    durable.write_json(case.files.folder / "checkpoints/step-00000030/manifest.json", {})
+    assert (case.watch.saved_steps(), case.watch.steps_lost(), case.watch.lost_seconds()) == (30, 10, 20.0)

@@ -17,17 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.cli import at_boot, session, status
+from flows.cli.command_line import parse
 from flows.cli.lock import exclusive
-from flows.context.options import CHECKOUT, PHASES, parse
-from flows.ledger.ledger import Outcome, Step
+from flows.context.command_words import PHASES
+from flows.context.paths import CHECKOUT
 from flows.runner.run import Run
+from tests.flows.parts import assembled, one_step
 
 ANALYZE = shutil.which("systemd-analyze")
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cn"]), max_size=20)
 AWKWARD = ["two words", 'a "quoted" one', "it's", "back\\slash", "end\\", "100 %", "%h", "$HOME", "${HOME}", "$$", ";",
            "", "-", "@x", "#x", "ü 🙂", "a=b", "  blanks  ", "<&>", "]]>", "\u2028"]  # fmt: skip
-PARSED = parse(["--data", "embedded"])
-BEING_DONE = "the run is done: it starts at boot no more"
+PARSED = parse(["--data", "embedded"], [])
+BEING_DONE = "the run is done: it no longer starts at boot"
 
 
 class Machine:
@@ -54,7 +56,7 @@ class Machine:
         self.monkeypatch.setattr(at_boot, "sys", SimpleNamespace(platform=platform, executable=sys.executable))
 
     def run(self, *arguments: str) -> Run:
-        return Run(parse(["--workspace", str(self.workspace), "--data", "embedded", *arguments]))
+        return assembled(self.workspace, [], None, "--data", "embedded", *arguments)
 
     def install(self, *arguments: str) -> Path:
         run = self.run(*arguments)
@@ -76,6 +78,11 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path, monkeypatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
+
+
+def main(machine: Machine, *arguments: str) -> int:
+    """A start of a run that ends before its phases."""
+    return session.main(["--workspace", str(machine.workspace), *arguments], [], None)
 
 
 # The files --------------------------------------------------------------------------------------------------------
@@ -183,14 +190,14 @@ def test_the_unit_starts_again_what_failed_a_few_times_and_never_a_mistake(machi
 @pytest.mark.parametrize("awkward", ["a\nb", "a\x00b".replace("\0", "\x07"), "\udcff"])
 def test_what_no_file_can_hold_is_refused_before_anything_is_written(machine, awkward):
     machine.monkeypatch.setenv("PATH", f"/bin:{awkward}")
-    assert session.main(["--workspace", str(machine.workspace), "--data", "embedded", "--install-at-boot"], None) == 2
+    assert main(machine, "--data", "embedded", "--install-at-boot") == 2
     assert not machine.home.exists()
 
 
 # Installing and taking off ----------------------------------------------------------------------------------------
 
 
-def test_it_is_shown_written_enabled_and_told_how_to_undo(machine):
+def test_it_is_shown_written_enabled_and_says_how_to_undo(machine):
     machine.be("linux")
     file = machine.install()
     assert file.parent == machine.home / ".config/systemd/user"
@@ -215,9 +222,9 @@ def test_on_a_mac_launchd_is_asked(machine):
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_a_run_that_goes_on_is_not_started_twice(machine, platform):
+def test_a_run_that_is_running_is_not_started_twice(machine, platform):
     machine.be(platform)
-    with exclusive(machine.run()):
+    with exclusive(machine.run().paths, "default"):
         machine.install()
     assert "--now" not in machine.questions and "bootstrap" not in machine.questions
     assert any("is left alone" in line for line in machine.said)
@@ -234,7 +241,7 @@ def test_a_manager_that_does_not_answer_costs_nothing_and_the_file_can_be_taken_
     assert not file.exists()
 
 
-def test_the_status_tells_that_it_starts_at_boot(machine, capsys):
+def test_the_status_says_that_it_starts_at_boot(machine, capsys):
     assert status.show(machine.run()) == 0
     assert "at boot" not in capsys.readouterr().out
     machine.install()
@@ -256,7 +263,7 @@ def test_the_configuration_folder_is_the_persons_choice(machine, tmp_path):
 
 def test_what_is_for_one_start_is_no_command_for_every_boot(machine, capsys):
     for option in (["--fresh"], ["--only", "training"], ["--redo", "dataset.fetch"], ["--status"], ["--uninstall"]):
-        assert session.main(["--install-at-boot", "--workspace", str(machine.workspace), *option], None) == 2
+        assert main(machine, "--install-at-boot", *option) == 2
     assert not machine.workspace.exists() and not machine.home.exists()
 
 
@@ -268,16 +275,16 @@ def test_a_run_takes_itself_off_when_it_is_done_and_not_before(machine, failing,
     link.parent.mkdir()
     link.symlink_to(file)
 
-    def work(run: Run) -> Outcome:
+    def work(run: Run) -> None:
         if failing:
             raise RuntimeError("no remedy is left")
-        return Outcome()
 
     def flow(run: Run) -> None:
-        for name in PHASES:
-            run.phase(name, lambda run, name=name: run.do(Step(f"{name}.all", name, work)))
+        for phase in run.phases:
+            run.run_phase(phase)
 
     arguments = ["--workspace", str(machine.workspace), "--data", "embedded", "--no-ui", "--set", "milestones=false"]
-    assert session.main(arguments, flow) == (1 if failing else 0)
+    phases = [one_step(name, work) for name in PHASES]
+    assert session.main(arguments, phases, flow) == (1 if failing else 0)
     assert file.exists() == link.is_symlink() == left
     assert (BEING_DONE in machine.log) != left

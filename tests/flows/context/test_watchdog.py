@@ -21,20 +21,21 @@ def test_a_silence_is_logged_once_with_the_stack_of_the_one_that_hangs():
     said: list[tuple[str, str]] = []
     lock = threading.Lock()
 
-    def waits_for_ever():
+    def waits_forever():
         with lock:
             pass
 
     lock.acquire()
-    hanging = threading.Thread(target=waits_for_ever, name="hanging", daemon=True)
+    hanging = threading.Thread(target=waits_forever, name="hanging", daemon=True)
     hanging.start()
     watchdog = Watchdog(lambda message, level: said.append((message, level)), patience=0.1)
+    watchdog.start()
     try:
         wait_until(lambda: said)
         time.sleep(0.3)
         [(message, level)] = said
         assert level == "error" and "no progress for" in message
-        assert "thread hanging" in message and "in waits_for_ever" in message
+        assert "thread hanging" in message and "in waits_forever" in message
         watchdog.beat()
         wait_until(lambda: len(said) == 2)
     finally:
@@ -45,6 +46,7 @@ def test_a_silence_is_logged_once_with_the_stack_of_the_one_that_hangs():
 def test_progress_keeps_it_silent():
     said: list[str] = []
     watchdog = Watchdog(lambda message, level: said.append(message), patience=5.0)
+    watchdog.start()
     for _ in range(50):
         watchdog.beat()
         time.sleep(0.002)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.context import budget_clock as clock
-from flows.context.budget_clock import Clock
+from flows.context import budget_clock
+from flows.context.budget_clock import BudgetClock
 
 pytestmark = pytest.mark.fast
 
@@ -55,10 +55,10 @@ class Machine:
 def test_only_waking_time_is_spent_whatever_happens(events, platform):
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         machine = Machine()
-        patch.setattr(clock, "time", machine)
-        patch.setattr(clock, "sys", SimpleNamespace(platform=platform))
-        watch = Clock(Path(folder) / "clock.json", BUDGET)
-        spent = slept = told = 0.0
+        patch.setattr(budget_clock, "time", machine)
+        patch.setattr(budget_clock, "sys", SimpleNamespace(platform=platform))
+        watch = BudgetClock(Path(folder) / "clock.json", BUDGET)
+        spent = slept = reported = 0.0
         for what, amount in events:
             if what == "works":
                 machine.pass_time(amount)
@@ -74,33 +74,33 @@ def test_only_waking_time_is_spent_whatever_happens(events, platform):
                 machine.clocks["wall"] += amount
             else:
                 watch.save()
-                told += watch.slept()
+                reported += watch.slept()
                 machine.pass_time(amount)
                 if what == "is rebooted":
                     machine.reboot()
-                watch = Clock(watch.path, BUDGET)
-                assert watch.go_on()
+                watch = BudgetClock(watch.path, BUDGET)
+                assert watch.resume()
         rounding = 0.05 * len(events) + 1e-3
         assert watch.spent == pytest.approx(spent, abs=rounding)
         assert watch.left == pytest.approx(BUDGET - spent, abs=rounding)
-        assert told + watch.slept() == pytest.approx(0.0 if platform == "somewhere" else slept, abs=1e-3)
-        assert watch.slept() == 0.0  # each sleep is told once
+        assert reported + watch.slept() == pytest.approx(0.0 if platform == "somewhere" else slept, abs=1e-3)
+        assert watch.slept() == 0.0  # each sleep is reported once
 
 
 def test_a_kill_while_it_waits_costs_the_budget_nothing(tmp_path, monkeypatch):
     machine = Machine()
-    monkeypatch.setattr(clock, "time", machine)
-    watch = Clock(tmp_path / "clock.json", BUDGET)
+    monkeypatch.setattr(budget_clock, "time", machine)
+    watch = BudgetClock(tmp_path / "clock.json", BUDGET)
     machine.pass_time(60)
     with watch.stopped():
         machine.pass_time(3600)
         watch.save()
-    later = Clock(watch.path, BUDGET)
-    assert later.go_on() and later.spent == 60
+    later = BudgetClock(watch.path, BUDGET)
+    assert later.resume() and later.spent == 60
 
 
 def test_this_machine_tells_of_its_sleep():
     """Whatever it has slept so far, it did not between two lines."""
-    before = clock.seconds_asleep()
+    before = budget_clock.seconds_asleep()
     time.sleep(0.05)
-    assert before >= -0.001 and clock.seconds_asleep() - before == pytest.approx(0, abs=0.001)
+    assert before >= -0.001 and budget_clock.seconds_asleep() - before == pytest.approx(0, abs=0.001)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from flows.cli import hangup
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 
 # A run of one phase, in a terminal of its own, with a child as the steps that run examples and tests have.
@@ -22,28 +22,25 @@ import fcntl, os, signal, subprocess, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 from pathlib import Path
-from flows import session
-from flows.ledger.ledger import Outcome, Step
+from flows.cli import session
+from tests.flows.parts import one_step
 
 def work(run):
     child = subprocess.Popen(["sleep", "600"])
     Path("begun").touch()
     while not Path("closed").exists():
-        run.tell("still here")
+        run.journal.message("still here")
         time.sleep(0.02)
-    for _ in range(20):  # also with nobody to tell
-        run.tell("on my own")
+    for _ in range(20):  # also with nobody to read it
+        run.journal.message("on my own")
         time.sleep(0.02)
     print("to the terminal itself", file=sys.stderr)
     Path("child").write_text(str(child.poll()))
     child.kill()
-    return Outcome()
 
-def flow(run):
-    run.phase("training", lambda run: run.do(Step("training.micro", "Train", work)))
-
+TRAINING = one_step("training", work, "training.micro")
 code = session.main(["--workspace", str(Path.cwd()), "--data", "embedded", "--no-ui", "--only", "training",
-                     *sys.argv[1:]], flow)
+                     *sys.argv[1:]], [TRAINING], lambda run: run.run_phase(TRAINING))
 Path("code").write_text(str(code))
 sys.exit(code)
 """
@@ -98,11 +95,11 @@ class Terminal:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["xterm", "dumb"])  # a live table, and lines
-def test_a_run_goes_on_without_its_terminal(tmp_path, kind):
+def test_a_run_continues_without_its_terminal(tmp_path, kind):
     terminal = Terminal(tmp_path, kind=kind)
     assert terminal.close_in_the_middle() == 0
     assert terminal.log.count("on my own") == 20
-    assert terminal.log.count("hangup: the terminal was closed (SIGHUP) -> went on without it") == 1
+    assert terminal.log.count("hangup: the terminal was closed (SIGHUP) -> continued without it") == 1
     assert (tmp_path / "child").read_text() == "None"  # it still ran
     [remedy] = durable.read_json(tmp_path / "state/default/markers/training.micro.json")["remedies"]
     assert (remedy["symptom"], remedy["step"]) == ("hangup", "training")
@@ -127,8 +124,8 @@ def test_nohup_outlives_even_what_is_to_save(tmp_path):
 def test_a_second_hangup_does_not_disturb_the_saving():
     script = textwrap.dedent("""
         import os, signal, time
-        from flows import hangup
-        with hangup.heeded("save", lambda: None):
+        from flows.cli import hangup
+        with hangup.handle_hangup("save", lambda: None):
             try:
                 os.kill(os.getpid(), signal.SIGHUP)
                 time.sleep(5)
@@ -141,17 +138,17 @@ def test_a_second_hangup_does_not_disturb_the_saving():
     assert (done.returncode, done.stdout) == (0, "saved\n")
 
 
-def test_hangups_are_told_once_and_heard_as_before_afterwards():
-    told, before = [], signal.signal(signal.SIGHUP, lambda number, frame: told.append("as before"))
+def test_hangups_are_reported_once_and_heard_as_before_afterwards():
+    reported, before = [], signal.signal(signal.SIGHUP, lambda number, frame: reported.append("as before"))
     try:
-        with hangup.heeded("continue", lambda: told.append("hung up")):
+        with hangup.handle_hangup("continue", lambda: reported.append("hung up")):
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGHUP)
                 time.sleep(0.05)
-        assert told == ["hung up"]
+        assert reported == ["hung up"]
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.01)
-        assert told == ["hung up", "as before"]
+        assert reported == ["hung up", "as before"]
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -165,7 +162,8 @@ def test_output_that_nobody_reads_is_lost_and_another_failure_is_not_for_good(tm
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w", buffering=1) as full:
             hangup.LastingOutput(full).write("no room\n")
-            assert os.readlink(f"/proc/self/fd/{full.fileno()}") == "/dev/full"  # where there is room again, it goes on
+            # Once there is room again, it is written to.
+            assert os.readlink(f"/proc/self/fd/{full.fileno()}") == "/dev/full"
             os.dup2(os.open(tmp_path / "room", os.O_WRONLY | os.O_CREAT), full.fileno())
             hangup.LastingOutput(full).write("room\n")
         assert (tmp_path / "room").read_text().endswith("room\n")

@@ -10,17 +10,23 @@ import time
 import psutil
 import pytest
 
-from flows.machine import memory_pressure
-from flows.supervision import recovery as treatment
 from flows.supervision import supervisor
+from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
+from nanogpt.process import memory_pressure
+from nanogpt.records import to_json
+from nanogpt.results import Heartbeat
+from tests.flows.parts import outcome
 
 pytestmark = pytest.mark.slow
 
-FINISHED = {"status": "finished", "step": 3}
-# What a stand-in for the trainer begins with: its folder, and how it shows that it lives.
-PREAMBLE = """
+FINISHED = outcome("finished")
+# What a stand-in for the trainer begins with: its folder, how it shows that it lives, and its good end.
+PREAMBLE = f"""
 import json, os, signal, sys, time
+FINISHED = {to_json(FINISHED)!r}
+"""
+PREAMBLE += """
 from pathlib import Path
 folder = Path(sys.argv[1])
 
@@ -29,7 +35,10 @@ def write(name, value):
     os.replace(folder / "part", folder / name)
 
 def beat(step):
-    write("heartbeat", {"step": step, "time": time.time()})
+    write("heartbeat", {"step": step, "max_iters": 9, "activity": "training", "time": time.time()})
+
+def finish():
+    write("outcome.json", FINISHED)
 
 def forever():
     while True:
@@ -43,8 +52,8 @@ class Watch:
     def __init__(self, folder, monkeypatch):
         self.folder, self.log = folder / "model", folder / "logs" / "model.log"
         self.folder.mkdir()
-        self.beats: list[dict] = []
-        self.pid = None
+        self.files = ModelFiles(self.folder)
+        self.beats: list[Heartbeat] = []
         self.monkeypatch = monkeypatch
 
     def over(self, script: str, on_progress=None, **options) -> supervisor.Ending:
@@ -52,7 +61,7 @@ class Watch:
         file.write_text(PREAMBLE + textwrap.dedent(script))
         command = [sys.executable, str(file), str(self.folder)]
         self.monkeypatch.setattr(supervisor, "trainer_command", lambda arguments: command)
-        return supervisor.train([], self.folder, self.log, on_progress or self.beats.append, **options)
+        return supervisor.train([], self.files, self.log, on_progress or self.beats.append, **options)
 
     @property
     def trainer_is_gone(self) -> bool:
@@ -72,17 +81,17 @@ def test_a_trainer_that_finishes_gives_its_outcome(watch):
         for step in range(4):
             beat(step)
             time.sleep(0.1)
-        write("outcome.json", {"status": "finished", "step": 3})
+        finish()
     """)
     assert (ending.symptom, ending.outcome) == ("", FINISHED)
-    assert [beat["step"] for beat in watch.beats] == [0, 1, 2, 3]  # each once, in order
+    assert [beat.step for beat in watch.beats] == [0, 1, 2, 3]  # each once, in order
 
 
 def test_an_earlier_attempts_files_are_believed_no_more(watch):
-    durable.write_json(watch.folder / "outcome.json", FINISHED)
-    durable.write_json(watch.folder / "heartbeat", {"step": 99, "time": 0})
+    durable.write_json(watch.folder / "outcome.json", to_json(FINISHED))
+    durable.write_json(watch.folder / "heartbeat", to_json(Heartbeat(99, 100, "training")))
     ending = watch.over("time.sleep(0.2)")
-    assert ending.symptom == "crashed" and ending.outcome == {}
+    assert ending.symptom == "crashed" and ending.outcome is None
     assert watch.beats == []
 
 
@@ -91,26 +100,45 @@ def test_code_zero_without_an_outcome_is_no_success(watch):
     assert watch.over("(folder / 'outcome.json').write_text('{half')").symptom == "crashed"
 
 
+@pytest.mark.parametrize("blocked", ["a folder", "a link to itself", "a FIFO"])
+def test_what_stands_in_the_outcomes_place_makes_way(watch, blocked):
+    place = watch.folder / "outcome.json"
+    if blocked == "a folder":
+        place.mkdir()
+    elif blocked == "a FIFO":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(place.name)
+    assert watch.over("finish()").outcome == FINISHED
+
+
 @pytest.mark.parametrize("script, symptom, evidence", [
     ("write('outcome.json', {'status': 'failed', 'symptom': 'non_finite', 'message': 'NaN at 7'}); sys.exit(3)",
      "non_finite", "NaN at 7"),
     ("write('outcome.json', {'status': 'failed', 'symptom': 'out_of_memory', 'message': '3 GiB'}); sys.exit(3)",
      "out_of_memory", "3 GiB"),
+    ("sys.exit(4)", "disk_full", "exit code 4"),
     ("print('model.n_embd: bad'); sys.exit(2)", "user_error", "model.n_embd: bad"),
     ("sys.exit(143)", "stopped", "asked the trainer to stop"),
     ("print('fine so far'); raise RuntimeError('odd')", "crashed", "exit code 1; RuntimeError: odd"),
-    ("sys.exit(7)", "crashed", "exit code 7; it said nothing"),
+    ("sys.exit(7)", "crashed", "exit code 7; it printed nothing"),
     ("print('half way', flush=True); os.kill(os.getpid(), signal.SIGSEGV)", "aborted", "SIGSEGV; half way"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", "killed", "SIGKILL; it said nothing"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", "killed", "SIGKILL; it printed nothing"),
 ])  # fmt: skip
 def test_each_ending_has_its_symptom_and_its_evidence(watch, script, symptom, evidence):
     ending = watch.over(script)
     assert ending.symptom == symptom and evidence in ending.evidence
 
 
+def test_how_much_room_there_was_not_is_in_the_outcome(watch):
+    failed = {"status": "failed", "symptom": "disk_full", "message": "no space", "needed": 10**9}
+    ending = watch.over(f"write('outcome.json', {failed}); sys.exit(4)")
+    assert (ending.symptom, ending.disk_needed) == ("disk_full", 10**9)
+
+
 def test_the_last_words_are_this_attempts_own(watch):
     assert "first" in watch.over("print('first'); sys.exit(1)").evidence
-    assert "it said nothing" in watch.over("sys.exit(1)").evidence
+    assert "it printed nothing" in watch.over("sys.exit(1)").evidence
     assert watch.log.read_text() == "first\n"
 
 
@@ -127,7 +155,7 @@ def test_a_kill_while_memory_runs_out_is_the_kernels(watch, monkeypatch):
     ("cpu", "print('MemoryError'); sys.exit(1)", "out_of_memory"),
     ("cpu", "os.kill(os.getpid(), signal.SIGTERM)", "stopped"),
 ])  # fmt: skip
-def test_what_could_not_be_raised_is_told_by_the_last_words_and_the_device(watch, device, script, symptom):
+def test_what_could_not_be_raised_is_known_by_the_last_words_and_the_device(watch, device, script, symptom):
     assert watch.over(script, device=device).symptom == symptom
 
 
@@ -145,7 +173,7 @@ forever()
 def test_wrong_numbers_that_are_only_on_stderr_end_the_child_before_it_saves_them(watch):
     ending = watch.over(COMPLAINS, device="mps")
     assert (ending.symptom, ending.evidence) == ("device", "Error: command buffer exited with error status.")
-    assert ending.trusted == supervisor.checkpoints_in(watch.folder)
+    assert ending.trusted == watch.files.checkpoints()
     assert watch.trainer_is_gone and not (watch.folder / "saved").exists()
 
 
@@ -165,7 +193,7 @@ def test_only_checkpoints_from_before_the_complaint_are_trusted(watch):
         os.utime(later / "manifest.json", (0, 0))  # whatever the clock says
         forever()
     """, device="mps")  # fmt: skip
-    treatment.set_aside_all_but(ending.trusted, watch.folder)
+    watch.files.set_aside_all_but(ending.trusted)
     left = sorted(path.relative_to(watch.folder).as_posix() for path in watch.folder.rglob("manifest.json"))
     assert left in (
         ["best.bad/manifest.json", "checkpoints/step-00000020/manifest.json",
@@ -174,7 +202,7 @@ def test_only_checkpoints_from_before_the_complaint_are_trusted(watch):
     )  # fmt: skip
 
 
-def test_a_talkative_child_still_tells_where_it_stood(watch):
+def test_a_talkative_child_still_shows_where_it_stood(watch):
     ending = watch.over("""
         import faulthandler
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -189,13 +217,13 @@ def test_the_same_words_mean_nothing_on_the_cpu_or_within_a_sentence(watch):
     ending = watch.over("""
         print("I read: command buffer exited with error status", flush=True)
         time.sleep(0.2)
-        write("outcome.json", {"status": "finished", "step": 3})
+        finish()
     """, device="mps")  # fmt: skip
     assert ending.symptom == ""
     assert watch.over("""
         print("command buffer exited with error status", flush=True)
         time.sleep(0.2)
-        write("outcome.json", {"status": "finished", "step": 3})
+        finish()
     """).symptom == ""  # fmt: skip
 
 
@@ -205,21 +233,21 @@ def test_slow_steps_are_no_stall(watch):
             beat(step)
             time.sleep(0.5)
         time.sleep(1.0)
-        write("outcome.json", {"status": "finished", "step": 3})
+        finish()
     """, stall_seconds=0.9)  # fmt: skip
     assert ending.symptom == ""
 
 
-def test_a_persons_mistake_is_told_by_the_real_trainer(tmp_path):
+def test_a_persons_mistake_is_named_by_the_real_trainer(tmp_path):
     config = tmp_path / "bad.yaml"
     config.write_text("model: {n_layr: 2}")
     arguments = [str(config), "--data", str(tmp_path), "--folder", str(tmp_path / "model")]
-    ending = supervisor.train(arguments, tmp_path / "model", tmp_path / "log", lambda heartbeat: None)
+    ending = supervisor.train(arguments, ModelFiles(tmp_path / "model"), tmp_path / "log", lambda heartbeat: None)
     assert ending.symptom == "user_error"
     assert ending.evidence == f'{config}: model.n_layr: unknown key (did you mean "n_layer"?)'
 
 
-# A trainer that does not go on -----------------------------------------------------------------------------------
+# A trainer that makes no progress -----------------------------------------------------------------------------------
 
 
 def test_a_trainer_without_a_heartbeat_is_asked_for_its_stacks_and_stopped(watch):
@@ -274,7 +302,7 @@ def interrupt(heartbeat):
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_lets_the_trainer_save_and_goes_on_upward(watch):
+def test_ctrl_c_lets_the_trainer_save_and_is_raised_again(watch):
     with pytest.raises(KeyboardInterrupt):
         watch.over(SAVES, on_progress=interrupt)
     assert (watch.folder / "saved").read_text() == "whole"
@@ -305,7 +333,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_save(watch, monkeypatch):
     monkeypatch.setattr(supervisor, "GRACE_SECONDS", 60.0)
 
     def twice(heartbeat):
-        signal.setitimer(signal.ITIMER_REAL, 0.3)  # while the first is being heeded
+        signal.setitimer(signal.ITIMER_REAL, 0.3)  # while the first is being handled
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -333,9 +361,10 @@ def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
     watcher = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from flows import memory_pressure, supervisor, treatment
+        from flows.supervision import supervisor
+        from flows.supervision.model_files import ModelFiles
         supervisor.trainer_command = lambda arguments: [sys.executable, {str(file)!r}, {str(watch.folder)!r}]
-        supervisor.train([], Path({str(watch.folder)!r}), Path({str(watch.log)!r}),
+        supervisor.train([], ModelFiles(Path({str(watch.folder)!r})), Path({str(watch.log)!r}),
                          lambda heartbeat: print("beat", flush=True))
     """)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     assert watcher.stdout.readline() == b"beat\n"
@@ -345,15 +374,16 @@ def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
     assert watch.trainer_is_gone
 
 
-@pytest.mark.parametrize("blocked", ["a folder", "a link to itself"])
-def test_a_log_that_cannot_be_opened_makes_way(tmp_path, blocked):
-    log = tmp_path / "tiny.log"
-    log.mkdir() if blocked == "a folder" else log.symlink_to(log.name)
-    said = supervisor.ChildLog(log)
-    log.write_text("step 1\n")
-    assert said.text() == "step 1\n"
+def test_a_reason_to_pause_lets_the_trainer_save(watch):
+    ending = watch.over(SAVES, reason_to_pause=lambda: "battery 3 %" if watch.beats else "")
+    assert (ending.symptom, ending.evidence) == ("paused", "battery 3 %")
+    assert (watch.folder / "saved").exists()
 
 
-def test_a_log_that_is_removed_stops_no_training(tmp_path):
-    said = supervisor.ChildLog(tmp_path / "tiny.log")
-    assert said.line_like(supervisor.WRONG_NUMBERS) == said.text() == "" and said.last_words() == "it said nothing"
+def test_its_log_is_never_written_through_a_link(watch):
+    precious = watch.folder / "precious"
+    precious.write_text("precious")
+    watch.log.parent.mkdir()
+    watch.log.symlink_to(precious)
+    watch.over("print('words', flush=True); finish()")
+    assert watch.log.read_text() == "words\n" and precious.read_text() == "precious"

@@ -6,38 +6,26 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flows.context.options import PHASES, SHORTEST_BUDGET
-from flows.planning import budget as pace
-from flows.planning import forecast, planner
-from flows.planning.forecast import Corpus, Speed
+from flows.context.command_words import PHASES, SHORTEST_BUDGET
+from flows.ledger.facts import LeftOut
+from flows.planning import budget_shares, forecast, planner
+from flows.planning.forecast import Corpus
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.measure.sizes import tokens_per_step
+from tests.flows.planning.models import GIB, PLAY, SIZES, model, speed
 
-GIB = 2**30
-ROOM = 16 * GIB
-PLAY = Corpus(1_115_394, 1_115_394, 65, 0.05, 0.05, 1.0)
-SIZES = {"small": (64, 10**6), "middle": (128, 10**7), "large": (256, 10**8)}  # name: block_size, parameters
+MEMORY = 16 * GIB
 
 
-def model(name: str = "small", **training) -> Config:
-    values = {"batch_size": 8, "max_iters": 1000, "warmup_iters": 20, **training}
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": SIZES[name][0]}
-    return Config.model_validate({"name": name, "model": shape, "training": values})
-
-
-def speed(name: str = "small", seconds_per_step: float = 0.05, memory: float = GIB) -> Speed:
-    return Speed(name, SIZES[name][1], seconds_per_step, 1e10, int(memory), False, 1)
-
-
-def plan(rungs, speeds, budget=600.0, corpus=PLAY, room=ROOM, fixed=False, pinned=(), unmeasured=()):
-    phases = pace.by_experience(budget, corpus.bytes)
-    return planner.make_plan(rungs, {speed.name: speed for speed in speeds}, dict(unmeasured), budget, phases, corpus,
-                             room, fixed, frozenset(pinned))  # fmt: skip
+def plan(models, speeds, budget=600.0, corpus=PLAY, memory=MEMORY, fixed=False, pinned=(), unmeasured=()):
+    phases = budget_shares.by_experience(budget, corpus.bytes)
+    return planner.make_plan(models, {speed.name: speed for speed in speeds}, dict(unmeasured), budget, phases, corpus,
+                             memory, fixed, frozenset(pinned))  # fmt: skip
 
 
 def training_seconds(budget: float, corpus: Corpus = PLAY) -> float:
-    return pace.training_seconds(budget, pace.by_experience(budget, corpus.bytes))
+    return budget_shares.training_seconds(budget, budget_shares.by_experience(budget, corpus.bytes))
 
 
 LADDER = [model("small"), model("middle"), model("large")]
@@ -60,18 +48,18 @@ def test_the_planned_seconds_never_exceed_the_budget(speeds, budget, corpus):
     made = plan(LADDER, speeds, budget, corpus)
     assert list(made.phase_seconds) and set(made.phase_seconds) == set(PHASES)
     assert all(seconds > 0 for seconds in made.phase_seconds.values())
-    assert sum(made.phase_seconds.values()) + pace.START_SECONDS <= budget * (1 + 1e-9)
-    assert sum(rung.seconds for rung in made.ladder) <= training_seconds(budget, corpus) * (1 + 1e-9)
+    assert sum(made.phase_seconds.values()) + budget_shares.START_SECONDS <= budget * (1 + 1e-9)
+    assert sum(planned.seconds for planned in made.ladder) <= training_seconds(budget, corpus) * (1 + 1e-9)
 
 
 @given(machines, budgets, corpora)
 def test_the_ladder_is_never_empty_and_begins_with_the_smallest(speeds, budget, corpus):
     made = plan(LADDER, speeds, budget, corpus)
-    names = [rung.config.name for rung in made.ladder]
+    names = [planned.config.name for planned in made.ladder]
     assert names[0] == "small" and names == sorted(set(names), key=list(SIZES).index)
-    left_out = [row["name"] for row in made.left_out]
-    assert sorted(names + left_out) == sorted(SIZES)  # every model is chosen or told why not
-    assert all(row["reason"] for row in made.left_out)
+    left_out = [row.name for row in made.left_out]
+    assert sorted(names + left_out) == sorted(SIZES)  # every model is chosen or left out for a reason
+    assert all(row.reason for row in made.left_out)
 
 
 @settings(max_examples=300)
@@ -85,22 +73,22 @@ def test_more_time_is_never_expected_to_predict_worse(speeds, budget, times, cor
 @given(machines, budgets, corpora)
 def test_the_expectation_counts_only_the_tokens_that_there_is_time_for(speeds, budget, corpus):
     """A model too slow for its least number of steps must not be chosen for tokens that it will never see."""
-    for rung in plan(LADDER, speeds, budget, corpus).ladder:
-        step = next(speed.seconds_per_step for speed in speeds if speed.name == rung.config.name)
+    for planned in plan(LADDER, speeds, budget, corpus).ladder:
+        step = next(speed.seconds_per_step for speed in speeds if speed.name == planned.config.name)
         most = training_seconds(budget, corpus) / step
-        assert rung.tokens <= max(1, most) * tokens_per_step(rung.config)
+        assert planned.tokens <= max(1, most) * tokens_per_step(planned.config)
 
 
 @given(machines, budgets, corpora)
 def test_the_same_measurements_give_the_same_plan(speeds, budget, corpus):
-    assert plan(LADDER, speeds, budget, corpus).facts() == plan(LADDER, speeds, budget, corpus).facts()
+    assert plan(LADDER, speeds, budget, corpus).facts(PHASES) == plan(LADDER, speeds, budget, corpus).facts(PHASES)
 
 
 @given(machines, budgets, corpora)
-def test_every_rung_can_be_trained_as_it_stands(speeds, budget, corpus):
-    for rung in plan(LADDER, speeds, budget, corpus).ladder:
-        training = rung.config.training
-        assert Config.model_validate(rung.config.model_dump()) == rung.config
+def test_every_planned_model_can_be_trained_as_it_stands(speeds, budget, corpus):
+    for planned in plan(LADDER, speeds, budget, corpus).ladder:
+        training = planned.config.training
+        assert Config.model_validate(planned.config.model_dump()) == planned.config
         assert training.max_iters > training.warmup_iters and training.eval_interval <= training.max_iters
         assert 0 < training.max_seconds <= training_seconds(budget, corpus) + 0.1
 
@@ -110,8 +98,8 @@ def test_every_rung_can_be_trained_as_it_stands(speeds, budget, corpus):
 
 def test_a_slow_machine_trains_the_small_one_alone_and_says_why():
     made = plan(LADDER, [speed("small", 0.5), speed("middle", 20.0), speed("large", 300.0)], 300.0)
-    assert [rung.config.name for rung in made.ladder] == ["small"]
-    reasons = {row["name"]: row["reason"] for row in made.left_out}
+    assert [planned.config.name for planned in made.ladder] == ["small"]
+    reasons = {row.name: row.reason for row in made.left_out}
     assert "bits per byte; small reaches about" in reasons["large"]
 
 
@@ -123,29 +111,29 @@ def test_a_fast_machine_proves_itself_on_the_small_one_and_gives_the_rest_to_a_l
 
 
 @pytest.mark.parametrize("needed, fits", [(15.9, True), (16.1, False), (40.0, False)])
-def test_a_rung_that_does_not_fit_the_memory_is_left_out_with_the_figures(needed, fits):
+def test_a_model_that_does_not_fit_the_memory_is_left_out_with_the_figures(needed, fits):
     fast = [speed("small", 0.01), speed("middle", 0.01), speed("large", 0.01, needed * GIB)]
-    made = plan(LADDER, fast, 8 * 3600, room=16 * GIB)
+    made = plan(LADDER, fast, 8 * 3600, memory=16 * GIB)
     assert (made.ladder[-1].config.name == "large") is fits
     if not fits:
-        reasons = {row["name"]: row["reason"] for row in made.left_out}
-        assert f"took {needed:.1f} GiB of memory; 16.0 GiB are there" in reasons["large"]
+        reasons = {row.name: row.reason for row in made.left_out}
+        assert f"took {needed:.1f} GiB of memory; a training may take 16.0 GiB" in reasons["large"]
 
 
-def test_a_rung_whose_block_is_longer_than_the_text_is_left_out_with_the_figures():
+def test_a_model_whose_block_is_longer_than_the_text_is_left_out_with_the_figures():
     short = Corpus(4_000, 4_000, 65, 0.05, 0.05, 1.0)  # 200 characters to validate on
     made = plan(LADDER, [speed("small"), speed("middle"), speed("large")], corpus=short)
-    reason = {row["name"]: row["reason"] for row in made.left_out}["large"]
+    reason = {row.name: row.reason for row in made.left_out}["large"]
     assert "block_size 256" in reason and "200 tokens" in reason
 
 
-@pytest.mark.parametrize("corpus, room, words", [
-    (dataclasses.replace(PLAY, bytes=1000), ROOM, "block_size 64 is longer than the validation text of about 50"),
-    (PLAY, GIB // 2, "took 1.0 GiB of memory; 0.5 GiB are there"),
+@pytest.mark.parametrize("corpus, memory, words", [
+    (dataclasses.replace(PLAY, bytes=1000), MEMORY, "block_size 64 is longer than the validation text of about 50"),
+    (PLAY, GIB // 2, "took 1.0 GiB of memory; a training may take 512.0 MiB"),
 ])  # fmt: skip
-def test_when_not_even_the_smallest_fits_a_person_is_told(corpus, room, words):
+def test_when_not_even_the_smallest_fits_a_person_reads_why(corpus, memory, words):
     with pytest.raises(UserError, match=words):
-        plan(LADDER, [speed("small"), speed("middle"), speed("large")], corpus=corpus, room=room)
+        plan(LADDER, [speed("small"), speed("middle"), speed("large")], corpus=corpus, memory=memory)
 
 
 @given(st.integers(10**4, 10**9), corpora)
@@ -157,8 +145,7 @@ def test_a_model_is_starved_by_less_than_a_twentieth_of_a_token_for_each_paramet
 
 def test_what_was_not_measured_is_left_out_for_the_reason_given():
     made = plan(LADDER, [speed("small")], unmeasured={"middle": "does not fit into memory", "large": "too slow"})
-    assert made.left_out == [{"name": "middle", "reason": "does not fit into memory"},
-                             {"name": "large", "reason": "too slow"}]  # fmt: skip
+    assert made.left_out == [LeftOut("middle", "does not fit into memory"), LeftOut("large", "too slow")]
 
 
 # What a person has decided ----------------------------------------------------------------------------------------
@@ -168,7 +155,7 @@ def test_what_was_not_measured_is_left_out_for_the_reason_given():
 def test_pinned_steps_stay(speeds, budget, steps):
     pinned = [model(name, max_iters=steps) for name in SIZES]
     made = plan(pinned, speeds, budget, pinned=["training.max_iters"])
-    assert {rung.config.training.max_iters for rung in made.ladder} == {steps}
+    assert {planned.config.training.max_iters for planned in made.ladder} == {steps}
 
 
 @pytest.mark.parametrize("key, value", [("eval_interval", 7), ("log_interval", 3), ("checkpoint_interval", 11),
@@ -189,35 +176,26 @@ def test_a_step_is_split_as_measured_unless_a_person_has_split_it(pinned, split)
 @given(st.floats(1e-4, 10.0), budgets)
 def test_a_fixed_config_stays_as_it_is_written(seconds_per_step, budget):
     written = model()
-    [rung] = plan([written], [speed("small", seconds_per_step)], budget, fixed=True).ladder
-    assert rung.config.model == written.model and rung.config.data == written.data
-    assert rung.config.training.model_copy(update={"max_seconds": None}) == written.training
+    [planned] = plan([written], [speed("small", seconds_per_step)], budget, fixed=True).ladder
+    assert planned.config.model == written.model and planned.config.data == written.data
+    assert planned.config.training.model_copy(update={"max_seconds": None}) == written.training
 
 
 @given(st.floats(1e-4, 10.0), budgets)
 def test_a_fixed_number_of_steps_has_a_clock_only_when_it_does_not_fit(seconds_per_step, budget):
-    [rung] = plan([model()], [speed("small", seconds_per_step)], budget, fixed=True).ladder
+    [planned] = plan([model()], [speed("small", seconds_per_step)], budget, fixed=True).ladder
     available = training_seconds(budget)
     stepping = 1000 * seconds_per_step
     assume(not 0.25 * available < stepping < available)  # between, the model's start, evaluations and judging decide
-    assert (rung.config.training.max_seconds is None) == (stepping < available)
+    assert (planned.config.training.max_seconds is None) == (stepping < available)
 
 
 def test_a_written_clock_stays_and_shortens_the_plan():
-    [rung] = plan([model(max_seconds=30)], [speed()], fixed=True).ladder
-    assert rung.config.training.max_seconds == 30 and rung.seconds <= 30
+    [planned] = plan([model(max_seconds=30)], [speed()], fixed=True).ladder
+    assert planned.config.training.max_seconds == 30 and planned.seconds <= 30
 
 
-# Expectations and tokenizers --------------------------------------------------------------------------------------
-
-
-@given(st.integers(10**4, 10**9), st.integers(10**3, 10**9), st.integers(10**3, 10**9), st.floats(1.0, 100.0))
-def test_larger_models_more_tokens_and_more_text_are_expected_to_be_better(parameters, tokens, text, times):
-    expected = forecast.expected_bits_per_byte(parameters, tokens, text)
-    assert expected > forecast.E
-    assert forecast.expected_bits_per_byte(int(parameters * times), tokens, text) <= expected + 1e-12
-    assert forecast.expected_bits_per_byte(parameters, int(tokens * times), text) <= expected + 1e-12
-    assert forecast.expected_bits_per_byte(parameters, tokens, int(text * times)) <= expected + 1e-12
+# The tokenizer, and all that is done between the steps -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size, alphabet, asked, chosen", [
@@ -229,43 +207,16 @@ def test_small_text_with_a_small_alphabet_is_learned_by_characters(size, alphabe
     assert planner.tokenizer_for(config, size, alphabet) == chosen
 
 
-# Seconds of a training ------------------------------------------------------------------------------------------
-
-
-def beside(speed: Speed, **training) -> float:
-    return forecast.seconds_beside_steps(model(**training), speed, PLAY)
-
-
-def test_each_evaluation_sample_and_checkpoint_is_counted():
-    once = {"max_iters": 100, "eval_interval": 100, "sample_interval": 0, "checkpoint_interval": 100}
-    token = 1e-5
-    measured = dataclasses.replace(speed(), evaluation_seconds_per_token=token, sample_seconds=0.5, save_seconds=0.2)
-    evaluation = PLAY.val_tokens * token + 1.5 * 0.2
-    assert beside(measured, **once) == pytest.approx(evaluation + 3 * 0.2)  # start, end, before the cool-down
-    assert beside(measured, **once | {"eval_interval": 30}) == pytest.approx(4 * evaluation + 3 * 0.2)
-    assert beside(measured, **once | {"checkpoint_interval": 10}) == pytest.approx(evaluation + 12 * 0.2)
-    sampled = beside(measured, **once | {"sample_interval": 50, "sample_temperatures": [0.5, 1.0]})
-    assert sampled == pytest.approx(evaluation + 3 * 0.2 + 2 * 2 * 0.5)
-    averaged = beside(measured, **once | {"weight_average": 0.99})
-    assert averaged - beside(measured, **once) == pytest.approx(PLAY.val_tokens * token)
-
-
-def test_an_evaluation_that_was_not_measured_counts_as_a_third_of_the_steps_work():
-    config = model(max_iters=1, warmup_iters=0, eval_interval=1, sample_interval=0)
-    tokens = PLAY.val_tokens / tokens_per_step(config)
-    assert forecast.evaluation_seconds(config, speed(), PLAY) == pytest.approx(tokens * 0.05 / 3)
-
-
 @given(st.floats(1e-3, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 0.5), budgets)
-def test_a_plan_holds_all_that_is_done_beside_the_steps(seconds_per_step, sample, save, budget):
-    """The steps, with everything beside them, are planned to end when the time does, whatever each of them costs."""
+def test_a_plan_holds_all_that_is_done_between_the_steps(seconds_per_step, sample, save, budget):
+    """The steps, with everything between them, are planned to end when the time does, whatever each of them costs."""
     measured = dataclasses.replace(speed(seconds_per_step=seconds_per_step), sample_seconds=sample, save_seconds=save)
-    [rung] = plan([model()], [measured], budget).ladder
-    training = rung.config.training
-    needed = training.max_iters * seconds_per_step + forecast.seconds_beside_steps(rung.config, measured, PLAY)
-    beside_steps = needed - training.max_iters * seconds_per_step
+    [planned] = plan([model()], [measured], budget).ladder
+    training = planned.config.training
+    needed = training.max_iters * seconds_per_step + forecast.seconds_between_steps(planned.config, measured, PLAY)
+    between_steps = needed - training.max_iters * seconds_per_step
     few = training.max_iters == training.warmup_iters + 30  # the least that is worth it: the clock ends it
-    assume(not few and not rung.config.model.dropout and beside_steps < training.max_seconds / 2)
+    assume(not few and not planned.config.model.dropout and between_steps < training.max_seconds / 2)
     assert 0.8 * training.max_seconds <= needed <= 1.1 * training.max_seconds or _is_all_the_text_is_worth(training)
 
 
@@ -284,13 +235,13 @@ def test_a_model_whose_checkpoints_are_slow_saves_seldom():
 
 
 def again(speeds, trained, seconds, budget=600.0):
-    phases = pace.by_experience(budget, PLAY.bytes)
-    return planner.make_plan(LADDER, {speed.name: speed for speed in speeds}, {}, budget, phases, PLAY, ROOM, False,
+    phases = budget_shares.by_experience(budget, PLAY.bytes)
+    return planner.make_plan(LADDER, {speed.name: speed for speed in speeds}, {}, budget, phases, PLAY, MEMORY, False,
                              frozenset(), trained, seconds).ladder  # fmt: skip
 
 
 @given(machines, budgets, st.floats(0.0, 1.0))
-def test_what_is_trained_stays_or_goes_on_and_is_never_made_anew(speeds, budget, left):
+def test_what_is_trained_stays_or_continues_and_is_never_made_anew(speeds, budget, left):
     first = plan(LADDER, speeds, budget).ladder[0]
     fewer = [speed for speed in speeds if speed.name != "large"]
     seconds = first.seconds + left * budget

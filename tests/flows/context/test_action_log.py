@@ -1,6 +1,9 @@
 """The action log: one line an action, whoever writes it and however the last session ended."""
 
+import os
 import re
+import resource
+import signal
 import threading
 
 import pytest
@@ -60,6 +63,49 @@ def test_a_disk_that_takes_no_more_does_not_stop_the_run(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     ActionLog(tmp_path / "file" / "log.txt").write("model saved")
     assert "model saved" in capsys.readouterr().err
+
+
+def test_a_line_that_the_disk_takes_half_of_leaves_nothing(tmp_path, capsys, monkeypatch):
+    log = ActionLog(tmp_path / "log.txt")
+    log.write("whole")
+    before = log.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        log.write("more than ten bytes")
+        log.write("more again")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert log.path.read_bytes() == before
+    assert capsys.readouterr().err.count("more") == 1  # a trouble that lasts is reported once
+
+
+@pytest.mark.parametrize("place", ["a link to a file", "a link to nothing", "a folder", "a FIFO"])
+def test_what_is_no_plain_file_is_set_aside_and_never_written_through(tmp_path, place):
+    path, other = tmp_path / "log.txt", tmp_path / "other.txt"
+    if place == "a FIFO":
+        os.mkfifo(path)
+    elif place == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(other)
+    if place == "a link to a file":
+        other.write_text("precious")
+    ActionLog(path).write("whole")
+    assert path.read_text().endswith("INFO  whole\n") and path.is_file() and not path.is_symlink()
+    assert os.path.lexists(tmp_path / "log.txt.corrupt")
+    assert not other.exists() or other.read_text() == "precious"
+
+
+def test_nobody_else_may_write_it_whatever_the_umask(tmp_path):
+    mask = os.umask(0)
+    try:
+        ActionLog(tmp_path / "log.txt").write("whole")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "log.txt").stat().st_mode & 0o777 == 0o644
 
 
 def test_characters_that_are_no_utf_8_are_replaced(tmp_path):

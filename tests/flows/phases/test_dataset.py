@@ -8,23 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.context.options import CHECKOUT, parse
-from flows.display.plain import PlainDisplay
-from flows.ledger.ledger import Outcome, Step
+from flows.full_run import PHASES
+from flows.ledger.facts import CLEANED, FETCHED
 from flows.phases import dataset
-from flows.planning import memory_limits as remembered
+from flows.runner.repair import remake_damaged
 from flows.runner.run import Run
-from flows.supervision import supervisor
-from flows.supervision.recovery import Treatment
-from flows.supervision.supervisor import Ending
-from nanogpt.config import load_config
 from nanogpt.data import shards, sources
 from nanogpt.data.sources import Entry
 from nanogpt.faults import CorruptFileError, UserError
+from tests.flows.parts import assembled
 
 TEXT = "".join(f"{number} bottles of beer on the wall;\n" for number in range(300))
 PLAY = Entry("play", "play.txt", (), hashlib.sha256(TEXT.encode()).hexdigest(), len(TEXT), "", "", "")
-BPE = ["--set", "data.bpe_vocab_size=300", "--set", "milestones=false"]
 
 
 class Desk:
@@ -38,14 +33,13 @@ class Desk:
         self.data = self.workspace / "data/default"
 
     def start(self, source: str, *arguments: str) -> Run:
-        run = Run(parse(["--workspace", str(self.workspace), "--data", source, *BPE, *arguments]))
-        run.display = PlainDisplay()
+        run = assembled(self.workspace, PHASES, None, "--data", source, "--set", "data.bpe_vocab_size=300", *arguments)
         run.clock.save()
         return run
 
     def done(self, source: str, *arguments: str) -> Run:
         run = self.start(source, *arguments)
-        run.phase("dataset", dataset.dataset)
+        run.run_phase(dataset.PHASE)
         return run
 
     def from_mirror(self, *arguments: str) -> Run:
@@ -63,7 +57,7 @@ def desk(tmp_path, monkeypatch):
 
 
 def states(run: Run) -> dict[str, str]:
-    return {step["name"].removeprefix("dataset."): step["state"] for step in run.phases[3].steps}
+    return {record.name.removeprefix("dataset."): record.state for record in run.step_runner.records("dataset")}
 
 
 def replaced_by_a_folder(path):
@@ -101,8 +95,8 @@ def test_damage_between_two_starts_is_named_and_made_again_as_it_was(desk, file,
     DAMAGES[damage](desk.workspace / "data" / file)
     run = desk.from_mirror()
     assert states(run) == {name: "done" if name == FILES[file] else "kept" for name in states(run)}
-    [remedy] = run.remedies
-    assert file in remedy["evidence"] and remedy["step"] == f"dataset.{FILES[file]}"
+    [remedy] = run.journal.remedies
+    assert file in remedy.evidence and remedy.step == f"dataset.{FILES[file]}"
     assert {path: content for path, content in desk.bytes().items() if path in before} == before
     assert set(states(desk.from_mirror()).values()) == {"kept"}
 
@@ -114,40 +108,12 @@ def test_damage_between_two_starts_is_named_and_made_again_as_it_was(desk, file,
 def test_damage_during_a_session_is_made_again_as_it_was(desk, file, damage):
     run = desk.from_mirror()
     before = desk.bytes()
-    assert dataset.remake_damaged(run) == []
+    assert remake_damaged(run, "dataset") == []
     DAMAGES[damage](desk.workspace / "data" / file)
-    [told] = dataset.remake_damaged(run)
-    assert file in told and run.remedies[-1]["evidence"] == told
+    [damage] = remake_damaged(run, "dataset")
+    assert file in damage and run.journal.remedies[-1].evidence == damage
     assert {path: content for path, content in desk.bytes().items() if path in before} == before
-    assert dataset.remake_damaged(run) == []
-
-
-@pytest.mark.parametrize("symptom", ["user_error", "aborted", "unknown", "corrupt_file"])
-def test_a_training_that_fails_over_rotten_data_goes_on_with_it_remade(desk, monkeypatch, symptom):
-    run = desk.from_mirror()
-    for name, facts in {"implementation.checks": {"device": "cpu"}, "configuration.plan": {}}.items():
-        step = Step(name, name, None)
-        run.ledger.start(step, {}, "never run")
-        run.ledger.finish(step, Outcome(facts=facts), seconds=1.0)
-        run.finished_steps.add(name)
-    config = load_config(CHECKOUT / "configs/micro.yaml").with_changes({"data.tokenizer": "char", "device.type": "cpu"})
-    monkeypatch.setattr(remembered, "settled", lambda run, config: None)
-    manifest = desk.data / "char/manifest.json"
-    attempts = []
-
-    def train(*arguments, **named):
-        attempts.append(manifest.is_file())
-        if len(attempts) == 1:
-            manifest.unlink()
-            return Ending(symptom, "is not a data folder (it has no manifest.json)", {})
-        return Ending("", "", {"status": "finished"})
-
-    monkeypatch.setattr(supervisor, "train", train)
-    (folder := run.paths.checkpoints / "micro").mkdir(parents=True)
-    Treatment(run, config, folder).until_it_ends()
-    assert attempts == [True, True]
-    [evidence] = [row["evidence"] for row in run.remedies if row["remedy"] == "made again"]
-    assert "char/manifest.json is missing" in evidence
+    assert remake_damaged(run, "dataset") == []
 
 
 def test_a_lost_download_comes_back_without_network_or_mirror(desk):
@@ -156,10 +122,10 @@ def test_a_lost_download_comes_back_without_network_or_mirror(desk):
     desk.mirror.mkdir()
     (desk.workspace / "data/downloads/play.txt").unlink()
     run = desk.from_mirror()
-    assert run.facts("dataset.fetch")["source"] == "play" and states(run)["clean"] == "kept"
+    assert run.facts(FETCHED).source == "play" and states(run)["clean"] == "kept"
 
 
-def test_what_cannot_be_made_again_as_it_was_is_no_data_to_go_on_with(desk, monkeypatch):
+def test_what_cannot_be_made_again_as_it_was_is_no_data_to_continue_with(desk, monkeypatch):
     run, carried = desk.from_mirror(), desk.workspace / "data/downloads/embedded.txt"
     monkeypatch.setattr(sources, "write_embedded", lambda folder: (carried.write_text(TEXT[::-1]), carried)[1])
     shutil.rmtree(desk.mirror)
@@ -167,10 +133,10 @@ def test_what_cannot_be_made_again_as_it_was_is_no_data_to_go_on_with(desk, monk
     (desk.workspace / "data/downloads/play.txt").unlink()
     (desk.data / "text/val.txt").unlink()
     with pytest.raises(RuntimeError, match=r"play\.txt is missing, and it cannot be made again as it was"):
-        dataset.remake_damaged(run)
+        remake_damaged(run, "dataset")
     again = desk.from_mirror()
-    assert again.facts("dataset.fetch")["source"] == "embedded", "the next source, and that is said"
-    assert any("embedded" in remedy["remedy"] for remedy in run.remedies)
+    assert again.facts(FETCHED).source == "embedded", "the next source, and that is said"
+    assert any("embedded" in remedy.remedy for remedy in run.journal.remedies)
 
 
 def test_each_failed_place_is_a_row_of_the_report(desk):
@@ -179,15 +145,17 @@ def test_each_failed_place_is_a_row_of_the_report(desk):
     shutil.copytree(desk.mirror, other)
     (other / "play.txt").write_text(TEXT)
     run = desk.done("play", "--set", f"data.mirror={desk.mirror},{other}")
-    [remedy] = run.remedies
-    assert remedy["symptom"] == "download" and str(desk.mirror) in remedy["evidence"]
-    assert run.facts("dataset.fetch")["origin"] == str(other / "play.txt")
+    [remedy] = run.journal.remedies
+    assert remedy.symptom == "download" and str(desk.mirror) in remedy.evidence
+    assert run.facts(FETCHED).origin == str(other / "play.txt")
 
 
-def test_a_text_of_ones_own_that_changed_is_told_by_name_and_learned_anew(desk):
+def test_a_text_of_ones_own_that_changed_is_named_and_learned_anew(desk):
     desk.done(str(desk.own))
     desk.own.write_text(TEXT + "one more\n")
-    decision = desk.start(str(desk.own)).ledger.decide(dataset.FETCH, dataset.FETCH.settings(desk.start(str(desk.own))))
+    run = desk.start(str(desk.own))
+    fetch = run.step(FETCHED)
+    decision = run.ledger.decide(fetch, fetch.settings(run))
     assert decision.reason.startswith("data.content.own.txt ")
     assert set(states(desk.done(str(desk.own))).values()) == {"done"}
 
@@ -196,17 +164,18 @@ def test_a_text_of_ones_own_that_is_gone_is_a_mistake_with_its_name(desk):
     desk.done(str(desk.own))
     desk.own.unlink()
     with pytest.raises(UserError, match=r"no file or folder .*own\.txt"):
-        dataset.FETCH.settings(desk.start(str(desk.own)))
+        run = desk.start(str(desk.own))
+        run.step(FETCHED).settings(run)
 
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_text_that_changes_while_it_is_read_is_never_silently_another(desk, gone):
     run = desk.start(str(desk.own))
-    run.do(dataset.FETCH)
+    run.do(FETCHED)
     desk.own.unlink() if gone else desk.own.write_text(TEXT.replace("beer", "wine"))
     words = "own.txt cannot be read" if gone else "own.txt has changed since it was read"
     with pytest.raises(UserError, match=words):
-        run.do(dataset.CLEAN)
+        run.do(CLEANED)
 
 
 @given(st.data())

@@ -1,0 +1,91 @@
+"""Phase 3: what was measured is planned with, the plan is written as YAML, and what does not fit is remembered."""
+
+import pytest
+
+from flows.context.paths import CHECKOUT
+from flows.full_run import PHASES
+from flows.ledger.facts import MEASURED, PLANNED
+from flows.planning import site
+from flows.runner.run import Run
+from nanogpt.config import load_config
+from tests.flows.parts import GIB, SITE, assembled, finish_beginning
+from tests.flows.planning.machines import Machine
+
+pytestmark = pytest.mark.fast
+TINY = ["--config", str(CHECKOUT / "configs/tiny_model.yaml")]
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    def start(machine: Machine, *arguments: str, memory: int = 64 * GIB) -> Run:
+        monkeypatch.setattr(site, "memory_bytes", lambda: memory)
+        run = assembled(tmp_path, PHASES, machine, *arguments)
+        finish_beginning(run)
+        return run
+
+    return start
+
+
+def planned(run: Run) -> list[str]:
+    run.do(MEASURED)
+    return [model.name for model in run.do(PLANNED).ladder]
+
+
+def test_the_fastest_micro_batch_is_searched_for_the_model_with_the_most_time_and_written(start):
+    machine = Machine(fastest=2)
+    run = start(machine, "--budget", "8h", "--set", "ladder=[micro, tiny_model, medium_model]")
+    assert planned(run) == ["micro", "medium_model"]
+    assert machine.searched == [("medium_model", 60.0)]
+    measured = run.facts(MEASURED).models
+    assert (measured["medium_model"].batch_size, measured["medium_model"].gradient_accumulation) == (2, 8)
+    assert measured["micro"].batch_size == 12
+    resolved = load_config(run.paths.config("medium_model"))
+    assert (resolved.training.batch_size, resolved.training.gradient_accumulation) == (2, 8)
+    assert resolved.device.mixed_precision is True and resolved.device.threads == 2
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--budget", "10m"], ["--budget", "8h", *TINY], ["--budget", "8h", "--set", "training.batch_size=6"],
+])  # fmt: skip
+def test_a_short_run_and_a_step_as_a_person_wrote_it_are_not_searched_for(start, arguments):
+    machine = Machine()
+    planned(start(machine, *arguments))
+    assert machine.measured and machine.searched == []
+
+
+def test_the_smaller_model_in_the_place_of_one_that_does_not_fit_keeps_what_a_person_set(start):
+    machine = Machine()
+    machine.peak = GIB // 4
+    small = ["--config", str(CHECKOUT / "configs/small_model.yaml"), "--set", "training.max_iters=177"]
+    run = start(machine, *small, memory=int(0.7 * GIB))
+    assert planned(run) == ["tiny_model"]
+    assert load_config(run.paths.config("tiny_model")).training.max_iters == 177
+
+
+def test_what_did_not_fit_is_planned_without_in_this_run_and_the_next(start):
+    run = start(Machine(), *TINY)
+    assert planned(run) == ["tiny_model"]
+    config = load_config(run.paths.config("tiny_model"))
+    run.limits.note(config, SITE, None, "out of memory in windows of 16")
+    for again in (run, start(Machine(), *TINY, "--run", "next")):
+        assert planned(again) == ["micro"]
+        [row] = again.facts(PLANNED).left_out
+        assert row.name == "tiny_model" and "did not fit into memory on" in row.reason
+        assert "out of memory in windows of 16" in row.reason
+
+
+def test_with_memory_for_what_did_not_fit_another_plan_is_made(start):
+    run = start(Machine(), *TINY)
+    planned(run)
+    run.limits.note(load_config(run.paths.config("tiny_model")), SITE, None, "killed")
+    assert planned(start(Machine(), *TINY)) == ["micro"]
+    assert planned(start(Machine(), *TINY, memory=128 * GIB)) == ["tiny_model"]
+
+
+def test_a_person_who_sets_the_micro_batch_wins(start):
+    run = start(Machine(), *TINY)
+    config = load_config(CHECKOUT / "configs/tiny_model.yaml").with_changes({"data.tokenizer": "bpe"})
+    run.limits.note(config, SITE, None, "killed")
+    machine = Machine()
+    assert planned(start(machine, *TINY, "--set", "training.batch_size=6", "--run", "next")) == ["tiny_model"]
+    assert machine.measured == [("tiny_model", 6)]
