@@ -15,13 +15,15 @@ def to_json(record: object, sparse: bool = False) -> Any:
 
     `sparse` leaves out what has its default: a file stays as it was before its record had that field.
     """
-    return _adapter(type(record)).dump_python(record, mode="json", exclude_defaults=sparse)
+    kind: Any = type(record)
+    return _adapter(kind).dump_python(record, mode="json", exclude_defaults=sparse)
 
 
 def from_json(kind: type[T], value: object) -> T:
     """`value` as `kind`; keys that it does not know are left out. Raises ValueError, in one line, for any other."""
     try:
-        record: T = _adapter(kind).validate_python(value)
+        form: Any = kind
+        record: T = _adapter(form).validate_python(value)
         return record
     except ValidationError as error:
         first = error.errors()[0]

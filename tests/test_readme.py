@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli.arguments import make_parser
-from flows.context import options
+from flows.cli.command_line import parse
+from flows.full_run import PHASES
 from nanogpt import cli
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,7 @@ def letters(tmp_path, monkeypatch):
 def test_the_run_commands_are_understood(command, letters):
     words = shlex.split(command)
     assert words[:3] == ["python3", "-m", "flows.full_run"]
-    options.parse([str(Path(word).expanduser()) if word.startswith("~") else word for word in words[3:]])
+    parse([str(Path(word).expanduser()) if word.startswith("~") else word for word in words[3:]], PHASES)
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("nanogpt ")])
@@ -45,14 +46,19 @@ def test_the_examples_are_there(command):
 def test_every_option_is_in_the_readme_and_no_other():
     actions = make_parser()._actions
     known = {word for action in actions for word in action.option_strings if word.startswith("--")}
-    told = set(re.findall(r"`(--[a-z-]+)", README.split("## Options")[1].split("##")[0]))
-    assert told == known - {"--help"}
+    named = set(re.findall(r"`(--[a-z-]+)", README.split("## Options")[1].split("##")[0]))
+    assert named == known - {"--help"}
 
 
-def test_every_file_of_the_tree_exists():
+def test_the_tree_shows_every_room_and_nothing_else():
     tree = README.split("## The house")[1].split("```")[1]
-    for name in re.findall(r"\b([a-z_]+\.py)\b", tree):
-        assert list(CHECKOUT.glob(f"flows/**/{name}")) or list(CHECKOUT.glob(f"nanogpt/**/{name}")), name
+    for package in ("flows", "nanogpt"):
+        part = re.search(rf"^{package}/.*\n((?:  .*\n)+)", tree, re.MULTILINE)[1]
+        names = set(re.findall(r"([a-z_]+(?:/|\.py))(?=[ :])", part))
+        inner = {"update/", "record/"} & names
+        assert [name for name in names - inner if not (CHECKOUT / package / name).exists()] == []
+        rooms = {f"{path.name}/" for path in (CHECKOUT / package).iterdir() if (path / "__init__.py").is_file()}
+        assert rooms - names == set()
 
 
 def test_links_and_pictures_exist():

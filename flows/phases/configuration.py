@@ -225,7 +225,26 @@ def _plan_settings(run: Run) -> Json:
     }
 
 
-MEASURING = ("flows/phases/configuration.py", "flows/planning/**", "nanogpt/measure/**", "nanogpt/fit.py")
+PLANNING = (
+    "flows/phases/configuration.py",
+    "flows/planning/**",
+    "nanogpt/measure/sizes.py",
+    "nanogpt/data/vocabulary.py",
+    "nanogpt/config.py",
+)
+MEASURING = (
+    *PLANNING,
+    "nanogpt/measure/**",
+    "nanogpt/fit.py",
+    "nanogpt/device.py",
+    "nanogpt/model/**",
+    "nanogpt/training/*.py",
+    "nanogpt/training/update/**",
+    "nanogpt/inference/**",
+    "nanogpt/data/data_loader.py",
+    "nanogpt/data/shards.py",
+    "nanogpt/weights/checkpoint.py",
+)
 STEPS: list[AnyStep] = [
     Step(
         key=MEASURED,
@@ -242,7 +261,7 @@ STEPS: list[AnyStep] = [
         work=make_plan,
         settings=_plan_settings,
         needs=("configuration.measure", "dataset.fetch", "implementation.checks"),
-        code=MEASURING,
+        code=PLANNING,
         costly=True,
         decides=True,
     ),

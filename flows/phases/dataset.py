@@ -156,20 +156,23 @@ def _bpe_settings(run: Run) -> Json:
     return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
 
 
-TOKENISING = ("nanogpt/data/tokenizer.py", "nanogpt/data/shards.py")
+FETCHING = (
+    "flows/phases/dataset.py",
+    "nanogpt/data/sources.py",
+    "nanogpt/data/download.py",
+    "nanogpt/data/outputs.py",
+    "nanogpt/data/decoding.py",
+    "nanogpt/data/detection.py",
+    "nanogpt/data/preprocessing.py",
+)
+TOKENISING = (*FETCHING, "nanogpt/data/tokenizer.py", "nanogpt/data/vocabulary.py", "nanogpt/data/shards.py")
 STEPS: list[AnyStep] = [
     Step(
         key=FETCHED,
         title="Fetch and verify the text",
         work=fetch_text,
         settings=_fetch_settings,
-        code=(
-            "nanogpt/data/sources.py",
-            "nanogpt/data/download.py",
-            "nanogpt/data/outputs.py",
-            "nanogpt/data/decoding.py",
-            "nanogpt/data/detection.py",
-        ),
+        code=FETCHING,
     ),
     Step(
         key=CLEANED,
@@ -177,7 +180,13 @@ STEPS: list[AnyStep] = [
         work=clean_text,
         settings=_clean_settings,
         needs=("dataset.fetch",),
-        code=("nanogpt/data/preprocessing.py", "nanogpt/data/decoding.py", "nanogpt/data/detection.py"),
+        code=(
+            "flows/phases/dataset.py",
+            "nanogpt/data/sources.py",
+            "nanogpt/data/preprocessing.py",
+            "nanogpt/data/decoding.py",
+            "nanogpt/data/detection.py",
+        ),
     ),
     Step(
         key=CHARACTERS,

@@ -100,20 +100,34 @@ def _from_checkout(path: Path) -> str:
     return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
 
 
+MODEL = (
+    "flows/phases/deployment.py",
+    "nanogpt/model/**",
+    "nanogpt/weights/**",
+    "nanogpt/data/tokenizer.py",
+    "nanogpt/data/vocabulary.py",
+)
 STEPS: list[AnyStep] = [
     Step(
         key=EXPORTED,
         title="Export the best model",
         work=export_best,
         needs=("evaluation.models",),
-        code=("flows/phases/deployment.py", "nanogpt/export/**", "nanogpt/weights/**", "nanogpt/model/**"),
+        code=(
+            *MODEL,
+            "nanogpt/export/huggingface.py",
+            "flows/report/documents.py",
+            "flows/report/facts.py",
+            "flows/report/markdown.py",
+            "templates/model_card.md.j2",
+        ),
     ),
     Step(
         key=EXAMPLES,
         title="Run the examples on it",
         work=run_examples,
         needs=("deployment.export",),
-        code=("flows/phases/deployment.py", "examples/*.py", "nanogpt/inference/**"),
+        code=(*MODEL, "examples/*.py", "nanogpt/inference/**"),
     ),
 ]
 PHASE = Phase("deployment", deployment, lambda wanted: STEPS)

@@ -90,6 +90,10 @@ def _criterion_row(criterion: Criterion) -> dict[str, str]:
     return {"criterion": criterion.name, "met": met, "evidence": criterion.evidence}
 
 
+THIS = "flows/phases/documentation.py"
+CURVES = ("nanogpt/plots.py", "nanogpt/training/record/metrics.py")
+
+
 def steps(wanted: StepsWanted) -> list[AnyStep]:
     """The steps that depend on all others."""
     needs = tuple(step.name for step in wanted.before)
@@ -100,7 +104,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=draw_figures,
             settings=_troubles,
             needs=needs,
-            code=("nanogpt/plots.py",),
+            code=(THIS, "flows/report/facts.py", *CURVES),
             needs_at_least="none",
         ),
         Step(
@@ -109,7 +113,14 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=write_report,
             settings=_news,
             needs=needs,
-            code=("templates/*", "flows/report/**", "flows/supervision/remedies.py", "flows/phases/documentation.py"),
+            code=(
+                THIS,
+                "flows/report/**",
+                "flows/supervision/remedies.py",
+                "templates/*.j2",
+                "nanogpt/units.py",
+                *CURVES,
+            ),
             needs_at_least="none",
         ),
     ]

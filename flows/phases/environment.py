@@ -144,13 +144,19 @@ def _device_settings(run: Run) -> Json:
 
 
 STEPS: list[AnyStep] = [
-    Step(key=FOLDERS, title="Make the folders", work=make_folders, code=("flows/context/paths.py",)),
+    Step(
+        key=FOLDERS,
+        title="Make the folders",
+        work=make_folders,
+        code=("flows/phases/environment.py", "flows/context/paths.py"),
+    ),
     Step(
         key=PACKAGES,
         title="Freeze the exact packages",
         work=freeze_packages,
         settings=lambda run: {"packages": installed_packages()},
         needs=("environment.folders",),
+        code=("flows/phases/environment.py",),
     ),
     Step(
         key=SYSTEM,
@@ -158,7 +164,12 @@ STEPS: list[AnyStep] = [
         work=check_system,
         settings=_system_settings,
         needs=("environment.folders",),
-        code=("flows/phases/environment.py",),
+        code=(
+            "flows/phases/environment.py",
+            "flows/planning/footprint.py",
+            "nanogpt/measure/sizes.py",
+            "nanogpt/data/vocabulary.py",
+        ),
     ),
     Step(
         key=DEVICE,
@@ -166,7 +177,13 @@ STEPS: list[AnyStep] = [
         work=check_device,
         settings=_device_settings,
         needs=("environment.system",),
-        code=("flows/phases/environment.py", "nanogpt/device.py"),
+        code=(
+            "flows/phases/environment.py",
+            "nanogpt/device.py",
+            "flows/report/documents.py",
+            "flows/report/markdown.py",
+            "templates/system_report.md.j2",
+        ),
     ),
 ]
 PHASE = Phase("environment", environment, lambda wanted: STEPS)

@@ -73,7 +73,7 @@ def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
     for name in names:
         models[name] = _on_device(
             run,
-            "summarise",
+            "nanogpt.evaluation.summary:summarise",
             model_folder=run.paths.model(name),
             data_folder=_data_folder(run, name),
             with_nanogpts_measure=with_nanogpts_measure,
@@ -94,7 +94,7 @@ def write_samples(run: Run) -> StepResult[Samples]:
     best = run.facts(EVALUATED).best
     judged: JudgedSamples = _on_device(
         run,
-        "sample_and_judge",
+        "nanogpt.evaluation.summary:sample_and_judge",
         model_folder=run.paths.model(best),
         text_folder=run.paths.data / "text",
         temperatures=TEMPERATURES,
@@ -107,7 +107,9 @@ def write_samples(run: Run) -> StepResult[Samples]:
 def measure_decoding(run: Run) -> StepResult[Decoded]:
     best = run.facts(EVALUATED).best
     seconds = DECODING_SECONDS_WHEN_LATE if run.is_late("deployment") else DECODING_SECONDS
-    speed: DecodingSpeed = _on_device(run, "decoding", model_folder=run.paths.model(best), max_seconds=seconds)
+    speed: DecodingSpeed = _on_device(
+        run, "nanogpt.evaluation.summary:decoding", model_folder=run.paths.model(best), max_seconds=seconds
+    )
     return StepResult(Decoded(**asdict(speed), model=best), identity={})
 
 
@@ -144,12 +146,11 @@ def _seconds_for_tests(run: Run) -> float:
     return own_tests.seconds_allowed(run.config.budget)
 
 
-def _on_device(run: Run, function: str, **arguments: Any) -> Any:
-    """A function of nanogpt.evaluation.summary on the run's device; on the CPU when that fails."""
+def _on_device(run: Run, target: str, **arguments: Any) -> Any:
+    """A work of the library on the run's device; on the CPU when that fails."""
 
     def work(device: str) -> Any:
         patience = WORKER_SECONDS if device == "cpu" else _patience(run)
-        target = f"nanogpt.evaluation.summary:{function}"
         return run.worker.call(target, device=device, timeout=patience, **arguments)
 
     device = run.accelerator.current(run.facts(CHECKS).device)
@@ -194,7 +195,16 @@ def _evaluate_trained(run: Run) -> StepResult[Evaluated]:
     return evaluate_models(run, [name for name in names if run.has_finished(trained(name))] or names)
 
 
-ENGINE = ("nanogpt/inference/**", "nanogpt/model/**", "nanogpt/weights/**")
+THIS = "flows/phases/evaluation.py"
+ENGINE = (
+    THIS,
+    "nanogpt/evaluation/summary.py",
+    "nanogpt/inference/**",
+    "nanogpt/model/**",
+    "nanogpt/weights/**",
+    "nanogpt/data/tokenizer.py",
+    "nanogpt/data/vocabulary.py",
+)
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:
@@ -204,7 +214,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             title="Compare with simple models and xz",
             work=compare_baselines,
             needs=("dataset.clean",),
-            code=("nanogpt/evaluation/baselines.py",),
+            code=(THIS, "nanogpt/evaluation/baselines.py"),
         ),
         Step(
             key=EVALUATED,
@@ -212,25 +222,36 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=_evaluate_trained,
             needs=tuple(trained(name).step for name in wanted.models),
             needs_at_least="one",
-            code=("nanogpt/evaluation/perplexity.py", "nanogpt/evaluation/summary.py", *ENGINE),
+            code=(
+                *ENGINE,
+                "nanogpt/evaluation/perplexity.py",
+                "nanogpt/device.py",
+                "nanogpt/data/data_loader.py",
+                "nanogpt/data/shards.py",
+                "nanogpt/data/sources.py",
+            ),
         ),
         Step(
             key=SAMPLES,
             title="Write and judge samples",
             work=write_samples,
             needs=("evaluation.models", "dataset.clean"),
-            code=("nanogpt/evaluation/coherence.py", "nanogpt/evaluation/baselines.py",
-                  "nanogpt/evaluation/summary.py", *ENGINE),
+            code=(
+                *ENGINE,
+                "nanogpt/evaluation/coherence.py",
+                "nanogpt/evaluation/baselines.py",
+                "nanogpt/data/preprocessing.py",
+            ),
         ),
         Step(
             key=DECODED,
             title="Measure decoding",
             work=measure_decoding,
             needs=("evaluation.models",),
-            code=("nanogpt/evaluation/speed.py", "nanogpt/evaluation/summary.py", *ENGINE),
+            code=(*ENGINE, "nanogpt/evaluation/speed.py", "nanogpt/device.py"),
         ),
         *([_TESTS] if wanted.with_tests else []),
-    ]  # fmt: skip
+    ]
 
 
 _TESTS = Step(

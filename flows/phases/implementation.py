@@ -77,9 +77,14 @@ STEPS: list[AnyStep] = [
         work=check_components,
         settings=_settings,
         needs=("environment.device",),
-        code=("flows/phases/implementation.py", "nanogpt/study/component_checks.py", "nanogpt/model/**",
-              "nanogpt/training/update/**", "nanogpt/weights/checkpoint.py"),
+        code=(
+            "flows/phases/implementation.py",
+            "nanogpt/study/component_checks.py",
+            "nanogpt/model/**",
+            "nanogpt/training/update/optimizer.py",
+            "nanogpt/weights/checkpoint.py",
+        ),
     )
-]  # fmt: skip
+]
 # The network is idle while the processor proves the model.
 PHASE = Phase("implementation", implementation, lambda wanted: STEPS, prefetch=(FETCHED,))

@@ -195,6 +195,17 @@ def _settings(run: Run, name: str) -> Json:
     return {**trajectory(config, ""), "tokenizer": config.data.tokenizer}
 
 
+# What decides the weights. How they fit, are stored and are shown does not (tests/test_declared_code.py has why).
+WEIGHTS = (
+    "nanogpt/model/**",
+    "nanogpt/training/*.py",
+    "nanogpt/training/update/**",
+    "nanogpt/data/data_loader.py",
+    "nanogpt/device.py",
+    "nanogpt/config.py",
+)
+
+
 def _step(name: str) -> Step[Trained]:
     return Step(
         key=trained(name),
@@ -202,7 +213,7 @@ def _step(name: str) -> Step[Trained]:
         work=lambda run: train_model(run, name),
         settings=lambda run: _settings(run, name),
         needs=("dataset.characters", "dataset.bpe", "implementation.checks"),
-        code=("nanogpt/model/**", "nanogpt/training/*.py", "nanogpt/training/update/**", "nanogpt/data/data_loader.py"),
+        code=WEIGHTS,
         costly=True,
     )
 

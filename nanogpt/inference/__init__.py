@@ -1,0 +1,1 @@
+"""Text from a model: two passes, prefill and decode, over a batch of prompts."""

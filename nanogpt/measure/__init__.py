@@ -1,0 +1,1 @@
+"""What a training takes, before it begins: memory and work by arithmetic, speed by real steps."""

@@ -24,7 +24,7 @@ from nanogpt.training.update.optimizer import Optimizer
 
 RANDOM_TOKENS = 2**16  # of a made-up text
 SHARE_OF_THE_PEAK_RATE = 0.01  # the weights stay near where they began
-Tokens = npt.NDArray[np.unsignedinteger]  # (T,)
+Tokens = npt.NDArray[np.integer[Any]]  # (T,)
 Part = Callable[[str], AbstractContextManager[object]]
 
 

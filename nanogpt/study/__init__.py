@@ -1,0 +1,1 @@
+"""Proofs of the model's parts, each with its figure and its limit."""

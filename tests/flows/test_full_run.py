@@ -1,4 +1,4 @@
-"""The one command, for real, with its pages: killed and gone on with, run again, changed, stopped.
+"""The one command, for real, with its pages: killed and continued, run again, changed, stopped.
 
 One small run in a copy of the checkout is shared by all tests here; they look at what it left, then change things.
 What it survives at every moment (kills, signals, two starts and all else) is proved by tests/test_campaign.py.
@@ -19,11 +19,10 @@ import httpx
 import psutil
 import pytest
 
+from flows.context.command_words import PHASES
 from nanogpt import durable
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-PHASES = ("environment", "implementation", "configuration", "dataset", "training", "evaluation", "deployment",
-          "documentation")  # fmt: skip
 TITLES = {f"{number} {phase.capitalize()}" for number, phase in enumerate(PHASES, 1)}
 SMALL = """\
 model: {preset: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32, dropout: 0.1}
@@ -109,10 +108,10 @@ def copy(tmp_path_factory):
     """The run, killed when its model was trained, and then finished, with pages."""
     copy = Copy(tmp_path_factory.mktemp("run"))
     copy.before = copy.repository()
-    going = copy.start("--no-ui")
-    _wait_for(lambda: "evaluation.models: started" in copy.log, going)
-    going.kill()
-    going.communicate()
+    process = copy.start("--no-ui")
+    _wait_for(lambda: "evaluation.models: started" in copy.log, process)
+    process.kill()
+    process.communicate()
     copy.finish = copy.run()
     yield copy
     copy.stop_server()
@@ -168,18 +167,18 @@ def test_a_changed_template_renders_only_the_documents(copy):
     length = len(copy.log)
     done = copy.run("--no-ui")
     assert done.returncode == 0, done.stdout
-    assert _started(copy.since(length)) == {"documentation.report": "code of templates/ changed"}
+    assert _started(copy.since(length)) == {"documentation.report": "code of templates/*.j2 changed"}
     assert "# My own report" in (copy.workspace / "reports/default/training_report.md").read_text()
 
 
-def test_a_changed_learning_rate_trains_again_and_ctrl_c_prints_the_command_that_goes_on_with_it(copy):
+def test_a_changed_learning_rate_trains_again_and_ctrl_c_prints_the_command_that_continues_with_it(copy):
     length = len(copy.log)
-    going = copy.start("--no-ui", "--set", "training.learning_rate=2e-2")
-    _wait_for(lambda: _trainer_of(going) is not None, going)
-    going.send_signal(signal.SIGINT)
-    said, _ = going.communicate(timeout=120)
-    assert going.returncode == 130
-    last = said.rstrip().splitlines()[-1].strip()
+    process = copy.start("--no-ui", "--set", "training.learning_rate=2e-2")
+    _wait_for(lambda: _trainer_of(process) is not None, process)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    last = printed.rstrip().splitlines()[-1].strip()
     assert last.startswith("python3 -m flows.full_run --workspace ") and "training.learning_rate=2e-2" in last
     started = _started(copy.since(length))
     assert started["training.small"] == "training.learning_rate 0.01 -> 0.02"
@@ -189,18 +188,18 @@ def test_a_changed_learning_rate_trains_again_and_ctrl_c_prints_the_command_that
     assert re.search("models .* to do .* Train small has not finished", looked), looked
 
 
-def _trainer_of(going: subprocess.Popen) -> psutil.Process | None:
+def _trainer_of(process: subprocess.Popen) -> psutil.Process | None:
     try:
-        children = psutil.Process(going.pid).children()
+        children = psutil.Process(process.pid).children()
         return next((child for child in children if "nanogpt.cli" in child.cmdline()), None)
     except psutil.NoSuchProcess:
         return None
 
 
-def _wait_for(condition, going: subprocess.Popen, seconds: float = 300.0) -> None:
+def _wait_for(condition, process: subprocess.Popen, seconds: float = 300.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert going.poll() is None, going.stdout.read()[-3000:]
+        assert process.poll() is None, process.stdout.read()[-3000:]
         assert time.monotonic() < until, "it did not come to that"
         time.sleep(0.02)
 

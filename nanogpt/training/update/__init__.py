@@ -1,0 +1,1 @@
+"""How gradients become the next weights: schedule, optimizer, averaging, and steps that look wrong."""

@@ -1,0 +1,168 @@
+"""Each step declares the code that its result depends on: held against what its work imports.
+
+The work is followed from name to name (tests/sources.py): from its function in flows/phases, into the library's
+functions that a worker calls, the trainer's process and the examples. What it comes to is declared by the step, or is
+listed here with the reason why an edit of it changes no result.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.full_run import PHASES
+from flows.ledger.code_digests import CodeDigests
+from flows.runner.run import AnyStep, steps_of
+from tests.sources import CHECKOUT, PACKAGES, Reach, modules
+
+pytestmark = pytest.mark.fast
+
+KNOWN = modules((*PACKAGES, "examples"))
+STEPS = {step.name: step for step in steps_of(PHASES, ["micro"])}
+STARTED_AS_PROGRAMS = {"training.micro": ["nanogpt.training.child"],
+                       "deployment.examples": [name for name in KNOWN if name.startswith("examples.")]}  # fmt: skip
+WHOLE_PROJECT = "evaluation.tests"  # the suite: everything
+
+CHANGES_NO_RESULT = {
+    "flows.display": "it shows what happens",
+    "flows.ledger": "it notes what was done, and compares; facts of another form are not read",
+    "flows.context": "places, time and messages; what a person asked for counts by its value, in a step's settings",
+    "flows.runner": "it decides whether and when a step runs",
+    "flows.machine": "it decides where work runs and when it waits; the device that this comes to is among the facts",
+    "nanogpt": "the version and variables of the environment",
+    "nanogpt.config": "values, which count in a step's settings; where more is computed of them, the step declares it",
+    "nanogpt.settings_file": "values, as above",
+    "nanogpt.mistakes": "messages",
+    "nanogpt.faults": "messages, and the names of faults",
+    "nanogpt.spelling": "how names are written in messages",
+    "nanogpt.units": "how figures are written; the report, which consists of them, declares it",
+    "nanogpt.records": "facts as JSON; those of another form are not read",
+    "nanogpt.results": "the form of facts; as above",
+    "nanogpt.durable": "the bytes of a file are the caller's",
+    "nanogpt.process": "work in a process of its own is the same work",
+    "nanogpt.machine": "what the system answers; processor and torch are among the settings of what is proved on them",
+    "nanogpt.allocator": "how memory is given back",
+    "nanogpt.weights.reserve": "room on the disk",
+}
+OF_TRAINING = {  # more than the above: what a training may do otherwise and end with the same weights
+    "flows.phases.training": "it starts the trainer and files what it left",
+    "flows.planning": "what is planned is in the settings: the shape, the steps, the batch",
+    "flows.supervision": "when a trainer starts again, and in which pieces a step fits; its samples stay the same",
+    "flows.report": "the card in the model's folder",
+    "templates": "as above",
+    "nanogpt.plots": "the picture in the model's folder",
+    "nanogpt.training.record": "what is written down while it trains",
+    "nanogpt.inference": "samples, which are drawn with numbers of their own",
+    "nanogpt.weights": "checkpoints give back the bytes that they were given; a run trains from scratch",
+    "nanogpt.data": "ids are what the dataset's steps gave; which of them a step sees is declared (data_loader)",
+    "nanogpt.fit": "in which pieces a step fits",
+    "nanogpt.measure": "as above",
+    "nanogpt.cli": "the trainer's command line",
+    "nanogpt.commands": "as above",
+}
+OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 is written without it"}
+MORE = {"training.micro": OF_TRAINING, "environment.device": OF_DEVICE}
+
+
+def is_neutral(module: str, step: str) -> bool:
+    rooms = CHANGES_NO_RESULT | MORE.get(step, {})
+    return any(module == room or (room != "nanogpt" and module.startswith(f"{room}.")) for room in rooms)
+
+
+def declared_files(step: AnyStep) -> dict[str, set[str]]:
+    """The files that each pattern of a step stands for, as the ledger finds them."""
+    digests = CodeDigests(CHECKOUT)
+    return {pattern: {file.relative_to(CHECKOUT).as_posix() for file in digests._files(pattern)}
+            for pattern in step.code}  # fmt: skip
+
+
+def reached(step: AnyStep) -> set[str]:
+    """The files that a step's work comes to; neutral ones are named, and not followed any further."""
+    declared = set().union(*declared_files(step).values())
+    reach = Reach(KNOWN, lambda module: is_neutral(module, step.name) and KNOWN[module].file not in declared)
+    work = step.work
+    names = work.__code__.co_names if work.__name__ == "<lambda>" else (work.__name__,)
+    for name in names:
+        if name in KNOWN[work.__module__].bindings:
+            reach.add(work.__module__, name)
+    for program in STARTED_AS_PROGRAMS.get(step.name, []):
+        reach.add(program)
+    return reach.files
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if name != WHOLE_PROJECT])
+def test_a_step_declares_what_its_result_depends_on_and_no_more(name):
+    step = STEPS[name]
+    files, declared = reached(step), declared_files(step)
+
+    def counts(file: str) -> bool:
+        return not is_neutral(_module_of(file), name)
+
+    missing = [file for file in sorted(files - set().union(*declared.values())) if counts(file)]
+    assert missing == [], f"{name} comes to these: declare them in its `code`, or say why they do not matter"
+    too_many = [pattern for pattern, found in declared.items() if not found & files and any(map(counts, found))]
+    assert too_many == [], f"{name} does not come to these, which are in its `code`"
+
+
+def _module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_the_projects_tests_depend_on_the_whole_project():
+    assert {"nanogpt/**", "flows/**"} <= set(STEPS[WHOLE_PROJECT].code)
+
+
+@pytest.mark.parametrize("room", sorted(CHANGES_NO_RESULT | OF_TRAINING | OF_DEVICE))
+def test_what_changes_no_result_exists(room):
+    assert room in KNOWN or (CHECKOUT / room.replace(".", "/")).is_dir()
+
+
+# What an edit does
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the checkout in which an edit costs nobody anything."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (*PACKAGES, "templates", "examples", "tests"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def steps_with_other_code(checkout: Path, file: str) -> set[str]:
+    """The steps whose code an edit of `file` changes."""
+    before = {name: CodeDigests(checkout).before_work(step.code) for name, step in STEPS.items()}
+    text = (checkout / file).read_text()
+    (checkout / file).write_text(f"{text}\n# edited\n")
+    found = {name for name, step in STEPS.items() if CodeDigests(checkout).changed(step.code, before[name])}
+    (checkout / file).write_text(text)
+    return found - {WHOLE_PROJECT}
+
+
+@pytest.mark.parametrize("file, steps", [
+    ("flows/planning/forecast.py", {"configuration.plan", "configuration.measure"}),
+    ("flows/planning/planner.py", {"configuration.plan", "configuration.measure"}),
+    ("nanogpt/data/download.py", {"dataset.fetch", "dataset.characters", "dataset.bpe"}),
+    ("nanogpt/training/record/live_view.py", set()),
+    ("nanogpt/training/record/tracking.py", set()),
+    ("flows/supervision/recovery.py", set()),
+    ("flows/display/terminal.py", set()),
+    ("flows/runner/step_runner.py", set()),
+    ("flows/cli/status.py", set()),
+    ("nanogpt/commands/train.py", set()),
+    ("nanogpt/training/update/optimizer.py", {"implementation.checks", "configuration.measure", "training.micro"}),
+    ("nanogpt/data/data_loader.py", {"configuration.measure", "training.micro", "evaluation.models"}),
+    ("nanogpt/evaluation/baselines.py", {"evaluation.baselines", "evaluation.samples"}),
+    ("nanogpt/plots.py", {"documentation.figures", "documentation.report"}),
+    ("templates/training_report.md.j2", {"documentation.report"}),
+    ("examples/complete.py", {"deployment.examples"}),
+])  # fmt: skip
+def test_an_edit_is_noticed_where_it_counts_and_only_there(checkout, file, steps):
+    assert steps_with_other_code(checkout, file) == steps
+
+
+@pytest.mark.parametrize("file", ["attention.py", "gpt.py", "norm.py", "feedforward.py", "positional.py"])
+def test_an_edit_of_the_model_is_noticed_by_all_that_compute_with_it(checkout, file):
+    computing = {"implementation.checks", "configuration.measure", "training.micro", "evaluation.models",
+                 "evaluation.samples", "evaluation.speed", "deployment.export", "deployment.examples"}  # fmt: skip
+    assert steps_with_other_code(checkout, f"nanogpt/model/{file}") == computing
