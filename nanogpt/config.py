@@ -219,6 +219,15 @@ class TrainingConfig(Section):
     seed: Seed = Field(1337, description="of initial weights, dropout and the order of the data")
 
     @property
+    def enough_steps(self) -> int:
+        """In which a model learns clearly more than how often each letter occurs.
+
+        Ten times the warm-up: micro, which warms up for 20, reaches 4.04 bits per byte in 25 steps that end with their
+        cool-down and 2.93 in 200, on Python's documentation (a unigram: 4.82).
+        """
+        return max(100, 10 * self.warmup_iters)
+
+    @property
     def sequences_per_step(self) -> int:
         """The effective batch."""
         return self.batch_size * self.gradient_accumulation

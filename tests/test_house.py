@@ -40,12 +40,12 @@ class Room:
 BASICS = "nanogpt.records nanogpt.basics"
 HOUSE = [  # from the top down
     Room(
-        "flows.full_run", "flows.bootstrap flows.cli flows.phases flows.runner",
+        "flows.full_run", "flows.bootstrap flows.cli flows.phases flows.runner nanogpt.basics",
         idea="The one command: eight phases in order, on one screen.",
     ),
     Room(
         "flows.cli",
-        "flows.runner flows.planning flows.machine flows.context flows.ledger flows.display "
+        "flows.report flows.runner flows.planning flows.machine flows.context flows.ledger flows.display "
         f"nanogpt.measure nanogpt.data nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
@@ -95,7 +95,7 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.study",
-        f"nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.inference nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config nanogpt.device {BASICS}",
     ),
     Room("nanogpt.export", f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config {BASICS}"),
     Room(
@@ -131,7 +131,9 @@ HOUSE = [  # from the top down
         idea="What crosses a wall: results as records, without torch, and records as JSON.",
     ),
     Room(
-        "nanogpt.basics", "", "nanogpt nanogpt.durable nanogpt.faults nanogpt.spelling nanogpt.units",
+        "nanogpt.basics", "",
+        "nanogpt nanogpt.durable nanogpt.faults nanogpt.printable nanogpt.spelling nanogpt.standard_streams "
+        "nanogpt.units",
         idea="Files that are whole or absent, the names of faults, figures as people read them.",
     ),
 ]  # fmt: skip

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.context.paths import CHECKOUT
-from flows.display.protocol import printable
 from flows.ledger.facts import EVALUATED, EXPORTED, REPORTED, SAMPLES
 from flows.report.facts import RunFacts, collect
 from flows.report.verdict import Verdict, in_words, verdict
 from flows.runner.run import Run
+from nanogpt.printable import printable
 
 LINES_OF_SAMPLE, WIDTH = 3, 76
 

@@ -156,23 +156,30 @@ def _bpe_settings(run: Run) -> Json:
     return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
 
 
-FETCHING = (
+CLEANING = (
+    "flows/phases/dataset.py",
+    "nanogpt/data/sources.py",
+    "nanogpt/data/outputs.py",
+    "nanogpt/data/preprocessing.py",
+    "nanogpt/data/decoding.py",
+    "nanogpt/data/detection.py",
+)
+TOKENISING = (
     "flows/phases/dataset.py",
     "nanogpt/data/sources.py",
     "nanogpt/data/download.py",
-    "nanogpt/data/outputs.py",
-    "nanogpt/data/decoding.py",
-    "nanogpt/data/detection.py",
     "nanogpt/data/preprocessing.py",
+    "nanogpt/data/tokenizer.py",
+    "nanogpt/data/vocabulary.py",
+    "nanogpt/data/shards.py",
 )
-TOKENISING = (*FETCHING, "nanogpt/data/tokenizer.py", "nanogpt/data/vocabulary.py", "nanogpt/data/shards.py")
 STEPS: list[AnyStep] = [
     Step(
         key=FETCHED,
         title="Fetch and verify the text",
         work=fetch_text,
         settings=_fetch_settings,
-        code=FETCHING,
+        code=(*CLEANING, "nanogpt/data/download.py"),
     ),
     Step(
         key=CLEANED,
@@ -180,13 +187,7 @@ STEPS: list[AnyStep] = [
         work=clean_text,
         settings=_clean_settings,
         needs=("dataset.fetch",),
-        code=(
-            "flows/phases/dataset.py",
-            "nanogpt/data/sources.py",
-            "nanogpt/data/preprocessing.py",
-            "nanogpt/data/decoding.py",
-            "nanogpt/data/detection.py",
-        ),
+        code=CLEANING,
     ),
     Step(
         key=CHARACTERS,

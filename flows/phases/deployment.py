@@ -106,6 +106,7 @@ MODEL = (
     "nanogpt/weights/**",
     "nanogpt/data/tokenizer.py",
     "nanogpt/data/vocabulary.py",
+    "nanogpt/data/preprocessing.py",
 )
 STEPS: list[AnyStep] = [
     Step(
@@ -116,6 +117,7 @@ STEPS: list[AnyStep] = [
         code=(
             *MODEL,
             "nanogpt/export/huggingface.py",
+            "nanogpt/export/target.py",
             "flows/report/documents.py",
             "flows/report/facts.py",
             "flows/report/markdown.py",
@@ -127,7 +129,7 @@ STEPS: list[AnyStep] = [
         title="Run the examples on it",
         work=run_examples,
         needs=("deployment.export",),
-        code=(*MODEL, "examples/*.py", "nanogpt/inference/**"),
+        code=(*MODEL, "examples/*.py", "nanogpt/inference/**", "nanogpt/printable.py"),
     ),
 ]
 PHASE = Phase("deployment", deployment, lambda wanted: STEPS)

@@ -204,6 +204,7 @@ ENGINE = (
     "nanogpt/weights/**",
     "nanogpt/data/tokenizer.py",
     "nanogpt/data/vocabulary.py",
+    "nanogpt/data/preprocessing.py",
 )
 
 
@@ -240,7 +241,6 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 *ENGINE,
                 "nanogpt/evaluation/coherence.py",
                 "nanogpt/evaluation/baselines.py",
-                "nanogpt/data/preprocessing.py",
             ),
         ),
         Step(

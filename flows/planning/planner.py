@@ -31,9 +31,6 @@ EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole valida
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 LEAST_AFTER_WARMUP = 30  # steps
-# Of a training that is better than a unigram by a wide margin: micro reaches 4.04 bits per byte in 25 steps that end
-# with their cool-down and 2.93 in 200, on Python's documentation (a unigram: 4.82).
-ENOUGH_STEPS = 200
 WORTH_GOING_ON = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
@@ -76,7 +73,7 @@ class ModelPlan:
     @property
     def seconds_needed(self) -> float:
         """For enough steps to learn something."""
-        return ENOUGH_STEPS * self.seconds / self.steps
+        return self.config.training.enough_steps * self.seconds / self.steps
 
     def facts(self) -> PlannedModel:
         model, training = self.config.model, self.config.training

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, Trained
-from flows.planning.planner import ENOUGH_STEPS
 from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import RunFacts
 from nanogpt.units import number
@@ -65,16 +64,16 @@ def in_words(facts: RunFacts, bits_per_byte: float) -> str:
 
 def command_with_a_chance(facts: RunFacts, name: str) -> str:
     """The run's command with the steps, or the budget, in which the model can learn something on this machine."""
-    trained = facts.model(name).trained
+    trained, enough = facts.model(name).trained, facts.configs[name].training.enough_steps
     words = shlex.split(facts.command)
     steps_are_given = "--config" in words or any(word.startswith("training.max_iters=") for word in words)
     if trained and steps_are_given and trained.reason == "max_iters":
-        return with_option(facts.command, "--set", f"training.max_iters={max(ENOUGH_STEPS, 10 * trained.step)}")
-    return with_budget(facts, max(2 * facts.budget_seconds, _seconds_needed(facts, trained)))
+        return with_option(facts.command, "--set", f"training.max_iters={max(enough, 10 * trained.step)}")
+    return with_budget(facts, max(2 * facts.budget_seconds, _seconds_needed(facts, trained, enough)))
 
 
-def _seconds_needed(facts: RunFacts, trained: Trained | None) -> float:
+def _seconds_needed(facts: RunFacts, trained: Trained | None, enough: int) -> float:
     """For everything else as it was, and enough steps as slow as they were."""
     if trained is None or not trained.step:
         return MORE_TIME * facts.budget_seconds
-    return facts.spent_seconds - trained.seconds + 1.5 * ENOUGH_STEPS * trained.seconds / trained.step
+    return facts.spent_seconds - trained.seconds + 1.5 * enough * trained.seconds / trained.step

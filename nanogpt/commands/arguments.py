@@ -7,11 +7,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from nanogpt.config import Config  # pydantic takes 0.2 s, which --help does not need
-
+from typing import TypeVar
 
 Number = TypeVar("Number", int, float)
 
@@ -55,26 +51,10 @@ def print_note(words: str) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """CONFIG and the options that change it; model_config() reads them."""
+    """CONFIG and the options that change it; nanogpt.commands.chosen_model reads them."""
     parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
     parser.add_argument(
         "--vocab", type=positive(int), metavar="N", help="tokens in the vocabulary (default: the tokenizer's)"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "mps", "cuda"), help="default: the configuration's")
     add_overrides(parser)
-
-
-def model_config(arguments: argparse.Namespace) -> Config:
-    """The configuration that these arguments name, with a vocabulary. Raises UserError."""
-    from nanogpt.config import load_config
-    from nanogpt.data.vocabulary import likely_size
-
-    config = load_config(arguments.config, arguments.set)
-    if config.training.init_from is not None:
-        from nanogpt.training.initial_weights import config_with_shape_of  # torch: most models begin from scratch
-
-        config = config_with_shape_of(config, config.training.init_from)
-    if arguments.device:
-        config = config.with_changes({"device.type": arguments.device})
-    likely = likely_size(config.data.tokenizer, config.data.bpe_vocab_size)
-    return config.with_changes({"model.vocab_size": arguments.vocab or config.model.vocab_size or likely})

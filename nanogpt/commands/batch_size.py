@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_model, model_config, positive
+from nanogpt.commands.arguments import add_model, positive
 
 HELP = "find the micro-batch that trains fastest here"
 FOLDER = Path("state")
@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was tried and what is the fastest."""
-    from nanogpt.commands.measure_tables import show_micro_batches  # rich, and torch below: --help does without
+    from nanogpt.commands.chosen_model import model_config  # pydantic, rich, torch: --help does without
+    from nanogpt.commands.measure_tables import show_micro_batches
     from nanogpt.commands.progress import progress_lines
 
     config = model_config(arguments)

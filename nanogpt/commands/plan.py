@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nanogpt.commands.arguments import add_model, model_config, positive
+from nanogpt.commands.arguments import add_model, positive
 
 HELP = "show how much memory and work a training takes"
 
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the tables."""
-    from nanogpt.commands.plan_tables import show  # rich and pydantic: --help does without
+    from nanogpt.commands.chosen_model import model_config  # pydantic and rich: --help does without
+    from nanogpt.commands.plan_tables import show
 
     show(model_config(arguments), arguments.micro_batch)
     return 0

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_model, model_config, positive
+from nanogpt.commands.arguments import add_model, positive
 
 HELP = "show what training steps spend their time on"
 
@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; draw and record what was asked for."""
-    from nanogpt.commands.measure_tables import show_profile  # rich, and torch below: --help does without
+    from nanogpt.commands.chosen_model import model_config  # pydantic, rich, torch: --help does without
+    from nanogpt.commands.measure_tables import show_profile
 
     config, tokens, split = model_config(arguments), None, None
     if arguments.data is not None:

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--micro-batch", type=positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"
     )
     parser.add_argument(
-        "--parent", type=int, metavar="PID", help=argparse.SUPPRESS  # who starts and shows this process: end with it
+        "--parent",
+        type=int,
+        metavar="PID",
+        help=argparse.SUPPRESS,  # who starts and shows this process: end with it
     )
     add_settings(parser)
 
