@@ -24,6 +24,7 @@ from nanogpt.units import MIB
 
 EXAMPLE_SECONDS = 90
 EXPORT_SECONDS = 600.0
+AS_BEFORE = ("--seed", "1")  # so that the same model gives the same examples
 BEST = "best"  # the export's folder, whichever model it is: what people type stays the same
 FIRST_EXAMPLE = "complete.py"
 BYTES_OF_A_PROCESS = 512 * MIB  # Python with torch: 330 MiB here
@@ -75,7 +76,7 @@ def _at_once(model_bytes: int) -> int:
 
 
 def _run_example(script: Path, model: Path) -> Example:
-    arguments = [str(script.relative_to(CHECKOUT)), str(model)]
+    arguments = [str(script.relative_to(CHECKOUT)), str(model), *AS_BEFORE]
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -88,7 +89,7 @@ def _run_example(script: Path, model: Path) -> Example:
     )
     return Example(
         name=script.stem,
-        command=shlex.join(["python", arguments[0], _from_checkout(model)]),
+        command=shlex.join(["python3", arguments[0], _from_checkout(model), *AS_BEFORE]),
         exit_code=done.returncode,
         seconds=round(time.monotonic() - began, 1),
         output=(done.stdout if done.returncode == 0 else done.stdout + done.stderr).strip(),
