@@ -282,9 +282,9 @@ def _texts_in(folder: Path) -> Found:
             if not name.startswith(".") and Path(name).suffix.lower() in TEXT_SUFFIXES and _has_bytes(here / name)
         ]
     if not documents:
-        besides = f"; {len(left_out):,} folders with output of nanogpt or of tools are left out" if left_out else ""
+        output = f"; {len(left_out):,} folders with output of nanogpt or of tools are left out" if left_out else ""
         raise UserError(
-            f"data.source: the folder {spelled(folder)} holds no text (looked for non-empty *.txt and *.md{besides})"
+            f"data.source: the folder {spelled(folder)} holds no text (looked for non-empty *.txt and *.md{output})"
         )
     return Found(sorted(documents), sorted(left_out))
 
