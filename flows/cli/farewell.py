@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flows.context.paths import CHECKOUT
-from flows.ledger.facts import EVALUATED, EXPORTED, REPORTED, SAMPLES
+from flows.ledger.facts import EVALUATED, EXPORTED, REPORTED, SAMPLES, Criterion
 from flows.report.facts import RunFacts, collect
-from flows.report.verdict import Verdict, in_words, verdict
+from flows.report.verdict import in_words, verdict
 from flows.runner.run import Run
 from nanogpt.printable import printable
 
@@ -24,19 +24,19 @@ def farewell(run: Run) -> list[str]:
 
 
 def _lines(run: Run) -> Iterator[str]:
+    facts = collect(run)
     troubles = [record for record in run.phase_runner.records if record.has_failed]
     if run.options.only is None and run.has_finished(EVALUATED):
-        facts = collect(run)
-        yield from _model(run, facts, verdict(facts))
+        yield from _model(facts)
     for record in troubles:
         yield f"{record.label} {record.status}: {record.cause}"
-    if run.has_finished(REPORTED):
-        yield _criteria(run)
+    if run.has_finished(REPORTED) and (reported := facts.of(REPORTED)):
+        yield _criteria(reported.criteria)
     if run.paths.report.exists():
         yield f"Report: {near(run.paths.report)}"
     if run.session.prefect_url:
         yield f"Pages:  {run.session.prefect_url}"
-    if exported := run.facts(EXPORTED) if run.has_finished(EXPORTED) else None:
+    if run.has_finished(EXPORTED) and (exported := facts.of(EXPORTED)):
         yield f"Talk to it:\n  {chat_command(run.paths.workspace / exported.folder)}"
     if unmet := [record for record in troubles if record.is_over]:
         yield f"To give it a chance:\n  {unmet[0].next_command}"
@@ -44,20 +44,21 @@ def _lines(run: Run) -> Iterator[str]:
         yield f"When the cause is mended, continue with:\n  {run.options.command}"
 
 
-def _model(run: Run, facts: RunFacts, found: Verdict | None) -> Iterator[str]:
+def _model(facts: RunFacts) -> Iterator[str]:
     """The best model: how good it is, in a figure and in words, and three lines that it wrote."""
-    evaluated = run.facts(EVALUATED)
+    evaluated, samples, found = facts.of(EVALUATED), facts.of(SAMPLES), verdict(facts)
+    if evaluated is None:
+        return
     bits = evaluated.models[evaluated.best].test.bits_per_byte
     headline = found.headline if found else f"{evaluated.best}: {bits:.3f} bits per byte on text that it never saw"
     yield f"{headline[0].upper()}{headline[1:]}."
     yield f"That is {in_words(facts, bits)}."
     if found and found.level == "undertrained":
         yield f"To give it more time:\n  {found.command}"
-    if run.has_finished(SAMPLES):
-        samples = run.facts(SAMPLES).samples
-        sample = samples[len(samples) // 2]
+    if samples and samples.samples:
+        sample = samples.samples[len(samples.samples) // 2]
         yield f"It writes (temperature {sample.temperature:g}):"
-        yield from (f"  | {line}" for line in first_lines(sample.prompt + sample.text))
+        yield from (f"  | {line}" for line in first_lines(sample.text))
 
 
 def first_lines(text: str) -> list[str]:
@@ -66,8 +67,7 @@ def first_lines(text: str) -> list[str]:
     return [line for line, _ in zip(wrapped, range(LINES_OF_SAMPLE), strict=False)]
 
 
-def _criteria(run: Run) -> str:
-    judged = run.facts(REPORTED).criteria
+def _criteria(judged: Sequence[Criterion]) -> str:
     met = [criterion.name for criterion in judged if criterion.met]
     missed = [criterion.name for criterion in judged if criterion.met is False]
     unknown = [criterion.name for criterion in judged if criterion.met is None]

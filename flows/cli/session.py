@@ -193,4 +193,4 @@ def _farewell(run: Run, stopped: bool) -> int:
         return STOPPED
     for line in farewell(run):
         print(line)
-    return 0 if run.phase_runner.is_whole() else 1
+    return 1 if any(record.has_failed for record in run.phase_runner.records) else 0

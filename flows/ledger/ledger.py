@@ -183,7 +183,9 @@ class Ledger:
         facts = _plain(to_json(result.facts))
         identity = result.identity
         if identity is None:
-            identity = {"files": {file.path: file.sha256 for file in files}, "facts": facts}
+            # Without what has its default: a field that a later version adds is no other result.
+            known = _plain(to_json(result.facts, sparse=True))
+            identity = {"files": {file.path: file.sha256 for file in files}, "facts": known}
         finished = replace(
             self._running[step.name],
             state=FINISHED,

@@ -236,8 +236,8 @@ def test_from_another_folder_the_command_names_paths_that_hold_anywhere(tmp_path
     (tmp_path / "text.txt").write_text(LONG_ENOUGH)
     monkeypatch.chdir(tmp_path)
     command = shlex.join(run_words(["--data=text.txt", "--workspace", "here/there", "--set", "data.val_fraction=0.1"]))
-    assert command == (f"python3 -m flows.full_run --data {tmp_path}/text.txt --workspace {tmp_path}/here/there "
-                       "--set data.val_fraction=0.1")  # fmt: skip
+    where = f"--data {tmp_path}/text.txt --workspace {tmp_path}/here/there"
+    assert command == f"{where} --set data.val_fraction=0.1"
     assert run_words(["--data", "embedded"]) == ["--data", "embedded"]
     monkeypatch.chdir(CHECKOUT)
     assert run_words(["--config", "configs/micro.yaml"]) == ["--config", "configs/micro.yaml"]

@@ -39,7 +39,7 @@ class Machine:
     def find_for(self, config: Config, folder: str, seconds: float) -> FastestMicroBatch:
         self.searched.append((config.name, seconds))
         speeds = {1: 1e12, 2: 2e12, 7: 9e12, self.fastest or config.training.batch_size: 5e12}  # 7 divides no step
-        tried = [MicroBatchTry(size, "fits", speed) for size, speed in speeds.items()]
+        tried = [MicroBatchTry(size, "fits", tokens_per_second=speed) for size, speed in speeds.items()]
         return FastestMicroBatch(7, 9e12, GIB, [*tried, MicroBatchTry(16, "out of memory")], kept=False)
 
     def _figures(self, config: Config, device: str) -> dict[str, Any]:

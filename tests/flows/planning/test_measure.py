@@ -97,7 +97,7 @@ def test_what_has_no_memory_is_measured_in_smaller_micro_batches_of_the_same_ste
     [micro] = measuring(machine, "--set", "ladder=[micro]").measure().models.values()
     assert machine.measured == [("micro", 12), ("micro", 6), ("micro", 3)]
     assert (micro.batch_size, micro.gradient_accumulation) == (3, 4)
-    assert "micro: out of memory with micro-batches of 12; now micro-batches of 6" in parts.log
+    assert "micro: out of memory with micro-batch 12; now micro-batch 6" in parts.log
 
 
 @pytest.mark.parametrize("tokens, recomputes, fits", [
@@ -230,7 +230,7 @@ def test_the_fastest_micro_batch_that_divides_the_step_is_taken(measuring):
 def test_a_micro_batch_that_is_no_faster_is_not_taken(measuring, monkeypatch, found, tokens_per_second, measured_again):
     machine = Machine()
     measurement, measured = medium(measuring, machine)
-    answer = FastestMicroBatch(found, tokens_per_second, GIB, [MicroBatchTry(found, "fits", tokens_per_second)], False)
+    answer = FastestMicroBatch(found, tokens_per_second, GIB, [MicroBatchTry(found, "fits", tokens_per_second=tokens_per_second)], False)
     monkeypatch.setattr(machine, "find_for", lambda config, folder, seconds: answer)
     assert measurement.faster_micro_batch(resolved("medium_model"), measured) is measured
     assert machine.measured == [("medium_model", 8), *measured_again]

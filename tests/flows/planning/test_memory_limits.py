@@ -38,7 +38,7 @@ def tiny(**changes) -> Config:
 def test_what_fitted_is_how_the_next_run_begins(limits, parts):
     limits().note(tiny(), SITE, FOR_MEMORY, "killed")
     assert Fit.of(limits().as_it_fitted(tiny(), SITE)) == Fit(3, True, 64, "auto")
-    assert "tiny_model: micro-batches of 3, gradient checkpointing, windows of 64 tokens, as it fitted on" in parts.log
+    assert "tiny_model: micro-batch 3, gradient checkpointing, windows of 64 tokens, as it fitted on" in parts.log
     assert limits().too_large([tiny()], SITE) == {}
 
 

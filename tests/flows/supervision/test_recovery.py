@@ -93,8 +93,8 @@ def test_everything_is_tried_in_turn_and_then_it_does_not_fit(case):
 def test_what_the_trainer_halved_by_itself_is_recorded_and_where_the_next_one_begins(case):
     assert case.train(6, 3, KILLED) == ["12", "3"]
     assert [(row.symptom, row.outcome) for row in case.rows] == [
-        ("out_of_memory", "micro-batches of 6 on cpu"), ("out_of_memory", "micro-batches of 3 on cpu"),
-        ("killed", "micro-batches of 3 on cpu"),
+        ("out_of_memory", "micro-batch 6 on cpu"), ("out_of_memory", "micro-batch 3 on cpu"),
+        ("killed", "micro-batch 3 on cpu"),
     ]  # fmt: skip
 
 

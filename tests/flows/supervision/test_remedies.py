@@ -31,7 +31,7 @@ pytestmark = pytest.mark.fast
 CONFIG = Config.model_validate({"model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 256},
                                 "training": {"batch_size": 12}})  # fmt: skip
 ON_GPU = Fit(12, device="cuda", precision="bfloat16")
-ON_CPU = Fit(12)
+ON_CPU = Fit(12, device="cpu", precision="float32")
 
 
 def chosen(symptom: str, fit: Fit) -> list[tuple[Remedy, Fit]]:
@@ -88,7 +88,7 @@ def test_a_retry_changes_nothing_and_the_cpu_changes_device_and_precision_only()
 
 
 def test_the_cpu_in_mixed_precision_still_has_float32_to_fall_back_on():
-    [(remedy, fit)] = chosen("non_finite", Fit(12, precision="bfloat16"))
+    [(remedy, fit)] = chosen("non_finite", Fit(12, device="cpu", precision="bfloat16"))
     assert remedy is CPU and fit == ON_CPU
 
 
