@@ -112,7 +112,7 @@ def suits(extras: Sequence[str]) -> bool:
         return False
     lacking = missing(extras)
     if activated and lacking:
-        say(f"The activated environment lacks {shortened(lacking)}: going on in .venv.")
+        say(f"The activated environment lacks {shortened(lacking)}: .venv is used instead.")
     return not lacking
 
 
@@ -193,7 +193,7 @@ def inside_venv() -> bool:
 
 
 def find_python() -> str:
-    """Path of this interpreter if it will do, else of the newest on PATH, else of one that uv has or gets."""
+    """Path of this interpreter if it suits, else of the newest on PATH, else of one that uv has or gets."""
     if can_make_environments(sys.executable):
         return sys.executable
     minors = range(NEWEST[1], OLDEST[1] - 1, -1)
@@ -201,7 +201,7 @@ def find_python() -> str:
         for folder in os.get_exec_path():
             python = shutil.which(name, path=folder)
             if python and can_make_environments(python):
-                say(f"Python {this_version()} will not do here: going on with {python}.")
+                say(f"Python {this_version()} does not suit: {python} is used instead.")
                 return python
     return python_from_uv() or give_up(advice(), code=2)
 
@@ -224,7 +224,7 @@ def python_from_uv() -> Optional[str]:
         python = output_of([*find, "3.12"])
     if python is None or not can_make_environments(python.strip()):
         return None
-    say(f"Python {this_version()} will not do here: going on with uv's {python.strip()}.")
+    say(f"Python {this_version()} does not suit: uv's {python.strip()} is used instead.")
     return python.strip()
 
 
@@ -347,16 +347,20 @@ def clear_the_place(state: str) -> None:
 def install_packages(extras: List[str], log: IO[str], lock: IO[str]) -> int:
     """Install the project and what it requires; the exit status."""
     configured = pip_is_configured()
-    torch, index = torch_without_cuda(extras, configured)
+    pin = missing_torch(extras)
+    can_have_cuda = sys.platform.startswith("linux")
+    torch, index = torch_without_cuda(pin, configured) if pin and can_have_cuda and not has_nvidia_gpu() else ([], [])
     uv = shutil.which("uv") and not configured
-    announce(extras, "uv" if uv else "pip", with_cuda=sys.platform.startswith("linux") and not torch)
+    say(f"Installing {len(requirements(extras))} packages and what they need with {'uv' if uv else 'pip'}"
+        f"{size_of_torch(with_cuda=can_have_cuda and not torch) if pin else ''}.\n"
+        "What it prints goes to logs/bootstrap.log.")  # fmt: skip
     project = f".[{','.join(extras)}]" if extras else "."
     if uv:
         command = ["uv", "pip", "install", "--python", VENV_PYTHON, "--editable", project]
         command += ["--torch-backend", "cpu"] * bool(index) + ["--compile-bytecode"] * EAGER_BYTECODE
         if run_logged(command, log, lock, Progress(log.tell())) == 0:
             return 0
-        say("uv could not install the packages (logs/bootstrap.log says why): going on with pip ...")
+        say("uv could not install the packages (logs/bootstrap.log says why): trying pip ...")
     # -I: else the checkout's own egg-info, lying in the working folder, counts as an installed project
     command = [VENV_PYTHON, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
     command += ["--progress-bar", "off"] + ["--no-compile"] * (not EAGER_BYTECODE)
@@ -364,18 +368,22 @@ def install_packages(extras: List[str], log: IO[str], lock: IO[str]) -> int:
 
 
 def pip_is_configured() -> bool:
-    """Whether the person told pip where packages come from. uv does not read that."""
+    """Whether pip's configuration says where packages come from, which uv does not read."""
     settings = output_of([VENV_PYTHON, "-I", "-m", "pip", "config", "list"]) or ""
     return any(word in settings for word in ("index-url", "find-links", "no-index"))
 
 
-def torch_without_cuda(extras: List[str], configured: bool) -> Tuple[List[str], List[str]]:
-    """What to add to pip's command for the build of PyTorch without CUDA: the requirement, and options for the index
-    that has it. Both are empty where CUDA is of use, where PyTorch is installed, and where there is no such build."""
-    pin = next((text for text in requirements(extras) if re.match(r"torch\b(?!-)", text)), "")
+def missing_torch(extras: List[str]) -> str:
+    """The requirement of PyTorch, such as "torch>=2.10"; empty where it is met or there is none."""
     lacking = (output_of([VENV_PYTHON, __file__, *extras]) or "").splitlines()
-    if not pin or not {pin, "packaging"} & set(lacking) or not sys.platform.startswith("linux") or has_nvidia_gpu():
-        return [], []
+    if lacking == ["packaging"]:  # without that, missing() knows nothing more
+        lacking = requirements(extras)
+    return next((text for text in lacking if re.match(r"torch\b(?!-)", text)), "")
+
+
+def torch_without_cuda(pin: str, configured: bool) -> Tuple[List[str], List[str]]:
+    """What to add to pip's command for the newest build of PyTorch without CUDA: the requirement, and options for the
+    index that has it. Both are empty where no such build is found."""
     index = [] if configured or not is_reachable(CPU_INDEX) else ["--extra-index-url", CPU_INDEX]
     version = (output_of([VENV_PYTHON, "-I", "-c", NEWEST_CPU_BUILD, pin, *index]) or "").strip()
     return (["torch==" + version], index) if version else ([], [])
@@ -395,20 +403,12 @@ def is_reachable(url: str) -> bool:
         return False
 
 
-def announce(extras: List[str], installer: str, with_cuda: bool) -> None:
-    packages = requirements(extras)
-    sizes = ""
-    if any(text.startswith("torch") for text in packages):
-        fetched, on_disk = SIZE_WITH_CUDA if with_cuda else SIZE_WITHOUT_CUDA
-        cuda = "with" if with_cuda else "without"
-        sizes = f": about {fetched} GB to fetch and {on_disk} GB on disk, PyTorch {cuda} CUDA"
-        free = shutil.disk_usage(ROOT).free / 1e9
-        if free < on_disk:
-            sizes += f" (only {free:.1f} GB are free)"
-    say(
-        f"Installing {len(packages)} packages and what they need with {installer}{sizes}.\n"
-        "What it prints goes to logs/bootstrap.log."
-    )
+def size_of_torch(with_cuda: bool) -> str:
+    fetched, on_disk = SIZE_WITH_CUDA if with_cuda else SIZE_WITHOUT_CUDA
+    free = shutil.disk_usage(ROOT).free / 1e9
+    little = f" (only {free:.1f} GB are free)" if free < on_disk else ""
+    cuda = "with" if with_cuda else "without"
+    return f": about {fetched} GB to fetch and {on_disk} GB on disk{little}, PyTorch {cuda} CUDA"
 
 
 class Progress:

@@ -23,7 +23,8 @@ def make_usable() -> None:
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        # Python 3.6, which only looks for a newer one, cannot reconfigure.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     atexit.register(_flush)
 
