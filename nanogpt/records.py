@@ -10,15 +10,21 @@ from pydantic import TypeAdapter, ValidationError
 T = TypeVar("T")
 
 
-def to_json(record: object) -> Any:
-    """`record`, a dataclass or a pydantic model, as dictionaries, lists and plain values."""
-    return _adapter(type(record)).dump_python(record, mode="json")
+def to_json(record: object, sparse: bool = False) -> Any:
+    """`record`, a dataclass or a pydantic model, as dictionaries, lists and plain values.
+
+    `sparse` leaves out what has its default: a file stays as it was before its record had that field.
+    """
+    kind: Any = type(record)
+    return _adapter(kind).dump_python(record, mode="json", exclude_defaults=sparse)
 
 
 def from_json(kind: type[T], value: object) -> T:
     """`value` as `kind`; keys that it does not know are left out. Raises ValueError, in one line, for any other."""
     try:
-        return _adapter(kind).validate_python(value)
+        form: Any = kind
+        record: T = _adapter(form).validate_python(value)
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or kind.__name__
@@ -26,5 +32,5 @@ def from_json(kind: type[T], value: object) -> T:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -26,7 +26,7 @@ def start(flow: Flow, *arguments: str, work=None) -> int:
 
 
 def test_a_mistake_found_after_training_costs_its_phase_and_not_the_report(flow, capsys):
-    flow.failing["evaluation.models"] = UserError("checkpoints/default/micro/config.yaml: cannot be read")
+    flow.failing["evaluation.judge"] = UserError("checkpoints/default/micro/config.yaml: cannot be read")
     assert start(flow) == 1
     assert "6 Evaluation failed: checkpoints/default/micro/config.yaml: cannot be read" in capsys.readouterr().out
     assert "documentation.report" in flow.worked
