@@ -235,8 +235,8 @@ def test_from_another_folder_the_command_names_paths_that_hold_anywhere(tmp_path
     (tmp_path / "text.txt").write_text(LONG_ENOUGH)
     monkeypatch.chdir(tmp_path)
     command = resume_command(["--data=text.txt", "--workspace", "here/there", "--set", "data.val_fraction=0.1"])
-    assert command == (f"python3 -m flows.full_run --data {tmp_path}/text.txt --workspace {tmp_path}/here/there "
-                       "--set data.val_fraction=0.1")  # fmt: skip
+    paths = f"--data {tmp_path}/text.txt --workspace {tmp_path}/here/there"
+    assert command.endswith(f"{paths} --set data.val_fraction=0.1")
     assert resume_command(["--data", "embedded"]).endswith("--data embedded")
     monkeypatch.chdir(CHECKOUT)
     assert resume_command(["--config", "configs/micro.yaml"]).endswith("--config configs/micro.yaml")
