@@ -182,10 +182,9 @@ class Ledger:
         files = outputs.describe(result.files, self.workspace)
         facts = _plain(to_json(result.facts))
         identity = result.identity
-        if identity is None:
-            # Without what has its default: a field that a later version adds is no other result.
-            known = _plain(to_json(result.facts, sparse=True))
-            identity = {"files": {file.path: file.sha256 for file in files}, "facts": known}
+        if identity is None:  # sparse: a fact that a later version adds is no other output while it has its default
+            telling = to_json(result.facts, sparse=True)
+            identity = {"files": {file.path: file.sha256 for file in files}, "facts": telling}
         finished = replace(
             self._running[step.name],
             state=FINISHED,

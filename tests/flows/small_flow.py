@@ -35,7 +35,7 @@ DEVICE, FETCH, TRAIN, JUDGE, REPORT = (
         "environment.device",
         "dataset.fetch",
         "training.micro",
-        "evaluation.models",
+        "evaluation.judge",
         "documentation.report",
     )
 )

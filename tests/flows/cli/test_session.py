@@ -26,7 +26,7 @@ def start(flow: Flow, *arguments: str, work=None) -> int:
 
 
 def test_a_mistake_found_after_training_costs_its_phase_and_not_the_report(flow, capsys):
-    flow.failing["evaluation.models"] = UserError("checkpoints/default/micro/config.yaml: cannot be read")
+    flow.failing["evaluation.judge"] = UserError("checkpoints/default/micro/config.yaml: cannot be read")
     assert start(flow) == 1
     assert "6 Evaluation failed: checkpoints/default/micro/config.yaml: cannot be read" in capsys.readouterr().out
     assert "documentation.report" in flow.worked
@@ -56,9 +56,13 @@ def test_a_signal_ends_a_run_as_ctrl_c_does(flow, number):
 
 
 def test_nohup_is_respected(flow):
+    def work(run):
+        os.kill(os.getpid(), signal.SIGHUP)
+        flow.do_phases(run)
+
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert start(flow, work=lambda run: os.kill(os.getpid(), signal.SIGHUP)) == 0
+        assert start(flow, work=work) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -85,8 +89,13 @@ def test_a_workspace_that_cannot_be_written_later_is_reported_in_one_line(flow, 
 def test_a_command_that_only_names_a_run_continues_it_as_it_was_started(flow, capsys):
     start(flow, "--run", "night", "--set", "training.seed=7")
     seen = []
+
+    def work(run):
+        seen.append(run.options)
+        flow.do_phases(run)
+
     arguments = ["--workspace", str(flow.workspace), "--run", "night", "--no-ui"]
-    assert session.main(arguments, flow.phases(), lambda run: seen.append(run.options)) == 0
+    assert session.main(arguments, flow.phases(), work) == 0
     [options] = seen
     assert options.config.budget == 600 and options.candidates[0].training.seed == 7
     assert "Run night continues with the options of before: --budget 10m" in capsys.readouterr().err

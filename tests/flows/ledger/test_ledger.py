@@ -216,6 +216,23 @@ def test_other_facts_are_other_output(house):
     assert reason(house, TOKENISE) == "Clean the text gave other output"
 
 
+@dataclass(frozen=True)
+class LaterText:
+    characters: int = 6
+    seconds: float = 0.0
+    unknown: int = 0
+
+
+def test_a_fact_that_a_later_version_adds_is_other_output_only_when_it_says_something(house):
+    house.done(CLEAN, "one", facts=Text(3))
+    house.done(TOKENISE)
+    later = replace(CLEAN, key=Key("dataset.clean", LaterText))
+    house.done(later, "one", facts=LaterText(3))
+    assert house.session().facts(later.key) == LaterText(3, unknown=0) and kept(house, TOKENISE)
+    house.done(later, "one", facts=LaterText(3, unknown=2))
+    assert reason(house, TOKENISE) == "Clean the text gave other output"
+
+
 def test_a_declared_identity_is_all_that_later_steps_see(house):
     house.done(CLEAN, "log of one day", identity="same", facts=Text(seconds=1.0))
     house.done(TOKENISE)

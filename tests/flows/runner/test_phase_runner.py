@@ -28,7 +28,7 @@ def test_a_failed_phase_blocks_what_needs_it_and_nothing_else(flow):
     flow.failing["training.micro"] = RuntimeError("no remedy is left")
     parts = Parts(flow)
     parts.run_phases()
-    assert flow.worked == [name for name in ALL if name != "evaluation.models"]
+    assert flow.worked == [name for name in ALL if name != "evaluation.judge"]
     training, evaluation = parts.phases.record("training"), parts.phases.record("evaluation")
     assert (training.status, training.cause) == ("failed", "no remedy is left")
     assert (evaluation.status, evaluation.cause) == ("blocked", "training.micro has not finished")
@@ -44,7 +44,7 @@ def test_after_a_failure_the_next_start_does_what_is_left(flow):
     flow.failing.clear()
     parts = Parts(flow)
     parts.run_phases()
-    assert flow.worked == ["training.micro", "evaluation.models"]
+    assert flow.worked == ["training.micro", "evaluation.judge"]
     assert parts.statuses()["dataset"] == "kept"
 
 
@@ -66,7 +66,7 @@ def test_a_persons_mistake_before_a_model_is_trained_or_a_stop_ends_the_phases(f
 
 
 def test_a_persons_mistake_after_a_model_is_trained_costs_its_phase_alone(flow):
-    flow.failing["evaluation.models"] = UserError("config.yaml: cannot be read")
+    flow.failing["evaluation.judge"] = UserError("config.yaml: cannot be read")
     parts = Parts(flow)
     parts.run_phases()
     assert parts.phases.record("evaluation").cause == "config.yaml: cannot be read"
