@@ -15,7 +15,8 @@ from typing import Protocol
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from flows.display.protocol import TrainingProgress, printable
+from flows.display.protocol import TrainingProgress
+from nanogpt.printable import printable
 from nanogpt.units import clock, duration
 
 WIDE = 70  # columns from which times are in words and what a phase does stands beside it

@@ -4,7 +4,6 @@ Whatever a display does, each function given to it runs exactly once and its res
 An exception with an attribute `shown_as` ("Blocked") is shown under that name instead of Failed.
 """
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -128,24 +127,6 @@ class Display(Protocol):
 
     def note(self, message: str, level: Level = "info") -> None:
         """Show a message, in the log of the current step, phase or flow too."""
-
-
-def printable(text: str, encoding: str = "utf-8") -> str:
-    """`text` with what a terminal would obey, or cannot show, as escapes: a model's text may hold control characters.
-
-    Line ends and tabs stay. Besides control characters (an escape begins a command to the terminal) that are those
-    that turn the direction of writing, and what `encoding` has no bytes for.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    shown = "".join(map(_visible, text))
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _visible(character: str) -> str:
-    is_control = unicodedata.category(character) in ("Cc", "Zl", "Zp") and character not in "\n\t"
-    turns = unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-    return ascii(character)[1:-1] if is_control or turns else character
 
 
 def one_line(words: object) -> str:

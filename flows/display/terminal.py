@@ -32,8 +32,8 @@ from flows.display.protocol import (
     T,
     TrainingProgress,
     one_line,
-    printable,
 )
+from nanogpt.printable import printable
 from nanogpt.units import duration
 
 LEVEL_STYLES = {"info": "", "warning": "yellow", "error": "red"}
