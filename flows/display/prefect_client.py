@@ -1,4 +1,4 @@
-"""What a run asks and tells its workspace's Prefect server, besides what Prefect's own engine does.
+"""A run's own requests to its workspace's Prefect server, besides those of Prefect's engine.
 
 Import after `prefect_server.connect`: Prefect reads its settings when it is imported.
 """
