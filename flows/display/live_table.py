@@ -19,7 +19,7 @@ from flows.display.protocol import TrainingProgress
 from nanogpt.printable import printable
 from nanogpt.units import clock, duration
 
-WIDE = 70  # columns from which times are in words and what a phase does stands beside it
+WIDE = 70  # columns from which times are in words, and a phase's line says what it does
 WIDEST_BAR, NARROWEST_BAR = 40, 6
 SPARKS = "▁▂▃▄▅▆▇█"
 MOST_LOSSES = 128  # kept for the trend

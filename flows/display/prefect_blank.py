@@ -2,7 +2,7 @@
 
 Prefect brings a new database through 139 migrations: 6 s of processor time, two thirds of a first start. The set-up of
 `.venv` runs `python -m flows.display.prefect_blank` (bootstrap.py); prefect_process.py alone copies.
-Where there is none, in an environment of the person's own, Prefect migrates as ever.
+Without one, as in an environment of a person's own, Prefect runs its migrations.
 """
 
 import os
@@ -23,7 +23,7 @@ def place() -> Path:
 
 
 def make() -> None:
-    """Let Prefect make one. Raises OSError or subprocess.SubprocessError; then nothing is there."""
+    """Let Prefect make one. Raises OSError or subprocess.SubprocessError, and leaves nothing then."""
     place().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place().parent) as home:
         own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

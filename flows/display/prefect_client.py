@@ -1,4 +1,4 @@
-"""What a run asks and tells its workspace's Prefect server, besides what Prefect's own engine does.
+"""A run's own requests to its workspace's Prefect server, besides those of Prefect's engine.
 
 Import after `prefect_server.connect`: Prefect reads its settings when it is imported.
 """
@@ -17,13 +17,14 @@ from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
-from prefect.states import Crashed, Pending
+from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from flows.display.protocol import Opening
 
 UNFINISHED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
 KILLED = "the process ended without a word (killed, or the machine stopped); the same command goes on"
+NOT_FROM_HERE = "Nothing starts a run from its page (Retry, Quick run): use its command in a terminal."
 
 # Prefect has no setting for this. httpx fails at a kind of proxy that it does not know (socks5) even where it would not
 # use it; the server is on this machine, and needs none.
@@ -36,11 +37,11 @@ def new_client() -> SyncPrefectClient:
 
 
 def mark_crashed(tag: str) -> int:
-    """Mark as Crashed what is unfinished under `tag`; the number of flow runs."""
+    """Mark as Crashed what is unfinished under `tag`; the number of flow runs. What waits for a start is cancelled."""
     with new_client() as client:
-        runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": UNFINISHED})
-        )
+        for run in client.read_flow_runs(flow_run_filter=_tagged(tag, {"type": {"any_": ["SCHEDULED"]}})):
+            client.set_flow_run_state(run.id, Cancelled(message=NOT_FROM_HERE), force=True)
+        runs = client.read_flow_runs(flow_run_filter=_tagged(tag, UNFINISHED))
         if not runs:
             return 0
         tasks = client.read_task_runs(
@@ -54,6 +55,10 @@ def mark_crashed(tag: str) -> int:
     return len(runs)
 
 
+def _tagged(tag: str, state: dict[str, dict[str, list[str]]]) -> FlowRunFilter:
+    return FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": state})
+
+
 def create_flow_run(flow: Flow[..., State[Any]], opening: Opening, start: str) -> FlowRun:
     """The flow run of a start; asked again with the same `start`, the same one.
 
@@ -62,7 +67,7 @@ def create_flow_run(flow: Flow[..., State[Any]], opening: Opening, start: str) -
     with new_client() as client:
         deployment_id = client.create_deployment(
             client.create_flow(flow), opening.run, paused=True, enforce_parameter_schema=False,
-            description="To start it, use its command in a terminal: nothing starts it from here.",
+            description=NOT_FROM_HERE, tags=list(opening.tags),
         )  # fmt: skip
         return client.create_flow_run_from_deployment(
             deployment_id, parameters=dict(opening.parameters), state=Pending(), name=opening.name or opening.run,

@@ -56,7 +56,7 @@ class StartError(Exception):
 
 
 def own_environment(home: Path) -> dict[str, str]:
-    """For server and client: without whatever Prefect account, profile or server the person has."""
+    """For server and client: without the Prefect account, profile or server that a person may have."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return inherited | {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "WARNING", "DO_NOT_TRACK": "1"}
 
@@ -64,7 +64,7 @@ def own_environment(home: Path) -> dict[str, str]:
 def server_environment(home: Path, url: str) -> dict[str, str]:
     own = own_environment(home)
     for name in [name for name in own if name.lower().endswith("_proxy")]:
-        del own[name]  # it talks to nobody, and its own client does not start with a proxy that httpx does not know
+        del own[name]  # it calls no other machine; its own client fails at a kind of proxy that httpx does not know
     return own | {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": DATABASE_URL,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -92,7 +92,7 @@ def read_record(home: Path) -> Record | None:
 
 
 def healthy_record(home: Path) -> Record | None:
-    """The recorded server when it is still that process and answers, if need be after its start; else it is ended."""
+    """The recorded server if it still runs and answers, once it has started; otherwise it is ended."""
     record = read_record(home)
     if record is None or not is_running(record):
         return None
@@ -120,8 +120,8 @@ def _process(record: Record) -> psutil.Process | None:
 
 
 def _started_at(process: psutil.Process, record: Record) -> bool:
-    """Says no once the clock was set: Linux counts a process's start from the boot, and psutil adds the clock's idea
-    of when that was."""
+    """False once the clock was set: Linux counts a process's start from boot, and psutil adds the time of boot by the
+    clock as it is now."""
     return bool(abs(process.create_time() - record.create_time) < 1.0)
 
 
@@ -180,7 +180,7 @@ def _is_free(port: int) -> bool:
 
 
 def start_despite_database(home: Path, port: int, log: Log, closing: threading.Event) -> Record:
-    """Start; a database that is damaged or that this Prefect can't read is set aside for a new one."""
+    """Start the server; set aside a database that is damaged or that this Prefect cannot read."""
     database = home / DATABASE
     if _is_empty(database):
         if (home / RECORD_FILE).exists():
@@ -200,7 +200,7 @@ def start_despite_database(home: Path, port: int, log: Log, closing: threading.E
 
 
 def _start(home: Path, port: int, closing: threading.Event) -> Record:
-    if not _is_free(port):  # whoever has it might even answer, as another workspace's server does
+    if not _is_free(port):  # the program that has it might even answer, as another workspace's server does
         raise StartError(f"port {port} is taken by another program")
     command, url = [sys.executable, *_arguments(port)], f"http://{HOST}:{port}"
     log_path = home / "server.log"
@@ -217,7 +217,7 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
     if becomes_healthy(record, START_SECONDS, closing):
         inode, _ = database_file(home) or (None, None)
         record = replace(record, inode=inode)
-        with contextlib.suppress(OSError):  # the server is there, whether or not it is noted
+        with contextlib.suppress(OSError):  # the server runs, recorded or not
             durable.write_json(home / RECORD_FILE, asdict(record))
         return record
     if closing.is_set():
@@ -254,7 +254,7 @@ def _database_fault(path: Path) -> str | None:
     try:
         with contextlib.closing(sqlite3.connect(path)) as database:
             verdict = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.OperationalError:  # locked, or not to be opened: the server will say
+    except sqlite3.OperationalError:  # locked, or it cannot be opened: the server will say
         return None
     except sqlite3.DatabaseError as error:
         return str(error)
@@ -264,8 +264,8 @@ def _database_fault(path: Path) -> str | None:
 def fault_under_server(home: Path, record: Record) -> str | None:
     """What is wrong with the database of a server that runs; None when it is sound.
 
-    One whose database was deleted makes a file for its next connection, with nothing in it, and on which SQLite may
-    fail in ways that look like being busy: it is known by its inode.
+    A server whose database was deleted makes an empty file for its next connection, where SQLite's errors may look as
+    if the database were busy: the inode tells.
     """
     database = home / DATABASE
     if _is_empty(database):

@@ -36,7 +36,7 @@ WATCH_SECONDS = 0.5
 HEALTH_SECONDS = 10.0  # between questions to a server whose process lives
 HUNG_AFTER = 4  # such questions in a row without an answer
 RESTARTS = 3
-RESTART_PATIENCE = 5.0  # for those who need the server while it is away and nobody has begun to start it again
+RESTART_PATIENCE = 5.0  # to wait for a server that is down and whose restart has not begun
 CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
 
 
@@ -96,7 +96,7 @@ class Server:
         """Mark as Crashed what an earlier, killed process left unfinished under `tag`; the number of flow runs.
 
         For the holder of the run's lock only: whoever holds it knows that no other process of this run lives.
-        What can't be reached stays as it is, with a line in the log.
+        Where the server does not answer, nothing changes but for a line in the log.
         """
         try:
             from flows.display import prefect_client  # Prefect reads its settings when it is imported; takes 1.5 s
@@ -125,7 +125,7 @@ class Server:
                 return
 
     def _has_its_database(self) -> bool:
-        """Whether the file is the one that the server opened. A server answers all the same without it."""
+        """Whether the file is the one that the server opened. A server keeps answering without it."""
         before, self._database = self._database, database_file(self.home)
         if before is None or self._database is None:
             return before is None

@@ -1,7 +1,7 @@
 """What a person sees of a run: a live table of the phases on a terminal, one line an event in a pipe.
 
 One thread alone, the painter, prints. Everybody else changes the state under a lock that is never held while anything
-is printed, or puts a line into a queue: a terminal that is slow, or stopped by Ctrl-S, holds up nobody.
+is printed, or puts a line into a queue: a terminal that is slow, or stopped by Ctrl-S, delays nobody.
 """
 
 import io
@@ -38,7 +38,7 @@ from nanogpt.units import duration
 
 LEVEL_STYLES = {"info": "", "warning": "yellow", "error": "red"}
 SECONDS_BETWEEN_REFRESHES = 0.5  # the cores are for training
-CLOSING_SECONDS = 5.0  # for a terminal that takes nothing more
+CLOSING_SECONDS = 5.0  # for a terminal that accepts no output
 PIPED_PROGRESS_SECONDS = 30.0
 RECENT_LINES = 200  # printed again when the terminal changes its size
 

@@ -383,6 +383,22 @@ def test_a_flow_run_that_is_cancelled_on_its_page_is_interrupted(stage, state):
 
 
 @pytest.mark.slow
+def test_a_start_that_somebody_wanted_from_the_page_is_cancelled_by_the_next_one(stage):
+    stage.run(
+        'display.flow(lambda: display.phase("1 Environment", lambda: None), Opening("retry", tags=["run:retry"]))'
+    )
+    run = stage.flow_run("retry")
+    again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    stage.ask(f"flow_runs/{run['id']}/set_state", again)
+    quick = stage.ask(f"deployments/{run['deployment_id']}/create_flow_run", {"name": "quick"})
+    assert quick["state"]["type"] == "SCHEDULED"
+    stage.run('server.mark_crashed("run:retry")')
+    for name in "retry", "quick":
+        state = stage.flow_run(name)["state"]
+        assert state["type"] == "CANCELLED" and "use its command" in state["message"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:1", "gopher://x"])
 def test_the_pages_are_reached_whatever_proxy_a_person_has(stage, proxy):
     """Port 1 answers nobody: all that went through the proxy would be lost. httpx has no package for socks5 here."""

@@ -3,7 +3,6 @@
 import itertools
 import math
 import time
-import unicodedata
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.display.live_table import SPARKS, Losses, Phase, Picture, State
-from flows.display.protocol import TrainingProgress, printable
+from flows.display.protocol import TrainingProgress
 
 pytestmark = pytest.mark.fast
 LABELS = [
@@ -144,13 +143,3 @@ def test_any_words_at_any_size_stay_within_it(width, height, labels, heading, ti
     for line in drawn(picture, width, height):
         line.encode(encoding)
         assert not set("\n\t") & set(line)
-
-
-@given(st.text())
-def test_printable_text_obeys_nobody_and_fits_its_encoding(text):
-    for encoding in ("utf-8", "ascii", "cp1252"):
-        shown = printable(text, encoding)
-        assert shown.encode(encoding).decode(encoding) == shown
-        assert not any(unicodedata.category(character) == "Cc" for character in shown if character not in "\n\t")
-        assert printable(shown, encoding) == shown
-    assert printable("plain, with\ttabs\nand Größe") == "plain, with\ttabs\nand Größe"

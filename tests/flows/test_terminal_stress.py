@@ -1,12 +1,20 @@
 """A live terminal under stress: messages from many threads, and one that takes nothing more."""
 
+import fcntl
+import itertools
 import os
 import pty
+import re
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MESSAGES, THREADS = 5_000, 4
@@ -50,10 +58,15 @@ class Pty:
                                         stderr=slave, env={**os.environ, "TERM": "xterm-256color"})  # fmt: skip
         os.close(slave)
 
-    def read(self, seconds: float) -> bytes:
-        """All that is written until the process has ended, or for so long."""
-        said, deadline = b"", time.monotonic() + seconds
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def read(self, seconds: float, sizes: Iterable[tuple[int, int]] = ()) -> bytes:
+        """All that is written until the process has ended, or for so long; meanwhile the terminal takes the `sizes`."""
+        said, deadline, sizes = b"", time.monotonic() + seconds, iter(sizes)
         while time.monotonic() < deadline:
+            if size := next(sizes, None):
+                self.resize(*size)
             if not select.select([self.master], [], [], 0.2)[0]:
                 if self.process.poll() is not None:
                     break
@@ -70,15 +83,20 @@ class Pty:
         os.close(self.master)
 
 
-def test_thousands_of_messages_from_four_threads_all_arrive():
+SIZES = [(120, 40), (40, 20), (80, 24), (10, 3), (200, 60)]
+
+
+@pytest.mark.parametrize("sizes", [[], itertools.cycle(SIZES)], ids=["one size", "many sizes"])
+def test_thousands_of_messages_from_four_threads_all_arrive(sizes):
     terminal = Pty(TALKING)
+    terminal.resize(80, 24)
     try:
-        said = terminal.read(120).decode()
-        assert "all said." in said
-        missing = [f"message {number}-{count}." for number in range(THREADS) for count in range(MESSAGES // THREADS)
-                   if f"message {number}-{count}." not in said]  # fmt: skip
+        said = re.sub(r"\s", "", terminal.read(120, sizes).decode())  # a narrow terminal breaks words
+        assert "allsaid." in said
+        missing = [f"message{number}-{count}." for number in range(THREADS) for count in range(MESSAGES // THREADS)
+                   if f"message{number}-{count}." not in said]  # fmt: skip
         assert missing == []
-        assert "stray 3-1200." in said
+        assert "stray3-1200." in said
     finally:
         terminal.close()
 
