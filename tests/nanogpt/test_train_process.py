@@ -116,15 +116,42 @@ def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fault_is_code_3_and_a_symptom(case, tmp_path):
-    config, data = case[:2]
-    folder = tmp_path / "broken"
+def damaged(data: Path, folder: Path) -> Path:
     shutil.copytree(data, folder)
     (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-10])
-    process = start(config, folder, tmp_path / "m")
+    return folder
+
+
+def test_a_fault_is_code_3_and_a_symptom_for_the_parent(case, tmp_path):
+    process = start(case[0], damaged(case[1], tmp_path / "broken"), tmp_path / "m")
     assert ended(process) == 3
     outcome = json.loads((tmp_path / "m" / "outcome.json").read_text())
     assert (outcome["status"], outcome["symptom"]) == ("failed", "corrupt_file")
+
+
+def test_damaged_data_is_one_line_and_code_2_for_a_person(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stopping.StopRequest, "listen", lambda request: None)
+    monkeypatch.setattr(child, "faulthandler", types.SimpleNamespace(enable=lambda: None))
+    data = damaged(case[1], tmp_path / "broken")
+    assert cli.main(["train", str(case[0]), "--data", str(data), "--folder", str(tmp_path / "m")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "train.bin" in message and "nanogpt prepare" in message
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("setting", ["gradient_accumulation", "batch_size"])
+def test_a_step_of_a_million_million_sequences_ends_when_it_is_asked_to(case, tmp_path, setting):
+    process = start(*case[:2], tmp_path / "m", "--micro-batch", "1", "--set", f"training.{setting}=1000000000000")
+    ends = time.monotonic() + PATIENCE
+    while not (tmp_path / "m" / "events.jsonl").is_file() or not events(tmp_path / "m", "started"):
+        assert time.monotonic() < ends and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert ended(process) == 143
+    assert time.monotonic() - asked < 30  # a moment, on a quiet machine
+    assert checkpoint.load_newest(tmp_path / "m" / "checkpoints", pytest.fail).step == 0
 
 
 def test_what_float16_cannot_hold_ends_as_non_finite_and_goes_on_in_float32_on_the_cpu(case, tmp_path):
