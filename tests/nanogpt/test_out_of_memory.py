@@ -1,6 +1,7 @@
 """A training that runs out of memory: nothing is lost, and the curve is that of the unlimited one within rounding."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,8 @@ def no_memory_to_compare(monkeypatch, windows: int) -> list[tuple]:
     CPU, a length that a curriculum meets on its way. The shapes that were compared."""
     real, compared = DeviceCheck.__init__, []
 
-    def on_an_accelerator(self, *parts):
-        real(self, *parts)
-        self.is_accelerator = True
+    def on_an_accelerator(self, state, numerics, *parts):
+        real(self, state, replace(numerics, device="an accelerator"), *parts)
 
     def compare(model, tokens, targets, precision, loss_scale):
         if tokens.size(0) > windows and tokens.size(1) == 16:

@@ -26,11 +26,10 @@ from nanogpt.faults import (
     classify,
 )
 from nanogpt.model.gpt import GPT, mps_dropout_again
-from nanogpt.training.compiled_loss import is_of_compiler
 from nanogpt.training.micro_batches import Feed, MicroBatches
 from nanogpt.training.numerics import Numerics
 from nanogpt.training.progress import Progress
-from nanogpt.training.retries import OutOfMemory
+from nanogpt.training.retries import OutOfMemory, is_of_compiler
 from nanogpt.training.state import TrainingState
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import OutOfTime, StopRequest, StopRequested
