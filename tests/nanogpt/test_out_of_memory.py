@@ -209,8 +209,8 @@ def test_losses_of_other_windows_are_no_better_and_no_worse(data, tmp_path, monk
     outcome = train_with_stops(windows(config, after), data, tmp_path / "stopped", looks=5)
     assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "whole")
     for name in ("whole", "stopped"):
-        (told,) = events(tmp_path / name, "best anew")
-        assert told["message"].startswith(f"windows of {before} -> {after} tokens")
+        (event,) = events(tmp_path / name, "best anew")
+        assert event["message"].startswith(f"windows of {before} -> {after} tokens")
 
 
 def test_windows_that_no_doubling_makes_whole_are_refused_and_longer_ones_are_whole():

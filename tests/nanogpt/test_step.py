@@ -134,7 +134,7 @@ def test_shorter_windows_see_the_same_tokens():
     assert torch.equal(targets.flatten(), piece_targets.flatten())
 
 
-def test_a_scaled_loss_scales_the_gradients_exactly_and_nothing_that_is_told():
+def test_a_scaled_loss_scales_the_gradients_exactly_and_no_figure():
     plain, scaled = computed(stepper(2), WHOLE), computed(stepper(2), WHOLE, scale=1024.0)
     assert plain[:2] == scaled[:2]
     assert all(torch.equal(1024 * a, b) for a, b in zip(plain[2], scaled[2], strict=True))
@@ -243,7 +243,7 @@ def test_where_memory_runs_out_the_step_is_that_of_the_halved_micro_batch(batch,
     assert not of.record.rows
 
 
-def test_a_halving_is_told_with_its_evidence():
+def test_a_halving_is_reported_with_its_evidence():
     of = stepper(4)
     of.loss_sum.function = Memory(of, tokens=8)
     computed(of, WHOLE)

@@ -64,8 +64,8 @@ def ended(process: subprocess.Popen) -> int:
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, monkeypatch):
     monkeypatch.setattr(stopping, "SECONDS_TO_SAVE", -4.9)
-    told = pytest.raises(UserError, match="another process is training there")
-    with child.alone_in(tmp_path), told, child.alone_in(tmp_path):
+    refused = pytest.raises(UserError, match="another process is training there")
+    with child.alone_in(tmp_path), refused, child.alone_in(tmp_path):
         pytest.fail("two held it")
     with child.alone_in(tmp_path):
         pass  # it is free again
@@ -74,9 +74,9 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, 
 def ends_as(case, folder: Path) -> None:
     config, data, whole_folder, whole = case
     process = start(config, data, folder)
-    told, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
-    assert told.startswith("finished after 300 steps") and told.count("\n") == 1
+    assert output.startswith("finished after 300 steps") and output.count("\n") == 1
     outcome = json.loads((folder / "outcome.json").read_text())
     assert (outcome["status"], outcome["sha256"]) == ("finished", whole.sha256)
     assert losses(folder) == losses(whole_folder)
@@ -102,17 +102,17 @@ def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
     assert events(tmp_path, "resumed")[1]["step"] == saved.step
 
 
-@pytest.mark.parametrize("mistake, told", [
+@pytest.mark.parametrize("mistake, words", [
     (["--set", "training.learning_rat=1"], "learning_rate"), (["--data", "nowhere"], "nowhere"),
     (["--init", "nowhere"], "nowhere"), (["--set", "model.vocab_size=2"], "model.vocab_size: found 2"),
 ])  # fmt: skip
-def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, told):
+def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, words):
     monkeypatch.setattr(stopping.StopRequest, "listen", lambda request: None)  # the signals here are pytest's
     monkeypatch.setattr(child, "faulthandler", types.SimpleNamespace(enable=lambda: None))
     folder = tmp_path / "new" / "model"
     assert cli.main(["train", str(case[0]), "--data", str(case[1]), "--folder", str(folder), *mistake]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and told in said
+    assert said.count("\n") == 1 and words in said
     assert list(tmp_path.iterdir()) == []
 
 
