@@ -18,8 +18,7 @@ from nanogpt.config import Config, TrainingConfig
 from nanogpt.data.data_loader import Samples
 from nanogpt.results import RangeTest
 from nanogpt.training import numerics as numerical
-from nanogpt.training.data_folder import DataFolder
-from nanogpt.training.job import completed
+from nanogpt.training.job import DataFolder, completed
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.record.recorder import NoRecord
 from nanogpt.training.state import TrainingState

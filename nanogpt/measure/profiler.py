@@ -131,11 +131,7 @@ def _matmul_rate(device: str, precision: str, threads: int) -> float:
 
 
 def profile(
-    config: Config,
-    steps: int,
-    tokens: Tokens | None = None,
-    split: Tokens | None = None,
-    trace: Path | None = None,
+    config: Config, steps: int, tokens: Tokens | None = None, split: Tokens | None = None, trace: Path | None = None
 ) -> Profile:
     """Time the parts of `steps` real steps, one evaluation of `split` and one checkpoint.
 

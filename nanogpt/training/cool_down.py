@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nanogpt.training.job import TrainingJob
 from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.saving import Saver
@@ -10,11 +12,15 @@ from nanogpt.training.stopwatch import TrainingClock
 from nanogpt.training.update.schedule import CoolDown, cool_down_for_clock, planned_cool_down
 
 
+@dataclass
 class CoolDownPlanner:
     """Keeps progress.cool_down as steps and time want it."""
 
-    def __init__(self, job: TrainingJob, state: TrainingState, saver: Saver, folder: ModelFolder, clock: TrainingClock):
-        self.job, self.state, self.saver, self.folder, self.clock = job, state, saver, folder, clock
+    job: TrainingJob
+    state: TrainingState
+    saver: Saver
+    folder: ModelFolder
+    clock: TrainingClock
 
     def plan(self) -> None:
         """Between two steps."""

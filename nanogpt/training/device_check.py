@@ -5,7 +5,7 @@ A batch or a window that grows changes the shape, after which MPS's gradients we
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.numerics import Numerics
@@ -16,33 +16,28 @@ from nanogpt.training.state import TrainingState
 from nanogpt.training.update.growth import StepData
 
 
+@dataclass
 class DeviceCheck:
     """Asks nanogpt.training.parity about the passes of this training."""
 
-    def __init__(
-        self,
-        state: TrainingState,
-        numerics: Numerics,
-        micro_batches: MicroBatches,
-        retries: Retries,
-        record: Recorder,
-    ):
-        self.state, self.precision, self.micro_batches = state, numerics.precision, micro_batches
-        self.retries, self.record = retries, record
-        self.is_accelerator = numerics.device != "cpu"
-        self._compared: tuple[int, int] | None = None
+    state: TrainingState
+    numerics: Numerics
+    micro_batches: MicroBatches
+    retries: Retries
+    record: Recorder
+    compared: tuple[int, int] | None = None  # the shape of a pass
 
     def check(self, data: StepData, loss_scale: float) -> None:
         """Raise DeviceError unless the device computes `data` as the CPU does.
 
         Where there is no memory for it, the micro-batch halves as in a step. Raises OutOfMemory.
         """
-        if not self.is_accelerator or self.micro_batches.shape(data) == self._compared:
+        if self.numerics.device == "cpu" or self.micro_batches.shape(data) == self.compared:
             return
         self.record.beat("comparing the device with the CPU")
         self.state.optimizer.forget_gradients()  # of the last step: the comparison makes a set of its own
         found = self.retries.complete(data, lambda: self._compare(data, loss_scale), uses_compiler=False)
-        self._compared = self.micro_batches.shape(data)
+        self.compared = self.micro_batches.shape(data)
         if found:
             message = (
                 f"loss within {found.loss:.0e}, gradients within {found.gradient:.0e} of the CPU's, "
@@ -52,4 +47,4 @@ class DeviceCheck:
 
     def _compare(self, data: StepData, loss_scale: float) -> Parity | None:
         tokens, targets = next(self.micro_batches.of(data))
-        return require_parity(self.state.model, tokens, targets, self.precision, loss_scale)
+        return require_parity(self.state.model, tokens, targets, self.numerics.precision, loss_scale)

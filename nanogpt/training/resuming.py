@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from nanogpt.faults import NonFiniteError
@@ -51,20 +52,16 @@ def settled_micro_batch(job: TrainingJob, before: dict[str, Any]) -> int:
     return int(before["micro_batch"]) if before.get("batch_size") == configured else configured
 
 
+@dataclass
 class Resumer:
     """Brings the state, and the rows on the disk with it, to a checkpoint."""
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        numerics: Numerics,
-        state: TrainingState,
-        folder: ModelFolder,
-        saver: Saver,
-        clock: TrainingClock,
-    ):
-        self.job, self.numerics, self.state = job, numerics, state
-        self.folder, self.saver, self.clock = folder, saver, clock
+    job: TrainingJob
+    numerics: Numerics
+    state: TrainingState
+    folder: ModelFolder
+    saver: Saver
+    clock: TrainingClock
 
     def begin(self, found: Checkpoint | None) -> None:
         """Go on from `found`, or begin at the first step."""

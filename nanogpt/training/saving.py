@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,17 @@ from nanogpt.weights import checkpoint
 WITH_MOMENTS = 3  # times the bytes of the weights: AdamW makes its two moments at the first step
 
 
+@dataclass
 class Saver:
     """Writes `state` into `folder`."""
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        numerics: Numerics,
-        state: TrainingState,
-        micro_batches: MicroBatches,
-        folder: ModelFolder,
-        clock: TrainingClock,
-    ):
-        self.job, self.numerics, self.state, self.micro_batches = job, numerics, state, micro_batches
-        self.folder, self.clock = folder, clock
-        self.saved_step = -1  # of the newest checkpoint that this training goes on from
+    job: TrainingJob
+    numerics: Numerics
+    state: TrainingState
+    micro_batches: MicroBatches
+    folder: ModelFolder
+    clock: TrainingClock
+    saved_step: int = -1  # of the newest checkpoint that this training goes on from
 
     def save(self) -> None:
         """A checkpoint of this step, unless there is one; then the oldest are removed."""

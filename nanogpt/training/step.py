@@ -10,12 +10,11 @@ import torch
 
 from nanogpt import device as devices
 from nanogpt.config import Config
-from nanogpt.training.compiled_loss import LossSum
 from nanogpt.training.device_check import DeviceCheck
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.numerics import Numerics
 from nanogpt.training.record.recorder import Recorder
-from nanogpt.training.retries import Retries
+from nanogpt.training.retries import LossSum, Retries
 from nanogpt.training.state import TrainingState
 from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.schedule import factor_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -19,23 +20,17 @@ from nanogpt.training.stopping import StopRequest
 SAMPLE_TOKENS = 200
 
 
+@dataclass
 class Validator:
     """Reads the model and changes nothing of its training; a request to stop ends what it does at once."""
 
-    def __init__(
-        self,
-        model: GPT,
-        tokenizer: Tokenizer,
-        split: Split,
-        numerics: Numerics,
-        context: int,
-        stop: StopRequest,
-        beat: Callable[[str], None],
-    ):
-        """context: the longest window that is trained, in tokens."""
-        self.model, self.tokenizer, self.split, self.numerics = model, tokenizer, split, numerics
-        self.context, self.stop, self.beat = context, stop, beat
-        self.prompt = "\n" if tokenizer.reads("\n") else ""
+    model: GPT
+    tokenizer: Tokenizer
+    split: Split
+    numerics: Numerics
+    context: int  # tokens in the longest window that is trained
+    stop: StopRequest
+    beat: Callable[[str], None]
 
     @torch.no_grad()
     def validation_loss(self, micro_batch: int) -> float:
@@ -55,9 +50,9 @@ class Validator:
     def sample(self, temperature: float, seed: int) -> str:
         """What the model writes now, from a generator of its own: training does not notice."""
         engine = Engine(self.model, self.tokenizer, self.numerics.device, self.context)
-        pieces = []
+        prompt, pieces = "\n" if self.tokenizer.reads("\n") else "", []
         with self.stop.interruptible():
-            for piece in engine.generate(self.prompt, SAMPLE_TOKENS, temperature, seed=seed):
+            for piece in engine.generate(prompt, SAMPLE_TOKENS, temperature, seed=seed):
                 pieces.append(piece)
                 self.beat("writing a sample")
         self.model.train()

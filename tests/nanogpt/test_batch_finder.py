@@ -41,8 +41,8 @@ def machine(speed, fits=PLENTY):
 
 
 def search(folder, attempt, sequences=64, available=PLENTY, seconds=60.0):
-    told = []
-    return find(config(sequences), folder, seconds, told.append, attempt, available), told
+    messages = []
+    return find(config(sequences), folder, seconds, messages.append, attempt, available), messages
 
 
 def sizes(found) -> list[int]:
@@ -50,9 +50,9 @@ def sizes(found) -> list[int]:
 
 
 def test_doubles_up_to_the_whole_batch(tmp_path):
-    found, told = search(tmp_path, machine(lambda size: size), sequences=24)
+    found, messages = search(tmp_path, machine(lambda size: size), sequences=24)
     assert sizes(found) == [1, 2, 4, 8, 16, 24] and found.micro_batch == 24
-    assert len(told) == 6 and "tokens/s" in told[0]
+    assert len(messages) == 6 and "tokens/s" in messages[0]
 
 
 def test_the_fastest_is_taken_not_the_largest(tmp_path):
@@ -89,7 +89,7 @@ def test_what_is_predicted_not_to_fit_is_not_tried(tmp_path):
     assert not search(tmp_path, attempt)[0].kept  # with more memory free the answer is another
 
 
-def test_when_not_even_one_sequence_fits_a_person_is_told(tmp_path):
+def test_when_not_even_one_sequence_fits_it_is_a_persons_mistake(tmp_path):
     with pytest.raises(UserError, match="not even one sequence"):
         search(tmp_path, machine(lambda size: size, fits=0))
     assert not (tmp_path / STORE).exists()
@@ -103,8 +103,8 @@ def test_no_try_begins_after_the_time(tmp_path):
 
 def test_what_was_found_is_kept_for_the_same_question_only(tmp_path):
     first, _ = search(tmp_path, machine(lambda size: size))
-    again, told = search(tmp_path, None)
-    assert again.kept and not first.kept and told == []
+    again, messages = search(tmp_path, None)
+    assert again.kept and not first.kept and messages == []
     assert (again.micro_batch, again.tried) == (first.micro_batch, first.tried)
     other, _ = search(tmp_path, machine(lambda size: 1 / size), sequences=32)
     assert not other.kept and other.micro_batch == 1
@@ -127,8 +127,8 @@ def test_what_a_training_has_found_to_be_too_much_is_not_tried_and_no_longer_tak
 def test_a_file_that_is_not_what_was_written_is_set_aside(tmp_path, damage):
     store = tmp_path / STORE
     store.write_text(damage)
-    found, told = search(tmp_path, machine(lambda size: size))
-    assert not found.kept and "is not what was written" in told[0]
+    found, messages = search(tmp_path, machine(lambda size: size))
+    assert not found.kept and "is not what was written" in messages[0]
     assert store.with_name(f"{store.name}.corrupt").read_text() == damage
     assert len(json.loads(store.read_text())["fastest"]) == 1
 
@@ -152,13 +152,13 @@ def is_broken(config, micro_batch, seconds):
     raise ValueError("not a matter of memory")
 
 
-@pytest.mark.parametrize("target, told", [(runs_out_of_memory, "DefaultCPUAllocator"), (is_killed, "process ended")])
-def test_a_child_that_runs_out_of_memory_is_an_answer_and_a_new_one_takes_its_place(tmp_path, target, told):
+@pytest.mark.parametrize("target, words", [(runs_out_of_memory, "DefaultCPUAllocator"), (is_killed, "process ended")])
+def test_a_child_that_runs_out_of_memory_is_an_answer_and_a_new_one_takes_its_place(tmp_path, target, words):
     with closing(SeparateProcess(f"{__name__}:{target.__name__}")) as apart:
         found = find(config(4), tmp_path, 60.0, lambda text: None, apart, PLENTY)
     rows = {row.micro_batch: row for row in found.tried}
     assert sizes(found) == [1, 2, 3, 4] and found.micro_batch == 2
-    assert told in rows[4].result and "out of memory" in rows[4].result
+    assert words in rows[4].result and "out of memory" in rows[4].result
     assert rows[1].peak_memory_bytes == rows[2].peak_memory_bytes != os.getpid()  # one process for both
 
 

@@ -88,9 +88,9 @@ def test_a_bad_one_is_set_aside_and_the_one_before_is_taken(tmp_path):
     save(tmp_path, 1)
     bad = save(tmp_path, 2)
     (bad / "state.pt").write_bytes(b"")
-    told = []
-    assert checkpoint.load_newest(tmp_path, lambda path, error: told.append(path.name)).step == 1
-    assert told == ["step-00000002"] and (tmp_path / "step-00000002.bad").is_dir()
+    messages = []
+    assert checkpoint.load_newest(tmp_path, lambda path, error: messages.append(path.name)).step == 1
+    assert messages == ["step-00000002"] and (tmp_path / "step-00000002.bad").is_dir()
     assert [path.name for path in checkpoint.steps_in(tmp_path)] == ["step-00000001"]
 
 

@@ -108,8 +108,8 @@ def test_the_factor_is_on_every_peak_of_the_recipe():
 def test_the_command_prints_settings_that_can_be_typed_and_draws(case, tmp_path, capsys):
     words = ["lr-range", str(case[0]), "--data", str(case[1]), "--steps", "30", "--picture", str(tmp_path / "a.svg")]
     assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    settings = shlex.split(next(line for line in told.splitlines() if line.startswith("  --set")))
+    output = capsys.readouterr().out
+    settings = shlex.split(next(line for line in output.splitlines() if line.startswith("  --set")))
     changed = load_config(case[0], settings[1::2])
     assert changed.training.muon_learning_rate / tiny().training.muon_learning_rate == pytest.approx(
         changed.training.learning_rate / tiny().training.learning_rate, rel=0.1
@@ -118,17 +118,17 @@ def test_the_command_prints_settings_that_can_be_typed_and_draws(case, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, words",
     [
         (["--from", "2", "--to", "1"], "--to 1: should be above --from 2"),
         (["--steps", "5"], "should be at least 20"),
         (["--picture", "a.pdf"], "should end in .svg or .png"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(case, capsys, more, told):
+def test_a_mistake_is_one_line_and_code_2(case, capsys, more, words):
     assert cli.main(["lr-range", str(case[0]), "--data", str(case[1]), *more]) == 2
     error = capsys.readouterr().err
-    assert told in error and error.count("\n") == 1
+    assert words in error and error.count("\n") == 1
 
 
 def test_without_a_suggestion_the_picture_is_drawn_all_the_same(tmp_path):

@@ -40,9 +40,9 @@ NANOGPT = [sys.executable, "-m", "nanogpt.cli"]
 
 @pytest.mark.fast
 def test_the_line_says_step_losses_speed_time_and_memory():
-    told = "step 1,230/2,000  loss 1.523  val 1.4871  41,230 tokens/s  1:24 left  1.00 GiB"
-    assert live.describe(HEARTBEAT) == told
-    assert live.describe(replace(HEARTBEAT, activity="evaluating")) == f"{told}  evaluating"
+    output = "step 1,230/2,000  loss 1.523  val 1.4871  41,230 tokens/s  1:24 left  1.00 GiB"
+    assert live.describe(HEARTBEAT) == output
+    assert live.describe(replace(HEARTBEAT, activity="evaluating")) == f"{output}  evaluating"
     assert live.describe(Heartbeat(0, 5, "loading")) == "step 0/5  loading"
     assert (live.clock(59.6), live.clock(7384)) == ("1:00", "2:03:04")
 
@@ -100,7 +100,7 @@ def test_after_ctrl_c_it_says_that_it_is_stopping(tmp_path):
 
 
 @pytest.mark.slow
-def test_beside_the_trainer_it_outlives_ctrl_c_and_its_reader_and_ends_with_a_plot(tmp_path):
+def test_next_to_the_trainer_it_outlives_ctrl_c_and_its_reader_and_ends_with_a_plot(tmp_path):
     viewer = subprocess.Popen(
         [sys.executable, "-m", "nanogpt.training.record.live_view", str(tmp_path), "0", "0"], cwd=CHECKOUT,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -174,9 +174,9 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on(case, tmp_path):
         time.sleep(0.05)
     os.write(screen.descriptor, b"\x03")
     assert process.wait(PATIENCE) == 143
-    told = screen.read().decode().replace("\r\n", "\n")
-    assert "stopped after" in told and "(saved)" in told
-    command = shlex.split(told.split("It goes on with")[1])
+    output = screen.read().decode().replace("\r\n", "\n")
+    assert "stopped after" in output and "(saved)" in output
+    command = shlex.split(output.split("It goes on with")[1])
     assert command == ["nanogpt", *words[:-2], "--set", "training.max_iters=3000", "--micro-batch", "2"]
 
 

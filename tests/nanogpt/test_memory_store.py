@@ -88,8 +88,8 @@ def test_a_process_that_may_have_less_than_the_machine_has_counts_that():
 
 
 @pytest.mark.parametrize("damage", ["cut", "a folder", "a link to itself"])
-def test_a_store_that_cannot_be_read_counts_as_none_and_is_told(store, damage):
-    told = []
+def test_a_store_that_cannot_be_read_counts_as_none_and_is_reported(store, damage):
+    messages = []
     text = store.path.read_text()
     store.path.unlink()
     if damage == "cut":
@@ -98,10 +98,10 @@ def test_a_store_that_cannot_be_read_counts_as_none_and_is_told(store, damage):
         store.path.mkdir()
     else:
         store.path.symlink_to(store.path)
-    store = MemoryStore(store.path.parent, told.append)
-    assert store.limit(CONFIG, 16 * GIB) is None and "set aside" in told[0]
+    store = MemoryStore(store.path.parent, messages.append)
+    assert store.limit(CONFIG, 16 * GIB) is None and "set aside" in messages[0]
     store.note_limit(CONFIG, 16 * GIB, Fit(2), "again")
-    assert store.limit(CONFIG, 16 * GIB).fits == Fit(2) and len(told) == 1
+    assert store.limit(CONFIG, 16 * GIB).fits == Fit(2) and len(messages) == 1
 
 
 def test_whichever_bit_flips_the_limit_is_the_same_or_none(store, tmp_path):

@@ -1,6 +1,7 @@
 """A training that runs out of memory: nothing is lost, and the curve is that of the unlimited one within rounding."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,8 @@ def no_memory_to_compare(monkeypatch, windows: int) -> list[tuple]:
     CPU, a length that a curriculum meets on its way. The shapes that were compared."""
     real, compared = DeviceCheck.__init__, []
 
-    def on_an_accelerator(self, *parts):
-        real(self, *parts)
-        self.is_accelerator = True
+    def on_an_accelerator(self, state, numerics, *parts):
+        real(self, state, replace(numerics, device="an accelerator"), *parts)
 
     def compare(model, tokens, targets, precision, loss_scale):
         if tokens.size(0) > windows and tokens.size(1) == 16:
@@ -210,8 +210,8 @@ def test_losses_of_other_windows_are_no_better_and_no_worse(data, tmp_path, monk
     outcome = train_with_stops(windows(config, after), data, tmp_path / "stopped", looks=5)
     assert_same(outcome, whole, tmp_path / "stopped", tmp_path / "whole")
     for name in ("whole", "stopped"):
-        (told,) = events(tmp_path / name, "best anew")
-        assert told["message"].startswith(f"windows of {before} -> {after} tokens")
+        (event,) = events(tmp_path / name, "best anew")
+        assert event["message"].startswith(f"windows of {before} -> {after} tokens")
 
 
 def test_windows_that_no_doubling_makes_whole_are_refused_and_longer_ones_are_whole():

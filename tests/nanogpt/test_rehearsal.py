@@ -48,7 +48,7 @@ def speed(seconds_per_step: float, steps: int, peak: int) -> StepSpeed:
 
 
 def test_the_speed_is_that_of_the_middle_window(monkeypatch, tmp_path):
-    """A window beside another program's burst of work, or one that was lucky, decides nothing."""
+    """A window during another program's burst of work, or one that was lucky, decides nothing."""
     pace = iter([0.5, 0.1, 0.2])
 
     def measure(config, seconds):

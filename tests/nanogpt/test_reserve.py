@@ -32,7 +32,9 @@ def test_what_is_held_are_blocks_and_not_a_size(tmp_path):
 @NO_FALLOCATE
 @pytest.mark.parametrize("number, raised", [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, False),
                                             (errno.EOPNOTSUPP, False)])  # fmt: skip
-def test_a_file_system_without_room_is_told_and_one_that_cannot_hold_it_is_not(tmp_path, monkeypatch, number, raised):
+def test_a_file_system_without_room_is_reported_and_one_that_cannot_hold_it_is_not(
+    tmp_path, monkeypatch, number, raised
+):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 

@@ -1,4 +1,4 @@
-"""What a configuration weighs, told without building it, is what the built model weighs."""
+"""What a configuration weighs, known without building it, is what the built model weighs."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_matrices_are_those_that_muon_sees_apart():
     assert sum(len(rows) for rows in blocks) == 2 * len(sizes.matrix_shapes(small(n_kv_head=2)))
 
 
-def test_a_cache_is_as_large_as_told():
+def test_a_cache_is_as_large_as_predicted():
     config = small(n_kv_head=2)
     cache = KVCache(config, batch_size=3, dtype=torch.bfloat16)
     held = sum(tensor.nbytes for tensor in [*cache.keys, *cache.values])
@@ -44,6 +44,6 @@ def test_tokens_of_a_step():
     assert sizes.tokens_per_step(config) == 3 * 2 * 16
 
 
-def test_without_a_vocabulary_nothing_can_be_told():
+def test_without_a_vocabulary_nothing_can_be_counted():
     with pytest.raises(ValueError, match="vocab_size"):
         sizes.parameters(small(vocab_size=None))

@@ -32,13 +32,13 @@ def test_a_plan_tells_of_memory_and_work(path, capsys, monkeypatch):
     assert "\x1b" not in out and "…" not in out
 
 
-def test_a_plan_heeds_what_the_command_line_says(capsys):
+def test_a_plan_follows_the_command_line(capsys):
     file = str(CONFIGS / "tiny_model.yaml")
     words = ["--vocab", "77", "--micro-batch", "3", "--device", "cuda", "--set", "device.mixed_precision=float16"]
     assert cli.main(["plan", file, *words]) == 0
     out = capsys.readouterr().out
     assert "vocabulary 77" in out and "on cuda in float16, 3 × 128 tokens" in out
-    assert "with Python and torch" not in out  # a device's memory is told without the host's
+    assert "with Python and torch" not in out  # a device's memory is shown without the host's
 
 
 def test_weights_that_are_there_decide_the_shape_that_is_planned_for(tmp_path, capsys):

@@ -26,11 +26,10 @@ from nanogpt.faults import (
     classify,
 )
 from nanogpt.model.gpt import GPT, mps_dropout_again
-from nanogpt.training.compiled_loss import is_of_compiler
 from nanogpt.training.micro_batches import Feed, MicroBatches
 from nanogpt.training.numerics import Numerics
 from nanogpt.training.progress import Progress
-from nanogpt.training.retries import OutOfMemory
+from nanogpt.training.retries import OutOfMemory, is_of_compiler
 from nanogpt.training.state import TrainingState
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import OutOfTime, StopRequest, StopRequested
@@ -135,7 +134,7 @@ def test_shorter_windows_see_the_same_tokens():
     assert torch.equal(targets.flatten(), piece_targets.flatten())
 
 
-def test_a_scaled_loss_scales_the_gradients_exactly_and_nothing_that_is_told():
+def test_a_scaled_loss_scales_the_gradients_exactly_and_no_figure():
     plain, scaled = computed(stepper(2), WHOLE), computed(stepper(2), WHOLE, scale=1024.0)
     assert plain[:2] == scaled[:2]
     assert all(torch.equal(1024 * a, b) for a, b in zip(plain[2], scaled[2], strict=True))
@@ -244,7 +243,7 @@ def test_where_memory_runs_out_the_step_is_that_of_the_halved_micro_batch(batch,
     assert not of.record.rows
 
 
-def test_a_halving_is_told_with_its_evidence():
+def test_a_halving_is_reported_with_its_evidence():
     of = stepper(4)
     of.loss_sum.function = Memory(of, tokens=8)
     computed(of, WHOLE)

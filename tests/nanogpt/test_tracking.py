@@ -39,12 +39,12 @@ class Training:
     """Writes the files of a model folder as the trainer does: the row first, then what shows it."""
 
     def __init__(self, folder: Path, config: Config | None = None):
-        self.folder, self.told = folder, []
+        self.folder, self.events = folder, []
         self.metrics, self.samples = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "samples.jsonl")
         self.config = config or Config()
 
     def begin(self) -> None:
-        self.tracker = Tracker(self.folder, self.config, lambda *event: self.told.append(event))
+        self.tracker = Tracker(self.folder, self.config, lambda *event: self.events.append(event))
 
     def steps(self, first: int, last: int) -> None:
         """Rows of the steps first to last; every tenth is evaluated and followed by a sample."""
@@ -86,7 +86,7 @@ def whole(tmp_path) -> dict:
     training.begin()
     training.steps(1, 40)
     training.tracker.close()
-    assert training.told == []
+    assert training.events == []
     return read_back(tmp_path / "whole")
 
 
@@ -187,8 +187,8 @@ def test_a_full_disk_is_one_event_and_the_training_goes_on(tmp_path):
     training.steps(1, 20)
     training.tracker.redraw()
     training.tracker.close()
-    assert len(training.told) == 1
-    assert training.told[0][0] == "not tracked" and "tensorboard" in training.told[0][1]
+    assert len(training.events) == 1
+    assert training.events[0][0] == "not tracked" and "tensorboard" in training.events[0][1]
 
 
 def test_without_tensorboard_there_is_an_event(tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_without_tensorboard_there_is_an_event(tmp_path, monkeypatch):
     training = Training(tmp_path)
     training.begin()
     training.steps(1, 10)
-    assert [name for name, _ in training.told] == ["not tracked"]
+    assert [name for name, _ in training.events] == ["not tracked"]
 
 
 def test_asked_for_what_is_not_installed_it_says_how_to_install_it(monkeypatch):
@@ -215,13 +215,13 @@ def test_wandb_offline_goes_on_under_the_same_id_and_tells_no_step_twice(tmp_pat
     training.begin()
     training.steps(1, 20)
     training.tracker.close()
-    assert training.told == []
+    assert training.events == []
     resumed = Training(tmp_path / "m", config)
     resumed.cut(12)
     resumed.begin()
     resumed.steps(13, 24)
     resumed.tracker.close()
-    assert resumed.told == []
+    assert resumed.events == []
     runs = sorted((tmp_path / "m" / "wandb").glob("offline-run-*"))
     identity = json.loads((tmp_path / "m" / "wandb.json").read_text())["id"]
     assert len(runs) == 2 and all(identity in run.name for run in runs)  # within a second: -1
@@ -234,7 +234,7 @@ def test_wandb_offline_goes_on_under_the_same_id_and_tells_no_step_twice(tmp_pat
 
 
 @pytest.mark.slow
-def test_wandb_is_told_a_rewound_training_in_a_run_of_its_own_and_the_former_is_marked(tmp_path, monkeypatch):
+def test_wandb_gets_a_rewound_training_in_a_run_of_its_own_and_the_former_is_marked(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     training = Training(tmp_path / "m", Config(name="small", tracking="wandb"))
@@ -245,7 +245,7 @@ def test_wandb_is_told_a_rewound_training_in_a_run_of_its_own_and_the_former_is_
     training.steps(16, 30)
     training.tracker.redraw()  # nothing is taken back: no third run
     training.tracker.close()
-    assert training.told == []
+    assert training.events == []
     identity = json.loads((tmp_path / "m" / "wandb.json").read_text())["id"]
     runs = list((tmp_path / "m" / "wandb").glob("offline-run-*"))
     (whole,) = (run for run in runs if identity in run.name)

@@ -64,8 +64,8 @@ def ended(process: subprocess.Popen) -> int:
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, monkeypatch):
     monkeypatch.setattr(stopping, "SECONDS_TO_SAVE", -4.9)
-    told = pytest.raises(UserError, match="another process is training there")
-    with child.alone_in(tmp_path), told, child.alone_in(tmp_path):
+    refused = pytest.raises(UserError, match="another process is training there")
+    with child.alone_in(tmp_path), refused, child.alone_in(tmp_path):
         pytest.fail("two held it")
     with child.alone_in(tmp_path):
         pass  # it is free again
@@ -74,9 +74,9 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, 
 def ends_as(case, folder: Path) -> None:
     config, data, whole_folder, whole = case
     process = start(config, data, folder)
-    told, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
-    assert told.startswith("finished after 300 steps") and told.count("\n") == 1
+    assert output.startswith("finished after 300 steps") and output.count("\n") == 1
     outcome = json.loads((folder / "outcome.json").read_text())
     assert (outcome["status"], outcome["sha256"]) == ("finished", whole.sha256)
     assert losses(folder) == losses(whole_folder)
@@ -102,29 +102,56 @@ def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
     assert events(tmp_path, "resumed")[1]["step"] == saved.step
 
 
-@pytest.mark.parametrize("mistake, told", [
+@pytest.mark.parametrize("mistake, words", [
     (["--set", "training.learning_rat=1"], "learning_rate"), (["--data", "nowhere"], "nowhere"),
     (["--init", "nowhere"], "nowhere"), (["--set", "model.vocab_size=2"], "model.vocab_size: found 2"),
 ])  # fmt: skip
-def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, told):
+def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, words):
     monkeypatch.setattr(stopping.StopRequest, "listen", lambda request: None)  # the signals here are pytest's
     monkeypatch.setattr(child, "faulthandler", types.SimpleNamespace(enable=lambda: None))
     folder = tmp_path / "new" / "model"
     assert cli.main(["train", str(case[0]), "--data", str(case[1]), "--folder", str(folder), *mistake]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and told in said
+    assert said.count("\n") == 1 and words in said
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_fault_is_code_3_and_a_symptom(case, tmp_path):
-    config, data = case[:2]
-    folder = tmp_path / "broken"
+def damaged(data: Path, folder: Path) -> Path:
     shutil.copytree(data, folder)
     (folder / "train.bin").write_bytes((folder / "train.bin").read_bytes()[:-10])
-    process = start(config, folder, tmp_path / "m")
+    return folder
+
+
+def test_a_fault_is_code_3_and_a_symptom_for_the_parent(case, tmp_path):
+    process = start(case[0], damaged(case[1], tmp_path / "broken"), tmp_path / "m")
     assert ended(process) == 3
     outcome = json.loads((tmp_path / "m" / "outcome.json").read_text())
     assert (outcome["status"], outcome["symptom"]) == ("failed", "corrupt_file")
+
+
+def test_damaged_data_is_one_line_and_code_2_for_a_person(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stopping.StopRequest, "listen", lambda request: None)
+    monkeypatch.setattr(child, "faulthandler", types.SimpleNamespace(enable=lambda: None))
+    data = damaged(case[1], tmp_path / "broken")
+    assert cli.main(["train", str(case[0]), "--data", str(data), "--folder", str(tmp_path / "m")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "train.bin" in message and "nanogpt prepare" in message
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("setting", ["gradient_accumulation", "batch_size"])
+def test_a_step_of_a_million_million_sequences_ends_when_it_is_asked_to(case, tmp_path, setting):
+    process = start(*case[:2], tmp_path / "m", "--micro-batch", "1", "--set", f"training.{setting}=1000000000000")
+    ends = time.monotonic() + PATIENCE
+    while not (tmp_path / "m" / "events.jsonl").is_file() or not events(tmp_path / "m", "started"):
+        assert time.monotonic() < ends and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert ended(process) == 143
+    assert time.monotonic() - asked < 30  # a moment, on a quiet machine
+    assert checkpoint.load_newest(tmp_path / "m" / "checkpoints", pytest.fail).step == 0
 
 
 def test_what_float16_cannot_hold_ends_as_non_finite_and_goes_on_in_float32_on_the_cpu(case, tmp_path):

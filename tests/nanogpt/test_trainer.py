@@ -140,18 +140,18 @@ def test_three_bad_steps_go_back_with_half_the_rate_and_other_data(data, tmp_pat
         assert_same(outcome, whole, tmp_path / str(looks), tmp_path / "whole")
 
 
-@pytest.mark.parametrize("changes, told", [
+@pytest.mark.parametrize("changes, difference", [
     ({"device.threads": 2}, "threads 1 -> 2"), ({"device.longest_window": 8}, "longest_window None -> 8"),
     ({"device.gradient_checkpointing": True}, None), ({}, None),
 ])  # fmt: skip
-def test_what_computes_otherwise_than_before_is_told_once(data, tmp_path, changes, told):
+def test_what_computes_otherwise_than_before_is_reported_once(data, tmp_path, changes, difference):
     train(tiny(), data, tmp_path, stop=StopAt(20))
     train(tiny().with_changes(changes), data, tmp_path)
     messages = [row["message"] for row in events(tmp_path, "computes otherwise")]
-    assert messages == ([f"not to the byte as before: {told}"] if told else [])
+    assert messages == ([f"not to the byte as before: {difference}"] if difference else [])
 
 
-def test_another_micro_batch_is_told_once_and_then_the_one_that_was(data, tmp_path):
+def test_another_micro_batch_is_reported_once_and_then_the_one_that_was(data, tmp_path):
     for micro_batch in (None, 2, 2, None):
         train(tiny(), data, tmp_path, micro_batch=micro_batch, stop=StopAt(9))
     messages = [row["message"] for row in events(tmp_path, "computes otherwise")]
@@ -331,7 +331,7 @@ def test_rows_that_are_changed_while_it_trains_are_written_again(data, tmp_path,
 
 
 @pytest.mark.fast
-def test_checkpoints_that_are_removed_while_it_trains_are_told_at_the_next(data, tmp_path, monkeypatch):
+def test_checkpoints_that_are_removed_while_it_trains_are_reported_at_the_next(data, tmp_path, monkeypatch):
     real, folder = Trainer.log_step, tmp_path / "removed"
 
     def then_they_are_removed(trainer, *arguments):
@@ -342,8 +342,8 @@ def test_checkpoints_that_are_removed_while_it_trains_are_told_at_the_next(data,
     whole = train(tiny(), data, tmp_path / "whole")
     monkeypatch.setattr(Trainer, "log_step", then_they_are_removed)
     assert train(tiny(), data, folder).sha256 == whole.sha256
-    (told,) = events(folder, "checkpoint missing")
-    assert told["message"] == f"{folder / 'checkpoints/step-00000008'} is gone: it was removed from outside"
+    (event,) = events(folder, "checkpoint missing")
+    assert event["message"] == f"{folder / 'checkpoints/step-00000008'} is gone: it was removed from outside"
 
 
 @pytest.mark.fast
@@ -361,8 +361,8 @@ def test_the_batch_grows_while_the_loss_stands_still(data, tmp_path, monkeypatch
     monkeypatch.setattr(growth, "STEPS_TO_COMPARE", 5)
     still = dict(learning_rate=1e-9, muon_learning_rate=1e-9, embedding_learning_rate=1e-9, schedule="constant")
     outcome = train(tiny(max_iters=40, initial_batch=1, **still), data, tmp_path)
-    told = [(row["step"], row["message"].split(": ")[1]) for row in events(tmp_path, "batch")]
-    assert told == [(10, "1 -> 2 sequences a step"), (20, "2 -> 4 sequences a step")]
+    growths = [(row["step"], row["message"].split(": ")[1]) for row in events(tmp_path, "batch")]
+    assert growths == [(10, "1 -> 2 sequences a step"), (20, "2 -> 4 sequences a step")]
     assert outcome.tokens == (10 * 1 + 10 * 2 + 20 * 4) * 16
 
 
@@ -450,8 +450,8 @@ def test_a_run_from_before_these_settings_goes_on(data, tmp_path):
     whole = train(tiny(), data, tmp_path / "whole")
     train(tiny(), data, tmp_path / "old", stop=StopAt(12))
     found = checkpoint.load_newest(tmp_path / "old" / "checkpoints", pytest.fail)
-    told = ("micro_batch", "device", "precision", "newton_schulz", "threads", "torch")
-    facts = {key: found.facts[key] for key in told}
+    known = ("micro_batch", "device", "precision", "newton_schulz", "threads", "torch")
+    facts = {key: found.facts[key] for key in known}
     since = ("weight_average", "initial_b", "init_from", "lora_rank")
     old = {key: value for key, value in found.facts["trajectory"].items() if not key[9:].startswith(since)}
     state = {key: value for key, value in found.state.items() if key != "average"}
