@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -169,24 +170,18 @@ def last_device(scene: Scene) -> str:
     return device
 
 
+_kind = partial(Kind, group="device", seconds=SECONDS)
 KINDS = [
-    Kind("mps, an operator is not implemented", "device", not_implemented, seconds=SECONDS, small=False),
-    Kind("mps, a tensor would become float64", "device", float64, seconds=SECONDS, small=False),
-    Kind("mps, command-buffer error on stderr alone", "device", command_buffer, seconds=SECONDS),
-    Kind("mps, failed assertion and abort", "device", assertion, seconds=SECONDS),
-    Kind("mps, hang", "device", hang, seconds=SECONDS, small=False),
-    Kind("mps, slightly wrong numbers", "device", slightly_wrong, seconds=SECONDS),
-    Kind("mps, abort once", "device", once, exact=False, seconds=SECONDS, small=False),
-    Kind("mps, out of memory", "device", out_of_memory, template="whole", exact=False, seconds=SECONDS),
-    Kind("mps, abort while it is proved", "device", in_the_proof, seconds=SECONDS, small=False),
-    Kind("mps, hang while the library is checked", "device", in_the_checks, seconds=SECONDS, small=False),
-    Kind("mps, abort while speed is measured", "device", in_the_measurement, seconds=SECONDS, small=False),
-    Kind(
-        "mps, an operator is missing in the evaluation",
-        "device",
-        in_the_evaluation,
-        exact=False,
-        seconds=SECONDS,
-        small=False,
-    ),
+    _kind("mps, an operator is not implemented", inflict=not_implemented, small=False),
+    _kind("mps, a tensor would become float64", inflict=float64, small=False),
+    _kind("mps, command-buffer error on stderr alone", inflict=command_buffer),
+    _kind("mps, failed assertion and abort", inflict=assertion),
+    _kind("mps, hang", inflict=hang, small=False),
+    _kind("mps, slightly wrong numbers", inflict=slightly_wrong),
+    _kind("mps, abort once", inflict=once, exact=False, small=False),
+    _kind("mps, out of memory", inflict=out_of_memory, template="whole", exact=False),
+    _kind("mps, abort while it is proved", inflict=in_the_proof, small=False),
+    _kind("mps, hang while the library is checked", inflict=in_the_checks, small=False),
+    _kind("mps, abort while speed is measured", inflict=in_the_measurement, small=False),
+    _kind("mps, an operator is missing in the evaluation", inflict=in_the_evaluation, exact=False, small=False),
 ]

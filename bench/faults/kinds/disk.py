@@ -135,10 +135,7 @@ def stays_full_for_a_while(scene: Scene) -> Finding:
     gives it back when the run has begun to wait."""
     with on_a_small_disk(scene) as hog:
         process = _start_in_a_step(scene)
-        hog.keep_full()
-        _wait_for_the_wait(process)
-        hog.leave()
-        scene.results.append(process.wait())
+        _waits_for_the_hog(scene, process, hog)
     return _waited(scene, "training")
 
 
@@ -147,10 +144,7 @@ def full_while_the_text_is_read(scene: Scene) -> Finding:
     with on_a_small_disk(scene) as hog:
         process = scene.start()
         process.wait_for(lambda: "4 Dataset" in process.output, "phase 4")
-        hog.keep_full()
-        _wait_for_the_wait(process)
-        hog.leave()
-        scene.results.append(process.wait())
+        _waits_for_the_hog(scene, process, hog)
     return _waited(scene)
 
 
@@ -159,21 +153,15 @@ def full_while_the_report_is_written(scene: Scene) -> Finding:
     with on_a_small_disk(scene) as hog:
         process = scene.start("--redo", "documentation.figures")
         process.wait_for(lambda: "Draw the figures ..." in process.output, "the figures")
-        hog.keep_full()
-        _wait_for_the_wait(process)
-        hog.leave()
-        scene.results.append(process.wait())
+        _waits_for_the_hog(scene, process, hog)
     return _waited(scene, "documentation")
 
 
 def full_at_the_start(scene: Scene) -> Finding:
     """The file system (a small ext4) is full before the run starts again."""
     with on_a_small_disk(scene) as hog:
-        hog.keep_full()
-        process = scene.start()
-        _wait_for_the_wait(process)
-        hog.leave()
-        scene.results.append(process.wait())
+        hog.fill()
+        _waits_for_the_hog(scene, scene.start(), hog)
     return _waited(scene)
 
 
@@ -214,6 +202,13 @@ def _start_in_a_step(scene: Scene) -> Process:
 def _wait_for_the_wait(process: Process) -> None:
     process.wait_for(lambda: _waits(process), "the run to wait for room")
     time.sleep(1.0)  # it looks in vain now and then
+
+
+def _waits_for_the_hog(scene: Scene, process: Process, hog: Hog) -> None:
+    hog.keep_full()
+    _wait_for_the_wait(process)
+    hog.leave()
+    scene.results.append(process.wait())
 
 
 def _waits(process: Process) -> bool:

@@ -1,4 +1,4 @@
-"""Torn and rotten files, at rest between two starts of a run: each must be noticed, named and made good.
+"""Torn and rotten files, at rest between two starts of a run: each must be noticed, named and repaired.
 
 The files are found in the workspace itself: one that a later version of the project keeps is in the campaign without
 a line here, and must be noticed too, unless UNIMPORTANT says that it may be lost.

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -344,24 +345,19 @@ def looking_at_trainers(scene: Scene, look: Callable[[psutil.Process], None]) ->
         thread.join()
 
 
+_kind = partial(Kind, group="memory", template="whole")
 LIMITS = [
-    Kind("memory, a limit that only half a micro-batch fits", "memory", address_space, template="whole", exact=False),
-    Kind(
-        "memory, a limit that no kept block fits",
-        "memory",
-        address_space_for_blocks,
-        template="whole",
-        exact=False,
-        small=False,
-    ),  # where malloc gives up a process is chance: sometimes it dies of it
+    _kind("memory, a limit that only half a micro-batch fits", inflict=address_space, exact=False),
+    # Where malloc gives up a process is chance: sometimes it dies of it.
+    _kind("memory, a limit that no kept block fits", inflict=address_space_for_blocks, exact=False, small=False),
 ]
 KINDS = [
     *(LIMITS if sys.platform == "linux" else []),  # elsewhere no process can limit another, and RLIMIT_AS limits none
-    Kind("memory, shorter windows", "memory", windows, template="whole", exact=None),
-    Kind("memory, the next smaller model", "memory", next_smaller, template="whole", exact=None, small=False),
-    Kind("memory, MemoryError in a step", "memory", memory_error, template="whole", exact=False),
-    Kind("memory, bad_alloc in an update", "memory", bad_alloc, template="whole", exact=False, small=False),
-    Kind("memory, Rust's allocator aborts", "memory", rust, template="whole", exact=False, small=False),
-    Kind("memory, killed by the system", "memory", killed, template="whole", exact=False),
-    Kind("memory, comes back", "memory", comes_back, template="whole", exact=False, small=False),
+    _kind("memory, shorter windows", inflict=windows, exact=None),
+    _kind("memory, the next smaller model", inflict=next_smaller, exact=None, small=False),
+    _kind("memory, MemoryError in a step", inflict=memory_error, exact=False),
+    _kind("memory, bad_alloc in an update", inflict=bad_alloc, exact=False, small=False),
+    _kind("memory, Rust's allocator aborts", inflict=rust, exact=False, small=False),
+    _kind("memory, killed by the system", inflict=killed, exact=False),
+    _kind("memory, comes back", inflict=comes_back, exact=False, small=False),
 ]

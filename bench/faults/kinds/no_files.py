@@ -1,7 +1,7 @@
 """What is no plain file in the place of one: a FIFO, a folder, a device, a link to itself, a socket.
 
 A FIFO makes a program wait that opens it, a folder can be neither replaced nor deleted as a file can, a device swallows
-what is written to it. All are set aside, and what stood there is made good as if it had been deleted.
+what is written to it. All are set aside, and the file is made again as if it had been deleted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def of_the_state(scene: Scene) -> list[Path]:
     """A FIFO, a folder, a device, a link to itself or a socket in the place of each file in the state of a finished
     run, in turns; --status and the run itself."""
     files = [*plain_files(scene.state), *plain_files(scene.state.parent, "memory.json")]
-    return [path for path in files if path.parent.name != "copies"]  # what both copies are lost of is made again
+    return [path for path in files if path.parent.name != "copies"]  # without both, a step is done again
 
 
 def of_the_model(scene: Scene) -> list[Path]:

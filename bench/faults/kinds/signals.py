@@ -33,7 +33,7 @@ MET_IN = {
 
 
 def in_every_phase(*numbers: signal.Signals) -> Callable[[Scene], Finding]:
-    """A run from nothing gets a signal in each phase, `numbers` in turn, and is gone on with each time."""
+    """A run from nothing gets a signal in each phase, `numbers` in turn, and is started again each time."""
 
     def inflict(scene: Scene) -> Finding:
         met: list[str] = []
@@ -100,7 +100,7 @@ def killed_while_stopping(scene: Scene) -> Finding:
     noticed = scene.noticed(rf"training.{MODEL}: started .interrupted at")
     if scene.events("resumed")[-1]["step"] != HALF:
         raise NotSurvived(f"{scene.events('resumed')[-1]['message']}, not at {HALF}")
-    return Finding(noticed, "half a checkpoint is none: on from the one before", times=2)
+    return Finding(noticed, "half a checkpoint does not count: resumed from the one before", times=2)
 
 
 def _killed_in_the_save(scene: Scene) -> bool:

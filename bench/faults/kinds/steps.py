@@ -6,22 +6,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from bench.faults.stage import injection
 from bench.faults.stage.finding import Finding, NotSurvived
-from bench.faults.stage.injection import (
-    DUMP_SECONDS,
-    GRACE_SECONDS,
-    PIPED_PROGRESS_SECONDS,
-    SPIKE_WINDOW,
-    STALL_SECONDS,
-    Fault,
-    injecting,
-)
+from bench.faults.stage.injection import Fault, injecting
 from bench.faults.stage.kind import Kind
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import MODEL
 
 STEP = 105  # beyond where the half run stands, between two checkpoints
-SOONER = (STALL_SECONDS.replaced_by(10), GRACE_SECONDS.replaced_by(2))
+SOONER = (injection.STALL_SECONDS.replaced_by(10), injection.GRACE_SECONDS.replaced_by(2))
 
 
 def poisoned(scene: Scene) -> Finding:
@@ -34,7 +27,7 @@ def spike(scene: Scene) -> Finding:
     """Gradients of one step a million times too large, judged by the last 64 steps, for 128 are more than there are;
     the whole training again with the same, and a kill -9 behind it."""
     poison = {"what": "gradients", "value": 1e6, "step": STEP, "times": None}
-    return same_with_a_kill(scene, [poison, SPIKE_WINDOW.replaced_by(64)], "spike")
+    return same_with_a_kill(scene, [poison, injection.SPIKE_WINDOW.replaced_by(64)], "spike")
 
 
 def rewound(scene: Scene) -> Finding:
@@ -72,7 +65,7 @@ def hang_in_c(scene: Scene) -> Finding:
 def frozen(scene: Scene) -> Finding:
     """SIGSTOP to the trainer; a stall is reported after 10 s instead of five minutes, its stacks are waited for
     1 s instead of 5 s, the kill comes 2 s later."""
-    process = scene.start(env=injecting(*SOONER, DUMP_SECONDS.replaced_by(1)))
+    process = scene.start(env=injecting(*SOONER, injection.DUMP_SECONDS.replaced_by(1)))
     process.wait_for(lambda: scene.events("resumed") and process.trainer is not None, "a trainer at work")
     process.living_trainer().suspend()
     scene.results.append(process.wait())
@@ -94,7 +87,7 @@ def crash_always(scene: Scene) -> Finding:
 
 def display_fails(scene: Scene) -> Finding:
     """What shows the training's progress raises a TypeError at each heartbeat."""
-    scene.run(env=injecting(PIPED_PROGRESS_SECONDS.replaced_by("soon")))
+    scene.run(env=injecting(injection.PIPED_PROGRESS_SECONDS.replaced_by("soon")))
     if rows := scene.remedies():
         raise NotSurvived(f"what was only to be shown cost the training something: {rows}")
     if (times := scene.log().count("cannot be shown")) != 1:

@@ -49,7 +49,7 @@ from bench.faults.stage.verdict import judge
 KILLS_IN_A_RUN = 10
 TRAINING = 4  # times as likely as it takes long: there is most to lose
 IN_WINDOWS = 0.4  # of the kills
-WITH_PAGES = 5  # each so manieth run, from the second on, has pages, and its server is killed too
+WITH_PAGES = 5  # every fifth run, from the second on, has pages, and its server is killed too
 SECONDS_FOR_A_RUN = 1200.0
 TRAINER_SECONDS = 0.5  # between two looks for a trainer; one takes 5 ms, and a trainer seconds until it writes
 OF_PROCESS = re.compile(r"\.(\d+)\.tmp$")  # a temporary file's writer; without a number it is the trainer
@@ -79,7 +79,7 @@ class Story:
 
 
 def kill_series(campaign: Campaign, kills: int, jobs: int, seed: int | None = None) -> dict[str, Any]:
-    """Kill so often, in as many runs as it takes: the figures of docs/faults.md. `survived` is False with `why`."""
+    """The figures of so many kills, in as many runs as it takes, for docs/faults.md. `survived` is False with `why`."""
     seed = random.randrange(10**6) if seed is None else seed
     dice, stories = random.Random(seed), list[Story]()
     campaign.tell(f"{kills} kills at random moments (seed {seed})")
@@ -116,7 +116,7 @@ def _runs(campaign: Campaign, number: int, kills: int, jobs: int, dice: random.R
 
 
 def one_run(campaign: Campaign, kills: int, dice: random.Random, pages: bool) -> Story:
-    """A run from nothing, killed so often, less when it is whole before, and gone on with until it is whole."""
+    """A run from nothing, killed so often, or less when it finishes before, and started again until it finishes."""
     with campaign.scene("fresh", "killed again and again", SECONDS_FOR_A_RUN) as scene, TwoTrainers(scene) as trainers:
         steps = steps_of(campaign.templates)
         run = KilledRun(scene, steps, dice, pages)

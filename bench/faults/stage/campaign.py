@@ -24,7 +24,7 @@ TableRow = dict[str, Any]  # of docs/faults.json
 
 
 class Campaign:
-    """A folder with templates, and scenes made from them. A scene whose kind was not survived stays, to look at."""
+    """A folder with templates, and scenes made from them. The scene of a kind that was not survived is kept."""
 
     def __init__(self, folder: Path, small: bool = False, tell: Callable[[str], None] = print):
         self.small, self.tell, self.interrupted = small, tell, threading.Event()

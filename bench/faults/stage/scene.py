@@ -141,7 +141,7 @@ class Scene:
         return max(steps, default=0)
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps that there are checkpoints of, oldest first."""
+        """The steps of the checkpoints, oldest first."""
         return sorted(int(path.name[5:]) for path in self.checkpoints.glob("step-*") if path.name[5:].isdigit())
 
     def newest_checkpoint(self) -> Path:
@@ -229,7 +229,7 @@ class Scene:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def to_look(self) -> str:
-        """For a person who looks for the cause: the command to go on with."""
+        """The command that continues the run, for a person who looks for the cause."""
         return shlex.join(self.command())
 
     def _all_events(self) -> list[Row]:
