@@ -95,7 +95,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.study",
-        f"nanogpt.inference nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.inference nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config nanogpt.device "
+        f"{BASICS}",
     ),
     Room("nanogpt.export", f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config {BASICS}"),
     Room(

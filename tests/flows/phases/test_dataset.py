@@ -208,11 +208,11 @@ def test_a_run_learns_from_the_folder_that_it_writes_into_and_never_from_what_it
     texts.mkdir(parents=True)
     (texts / os.fsdecode(b"caf\xe9.txt")).write_text(TEXT)
     desk.from_mirror("--run", "neighbour")
-    before = desk.done(str(desk.workspace)).facts("dataset.clean")
-    assert before["documents"] == 1 and before["characters"] == len(TEXT)
+    before = desk.done(str(desk.workspace)).facts(CLEANED)
+    assert before.documents == 1 and before.characters == len(TEXT)
     for source in (desk.workspace, texts):
         run = desk.done(str(source), "--fresh")
-        assert run.facts("dataset.clean") == before, "the second time as the first"
-        assert run.facts("dataset.fetch")["files"] == [f"{texts}/caf\\xe9.txt"]
+        assert run.facts(CLEANED) == before, "the second time as the first"
+        assert run.facts(FETCHED).files == [f"{texts}/caf\\xe9.txt"]
     with pytest.raises(UserError, match="is output"):
         sources.check_source(str(texts / "default/text"))

@@ -5,6 +5,7 @@ import pytest
 from flows.ledger.facts import trained
 from flows.phases import evaluation
 from flows.runner.run import StepsWanted
+from flows.supervision import own_tests
 from tests.flows.real_run import real_run
 
 pytestmark = pytest.mark.fast
@@ -34,9 +35,10 @@ def test_tests_that_take_too_long_are_reported_and_cost_no_phase(tmp_path, monke
     slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\necho '....... [ 12%]'\nexec sleep 600\n")
     slow.chmod(0o755)
-    monkeypatch.setattr(evaluation.sys, "executable", str(slow))
-    monkeypatch.setattr(evaluation, "TEST_SECONDS", 0.3)
-    run = real_run(tmp_path)
+    monkeypatch.setattr(own_tests.sys, "executable", str(slow))
+    monkeypatch.setattr(own_tests, "LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(own_tests, "SHARE", 0.3 / 600)
+    run = real_run(tmp_path, "--budget", "10m")
     facts = evaluation.run_fast_tests(run).facts
     assert facts.timed_out and (facts.passed, facts.failed) == (0, 0) and "12%" in facts.tail
     assert "12%" in (run.paths.logs / "tests.log").read_text()

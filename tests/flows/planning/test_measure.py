@@ -230,7 +230,9 @@ def test_the_fastest_micro_batch_that_divides_the_step_is_taken(measuring):
 def test_a_micro_batch_that_is_no_faster_is_not_taken(measuring, monkeypatch, found, tokens_per_second, measured_again):
     machine = Machine()
     measurement, measured = medium(measuring, machine)
-    answer = FastestMicroBatch(found, tokens_per_second, GIB, [MicroBatchTry(found, "fits", tokens_per_second=tokens_per_second)], False)
+    answer = FastestMicroBatch(
+        found, tokens_per_second, GIB, [MicroBatchTry(found, "fits", tokens_per_second=tokens_per_second)], False
+    )
     monkeypatch.setattr(machine, "find_for", lambda config, folder, seconds: answer)
     assert measurement.faster_micro_batch(resolved("medium_model"), measured) is measured
     assert machine.measured == [("medium_model", 8), *measured_again]
