@@ -51,18 +51,23 @@ def show_plan(run: Run) -> int:
     """What would run now, with the time and memory that the plan expects, as far as it is known."""
     console = _console()
     table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
-    for column in ("step", "what happens", "time", "memory"):
-        table.add_column(column, overflow="fold")
     rows = decisions(run)
     is_planned = all(row.state == "kept" for row in rows if row.step.key == PLANNED)
     plan = run.ledger.facts(PLANNED) if is_planned else None
     models = {trained(model.name).step: model for model in plan.ladder} if plan else {}
+    cells = []
     for row in rows:
         model, marker = models.get(row.step.name), run.ledger.marker(row.step.name)
-        seconds = model.seconds if model else marker.seconds if marker and marker.seconds else None
-        time = "" if row.state == "kept" or seconds is None else duration(seconds)
-        memory = byte_size(model.memory_bytes) if model and row.state != "kept" else ""
-        table.add_row(row.step.name, f"{'runs' if row.state == 'run' else row.state}: {row.reason}", time, memory)
+        before = marker.seconds if marker and marker.seconds and row.step.phase != "training" else None
+        seconds = None if row.state == "kept" else model.seconds if model else before
+        memory = model.memory_bytes if model and row.state != "kept" else None
+        happens = f"{'runs' if row.state == 'run' else row.state}: {row.reason}"
+        cells.append((row.step.name, happens, duration(seconds) if seconds else "", byte_size(memory) if memory else ""))
+    for place, column in enumerate(("step", "what happens", "time", "memory")):
+        if any(row[place] for row in cells):  # a column without a figure says nothing
+            table.add_column(column, overflow="fold")
+    for row_cells in cells:
+        table.add_row(*(cell for place, cell in enumerate(row_cells) if any(row[place] for row in cells)))
     console.print(table)
     if plan is None:
         _show_expected(run, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,18 @@ from pydantic import Field, field_validator
 from flows.context.command_words import seconds_of
 from flows.context.paths import CHECKOUT
 from nanogpt.config import Config, DataConfig, DeviceConfig, Section, load_config
+from nanogpt.mistakes import found
 from nanogpt.spelling import redacted
 
 MODEL_CONFIGS = CHECKOUT / "configs"
+LONGEST_RUN_NAME = 80  # characters; file systems take 255 bytes, and what is set aside has a longer name
+RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_RUN_NAME - 1}}}")
 
 
 class RunConfig(Section):
     """A run, as configs/runs/*.yaml writes it."""
 
-    run: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    run: str = "default"
     budget: float = 21600.0
     ladder: tuple[str, ...] = ("micro", "tiny_model")
     data: DataConfig = DataConfig()
@@ -30,6 +34,18 @@ class RunConfig(Section):
     port: int = Field(4200, ge=1024, le=65535)
     on_hangup: Literal["continue", "save"] = "continue"
     min_charge: float = Field(20.0, ge=0, le=90)
+
+    @field_validator("run")
+    @classmethod
+    def _run_is_a_name(cls, name: str) -> str:
+        """It names folders, a branch and a service."""
+        if not RUN_NAME.fullmatch(name):
+            allowed = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-._")[:LONGEST_RUN_NAME]
+            raise ValueError(
+                f"found {found(name)}, should be a name of letters, digits, '.', '_' and '-', at most "
+                f"{LONGEST_RUN_NAME}, beginning with a letter or digit" + (f", such as {allowed}" if allowed else "")
+            )
+        return name
 
     @field_validator("run")
     @classmethod

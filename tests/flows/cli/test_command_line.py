@@ -48,7 +48,7 @@ BAD_ARGUMENTS = {
     "an unknown data set": (["--data", "tiny_shakespear"], '(did you mean "tiny_shakespeare"?)'),
     "a missing file": (["--data", "nowhere/text.txt"], "data.source: there is no file or folder"),
     "a missing mirror": (["--set", "data.mirror=/nowhere"], "data.mirror: /nowhere is neither a folder nor"),
-    "a run with a slash": (["--run", "a/b"], "--run: found 'a/b', should match"),
+    "a run with a slash": (["--run", "a/b"], "--run: found 'a/b', should be a name of letters, digits"),
     "a run without a name": (["--run", ""], "--run: found ''"),
     "the folder of all runs": (["--run", "downloads"], "--run: found 'downloads'"),
     "no value": (["--set", "training.seed"], "--set training.seed: expected KEY=VALUE"),
@@ -254,3 +254,12 @@ def test_looking_needs_no_rights_and_leaves_the_folder_untouched(tmp_path):
 def test_no_setting_ends_in_anything_but_options_or_a_refusal(text):
     with contextlib.suppress(UserError):
         parsed(["--set", text])
+
+
+@pytest.mark.parametrize("name, suggested", [
+    ("my run", "such as my-run"), ("", "a letter or digit"), ("-x", "such as x"), ("x" * 300, f"such as {'x' * 80}"), ("é", "a letter or digit"),
+])  # fmt: skip
+def test_a_name_that_is_none_is_answered_with_what_is_allowed_and_one_that_is(name, suggested):
+    with pytest.raises(UserError, match="--run: found .*should be a name of letters, digits") as error:
+        parse([f"--run={name}"], PHASES)
+    assert suggested in str(error.value) and len(str(error.value)) < 350
