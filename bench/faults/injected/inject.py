@@ -7,7 +7,7 @@ import importlib.machinery
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +15,7 @@ import inflict
 from fault import NOW, Fault
 
 EVERYWHERE = ("pretend", "compiler")
-# The methods of the product that faults strike at, as (module, class, method); tests/test_campaign.py looks for them.
+# What faults strike at in the product: a module's function, or a class's method. tests/test_campaign.py looks for them.
 TRAINER = ("nanogpt.training.trainer", "Trainer")
 BEFORE = {
     "setting up": (*TRAINER, "set_up"),
@@ -45,10 +45,10 @@ def arm(text: str) -> None:
         hooks["torch"].append(lambda torch: _arm_torch(torch, of))
     if any(fault.what not in EVERYWHERE for fault in of):
         for at, place in BEFORE.items():
-            hooks.wrap(*place, partial(_before, faults=of, at=at))
-        hooks.wrap(*UPDATE, partial(_behind_update, faults=of))
-        hooks.wrap(*GRADIENTS, partial(_poisoned, poisons=[fault for fault in of if fault.what == "gradients"]))
-        hooks[WORKER[0]].append(lambda module: _arm_worker(module, of))
+            hooks.wrap(place, partial(_before, faults=of, at=at))
+        hooks.wrap(UPDATE, partial(_behind_update, faults=of))
+        hooks.wrap(GRADIENTS, partial(_poisoned, poisons=[fault for fault in of if fault.what == "gradients"]))
+        hooks.wrap(WORKER, partial(_before_call, faults=of))
     if hooks:
         sys.meta_path.insert(0, hooks)
     _strike(of, "start")
@@ -84,16 +84,16 @@ def _arm_torch(torch: ModuleType, faults: list[Fault]) -> None:
 def _before(method: Method, faults: Sequence[Fault], at: str) -> Method:
     @wraps(method)
     def wrapped(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        _look_at(trainer, following=at == "step")
+        _look_at(trainer, at)
         _strike(faults, at)
         return method(trainer, *args, **kwargs)
 
     return wrapped
 
 
-def _look_at(trainer: Any, following: bool) -> None:
+def _look_at(trainer: Any, at: str) -> None:
     progress = getattr(trainer, "progress", None)
-    NOW.step = (progress.step if progress else 0) + following
+    NOW.step = (progress.step if progress else 0) + (at == "step")
     gradients = getattr(trainer, "gradients", trainer)  # the trainer may halve it there
     NOW.micro_batch = getattr(gradients, "micro_batch", 0)
     NOW.model = trainer.model_folder.name
@@ -125,19 +125,18 @@ def _poisoned(method: Method, poisons: Sequence[Fault]) -> Method:
     return poisoned
 
 
-def _arm_worker(module: ModuleType, faults: Sequence[Fault]) -> None:
-    """The function that a worker is asked for. On the device "auto" is on whichever the fault names."""
-    original = getattr(module, WORKER[1])
+def _before_call(invoke: Method, faults: Sequence[Fault]) -> Method:
+    """The device "auto" is whichever the fault names."""
     named = next((fault.words["device"] for fault in faults if "device" in fault.words), None)
 
-    @wraps(original)
+    @wraps(invoke)
     def invoked(target: str, arguments: dict[str, Any]) -> Any:
         device = arguments.get("device", arguments.get("asked"))
         NOW.target, NOW.device = target, named if device == "auto" else device
         _strike(faults, "call")
-        return original(target, arguments)
+        return invoke(target, arguments)
 
-    setattr(module, WORKER[1], invoked)
+    return invoked
 
 
 def _strike(faults: Sequence[Fault], at: str) -> None:
@@ -152,11 +151,12 @@ class Hooks(dict[str, list[Callable[[ModuleType], None]]], importlib.abc.MetaPat
     def __missing__(self, name: str) -> list[Callable[[ModuleType], None]]:
         return self.setdefault(name, [])
 
-    def wrap(self, module: str, class_name: str, name: str, wrapper: Callable[[Method], Method]) -> None:
-        """Replace a method. One that is gone is an AttributeError: the campaign has to know."""
+    def wrap(self, place: tuple[str, ...], wrapper: Callable[[Method], Method]) -> None:
+        """Replace a function or method. One that is gone is an AttributeError: the campaign has to know."""
+        module, *owners, name = place
 
         def replace(imported: ModuleType) -> None:
-            owner = getattr(imported, class_name)
+            owner = reduce(getattr, owners, imported)
             setattr(owner, name, wrapper(getattr(owner, name)))
 
         self[module].append(replace)
