@@ -344,7 +344,7 @@ def test_imports_run_downward_and_in_no_circle():
 def test_what_faults_hold_on_to_in_the_product_is_there(monkeypatch):
     monkeypatch.syspath_prepend(str(injection.INJECTED))
     inject = importlib.import_module("inject")
-    places = [inject.BUILD, *inject.BEFORE.values(), inject.UPDATE, inject.GRADIENTS, inject.WORKER]
+    places = [*inject.BEFORE.values(), inject.UPDATE, inject.GRADIENTS, inject.WORKER]
     places += [(constant.module, constant.name) for constant in injection.CONSTANTS]
     places += [tuple(call.split(":")) for call in injection.WORKER_CALLS]
     for module, *names in places:

@@ -118,7 +118,9 @@ class PrivateIndex:
         """
         theirs = self.git_folder / "index"
         if theirs.exists():
-            shutil.copyfile(theirs, self._file)  # keeps what git knows of unchanged files
+            # Keeps what git knows of unchanged files, and the time after which it does not believe that: a file that
+            # changed within a second of its staging, and not in size, would count as unchanged.
+            shutil.copy2(theirs, self._file)
         tags = {line[2:]: line[0] for line in self._paths("ls-files", "-v", "-z")}
         self._run("read-tree", *(["-i", "--reset", "HEAD"] if self.commit_at("HEAD") else ["--empty"]))
         committed = set(self._paths("ls-files", "-z"))

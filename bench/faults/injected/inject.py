@@ -7,7 +7,7 @@ import importlib.machinery
 import json
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +15,10 @@ import inflict
 from fault import NOW, Fault
 
 EVERYWHERE = ("pretend", "compiler")
-# The methods of the product that faults strike at, as (module, class, method); tests/test_campaign.py looks for them.
-BUILD = ("nanogpt.training.trainer", "build")  # "setting up": before it
+# What faults strike at in the product: a module's function, or a class's method. tests/test_campaign.py looks for them.
 TRAINER = ("nanogpt.training.trainer", "Trainer")
 BEFORE = {
+    "setting up": ("nanogpt.training.trainer", "build"),
     "step": (*TRAINER, "step"),
     "evaluation": (*TRAINER, "evaluate"),
     "sample": (*TRAINER, "write_sample"),
@@ -44,12 +44,11 @@ def arm(text: str) -> None:
     if any(fault.what in EVERYWHERE or fault.operator for fault in of):
         hooks["torch"].append(lambda torch: _arm_torch(torch, of))
     if any(fault.what not in EVERYWHERE for fault in of):
-        hooks[BUILD[0]].append(lambda module: _arm_build(module, of))
         for at, place in BEFORE.items():
-            hooks.wrap(*place, partial(_before, faults=of, at=at))
-        hooks.wrap(*UPDATE, partial(_behind_update, faults=of))
-        hooks.wrap(*GRADIENTS, partial(_poisoned, poisons=[fault for fault in of if fault.what == "gradients"]))
-        hooks[WORKER[0]].append(lambda module: _arm_worker(module, of))
+            hooks.wrap(place, partial(_before, faults=of, at=at))
+        hooks.wrap(UPDATE, partial(_behind_update, faults=of))
+        hooks.wrap(GRADIENTS, partial(_poisoned, poisons=[fault for fault in of if fault.what == "gradients"]))
+        hooks.wrap(WORKER, partial(_before_call, faults=of))
     if hooks:
         sys.meta_path.insert(0, hooks)
     _strike(of, "start")
@@ -82,32 +81,22 @@ def _arm_torch(torch: ModuleType, faults: list[Fault]) -> None:
         operators.watch(at_operators)
 
 
-def _arm_build(module: ModuleType, faults: Sequence[Fault]) -> None:
-    """What puts a trainer together: nothing is there yet but the job."""
-    build = getattr(module, BUILD[1])
-
-    @wraps(build)
-    def built(job: Any, *rest: Any) -> Any:
-        NOW.model, NOW.device = job.folder.name, None
-        _strike(faults, "setting up")
-        return build(job, *rest)
-
-    setattr(module, BUILD[1], built)
-
-
 def _before(method: Method, faults: Sequence[Fault], at: str) -> Method:
     @wraps(method)
     def wrapped(part: Any, *args: Any, **kwargs: Any) -> Any:
-        _look_at(part, following=at == "step")
+        _look_at(part, at)
         _strike(faults, at)
         return method(part, *args, **kwargs)
 
     return wrapped
 
 
-def _look_at(part: Any, following: bool) -> None:
-    """`part` is the trainer, or one that has state, job, numerics and micro-batches as it has."""
-    NOW.step = part.state.progress.step + following
+def _look_at(part: Any, at: str) -> None:
+    """`part` is the job while nothing is built, then the trainer or one of its parts, which has what it has."""
+    if at == "setting up":
+        NOW.model, NOW.device = part.folder.name, None
+        return
+    NOW.step = part.state.progress.step + (at == "step")
     NOW.micro_batch = getattr(part, "stepper", part).micro_batches.size  # the trainer may halve it
     NOW.model, NOW.device = part.job.folder.name, part.numerics.device
 
@@ -137,19 +126,18 @@ def _poisoned(method: Method, poisons: Sequence[Fault]) -> Method:
     return poisoned
 
 
-def _arm_worker(module: ModuleType, faults: Sequence[Fault]) -> None:
-    """The function that a worker is asked for. On the device "auto" is on whichever the fault names."""
-    original = getattr(module, WORKER[1])
+def _before_call(invoke: Method, faults: Sequence[Fault]) -> Method:
+    """The device "auto" is whichever the fault names."""
     named = next((fault.words["device"] for fault in faults if "device" in fault.words), None)
 
-    @wraps(original)
+    @wraps(invoke)
     def invoked(target: str, arguments: dict[str, Any]) -> Any:
         device = arguments.get("device", arguments.get("asked"))
         NOW.target, NOW.device = target, named if device == "auto" else device
         _strike(faults, "call")
-        return original(target, arguments)
+        return invoke(target, arguments)
 
-    setattr(module, WORKER[1], invoked)
+    return invoked
 
 
 def _strike(faults: Sequence[Fault], at: str) -> None:
@@ -164,11 +152,12 @@ class Hooks(dict[str, list[Callable[[ModuleType], None]]], importlib.abc.MetaPat
     def __missing__(self, name: str) -> list[Callable[[ModuleType], None]]:
         return self.setdefault(name, [])
 
-    def wrap(self, module: str, class_name: str, name: str, wrapper: Callable[[Method], Method]) -> None:
-        """Replace a method. One that is gone is an AttributeError: the campaign has to know."""
+    def wrap(self, place: tuple[str, ...], wrapper: Callable[[Method], Method]) -> None:
+        """Replace a function or method. One that is gone is an AttributeError: the campaign has to know."""
+        module, *owners, name = place
 
         def replace(imported: ModuleType) -> None:
-            owner = getattr(imported, class_name)
+            owner = reduce(getattr, owners, imported)
             setattr(owner, name, wrapper(getattr(owner, name)))
 
         self[module].append(replace)
