@@ -111,3 +111,20 @@ def test_whichever_bit_flips_the_limit_is_the_same_or_none(store, tmp_path):
             store.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
             limit = MemoryStore(tmp_path, lambda _: None).limit(CONFIG, 16 * GIB)
             assert limit is None or limit.fits == Fit(3), at
+
+
+def test_what_was_written_before_there_were_records_is_read(tmp_path):
+    tried = {"micro_batch": 4, "predicted_bytes": 9, "result": "fits", "tokens_per_second": 2.0,
+             "peak_memory_bytes": 8, "repeats": 3}  # fmt: skip
+    limit = {"fits": {"micro_batch": 2, "gradient_checkpointing": True, "longest_window": 8}, "evidence": "killed",
+             "when": "2026-01-01 00:00:00", "memory_bytes": GIB, "model": "tiny", "device": "cpu",
+             "precision": "float32"}  # fmt: skip
+    fastest = {"micro_batch": 4, "tokens_per_second": 2.0, "peak_memory_bytes": 8, "tried": [tried]}
+    store = MemoryStore(tmp_path, pytest.fail)
+    store.note_limit(CONFIG, GIB, Fit(1), "")
+    [key] = durable.read_json(store.path)["limits"]
+    known = {"limits": {key: limit}, "fastest": {"machine": fastest}}
+    durable.write_json(store.path, {**known, "digest": durable.digest(known)})
+    assert store.limit(CONFIG, GIB).fits == Fit(2, True, 8)
+    found = store.fastest("machine")
+    assert (found.micro_batch, found.kept, found.tried[0].fits) == (4, True, True)

@@ -1,9 +1,6 @@
 """The state is one object: what its state_dict() gives is all that another needs to go on to the same bytes."""
 
-import io
-
 import pytest
-import torch
 
 from nanogpt.faults import UserError
 from nanogpt.training import numerics as numerical
@@ -13,7 +10,7 @@ from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.record.recorder import NoRecord
 from nanogpt.training.state import TrainingState
 from nanogpt.training.stopping import StopRequest
-from tests.nanogpt.training_case import make_data, tiny
+from tests.nanogpt.training_case import assert_equal_states, make_data, through_a_file, tiny
 
 pytestmark = pytest.mark.fast
 SETTINGS = [
@@ -33,30 +30,6 @@ def built(data, folder, config) -> trainer.Trainer:
     return trainer.build(job, ModelFolder(job.folder, job.config), StopRequest())
 
 
-def through_a_file(state: dict) -> dict:
-    """As a checkpoint keeps it: torch's safe format."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def assert_equal(one, other) -> None:
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for mine, theirs in zip(one, other, strict=True):
-            assert_equal(mine, theirs)
-    else:
-        assert one == other
-
-
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_another_trainer_goes_on_from_it_to_the_same_bytes(data, tmp_path, settings):
     one, other = (built(data, tmp_path / name, tiny(**settings)) for name in ("one", "other"))
@@ -66,9 +39,9 @@ def test_another_trainer_goes_on_from_it_to_the_same_bytes(data, tmp_path, setti
     results = [one.stepper.take() for _ in range(5)]
     end = through_a_file(one.state.state_dict())
     other.state.load_state_dict(middle)
-    assert_equal(through_a_file(other.state.state_dict()), middle)
+    assert_equal_states(through_a_file(other.state.state_dict()), middle)
     assert [other.stepper.take() for _ in range(5)] == results
-    assert_equal(through_a_file(other.state.state_dict()), end)
+    assert_equal_states(through_a_file(other.state.state_dict()), end)
     for each in (one, other):
         each.folder.close()
 

@@ -35,8 +35,7 @@ from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import OutOfTime, StopRequest, StopRequested
 from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.optimizer import Optimizer
-from tests.nanogpt.test_state import assert_equal as assert_equal_states
-from tests.nanogpt.test_state import through_a_file
+from tests.nanogpt.training_case import assert_equal_states, through_a_file
 
 pytestmark = pytest.mark.fast
 

@@ -1,7 +1,10 @@
 """A training so small that a test can run it many times: the data folder, the configuration, what came out."""
 
+import io
 import math
 from pathlib import Path
+
+import torch
 
 from nanogpt.config import Config, DataConfig
 from nanogpt.data import preprocessing, shards
@@ -113,3 +116,28 @@ def poison(monkeypatch, poisoned, value: float = math.nan) -> None:
         return (loss * value, norm) if data.cursor in poisoned else (loss, norm)
 
     monkeypatch.setattr(Stepper, "forward_backward", compute)
+
+
+def through_a_file(state: dict) -> dict:
+    """As a checkpoint keeps it: torch's safe format."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def assert_equal_states(one, other) -> None:
+    """Two state_dict() with the same keys, tensors and numbers."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal_states(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_equal_states(mine, theirs)
+    else:
+        assert one == other
