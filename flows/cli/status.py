@@ -62,7 +62,8 @@ def show_plan(run: Run) -> int:
         seconds = None if row.state == "kept" else model.seconds if model else before
         memory = model.memory_bytes if model and row.state != "kept" else None
         happens = f"{'runs' if row.state == 'run' else row.state}: {row.reason}"
-        cells.append((row.step.name, happens, duration(seconds) if seconds else "", byte_size(memory) if memory else ""))
+        time = duration(seconds) if seconds else ""
+        cells.append((row.step.name, happens, time, byte_size(memory) if memory else ""))
     for place, column in enumerate(("step", "what happens", "time", "memory")):
         if any(row[place] for row in cells):  # a column without a figure says nothing
             table.add_column(column, overflow="fold")
