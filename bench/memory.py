@@ -11,6 +11,7 @@ import argparse
 from contextlib import closing
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -61,7 +62,7 @@ def measured(config: Config, precision: str, recompute: bool, micro_batch: int, 
     predicted = predict(config, micro_batch=micro_batch, precision=precision, device=DEVICE,
                         newton_schulz=likely_precision(DEVICE))  # fmt: skip
     of_step = max(predicted.passes.total, predicted.moment("update").total)  # no evaluation is made
-    with closing(SeparateProcess()) as separate:
+    with TemporaryDirectory() as folder, closing(SeparateProcess(Path(folder) / "log")) as separate:
         tried = separate(config, micro_batch, seconds)
     if tried.peak_memory_bytes is None:
         raise MemoryError(f"{config.name}, micro-batch {micro_batch}: {tried.result}")

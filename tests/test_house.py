@@ -91,7 +91,7 @@ HOUSE = [  # from the top down
     Room(
         "nanogpt.measure",
         "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.weights "
-        f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device nanogpt.process {BASICS}",
     ),
     Room(
         "nanogpt.study",

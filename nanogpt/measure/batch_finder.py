@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,8 @@ from nanogpt.faults import OUT_OF_MEMORY, UserError, classify
 from nanogpt.machine import memory_bytes, processor_name
 from nanogpt.measure.memory import likely_precision, predict
 from nanogpt.measure.memory_store import MemoryStore
+from nanogpt.process.endings import STALL
+from nanogpt.process.worker import Worker, WorkerDied
 from nanogpt.results import FastestMicroBatch, MicroBatchTry
 
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others
@@ -36,7 +34,7 @@ MARGIN = 1.15  # of the prediction, which holds within 15 %
 SMALLEST_GAP = 8  # bisection ends when what fits and what does not are within an eighth
 PATIENCE = 120.0  # seconds
 LEAST_SECONDS_A_TRY = 1.0
-ENDED_BY_MEMORY = (-9, -6)  # exit codes: SIGKILL by the system, SIGABRT by a library that gets no memory
+LOG = "batch_size.log"  # what the tries print
 MOST_REPEATS = 30  # of a pass in a try: more make it no better known
 
 
@@ -64,7 +62,7 @@ def find(
     if known and known.micro_batch <= most:
         return known
     free = _available(config) if available is None else available
-    with contextlib.closing(SeparateProcess()) as separate:
+    with contextlib.closing(SeparateProcess(Path(folder) / LOG)) as separate:
         if attempt is None:
             notify("starting a process that tries micro-batches")
             separate.start()
@@ -166,100 +164,54 @@ class _Search:
 
 
 class SeparateProcess:
-    """Makes tries in a process of its own, a new one after each that ran out of memory."""
+    """Makes tries in a process of its own, a new one after each that does not fit; what it prints goes to `log`."""
 
-    def __init__(self, target: str = "nanogpt.measure.batch_finder:try_step"):
-        self._target = target
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection[Any, Any] | None = None
+    def __init__(self, log: Path, target: str = "nanogpt.measure.batch_finder:try_step"):
+        self._worker, self._target = Worker(log), target
+
+    def start(self) -> None:
+        """Start it and wait until it has loaded torch, so that the first try takes no longer than others."""
+        self._worker.call("nanogpt.measure.batch_finder:load", timeout=PATIENCE)
 
     def __call__(self, config: Config, micro_batch: int, seconds: float) -> MicroBatchTry:
-        """What a try came to: "fits", "out of memory, ..." or "no answer ...". Raises RuntimeError for a failure."""
-        process, pipe = self.start()
+        """What a try came to: "fits", "out of memory, ..." or "no answer ...". Raises what else ends it."""
+        patience = PATIENCE + 20 * seconds  # one pass of a large model may take many times what it was given
         try:
-            pipe.send((config.model_dump(), micro_batch, seconds))
-            patience = PATIENCE + 20 * seconds  # one pass of a large model may take many times what it was given
-            if pipe.poll(patience):
-                answer: MicroBatchTry | str = pipe.recv()
-            else:
-                answer = MicroBatchTry(micro_batch, f"no answer in {patience:.0f} s")
-        except (EOFError, ConnectionError):
-            process.join()
-            answer = _death(micro_batch, process.exitcode)
-        if isinstance(answer, str) or not answer.fits:
-            self.close()
-        if isinstance(answer, str):
-            raise RuntimeError(f"micro-batch {micro_batch}: {answer}")
-        return answer
-
-    def start(self) -> tuple[multiprocessing.process.BaseProcess, Connection[Any, Any]]:
-        """The process, started unless it is there, and its pipe; waits until it has loaded torch."""
-        if self._process is None or self._pipe is None:
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_answer_all, args=(self._target, theirs), daemon=True)
-            self._process.start()
-            theirs.close()
-            self._pipe.recv()
-        return self._process, self._pipe
+            answer: MicroBatchTry = self._worker.call(
+                self._target,
+                timeout=patience,
+                config=config.model_dump(),
+                micro_batch=micro_batch,
+                seconds=seconds,
+                device=config.device.type,
+            )
+            return answer
+        except Exception as error:
+            self._worker.close(kill=True)
+            symptom = error.symptom if isinstance(error, WorkerDied) else classify(error)
+            if symptom == OUT_OF_MEMORY:
+                return MicroBatchTry(micro_batch, f"out of memory, {str(error).splitlines()[0]}")
+            if symptom == STALL:
+                return MicroBatchTry(micro_batch, f"no answer in {patience:.0f} s")
+            raise
 
     def close(self) -> None:
         """End the process; its memory is free when this returns."""
-        if self._process is not None and self._pipe is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
+        self._worker.close(kill=True)
 
 
-def _death(micro_batch: int, code: int | None) -> MicroBatchTry | str:
-    """A system without memory ends whoever asks for too much, and libraries abort; any other death is a failure."""
-    if code in ENDED_BY_MEMORY:
-        return MicroBatchTry(micro_batch, f"out of memory, its process ended ({code})")
-    return f"its process ended ({code})"
+def load() -> None:
+    """What every try needs."""
+    importlib.import_module("nanogpt.measure.real_step")  # torch: the process that searches does without
 
 
-def _answer_all(target: str, pipe: Connection[Any, Any]) -> None:
-    """In the child: one answer for each question, until there are no more. A text is the message of a failure."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _is_ended_first()
-    module, _, name = target.partition(":")
-    attempt = getattr(importlib.import_module(module), name)
-    importlib.import_module("nanogpt.measure.real_step")
-    pipe.send("ready")
-    with contextlib.suppress(EOFError):
-        while True:
-            config, micro_batch, seconds = pipe.recv()
-            answer: MicroBatchTry | str
-            try:
-                answer = attempt(config, micro_batch, seconds)
-            except Exception as error:
-                message = f"{type(error).__name__}: {error}".splitlines()[0]
-                is_memory = classify(error) == OUT_OF_MEMORY
-                answer = MicroBatchTry(micro_batch, f"out of memory, {message}") if is_memory else message
-            pipe.send(answer)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _is_ended_first() -> None:
-    """Where memory runs out, Linux is to end this process and none that does a person's work."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def try_step(config: dict[str, Any], micro_batch: int, seconds: float) -> MicroBatchTry:
+def try_step(config: dict[str, Any], micro_batch: int, seconds: float, device: str) -> MicroBatchTry:
     """Time a pass and an update for about `seconds`: tokens/s of a step made of such passes, and the peak memory."""
     from nanogpt import device as devices  # torch: the process that searches does without
     from nanogpt.measure.profiler import settle
 
     whole = Config.model_validate(config)
-    device, _, precision = settle(whole)
+    _, _, precision = settle(whole)
     _timed(negligible(whole), device, precision, 1, 0.0)  # libraries load what they need in any case
     devices.reset_peak_memory(device)
     before = devices.memory_in_use(device)

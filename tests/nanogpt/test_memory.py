@@ -130,12 +130,14 @@ def test_adapters_and_averages_hold_what_is_predicted(training, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, precision", [("micro", False), ("micro", True), ("tiny_model", True)])
-def test_a_process_takes_what_is_predicted(name, precision):
+def test_a_process_takes_what_is_predicted(name, precision, tmp_path):
     config = load_config(CONFIGS / f"{name}.yaml").with_changes({
         "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision,
         "training.gradient_accumulation": 1,
     })  # fmt: skip
-    with closing(SeparateProcess()) as separate:  # 30 steps, however slow: the heap grows over the first few
+    with closing(
+        SeparateProcess(tmp_path / "log")
+    ) as separate:  # 30 steps, however slow: the heap grows over the first few
         measured = separate(config, config.training.batch_size, 300.0).peak_memory_bytes
     newton_schulz = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
@@ -144,11 +146,11 @@ def test_a_process_takes_what_is_predicted(name, precision):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", [False, True])
-def test_a_cuda_device_allocates_what_is_predicted(precision):
+def test_a_cuda_device_allocates_what_is_predicted(precision, tmp_path):
     config = load_config(CONFIGS / "small_model.yaml").with_changes({
         "model.vocab_size": 1024, "device.type": "cuda", "device.mixed_precision": precision,
     })  # fmt: skip
-    with closing(SeparateProcess()) as separate:
+    with closing(SeparateProcess(tmp_path / "log")) as separate:
         measured = separate(config, config.training.batch_size, 2.0).peak_memory_bytes
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", device="cuda")
     assert predicted.total == pytest.approx(measured, rel=0.15)
