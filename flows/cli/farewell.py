@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def _criteria(judged: Sequence[Criterion]) -> str:
 
 
 def chat_command(model: Path) -> str:
-    return shlex.join(["python3", near(CHECKOUT / "examples" / "chat_bot.py"), near(model)])
+    return shlex.join([near(Path(sys.executable)), near(CHECKOUT / "examples" / "chat_bot.py"), near(model)])
 
 
 def near(path: Path) -> str:

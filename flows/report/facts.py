@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -87,6 +88,7 @@ class RunFacts:
     remedies: list[Remedy]
     milestones: list[Milestone]
     configs: dict[str, Config]
+    environment: str = ""  # the virtual environment of the run; "" where it has none
     milestone_branch: str = ""
     milestone_problem: str = ""  # why there are none, or why they are on an unusual branch
     documents: list[str] | None = None  # names of those that were written; None before any
@@ -127,6 +129,7 @@ def collect(run: Run) -> RunFacts:
         models=[_model(run, name) for name in names],
         remedies=all_remedies(run),
         milestones=run.milestones.commits(),
+        environment=sys.prefix if sys.prefix != sys.base_prefix else "",
         milestone_branch=run.milestones.branch,
         milestone_problem=run.milestones.problem() if run.config.milestones else "milestones are off",
         configs={name: config for name in names if (config := _config(run, name))},

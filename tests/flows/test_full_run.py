@@ -23,6 +23,7 @@ from flows.context.command_words import PHASES
 from nanogpt import durable
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 TITLES = {f"{number} {phase.capitalize()}" for number, phase in enumerate(PHASES, 1)}
 SMALL = """\
 model: {preset: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32, dropout: 0.1}
@@ -158,6 +159,51 @@ def test_a_finished_run_starts_no_server_only_to_say_so(copy):
     assert "none is started for that" in done.stdout
     assert "Pages" not in done.stdout
     assert copy.snapshot() == before
+
+
+def test_what_the_readme_prints_to_use_and_tune_the_model_works_on_what_the_run_made(copy, tmp_path):
+    at_home = _at_home(copy, tmp_path)
+    for heading in ("## Use the model", "## The trainer by itself"):
+        [block] = re.findall(r"```console\n(.*?)```", README.split(heading)[1].split("\n## ")[0], re.DOTALL)
+        for command in block.splitlines():
+            if command.startswith("nanogpt train"):
+                command += " --set device.type=cpu --max-seconds 2"  # as much as is needed to see that it trains
+            printed = at_home(command)
+            assert printed or command.startswith("source"), command
+
+
+def test_what_the_run_prints_to_use_the_model_works(copy, tmp_path):
+    at_home = _at_home(copy, tmp_path)
+    guide = (copy.workspace / "reports/default/README.md").read_text()
+    [block] = re.findall(r"```sh\n(.*?)```", guide.split("## Use the model")[1].split("\n## ")[0], re.DOTALL)
+    assert at_home(block)
+    talk = copy.finish.stdout.split("Talk to it:\n")[1].splitlines()[0]
+    assert "JULIET" in at_home(talk)
+
+
+def _at_home(copy: Copy, folder: Path) -> Callable[[str], str]:
+    """What a shell prints for a command as a person types it, who stands in the checkout with the workspace in it."""
+    for name in ("exports", "data", "checkpoints", "state"):
+        (folder / name).symlink_to(copy.workspace / name)
+    for name in ("examples", "configs"):
+        (folder / name).symlink_to(copy.checkout / name)
+    (folder / "letters").mkdir()
+    (folder / "letters/one.txt").write_text(_english()[60_000:100_000])
+    programs = folder / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text(f"export PATH={programs}:$PATH\n")
+    for name, program in {"python": "", "python3": "", "nanogpt": " -m nanogpt.cli"}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable}{program} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = {**copy.environment, "HOME": str(folder), "PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def run(command: str) -> str:
+        done = subprocess.run(["bash", "-ec", command], cwd=folder, env=environment, text=True, input="Good morrow!\n",
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)  # fmt: skip
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}"
+        return done.stdout
+
+    return run
 
 
 def test_a_changed_template_renders_only_the_documents(copy):
