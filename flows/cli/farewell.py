@@ -25,19 +25,18 @@ def farewell(run: Run) -> list[str]:
 
 
 def _lines(run: Run) -> Iterator[str]:
-    facts = collect(run)
     troubles = [record for record in run.phase_runner.records if record.has_failed]
     if run.options.only is None and run.has_finished(EVALUATED):
-        yield from _model(facts)
+        yield from _model(collect(run))
     for record in troubles:
         yield f"{record.label} {record.status}: {record.cause}"
-    if run.has_finished(REPORTED) and (reported := facts.of(REPORTED)):
+    if run.has_finished(REPORTED) and (reported := run.ledger.facts(REPORTED)):
         yield _criteria(reported.criteria)
     if run.paths.report.exists():
         yield f"Report: {near(run.paths.report)}"
     if run.session.prefect_url:
         yield f"Pages:  {run.session.prefect_url}"
-    if run.has_finished(EXPORTED) and (exported := facts.of(EXPORTED)):
+    if run.has_finished(EXPORTED) and (exported := run.ledger.facts(EXPORTED)):
         yield f"Talk to it:\n  {chat_command(run.paths.workspace / exported.folder)}"
     if unmet := [record for record in troubles if record.is_over]:
         yield f"To give it a chance:\n  {unmet[0].next_command}"

@@ -114,7 +114,7 @@ def test_cancel_saves_and_stops_within_ten_seconds(run):
     said, _ = run.process.communicate(timeout=120)
     assert time.monotonic() - began < 10
     assert run.process.returncode == 130
-    assert "cancelled on its page" in said and "go on with:" in said and "Traceback" not in said
+    assert "cancelled on its page" in said and "continue with:" in said and "Traceback" not in said
     state = run.flow_run()["state"]
     assert (state["type"], state["name"]) == ("CANCELLED", "Cancelled")
     assert run.saved_step() % 1000 > 0  # saved when it stopped, not at an interval

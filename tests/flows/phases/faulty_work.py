@@ -39,7 +39,7 @@ def find_for(config: dict[str, Any], folder: str, seconds: float) -> FastestMicr
     return Machine(fastest=2).find_for(Config.model_validate(config), folder, seconds)
 
 
-def summarise(device: str, model_folder: Path, data_folder: Path) -> ModelFigures:
+def summarise(device: str, model_folder: Path, data_folder: Path, with_nanogpts_measure: bool) -> ModelFigures:
     meet_a_fault("summarise")
     figures = Evaluation(loss=1.5, perplexity=4.5, bits_per_byte=2.1, tokens=1000, window=64)
     return ModelFigures(figures, figures, nanogpt_loss=None, parameters=1, tokenizer="char", block_size=64,
