@@ -26,6 +26,7 @@ from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL, Death, Proc
 from nanogpt.process.memory_pressure import MemoryPressure
 
 SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_FOR_A_CODE = 5.0
 ONCE_MORE = 2  # times that a call is made again whose process was killed, or aborted on the CPU
 
 
@@ -128,11 +129,20 @@ class Worker:
         """Why the process is gone; it may have died since the last call, too."""
         if self._process is None or self._log is None:
             return Death(CRASHED, "its process could not be started")
-        self._process.join()
-        code = self._process.exitcode or 0
+        code = _exit_code(self._process)
         if code < 0:
             return death_by_signal(-code, self._pressure, self._log, device)
         return Death(CRASHED, f"its process ended with code {code}; {self._log.last_words()}")
+
+
+def _exit_code(process: multiprocessing.process.BaseProcess) -> int:
+    """Of a process that has ended. The pool's own thread waits for it too: whoever comes second knows the code only a
+    moment after the first."""
+    deadline = time.monotonic() + SECONDS_FOR_A_CODE
+    process.join()
+    while process.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process.exitcode or 0
 
 
 def _prepare(log: str) -> None:

@@ -173,7 +173,7 @@ def story(tmp_path_factory) -> Iterator[Story]:
     story.codes["finished"] = third.wait()
     story.past = third.past()
     shown = [*story.past.splitlines(), *third.lines()]
-    table = max(number for number, line in enumerate(shown) if line.startswith("nanogpt-autopilot"))
+    table = max(number for number, line in enumerate(shown) if re.match(".? ?1 Environment", line))
     story.screens["finished"] = shown[table:]  # on so few rows the last words push the table off the screen
     third.close()
     yield story
