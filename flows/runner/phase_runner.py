@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,6 +114,10 @@ class PhaseRunner:
     def is_over(self) -> bool:
         """Whether nothing is left to do, whether or not what came out is any good."""
         return all(record.is_over for record in self.records)
+
+    def have_finished(self, steps: Iterable[str]) -> bool:
+        """Whether the outputs of all these may be used: with --only, also those of other phases."""
+        return set(steps) <= self._steps.finished
 
     def _has_trained(self) -> bool:
         return any(name.startswith("training.") for name in self._steps.finished)

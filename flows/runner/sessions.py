@@ -22,7 +22,7 @@ from nanogpt import durable
 from nanogpt.records import from_json, to_json
 
 FILE = "session.json"
-State = Literal["running", "stopped", "finished", "failed"]
+State = Literal["running", "stopped", "finished", "failed", "partial"]  # partial: what --only asked for is done
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ class Session:
         whole = self._phases.is_whole()
         is_part = self._options.only is not None and self.number > 1  # of an unfinished run, whose clock goes on
         self._clock.save(finished=not stopped and self._phases.is_over() and not is_part)
-        self._save("stopped" if stopped else "finished" if whole else "failed")
+        is_all = self._options.only is None or self._phases.have_finished(self._step_names())
+        done: State = "finished" if is_all else "partial"
+        self._save("stopped" if stopped else done if whole else "failed")
         self._journal.log("stopped by a person" if stopped else "ended" if whole else "ended with failures")
 
     def _save(self, state: State) -> None:

@@ -212,3 +212,10 @@ def test_remedies_of_all_sessions_are_kept_and_what_is_no_remedy_is_left_out(flo
     assert Journal(None, file).past_remedies == [row]
     durable.write_note(file, {"remedies": [{"when": "2026"}, "text", durable.read_json(file)["remedies"][0]]})
     assert Journal(None, file).past_remedies == [row] and isinstance(row, Remedy)
+
+
+def test_a_phase_that_alone_was_asked_for_is_no_finished_run_while_others_are_to_do(flow):
+    Start(flow, only="environment", fresh=True).finish()
+    assert flow.ended == "partial"
+    Start(flow).finish()
+    assert flow.ended == "finished"
