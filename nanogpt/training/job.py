@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.config import Config
+from nanogpt.data.sources import recorded_name
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.training.data_folder import DataFolder
@@ -43,11 +44,15 @@ class TrainingJob:
 
 
 def completed(config: Config, data: DataFolder) -> Config:
-    """`config` with the shape of the weights that training.init_from names, if any, and with the data's vocabulary.
+    """`config` with the shape of the weights that training.init_from names, if any, and with the data's vocabulary and
+    name.
 
     Raises UserError when they do not go together.
     """
-    return _with_vocabulary(_with_initial_shape(config, data.tokenizer), data.train.vocab_size)
+    stated = config.data.source if "source" in config.data.model_fields_set else None
+    source = recorded_name(data.manifest.source, stated, data.manifest.source_sha256)
+    config = _with_vocabulary(_with_initial_shape(config, data.tokenizer), data.train.vocab_size)
+    return config.with_changes({"data.source": source})
 
 
 def _with_initial_shape(config: Config, tokenizer: Tokenizer) -> Config:
