@@ -72,7 +72,7 @@ def _headline(card: ModelCard) -> str:
 def _use(card: ModelCard) -> str:
     opens_as, prompt = architecture(card.shape), _opening(card)
     if opens_as is None:
-        command = f"nanogpt generate FOLDER --prompt {shlex.quote(prompt)}"
+        command = f"nanogpt generate FOLDER{_prompt_option(prompt)}"
         return f"Its shape is its own. nanogpt opens it where it was trained:\n\n{markdown.block(command, 'sh')}"
     if card.kind == "adapters":
         return _use_of_adapters(card, prompt)
@@ -84,7 +84,7 @@ model = AutoModelForCausalLM.from_pretrained(folder)  # a {opens_as}
 tokens = tokenizer({prompt!r}, return_tensors="pt").input_ids
 written = model.generate(tokens, max_length={card.shape.block_size}, do_sample=True, temperature=0.8, top_k=50)
 print(tokenizer.decode(written[0]))"""
-    command = f"nanogpt generate . --prompt {shlex.quote(prompt)} --temperature 0.8"
+    command = f"nanogpt generate .{_prompt_option(prompt)} --temperature 0.8"
     return (
         "In the exported folder (`nanogpt export` writes one), with transformers:\n\n"
         f"{markdown.block(python, 'python')}\n\nor with nanogpt:\n\n{markdown.block(command, 'sh')}"
@@ -103,11 +103,16 @@ tokens = tokenizer({prompt!r}, return_tensors="pt").input_ids
 written = model.generate(input_ids=tokens, max_length={card.shape.block_size}, do_sample=True, temperature=0.8)
 print(tokenizer.decode(written[0]))"""
     merge = f"nanogpt merge {shlex.quote(base)} . --out ../merged"
-    command = f"{merge}\nnanogpt generate ../merged --prompt {shlex.quote(prompt)}"
+    command = f"{merge}\nnanogpt generate ../merged{_prompt_option(prompt)}"
     return (
         "They fit their base model and no other. In the folder of the adapters, with PEFT:\n\n"
         f"{markdown.block(python, 'python')}\n\nor with nanogpt:\n\n{markdown.block(command, 'sh')}"
     )
+
+
+def _prompt_option(prompt: str) -> str:
+    """A new line is what `nanogpt generate` begins with by itself."""
+    return "" if prompt == "\n" else f" --prompt {shlex.quote(prompt)}"
 
 
 def _opening(card: ModelCard) -> str:
