@@ -99,8 +99,13 @@ def write_json(path: Path, value: Any) -> None:
 
     A lone surrogate, of a file name that is not UTF-8, is written as JSON's own escape and read back as it was.
     """
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What write_json() writes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def open_plain(path: Path) -> BufferedReader:

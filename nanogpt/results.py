@@ -226,6 +226,18 @@ class TokenStatistics:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """data.json in a model's folder: what it learns from. Older versions wrote the first digest alone.
+
+    manifest_sha256: shards.identity() of the data folder; text_sha256: of the cleaned text.
+    """
+
+    manifest_sha256: str
+    text_sha256: str | None = None
+    splits: dict[str, TokenSplit] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainingOutcome:
     """How a training ended: status "finished" (for `reason`) or "stopped"; sha256 is of the final weights' file.
 

@@ -51,13 +51,13 @@ HOUSE = [  # from the top down
     Room(
         "flows.phases",
         "flows.report flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger "
-        "nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.data nanogpt.config nanogpt.device "
-        f"{BASICS}",
+        "nanogpt.export nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.data nanogpt.config "
+        f"nanogpt.device {BASICS}",
     ),
     Room(
         "flows.report",
-        "flows.runner flows.supervision flows.context flows.ledger nanogpt.training.record nanogpt.config "
-        f"{BASICS}",
+        "flows.runner flows.supervision flows.context flows.ledger nanogpt.export nanogpt.evaluation "
+        f"nanogpt.training.record nanogpt.data nanogpt.config {BASICS}",
     ),
     Room(
         "flows.runner",
@@ -98,7 +98,11 @@ HOUSE = [  # from the top down
         "nanogpt.inference nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config nanogpt.device "
         f"{BASICS}",
     ),
-    Room("nanogpt.export", f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config {BASICS}"),
+    Room(
+        "nanogpt.export",
+        "nanogpt.evaluation nanogpt.training.record nanogpt.weights nanogpt.model nanogpt.data nanogpt.config "
+        f"{BASICS}",
+    ),
     Room(
         "nanogpt.evaluation",
         f"nanogpt.inference nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
@@ -133,8 +137,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.basics", "",
-        "nanogpt nanogpt.durable nanogpt.faults nanogpt.printable nanogpt.spelling nanogpt.standard_streams "
-        "nanogpt.units",
+        "nanogpt nanogpt.durable nanogpt.faults nanogpt.markdown nanogpt.printable nanogpt.spelling "
+        "nanogpt.standard_streams nanogpt.units",
         idea="Files that are whole or absent, the names of faults, figures as people read them.",
     ),
 ]  # fmt: skip

@@ -94,10 +94,9 @@ def _measurement(run: Run, device: str) -> Measurement:
 def _plan(run: Run, measured: Measured) -> planner.Plan:
     device = run.accelerator.current(run.facts(CHECKS).device)
     asked = run.options.candidate_names
+    found = {"data.source": run.facts(FETCHED).source, "data.tokenizer": _tokenizer(run), "device.type": device}
     considered = [
-        config.with_changes({"data.tokenizer": _tokenizer(run), "device.type": device})
-        for config in candidates(run.options)
-        if config.name in (*asked, *measured.models)
+        config.with_changes(found) for config in candidates(run.options) if config.name in (*asked, *measured.models)
     ]
     return planner.make_plan(
         considered,

@@ -9,16 +9,29 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from flows.context.paths import CHECKOUT
-from flows.ledger.facts import EVALUATED, EXAMPLES, EXPORTED, Example, Examples, Exported, ExportedFile
-from flows.ledger.steps import StepResult
-from flows.report import documents
-from flows.report.facts import collect
+from flows.ledger.facts import (
+    BASELINES,
+    EVALUATED,
+    EXAMPLES,
+    EXPORTED,
+    SAMPLES,
+    Example,
+    Examples,
+    Exported,
+    ExportedFile,
+    Key,
+)
+from flows.ledger.steps import Json, StepResult
+from flows.report import cards
+from flows.report.facts import collect, facts_of
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
+from nanogpt.export.card import text
 from nanogpt.records import to_json
 from nanogpt.units import MIB
 
@@ -38,18 +51,28 @@ def deployment(run: Run) -> None:
 
 def export_best(run: Run) -> StepResult[Exported]:
     best = run.facts(EVALUATED).best
-    folder = run.paths.exports / BEST
-    card = documents.render_model_card(documents.model_card(collect(run), best), run.paths.state / "model_card.md")
+    folder, facts = run.paths.exports / BEST, collect(run)
+    card = cards.of_run(facts, best)
+    written = [*cards.write_all(facts, run.paths), *cards.write(card, run.paths.state / "model_card.md")]
     run.worker.call(
         "nanogpt.export.huggingface:export_trained",
         model_folder=run.paths.model(best),
         folder=folder,
-        card=card.read_text(encoding="utf-8"),
+        card=text(card) if card else None,
         timeout=EXPORT_SECONDS,
     )
     files = sorted(path for path in folder.iterdir() if path.is_file())
     rows = [ExportedFile(run.paths.relative(path), path.stat().st_size, durable.sha256_file(path)) for path in files]
-    return StepResult(Exported(best, run.paths.relative(folder), rows, sum(row.bytes for row in rows)), files)
+    facts_of_export = Exported(best, run.paths.relative(folder), rows, sum(row.bytes for row in rows))
+    return StepResult(facts_of_export, [*files, *written])
+
+
+def _what_the_card_says(run: Run) -> Json:
+    """By digest, what was found out about the models besides their figures; where it is missing, the export is made
+    all the same."""
+    shown: tuple[Key[Any], ...] = (SAMPLES, BASELINES)
+    known = [key.step for key in shown if facts_of(run, key) is not None]
+    return {"card": {step: run.ledger.output_digest(step) for step in known}}
 
 
 def run_examples(run: Run) -> StepResult[Examples]:
@@ -114,15 +137,13 @@ STEPS: list[AnyStep] = [
         key=EXPORTED,
         title="Export the best model",
         work=export_best,
+        settings=_what_the_card_says,
         needs=("evaluation.models",),
         code=(
             *MODEL,
             "nanogpt/export/huggingface.py",
             "nanogpt/export/target.py",
-            "flows/report/documents.py",
-            "flows/report/facts.py",
-            "flows/report/markdown.py",
-            "templates/model_card.md.j2",
+            *cards.CODE,
         ),
     ),
     Step(

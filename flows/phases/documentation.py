@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from flows.ledger.facts import BASELINES, EVALUATED, FIGURES, REPORTED, Criterion, NoFacts, Reported
+from flows.ledger.facts import BASELINES, EVALUATED, EXPORTED, FIGURES, REPORTED, Criterion, NoFacts, Reported
 from flows.ledger.steps import Json, StepResult
-from flows.report import documents
-from flows.report.facts import all_remedies, collect, facts_of
-from flows.report.judgement import criteria
+from flows.report import cards, documents
+from flows.report.facts import RunFacts, all_remedies, collect, facts_of
+from flows.report.judgement import criteria, trained_models
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from nanogpt import durable
 from nanogpt.records import to_json
@@ -65,9 +65,19 @@ def write_report(run: Run) -> StepResult[Reported]:
     plots.phase_times_plot(rows, times)
     figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}
     durable.write_json(run.paths.reports / FACTS, to_json(facts))
-    files = documents.render(facts, run.paths.reports, figures)
+    card_files = _cards(run, facts)
+    files = [*documents.render(facts, run.paths.reports, figures), *card_files]
     judged = criteria(replace(facts, documents=[file.name for file in files]))
     return StepResult(Reported(judged), [*files, times, run.paths.reports / FACTS])
+
+
+def _cards(run: Run, facts: RunFacts) -> list[Path]:
+    """The models' cards next to the report: those that the deployment wrote, with the same bytes as everywhere; where
+    it did not come to that, what is known."""
+    if not run.has_finished(EXPORTED):
+        cards.write_all(facts, run.paths)
+    files = [cards.in_reports(model.name, run.paths) for model in trained_models(facts)]
+    return [file for file in files if file.is_file()]
 
 
 def _troubles(run: Run) -> Json:
@@ -116,6 +126,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             code=(
                 THIS,
                 "flows/report/**",
+                *cards.CODE,
                 "flows/supervision/remedies.py",
                 "templates/*.j2",
                 "nanogpt/units.py",

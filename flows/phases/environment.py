@@ -182,6 +182,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/device.py",
             "flows/report/documents.py",
             "flows/report/markdown.py",
+            "nanogpt/markdown.py",
             "templates/system_report.md.j2",
         ),
     ),

@@ -9,7 +9,8 @@ from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Plann
 from flows.ledger.steps import Json, StepResult
 from flows.planning.measure import NEXT_SMALLER
 from flows.planning.site import Site
-from flows.report import documents
+from flows.report import cards
+from flows.report.facts import collect
 from flows.runner.repair import remake_damaged
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.supervision.model_files import ModelFiles
@@ -17,6 +18,7 @@ from flows.supervision.recovery import Assignment, DoesNotFit, Recovery
 from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config
+from nanogpt.export.front_matter import CARD
 from nanogpt.faults import OUT_OF_MEMORY, UserError
 from nanogpt.training.progress import check_same_training, trajectory
 from nanogpt.units import duration
@@ -122,7 +124,7 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
     )
     draw_loss(files.folder)
     run.journal.display.image(f"loss-{name}", files.folder / "loss.svg", f"{name}: the loss")
-    documents.render_model_card(documents.card_while_training(name, facts, config), files.folder / "README.md")
+    cards.write(cards.of_training(collect(run), name, facts), files.folder / CARD)
     best, final = sorted((files.folder / "best").iterdir()), sorted((files.folder / "final").iterdir())
     to_use_them = [files.folder / "config.yaml", *sorted(files.folder.glob("tokenizer*.json"))]
     identity = {"sha256": facts.sha256, "best": durable.sha256_file(files.folder / "best" / "model.safetensors")}

@@ -1,4 +1,4 @@
-"""What a person reads after a run: the report and its HTML twin, README, troubleshooting, system report, model cards.
+"""What a person reads after a run: the report and its HTML twin, README, troubleshooting, system report.
 
 Everything is rendered from facts by the templates of `templates/`. Two rules hold for all of it:
 - whatever a template prints passes `markdown.safe`, so that no sample and no file name can become markup;
@@ -13,7 +13,7 @@ import base64
 import os
 import re
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from flows.context.paths import CHECKOUT
-from flows.ledger.facts import DEVICE, EVALUATED, FETCHED, SAMPLES, SYSTEM, FetchedText, System, Trained
+from flows.ledger.facts import DEVICE, SYSTEM, System
 from flows.report import markdown
 from flows.report.commands import with_option
 from flows.report.facts import PhaseFacts, RunFacts
@@ -35,9 +35,8 @@ from flows.report.recommendations import recommendations
 from flows.report.verdict import verdict
 from flows.supervision import remedies
 from nanogpt import durable
-from nanogpt.config import Config
 from nanogpt.records import to_json
-from nanogpt.results import DeviceProof, JudgedSample, ModelFigures
+from nanogpt.results import DeviceProof
 from nanogpt.training.record.metrics import read_metrics, read_rows
 
 View = dict[str, Any]  # what a template sees: facts as they stand in facts.json
@@ -48,28 +47,12 @@ LONG_CELL = 60  # characters; six columns of less fit on a page
 PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model's card is written from; while it trains, name, facts and configuration are enough."""
-
-    name: str
-    facts: Trained | None
-    config: Config | None
-    command: str | None = None
-    data: FetchedText | None = None
-    evaluation: ModelFigures | None = None
-    sample: JudgedSample | None = None
-
-
 def render(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> list[Path]:
     """Write all documents of a run into `folder`; returns their paths, the report first. Raises OSError.
 
     `figures` go into the report by name: {model}-loss, {model}-learning-rate, {model}-speed, comparison, baselines,
     phase-times; one that is not there is left out.
     """
-    cards = {model.name: folder / f"model_card-{model.name}.md" for model in trained_models(facts)}
-    for name, path in cards.items():
-        render_model_card(model_card(facts, name), path)
     system = render_system_report(facts.of(SYSTEM), facts.of(DEVICE), folder / "system_report.md", facts)
     context = _context(facts, folder, figures)
     guides = [
@@ -77,7 +60,7 @@ def render(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> list[Path
         _render("troubleshooting.md.j2", folder / "troubleshooting.md", context),
     ]
     report, page = folder / "training_report.md", folder / "training_report.html"
-    written = [report, page, *guides, system, *cards.values()]
+    written = [report, page, *guides, system]
     context = _context(replace(facts, documents=[path.name for path in written]), folder, figures)
     _render("training_report.md.j2", report, context)
     title = f"Training report of {facts.run}"
@@ -93,31 +76,6 @@ def render_system_report(
     steps = dict(facts.steps) if facts else {}
     steps |= {name: to_json(value) for name, value in known.items() if value is not None}
     return _render("system_report.md.j2", path, {"steps": steps})
-
-
-def render_model_card(card: ModelCard, path: Path) -> Path:
-    """Write a Hugging Face model card."""
-    view = to_json(card)
-    view["facts"] = view["facts"] or {}
-    return _render("model_card.md.j2", path, {"card": view, "front_matter": _front_matter(card)})
-
-
-def card_while_training(name: str, facts: Trained, config: Config) -> ModelCard:
-    return ModelCard(name, facts, config)
-
-
-def model_card(facts: RunFacts, name: str) -> ModelCard:
-    samples, evaluated = facts.of(SAMPLES), facts.of(EVALUATED)
-    shown = samples.samples if samples and samples.model == name else []
-    return ModelCard(
-        name=name,
-        facts=facts.model(name).trained,
-        config=facts.configs.get(name),
-        command=facts.command,
-        data=facts.of(FETCHED),
-        evaluation=evaluated.models.get(name) if evaluated else None,
-        sample=next((sample for sample in shown if sample.temperature > 0.5), None),
-    )
 
 
 def to_html(markdown: str, title: str, folder: Path, pictures: list[Path]) -> str:
@@ -238,28 +196,6 @@ def _render(template_name: str, path: Path, context: View) -> Path:
     text = "\n".join(part.strip("\n") + "\n" for part in parts if part.strip())
     durable.write_text(path, re.sub(r"\n{4,}", "\n\n\n", text))
     return path
-
-
-def _front_matter(card: ModelCard) -> Markup:
-    """The YAML that Hugging Face reads: https://huggingface.co/docs/hub/model-cards#model-card-metadata."""
-    metadata: View = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["nanogpt-autopilot", "from-scratch", "small-language-model"],
-    }
-    if card.evaluation:
-        test, source = card.evaluation.test, card.data.source if card.data else None
-        metrics = [
-            {"type": "perplexity", "value": round(test.perplexity, 4)},
-            {"type": "bits_per_byte", "value": round(test.bits_per_byte, 4)},
-        ]
-        result = {
-            "task": {"type": "text-generation"},
-            "dataset": {"name": Path(str(source)).name, "type": "text", "split": "test"},
-            "metrics": metrics,
-        }
-        metadata["model-index"] = [{"name": card.name, "results": [result]}]
-    return Markup(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip())
 
 
 def _name_headings(tokens: list[Token]) -> list[dict[str, str]]:

@@ -1,16 +1,16 @@
-"""Figures and foreign text as Markdown that data cannot break.
+"""Figures and foreign text as Markdown that data cannot break, for templates.
 
 `safe` is the one gate between data and a document: every value a template prints passes it, and only text that is
 already Markdown (`Markup`) goes through unchanged.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from jinja2 import Undefined
 from markupsafe import Markup
 
+from nanogpt import markdown
 from nanogpt.units import NOTHING, byte_size, count, duration, flops, number, percent
 
 
@@ -28,27 +28,14 @@ def safe(value: Any) -> Markup:
     if isinstance(value, Markup):
         return value
     text = NOTHING if value is None else "yes" if value is True else "no" if value is False else str(value)
-    text = " ".join(_printable(text).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
-    # what would begin a heading, a list or a rule at the start of a line
-    text = re.sub(r"^([-+=#])", r"\\\1", text)
-    text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)
-    return Markup(text)
+    return Markup(markdown.inline(text))
 
 
 def code(value: Any) -> Markup:
-    """`value` as a code span on one line: its fence is longer than any run of backticks in it."""
+    """`value` as a code span on one line."""
     if isinstance(value, Undefined):
         return Markup(str(value))
-    if value is None:
-        return Markup(NOTHING)
-    text = " ".join(_printable(str(value)).split())
-    if not text:
-        return Markup(NOTHING)
-    fence = "`" * (_longest_run(text, "`") + 1)
-    edge = " " if text.startswith("`") or text.endswith("`") else ""
-    return Markup(f"{fence}{edge}{text}{edge}{fence}")
+    return Markup(markdown.code(str(value)) if value is not None else "") or Markup(NOTHING)
 
 
 def code_cell(value: Any) -> Markup:
@@ -58,11 +45,7 @@ def code_cell(value: Any) -> Markup:
 
 def block(value: Any, language: str = "text") -> Markup:
     """`value` as a fenced block of text that it cannot leave."""
-    if isinstance(value, Undefined):
-        return Markup(str(value))
-    text = _printable(str(value)).strip("\n")
-    fence = "`" * max(3, _longest_run(text, "`") + 1)
-    return Markup(f"{fence}{language}\n{text}\n{fence}")
+    return Markup(str(value) if isinstance(value, Undefined) else markdown.block(str(value), language))
 
 
 def visible(token: str) -> Markup:
@@ -73,16 +56,6 @@ def visible(token: str) -> Markup:
 def bullets(lines: Iterable[Any]) -> Markup:
     """A Markdown list, each entry made safe."""
     return Markup("\n".join(f"- {safe(line)}" for line in lines))
-
-
-def _printable(text: str) -> str:
-    """Line ends as \\n; control characters, unpaired surrogates and direction overrides as visible signs."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "\ufffd", text)
-
-
-def _longest_run(text: str, character: str) -> int:
-    return max((len(run) for run in re.findall(f"{re.escape(character)}+", text)), default=0)
 
 
 FILTERS = {

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from typing import Literal
 
 from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, Trained
 from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import RunFacts
+from nanogpt.evaluation import verdict as verdicts
 from nanogpt.units import number
-
-UNIGRAM, FIVE_GRAM = "unigram", "5-gram"  # names of nanogpt.evaluation.baselines
-Level = Literal["not learned", "undertrained", "learned"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Of the best model on the test split. `headline` is one sentence; `command` gives the model a chance, or more
-    time."""
+class Verdict(verdicts.Verdict):
+    """Of the best model. `command` gives the model a chance, or more time."""
 
-    level: Level
-    model: str
-    headline: str
     command: str
-
-    @property
-    def has_learned(self) -> bool:
-        return self.level != "not learned"
 
 
 def verdict(facts: RunFacts) -> Verdict | None:
@@ -35,23 +24,12 @@ def verdict(facts: RunFacts) -> Verdict | None:
     evaluated, baselines = facts.of(EVALUATED), facts.of(BASELINES)
     if evaluated is None or baselines is None:
         return None
-    unigram, five_gram = (baselines.bits_per_byte.get(name) for name in (UNIGRAM, FIVE_GRAM))
-    if unigram is None or five_gram is None:
-        return None
     name = evaluated.best
-    ours = evaluated.models[name].test.bits_per_byte
-    figure = f"{number(ours, 3)} bits per byte on text that it never saw"
-    if not ours < unigram:  # nor is a number that is none
-        headline = f"{name} has not learned: {figure}; counting how often each letter occurs gives {unigram:.3f}"
-        return Verdict("not learned", name, headline, command_with_a_chance(facts, name))
-    if ours >= five_gram:
-        headline = (
-            f"{name} is undertrained: {figure}; counting which letter follows which four others (a 5-gram) gives "
-            f"{five_gram:.3f}"
-        )
-        return Verdict("undertrained", name, headline, longer(facts))
-    headline = f"{name} has learned: {figure}; a 5-gram gives {five_gram:.3f}"
-    return Verdict("learned", name, headline, longer(facts))
+    found = verdicts.compare(name, evaluated.models[name].test.bits_per_byte, baselines.bits_per_byte)
+    if found is None:
+        return None
+    command = longer(facts) if found.has_learned else command_with_a_chance(facts, name)
+    return Verdict(found.level, name, found.headline, command)
 
 
 def in_words(facts: RunFacts, bits_per_byte: float) -> str:

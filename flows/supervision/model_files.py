@@ -121,6 +121,14 @@ class ModelFiles:
     def has_best(self) -> bool:
         return (self.folder / "best").is_dir()
 
+    def best_weights(self) -> str | None:
+        """sha256 of the file of the best weights, as it was written."""
+        try:
+            manifest = durable.read_json(self.folder / "best" / "manifest.json")
+            return str(manifest["files"]["model.safetensors"]["sha256"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
     # -- events
 
     def append_event(self, event: TrainerEvent) -> None:

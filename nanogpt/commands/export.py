@@ -16,11 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the folder and print what is in it."""
-    from nanogpt.export import huggingface
+    """Write the folder, with the model's card, and print what is in it."""
+    from nanogpt.export import folder_card, huggingface
     from nanogpt.weights import folders
 
     model, tokenizer = folders.open_folder(arguments.folder)
-    huggingface.export(model, tokenizer, arguments.out, sources=[arguments.folder])
+    card = folder_card.text_for(folders.source_at(arguments.folder), arguments.out)
+    huggingface.export(model, tokenizer, arguments.out, card, sources=[arguments.folder])
     print(f"{arguments.out}: {model.num_parameters():,} parameters, context {model.config.block_size}")
     return 0

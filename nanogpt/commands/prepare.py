@@ -45,13 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     text = arguments.out / "text"
     fetched = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
+    source = sources.EMBEDDED if fetched.fallback_reason else sources.name_of(arguments.source)
     statistics = preprocessing.prepare(fetched.documents, text, config, normalise)
     for remark in [*fetched.remarks(), *preprocessing.remarks(statistics)]:
         _print_note(remark)
     if tokenizer is not None:
-        manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn)
+        manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)
     else:
-        manifest = shards.tokenise(text, arguments.tokenizer, arguments.out, config, _warn)
+        manifest = shards.tokenise(text, arguments.tokenizer, arguments.out, config, _warn, source)
     print(f"{arguments.out}: {manifest.summary()}")
     return 0
 

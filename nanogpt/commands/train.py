@@ -8,8 +8,9 @@ import math
 import shlex
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_overrides, positive
+from nanogpt.commands.arguments import add_overrides, positive, print_note
 from nanogpt.commands.settings_help import add_settings
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingOutcome
 
 HELP = "train a model on tokenised data; a folder with checkpoints goes on where it stopped"
@@ -39,6 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.training.child import run_child  # torch
     from nanogpt.training.record.live_view import shown
 
+    def report(outcome: TrainingOutcome) -> None:
+        print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments))
+        if outcome.status == "finished" and not is_shown_elsewhere:
+            _write_card(arguments.folder)
+
     init = [f"training.init_from={arguments.init}"] if arguments.init else []
     is_shown_elsewhere = arguments.parent is not None
     return run_child(
@@ -50,8 +56,18 @@ def run(arguments: argparse.Namespace) -> int:
         micro_batch=arguments.micro_batch,
         parent=arguments.parent,
         meanwhile=contextlib.nullcontext() if is_shown_elsewhere else shown(arguments.folder),
-        report=lambda outcome: print(headline(outcome) if is_shown_elsewhere else summary(outcome, arguments)),
+        report=report,
     )
+
+
+def _write_card(folder: Path) -> None:
+    """The model's card; the training is over, and does not fail for it."""
+    from nanogpt.export import folder_card  # torch
+
+    try:
+        folder_card.write_for_training(folder)
+    except (OSError, UserError, CorruptFileError) as error:
+        print_note(f"the model's card, README.md, was not written: {error}")
 
 
 def headline(outcome: TrainingOutcome) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nanogpt import durable
-from nanogpt.data import shards
+from nanogpt.data import shards, sources
 from nanogpt.data.download import Notify, say_nothing
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.faults import UserError
@@ -39,7 +39,8 @@ def import_folder(
     tokenizer = _read_tokenizer(meta) if meta.is_file() else gpt2_tokenizer(out_folder, mirrors, notify)
     splits = {split: (tokens, _sizes(tokens, tokenizer, source / f"{split}.bin")) for split, tokens in ids.items()}
     digests = {split: durable.sha256_file(source / f"{split}.bin") for split in SPLITS}
-    return shards.write_folder(out_folder, tokenizer, splits, durable.digest(digests))
+    name = sources.name_of(str(source))
+    return shards.write_folder(out_folder, tokenizer, splits, durable.digest(digests), source=name)
 
 
 def _read_ids(path: Path) -> npt.NDArray[np.uint16]:

@@ -8,6 +8,7 @@ little-endian) and then the ids as uint16, or uint32 when the vocabulary needs i
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import struct
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data folder holds: manifest.json."""
+    """What a data folder holds: manifest.json. `source` is the name of its text, where it is recorded."""
 
     version: int
     source_sha256: str
@@ -77,6 +78,7 @@ class Manifest:
     splits: dict[str, TokenSplit]
     statistics: TokenStatistics
     files: dict[str, FileDigest]
+    source: str | None = None
 
     def summary(self) -> str:
         """`train 1,003,854, val 55,770, test 55,770 tokens of a vocabulary of 66`."""
@@ -85,16 +87,22 @@ class Manifest:
 
 
 def tokenise(
-    text_folder: Path, kind: str, out_folder: Path, config: DataConfig, notify: Notify = say_nothing
+    text_folder: Path,
+    kind: str,
+    out_folder: Path,
+    config: DataConfig,
+    notify: Notify = say_nothing,
+    source: str | None = None,
 ) -> Manifest:
     """Tokenise what `preprocessing.prepare` wrote into `text_folder`; return the manifest, which is written last.
 
     The alphabet is the whole corpus's, so that no split has an unknown character; byte pairs are learned from train
-    alone. Raises UserError for an unknown `kind` and a GPT-2 vocabulary that cannot be obtained.
+    alone. `source` is the name of the text. Raises UserError for an unknown `kind`, and for a GPT-2 vocabulary that
+    cannot be obtained.
     """
     texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
     tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
-    return _write_texts(text_folder, texts, tokenizer, out_folder)
+    return _write_texts(text_folder, texts, tokenizer, out_folder, source=source)
 
 
 def tokenise_with(
@@ -103,6 +111,7 @@ def tokenise_with(
     out_folder: Path,
     allow_unknown: bool = False,
     notify: Notify = say_nothing,
+    source: str | None = None,
 ) -> Manifest:
     """tokenise() with an existing tokenizer, such as that of a model to fine-tune.
 
@@ -120,11 +129,16 @@ def tokenise_with(
         if share > MOST_UNKNOWN and not allow_unknown:
             raise UserError(f"data.source: {found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
         notify(found, "each becomes the token for unknown characters, which the model was never trained on")
-    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total())
+    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total(), source)
 
 
 def _write_texts(
-    text_folder: Path, texts: dict[str, str], tokenizer: Tokenizer, out_folder: Path, unknown: int = 0
+    text_folder: Path,
+    texts: dict[str, str],
+    tokenizer: Tokenizer,
+    out_folder: Path,
+    unknown: int = 0,
+    source: str | None = None,
 ) -> Manifest:
     """The token files of `texts` and the manifest, which is returned. Raises UserError."""
     splits = {}
@@ -132,7 +146,7 @@ def _write_texts(
         tokens = tokenizer.encode(text)
         splits[split] = tokens, TokenSplit(len(tokens), len(text.encode("utf-8")), len(text))
     source_sha256 = durable.read_json(text_folder / preprocessing.STATISTICS)["sha256"]
-    return write_folder(out_folder, tokenizer, splits, source_sha256, unknown)
+    return write_folder(out_folder, tokenizer, splits, source_sha256, unknown, source)
 
 
 def write_folder(
@@ -141,6 +155,7 @@ def write_folder(
     splits: Mapping[str, tuple[Ids, TokenSplit]],
     source_sha256: str,
     unknown: int = 0,
+    source: str | None = None,
 ) -> Manifest:
     """A data folder of `splits`: name -> ids (T,) and their number of tokens, bytes and characters.
 
@@ -163,6 +178,7 @@ def write_folder(
         splits=sizes,
         statistics=statistics,
         files={path.name: FileDigest(path.stat().st_size, durable.sha256_file(path)) for path in files},
+        source=source,
     )
     durable.write_json(folder / MANIFEST, to_json(manifest, sparse=True))
     return manifest
@@ -245,6 +261,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(
             f"{folder} is not a data folder: its {MANIFEST} is of something else, such as a checkpoint"
         ) from None
+
+
+def identity(folder: Path) -> str:
+    """What a training knows its data by: sha256 of the manifest, but for the name of the text, which changes nothing.
+
+    Raises OSError or ValueError without a manifest.
+    """
+    path = Path(folder) / MANIFEST
+    content: dict[str, Any] = durable.read_json(path)
+    if content.pop("source", None) is None:
+        return durable.sha256_file(path)
+    return hashlib.sha256(durable.json_bytes(content)).hexdigest()
 
 
 def verify(folder: Path) -> Manifest:

@@ -24,6 +24,7 @@ from nanogpt.faults import UserError, nearest
 from nanogpt.spelling import path_of, redacted, spelled
 
 EMBEDDED = "embedded"
+UNKNOWN = "unknown"  # the name of a text that nobody recorded
 NAMED = 100  # documents
 TEXT_SUFFIXES = (".txt", ".md")
 
@@ -41,6 +42,7 @@ class Entry:
     licence: str
     citation: str
     mirror_file: str = ""
+    language: str | None = None  # ISO 639-1, of a text
 
     def at(self, place: str) -> str:
         """Its address at a mirror or a home."""
@@ -61,6 +63,7 @@ CATALOGUE = {
         description="40,000 lines of Shakespeare's plays, 1.1 MB",
         licence="public domain",
         citation="Andrej Karpathy, char-rnn, 2015, https://github.com/karpathy/char-rnn",
+        language="en",
     )
 }
 
@@ -127,6 +130,36 @@ def licence(source: str) -> str | None:
     if source == EMBEDDED:
         return "PSF-2.0 (Python's own documentation)"
     return CATALOGUE[source].licence if source in CATALOGUE else None
+
+
+def language(source: str) -> str | None:
+    """The language of a source in ISO 639-1; None for a person's own text."""
+    if source == EMBEDDED:
+        return "en"
+    return CATALOGUE[source].language if source in CATALOGUE else None
+
+
+def name_of(source: str) -> str:
+    """What a source is called where others may read it: of a person's own text, the last part of its path."""
+    if source in CATALOGUE or source == EMBEDDED:
+        return source
+    path = os.path.abspath(own_path(source))
+    if path == os.path.abspath(os.path.expanduser("~")):
+        return "home"  # its last part is who they are
+    name = spelled(os.path.basename(path)) or UNKNOWN
+    return f"{name} (own)" if name in CATALOGUE or name == EMBEDDED else name
+
+
+def recorded_name(of_data: str | None, stated: str | None, text_sha256: str) -> str:
+    """What a training calls its text: what its data says, else its configuration, else what the content is known as.
+
+    `stated`: None where the configuration leaves it out. A name of the catalogue counts for its own content alone.
+    """
+    if of_data is not None:
+        return of_data
+    if stated is not None and stated != UNKNOWN and stated not in CATALOGUE:
+        return stated
+    return next((entry.name for entry in CATALOGUE.values() if entry.sha256 == text_sha256), UNKNOWN)
 
 
 def fetch(

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from nanogpt import durable
 from nanogpt.config import Config, load_config
-from nanogpt.export import huggingface
+from nanogpt.export import card, folder_card, front_matter, huggingface
+from nanogpt.export.card_facts import Base
 from nanogpt.export.target import require_target
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT, weight_of
 from nanogpt.model.lora import ADAPTER_NAMES
-from nanogpt.weights import checkpoint, published_shapes
+from nanogpt.weights import checkpoint, published_settings, published_shapes
 from nanogpt.weights.folders import open_folder
 from nanogpt.weights.safe_loading import load_tensors
 from nanogpt.weights.trained_folder import BEST, CONFIG, TrainedFolder
@@ -34,7 +35,7 @@ Pair = tuple[Tensor, Tensor]  # A (rank, in) and B (out, rank)
 
 
 def save_apart(model_folder: Path, folder: Path) -> list[Path]:
-    """Write the adapters of best/ in a training folder to `folder`; returns the files.
+    """Write the adapters of best/ in a training folder to `folder`, with their card; returns the files.
 
     Raises UserError when the model was not trained with adapters or fits neither published shape.
     """
@@ -45,23 +46,26 @@ def save_apart(model_folder: Path, folder: Path) -> list[Path]:
     saved = checkpoint.load(model_folder / BEST)
     if "adapters" not in saved.state:
         raise UserError(f"{model_folder}: was trained without adapters (training.lora_rank is 0)")
-    published_shapes.settings_of(config.model)  # raises when transformers has no such model
-    require_target(folder, {SETTINGS, WEIGHTS, "README.md"}, _is_ours, [model_folder])
+    published_settings.settings_of(config.model)  # raises when transformers has no such model
+    require_target(folder, {SETTINGS, WEIGHTS, front_matter.CARD}, _is_ours, [model_folder])
     try:
         pairs = _published_pairs(config, saved.state["adapters"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{model_folder}: its adapters are not of the rank or shape in its {CONFIG}") from error
-    settings = _settings(config, pairs)
+    described = folder_card.of_adapters(model_folder)
+    settings = _settings(config, pairs, described.base)
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in pairs.items():
         tensors |= {f"{PREFIX}{name}.lora_A.weight": a.contiguous(), f"{PREFIX}{name}.lora_B.weight": b.contiguous()}
     durable.write_json(folder / SETTINGS, settings)
+    if not front_matter.is_own_words(folder):
+        durable.write_text(folder / front_matter.CARD, card.text(described))
     durable.write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    return [folder / SETTINGS, folder / WEIGHTS]
+    return [folder / SETTINGS, folder / front_matter.CARD, folder / WEIGHTS]
 
 
 def merge(base: Path, adapters: Path, folder: Path) -> list[Path]:
-    """Export the model in `base` with `adapters`, ours or PEFT's, added to its matrices; returns the files.
+    """Export the model in `base` with `adapters`, ours or PEFT's, added to its matrices, and a card; returns the files.
 
     Raises UserError for adapters of another model, and for those that are more than low-rank products.
     """
@@ -70,7 +74,7 @@ def merge(base: Path, adapters: Path, folder: Path) -> list[Path]:
     settings, pairs = _read(adapters)
     for name, (a, b) in pairs.items():
         weight = tensors.get(f"{name}.weight")
-        if weight is not None and not published_shapes.is_qwen3(model.config):
+        if weight is not None and not published_settings.is_qwen3(model.config):
             weight = weight.t()  # (out, in), and a view: what is added to it is added to the tensor
         expected = (b.size(0), a.size(1))
         if weight is None or weight.shape != expected:
@@ -79,7 +83,10 @@ def merge(base: Path, adapters: Path, folder: Path) -> list[Path]:
         weight += _scale(settings, name, a.size(0)) * (b @ a)
         if not weight.isfinite().all():
             raise UserError(f"{adapters}: {name} holds NaN or infinity; the adapters are damaged")
-    return huggingface.export_tensors(model.config, tensors, tokenizer, folder, sources=[base, adapters])
+    rank = min((a.size(0) for a, _ in pairs.values()), default=0)  # of what is not stacked
+    described = folder_card.of_merged(base, adapters, rank, float(settings["lora_alpha"]))
+    text = None if front_matter.is_own_words(folder) else card.text(described)
+    return huggingface.export_tensors(model.config, tensors, tokenizer, folder, text, [base, adapters])
 
 
 def _published_pairs(config: Config, adapters: dict[str, Tensor]) -> dict[str, Pair]:
@@ -101,21 +108,21 @@ def _published_pairs(config: Config, adapters: dict[str, Tensor]) -> dict[str, P
     return pairs
 
 
-def _settings(config: Config, pairs: dict[str, Pair]) -> dict[str, Any]:
-    """adapter_config.json for these pairs."""
+def _settings(config: Config, pairs: dict[str, Pair], base: Base | None) -> dict[str, Any]:
+    """adapter_config.json for these pairs. It may be shared: the base is named, not where it lies."""
     rank, alpha = config.training.lora_rank, config.training.lora_alpha
     ranks = {name.rsplit(".", 1)[-1]: a.size(0) for name, (a, _) in pairs.items()}
     stacked = {name: found for name, found in ranks.items() if found != rank}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": config.training.init_from,
+        "base_model_name_or_path": base.name if base else None,
         "r": rank,
         "lora_alpha": alpha,
         "target_modules": sorted(ranks),
         "rank_pattern": stacked,
         "alpha_pattern": {name: alpha * found / rank for name, found in stacked.items()},
-        "fan_in_fan_out": not published_shapes.is_qwen3(config.model),
+        "fan_in_fan_out": not published_settings.is_qwen3(config.model),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,

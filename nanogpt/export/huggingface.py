@@ -12,13 +12,14 @@ from nanogpt import durable
 from nanogpt.config import ModelConfig
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
+from nanogpt.export.front_matter import CARD
 from nanogpt.export.target import require_target
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import published_shapes
+from nanogpt.weights import published_settings, published_shapes
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
 from nanogpt.weights.trained_folder import TrainedFolder
 
-GENERATION, CARD = "generation_config.json", "README.md"
+GENERATION = "generation_config.json"
 FILES = {GENERATION, CARD, CONFIG, WEIGHTS, tokenizers.FILE, tokenizers.HF_FILE}
 HOW_TO_GENERATE = {"do_sample": True, "temperature": 0.8, "top_k": 50}  # an export of ours is known by it
 
@@ -31,7 +32,7 @@ def export(
     Weights are float32. `card` is the text of README.md. `sources` are the folders that the model was read from.
     Raises UserError when the model's options fit neither shape, and for a folder that holds anything but an export.
     """
-    published_shapes.settings_of(model.config)  # raises before the tensors are asked for
+    published_settings.settings_of(model.config)  # raises before the tensors are asked for
     return export_tensors(model.config, published_shapes.tensors_of(model), tokenizer, folder, card, sources)
 
 
@@ -47,7 +48,7 @@ def export_tensors(
 
     The weights come last, and those of an older export go first: half an export is never taken for a whole one.
     """
-    folder, settings = Path(folder), published_shapes.settings_of(config)
+    folder, settings = Path(folder), published_settings.settings_of(config)
     require_target(folder, FILES, is_export, sources)
     (folder / WEIGHTS).unlink(missing_ok=True)
     durable.write_json(folder / GENERATION, HOW_TO_GENERATE)

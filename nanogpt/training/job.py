@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt import durable
 from nanogpt.config import Config
-from nanogpt.data.shards import MANIFEST, open_split, verify
+from nanogpt.data.shards import identity, open_split, verify
+from nanogpt.data.sources import recorded_name
 from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.results import TrainingData
 from nanogpt.training.progress import trajectory
 from nanogpt.training.record import tracking
 
@@ -22,11 +23,16 @@ class DataFolder:
 
     def __init__(self, path: Path):
         """Raises UserError when it is no data folder, CorruptFileError when a file is not what was written."""
-        verify(path)
+        self.manifest = verify(path)
         self.path = path
         self.train, self.val = open_split(path, "train"), open_split(path, "val")
         self.tokenizer = load_tokenizer(path)
-        self.sha256 = durable.sha256_file(path / MANIFEST)
+        self.sha256 = identity(path)
+
+    @property
+    def record(self) -> TrainingData:
+        """What the folder of a model keeps of it."""
+        return TrainingData(self.sha256, self.manifest.source_sha256, self.manifest.splits)
 
     def check(self) -> None:
         """Raise CorruptFileError when the data has changed since it was opened: most wrong ids train without a word.
@@ -39,7 +45,7 @@ class DataFolder:
             verify(self.path)
         except UserError as error:  # it was a data folder at the start
             raise CorruptFileError(str(error)) from error
-        if durable.sha256_file(self.path / MANIFEST) != self.sha256:
+        if identity(self.path) != self.sha256:
             raise CorruptFileError(f"{self.path} was written anew while it was learned from")
 
 
@@ -67,16 +73,20 @@ class TrainingJob:
         tracking.require(config)
         data = DataFolder(data_folder)
         config = completed(config, data)
-        identity = trajectory(config, data.sha256)
-        return cls(config, data, model_folder, max_seconds or config.training.max_seconds, micro_batch, identity)
+        decisive = trajectory(config, data.sha256)
+        return cls(config, data, model_folder, max_seconds or config.training.max_seconds, micro_batch, decisive)
 
 
 def completed(config: Config, data: DataFolder) -> Config:
-    """`config` with the shape of the weights that training.init_from names, if any, and with the data's vocabulary.
+    """`config` with the shape of the weights that training.init_from names, if any, and with the data's vocabulary and
+    name.
 
     Raises UserError when they do not go together.
     """
-    return _with_vocabulary(_with_initial_shape(config, data.tokenizer), data.train.vocab_size)
+    stated = config.data.source if "source" in config.data.model_fields_set else None
+    source = recorded_name(data.manifest.source, stated, data.manifest.source_sha256)
+    config = _with_vocabulary(_with_initial_shape(config, data.tokenizer), data.train.vocab_size)
+    return config.with_changes({"data.source": source})
 
 
 def _with_initial_shape(config: Config, tokenizer: Tokenizer) -> Config:

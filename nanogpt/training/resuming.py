@@ -75,7 +75,7 @@ class Resumer:
             self.folder.start_anew(self.job.identity)
             parameters = self.state.model.num_parameters()
             self.folder.event("started", f"{parameters:,} parameters, {self.numerics.precision}")
-        self.folder.describe(data.tokenizer, data.sha256)
+        self.folder.describe(data.tokenizer, data.record)
         self.folder.track()
         if math.isinf(self.folder.best_val_loss):  # none that compares: the next evaluation is the best
             progress.best_val_loss = None

@@ -9,7 +9,7 @@ from nanogpt.config import ModelConfig, validate
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
-from nanogpt.weights import published_shapes
+from nanogpt.weights import published_settings, published_shapes
 from nanogpt.weights.safe_loading import load_tensors
 from nanogpt.weights.source import Source
 
@@ -28,7 +28,7 @@ class HuggingFaceFolder(Source):
         if not path.is_file():
             raise UserError(f"{self.path}: {CONFIG} is missing; expected a folder written by the export")
         try:
-            values = published_shapes.values_from(durable.read_json(path))
+            values = published_settings.values_from(durable.read_json(path))
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise UserError(f"{path}: not the configuration of a GPT-2 or Qwen3: {error}") from error
         return validate(ModelConfig, values, str(path))

@@ -41,6 +41,11 @@ class Source(ABC):
         """Rows of its table of tokens; a tokenizer may use fewer."""
         return self.config.vocab_size or 0
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers weights() gives."""
+        return sum(tensor.numel() for tensor in self._tensors(self.config, sizes_only=True).values())
+
     def weights(self) -> dict[str, Tensor]:
         """Every parameter of GPT(config) by its name, each once, float32 on the CPU, finite."""
         weights = self._tensors(self.config, sizes_only=False)

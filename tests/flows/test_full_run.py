@@ -125,6 +125,19 @@ def test_a_killed_run_is_finished_by_the_same_command_and_no_finished_step_is_re
     assert "training.small" in finished and sorted(finished) == sorted(set(finished))
 
 
+def test_the_model_has_one_card_wherever_it_lies_and_its_export_names_no_place_of_this_machine(copy):
+    places = ("checkpoints/default/small/README.md", "exports/default/best/README.md",
+              "reports/default/model_card-small.md", "state/default/model_card.md")  # fmt: skip
+    cards = {(copy.workspace / place).read_bytes() for place in places}
+    assert len(cards) == 1
+    [card] = cards
+    for words in (b"# small\n", b"learned `text.txt` from scratch", b"| 5-gram |", b"--data text.txt"):
+        assert words in card, words
+    for file in (copy.workspace / "exports/default/best").iterdir():
+        for place in (copy.workspace, copy.text.parent, copy.checkout, Path.home()):
+            assert str(place).encode() not in file.read_bytes(), file
+
+
 def test_a_persons_repository_is_as_it_was_and_the_branch_tells_the_story(copy):
     assert copy.repository() == copy.before
     story = _git(copy.checkout, "log", "--format=%s", "autopilot/default").splitlines()

@@ -8,7 +8,7 @@ from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import published_shapes
+from nanogpt.weights import published_settings, published_shapes
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
@@ -42,7 +42,7 @@ def test_equal_to_transformers(options):
     transformers = pytest.importorskip("transformers")
     config = small(**options)
     model, tokens = randomised(config), some_tokens(config)
-    settings_of_reference = published_shapes.settings_of(config)
+    settings_of_reference = published_settings.settings_of(config)
     reference = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**settings_of_reference), attn_implementation="eager"
     ).eval()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from nanogpt import cli
-from nanogpt.data import shards
+from nanogpt.data import shards, sources
+from nanogpt.data.download import Unobtainable
 from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 
 pytestmark = pytest.mark.fast
@@ -27,6 +28,33 @@ def test_characters_by_default(text, tmp_path, capsys):
         "train": int(len(TEXT) * 0.9), "val": 96, "test": 96,
     }  # fmt: skip
     assert "train 1,728, val 96, test 96 tokens of a vocabulary of 14" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["--tokenizer", "bpe", "--set", "data.bpe_vocab_size=260"]])
+def test_the_manifest_names_the_text_and_not_its_place(words, text, tmp_path):
+    assert cli.main(["prepare", text, "--out", str(tmp_path / "data"), *words]) == 0
+    assert shards.read_manifest(tmp_path / "data").source == "text.txt"
+    assert str(tmp_path) not in (tmp_path / "data/manifest.json").read_text()
+    assert cli.main(["prepare", text, "--out", str(tmp_path / "other"), "--tokenizer-of", str(tmp_path / "data")]) == 0
+    assert shards.read_manifest(tmp_path / "other").source == "text.txt"
+
+
+def test_a_text_that_could_not_be_had_is_not_named_as_if_it_had(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise Unobtainable("no network")
+
+    monkeypatch.setattr(sources, "obtain", fail)
+    assert cli.main(["prepare", "tiny_shakespeare", "--out", str(tmp_path / "data")]) == 0
+    assert shards.read_manifest(tmp_path / "data").source == "embedded"
+
+
+def test_the_same_tokens_under_another_name_are_the_same_data(text, tmp_path):
+    (tmp_path / "copy.txt").write_text(TEXT)
+    for name, source in (("data", text), ("other", str(tmp_path / "copy.txt"))):
+        assert cli.main(["prepare", source, "--out", str(tmp_path / name)]) == 0
+    first, second = (tmp_path / name / "manifest.json" for name in ("data", "other"))
+    assert first.read_bytes() != second.read_bytes()
+    assert shards.identity(tmp_path / "data") == shards.identity(tmp_path / "other")
 
 
 def test_byte_pairs_and_other_shares(text, tmp_path):

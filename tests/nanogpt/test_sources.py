@@ -316,3 +316,35 @@ def test_names_that_are_not_utf8_can_be_recorded(tmp_path):
         check_source(str(tmp_path))
     str(caught.value).encode("utf-8")
     assert "caf\\xe9.txt is not text" in str(caught.value)
+
+
+# ---- the name of a text, where others may read it
+
+
+@pytest.mark.parametrize("source, name", [
+    ("tiny_shakespeare", "tiny_shakespeare"), ("embedded", "embedded"), ("letters", "letters"),
+    ("/home/ada/letters", "letters"), ("/home/ada/letters/", "letters"), ("a/b.txt", "b.txt"), ("a/..", "HERE"),
+    (".", "HERE"), ("~", "home"), ("~/mine.txt", "mine.txt"), ("./embedded", "embedded (own)"), ("/", "unknown"),
+    ("unknown", "unknown"),
+])  # fmt: skip
+def test_a_text_is_called_by_the_last_part_of_its_path(source, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = sources.name_of(source)
+    assert found == name.replace("HERE", tmp_path.name) and sources.name_of(found) == found
+
+
+def test_a_name_that_is_not_utf8_can_be_recorded(tmp_path):
+    assert sources.name_of(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")) == "caf\\xe9.txt"
+
+
+PLAYS = sources.CATALOGUE["tiny_shakespeare"]
+
+
+@pytest.mark.parametrize("of_data, stated, sha256, name", [
+    ("letters", "tiny_shakespeare", PLAYS.sha256, "letters"), (None, "tiny_shakespeare", PLAYS.sha256, PLAYS.name),
+    (None, "tiny_shakespeare", "00", "unknown"), (None, None, "00", "unknown"), (None, None, PLAYS.sha256, PLAYS.name),
+    (None, "/home/ada/letters", "00", "/home/ada/letters"), (None, "/home/ada/plays.txt", PLAYS.sha256,
+    "/home/ada/plays.txt"), (None, "embedded", "00", "embedded"), (None, "unknown", PLAYS.sha256, PLAYS.name),
+])  # fmt: skip
+def test_what_a_training_calls_its_text(of_data, stated, sha256, name):
+    assert sources.recorded_name(of_data, stated, sha256) == name

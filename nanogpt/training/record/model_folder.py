@@ -20,6 +20,8 @@ from nanogpt import durable
 from nanogpt.config import Config, save_config
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.records import to_json
+from nanogpt.results import TrainingData
 from nanogpt.training.record.metrics import HeartbeatFile, JsonLines
 from nanogpt.training.record.tracking import Tracker
 from nanogpt.weights import checkpoint
@@ -65,12 +67,12 @@ class ModelFolder:
             if file.was_set_aside:
                 self.event("unreadable", f"{file.path.name} could not be opened: it is now {file.path.name}.bad")
 
-    def describe(self, tokenizer: Tokenizer, data_sha256: str) -> None:
-        """Write configuration, tokenizer and digest of the data; an older outcome is no longer true."""
+    def describe(self, tokenizer: Tokenizer, data: TrainingData) -> None:
+        """Write configuration, tokenizer and what the data is; an older outcome is no longer true."""
         (self.path / "outcome.json").unlink(missing_ok=True)
         save_config(self.config, self.path / "config.yaml")
         tokenizer.save(self.path)
-        durable.write_json(self.path / "data.json", {"manifest_sha256": data_sha256})
+        durable.write_json(self.path / "data.json", to_json(data))
 
     def beat(self, activity: str) -> None:
         """Show life; cheap enough for every step."""

@@ -1,14 +1,16 @@
 """Phase 3: what was measured is planned with, the plan is written as YAML, and what does not fit is remembered."""
 
+from dataclasses import replace
+
 import pytest
 
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
-from flows.ledger.facts import MEASURED, PLANNED
+from flows.ledger.facts import FETCHED, MEASURED, PLANNED
 from flows.planning import site
 from flows.runner.run import Run
 from nanogpt.config import load_config
-from tests.flows.parts import GIB, SITE, assembled, finish_beginning
+from tests.flows.parts import GIB, SITE, assembled, fetched, finish, finish_beginning
 from tests.flows.planning.machines import Machine
 
 pytestmark = pytest.mark.fast
@@ -42,6 +44,14 @@ def test_the_fastest_micro_batch_is_searched_for_the_model_with_the_most_time_an
     resolved = load_config(run.paths.config("medium_model"))
     assert (resolved.training.batch_size, resolved.training.gradient_accumulation) == (2, 8)
     assert resolved.device.mixed_precision is True and resolved.device.threads == 2
+
+
+def test_the_plan_names_the_text_that_was_fetched(start):
+    """Which is the embedded corpus where what was asked for could not be had."""
+    run = start(Machine(), "--budget", "10m", "--data", "tiny_shakespeare")
+    finish(run, FETCHED, replace(fetched(10**6), source="embedded", fallback_reason="no network"))
+    planned(run)
+    assert load_config(run.paths.config("micro")).data.source == "embedded"
 
 
 @pytest.mark.parametrize("arguments", [

@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml
 from markdown_it import MarkdownIt
 
 from flows.context.command_words import PHASES
@@ -103,8 +102,6 @@ def test_every_document_is_written_and_named(run):
         "README.md",
         "troubleshooting.md",
         "system_report.md",
-        "model_card-micro.md",
-        "model_card-tiny.md",
     ]
     assert all((folder / name).exists() for name in written)
 
@@ -190,7 +187,6 @@ def test_a_failed_training_shows_the_model_that_is_there_and_the_one_that_is_not
     assert "**tiny was not finished:**" in markdown
     assert "**Not run:** 7 Deployment." in markdown
     assert "--set device.type=cpu" in markdown
-    assert not (tmp_path / "reports" / "model_card-tiny.md").exists()
 
 
 def test_a_run_that_failed_at_once_has_all_documents(tmp_path):
@@ -239,21 +235,6 @@ def test_a_hostile_text_cannot_leave_its_place(run, tmp_path):
 
 def table_widths(html: str) -> set[int]:
     return {row.count("<td") for row in re.findall(r"<tr>(.*?)</tr>", html, flags=re.DOTALL)}
-
-
-def test_a_model_card_has_the_front_matter_that_hugging_face_reads(run):
-    text = (run[2] / "model_card-tiny.md").read_text()
-    _, front, rest = text.split("---\n", 2)
-    metadata = yaml.safe_load(front)
-    assert metadata["pipeline_tag"] == "text-generation"
-    assert metadata["model-index"][0]["results"][0]["metrics"][1] == {"type": "bits_per_byte", "value": 2.2362}
-    assert rest.strip().startswith("# tiny")
-
-
-def test_a_card_can_be_written_while_the_run_still_trains(run, tmp_path):
-    card = documents.card_while_training("micro", run[0].model("micro").trained, run[0].configs["micro"])
-    text = documents.render_model_card(card, tmp_path / "README.md").read_text()
-    assert BROKEN not in text and "1.8300 at step 420" in text
 
 
 def test_the_system_report_is_written_from_the_first_steps_alone(run, tmp_path):

@@ -7,6 +7,7 @@ from jinja2 import StrictUndefined, UndefinedError
 from markdown_it import MarkdownIt
 
 from flows.report import markdown
+from nanogpt.markdown import printable
 
 PARAGRAPH = ["paragraph_open", "inline", "paragraph_close"]
 
@@ -16,14 +17,14 @@ PARAGRAPH = ["paragraph_open", "inline", "paragraph_close"]
 def test_any_text_is_one_block_and_ends_where_it_should(text):
     tokens = MarkdownIt("commonmark").parse(f"before\n\n{markdown.block(text)}\n\nafter\n")
     assert [token.type for token in tokens] == [*PARAGRAPH, "fence", *PARAGRAPH]
-    assert tokens[3].content.strip("\n") == markdown._printable(text).strip("\n")
+    assert tokens[3].content.strip("\n") == printable(text).strip("\n")
 
 
 @given(st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_text_in_a_cell_stays_in_its_cell_and_shows_its_characters(text):
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    shown = " ".join(markdown._printable(text).split())
+    shown = " ".join(printable(text).split())
     for written in (markdown.safe(text), markdown.code_cell(text)):
         tokens = parser.parse(f"| a | b |\n|---|---|\n| {written} | end |\n")
         cells = [token for token in tokens if token.type == "inline"]

@@ -1,0 +1,100 @@
+"""The best model, really exported: with one card in all places, and nothing of this machine in what may be shared."""
+
+import json
+import shutil
+
+import pytest
+
+from flows.context.paths import CHECKOUT
+from flows.ledger.facts import BASELINES, CHARACTERS, CLEANED, EVALUATED, EXPORTED, FETCHED, PLANNED, SAMPLES, trained
+from flows.ledger.steps import StepResult
+from flows.phases import documentation
+from flows.report.facts import collect
+from flows.runner.run import Run
+from nanogpt import cli
+from nanogpt.config import save_config
+from nanogpt.export import front_matter
+from nanogpt.inference.engine import Engine
+from nanogpt.training.trainer import train
+from tests.flows.real_run import finish_now, real_run
+from tests.nanogpt.training_case import TEXT, make_data, tiny
+
+pytestmark = pytest.mark.slow
+NEEDS = (FETCHED, CLEANED, CHARACTERS, PLANNED, trained("micro"), trained("tiny"), EVALUATED, SAMPLES, BASELINES)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose models are trained and judged; tiny, the best, has real weights."""
+    run = real_run(tmp_path / "workspace-of-ada")
+    finish_now(run, *NEEDS)
+    for name in ("micro", "tiny"):
+        save_config(tiny().with_changes({"name": name, "data.tokenizer": "char"}), run.paths.config(name))
+    data = make_data(tmp_path / "data", TEXT)
+    train(tiny(max_iters=20, eval_interval=10), data, run.paths.model("tiny"))
+    yield run
+    run.worker.close(kill=True)
+
+
+def cards(run: Run) -> dict[str, bytes]:
+    places = {
+        "training": run.paths.model("tiny") / "README.md",
+        "export": run.paths.exports / "best/README.md",
+        "report": run.paths.reports / "model_card-tiny.md",
+        "state": run.paths.state / "model_card.md",
+    }
+    return {place: file.read_bytes() for place, file in places.items()}
+
+
+def test_the_card_has_the_same_bytes_in_all_places_before_and_after_the_report(run, tmp_path):
+    run.do(EXPORTED)
+    written = cards(run)
+    assert len(set(written.values())) == 1 and b"# tiny\n" in written["export"]
+    assert (run.paths.model("micro") / "README.md").read_bytes() == (
+        run.paths.reports / "model_card-micro.md"
+    ).read_bytes()
+    run.run_phase(documentation.PHASE)
+    assert run.phase_runner.record("documentation").status == "done"
+    assert cards(run) == written
+    assert cli.main(["export", str(run.paths.model("tiny")), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again/README.md").read_bytes() == written["export"]
+    assert front_matter.read_mark(tmp_path / "again").model == "tiny"
+
+
+def test_no_file_of_the_export_names_a_place_of_this_machine(run):
+    run.do(EXPORTED)
+    folder = run.paths.exports / "best"
+    for file in [*folder.iterdir(), run.paths.model("tiny") / "README.md"]:
+        for place in (run.paths.workspace, run.paths.workspace.parent, CHECKOUT):
+            assert str(place).encode() not in file.read_bytes(), file
+        assert b"workspace-of-ada" not in file.read_bytes(), file
+    assert Engine.from_folder(folder).complete("the ", max_new_tokens=5)
+
+
+def test_a_card_that_is_damaged_or_out_of_date_is_written_again(run):
+    run.do(EXPORTED)
+    whole = cards(run)
+    step = run.step(EXPORTED)
+    assert run.ledger.decide(step, step.settings(run)).keep
+    for place in (run.paths.state / "model_card.md", run.paths.model("tiny") / "README.md"):
+        place.write_text("rotten")
+        assert place.name in run.ledger.decide(step, step.settings(run)).damage
+        run.do(EXPORTED)
+        assert cards(run) == whole
+    spec, baselines = run.step(BASELINES), run.facts(BASELINES)
+    run.ledger.start(spec, {}, "asked for")
+    run.ledger.finish(spec, StepResult(type(baselines)({**baselines.bits_per_byte, "5-gram": 1.0}, {})), 1.0)
+    decision = run.ledger.decide(step, step.settings(run))
+    assert not decision.keep and "evaluation.baselines" in decision.reason
+    run.do(EXPORTED)
+    assert b"tiny is undertrained" in cards(run)["training"]
+
+
+def test_without_a_deployment_the_report_has_cards_all_the_same(run):
+    shutil.rmtree(run.paths.exports, ignore_errors=True)
+    run.run_phase(documentation.PHASE)
+    report = (run.paths.reports / "model_card-tiny.md").read_bytes()
+    assert report == (run.paths.model("tiny") / "README.md").read_bytes() and b"2.236" in report
+    outputs = json.loads((run.paths.markers / "documentation.report.json").read_text())["outputs"]
+    assert any(output["path"].endswith("model_card-tiny.md") for output in outputs)
+    assert collect(run).models
