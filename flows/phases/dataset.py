@@ -168,6 +168,7 @@ TOKENISING = (
     "flows/phases/dataset.py",
     "nanogpt/data/sources.py",
     "nanogpt/data/download.py",
+    "nanogpt/data/part.py",
     "nanogpt/data/preprocessing.py",
     "nanogpt/data/tokenizer.py",
     "nanogpt/data/vocabulary.py",
@@ -179,7 +180,7 @@ STEPS: list[AnyStep] = [
         title="Fetch and verify the text",
         work=fetch_text,
         settings=_fetch_settings,
-        code=(*CLEANING, "nanogpt/data/download.py"),
+        code=(*CLEANING, "nanogpt/data/download.py", "nanogpt/data/part.py"),
     ),
     Step(
         key=CLEANED,

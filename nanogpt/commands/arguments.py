@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -58,3 +59,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "mps", "cuda"), help="default: the configuration's")
     add_overrides(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """End the parser's --help with all settings. They are looked up only then: pydantic takes 0.2 s to load."""
+    options_help = parser.format_help
+
+    def format_help() -> str:
+        from nanogpt.commands.settings_help import settings_help
+
+        return f"{options_help()}\n{settings_help(shutil.get_terminal_size().columns - 2)}"
+
+    parser.format_help = format_help  # type: ignore[method-assign]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import types
 from collections.abc import Iterator
 from functools import partial
 from textwrap import wrap as wrap_words
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-if TYPE_CHECKING:  # pydantic takes 0.2 s to load
-    from pydantic.fields import FieldInfo
+from pydantic.fields import FieldInfo
+
+from nanogpt.config import Config
 
 HEADING = "settings, in CONFIG or by --set KEY=VALUE (in brackets: the default)"
 COLUMN = 46  # where descriptions begin, on a terminal that is wide enough
@@ -19,20 +18,8 @@ WIDE, NARROWEST = 100, 60
 wrap = partial(wrap_words, break_on_hyphens=False)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """End the parser's --help with all settings. They are looked up only then: pydantic takes 0.2 s to load."""
-    options_help = parser.format_help
-
-    def format_help() -> str:
-        return f"{options_help()}\n{settings_help(shutil.get_terminal_size().columns - 2)}"
-
-    parser.format_help = format_help  # type: ignore[method-assign]
-
-
 def settings_help(width: int) -> str:
     """All settings by section, wrapped at `width` columns."""
-    from nanogpt.config import Config
-
     width = max(NARROWEST, width)
     lines = wrap(f"{HEADING}:", width)
     for section, title, fields in sections(Config):

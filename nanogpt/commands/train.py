@@ -8,8 +8,7 @@ import math
 import shlex
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_overrides, positive, print_note
-from nanogpt.commands.settings_help import add_settings
+from nanogpt.commands.arguments import add_overrides, add_settings, positive, print_note
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingOutcome
 

@@ -8,24 +8,17 @@ dropped. Messages and notes hold no password (spelling.redacted).
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+import requests
+from requests import Response
+from requests.structures import CaseInsensitiveDict
 
-from nanogpt import durable
+from nanogpt.data.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import redacted, spelled
-
-if TYPE_CHECKING:  # requests takes 70 ms to load, and seconds on a busy machine
-    from requests import Response
-    from requests.structures import CaseInsensitiveDict
 
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.3  # before the second attempt, twice as long before the third
@@ -35,18 +28,7 @@ ANSWER_SECONDS = 8.0
 LEAST_BYTES_PER_SECOND = 8 << 10
 WINDOW_SECONDS = 15.0
 CHUNK = 4 << 10  # bytes: small, so that a trickle is seen as it is
-STANDSTILL_SECONDS = 300.0  # several times what a holder of the lock waits for each of its places
-NOTICE_SECONDS = 2.0  # of waiting for another run's download before a message: a whole file is found in less
-Notify = Callable[[str, str], None]  # called with a fault and its remedy, in a few words each
 TRY_AGAIN = (408, 425, 429)  # of the answers 4xx: too slow, too early, too many requests
-
-
-def say_nothing(fault: str, remedy: str) -> None:
-    """For callers who only want the file."""
-
-
-class Unobtainable(Exception):
-    """The file could not be obtained; the message says why, in one line."""
 
 
 class Refused(Unobtainable):
@@ -71,93 +53,12 @@ class Patience:
             self.seconds -= seconds
 
 
-class Part:
-    """What has arrived of the file at `path`, which has `size` bytes with that sha256."""
-
-    def __init__(self, path: Path, sha256: str, size: int):
-        self.whole, self.sha256, self.size = path, sha256, size
-        self.path = path.with_name(f"{path.name}.part")
-        self._note = path.with_name(f"{path.name}.part.json")
-
-    @contextmanager
-    def alone(self, notify: Notify = say_nothing) -> Iterator[None]:
-        """Lock the part, because runs share their downloads. Waits while its holder makes progress; one message.
-
-        The lock ends with its holder. Raises Unobtainable when nothing has come for STANDSTILL_SECONDS.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(f".{self.whole.name}.lock"))
-        try:
-            lock.acquire(timeout=NOTICE_SECONDS)
-        except Timeout:
-            notify(f"another process is downloading {spelled(self.whole)}", "waited for it")
-            self._wait_for(lock)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _wait_for(self, lock: FileLock) -> None:
-        while not lock.is_locked:
-            arrived = self.arrived()
-            try:
-                lock.acquire(timeout=STANDSTILL_SECONDS)
-            except Timeout:
-                if self.arrived() == arrived:
-                    raise Unobtainable(f"another process holds {spelled(self.path)}, and nothing comes") from None
-
-    def arrived(self) -> int:
-        """Bytes that are here."""
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def validator(self, url: str) -> str | None:
-        """What `url` called the version that this is a part of, if it is from there."""
-        notes = self._notes()
-        validator = notes.get("validator")
-        return validator if isinstance(validator, str) and notes.get("url") == redacted(url) else None
-
-    def check(self) -> None:
-        """Drop what cannot be a part of this file: too many bytes, or noted as another file's."""
-        if self.arrived() > self.size or self._notes().get("sha256") != self.sha256:
-            self.drop()
-
-    def comes_from(self, url: str, validator: str | None) -> None:
-        durable.write_json(self._note, {"url": redacted(url), "validator": validator, "sha256": self.sha256})
-
-    def drop(self) -> None:
-        for path in (self.path, self._note):
-            durable.unblock(path)
-            path.unlink(missing_ok=True)
-
-    def take_place(self) -> bool:
-        """Move the whole file to its place if its sha256 is right, else drop it. True when it was moved."""
-        if durable.sha256_file(self.path) != self.sha256:
-            self.drop()
-            return False
-        with open(self.path, "rb") as file:
-            durable.fsync_file(file)
-        durable.unblock(self.whole)
-        os.replace(self.path, self.whole)
-        durable.fsync_folder(self.whole.parent)
-        self._note.unlink(missing_ok=True)
-        return True
-
-    def _notes(self) -> dict[str, Any]:
-        try:
-            notes = durable.read_json(self._note)
-        except (OSError, ValueError):
-            return {}
-        return notes if isinstance(notes, dict) else {}
-
-
 def download(url: str, part: Part, patience: Patience, last: bool, notify: Notify = say_nothing) -> None:
     """Complete `part` from `url` and move it to its place, in ATTEMPTS attempts. `last`: no other place follows.
 
     Raises Unobtainable with what stopped the last attempt (`notify` gets the others); OSError (a full disk) as it is.
     What arrived is kept.
     """
-    import requests  # noqa: F401  before the clock runs: on a busy machine it takes a second to load
-
     seconds, pause = patience.for_place(last), PAUSE_SECONDS
     for attempt in range(1, ATTEMPTS + 1):
         began = time.monotonic()
@@ -251,8 +152,6 @@ class _Transfer:
         self._check_length(arrived, end)
 
     def _ask(self, arrived: int) -> Response:
-        import requests
-
         # With compression, offsets and lengths would count other bytes than the file's.
         headers = {"Accept-Encoding": "identity"}
         if arrived:
@@ -304,8 +203,6 @@ class _Transfer:
 
     def _explained(self, error: Exception) -> Exception:
         """A fault of the network or of an address in a few words; any other error, such as a full disk, as it is."""
-        import requests
-
         if isinstance(error, requests.HTTPError) and error.response is not None:
             status = error.response.status_code
             kind = Refused if 400 <= status < 500 and status not in TRY_AGAIN else Unobtainable

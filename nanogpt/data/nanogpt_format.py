@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.data import shards, sources
-from nanogpt.data.download import Notify, say_nothing
+from nanogpt.data.part import Notify, say_nothing
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.faults import UserError
 from nanogpt.results import TokenSplit

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.data import preprocessing
-from nanogpt.data.download import Notify, say_nothing
+from nanogpt.data.part import Notify, say_nothing
 from nanogpt.data.preprocessing import SPLITS
 from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.faults import CorruptFileError, UserError, nearest

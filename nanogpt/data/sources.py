@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from nanogpt import durable
 from nanogpt.data import decoding, outputs
-from nanogpt.data.download import Notify, Part, Patience, Unobtainable, download, say_nothing
+from nanogpt.data.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.faults import UserError, nearest
 from nanogpt.spelling import path_of, redacted, spelled
 
@@ -192,7 +192,7 @@ def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Noti
     Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. If another process is
     downloading it without progress, mirrors that are folders are still tried.
     """
-    part, patience, failures = Part(folder / entry.file, entry.sha256, entry.bytes), Patience(), list[str]()
+    part, failures = Part(folder / entry.file, entry.sha256, entry.bytes), list[str]()
     places = [*mirrors, *entry.homes]
     urls = [place for place in places if _is_url(place)]
     with ExitStack() as held:
@@ -203,6 +203,9 @@ def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Noti
             places = [place for place in places if not _is_url(place)]
         if _is_whole(part, notify):
             return part.whole, entry.homes[0]
+        from nanogpt.data.download import Patience, download  # requests: 70 ms, and seconds on a busy machine
+
+        patience = Patience()
         for place in places:
             address = entry.at(place)
             try:

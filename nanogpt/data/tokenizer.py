@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tiktoken
 
 from nanogpt import durable
-from nanogpt.data.download import Notify, Unobtainable, say_nothing
+from nanogpt.data.part import Notify, Unobtainable, say_nothing
 from nanogpt.data.preprocessing import clean
 from nanogpt.data.sources import Entry, obtain
 from nanogpt.data.vocabulary import GPT2_SIZE

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 from nanogpt import durable
 from nanogpt.data import download
-from nanogpt.data.download import Part, Patience, Unobtainable
+from nanogpt.data import part as parts
+from nanogpt.data.download import Patience
+from nanogpt.data.part import Part, Unobtainable
 
 TEXT = b"".join(b"%d: the quality of mercy is not strain'd.\n" % number for number in range(900))
 OTHER = TEXT[::-1]
@@ -351,7 +353,8 @@ def test_whatever_is_there_as_a_part_the_right_bytes_come_out(part, note):
 CHILD = """
 import sys
 from pathlib import Path
-from nanogpt.data.download import Part, Patience, download
+from nanogpt.data.download import Patience, download
+from nanogpt.data.part import Part
 part = Part(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
 with part.alone():
     print("holds", flush=True)
@@ -385,7 +388,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
 def test_what_another_process_downloads_is_waited_for_with_one_message(tmp_path, monkeypatch):
     part, hanging, messages = part_in(tmp_path), threading.Event(), []
     monkeypatch.setattr(download, "WINDOW_SECONDS", 0.1)  # long gone before the other goes on
-    monkeypatch.setattr(download, "NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(parts, "NOTICE_SECONDS", 0.1)
     with server(sends(waits=hanging)) as (url, requests):
         child = start_child(url, part)
         try:
@@ -403,15 +406,15 @@ def test_what_another_process_downloads_is_waited_for_with_one_message(tmp_path,
 
 def test_a_process_that_holds_a_download_and_gets_nowhere_is_not_waited_for_for_ever(tmp_path, monkeypatch):
     part, hanging = part_in(tmp_path), threading.Event()
-    monkeypatch.setattr(download, "NOTICE_SECONDS", 0.05)
-    monkeypatch.setattr(download, "STANDSTILL_SECONDS", 0.2)
+    monkeypatch.setattr(parts, "NOTICE_SECONDS", 0.05)
+    monkeypatch.setattr(parts, "STANDSTILL_SECONDS", 0.2)
     with server(sends(waits=hanging)) as (url, _):
         child = start_child(url, part)
         try:
             assert child.stdout.readline() == "holds\n"
             while part.arrived() < 8192:
                 time.sleep(0.02)
-            with pytest.raises(download.Unobtainable, match="nothing comes"), part.alone():
+            with pytest.raises(Unobtainable, match="nothing comes"), part.alone():
                 pass
         finally:
             child.kill()

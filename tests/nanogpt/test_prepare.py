@@ -7,7 +7,7 @@ import pytest
 
 from nanogpt import cli
 from nanogpt.data import shards, sources
-from nanogpt.data.download import Unobtainable
+from nanogpt.data.part import Unobtainable
 from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 
 pytestmark = pytest.mark.fast

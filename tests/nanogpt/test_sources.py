@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data import download, sources
-from nanogpt.data.download import Unobtainable
+from nanogpt.data import download, part, sources
+from nanogpt.data.part import Unobtainable
 from nanogpt.data.sources import Entry, check_source, fetch, fingerprint, obtain, own_documents
 from nanogpt.faults import UserError
 from nanogpt.spelling import path_of, spelled
@@ -104,8 +104,8 @@ def test_mirror_folder_comes_first(tmp_path):
 
 
 def test_what_another_process_holds_and_does_not_get_is_copied_where_that_is_possible(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "NOTICE_SECONDS", 0.02)
-    monkeypatch.setattr(download, "STANDSTILL_SECONDS", 0.02)
+    monkeypatch.setattr(part, "NOTICE_SECONDS", 0.02)
+    monkeypatch.setattr(part, "STANDSTILL_SECONDS", 0.02)
     data, mirror = tmp_path / "data", tmp_path / "mirror"
     mirror.mkdir()
     (mirror / "play.txt").write_bytes(TEXT)
