@@ -22,7 +22,7 @@ from bench.faults.stage.moments import marker_of, outcome_without_marker
 from bench.faults.stage.process import Process, is_trainer, is_worker, marked
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import CHECKPOINT_INTERVAL, MODEL, STEPS, Row
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 
 TRAINING = f"training.{MODEL}"
