@@ -125,8 +125,9 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
     documents.render_model_card(documents.card_while_training(name, facts, config), files.folder / "README.md")
     best, final = sorted((files.folder / "best").iterdir()), sorted((files.folder / "final").iterdir())
     to_use_them = [files.folder / "config.yaml", *sorted(files.folder.glob("tokenizer*.json"))]
+    records = [files.folder / name for name in ("metrics.jsonl", "samples.jsonl", "loss.svg", "data.json")]
     identity = {"sha256": facts.sha256, "best": durable.sha256_file(files.folder / "best" / "model.safetensors")}
-    return StepResult(facts, [*best, *final, *to_use_them, files.folder / "metrics.jsonl"], identity)
+    return StepResult(facts, [*best, *final, *to_use_them, *records], identity)
 
 
 def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
@@ -165,8 +166,10 @@ def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
     """
     try:
         before = load_config(folder / "config.yaml")
-        data = durable.read_json(folder / "data.json")["manifest_sha256"]
-    except (UserError, OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError):
+        return False
+    note, _ = durable.read_note(folder / "data.json")  # a damaged one is no reason to train again
+    if note is None or (data := note.get("manifest_sha256")) is None:
         return False
     same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
     now = durable.sha256_file(_data_folder(run, config) / "manifest.json")
