@@ -102,8 +102,8 @@ def worker_killed(scene: Scene) -> Finding:
     for step in ("implementation.checks", "evaluation.models"):
         _kill_worker_in(scene, process, step)
     scene.results.append(process.wait())
-    row = scene.remedy("killed", "process died")
-    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"], times=2)
+    rows = [scene.remedy(rf"\b{phase}\b", "killed", "ended by SIGKILL") for phase in ("implementation", "evaluation")]
+    return Finding(f"{rows[0]['symptom']}: {rows[0]['evidence']}", rows[0]["remedy"], times=2)
 
 
 def measuring_worker_killed(scene: Scene) -> Finding:

@@ -71,7 +71,7 @@ def ctrl_c_while_training(scene: Scene) -> Finding:
     """Ctrl-C while it trains."""
     process = training(scene)
     _stopped_by(scene, process, signal.SIGINT)
-    noticed = scene.noticed("Stopped. What was done is kept; go on with")
+    noticed = scene.noticed("Stopped. What was done is kept; continue with")
     scene.run()
     if lost := scene.steps_lost():
         raise NotSurvived(f"{lost} steps lost, though it was asked to save")
