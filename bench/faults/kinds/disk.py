@@ -174,8 +174,9 @@ def full_while_speed_is_measured(scene: Scene) -> Finding:
     """The file system (a small ext4) has 300 KiB left while phase 3 measures; its trial checkpoints find no room, and
     the training begins anew with what was measured after all."""
     with on_a_small_disk(scene) as hog:
-        hog.fill(all_but=ALMOST_FULL)
         process = scene.start("--redo", MEASURE, "--redo", f"training.{MODEL}")
+        process.wait_for(lambda: "Measure the speed" in process.output, "the measurement")
+        hog.fill(all_but=ALMOST_FULL)
         _wait_for_the_wait(process)
         hog.leave()
         scene.results.append(process.wait())
