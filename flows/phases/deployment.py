@@ -49,9 +49,7 @@ def export_best(run: Run) -> StepResult[Exported]:
     )
     files = sorted(path for path in folder.iterdir() if path.is_file())
     rows = [ExportedFile(run.paths.relative(path), path.stat().st_size, durable.sha256_file(path)) for path in files]
-    exported = Exported(best, run.paths.relative(folder), rows, sum(row.bytes for row in rows))
-    identity = {row.path: row.sha256 for row in rows if not row.path.endswith(".md")}  # its words run no example anew
-    return StepResult(exported, [*files, card], identity)
+    return StepResult(Exported(best, run.paths.relative(folder), rows, sum(row.bytes for row in rows)), files)
 
 
 def run_examples(run: Run) -> StepResult[Examples]:
