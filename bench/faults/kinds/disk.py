@@ -98,7 +98,7 @@ class Hog:
                     size = shutil.disk_usage(self._file.parent).free
                 except OSError:  # the file system needs some of it for itself
                     size //= 2
-            file.truncate(max(0, file.tell() - all_but))
+            file.truncate(max(0, file.seek(0, os.SEEK_END) - all_but))
 
     def keep_full(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Take whatever comes free, until it has `enough` or leaves."""
