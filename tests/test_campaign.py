@@ -44,7 +44,7 @@ from bench.faults.stage.process import Result
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import Reference, Templates
 from bench.faults.stage.verdict import judge, within_rounding
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 
 # Those first that need no run stopped in the middle: the other process makes it meanwhile.

@@ -60,7 +60,9 @@ OF_TRAINING = {  # more than the above: what a training may do otherwise and end
     "nanogpt.commands": "as above",
 }
 OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 is written without it"}
-MORE = {"training.micro": OF_TRAINING, "environment.device": OF_DEVICE}
+OF_SYSTEM = {f"nanogpt.data.{name}": "how large a text is, for the disk that it asks for; nothing depends on that"
+             for name in ("sources", "outputs", "decoding", "detection", "download")}  # fmt: skip
+MORE = {"training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM}
 
 
 def is_neutral(module: str, step: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 
 MARKDOWN, FACTS = CHECKOUT / "docs/faults.md", CHECKOUT / "docs/faults.json"

@@ -109,12 +109,13 @@ def _show_expected(run: Run, console: Console) -> None:
     from flows.planning.footprint import disk_needed, fitted, memory_needed
     from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
     from flows.planning.site import Site
+    from nanogpt.data import sources  # numpy and requests: 0.2 s
     from nanogpt.data.vocabulary import USUAL_ALPHABET
     from nanogpt.machine import memory_bytes
     from nanogpt.measure.sizes import parameters
 
     budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
-    size = fetched.bytes if fetched else _size_of_text(run)
+    size = fetched.bytes if fetched else sources.expected_bytes(run.config.data.source)
     characters = fetched.characters if fetched else size
     phases = budget_shares.expected(run.paths.all_states, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."
@@ -155,17 +156,6 @@ def _show_expected(run: Run, console: Console) -> None:
     console.print(table)
     for line in left_out:
         console.print(line)
-
-
-def _size_of_text(run: Run) -> int:
-    """Bytes that are to be learned from, as far as they can be known before they are fetched."""
-    from nanogpt.data import sources  # numpy and requests: 0.2 s
-
-    source = run.config.data.source
-    known = sources.CATALOGUE.get(source)
-    if known or source == sources.EMBEDDED:
-        return known.bytes if known else sources.CATALOGUE["tiny_shakespeare"].bytes
-    return sum(path.stat().st_size for path in sources.own_documents(source))
 
 
 def _console() -> Console:

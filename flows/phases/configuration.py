@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Measured, Planned, trained
 from flows.ledger.steps import Json, StepResult
+from flows.machine.disk import size_of
 from flows.planning import budget_shares, planner
 from flows.planning.candidates import candidates, shipped_below
 from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus, Speed
@@ -88,6 +89,7 @@ def _measurement(run: Run, device: str) -> Measurement:
         worker=run.worker,
         limits=run.limits,
         journal=run.journal,
+        written=sum(map(size_of, run.paths.own_folders())),
     )
 
 

@@ -16,10 +16,11 @@ import psutil
 from flows.ledger.facts import DEVICE, FOLDERS, PACKAGES, SYSTEM, Folders, Packages, System, SystemCheck
 from flows.ledger.steps import Json, StepResult
 from flows.machine import disk
-from flows.planning.footprint import disk_needed, with_vocabulary
+from flows.planning.footprint import disk_needed_by_run, with_vocabulary
 from flows.report import documents
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
+from nanogpt.data import sources
 from nanogpt.machine import cores, physical_cores, processor_name
 from nanogpt.records import to_json
 from nanogpt.results import DeviceCandidate, DeviceProof
@@ -27,7 +28,6 @@ from nanogpt.units import GIB, byte_size
 
 PATIENCE = 120.0  # seconds, for a proof of five: a device that hangs
 LEAST_MEMORY = 2 * GIB  # the smallest trainer peaks at 0.43 GiB, Prefect's server holds 0.2; the rest is the system's
-OTHER_OUTPUT = GIB // 4  # text, exports, reports, logs of a run (measured: 60 MiB on tiny Shakespeare)
 
 
 def environment(run: Run) -> None:
@@ -55,14 +55,14 @@ def check_system(run: Run) -> StepResult[System]:
     free = shutil.disk_usage(run.paths.workspace).free
     if free < disk.LEAST:  # it may be full for now only: waited for, as in every step
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-    least, most = min(disk_needed_by_models(run)), max(disk_needed_by_models(run))
+    least, most = disk_needed(run, sources.expected_bytes(run.config.data.source))
     enough_memory, enough_disk = memory.total >= LEAST_MEMORY, free >= least
     checks = [
         _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,
                "install a newer Python"),
         _check("memory", byte_size(memory.total), f"{byte_size(LEAST_MEMORY)} at least", enough_memory,
                memory.available >= LEAST_MEMORY, f"{byte_size(memory.available)} are free: close other programs"),
-        _check("disk", byte_size(free), f"{byte_size(least)}, up to {byte_size(most)} for the largest model",
+        _check("disk", byte_size(free), f"{byte_size(least)}, {byte_size(most)} with the largest model",
                enough_disk, free >= most, f"free {byte_size(most - free)}, or choose another --workspace"),
         _check("processor cores", str(cores()), "2 or more", True, cores() >= 2, "training will take longer"),
     ]  # fmt: skip
@@ -114,9 +114,11 @@ def freeze_packages(run: Run) -> StepResult[Packages]:
     return StepResult(Packages(len(packages), packages, run.paths.relative(file)), [file], identity={})
 
 
-def disk_needed_by_models(run: Run) -> list[int]:
-    """Bytes that each candidate, its checkpoints and all else of a run would take."""
-    return [disk_needed(with_vocabulary(config)) + OTHER_OUTPUT for config in run.options.candidates]
+def disk_needed(run: Run, text_bytes: int) -> tuple[int, int]:
+    """Bytes that a run writes: with the smallest candidate alone, and with that and the largest, as plans have them."""
+    models = [with_vocabulary(config) for config in run.options.candidates]
+    first, others = models[:1], models[1:]
+    return disk_needed_by_run(first, text_bytes), disk_needed_by_run([*first, *others[-1:]], text_bytes)
 
 
 def installed_packages() -> dict[str, str]:
@@ -132,7 +134,7 @@ def _system_settings(run: Run) -> Json:
     return {
         "workspace": str(run.paths.workspace),
         "ladder": run.options.candidate_names,
-        "disk_needed_bytes": max(disk_needed_by_models(run)),
+        "disk_needed_bytes": max(disk_needed(run, text_bytes=0)),
         "processor": processor_name(),
     }
 

@@ -20,6 +20,8 @@ from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.export.front_matter import CARD
 from nanogpt.faults import OUT_OF_MEMORY, UserError
+from nanogpt.records import from_json
+from nanogpt.results import TrainingData
 from nanogpt.training.progress import check_same_training, trajectory
 from nanogpt.units import duration
 
@@ -127,8 +129,9 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
     cards.write(cards.of_training(collect(run), name, facts), files.folder / CARD)
     best, final = sorted((files.folder / "best").iterdir()), sorted((files.folder / "final").iterdir())
     to_use_them = [files.folder / "config.yaml", *sorted(files.folder.glob("tokenizer*.json"))]
+    records = [files.folder / name for name in ("metrics.jsonl", "samples.jsonl", "loss.svg", "data.json")]
     identity = {"sha256": facts.sha256, "best": durable.sha256_file(files.folder / "best" / "model.safetensors")}
-    return StepResult(facts, [*best, *final, *to_use_them, files.folder / "metrics.jsonl"], identity)
+    return StepResult(facts, [*best, *final, *to_use_them, *records], identity)
 
 
 def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
@@ -167,8 +170,12 @@ def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
     """
     try:
         before = load_config(folder / "config.yaml")
-        data = durable.read_json(folder / "data.json")["manifest_sha256"]
-    except (UserError, OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError):
+        return False
+    note, _ = durable.read_note(folder / "data.json")
+    try:
+        data = from_json(TrainingData, note).manifest_sha256
+    except ValueError:  # damaged: no reason to train again
         return False
     same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
     now = durable.sha256_file(_data_folder(run, config) / "manifest.json")

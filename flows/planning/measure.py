@@ -15,7 +15,7 @@ from flows.context.options import RunOptions
 from flows.ledger.facts import Measured, MeasuredModel
 from flows.planning import budget_shares, planner
 from flows.planning.candidates import candidates
-from flows.planning.footprint import disk_needed, fitted, memory_needed, smallest
+from flows.planning.footprint import disk_needed_by_run, fitted, memory_needed, smallest
 from flows.planning.forecast import Corpus, Speed
 from flows.planning.memory_limits import STEP_SPLIT, MemoryLimits
 from flows.planning.site import Site
@@ -39,7 +39,7 @@ class Measurement:
     """What the models of `options` are measured with, and what they are to learn from.
 
     `training_seconds`: what the other phases leave of the budget; `folder` is the run's own state, next to which all
-    runs keep what they found.
+    runs keep what they found. `written`: bytes that the run has put on the disk so far.
     """
 
     options: RunOptions
@@ -51,6 +51,7 @@ class Measurement:
     worker: Worker
     limits: MemoryLimits
     journal: Journal
+    written: int = 0
 
     def measure(self) -> Measured:
         """Every candidate, smallest first; where none of those asked for fits into memory, the next smaller shipped one
@@ -204,10 +205,10 @@ class Measurement:
         if not models:
             return None
         free = shutil.disk_usage(self.folder).free
-        if disk_needed(config) > free:
-            return (
-                f"its checkpoints would need {byte_size(disk_needed(config))}; {byte_size(free)} of the disk are free"
-            )
+        first = next(candidate for candidate in candidates(self.options) if candidate.name in models)
+        needed = disk_needed_by_run([self.settle(first), config], self.corpus.bytes) - self.written
+        if needed > free:
+            return f"a run with it would write {byte_size(needed)} more; {byte_size(free)} of the disk are free"
         size = parameters(config.model).total
         if reason := planner.starved(size, self.corpus):
             return reason

@@ -133,6 +133,7 @@ MENDED_BY_THE_TRAINER = {
     "skipped": ("bad_step", "the step was not taken, its data passed over"),
     "rewound": (faults.NON_FINITE, "back to a healthy checkpoint, half the learning rate, other data from there"),
     "corrupt checkpoint": (faults.CORRUPT_FILE, "set aside; the checkpoint before it is taken"),
+    "warmed again": (faults.CORRUPT_FILE, "continued from the cooled weights, with the learning rate raised again"),
     "checkpoint missing": (faults.CORRUPT_FILE, "a new one is saved"),
     "restored": (faults.CORRUPT_FILE, "the rows are written anew from the checkpoint, which keeps them"),
     "rewritten": (faults.CORRUPT_FILE, "the rows are written again, as the training had written them"),

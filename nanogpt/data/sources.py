@@ -268,6 +268,13 @@ def own_documents(source: str) -> list[Path]:
     return find_own(source).documents
 
 
+def expected_bytes(source: str) -> int:
+    """Bytes of the text that a source gives, as far as they are known before it is fetched. Raises UserError."""
+    if source in (*CATALOGUE, EMBEDDED):
+        return CATALOGUE[source if source in CATALOGUE else "tiny_shakespeare"].bytes
+    return sum(path.stat().st_size for path in own_documents(source))
+
+
 def find_own(source: str) -> Found:
     """The texts of a source that is a person's own, without what this project or a tool wrote. Raises UserError."""
     path = own_path(source)

@@ -127,9 +127,10 @@ def _text_of(model_folder: Path, source: str) -> LearnedText:
 
 def _read(kind: type[T], path: Path) -> T | None:
     """A record of the trainer; None where it is missing, torn or of another kind."""
+    note, _ = durable.read_note(path)
     try:
-        return from_json(kind, durable.read_json(path))
-    except (OSError, ValueError):
+        return from_json(kind, note)
+    except ValueError:
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nanogpt.faults import NonFiniteError
@@ -24,14 +24,26 @@ LARGER_CLOCK = 1.1  # a clock that grew by more is a larger budget: the cool-dow
 
 def find_checkpoint(job: TrainingJob, folder: ModelFolder) -> Checkpoint | None:
     """Where this session goes on: the newest checkpoint, or the one before the cool-down, which more steps or more
-    time take back. Raises UserError when the folder is another training's."""
+    time take back; where that one is lost, the newest with its learning rate raised again. Raises UserError when the
+    folder is another training's."""
     found = folder.newest()
     if found is None:
         return None
     check_same_training(found.facts["trajectory"], job.identity, job.config.training.schedule, str(job.folder))
     if found.state["progress"]["cool_down"] and _has_grown(job, found):
-        return folder.load_before_cool_down() or found
+        return folder.load_before_cool_down() or _warmed_again(found, folder)
     return found
+
+
+def _warmed_again(found: Checkpoint, folder: ModelFolder) -> Checkpoint:
+    """`found` as if it had not begun to cool down: else the further steps would have the learning rate of its end.
+
+    WSD-S continues from cooled weights always, at little loss (Wen et al. 2024, arXiv:2410.05192).
+    """
+    message = f"the state before the cool-down is lost: step {found.step} has the learning rate of a longer training"
+    folder.event("warmed again", message)
+    progress = {**found.state["progress"], "cool_down": None, "max_seconds": None}
+    return replace(found, state={**found.state, "progress": progress})
 
 
 def _has_grown(job: TrainingJob, found: Checkpoint) -> bool:

@@ -22,6 +22,7 @@ from nanogpt.training.stopwatch import TrainingClock
 from nanogpt.training.trainer import Trainer, train
 from nanogpt.training.update import growth
 from nanogpt.training.update.loss_scale import LEAST, LossScale
+from nanogpt.training.update.schedule import factor_at
 from nanogpt.weights import checkpoint
 from tests.nanogpt.training_case import (
     TEXT,
@@ -216,6 +217,20 @@ def test_more_steps_go_on_from_before_the_cool_down(data, tmp_path):
     assert grown.sha256 == straight.sha256
     assert [row["step"] for row in events(tmp_path / "grown", "resumed")] == [10]
     assert load_config(tmp_path / "grown" / "config.yaml").training.max_iters == 40
+
+
+def test_more_steps_learn_even_where_the_state_before_the_cool_down_is_lost(data, tmp_path):
+    shorter, longer = tiny(max_iters=20, decay_fraction=0.5), tiny(max_iters=60, decay_fraction=0.5)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(shorter, data, whole)
+    (whole / "checkpoints/before-cooldown/state.pt").write_bytes(b"rotten")
+    shutil.copytree(whole, stopped)
+    grown = train(longer, data, whole)
+    assert train_with_stops(longer, data, stopped, looks=9).sha256 == grown.sha256
+    rates = [row["learning_rate"] for row in read_rows(whole / "metrics.jsonl") if row["kind"] == "train"]
+    settings = longer.training
+    assert rates[20:] == [settings.learning_rate * factor_at(step, settings) for step in range(20, 60)]
+    assert len(events(whole, "corrupt checkpoint")) == len(events(whole, "warmed again")) == 1
 
 
 def test_more_time_changes_nothing_where_steps_were_the_limit(data, tmp_path):

@@ -140,6 +140,7 @@ class Accelerator(TorchDispatchMode):
         Tensor.cpu = lambda tensor, **kwargs: tensor.to("cpu")
         Tensor.cuda = lambda tensor, *args, **kwargs: tensor.to("cuda")
         Tensor.pin_memory = lambda tensor, *args: tensor
+        torch.Generator = _generator_for(kind)
         for name in ("tensor", "as_tensor"):  # C++ would move these past the dispatcher
             setattr(torch, name, self._made_here(getattr(torch, name)))
         functional = torch.nn.functional
@@ -203,6 +204,16 @@ def _wishes(args: tuple, kwargs: dict) -> tuple:
     kwargs.pop("non_blocking", None)
     copy = kwargs.pop("copy", False) or (len(rest) > 1 and rest[1])
     return device, dtype, copy, kwargs
+
+
+def _generator_for(kind: str) -> type[torch.Generator]:
+    """torch.Generator, which makes those of the accelerator for the CPU that computes what they are for."""
+
+    class Generator(torch.Generator):
+        def __new__(cls, device="cpu"):
+            return super().__new__(cls, "cpu" if torch.device(device).type == kind else device)
+
+    return Generator
 
 
 def _offer_mps(accelerator: Accelerator) -> None:

@@ -186,7 +186,7 @@ def nobody(scene: Scene) -> Finding:
     """No mirror has it, and a proxy that nobody listens at takes the network away: the next source."""
     with mirror(b"", Answer(404)) as served:
         scene.run(*fetching(served.url), env={"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": ""})
-    return Finding(scene.noticed("could not be had"), "learns from the embedded corpus, and says so", steps_lost=0)
+    return Finding(scene.noticed("could not be obtained"), "learns from the embedded corpus, and says so", steps_lost=0)
 
 
 DURING_TRAINING = {

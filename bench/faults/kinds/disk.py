@@ -27,8 +27,12 @@ from bench.faults.stage.kind import Kind
 from bench.faults.stage.process import Process, Result
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import CHECKPOINT_INTERVAL, HALF, MODEL
+from nanogpt import durable
 
-SIZE = 3 << 30  # bytes of the file system, in a file with holes: phase 1 wants more than 1 GiB to be free
+SIZE = 400 << 20  # bytes of the file system: what is said to suffice for a small model
+ALMOST_FULL = 300 << 10  # bytes that are left: more than a step without large files writes
+PAGE = 4096  # bytes: less no tmpfs can have
+MEASURE = "configuration.measure"
 WAITS = "the run waits until"
 LONG_STEP = HALF + 3  # two before a checkpoint
 
@@ -84,8 +88,8 @@ class Hog:
         self._has_enough = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def fill(self) -> None:
-        """Take what there is."""
+    def fill(self, all_but: int = 0) -> None:
+        """Take what there is, and give `all_but` bytes of it back."""
         with open(self._file, "ab") as file:
             size = shutil.disk_usage(self._file.parent).free
             while size:
@@ -94,6 +98,7 @@ class Hog:
                     size = shutil.disk_usage(self._file.parent).free
                 except OSError:  # the file system needs some of it for itself
                     size //= 2
+            file.truncate(max(0, file.seek(0, os.SEEK_END) - all_but))
 
     def keep_full(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Take whatever comes free, until it has `enough` or leaves."""
@@ -165,6 +170,31 @@ def full_at_the_start(scene: Scene) -> Finding:
     return _waited(scene)
 
 
+def full_while_speed_is_measured(scene: Scene) -> Finding:
+    """The file system (a small ext4) has 300 KiB left while phase 3 measures; its trial checkpoints find no room, and
+    the training begins anew with what was measured after all."""
+    with on_a_small_disk(scene) as hog:
+        process = scene.start("--redo", MEASURE, "--redo", f"training.{MODEL}")
+        process.wait_for(lambda: "Measure the speed" in process.output, "the measurement")
+        hog.fill(all_but=ALMOST_FULL)
+        _wait_for_the_wait(process)
+        hog.leave()
+        scene.results.append(process.wait())
+    if taken := [row["evidence"] for row in scene.remedies() if row["symptom"] != "disk_full"]:
+        raise NotSurvived(f"a full disk is taken for something else: {taken}")
+    return _waited(scene, MEASURE)
+
+
+def small_from_the_beginning(scene: Scene) -> Finding:
+    """The whole file system (ext4) has 400 MiB, from the first phase on."""
+    with on_a_small_disk(scene):
+        size = shutil.disk_usage(scene.workspace).total
+        scene.run()
+        disk = next(row for row in durable.read_json(scene.state / "system.json")["checks"] if row["name"] == "disk")
+    return Finding(f"disk of {size / 2**20:.0f} MiB: {disk['found']} are free, {disk['needed']} needed",
+                   "none is needed: it asks for what this model takes")  # fmt: skip
+
+
 def limit_of_file_size(scene: Scene) -> Finding:
     """`ulimit -f` (RLIMIT_FSIZE) below the size of a checkpoint's file; lifted when the run has begun to wait."""
     largest = max(file.stat().st_size for file in scene.newest_checkpoint().iterdir())
@@ -179,14 +209,31 @@ def limit_of_file_size(scene: Scene) -> Finding:
 
 
 def log_takes_nothing(scene: Scene) -> Finding:
-    """The action log is /dev/full, which takes no byte."""
-    scene.log_file.unlink()
-    scene.log_file.symlink_to("/dev/full")
-    try:
+    """The action log lies on a file system of its own (a tmpfs of one page), which is full."""
+    scene.log_file.touch()
+    with _on_a_full_disk(scene.log_file):
         scene.run()
-    finally:
-        scene.log_file.unlink()
     return Finding(scene.noticed("No space left on device"), "the terminal says so, once; the run goes on")
+
+
+@contextmanager
+def _on_a_full_disk(file: Path) -> Iterator[None]:
+    """`file` is one that takes no byte more; afterwards it is as it was."""
+    with tempfile.TemporaryDirectory() as disk:
+        try:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", disk], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NotPossible(f"no file system can be mounted ({error})") from error
+        full = Path(disk) / file.name
+        full.write_text(("before it was full\n" * PAGE)[:PAGE], encoding="ascii")
+        try:
+            subprocess.run(["mount", "--bind", full, file], check=True)
+            try:
+                yield
+            finally:
+                subprocess.run(["umount", "-l", file], check=True)
+        finally:
+            subprocess.run(["umount", "-l", disk], check=True)
 
 
 def _start_in_a_step(scene: Scene) -> Process:
@@ -332,7 +379,6 @@ def _stopped_and_gone_on(scene: Scene, result: Result, *words: str) -> Finding:
 
 
 KINDS = [
-    Kind("log on a full disk", "disk", log_takes_nothing, template="whole"),
     Kind("workspace moved away while it trains", "disk", moved_away),
     Kind("model's folder gone before its first checkpoint", "disk", gone_before_a_checkpoint, small=False,
          template="fresh"),
@@ -342,7 +388,10 @@ if hasattr(resource, "prlimit"):
     KINDS.append(Kind("limit on the size of files", "disk", limit_of_file_size))
 if sys.platform == "linux" and os.geteuid() == 0:  # who else may not mount
     KINDS += [
+        Kind("log on a full disk", "disk", log_takes_nothing, template="whole"),
         Kind("disk fills while it trains", "disk", fills_while_it_trains),
+        Kind("disk full while speed is measured", "disk", full_while_speed_is_measured, template="whole"),
+        Kind("disk of 400 MiB", "disk", small_from_the_beginning, small=False, template="fresh"),
         Kind("disk stays full for a while", "disk", stays_full_for_a_while, small=False),
         Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, small=False,
              template="fresh"),

@@ -14,21 +14,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.faults.kinds.damage import DAMAGES, inflict_all, named, one_bit_flipped
+from bench.faults.kinds.memory import take_as_reference, trained_to_its_end
 from bench.faults.stage.finding import Finding, NotSurvived
 from bench.faults.stage.kind import Kind
 from bench.faults.stage.scene import RUN, Scene
-from bench.faults.stage.templates import MODEL
+from bench.faults.stage.templates import CONFIG, MODEL, STEPS
 from bench.faults.stage.verdict import judge
 from nanogpt import durable
 from nanogpt.config import load_config
+from nanogpt.data import outputs
 from nanogpt.fit import Fit
 from nanogpt.machine import memory_bytes
 from nanogpt.measure.memory_store import STORE, MemoryStore
 
+BEFORE_COOL_DOWN = "before-cooldown"  # nanogpt.weights.checkpoint has it, with torch
 REGION = 512  # bytes
 FIVE_RUNS = 1500.0  # seconds
 UNIMPORTANT = {  # what describes the past, or is written anew at each start: damaged, it changes no result
     f"logs/{RUN}/*": "what was said in former sessions",
+    f"data/{RUN}/text/{outputs.MARK}": "that no text of this folder is learned from: the files next to it say so, too",
     f"state/{RUN}/session.json": "what the last session came to, for --status",
     f"state/{RUN}/clock.json": "how much of the budget is spent: without it, it begins again",
     f"state/{RUN}/holder.json": "who holds the lock, for a second start's refusal",
@@ -39,14 +43,13 @@ UNIMPORTANT = {  # what describes the past, or is written anew at each start: da
     f"checkpoints/{RUN}/{MODEL}/outcome.json": "how the trainer ended; the marker has it too",
     f"checkpoints/{RUN}/{MODEL}/events.jsonl": "what happened; remedies are in the markers",
     f"checkpoints/{RUN}/{MODEL}/tensorboard/*": "the curves again, from metrics.jsonl",
-    f"checkpoints/{RUN}/{MODEL}/data.json": "which data it was trained on; the checkpoints have it too",
     f"checkpoints/{RUN}/{MODEL}/.lock": "empty",
-    f"checkpoints/{RUN}/{MODEL}/loss.svg": "a figure, drawn again when it is trained further",
-    f"checkpoints/{RUN}/{MODEL}/samples.jsonl": "once the model is trained; before, they are restored",
     f"checkpoints/{RUN}/{MODEL}/checkpoints/*": "once the model is trained; verified when a longer training needs them",
     f"checkpoints/{RUN}/{MODEL}.previous/*": "what --redo replaced",
     "checkpoints/neighbour/*": "another run's, which has markers of its own",
 }
+WRITTEN_ANEW = ("config.yaml", "tokenizer.json", "tokenizer_config.json", "data.json")  # when a training goes on
+LONGER = STEPS + 40
 
 Notice = Callable[[Scene, list[Path]], str]  # the line that names a file; raises NotSurvived unless all are named
 
@@ -91,6 +94,25 @@ def all_checkpoints(scene: Scene) -> Finding:
 def best_weights(scene: Scene) -> Finding:
     """The weights that were best so far, while the training is half done: damaged in five ways, in turns."""
     return in_turns(scene, lambda scene: [scene.model / "best/model.safetensors"], "set aside; the next best is kept")
+
+
+def before_the_cool_down(scene: Scene) -> Finding:
+    """The three files of the state before the cool-down of a trained model, damaged in five ways, in turns; then 40
+    more steps are asked for, which would go on from there."""
+    turns = 1 if scene.small else len(DAMAGES)
+    scene.config = scene.workspace.with_suffix(".config") / f"{MODEL}.yaml"
+    durable.write_text(scene.config, CONFIG.replace(f"max_iters: {STEPS}", f"max_iters: {LONGER}"))
+    for turn in range(turns):
+        if turn > 0:
+            scene.again()
+        inflict_all(sorted((scene.checkpoints / BEFORE_COOL_DOWN).iterdir()), turn)
+        scene.run()
+        if idle := [row["step"] for row in scene.metrics() if row["kind"] == "train" and not row["learning_rate"]]:
+            raise NotSurvived(f"steps that can teach nothing, their learning rate is 0: {idle}")
+        result = trained_to_its_end(scene, LONGER)
+    take_as_reference(scene, scene.model)  # no other run goes on like this
+    row = scene.remedy("learning rate raised again")
+    return Finding(scene.noticed(f"{BEFORE_COOL_DOWN} is set aside"), row["remedy"], result, times=3 * turns)
 
 
 def metrics_and_samples(scene: Scene) -> Finding:
@@ -154,12 +176,12 @@ def markers_and_copies(scene: Scene) -> Finding:
 
 def unimportant(scene: Scene) -> Finding:
     """Everything that may be lost (what fitted into memory, logs, clock, session, heartbeat, events, copies, a model's
-    description), at once while the training is half done: damaged in five ways, in turns."""
+    description and its data's), at once while the training is half done: damaged in five ways, in turns."""
 
     def files(scene: Scene) -> list[Path]:
-        keep = {scene.checkpoints, scene.model / "samples.jsonl", scene.model.parents[1] / "neighbour"}
+        keep = {scene.checkpoints, scene.model.parents[1] / "neighbour"}
         found = [path for pattern in UNIMPORTANT for path in sorted(scene.workspace.glob(pattern))]
-        found += [scene.model / name for name in ("config.yaml", "tokenizer.json", "tokenizer_config.json")]
+        found += [scene.model / name for name in WRITTEN_ANEW]
         found = [path for path in found if path.is_file() and path.stat().st_size and not keep & {path, *path.parents}]
         return [_what_fitted(scene), *(path for path in found if path.name != STORE)]
 
@@ -209,7 +231,7 @@ def every_region(scene: Scene) -> Finding:
     """One random bit in every 512 bytes of a checkpoint, one after the other, each followed by a try to load it; then
     one that stays for the next start."""
     from nanogpt.faults import CorruptFileError
-    from nanogpt.weights import checkpoint
+    from nanogpt.weights import checkpoint  # torch: 2 s, which no other kind needs
 
     newest, dice, times = scene.newest_checkpoint(), random.Random(0), 0
     for file in sorted(newest.iterdir()):
@@ -235,6 +257,7 @@ KINDS = [
     Kind("all checkpoints", "files", all_checkpoints, small=False),
     Kind("every region of a checkpoint", "files", every_region),
     Kind("best weights", "files", best_weights, seconds=FIVE_RUNS),
+    Kind("state before the cool-down", "files", before_the_cool_down, template="whole", exact=None, seconds=FIVE_RUNS),
     Kind("metrics and samples", "files", metrics_and_samples, seconds=FIVE_RUNS),
     Kind("outputs of every step", "files", outputs_of_every_step, template="whole", seconds=FIVE_RUNS),
     Kind("markers", "files", markers, template="whole", seconds=FIVE_RUNS),

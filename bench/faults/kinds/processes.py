@@ -9,11 +9,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import psutil
 
+from bench.faults.stage import injection
 from bench.faults.stage.finding import Finding, NotSurvived
 from bench.faults.stage.injection import INJECTED, PR_SET_PDEATHSIG, injecting
 from bench.faults.stage.kind import Kind
@@ -22,7 +23,7 @@ from bench.faults.stage.moments import marker_of, outcome_without_marker
 from bench.faults.stage.process import Process, is_trainer, is_worker, marked
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import CHECKPOINT_INTERVAL, MODEL, STEPS, Row
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 
 TRAINING = f"training.{MODEL}"
@@ -101,8 +102,38 @@ def worker_killed(scene: Scene) -> Finding:
     for step in ("implementation.checks", "evaluation.models"):
         _kill_worker_in(scene, process, step)
     scene.results.append(process.wait())
-    row = scene.remedy("killed", "process died")
-    return Finding(f"{row['symptom']}: {row['evidence']}", row["remedy"], times=2)
+    rows = [scene.remedy(rf"\b{phase}\b", "killed", "ended by SIGKILL") for phase in ("implementation", "evaluation")]
+    return Finding(f"{rows[0]['symptom']}: {rows[0]['evidence']}", rows[0]["remedy"], times=2)
+
+
+def measuring_worker_killed(scene: Scene) -> Finding:
+    """The worker that measures speed gets SIGTERM, SIGSEGV and SIGBUS, one after the other; the training begins anew
+    with what was measured after all."""
+    strikes = (("SIGTERM", injection.CHOOSE), ("SIGSEGV", injection.REHEARSE), ("SIGBUS", injection.REHEARSE))
+    return _struck(scene, "configuration", strikes, "--redo", "configuration.measure", "--redo", TRAINING)
+
+
+def judging_worker_killed(scene: Scene) -> Finding:
+    """The worker that judges the trained model gets SIGTERM, and its successor SIGSEGV."""
+    strikes = (("SIGTERM", injection.SUMMARISE), ("SIGSEGV", injection.SUMMARISE))
+    return _struck(scene, "evaluation", strikes, "--redo", "evaluation.models")
+
+
+def _struck(scene: Scene, phase: str, strikes: Sequence[tuple[str, str]], *arguments: str) -> Finding:
+    """The workers of a phase get these signals (signal, call), one each, in a run with `arguments`."""
+    faults = [
+        {"what": "signal", "signal": name, "process": "worker", "at": "call", "target": target,
+         "counter": f"{scene.workspace}.{name}"}
+        for name, target in strikes
+    ]  # fmt: skip
+    scene.run(*arguments, env=injecting(*faults))
+    rows = [row for row in scene.remedies() if row["step"] == phase]
+    evidence = [row["evidence"] for row in rows]
+    if any(row["symptom"] not in ("killed", "aborted") for row in rows) or len(rows) != len(strikes):
+        raise NotSurvived(f"{[name for name, _ in strikes]} are taken for {rows}")
+    if missing := [name for (name, _), words in zip(strikes, evidence, strict=True) if name not in words]:
+        raise NotSurvived(f"{missing} are not named: {evidence}")
+    return Finding(f"{rows[0]['symptom']}: {evidence[0]}", rows[0]["remedy"], times=len(strikes))
 
 
 def two_starts(scene: Scene) -> Finding:
@@ -231,6 +262,8 @@ KINDS = [
     Kind("orchestrator and trainer, kill -9", "processes", both_killed, small=False),
     Kind("all, kill -9 between outcome and marker", "processes", killed_before_the_marker),
     Kind("worker, kill -9", "processes", worker_killed, template="whole"),
+    Kind("measuring worker, SIGTERM, SIGSEGV and SIGBUS", "processes", measuring_worker_killed, template="whole"),
+    Kind("judging worker, SIGTERM and SIGSEGV", "processes", judging_worker_killed, template="whole"),
     Kind("orchestrator, SIGSTOP and SIGCONT", "processes", paused),
     Kind("two starts at once", "processes", two_starts),
     Kind("lock of a killed run, its holder's number another program's", "processes", stale_holder),

@@ -26,7 +26,7 @@ from bench.faults.stage.moments import marker_of
 from bench.faults.stage.process import Process, environment_of, is_server, marked
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import MODEL
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 
 REPORT_AGAIN = ("--redo", "documentation.report")  # the smallest work that makes a run start its server

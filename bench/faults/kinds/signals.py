@@ -16,11 +16,12 @@ from bench.faults.stage.moments import LOOK_SECONDS, SIGHT_SECONDS, marker_of, s
 from bench.faults.stage.process import Process
 from bench.faults.stage.scene import NO_CLOCK, Scene
 from bench.faults.stage.templates import HALF, MODEL, SLOW_SECONDS
-from flows.context.options import PHASES
+from flows.context.command_words import PHASES
 from nanogpt import durable
 
 STOPPED = 130
-SLOW_STEP = HALF + 2  # no multiple of the checkpoints' interval: who saves there was asked to
+STOPPED_AT = HALF + 1  # no multiple of the checkpoints' interval: who saves there was asked to
+SLOW_STEP = STOPPED_AT + 1  # dropped by who stops in it
 NINE_STARTS = 900.0  # seconds of patience
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GAPS = (0.0, 0.05, 0.3)  # seconds between one Ctrl-C and the next
@@ -70,7 +71,7 @@ def ctrl_c_while_training(scene: Scene) -> Finding:
     """Ctrl-C while it trains."""
     process = training(scene)
     _stopped_by(scene, process, signal.SIGINT)
-    noticed = scene.noticed("Stopped. What was done is kept; go on with")
+    noticed = scene.noticed("Stopped. What was done is kept; continue with")
     scene.run()
     if lost := scene.steps_lost():
         raise NotSurvived(f"{lost} steps lost, though it was asked to save")
@@ -95,7 +96,7 @@ def killed_while_stopping(scene: Scene) -> Finding:
             break
         scene.again()
     else:
-        raise NotSurvived(f"not inflicted: in {TRIES} tries no kill met the checkpoint of step {SLOW_STEP}")
+        raise NotSurvived(f"not inflicted: in {TRIES} tries no kill met the checkpoint of step {STOPPED_AT}")
     scene.run()
     noticed = scene.noticed(rf"training.{MODEL}: started .interrupted at")
     if scene.events("resumed")[-1]["step"] != HALF:
@@ -107,7 +108,7 @@ def _killed_in_the_save(scene: Scene) -> bool:
     """Ctrl-C in a step that takes long, kill -9 when the checkpoint after it is seen; whether it was not whole yet."""
     slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": SLOW_STEP}
     process = scene.start(env=injecting(slow))
-    process.wait_for(lambda: scene.last_step() == SLOW_STEP - 1, f"step {SLOW_STEP}")
+    process.wait_for(lambda: scene.last_step() == STOPPED_AT, f"step {SLOW_STEP}")
     trainer = process.living_trainer()
     process.interrupt()
     until = time.monotonic() + SIGHT_SECONDS
@@ -121,7 +122,7 @@ def _killed_in_the_save(scene: Scene) -> bool:
 
 
 def _half_saved(scene: Scene) -> list[Path]:
-    return list(scene.checkpoints.glob(f".step-{SLOW_STEP:08d}.tmp"))
+    return list(scene.checkpoints.glob(f".step-{STOPPED_AT:08d}.tmp"))
 
 
 def _comes_to(scene: Scene, process: Process, phase: str) -> bool:

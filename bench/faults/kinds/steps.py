@@ -46,9 +46,9 @@ def segfault(scene: Scene) -> Finding:
     return once(scene, {"what": "signal", "signal": "SIGSEGV"}, "SIGSEGV")
 
 
-def killed_twice(scene: Scene) -> Finding:
-    """SIGKILL at the same step, two times."""
-    return once(scene, {"what": "signal", "times": 2}, "SIGKILL")
+def killed_thrice(scene: Scene) -> Finding:
+    """SIGKILL at the same step, three times, without a checkpoint between them and with memory to spare."""
+    return once(scene, {"what": "signal", "times": 3}, "SIGKILL")
 
 
 def hang(scene: Scene) -> Finding:
@@ -147,7 +147,7 @@ KINDS = [
     Kind("a crash at a step", "steps", crash, small=False),
     Kind("a crash at the same step for ever", "steps", crash_always),
     Kind("a segmentation fault", "steps", segfault, small=False),
-    Kind("SIGKILL at the same step twice", "steps", killed_twice, small=False),
+    Kind("SIGKILL at the same step, three times", "steps", killed_thrice),
     Kind("a hang in Python", "steps", hang, small=False),
     Kind("a hang in C", "steps", hang_in_c, small=False),
     Kind("a frozen trainer (SIGSTOP)", "steps", frozen),

@@ -33,7 +33,8 @@ from bench.faults.stage.campaign import Campaign
 from bench.faults.stage.finding import NotSurvived
 from bench.faults.stage.process import Patience, Process, free_port, is_server, is_trainer
 from bench.faults.stage.templates import shared_data
-from flows.context.options import CHECKOUT, seconds_of
+from flows.context.command_words import seconds_of
+from flows.context.paths import CHECKOUT
 from nanogpt.machine import cores
 
 LIMIT = 0.03

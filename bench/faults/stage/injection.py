@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 
 INJECTED = Path(__file__).resolve().parents[1] / "injected"
 
@@ -39,8 +39,8 @@ CONSTANTS = (
     STALL_SECONDS := Constant(_SUPERVISOR, "STALL_SECONDS"),
     GRACE_SECONDS := Constant(_SUPERVISOR, "GRACE_SECONDS"),
     DUMP_SECONDS := Constant(_SUPERVISOR, "DUMP_SECONDS"),
-    PRESSURE := Constant("flows.machine.memory_pressure", "PRESSURE"),
-    CHECK_PATIENCE := Constant("flows.phases.implementation", "CHECK_PATIENCE"),
+    PRESSURE := Constant("nanogpt.process.memory_pressure", "PRESSURE"),
+    CHECK_PATIENCE := Constant("flows.phases.implementation", "PATIENCE"),
     PIPED_PROGRESS_SECONDS := Constant("flows.display.terminal", "PIPED_PROGRESS_SECONDS"),
     PR_SET_PDEATHSIG := Constant("nanogpt.training.stopping", "PR_SET_PDEATHSIG", _TRAINER),
     SPIKE_WINDOW := Constant("nanogpt.training.update.stability", "WINDOW", _TRAINER),
@@ -48,6 +48,7 @@ CONSTANTS = (
 WORKER_CALLS = (
     PROVE := "nanogpt.device:prove",
     CHECK := "nanogpt.study.component_checks:run_checks",
+    CHOOSE := "nanogpt.measure.profiler:choose_precision_and_threads",
     REHEARSE := "nanogpt.measure.rehearsal:rehearse",
     SUMMARISE := "nanogpt.evaluation.summary:summarise",
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from bench.faults.stage.finding import NotSurvived
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 
 MARK = "FAULTS_SCENE"  # in the environment of every process of a scene: whose it is
 POLL_SECONDS = 0.02

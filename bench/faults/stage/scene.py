@@ -24,7 +24,7 @@ from pathlib import Path
 from bench.faults.stage.finding import NotSurvived
 from bench.faults.stage.process import Patience, Process, Result, environment_of, free_port, is_server, marked, words_of
 from bench.faults.stage.templates import MODEL, Reference, Row, Templates, rows_of
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 from nanogpt.training.record.metrics import read_rows
 

@@ -86,12 +86,14 @@ class TemplateMaker:
 
 
 def _stop_in_the_middle(scene: Scene) -> None:
-    """The finished model is trained anew, as --redo does, and Ctrl-C stops it while one of its steps takes long."""
+    """The finished model is trained anew, as --redo does, and Ctrl-C stops it while its next step takes long: that one
+    is dropped."""
     begun = scene.workspace.with_name("slow step begun")
     begun.unlink(missing_ok=True)
-    slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": HALF, "counter": str(begun)}
+    slow = {"what": "hang", "how": "asleep", "seconds": SLOW_SECONDS, "at": "step", "step": HALF + 1,
+            "counter": str(begun)}  # fmt: skip
     process = scene.start("--redo", f"training.{MODEL}", env=injecting(slow))
-    process.wait_for(begun.exists, f"step {HALF}")
+    process.wait_for(begun.exists, f"step {HALF + 1}")
     process.interrupt()
     result = process.wait()
     if result.code != 130 or scene.last_step() != HALF:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt.training.record.metrics import read_rows
 
 MODEL = "tiny"
@@ -25,7 +25,7 @@ data: {{tokenizer: char, bpe_vocab_size: 512}}
 device: {{type: cpu, mixed_precision: false, threads: 1}}
 """
 HALF = 75  # the step at which the half one is stopped: after an evaluation, in the cool-down, between checkpoints
-SLOW_SECONDS = 4.0  # that this step takes: time to be stopped in, and less than Ctrl-C's grace of 8 s
+SLOW_SECONDS = 4.0  # that the step after it takes: time to be stopped in, and less than Ctrl-C's grace of 8 s
 
 Row = dict[str, Any]  # of metrics.jsonl, events.jsonl or the report's table of remedies
 

@@ -9,6 +9,7 @@ from bench.faults.stage.finding import NotSurvived
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import MODEL, Row
 from flows.ledger import outputs
+from flows.ledger.markers import FINISHED, MarkerFiles
 from nanogpt import durable
 
 ROUNDING = 1e-3  # relative; other micro-batches were measured to differ by 2e-7 a step, and steps add up
@@ -72,11 +73,11 @@ def _every_step_finished(scene: Scene) -> None:
     for path in sorted(scene.markers.glob("*.json")):
         if path.stem in left_out:
             continue
-        marker = durable.read_json(path)
-        if marker["state"] != "finished":
-            raise NotSurvived(f"{path.stem} is {marker['state']}")
-        if problem := outputs.damage(marker["outputs"], scene.workspace):
-            raise NotSurvived(f"{path.stem} is called finished, and {problem}")
+        marker, problem = MarkerFiles(scene.markers).read(path.stem)
+        if marker is None or problem or marker.state != FINISHED:
+            raise NotSurvived(f"{path.stem} is {problem or (marker and marker.state)}")
+        if damage := outputs.damage(marker.outputs, scene.workspace):
+            raise NotSurvived(f"{path.stem} is called finished, and {damage}")
 
 
 def _each_step_once(scene: Scene) -> None:

@@ -72,7 +72,7 @@ class ModelFolder:
         (self.path / "outcome.json").unlink(missing_ok=True)
         save_config(self.config, self.path / "config.yaml")
         tokenizer.save(self.path)
-        durable.write_json(self.path / "data.json", to_json(data))
+        durable.write_note(self.path / "data.json", to_json(data))
 
     def beat(self, activity: str) -> None:
         """Show life; cheap enough for every step."""

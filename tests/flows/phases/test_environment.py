@@ -24,6 +24,22 @@ def test_a_full_disk_is_waited_for_and_a_small_one_refused(tmp_path, monkeypatch
     assert (getattr(refused.value, "errno", None) == errno.ENOSPC) == (free < disk.LEAST)
 
 
+@pytest.mark.parametrize(("ladder", "level"), [("[micro]", "ok"), ("[micro, large_model]", "warn")])
+def test_400_mb_of_disk_are_enough_for_a_small_model(tmp_path, monkeypatch, ladder, level):
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=400 * 10**6))
+    facts = environment.check_system(assembled(tmp_path, PHASES, None, "--set", f"ladder={ladder}")).facts
+    assert [check.level for check in facts.checks if check.name == "disk"] == [level]
+
+
+def test_a_larger_text_needs_more_disk(tmp_path, monkeypatch):
+    text = tmp_path / "own.txt"
+    text.write_bytes(b"word " * (10 << 20))
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    run = assembled(tmp_path / "w", PHASES, None, "--set", "ladder=[micro]", "--data", str(text))
+    facts = environment.check_system(run).facts
+    assert facts.disk_needed_bytes > 5 * text.stat().st_size
+
+
 def test_a_proof_that_kills_its_process_proves_the_cpu_alone_and_a_new_proof_forgives(tmp_path):
     def answer(name, arguments):
         if arguments["asked"] != "cpu":

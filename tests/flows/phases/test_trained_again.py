@@ -6,6 +6,7 @@ from flows.ledger.facts import CHECKS, DEVICE, FETCHED, PLANNED, trained
 from flows.phases import training
 from flows.supervision.recovery import Recovery
 from nanogpt import durable
+from nanogpt.config import load_config, save_config
 from tests.flows.real_run import finish, finish_now, real_run, write_config
 
 pytestmark = pytest.mark.fast
@@ -36,6 +37,23 @@ def test_redo_trains_from_the_beginning_and_keeps_what_there_was(tmp_path, monke
         training.train_model(run, "micro")
     assert folder.exists() is not redo
     assert (folder.with_name("micro.previous") / "metrics.jsonl").exists() is redo
+
+
+@pytest.mark.parametrize("is_rotten", [False, True])
+def test_other_data_is_another_training_and_a_rotten_note_of_it_is_none(tmp_path, monkeypatch, is_rotten):
+    run = real_run(tmp_path)
+    finish_now(run, *NEEDS)
+    write_config(run, "micro")
+    folder, config = run.paths.model("micro"), load_config(run.paths.config("micro"))
+    save_config(config, folder / "config.yaml")
+    durable.write_json(run.paths.data / config.data.tokenizer / "manifest.json", {})
+    durable.write_note(folder / "data.json", {"manifest_sha256": "a" * 64})
+    if is_rotten:
+        (folder / "data.json").write_text((folder / "data.json").read_text().replace("aaaa", "aaab", 1))
+    monkeypatch.setattr(Recovery, "train", lambda self: None)
+    with pytest.raises(RuntimeError, match="best is missing"):
+        training.train_model(run, "micro")
+    assert folder.with_name("micro.previous").exists() is not is_rotten
 
 
 def test_a_training_that_leaves_no_best_weights_says_so(tmp_path, monkeypatch):
