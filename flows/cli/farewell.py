@@ -29,7 +29,8 @@ def _lines(run: Run) -> Iterator[str]:
     if run.options.only is None and run.has_finished(EVALUATED):
         yield from _model(facts)
     for record in troubles:
-        yield f"{record.label} {record.status}: {record.cause}"
+        if not record.is_over:  # else the model's headline says it
+            yield f"{record.label} {record.status}: {record.cause}"
     if run.has_finished(REPORTED) and (reported := facts.of(REPORTED)):
         yield _criteria(reported.criteria)
     if run.paths.report.exists():
@@ -51,14 +52,15 @@ def _model(facts: RunFacts) -> Iterator[str]:
         return
     bits = evaluated.models[evaluated.best].test.bits_per_byte
     headline = found.headline if found else f"{evaluated.best}: {bits:.3f} bits per byte on text that it never saw"
-    yield f"{headline[0].upper()}{headline[1:]}."
+    yield f"{headline}."
     yield f"That is {in_words(facts, bits)}."
     if found and found.level == "undertrained":
         yield f"To give it more time:\n  {found.command}"
     if samples and samples.samples:
         sample = samples.samples[len(samples.samples) // 2]
-        yield f"It writes (temperature {sample.temperature:g}):"
-        yield from (f"  | {line}" for line in first_lines(sample.text))
+        lines = first_lines(sample.text)
+        yield f"It writes (temperature {sample.temperature:g}):" if lines else "It writes nothing but blanks."
+        yield from (f"  | {line}" for line in lines)
 
 
 def first_lines(text: str) -> list[str]:

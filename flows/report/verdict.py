@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, Trained
-from flows.report.commands import MORE_TIME, longer, with_budget, with_option
+from flows.ledger.facts import BASELINES, CLEANED, EVALUATED
+from flows.report.commands import longer
 from flows.report.facts import RunFacts
 from nanogpt.units import number
 
 UNIGRAM, FIVE_GRAM = "unigram", "5-gram"  # names of nanogpt.evaluation.baselines
+LEAST_TIMES = 2  # the length of a training in which nothing was learned
 Level = Literal["not learned", "undertrained", "learned"]
 
 
@@ -38,20 +38,21 @@ def verdict(facts: RunFacts) -> Verdict | None:
     unigram, five_gram = (baselines.bits_per_byte.get(name) for name in (UNIGRAM, FIVE_GRAM))
     if unigram is None or five_gram is None:
         return None
-    name = evaluated.best
-    ours = evaluated.models[name].test.bits_per_byte
+    name, ours = evaluated.best, evaluated.models[evaluated.best].test.bits_per_byte
+    model = next((model for model in facts.models if model.name == name), None)
     figure = f"{number(ours, 3)} bits per byte on text that it never saw"
     if not ours < unigram:  # nor is a number that is none
         headline = f"{name} has not learned: {figure}; counting how often each letter occurs gives {unigram:.3f}"
-        return Verdict("not learned", name, headline, command_with_a_chance(facts, name))
+        enough = facts.configs[name].training.enough_steps if name in facts.configs else 0
+        return Verdict("not learned", name, headline, longer(facts, model, LEAST_TIMES, enough))
     if ours >= five_gram:
         headline = (
             f"{name} is undertrained: {figure}; counting which letter follows which four others (a 5-gram) gives "
             f"{five_gram:.3f}"
         )
-        return Verdict("undertrained", name, headline, longer(facts))
+        return Verdict("undertrained", name, headline, longer(facts, model))
     headline = f"{name} has learned: {figure}; a 5-gram gives {five_gram:.3f}"
-    return Verdict("learned", name, headline, longer(facts))
+    return Verdict("learned", name, headline, longer(facts, model))
 
 
 def in_words(facts: RunFacts, bits_per_byte: float) -> str:
@@ -60,20 +61,3 @@ def in_words(facts: RunFacts, bits_per_byte: float) -> str:
     bytes_per_letter = text.bytes / text.characters if text and text.characters else 1.0
     choices = 2 ** min(64.0, bits_per_byte * bytes_per_letter)
     return f"as unsure of each letter as between {number(choices, 1)} equally likely ones"
-
-
-def command_with_a_chance(facts: RunFacts, name: str) -> str:
-    """The run's command with the steps, or the budget, in which the model can learn something on this machine."""
-    trained, enough = facts.model(name).trained, facts.configs[name].training.enough_steps
-    words = shlex.split(facts.command)
-    steps_are_given = "--config" in words or any(word.startswith("training.max_iters=") for word in words)
-    if trained and steps_are_given and trained.reason == "max_iters":
-        return with_option(facts.command, "--set", f"training.max_iters={max(enough, 10 * trained.step)}")
-    return with_budget(facts, max(2 * facts.budget_seconds, _seconds_needed(facts, trained, enough)))
-
-
-def _seconds_needed(facts: RunFacts, trained: Trained | None, enough: int) -> float:
-    """For everything else as it was, and enough steps as slow as they were."""
-    if trained is None or not trained.step:
-        return MORE_TIME * facts.budget_seconds
-    return facts.spent_seconds - trained.seconds + 1.5 * enough * trained.seconds / trained.step
