@@ -209,7 +209,7 @@ class Training:
         return iterations * sum(4 * r * r * c + 2 * r**3 for r, c in blocks)
 
     def validation_loss(self) -> float:
-        return nanogpt_measure(self.model.eval(), self.data).loss
+        return nanogpt_measure(self.model.eval(), self.data)
 
 
 # ---- the report

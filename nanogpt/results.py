@@ -278,6 +278,8 @@ class TrainingFailure:
 
 # ---- how good a model is (nanogpt.evaluation)
 
+NANOGPT_WINDOW = 64  # characters, of nanoGPT's own measure
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -296,7 +298,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """A model on the whole of two splits; `nanogpt_loss` is nanoGPT's own measure, for characters."""
+    """A model on the whole of two splits; `nanogpt_loss` is nanoGPT's own measure, for characters, on both together."""
 
     val: Evaluation
     test: Evaluation

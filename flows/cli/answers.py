@@ -46,6 +46,8 @@ def without_packages(argv: list[str], environment: str, run: str) -> None:
     session = _record(state / "session.json")
     print(f"{ENVIRONMENT[environment]}: a start without --status makes it ready.")
     print(f"run {run}: {_how_it_stands(session)}")
+    for line in _troubles(session):
+        print(line)
     markers = [_record(file) for file in sorted((state / "markers").glob("*.json"))]
     for marker in sorted(markers, key=_order):
         if marker.get("state") in WHEN:
@@ -71,6 +73,19 @@ def _how_it_stands(session: dict[str, Any]) -> str:
     if state == "running" and not _is_alive(session.get("pid")):
         state = "interrupted"
     return f"{state} (session {session.get('sessions')}, first started {session.get('started')!s:.19})"
+
+
+def _troubles(session: dict[str, Any]) -> list[str]:
+    """What did not end well in the latest session, and what to do about it."""
+    phases = session.get("phases")
+    troubles = (
+        [note for note in phases if isinstance(note, dict) and note.get("cause")] if isinstance(phases, list) else []
+    )
+    lines = []
+    for note in troubles:
+        lines.append(f"{note.get('number')} {note.get('title')} {note.get('status')}: {note['cause']}")
+        lines += [f"  next: {note['next_command']}"] if note.get("next_command") else []
+    return lines
 
 
 def _order(marker: dict[str, Any]) -> tuple[int, str]:

@@ -26,10 +26,12 @@ def farewell(run: Run) -> list[str]:
 
 def _lines(run: Run) -> Iterator[str]:
     troubles = [record for record in run.phase_runner.records if record.has_failed]
-    if run.options.only is None and run.has_finished(EVALUATED):
+    is_judged = run.options.only is None and run.has_finished(EVALUATED)
+    if is_judged:
         yield from _model(collect(run))
     for record in troubles:
-        yield f"{record.label} {record.status}: {record.cause}"
+        if not (record.is_over and is_judged):  # else the model's headline says it
+            yield f"{record.label} {record.status}: {record.cause}"
     if run.has_finished(REPORTED) and (reported := run.ledger.facts(REPORTED)):
         yield _criteria(reported.criteria)
     if run.paths.report.exists():
@@ -51,14 +53,15 @@ def _model(facts: RunFacts) -> Iterator[str]:
         return
     bits = evaluated.models[evaluated.best].test.bits_per_byte
     headline = found.headline if found else f"{evaluated.best}: {bits:.3f} bits per byte on text that it never saw"
-    yield f"{headline[0].upper()}{headline[1:]}."
+    yield f"{headline}."
     yield f"That is {in_words(facts, bits)}."
     if found and found.level == "undertrained":
         yield f"To give it more time:\n  {found.command}"
     if samples and samples.samples:
         sample = samples.samples[len(samples.samples) // 2]
-        yield f"It writes (temperature {sample.temperature:g}):"
-        yield from (f"  | {line}" for line in first_lines(sample.text))
+        lines = first_lines(sample.text)
+        yield f"It writes (temperature {sample.temperature:g}):" if lines else "It writes nothing but blanks."
+        yield from (f"  | {line}" for line in lines)
 
 
 def first_lines(text: str) -> list[str]:

@@ -41,6 +41,8 @@ def show(run: Run) -> int:
         last = phase
     console = _console()
     console.print(table)
+    for trouble in _troubles(run):
+        console.print(trouble)
     if at_boot.is_installed(run.options):
         file = at_boot.service_of(run.options).file
         console.print(f"Started at boot until it is done, by {file}; --uninstall takes it off.")
@@ -161,6 +163,18 @@ def _show_expected(run: Run, console: Console) -> None:
 def _console() -> Console:
     """Reasons hold other programs' words, where [brackets] are no markup."""
     return Console(markup=False, highlight=False)
+
+
+def _troubles(run: Run) -> list[str]:
+    """What did not end well in the latest session, and what to do about it."""
+    session = read_session(run.paths.state)
+    lines = []
+    for note in session.phases if session else []:
+        if note.cause:
+            lines.append(f"{note.number} {note.title} {note.status}: {note.cause}")
+        if note.next_command:
+            lines.append(f"  next: {note.next_command}")
+    return lines
 
 
 def _state(run: Run) -> str:

@@ -19,6 +19,7 @@ from nanogpt.spelling import redacted
 MODEL_CONFIGS = CHECKOUT / "configs"
 LONGEST_RUN_NAME = 80  # characters; file systems take 255 bytes, and what is set aside has a longer name
 RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_RUN_NAME - 1}}}")
+STEPS, SECONDS, PATIENCE = "training.max_iters", "training.max_seconds", "training.early_stopping_patience"
 
 
 class RunConfig(Section):
@@ -88,6 +89,17 @@ class RunOptions:
     def command(self) -> str:
         """What continues, or reproduces, this run, fit to be shown."""
         return redacted(shlex.join(["python3", "-m", "flows.full_run", *self.words]))
+
+    @property
+    def length_settings(self) -> set[str]:
+        """The settings that end a training and that a person made: a larger budget leaves them as they are."""
+        trainings = [candidate.training for candidate in self.candidates]
+        made = {
+            STEPS: self.fixed or STEPS in self.pinned,
+            SECONDS: any(training.max_seconds is not None for training in trainings),
+            PATIENCE: any(training.early_stopping_patience for training in trainings),
+        }
+        return {key for key, is_made in made.items() if is_made}
 
     @property
     def candidate_names(self) -> list[str]:

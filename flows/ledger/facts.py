@@ -171,10 +171,6 @@ class Planned:
         """Seconds of each phase, by its label."""
         return {phase.label: phase.planned_seconds for phase in self.phases}
 
-    def seconds_from(self, name: str) -> float:
-        """Planned for one of the phases and those after it."""
-        return self.phase_seconds(name) + self.seconds_after(name)
-
     def seconds_after(self, name: str) -> float:
         """Planned for the phases after one of them."""
         names = [phase.name for phase in self.phases]
@@ -274,7 +270,8 @@ class Tests:
     timed_out: bool
     tail: str
     not_run: str | None = None  # why they were not even begun
-    packages: str = ""  # digest of what was installed
+    surroundings: str = ""  # digest of what they ran with besides the code: packages, Python, processor
+    taken_from: str = ""  # when they ran, where an earlier run of the workspace ran them
 
     @property
     def has_finished(self) -> bool:

@@ -112,6 +112,14 @@ class Ledger:
         except ValueError:
             return None
 
+    def finished_before(self, name: str) -> Marker | None:
+        """The newest finished marker of a step, also while it runs again."""
+        return last_finished(self.marker(name))
+
+    def code_of(self, step: AnyStep) -> dict[str, str]:
+        """Digests of the code that a step declares, as its marker would record them now."""
+        return self._code.before_work(step.code)
+
     def output_digest(self, name: str) -> str | None:
         """What steps after a finished one depend on; None for any other."""
         marker = self._finished(name)

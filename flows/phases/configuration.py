@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
-from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, Measured, Planned, trained
+from flows.ledger.facts import (
+    CHECKS,
+    DEVICE,
+    FETCHED,
+    MEASURED,
+    PLANNED,
+    TESTS,
+    Measured,
+    Planned,
+    PlannedModel,
+    trained,
+)
 from flows.ledger.steps import Json, StepResult
 from flows.machine.disk import size_of
 from flows.planning import budget_shares, planner
@@ -13,11 +25,16 @@ from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus, Speed
 from flows.planning.measure import Measurement
 from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
-from flows.runner.run import AnyStep, Phase, Run, Step
+from flows.planning.slow_trainings import slowdown
+from flows.runner.run import AnyStep, Phase, Run, Step, steps_of
+from flows.supervision import own_tests
 from nanogpt import durable
 from nanogpt.config import load_config, save_config
-from nanogpt.records import to_json
+from nanogpt.faults import UserError
+from nanogpt.records import from_json, to_json
 from nanogpt.units import duration
+
+NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
 
 
 def configuration(run: Run) -> None:
@@ -120,8 +137,12 @@ def _is_training(run: Run) -> bool:
 
 
 def _trained(run: Run) -> list[ModelPlan]:
-    """The models of the plan before this one that have been trained in this session."""
-    before = run.ledger.facts(PLANNED) if _is_training(run) else None
+    """The models of the plan before this one that the run's clock has paid for: they stay as they are, or continue.
+
+    So it is in the training, and in another start of a run that was interrupted. Who asks for something else, or
+    begins with the whole budget, gets a plan that is made afresh.
+    """
+    goes_on = _is_training(run) or run.session.number > 1
     return [
         ModelPlan(
             config=load_config(run.paths.config(model.name)),
@@ -132,17 +153,38 @@ def _trained(run: Run) -> list[ModelPlan]:
             expected_bits_per_byte=model.expected_bits_per_byte,
             why=model.why,
         )
-        for model in (before.ladder if before else [])
-        if run.has_finished(trained(model.name))
+        for model in (_planned_before(run) if goes_on else [])
+        if _is_trained(run, model.name)
     ]
+
+
+def _planned_before(run: Run) -> list[PlannedModel]:
+    """The models of the newest plan, where it was made for what is asked for now; what fits into memory may have turned
+    out since."""
+    marker = run.ledger.finished_before(PLANNED.step)
+    if marker is None:
+        return []
+    then, now = ({**settings, **NOT_ASKED_FOR} for settings in (marker.settings, _plan_settings(run)))
+    try:
+        return from_json(Planned, marker.facts).ladder if durable.digest(then) == durable.digest(now) else []
+    except ValueError:  # of another version
+        return []
+
+
+def _is_trained(run: Run, name: str) -> bool:
+    step = next(step for step in steps_of(run.phases, [name]) if step.key == trained(name))
+    is_to_do = step.name in run.options.redo and not run.has_finished(step.key)
+    with suppress(OSError, UserError):  # what its settings are read from is not there
+        return not is_to_do and run.ledger.decide(step, step.settings(run)).keep
+    return False
 
 
 def _training_seconds(run: Run) -> float:
     """What the other phases leave of the budget, and of what is left of it: a busy machine has spent more by now."""
-    phases, budget = _phase_seconds(run), run.config.budget
+    phases, budget, done = _phase_seconds(run), run.config.budget, _trained(run)
     left = _seconds_left(run, phases)
-    if _is_training(run):  # again, in its middle: what is gone is gone
-        return max(budget_shares.LEAST_SECONDS, left) + sum(model.seconds for model in _trained(run))
+    if done or _is_training(run):  # again, in its middle: what is gone is gone
+        return max(budget_shares.LEAST_SECONDS, left) + sum(model.seconds for model in done)
     return min(budget_shares.training_seconds(budget, phases), max(budget_shares.LEAST_SHARE * budget, left))
 
 
@@ -161,11 +203,26 @@ def _to_come(run: Run) -> list[str]:
 
 
 def _phase_seconds(run: Run) -> dict[str, float]:
-    """What the phases but training take: those to come are as much slower than expected as those that are over."""
-    seconds = budget_shares.expected(run.paths.all_states, run.config.budget, run.facts(FETCHED).bytes)
-    records = [step for name in seconds for step in run.step_runner.records(name)]
-    slowness = budget_shares.slowness({step.name: step.seconds for step in records if step.state == "done"}, seconds)
-    return {name: slowness * value if name in _to_come(run) else value for name, value in seconds.items()}
+    """What the phases but training take, as slow as this machine has proved in this run."""
+    records = [step for record in run.phase_runner.records for step in run.step_runner.records(record.name)]
+    seconds = budget_shares.expected(
+        run.paths.all_states,
+        run.config.budget,
+        run.facts(FETCHED).bytes,
+        run.session.started,
+        {step.name: step.seconds for step in records if step.state == "done"},
+        _slowdown(run),
+    )
+    if run.config.tests:
+        code = run.ledger.code_of(run.step(TESTS))
+        seconds["evaluation"] += own_tests.seconds_expected(run.config.budget, run.paths.all_states, code)
+    return seconds
+
+
+def _slowdown(run: Run) -> float:
+    """Of the trainings, against the plan before this one."""
+    models = [model for model in _planned_before(run) if run.has_finished(trained(model.name))]
+    return max([1.0, *(slowdown(model, run.facts(trained(model.name))) for model in models)])
 
 
 def _corpus(run: Run) -> Corpus:

@@ -80,7 +80,7 @@ def run_examples(run: Run) -> StepResult[Examples]:
     that is late runs the first alone."""
     exported = run.facts(EXPORTED)
     scripts = sorted((CHECKOUT / "examples").glob("*.py"))
-    chosen = [script for script in scripts if script.name == FIRST_EXAMPLE] if run.is_late("deployment") else scripts
+    chosen = [script for script in scripts if script.name == FIRST_EXAMPLE] if run.is_late else scripts
     with ThreadPoolExecutor(_at_once(exported.bytes)) as pool:
         rows = list(pool.map(lambda script: _run_example(script, run.paths.workspace / exported.folder), chosen))
     file = run.paths.state / "examples.json"

@@ -25,6 +25,7 @@ from flows.ledger.facts import (
     trained,
 )
 from flows.ledger.steps import StepResult
+from flows.planning import budget_shares
 from flows.report.facts import collect
 from flows.report.verdict import verdict
 from flows.runner.phase_runner import GoalMissed
@@ -39,7 +40,7 @@ from nanogpt.units import duration
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_TOKENS, SAMPLE_TOKENS_WHEN_LATE = 400, 200
-DECODING_SECONDS, DECODING_SECONDS_WHEN_LATE = 3.0, 0.5
+LEAST_DECODING_SECONDS = 0.3
 WORKER_SECONDS = 3600.0  # what hangs must not hold a night's run for longer
 LEAST_PATIENCE = 300.0  # with an accelerator
 
@@ -69,7 +70,7 @@ def evaluation(run: Run) -> None:
 
 def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
     models: dict[str, ModelFigures] = {}
-    with_nanogpts_measure = _is_nanogpts_text(run) and not run.is_late("evaluation")
+    with_nanogpts_measure = _is_nanogpts_text(run) and not run.is_late
     for name in names:
         models[name] = _on_device(
             run,
@@ -98,7 +99,7 @@ def write_samples(run: Run) -> StepResult[Samples]:
         model_folder=run.paths.model(best),
         text_folder=run.paths.data / "text",
         temperatures=TEMPERATURES,
-        tokens=SAMPLE_TOKENS_WHEN_LATE if run.is_late("deployment") else SAMPLE_TOKENS,
+        tokens=SAMPLE_TOKENS_WHEN_LATE if run.is_late else SAMPLE_TOKENS,
         seed=_config(run, best).training.seed,
     )
     return StepResult(Samples(judged.prompts, judged.samples, judged.coherence, model=best))
@@ -106,7 +107,7 @@ def write_samples(run: Run) -> StepResult[Samples]:
 
 def measure_decoding(run: Run) -> StepResult[Decoded]:
     best = run.facts(EVALUATED).best
-    seconds = DECODING_SECONDS_WHEN_LATE if run.is_late("deployment") else DECODING_SECONDS
+    seconds = LEAST_DECODING_SECONDS if run.is_late else budget_shares.decoding_seconds(run.config.budget)
     speed: DecodingSpeed = _on_device(
         run, "nanogpt.evaluation.summary:decoding", model_folder=run.paths.model(best), max_seconds=seconds
     )
@@ -122,14 +123,15 @@ def compare_baselines(run: Run) -> StepResult[Baselines]:
 def run_fast_tests(run: Run) -> StepResult[Tests]:
     """The project's own fast tests, where nobody has run them with this code and these packages. Raises RuntimeError
     when one fails; that they take too long here says nothing against the models: it is reported."""
-    marker, seconds, log = run.ledger.marker(TESTS.step), _seconds_for_tests(run), run.paths.logs / "tests.log"
-    redo = TESTS.step in run.options.redo
-    before = own_tests.earlier(run.paths.all_states, marker.code) if marker and not redo else None
-    if before is not None:
+    seconds, log = _seconds_for_tests(run), run.paths.logs / "tests.log"
+    is_asked_for = TESTS.step in run.options.redo
+    before = own_tests.earlier(run.paths.all_states, run.ledger.code_of(_TESTS))
+    if before is not None and not is_asked_for:
         run.journal.message(f"the project's tests: {before.passed} passed before with this code and these packages")
         return StepResult(before, identity={"failed": 0})
-    if not seconds:
-        return StepResult(own_tests.not_run(run.config.budget), identity={"failed": 0})
+    if not seconds or (run.is_late and not is_asked_for):
+        reason = own_tests.LATE if seconds else own_tests.too_little(run.config.budget)
+        return StepResult(own_tests.not_run(reason), identity={"failed": 0})
     facts = own_tests.run_own_tests(seconds, log)
     where = run.paths.relative(log)
     if facts.failed:
@@ -191,8 +193,17 @@ def _data_folder(run: Run, name: str) -> Path:
 
 def _evaluate_trained(run: Run) -> StepResult[Evaluated]:
     """The models to judge: one that could not be trained is no reason to leave out the others."""
-    names = run.models()
-    return evaluate_models(run, [name for name in names if run.has_finished(trained(name))] or names)
+    names = [name for name in run.models() if run.has_finished(trained(name))] or run.models()
+    if run.is_late and len(names) > 1:
+        best = min(names, key=lambda name: _validation_loss(run, name))  # of the same tokens, for all of them
+        run.journal.message(f"the run is late: only {best}, whose validation loss is the lowest, is judged", "warning")
+        names = [best]
+    return evaluate_models(run, names)
+
+
+def _validation_loss(run: Run, name: str) -> float:
+    loss = run.facts(trained(name)).best_val_loss
+    return math.inf if loss is None else loss
 
 
 THIS = "flows/phases/evaluation.py"

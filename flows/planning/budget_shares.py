@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from flows.ledger.facts import FETCHED, SYSTEM, Key
-from flows.ledger.markers import FINISHED, MarkerFiles
+from flows.ledger.markers import FINISHED, STARTED, MarkerFiles, last_finished
 from nanogpt.machine import processor_name
 
 START_SECONDS = 12.5  # imports, Prefect's server, the end (measured 12.4 and 12.8)
@@ -16,19 +19,21 @@ LEAST_SECONDS = 10.0  # for a training that is planned again when its time is go
 LEAST_SHARE = 0.1  # of the budget for training, however short it is
 MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a short budget
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
-NOTICEABLY_SLOWER = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
+NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
+DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget
 
 # Steps whose time depends on the machine and the text alone: what the last run took is the best forecast.
 STEPS = {
     "environment": ("folders", "system", "device", "packages"),
     "implementation": ("checks",),
     "dataset": ("clean", "characters", "bpe"),
-    "evaluation": ("speed", "baselines", "tests"),
+    "evaluation": ("samples", "speed", "baselines"),
     "deployment": ("export", "examples"),
     "documentation": ("figures", "report"),
 }
+COMPARED = ("implementation", "dataset")  # pure computation; the first phase may wait for torch to come from the disk
 OF_THE_TEXT = ("dataset.clean", "dataset.characters", "dataset.bpe", "evaluation.baselines")
 
 
@@ -37,15 +42,36 @@ def measure_seconds(budget: float) -> float:
     return min(MEASURE_SECONDS, budget / 60)
 
 
+def decoding_seconds(budget: float) -> float:
+    """For the measurement of the decoding speed."""
+    return min(DECODING_SECONDS, budget / 200)
+
+
 def micro_batch_seconds(budget: float) -> float:
     """For the search for the fastest micro-batch; none in a short budget."""
     return min(60.0, budget / 100) if budget >= BUDGET_FOR_MICRO_BATCHES else 0.0
 
 
-def expected(state: Path, budget: float, text_bytes: int) -> dict[str, float]:
-    """Seconds of each phase but training, without judging the models: as the newest run under `state` took them on
-    this machine, else by experience."""
-    return {**by_experience(budget, text_bytes), **taken_before(state, text_bytes)}
+def expected(
+    state: Path,
+    budget: float,
+    text_bytes: int,
+    started: str = "",
+    done: Mapping[str, float] = MappingProxyType({}),
+    slowdown: float = 1.0,
+) -> dict[str, float]:
+    """Seconds of each phase but training, without judging the models: as the newest run under `state` before `started`
+    took them on this machine, else by experience.
+
+    `done`: seconds of the steps that this run has done so far. Phases not begun take as much longer or shorter as these
+    did, and `slowdown` times as long at least; never shorter than by experience alone.
+    """
+    experience, taken = by_experience(budget, text_bytes), taken_before(state, text_bytes, started)
+    phases = {**experience, **taken}
+    now = max(slowdown, slowness(done, phases))
+    begun = {step.partition(".")[0] for step in done}
+    factors = {name: 1.0 if name in begun else now if name in taken else max(1.0, now) for name in phases}
+    return {name: factors[name] * seconds for name, seconds in phases.items()}
 
 
 def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
@@ -62,8 +88,9 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
     }
 
 
-def taken_before(state: Path, text_bytes: int) -> dict[str, float]:
-    """Seconds of the phases that a run under `state` finished whole on this machine; of the text's, on as much text."""
+def taken_before(state: Path, text_bytes: int, started: str = "") -> dict[str, float]:
+    """Seconds of the phases that a run under `state` finished whole on this machine before `started`; of the text's, on
+    as much text."""
     seconds: dict[str, float] = {}
     folders = [folder for folder in state.glob("*/markers") if folder.is_dir()]
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):  # the newest has the last word
@@ -74,20 +101,18 @@ def taken_before(state: Path, text_bytes: int) -> dict[str, float]:
         for phase, names in STEPS.items():
             steps = [f"{phase}.{name}" for name in names]
             if same_text or not set(steps) & set(OF_THE_TEXT):
-                taken = [spent for step in steps if (spent := _seconds(markers, step)) is not None]
+                taken = [spent for step in steps if (spent := _seconds(markers, step, started)) is not None]
                 seconds |= {phase: sum(taken)} if len(taken) == len(steps) else {}
     return seconds
 
 
-def slowness(steps: Mapping[str, float], expected: Mapping[str, float]) -> float:
-    """How many times slower than `expected`, seconds by phase, this machine has proved in this run: a busy one takes
-    longer for all that comes, too. `steps`: the seconds of those that were done. 1 where it is no slower than short
-    phases vary."""
-    comparable = {phase: [steps.get(f"{phase}.{name}") for name in names] for phase, names in STEPS.items()}
-    done = {phase: seconds for phase, seconds in comparable.items() if None not in seconds and phase in expected}
-    taken = sum(second for seconds in done.values() for second in seconds if second is not None)
-    ratio = taken / max(1e-9, sum(expected[phase] for phase in done))
-    return ratio if ratio > NOTICEABLY_SLOWER else 1.0
+def slowness(done: Mapping[str, float], expected: Mapping[str, float]) -> float:
+    """How many times the `expected` seconds of its phases this machine took for the steps that are `done`: what is to
+    come will take as many. 1 where it is no more than short phases vary, and before anything can be compared."""
+    whole = {phase: [done.get(f"{phase}.{name}", math.nan) for name in STEPS[phase]] for phase in COMPARED}
+    taken = {phase: sum(seconds) for phase, seconds in whole.items() if not math.isnan(sum(seconds))}
+    ratio = sum(taken.values()) / sum(expected[phase] for phase in taken) if taken else 1.0
+    return 1.0 if 1 / NOTICEABLE <= ratio <= NOTICEABLE else ratio
 
 
 def training_seconds(budget: float, phases: dict[str, float]) -> float:
@@ -95,17 +120,13 @@ def training_seconds(budget: float, phases: dict[str, float]) -> float:
     return max(LEAST_SHARE * budget, budget * (1 - MARGIN) - sum(phases.values()) - START_SECONDS)
 
 
-def within(seconds: float, phases: dict[str, float]) -> dict[str, float]:
-    """`phases` as they are, or where they need more than `seconds`, their share of it."""
-    share = min(1.0, seconds / sum(phases.values()))
-    return {name: needed * share for name, needed in phases.items()}
-
-
 def _fact(markers: MarkerFiles, key: Key[Any], name: str) -> object:
     marker = markers.read(key.step)[0]
     return marker.facts.get(name) if marker else None
 
 
-def _seconds(markers: MarkerFiles, step: str) -> float | None:
+def _seconds(markers: MarkerFiles, step: str, started: str) -> float | None:
     marker = markers.read(step)[0]
+    if marker and started and marker.started_at[:19] >= started[:19]:  # of this run, which is to be compared
+        marker = last_finished(replace(marker, state=STARTED))
     return marker.seconds if marker and marker.state == FINISHED else None

@@ -192,9 +192,8 @@ def make_plan(
             left_out.append(LeftOut(config.name, planner.why_not(config, seconds, ladder[-1])))
     training = sum(model.seconds + CHILD_SECONDS for model in ladder)
     judging = sum(judging_seconds(model.config, speeds[model.name], corpus) for model in ladder)
-    needed = {**phases, "evaluation": phases["evaluation"] + judging}
-    others = budget_shares.within(max(0.0, budget - training - budget_shares.START_SECONDS), needed)
-    return Plan(budget, ladder, left_out, {**others, "training": training})
+    seconds_of = {**phases, "evaluation": phases["evaluation"] + judging, "training": training}
+    return Plan(budget, ladder, left_out, seconds_of)
 
 
 @dataclass(frozen=True)

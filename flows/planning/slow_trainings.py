@@ -13,7 +13,15 @@ from flows.ledger.steps import Json
 from nanogpt import durable
 
 FILE = "slow.json"
-SLOWER = 1.3  # times the planned seconds of a step
+SLOWER = 1.3  # times the planned seconds
+
+
+def slowdown(planned: PlannedModel, trained: Trained) -> float:
+    """How many times the planned seconds for a token a training took, with all that is done between the steps; 1 where
+    nothing was learned from."""
+    if not trained.tokens or not planned.seconds:
+        return 1.0
+    return (trained.seconds / trained.tokens) / (planned.seconds / planned.tokens)  # a step has as many tokens
 
 
 class SlowTrainings:
@@ -22,11 +30,8 @@ class SlowTrainings:
 
     def note(self, planned: PlannedModel, trained: Trained) -> bool:
         """Note a training that took more than SLOWER times what was planned; whether that is news."""
-        steps = planned.tokens / (trained.tokens / trained.step) if trained.step else 0
-        if not steps or trained.seconds / trained.step <= SLOWER * planned.seconds / steps:
-            return False
         known = self._read()
-        if known.get(planned.name) == trained.sha256:
+        if slowdown(planned, trained) <= SLOWER or known.get(planned.name) == trained.sha256:
             return False
         durable.write_note(self._file, {**known, planned.name: trained.sha256})
         return True

@@ -6,31 +6,69 @@ import math
 import os
 import shlex
 
-from flows.report.facts import RunFacts
+from flows.context.options import PATIENCE, SECONDS, STEPS
+from flows.ledger.facts import PLANNED
+from flows.report.facts import ModelFacts, RunFacts
 from nanogpt.data import sources
 
 OUTSIDE = ("/", "~", "..")  # what a path begins with that leads out of the checkout
 MORE_TIME = 4  # times the budget, for a model that is still learning
+ALLOWANCE = 1.5  # times the seconds that steps took, so that a busier machine can do them too
 
 
-def longer(facts: RunFacts, factor: float = MORE_TIME) -> str:
-    return with_budget(facts, factor * facts.budget_seconds)
+def longer(facts: RunFacts, model: ModelFacts | None, times: float = MORE_TIME, least_steps: int = 0) -> str:
+    """The run's command in which `model` trains `times` as long, and at least for `least_steps` steps.
+
+    What ended its training has to change: a setting that a person made, or else the budget.
+    """
+    trained = model.trained if model else None
+    if trained is None or not trained.step:
+        return with_budget(facts, times * facts.budget_seconds)
+    steps = max(math.ceil(times * trained.step), least_steps)
+    seconds_per_step, others = ALLOWANCE * trained.seconds / trained.step, _other_seconds(facts)
+    settings = {
+        "max_iters": (STEPS, steps),
+        "out of time": (SECONDS, math.ceil(steps * seconds_per_step)),
+        "early stopping": (PATIENCE, 0),
+    }
+    key, value = settings.get(trained.reason, ("", 0))
+    if key not in facts.length_settings:
+        return with_budget(facts, max(times * facts.budget_seconds, others + least_steps * seconds_per_step))
+    return with_option(with_budget(facts, others + steps * seconds_per_step), "--set", f"{key}={value}")
 
 
 def with_budget(facts: RunFacts, seconds: float) -> str:
-    """The run's command with a budget of at least `seconds`, in whole minutes or hours."""
+    """The run's command with a budget of at least `seconds`, in whole minutes or hours; as it is if it has that."""
+    if seconds <= facts.budget_seconds:
+        return facts.command
     minutes = math.ceil(seconds / 60)
     budget = f"{minutes}m" if minutes < 120 or minutes % 60 else f"{minutes // 60}h"
     return with_option(facts.command, "--budget", budget)
 
 
-def with_option(command: str, *words: str) -> str:
-    """`command` with an option replaced or added; --set is always added, for it may be given many times."""
-    parts = shlex.split(command)
-    if words[0] in parts and words[0] != "--set":
-        place = parts.index(words[0])
-        return shlex.join([*parts[:place], *words, *parts[place + len(words) :]])
-    return shlex.join([*parts, *words])
+def with_option(command: str, option: str, value: str | None = None) -> str:
+    """`command` with an option replaced or added; of --set, which may be given many times, that of the same key."""
+    words = _separated(shlex.split(command))
+    new = [option] if value is None else [option, value]
+    for place, (word, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
+        if word == option and (option != "--set" or _key(following) == _key(value)):
+            return shlex.join([*words[:place], *new, *words[place + len(new) :]])
+    return shlex.join([*words, *new])
+
+
+def _separated(words: list[str]) -> list[str]:
+    """`--option=value` as two words."""
+    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+
+
+def _key(setting: str | None) -> str:
+    return (setting or "").partition("=")[0].strip()
+
+
+def _other_seconds(facts: RunFacts) -> float:
+    """What the plan gives to the other phases."""
+    plan = facts.of(PLANNED)
+    return sum(phase.planned_seconds for phase in plan.phases if phase.name != "training") if plan else 0.0
 
 
 def shareable(command: str) -> str:
@@ -38,8 +76,7 @@ def shareable(command: str) -> str:
 
     Files of the checkout keep their place in it, but for texts, which are a person's own wherever they lie.
     """
-    given = shlex.split(command)
-    words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = _separated(shlex.split(command))
     kept: list[str] = []
     for option, word in zip(["", *words], words, strict=False):
         if "--workspace" in (option, word):

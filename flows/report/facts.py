@@ -92,6 +92,7 @@ class RunFacts:
     milestone_branch: str = ""
     milestone_problem: str = ""  # why there are none, or why they are on an unusual branch
     documents: list[str] | None = None  # names of those that were written; None before any
+    length_settings: list[str] = field(default_factory=list)  # that a person made: what ends a training
 
     def of(self, key: Key[F]) -> F | None:
         """The facts of a step, or None where it did not finish, or left facts of another form."""
@@ -133,6 +134,7 @@ def collect(run: Run) -> RunFacts:
         milestone_branch=run.milestones.branch,
         milestone_problem=run.milestones.problem() if run.config.milestones else "milestones are off",
         configs={name: config for name in names if (config := _config(run, name))},
+        length_settings=sorted(run.options.length_settings),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.ledger.facts import BASELINES, DEVICE, EVALUATED, MEASURED, PLANNED, Remedy
-from flows.report.commands import longer, with_option
+from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import ModelFacts, RunFacts
 from flows.report.judgement import NOTICEABLE, PLAN_TOLERANCE, best_model, trained_models
 from flows.report.markdown import code, safe
@@ -81,7 +81,7 @@ def _more_time(facts: RunFacts) -> Iterator[str]:
             yield (
                 f"**{safe(model.name)} was still learning:** validation loss fell by {1000 * fall:.3f} per 1,000 "
                 f"steps at the end (from {earlier['val_loss']:.4f} at step {earlier['step']:,} to "
-                f"{last['val_loss']:.4f} at step {last['step']:,}). Give it more time: {code(longer(facts))}."
+                f"{last['val_loss']:.4f} at step {last['step']:,}). Give it more time: {code(longer(facts, model))}."
             )
 
 
@@ -119,7 +119,7 @@ def _against_baselines(facts: RunFacts) -> Iterator[str]:
         value, name = min(stronger)
         yield (
             f"**The best model is no better than {safe(name)}:** {ours:.3f} against {value:.3f} bits per byte on the "
-            f"test split. It is undertrained for this text: {code(longer(facts))}."
+            f"test split. It is undertrained for this text: {code(longer(facts, best_model(facts)))}."
         )
 
 
@@ -131,7 +131,7 @@ def _smaller_beats_larger(facts: RunFacts) -> Iterator[str]:
         return
     yield (
         f"**{safe(best.name)} beats {safe(largest)}:** the larger one saw only {sizes[largest].step:,} steps. It needs "
-        f"more time: {code(longer(facts))}."
+        f"more time: {code(longer(facts, facts.model(largest)))}."
     )
 
 
@@ -143,7 +143,7 @@ def _little_data(facts: RunFacts) -> Iterator[str]:
     if ratio < ENOUGH_DATA / 4:
         yield (
             f"**{safe(best.name)} saw {ratio:.1f} tokens per parameter;** about {ENOUGH_DATA} is the best use of "
-            f"compute (Hoffmann et al. 2022). More time on the same model: {code(longer(facts))}."
+            f"compute (Hoffmann et al. 2022). More time on the same model: {code(longer(facts, best))}."
         )
 
 
@@ -157,7 +157,8 @@ def _memory_headroom(facts: RunFacts) -> Iterator[str]:
     if used < total / 4 and feasible:
         yield (
             f"**Memory is not the limit:** the peak was {byte_size(used)} of {byte_size(total)} "
-            f"({percent(used / total)}). With more time the plan can add {safe(feasible[0])}: {code(longer(facts))}."
+            f"({percent(used / total)}). With more time the plan can add {safe(feasible[0])}: "
+            f"{code(with_budget(facts, MORE_TIME * facts.budget_seconds))}."
         )
 
 
@@ -184,7 +185,7 @@ def _plan_missed(facts: RunFacts) -> Iterator[str]:
             yield (
                 f"**Phase {phase.number} {safe(phase.title)} took {duration(actual)}, planned {duration(planned)}** "
                 f"({percent(actual / planned - 1)} over). Close other programs, or allow for it: "
-                f"{code(longer(facts, 1.25))}."
+                f"{code(with_budget(facts, 1.25 * facts.budget_seconds))}."
             )
 
 

@@ -14,14 +14,14 @@ from flows.context.journal import Journal
 from flows.context.options import RunConfig, RunOptions
 from flows.context.paths import Paths
 from flows.context.watchdog import Watchdog
-from flows.ledger.facts import PLANNED, Key
+from flows.ledger.facts import PLANNED, Key, trained
 from flows.ledger.ledger import Ledger
 from flows.ledger.steps import Json, StepResult, StepSpec
 from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
 from flows.planning.memory_limits import MemoryLimits
-from flows.planning.slow_trainings import SlowTrainings
+from flows.planning.slow_trainings import SlowTrainings, slowdown
 from flows.runner.milestones import Milestones
 from flows.runner.phase_runner import PhaseRunner
 from flows.runner.sessions import Session
@@ -142,9 +142,22 @@ class Run:
 
     # -- phases
 
-    def is_late(self, phase: str) -> bool:
-        """Whether less is left of the budget than `phase` and those after it are planned to take."""
-        return self.clock.left < self.facts(PLANNED).seconds_from(phase)
+    @property
+    def is_late(self) -> bool:
+        """Whether the phase under way and those after it would outlast the budget, as slow as this machine has proved
+        since they were planned. A phase that a person asks for alone takes what it takes."""
+        if self.options.only is not None or not self.has_finished(PLANNED):
+            return False
+        plan, phase = self.facts(PLANNED), self.phase_runner.running()
+        taken = sum(step.seconds for step in self.step_runner.records(phase) if step.state == "done")
+        to_come = max(0.0, self._slowness() * plan.phase_seconds(phase) - taken)
+        return self.clock.left < to_come + self._slowness() * plan.seconds_after(phase)
+
+    def _slowness(self) -> float:
+        """How many times the planned seconds the last training of this session took: what follows will, too."""
+        done = {step.name for step in self.step_runner.records("training") if step.state == "done"}
+        ladder = [model for model in self.facts(PLANNED).ladder if trained(model.name).step in done]
+        return max([1.0] + [slowdown(model, self.facts(trained(model.name))) for model in ladder[-1:]])
 
     def run_phase(self, phase: Phase) -> None:
         """Run a phase. Its failure is recorded, and never stops what can still run."""

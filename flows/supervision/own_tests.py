@@ -7,19 +7,24 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
 
 from flows.context.paths import CHECKOUT
+from flows.ledger.code_digests import EDITED
 from flows.ledger.facts import TESTS, Tests
-from flows.ledger.markers import MarkerFiles, last_finished
+from flows.ledger.markers import FAILED, Marker, MarkerFiles, last_finished
 from nanogpt import durable
+from nanogpt.machine import processor_name
 from nanogpt.records import from_json
 
 COMMAND = ("-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "tests/nanogpt")
 SHARE = 0.05  # of the budget, at most
 MOST_SECONDS = 600.0  # a suite that hangs
 LEAST_SECONDS = 10.0  # below, they are not begun: most of it is the start of Python and torch
+USUAL_SECONDS = 20.0  # of processor time on an AMD EPYC core of 2.6 GHz, nearly all of it in one thread
+LATE = "the run is late, and no time is left for them"
 
 
 def seconds_allowed(budget: float) -> float:
@@ -28,24 +33,43 @@ def seconds_allowed(budget: float) -> float:
     return seconds if seconds >= LEAST_SECONDS else 0.0
 
 
+def seconds_expected(budget: float, states: Path, code: dict[str, str]) -> float:
+    """What a plan sets aside for them."""
+    return 0.0 if earlier(states, code) else min(USUAL_SECONDS, seconds_allowed(budget))
+
+
+def too_little(budget: float) -> str:
+    """Why they are not run within a short budget."""
+    return f"{SHARE:.0%} of the budget, {SHARE * budget:.1f} s, are too little for them"
+
+
 def earlier(states: Path, code: dict[str, str]) -> Tests | None:
-    """What they gave before in this workspace, in any run, with the same code and the same packages."""
-    packages = packages_digest()
-    for folder in sorted(states.glob("*/markers")):
-        finished = last_finished(MarkerFiles(folder).read(TESTS.step)[0])
-        if finished is None or finished.code != code:
-            continue
-        try:
-            facts = from_json(Tests, finished.facts)
-        except ValueError:
-            continue
-        if facts.packages == packages and facts.has_finished:
-            return facts
+    """What they gave before in this workspace, in any run, with the same code, packages, Python and processor; None
+    where the last attempt of a run at this code has failed."""
+    found = [MarkerFiles(folder).read(TESTS.step)[0] for folder in sorted(states.glob("*/markers"))]
+    markers = [marker for marker in found if marker is not None]
+    if EDITED in code.values() or any(marker.code == code and _failed_last(marker) for marker in markers):
+        return None
+    surroundings = surroundings_digest()
+    for finished in filter(None, map(last_finished, markers)):
+        facts = _facts(finished)
+        if finished.code == code and facts and facts.surroundings == surroundings and facts.has_finished:
+            return facts if facts.taken_from else replace(facts, taken_from=finished.finished_at[:16])
     return None
 
 
-def not_run(budget: float) -> Tests:
-    reason = f"{SHARE:.0%} of the budget, {SHARE * budget:.1f} s, are too little for them"
+def _failed_last(marker: Marker) -> bool:
+    return marker.state == FAILED or any(attempt.ended.startswith("failed") for attempt in marker.history[-1:])
+
+
+def _facts(finished: Marker) -> Tests | None:
+    try:
+        return from_json(Tests, finished.facts)
+    except ValueError:
+        return None
+
+
+def not_run(reason: str) -> Tests:
     return Tests(command=_shown(), passed=0, failed=0, skipped=0, seconds=0.0, timed_out=False, tail="", not_run=reason)
 
 
@@ -74,13 +98,14 @@ def run_own_tests(seconds: float, log: Path) -> Tests:
         seconds=round(time.monotonic() - began, 1),
         timed_out=timed_out,
         tail="\n".join(last),
-        packages=packages_digest(),
+        surroundings=surroundings_digest(),
     )
 
 
-def packages_digest() -> str:
-    """Of the names and versions of all that is installed."""
-    return durable.digest(sorted(f"{package.name} {package.version}" for package in distributions()))
+def surroundings_digest() -> str:
+    """Of the names and versions of all that is installed, of Python's own, and of the processor."""
+    packages = sorted(f"{package.name} {package.version}" for package in distributions())
+    return durable.digest([*packages, sys.version, processor_name()])
 
 
 def _shown() -> str:

@@ -1,6 +1,7 @@
 """How well a model predicts a whole split: loss, perplexity, bits per byte. No random batches, no sampling error."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,7 @@ import torch
 from nanogpt.data.data_loader import IGNORED, windows
 from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.faults import NonFiniteError, UserError
-from nanogpt.results import Evaluation
-
-NANOGPT_WINDOW = 64
+from nanogpt.results import NANOGPT_WINDOW, Evaluation
 
 
 @torch.no_grad()
@@ -61,15 +60,19 @@ def evaluate_split(
     return evaluate(model, opened.tokens, window, opened.bytes, device)
 
 
-def nanogpt_measure(model: torch.nn.Module, data_folder: Path, device: str = "cpu") -> Evaluation:
-    """nanoGPT's own yardstick for characters: windows of 64 over its validation split, the last tenth of the text.
+def nanogpt_measure(model: torch.nn.Module, data_folder: Path, device: str = "cpu") -> float:
+    """Loss by nanoGPT's own yardstick for characters: windows of 64 over its validation split, the last tenth of the
+    text.
 
-    With the default fractions that tenth is our val and test together. nanoGPT draws 200 random batches from it;
-    this covers it whole. Raises UserError for a data folder that is not of characters.
+    With the default fractions that tenth is our val and test together. nanoGPT draws 200 random batches from it; this
+    covers both whole. Raises UserError for a data folder that is not of characters.
     """
     kind = read_manifest(data_folder).tokenizer.name
     if kind != "char":
         raise UserError(f"{data_folder}: nanoGPT's measure is of characters, this data is of {kind} tokens")
-    held_out = [open_split(data_folder, split) for split in ("val", "test")]
-    tokens = np.concatenate([split.tokens for split in held_out])
-    return evaluate(model, tokens, NANOGPT_WINDOW, sum(split.bytes for split in held_out), device)
+    return mean_loss([evaluate_split(model, data_folder, split, NANOGPT_WINDOW, device) for split in ("val", "test")])
+
+
+def mean_loss(parts: Sequence[Evaluation]) -> float:
+    """Nats a token over several splits."""
+    return sum(part.loss * part.tokens for part in parts) / sum(part.tokens for part in parts)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from nanogpt import device as devices
 from nanogpt.data.preprocessing import read_split
-from nanogpt.data.shards import open_split, read_manifest
+from nanogpt.data.shards import read_manifest
 from nanogpt.evaluation import speed
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
-from nanogpt.evaluation.perplexity import NANOGPT_WINDOW, evaluate, nanogpt_measure
+from nanogpt.evaluation.perplexity import evaluate_split, mean_loss, nanogpt_measure
 from nanogpt.inference.engine import Engine
-from nanogpt.results import Coherence, DecodingSpeed, Evaluation, JudgedSample, JudgedSamples, ModelFigures
+from nanogpt.results import NANOGPT_WINDOW, Coherence, DecodingSpeed, JudgedSample, JudgedSamples, ModelFigures
 
 PROMPT_CHARACTERS = 60
 MEASURE = "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text"
@@ -28,17 +28,16 @@ def summarise(
     devices.reset_peak_memory(device)
     model = Engine.from_folder(model_folder, device).model
     block_size = model.config.block_size
-
-    def on(name: str) -> Evaluation:
-        split = open_split(data_folder, name)
-        return evaluate(model, split.tokens, block_size, split.bytes, device)
-
     tokenizer = read_manifest(data_folder).tokenizer.name
-    comparable = with_nanogpts_measure and tokenizer == "char" and block_size >= NANOGPT_WINDOW
+    val, test = (evaluate_split(model, data_folder, split, block_size, device) for split in ("val", "test"))
+    nanogpt_loss = None
+    if with_nanogpts_measure and tokenizer == "char" and block_size >= NANOGPT_WINDOW:
+        same_windows = block_size == NANOGPT_WINDOW
+        nanogpt_loss = mean_loss([val, test]) if same_windows else nanogpt_measure(model, data_folder, device)
     return ModelFigures(
-        val=on("val"),
-        test=on("test"),
-        nanogpt_loss=nanogpt_measure(model, data_folder, device).loss if comparable else None,
+        val=val,
+        test=test,
+        nanogpt_loss=nanogpt_loss,
         parameters=model.num_parameters(),
         tokenizer=tokenizer,
         block_size=block_size,
