@@ -154,7 +154,7 @@ def _server(run: Run, terminal: Terminal) -> Server | None:
 
     nothing_to_do = all(row.state == "kept" for row in status.decisions(run))
     if nothing_to_do and healthy_record(run.paths.prefect_home) is None:
-        terminal.message("All is done already: no Prefect server was running, and none is started for that.")
+        terminal.message("Nothing is left to do: no Prefect server is started for that.")
         return None
     server = connect(run.paths.prefect_home, run.journal.log, run.config.port)
     if server is None:

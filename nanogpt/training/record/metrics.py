@@ -131,11 +131,6 @@ def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
     return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
 
 
-def read_events(model_folder: Path) -> list[TrainerEvent]:
-    """The rows of a model's events.jsonl."""
-    return [event for row in read_rows(model_folder / "events.jsonl") if (event := as_event(row))]
-
-
 def as_event(row: Row) -> TrainerEvent | None:
     """A row of events.jsonl; None for one that is none."""
     try:
