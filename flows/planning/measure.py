@@ -1,4 +1,4 @@
-"""The speed of each model that might be trained, measured here: real steps, and what goes on between them.
+"""The speed of each model that might be trained, measured here: real steps, and what happens between them.
 
 Only a lack of memory makes a model smaller or leaves it out; what else ends a measurement is somebody else's to mend.
 """

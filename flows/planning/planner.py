@@ -31,7 +31,7 @@ EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole valida
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 LEAST_AFTER_WARMUP = 30  # steps
-WORTH_GOING_ON = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
+WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
 SIMILAR = 1.03  # expected losses within this share count as equal: the estimate is no better; the larger model wins
@@ -213,7 +213,7 @@ class _Planner:
         if self.fixed:
             return [self.sized(first, self.left_for(first, seconds), "the model that --config names")]
         alone = self.sized(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
-        if done and alone.config.training.max_iters < WORTH_GOING_ON * done.config.training.max_iters:
+        if done and alone.config.training.max_iters < WORTH_CONTINUING * done.config.training.max_iters:
             alone = done
         share = done or self.sized(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
         rest = self.left_for(first, seconds) - share.seconds
