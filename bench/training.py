@@ -41,6 +41,11 @@ from nanogpt.training.record.metrics import read_rows
 
 SECONDS = 8  # of steps on an equal shape, a side and round
 WARM_UP_STEPS = 5  # a compiler works in the first ones
+PRECISIONS = [
+    "nanoGPT's recipe computes in float32, this project in bfloat16 where the processor multiplies it in hardware.",
+    "Where it does not, both compute in float32, and the times above say nothing about that.",
+    "",
+]
 LARGE_PRODUCT = {"cpu": 1024, "cuda": 8192}  # rows of the matrices whose product is the machine's peak
 
 
@@ -279,7 +284,7 @@ def report(device: str, race: Race, theirs: list[dict], ours: list[dict], speeds
         f"| nanoGPT | {their_seconds:.1f} | {their_loss:.4f} | {theirs[0]['parameters']:,} | {known.steps:,} |",
         f"| this project | {our_seconds:.1f} | {our_loss:.4f} | {ours[0]['parameters']:,} | {race.steps:,} |",
         "", f"**{their_seconds / our_seconds:.1f} times faster**; it {reached} {known.loss}, where nanoGPT is known "
-        "to end.", "",
+        "to end.", "", *(PRECISIONS if device == "cpu" else []),
         "## Tokens a second on equal shapes (GPT-2's architecture, AdamW, both)", "",
         "| shape | nanoGPT | this project | ratio | FLOP/s | share of a matrix product's |",
         "|---|---|---|---|---|---|",
