@@ -399,7 +399,7 @@ def is_reachable(url: str) -> bool:
     try:
         with urlopen(url + "/", timeout=5):
             return True
-    except (OSError, ValueError):  # ValueError: a proxy whose address is none
+    except (OSError, ValueError):  # ValueError: a proxy whose address cannot be read
         return False
 
 

@@ -1,4 +1,4 @@
-"""Budget + measured speed + memory + data -> the ladder of models to train, and for each one left out, why.
+"""Budget + measured speed + memory + data -> the models to train, smallest first, and for each one left out, why.
 
 Pure arithmetic on measured figures: the same measurements and the same budget give the same plan.
 """
@@ -46,7 +46,7 @@ LARGEST_ALPHABET = 512
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One model of the ladder: its resolved configuration and what is expected of it."""
+    """One model to train: its resolved configuration and what is expected of it."""
 
     config: Config
     parameters: int
@@ -168,7 +168,7 @@ def make_plan(
     trained: Sequence[ModelPlan] = (),
     seconds: float | None = None,
 ) -> Plan:
-    """The ladder for `budget` seconds, of which the other phases take `phases` (flows.planning.budget_shares), in
+    """The models to train in `budget` seconds, of which other phases take `phases` (flows.planning.budget_shares), in
     `training_bytes` of memory.
 
     In the middle of the training a plan is made again: `trained` are done, and stay as they are or continue; `seconds`

@@ -209,7 +209,7 @@ class Scene:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def left_over(self) -> list[str]:
-        """Processes of this scene that live though every command has ended; a server for pages is none of them."""
+        """Processes of this scene that live though every command has ended; the server for pages is not counted."""
         return [words_of(process) for process in marked(str(self.workspace)) if not is_server(process)]
 
     def close(self) -> None:

@@ -137,7 +137,7 @@ def read_events(model_folder: Path) -> list[TrainerEvent]:
 
 
 def as_event(row: Row) -> TrainerEvent | None:
-    """A row of events.jsonl; None for one that is none."""
+    """A row of events.jsonl; None for a line that cannot be read as one."""
     try:
         return from_json(TrainerEvent, row)
     except ValueError:
