@@ -2,7 +2,8 @@
 
 For each configuration one checkpoint of everything and one of the best weights alone, as at the default interval, as
 a share of the training steps between two of them. Both in this process's CPU time, one thread, the least of several:
-other work on the machine hardly changes it. What the disk adds is told beside it: the least wall time of a whole save.
+other work on the machine hardly changes it. What the disk adds is a figure of its own: the least wall time of a whole
+save.
 """
 
 import argparse

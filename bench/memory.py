@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from bench.this_machine import this_machine
 from nanogpt.config import Config, load_config
-from nanogpt.machine import cores, processor_name
 from nanogpt.measure.batch_finder import SeparateProcess
 from nanogpt.measure.memory import likely_precision, predict
 
@@ -28,14 +28,18 @@ MIB = 2**20
 DOCUMENT = ROOT / "docs" / "memory.md"
 HEAD = """# Memory: predicted and measured
 
-`nanogpt plan CONFIG` tells before anything is built how much memory a training takes; the formulae are in
-`nanogpt/measure/memory.py`. Here each prediction stands beside the peak of real steps (forward, backward, update) in
+`nanogpt plan CONFIG` says before anything is built how much memory a training takes; the formulae are in
+`nanogpt/measure/memory.py`. Here each prediction stands next to the peak of real steps (forward, backward, update) in
 a fresh process, above what that process held after a step of a negligible model. On the CPU that is the resident set,
 on CUDA `max_memory_allocated`. No evaluation is made. "recomputed" is `device.gradient_checkpointing: true`.
 
 On Linux a process holds more than its tensors: memory that was freed between tensors that live on is not always used
 again. `allocator` in the table of `nanogpt plan` is that share; it was fitted to these rows.
 The heap grows for three or four steps: rows of one or two, on a machine that had no time for more, are measured low.
+
+The share of the libraries differs between processors: 18 MiB where bfloat16 is multiplied in hardware (AMX or AVX-512
+BF16), 8 MiB on one with AVX2 alone (micro). Where bfloat16 is emulated, attention takes copies in float32; the formulae
+know that, and no row below was measured there unless the next line says so.
 
 """
 
@@ -96,7 +100,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/memory.md")
     arguments = parser.parse_args()
     found = rows(arguments.models, arguments.micro_batch, arguments.seconds)
-    machine = f"{processor_name()}, {cores()} cores, torch {torch.__version__}, {DEVICE}, {date.today().isoformat()}."
+    machine = f"{this_machine()}, {DEVICE}, {date.today().isoformat()}."
     if arguments.write:
         DOCUMENT.write_text(f"{HEAD}{machine}\n\n{table(found)}\n", encoding="utf-8")
 

@@ -2,28 +2,28 @@
 
 Each training has a fixed number of steps. Its seconds are predicted as phase 3 does, from a measurement of a few
 seconds before it, and then it is trained by the trainer itself. `--write` puts the table into docs/plan.md.
-Beside other work the figures say little: a quiet machine is needed.
+It needs a quiet machine: with other work on it the figures say little.
 """
 
 import argparse
-import platform
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from flows.machine.worker import Worker
-
-from flows.context.options import CHECKOUT
-from flows.phases.configuration import CHOOSING_SHARE
-from flows.planning import budget as pace
+from bench.this_machine import this_machine
+from flows.context.paths import CHECKOUT
+from flows.ledger.facts import MeasuredModel
 from flows.planning import forecast, planner
-from nanogpt import durable, machine
+from flows.planning.budget_shares import MEASURE_SECONDS, by_experience
+from flows.planning.measure import CHOOSING_SHARE
+from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config, save_config
 from nanogpt.data import preprocessing, shards
-from nanogpt.records import to_json
-from nanogpt.results import Rehearsal
+from nanogpt.process.worker import Worker
+from nanogpt.results import Rehearsal, StepSpeed
 
 TRAININGS = [("micro", 300), ("micro", 1000), ("tiny_model", 200), ("tiny_model", 500), ("small_model", 12)]
 PLENTY = 86400.0  # seconds: nothing is cut short
@@ -57,15 +57,13 @@ def measure(text: Path, folder: Path, models: list[str] | None) -> list[dict]:
         if models and name not in models:
             continue
         config = fixed(name, steps)
-        speed = forecast.speed_of(
-            name, to_json(rehearse(config.with_changes({"model.vocab_size": alphabet + 1}), folder))
-        )
-        plan = planner.make_plan([config], {name: speed}, {}, PLENTY, pace.by_experience(PLENTY, corpus.bytes), corpus,
+        speed = forecast.Speed.of(name, rehearse(config.with_changes({"model.vocab_size": alphabet + 1}), folder))
+        plan = planner.make_plan([config], {name: speed}, {}, PLENTY, by_experience(PLENTY, corpus.bytes), corpus,
                                  2**60, True, frozenset())  # fmt: skip
-        [rung] = plan.ladder
-        rows.append({"name": name, "steps": steps, "predicted": rung.seconds, "step": speed.seconds_per_step,
-                     "beside": forecast.seconds_beside_steps(rung.config, speed, corpus),
-                     **train(rung.config, folder, f"{name}-{steps}")})  # fmt: skip
+        [model] = plan.ladder
+        between = forecast.seconds_between_steps(model.config, speed, corpus)
+        seconds = train(model.config, folder, f"{name}-{steps}")
+        rows.append({"name": name, "steps": steps, "predicted": model.seconds, "between": between, **seconds})
         print(rows[-1], flush=True)
     return rows
 
@@ -76,18 +74,27 @@ def fixed(name: str, steps: int) -> Config:
     return load_config(CHECKOUT / f"configs/{name}.yaml", changes)
 
 
-def rehearse(config: Config, folder: Path) -> Rehearsal:
+def rehearse(config: Config, folder: Path) -> MeasuredModel:
     """As phase 3 measures, in a process of its own."""
     worker = Worker(folder / "worker.log")
     try:
-        chosen = worker.call("nanogpt.measure.profiler:choose_precision_and_threads", config=config.model_dump(),
-                             device="cpu", seconds=CHOOSING_SHARE * pace.MEASURE_SECONDS)  # fmt: skip
-        settled = config.with_changes({"device.mixed_precision": chosen.mixed_precision,
-                                       "device.threads": chosen.threads})  # fmt: skip
-        return worker.call("nanogpt.measure.rehearsal:rehearse", config=settled.model_dump(), device="cpu",
-                           folder=str(folder), seconds=(1 - CHOOSING_SHARE) * pace.MEASURE_SECONDS)  # fmt: skip
+        chosen: StepSpeed = worker.call(
+            "nanogpt.measure.profiler:choose_precision_and_threads",
+            config=config.model_dump(),
+            device="cpu",
+            seconds=CHOOSING_SHARE * MEASURE_SECONDS,
+        )
+        settled = config.with_changes(
+            {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
+        )
+        speed: Rehearsal = worker.call("nanogpt.measure.rehearsal:rehearse", config=settled.model_dump(), device="cpu",
+                                       folder=str(folder), seconds=(1 - CHOOSING_SHARE) * MEASURE_SECONDS)  # fmt: skip
     finally:
         worker.close()
+    training = settled.training
+    return MeasuredModel(**{**asdict(speed), "share_of_peak": speed.share_of_matmul}, batch_size=training.batch_size,
+                         gradient_accumulation=training.gradient_accumulation, gradient_checkpointing=False,
+                         longest_window=None, micro_batch=training.batch_size)  # fmt: skip
 
 
 def train(config: Config, folder: Path, name: str) -> dict:
@@ -103,14 +110,13 @@ def train(config: Config, folder: Path, name: str) -> dict:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        f"{machine.processor_name()}, {platform.machine()}, {machine.cores()} cores; each training predicted from a "
-        f"measurement of {pace.MEASURE_SECONDS:.0f} s before it.", "",
-        "| model | steps | predicted | of it beside the steps | taken | taken / predicted | its process |",
+        f"{this_machine()}; each training predicted from a measurement of {MEASURE_SECONDS:.0f} s before it.", "",
+        "| model | steps | predicted | of it between the steps | taken | taken / predicted | its process |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in rows:
         lines.append(
-            f"| {row['name']} | {row['steps']:,} | {row['predicted']:.1f} s | {row['beside']:.1f} s "
+            f"| {row['name']} | {row['steps']:,} | {row['predicted']:.1f} s | {row['between']:.1f} s "
             f"| {row['taken']:.1f} s | {row['taken'] / row['predicted']:.2f} | {row['process']:.1f} s |"
         )
     return "\n".join(lines) + "\n"

@@ -5,7 +5,8 @@ bfloat16 where the processor has it: the product's model, optimizer, schedule an
 bench/variants.py changes. The measure is nanoGPT's: windows of 64 over the last tenth of the text.
 
 Results are kept in docs/recipe.json; what is there is not trained again. `--write` makes docs/recipe.md of it. Losses
-do not depend on how busy the machine is; the cost of a variant is given in floating point operations.
+do not depend on how busy the machine is, but another kind of processor rounds in another way: each names its own. The
+cost of a variant is given in floating point operations.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import yaml
 from torch import Tensor
 
 from bench import variants
+from bench.this_machine import this_machine
 from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
@@ -37,6 +39,8 @@ from nanogpt.training.update import optimizer as optimizers
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.training.update.schedule import factor_at, planned_cool_down
 
+# Trainings of before the kind of machine was written down. What is known of it: the name and that bfloat16 was taken.
+UNRECORDED = "an Intel(R) Xeon(R) Processor, torch 2.13.0+cpu, products in bfloat16 (by AMX or AVX-512: not recorded)"
 STUDIES = CHECKOUT / "bench/recipe.yaml"
 RESULTS = CHECKOUT / "docs/recipe.json"
 
@@ -121,7 +125,7 @@ def train(config: str, variant: Variant, seed: int, data: Path) -> dict:
         losses[f"average {decay}"] = training.validation_loss()
     return {
         **{name: round(loss, 4) for name, loss in losses.items()}, "tokens": training.tokens,
-        "flops": training.flops, "parameters": training.model.num_parameters(),
+        "flops": training.flops, "parameters": training.model.num_parameters(), "machine": this_machine(),
     }  # fmt: skip
 
 
@@ -218,9 +222,9 @@ class Training:
 def report(studies: list[Study], results: dict) -> str:
     lines = [
         "# The recipe, measured", "",
-        f"Made by `python -m bench.recipe --data FILE --write` from `docs/recipe.json` ({devices.processor_name()}, "
-        f"torch {torch.__version__}, one thread, products in bfloat16); the trainings are listed in "
+        "Made by `python -m bench.recipe --data FILE --write` from `docs/recipe.json`; the trainings are listed in "
         "`bench/recipe.yaml`, and what is no setting of the product is in `bench/variants.py`.", "",
+        "One thread on " + "; ".join(sorted({row.get("machine", UNRECORDED) for row in results.values()})) + ".", "",
         "Tiny Shakespeare's characters. The loss is nanoGPT's measure, nats a character over the last tenth of the "
         f"text in windows of 64; the mark to reach is {NANOGPT_CPU_RECIPE.loss}, where {NANOGPT_CPU_RECIPE.title} ends "
         f"after {NANOGPT_CPU_RECIPE.steps:,} steps. Operations are those of forward, backward and Muon's update.", "",

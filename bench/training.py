@@ -24,6 +24,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from bench.this_machine import this_machine
 from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
@@ -40,6 +41,11 @@ from nanogpt.training.record.metrics import read_rows
 
 SECONDS = 8  # of steps on an equal shape, a side and round
 WARM_UP_STEPS = 5  # a compiler works in the first ones
+PRECISIONS = [
+    "nanoGPT's recipe computes in float32, this project in bfloat16 where the processor multiplies it in hardware.",
+    "Where it does not, both compute in float32, and the times above say nothing about that.",
+    "",
+]
 LARGE_PRODUCT = {"cpu": 1024, "cuda": 8192}  # rows of the matrices whose product is the machine's peak
 
 
@@ -265,20 +271,20 @@ def report(device: str, race: Race, theirs: list[dict], ours: list[dict], speeds
     their_loss, our_loss = (median(row["loss"] for row in side) for side in (theirs, ours))
     known = race.theirs
     reached = "reaches" if our_loss <= known.loss else "does not reach"
-    machine = devices.describe(device).name
+    machine = this_machine() if device == "cpu" else f"{devices.describe(device).name}, torch {torch.__version__}"
     peaks = {name: devices.matmul_rate(device, getattr(torch, name), LARGE_PRODUCT[device])
              for name in ("float32", "bfloat16")}  # fmt: skip
     lines = [
         "# Training against nanoGPT", "",
         "Made by `python -m bench.training --nanogpt DIR --data FILE --write`"
-        f"{'' if device == 'cpu' else f' with `--device {device}`'}: {machine}, {devices.physical_cores()} cores, "
-        f"torch {torch.__version__}, {len(ours)} rounds, alternating, medians.", "",
+        f"{'' if device == 'cpu' else f' with `--device {device}`'}: {machine}; "
+        f"{len(ours)} rounds, alternating, medians.", "",
         f"## To the loss of {race.title}", "",
         f"| | seconds of training | loss, windows of {known.window} | parameters | steps |", "|---|---|---|---|---|",
         f"| nanoGPT | {their_seconds:.1f} | {their_loss:.4f} | {theirs[0]['parameters']:,} | {known.steps:,} |",
         f"| this project | {our_seconds:.1f} | {our_loss:.4f} | {ours[0]['parameters']:,} | {race.steps:,} |",
         "", f"**{their_seconds / our_seconds:.1f} times faster**; it {reached} {known.loss}, where nanoGPT is known "
-        "to end.", "",
+        "to end.", "", *(PRECISIONS if device == "cpu" else []),
         "## Tokens a second on equal shapes (GPT-2's architecture, AdamW, both)", "",
         "| shape | nanoGPT | this project | ratio | FLOP/s | share of a matrix product's |",
         "|---|---|---|---|---|---|",

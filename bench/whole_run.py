@@ -5,16 +5,20 @@ the facts that the run left. `--write` puts the table into docs/whole_run.md.
 """
 
 import argparse
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from flows.context.options import CHECKOUT, PHASES, seconds_of
+from bench.this_machine import this_machine
+from flows.context.command_words import seconds_of
+from flows.context.paths import CHECKOUT
+from flows.ledger.facts import BASELINES, EVALUATED
+from flows.report.facts import RunFacts
 from nanogpt import durable
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
+from nanogpt.records import from_json
 
 
 def main() -> int:
@@ -39,7 +43,7 @@ def measure(budget: str, mirror: str | None) -> dict:
         if mirror:
             command += ["--set", f"data.mirror={mirror}"]
         first, again = timed(command), timed(command)
-        facts = durable.read_json(Path(workspace) / "reports/default/facts.json")
+        facts = from_json(RunFacts, durable.read_json(Path(workspace) / "reports/default/facts.json"))
         stop = [sys.executable, "-m", "flows.prefect_server", "stop", f"{workspace}/state/.prefect"]
         subprocess.run(stop, cwd=CHECKOUT, check=False)
     return {"budget": budget, "seconds": first, "again": again, "facts": facts}
@@ -52,24 +56,23 @@ def timed(command: list[str]) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    machine = rows[0]["facts"]["steps"]["environment.device"]
     lines = [
         "# The whole run against the clock",
         "",
         "Made by `python -m bench.whole_run --write`, from nothing to the report, set-up of packages aside.",
-        f"{machine['name']}, {platform.machine()}, {rows[0]['facts']['steps']['environment.system']['cores']} cores.",
+        f"{this_machine()}.",
         "",
         "| budget | took | again, all cached | models | best | nanoGPT's measure | test bits per byte | 5-gram |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        steps = row["facts"]["steps"]
-        evaluated, grams = steps["evaluation.models"], steps["evaluation.baselines"]["bits_per_byte"]
-        best = evaluated["models"][evaluated["best"]]
+        evaluated, baselines = row["facts"].of(EVALUATED), row["facts"].of(BASELINES)
+        best = evaluated.models[evaluated.best]
         lines.append(
             f"| {row['budget']} ({seconds_of(row['budget']):.0f} s) | {row['seconds']:.1f} s | {row['again']:.1f} s "
-            f"| {', '.join(evaluated['models'])} | {evaluated['best']} ({best['parameters'] / 1e6:.2f} M) "
-            f"| {best['nanogpt_loss']:.4f} | {best['test']['bits_per_byte']:.3f} | {grams['5-gram']:.3f} |"
+            f"| {', '.join(evaluated.models)} | {evaluated.best} ({best.parameters / 1e6:.2f} M) "
+            f"| {best.nanogpt_loss:.4f} | {best.test.bits_per_byte:.3f} "
+            f"| {baselines.bits_per_byte['5-gram']:.3f} |"
         )
     lines += [
         "",
@@ -81,13 +84,10 @@ def table(rows: list[dict]) -> str:
         "| phase | " + " | ".join(f"{row['budget']} planned | {row['budget']} taken" for row in rows) + " |",
         "|---" * (1 + 2 * len(rows)) + "|",
     ]
-    for number, phase in enumerate(PHASES):
-        cells = []
-        for row in rows:
-            facts = row["facts"]["phases"][number]
-            taken = f"{facts['seconds']:.1f}" if facts["seconds"] is not None else "-"
-            cells += [f"{facts['planned_seconds']:.1f}", taken]
-        lines.append(f"| {number + 1} {phase} | " + " | ".join(cells) + " |")
+    for phases in zip(*(row["facts"].phases for row in rows), strict=True):
+        seconds = [each for phase in phases for each in (phase.planned_seconds, phase.seconds)]
+        cells = ["-" if each is None else f"{each:.1f}" for each in seconds]
+        lines.append(f"| {phases[0].number} {phases[0].name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

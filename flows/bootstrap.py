@@ -1,4 +1,4 @@
-"""Finds or makes the environment that a command needs and goes on inside it. Standard library only.
+"""Finds or makes the environment that a command needs and continues inside it. Standard library only.
 
     from flows.bootstrap import ensure
     ensure("flows.full_run", sys.argv[1:])     # before every other import of the command
@@ -102,7 +102,7 @@ def ensure(module: str, argv: List[str], extras: Sequence[str] = (), answers: Op
 
 
 def suits(extras: Sequence[str]) -> bool:
-    """Whether the command can go on in this very interpreter."""
+    """Whether the command can continue in this very interpreter."""
     if sys.version_info < OLDEST:
         return False
     if inside_venv():
@@ -278,7 +278,7 @@ def set_up(extras: Sequence[str], outlives_terminal: bool) -> None:
                 install(state, sorted(set(extras) | stamped_extras()), lock)
                 say(f"The environment is ready after {time.monotonic() - started:.0f} s.")
     except KeyboardInterrupt:
-        give_up("Stopped. The same command goes on.", code=130)
+        give_up("Stopped. The same command continues.", code=130)
     except OSError as error:
         give_up(f"Cannot make .venv: {error}")
 
@@ -320,7 +320,7 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
             os.remove(MAKING)  # pip undoes what it cannot finish: worth trying again, not making again
         give_up(
             "Setting up the environment failed. The last lines of logs/bootstrap.log:\n"
-            f"{last_lines(log_start, 12)}\nWhen the cause is mended, the same command goes on."
+            f"{last_lines(log_start, 12)}\nWhen the cause is mended, the same command continues."
         )
     stamp = {"pyproject": digest(PYPROJECT), "extras": extras, "python": sys.version_info[:2], "checkout": ROOT}
     write(STAMP, json.dumps(stamp))
@@ -399,7 +399,7 @@ def is_reachable(url: str) -> bool:
     try:
         with urlopen(url + "/", timeout=5):
             return True
-    except (OSError, ValueError):  # ValueError: a proxy whose address is none
+    except (OSError, ValueError):  # ValueError: a proxy whose address cannot be read
         return False
 
 

@@ -5,7 +5,7 @@ import os
 __version__ = "0.2.0"
 
 # Threads that wait for each other spin this long before they sleep. libgomp's default, 300,000, costs nothing on an
-# idle machine, but beside any other busy process a step of the 0.8 M model took 0.2 to 1.3 s; with 5,000 it takes
+# idle machine, but next to any other busy process a step of the 0.8 M model took 0.2 to 1.3 s; with 5,000 it takes
 # 0.04 to 0.15 s, and 32 ms alone either way (two cores). libgomp reads it when torch is loaded, so it is set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 # MPS's defaults let it take 1.7 times the working set, and the machine swaps before torch says out of memory.

@@ -152,7 +152,7 @@ def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
 
 
 def unblock(path: Path) -> None:
-    """Set aside what stands where a file belongs and is none: a folder or device, say. A link to a file stays."""
+    """Set aside what stands in the place of a file and is not one: a folder or device, say. A link to a file stays."""
     if os.path.lexists(path) and not path.is_file():
         set_aside(path)
 

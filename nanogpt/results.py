@@ -126,7 +126,7 @@ class RangeTest:
 
 @dataclass(frozen=True)
 class Rehearsal(StepSpeed):
-    """The same, and what goes on between the steps of a training."""
+    """The same, and what happens between the steps of a training."""
 
     evaluation_seconds_per_token: float
     sample_seconds: float  # of one sample

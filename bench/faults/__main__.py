@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 from bench.faults import table
@@ -26,7 +25,7 @@ from bench.faults.stage.campaign import Campaign
 from bench.faults.stage.finding import NotSurvived
 from bench.faults.stage.kind import chosen
 from bench.faults.stage.process import Interrupted
-from nanogpt.machine import cores, processor_name
+from bench.this_machine import this_machine
 
 KILLS, SMALL_KILLS = 100, 10
 
@@ -77,7 +76,7 @@ def _measured(campaign: Campaign, name: str, given: argparse.Namespace) -> aims.
 
 
 def _machine() -> str:
-    return f"{processor_name()}, {cores()} cores, Python {platform.python_version()}, torch {version('torch')}"
+    return f"{this_machine()}, Python {platform.python_version()}"
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m flows.full_run",
         allow_abbrev=False,
         description="From nothing to a trained, evaluated, exported and documented GPT. "
-        "Kill it at any time; the same command goes on.",
+        "Kill it at any time; the same command continues.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
     )
     add = parser.add_argument

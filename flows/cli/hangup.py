@@ -94,7 +94,7 @@ def _interrupts() -> Iterator[None]:
 
 @contextmanager
 def _outlived(report: Callable[[], None]) -> Iterator[None]:
-    """A hangup stops neither this process nor any child started meanwhile; `report` is called once when it comes.
+    """A hangup does not stop this process or any child started meanwhile; `report` is called once when it comes.
 
     The signal is blocked, which children inherit, and waited for by a thread, which may do whatever a handler may not.
     Main thread only.

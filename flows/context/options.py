@@ -27,7 +27,7 @@ class RunConfig(Section):
 
     run: str = "default"
     budget: float = 21600.0
-    ladder: tuple[str, ...] = ("micro", "tiny_model")
+    ladder: tuple[str, ...] = ("micro", "tiny_model")  # the models to consider, smallest first
     data: DataConfig = DataConfig()
     device: DeviceConfig = DeviceConfig()
     milestones: bool = True

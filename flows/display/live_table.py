@@ -23,7 +23,7 @@ WIDE = 70  # columns from which times are in words, and a phase's line says what
 WIDEST_BAR, NARROWEST_BAR = 40, 6
 SPARKS = "▁▂▃▄▅▆▇█"
 MOST_LOSSES = 128  # kept for the trend
-LEVEL = 0.002  # a smaller change of the loss, relative to it, is none
+LEVEL = 0.002  # relative change of the loss; a smaller one counts as level
 INDENT = "  "
 
 

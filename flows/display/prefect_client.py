@@ -23,7 +23,7 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 from flows.display.protocol import Opening
 
 UNFINISHED = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
-KILLED = "the process ended without a word (killed, or the machine stopped); the same command goes on"
+KILLED = "the process ended without a word (killed, or the machine stopped); the same command continues"
 NOT_FROM_HERE = "Nothing starts a run from its page (Retry, Quick run): use its command in a terminal."
 
 # Prefect has no setting for this. httpx fails at a kind of proxy that it does not know (socks5) even where it would not

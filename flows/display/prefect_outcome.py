@@ -55,7 +55,7 @@ def task_state(call: Call[T], message: str | None = None) -> State[Any]:
     if call.error is None:
         return Completed(message=message)
     if call.was_interrupted:
-        return Cancelled(message="stopped; the same command goes on from here")
+        return Cancelled(message="stopped; the same command continues from here")
     return Failed(name=getattr(call.error, "shown_as", "Failed"), message=one_line(call.error))
 
 

@@ -136,7 +136,7 @@ class Server:
         if time.monotonic() - self._up_since > CALM_SECONDS:
             self._restarts = 0
         if self._restarts == RESTARTS:
-            self._log(f"Prefect server {what} again, after {RESTARTS} restarts: the run goes on without it")
+            self._log(f"Prefect server {what} again, after {RESTARTS} restarts: the run continues without it")
             self.lost.set()
             return
         self._restarts += 1
@@ -178,7 +178,7 @@ def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
                 record = start_on_free_port(home, log, port)
                 origin = "started"
     except (StartError, OSError, psutil.Error) as error:
-        log(f"no Prefect server, the run goes on without its pages: {one_line(error)}")
+        log(f"no Prefect server, the run continues without its pages: {one_line(error)}")
         return None
     _use(home, record.url)
     server = Server(home, record, log)

@@ -41,7 +41,7 @@ class CodeDigests:
         return any(sha256_file(file) != self._at_start[file] for file in files)
 
     def _files(self, pattern: str) -> list[Path]:
-        """Source files; what Python and editors leave beside them is none."""
+        """Source files, without what Python and editors leave next to them."""
         found = self.checkout.glob(f"{pattern}/*" if pattern.endswith("**") else pattern)
         return sorted(
             file for file in found

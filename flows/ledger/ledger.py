@@ -246,8 +246,8 @@ class Ledger:
         return {name: self._input(name) for name in step.needs}
 
     def _input(self, name: str) -> str:
-        """What a step after `name` depends on: its output, or the words why there is none (a report made
-        without it is made again when those change)."""
+        """What a step after `name` depends on: its output, or why it has none (a report made without
+        it is made again when that changes)."""
         marker = self.marker(name)
         if marker is None:
             return "never run"

@@ -52,7 +52,7 @@ def configuration(run: Run) -> None:
 
 
 def measure_speed(run: Run) -> StepResult[Measured]:
-    """Seconds per real step, and of what goes on between steps, of each model that might be trained."""
+    """Seconds per real step, and of what happens between steps, of each model that might be trained."""
     device = run.accelerator.current(run.facts(CHECKS).device)
     return StepResult(run.accelerator.run_on(device, MEASURED.step, lambda device: _measure_on(run, device)))
 
@@ -142,7 +142,7 @@ def _trained(run: Run) -> list[ModelPlan]:
     So it is in the training, and in another start of a run that was interrupted. Who asks for something else, or
     begins with the whole budget, gets a plan that is made afresh.
     """
-    goes_on = _is_training(run) or run.session.number > 1
+    continues = _is_training(run) or run.session.number > 1
     return [
         ModelPlan(
             config=load_config(run.paths.config(model.name)),
@@ -153,7 +153,7 @@ def _trained(run: Run) -> list[ModelPlan]:
             expected_bits_per_byte=model.expected_bits_per_byte,
             why=model.why,
         )
-        for model in (_planned_before(run) if goes_on else [])
+        for model in (_planned_before(run) if continues else [])
         if _is_trained(run, model.name)
     ]
 

@@ -14,7 +14,7 @@ BYTES_PER_BPE_TOKEN = 2.4  # of a vocabulary of 1,024 on tiny Shakespeare (measu
 
 @dataclass(frozen=True)
 class Speed:
-    """What a short measurement of real steps, and of what goes on between them, gave for one model."""
+    """What a short measurement of real steps, and of what happens between them, gave for one model."""
 
     name: str
     parameters: int

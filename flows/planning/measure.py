@@ -1,4 +1,4 @@
-"""The speed of each model that might be trained, measured here: real steps, and what goes on between them.
+"""The speed of each model that might be trained, measured here: real steps, and what happens between them.
 
 Only a lack of memory makes a model smaller or leaves it out; what else ends a measurement is somebody else's to mend.
 """
@@ -182,8 +182,8 @@ class Measurement:
         return speed
 
     def _does_not_fit(self, config: Config, alone: bool) -> str | None:
-        """Why `config` need not be tried for memory alone: it did not fit before, nor did a smaller one, or so it is
-        predicted. `alone`: no smaller one has fitted, so that its windows may be cut."""
+        """Why `config` need not be tried for memory alone: it, or a smaller one, did not fit before, or is not
+        predicted to fit. `alone`: no smaller one has fitted, so that its windows may be cut."""
         before = self.limits.too_large([self.settle(other) for other in self.options.candidates] + [config], self.site)
         if config.name in before:
             return before[config.name]

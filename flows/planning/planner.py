@@ -1,4 +1,4 @@
-"""Budget + measured speed + memory + data -> the ladder of models to train, and for each one left out, why.
+"""Budget + measured speed + memory + data -> the models to train, smallest first, and for each one left out, why.
 
 Pure arithmetic on measured figures: the same measurements and the same budget give the same plan.
 """
@@ -31,7 +31,7 @@ EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole valida
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 LEAST_AFTER_WARMUP = 30  # steps
-WORTH_GOING_ON = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
+WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
 SIMILAR = 1.03  # expected losses within this share count as equal: the estimate is no better; the larger model wins
@@ -46,7 +46,7 @@ LARGEST_ALPHABET = 512
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """One model of the ladder: its resolved configuration and what is expected of it."""
+    """One model to train: its resolved configuration and what is expected of it."""
 
     config: Config
     parameters: int
@@ -168,7 +168,7 @@ def make_plan(
     trained: Sequence[ModelPlan] = (),
     seconds: float | None = None,
 ) -> Plan:
-    """The ladder for `budget` seconds, of which the other phases take `phases` (flows.planning.budget_shares), in
+    """The models to train in `budget` seconds, of which other phases take `phases` (flows.planning.budget_shares), in
     `training_bytes` of memory.
 
     In the middle of the training a plan is made again: `trained` are done, and stay as they are or continue; `seconds`
@@ -213,7 +213,7 @@ class _Planner:
         if self.fixed:
             return [self.sized(first, self.left_for(first, seconds), "the model that --config names")]
         alone = self.sized(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
-        if done and alone.config.training.max_iters < WORTH_GOING_ON * done.config.training.max_iters:
+        if done and alone.config.training.max_iters < WORTH_CONTINUING * done.config.training.max_iters:
             alone = done
         share = done or self.sized(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
         rest = self.left_for(first, seconds) - share.seconds

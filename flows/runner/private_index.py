@@ -91,7 +91,7 @@ class PrivateIndex:
         """The full name of `branch`. Refused where it is checked out: moving it would change what HEAD means."""
         ref = f"refs/heads/{branch}"
         if f"branch {ref}" in self._run("worktree", "list", "--porcelain").splitlines():
-            raise Refused(f"the branch {branch} is checked out; milestones go on once another one is")
+            raise Refused(f"the branch {branch} is checked out; milestones continue once another branch is")
         return ref
 
     def commit_at(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from flows.runner.run import Run
 def remake_damaged(run: Run, phase: str) -> list[str]:
     """Check every output of a phase's finished steps and run again what made a damaged one; what was damaged, in words.
 
-    Raises RuntimeError when other bytes came out: nothing can go on with those.
+    Raises RuntimeError when other bytes came out: no later step can use those.
     """
     remade = []
     for step in run.steps():

@@ -101,7 +101,7 @@ class Session:
     def end(self, stopped: bool) -> None:
         """Record how the session ended."""
         whole = self._phases.is_whole()
-        is_part = self._options.only is not None and self.number > 1  # of an unfinished run, whose clock goes on
+        is_part = self._options.only is not None and self.number > 1  # of an unfinished run, whose clock continues
         self._clock.save(finished=not stopped and self._phases.is_over() and not is_part)
         is_all = self._options.only is None or self._phases.have_finished(self._step_names())
         done: State = "finished" if is_all else "partial"

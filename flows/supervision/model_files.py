@@ -112,7 +112,7 @@ class ModelFiles:
         return frozenset(found)
 
     def set_aside_all_but(self, trusted: frozenset[CheckpointId]) -> None:
-        """Rename every checkpoint that is none of `trusted` to *.bad: the device's numbers were wrong when it was
+        """Rename every checkpoint that is not in `trusted` to *.bad: the device's numbers were wrong when it was
         written, whatever its digests say."""
         for found in self.checkpoints() - trusted:
             if not found.folder.name.endswith(SUFFIX_BAD):

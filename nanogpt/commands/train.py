@@ -1,4 +1,4 @@
-"""Train a model on tokenised data. A folder with checkpoints goes on where it stopped."""
+"""Train a model on tokenised data. A folder with checkpoints continues where it stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanogpt.commands.arguments import add_overrides, add_settings, positive, pr
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingOutcome
 
-HELP = "train a model on tokenised data; a folder with checkpoints goes on where it stopped"
+HELP = "train a model on tokenised data; a folder with checkpoints continues where it stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def headline(outcome: TrainingOutcome) -> str:
 
 
 def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
-    """How it ended, what came out, and the commands that go on from here."""
+    """How it ended, what came out, and the commands that continue from here."""
     from nanogpt.training.record.live_view import clock  # rich
     from nanogpt.training.record.metrics import read_rows
 
@@ -100,7 +100,7 @@ def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
         "",
     ]
     if outcome.status == "stopped":
-        return "\n".join([*lines, "It goes on with", f"  {command_again(arguments)}"])
+        return "\n".join([*lines, "Continue with", f"  {command_again(arguments)}"])
     commands = [
         ["nanogpt", "generate", folder],
         ["nanogpt", "eval", folder, "--data", str(arguments.data)],

@@ -32,7 +32,7 @@ def compare(name: str, bits_per_byte: float, baselines: Mapping[str, float]) -> 
     if unigram is None or five_gram is None:
         return None
     figure = f"{number(bits_per_byte, 3)} bits per byte on text that it never saw"
-    if not bits_per_byte < unigram:  # nor is NaN
+    if not bits_per_byte < unigram:  # NaN is not either
         headline = f"{name} has not learned: {figure}; counting how often each letter occurs gives {unigram:.3f}"
         return Verdict("not learned", name, headline)
     if bits_per_byte >= five_gram:

@@ -328,7 +328,7 @@ def _licence(card: ModelCard) -> str:
     learned = [card.text, card.base.text if card.base else None]
     lines = list(dict.fromkeys(_licence_of(found) for found in learned if found))
     if card.text is None:
-        lines.append("What it learned from is not recorded here, nor its licence: find out before you share it.")
+        lines.append("Its text and the licence of that text are not recorded here: find out before you share it.")
     lines.append(
         "The licence of the weights is for the one who publishes them to choose, as far as the texts allow. Fill it in "
         f"at the top, in place of `license: unknown` (<{LICENCES}>)."

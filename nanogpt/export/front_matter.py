@@ -79,7 +79,7 @@ def written(card: ModelCard) -> str:
 
 
 def read_mark(folder: Path) -> Mark | None:
-    """The mark of the card in `folder`; None where there is none that can be read."""
+    """The mark of the card in `folder`; None where it is missing or cannot be read."""
     try:
         return from_json(Mark, _metadata(folder)[KEY])
     except (OSError, ValueError, LookupError, TypeError):

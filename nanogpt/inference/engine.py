@@ -158,7 +158,7 @@ class Engine:
             if len(unfinished) < len(rows):
                 rows, tokens = [rows[index] for index in unfinished], tokens[unfinished]
                 cache.keep(unfinished)
-            logits = self._go_on(rows, tokens, cache)
+            logits = self._next_logits(rows, tokens, cache)
         for row in rows:
             if not row.text.ended and (piece := row.text.rest()):
                 yield row, piece
@@ -171,10 +171,10 @@ class Engine:
         return cache, prefill(self.model, torch.tensor(padded, device=self.device), cache, lengths)
 
     @torch.inference_mode()
-    def _go_on(self, rows: list[Row], tokens: Tensor, cache: KVCache) -> Tensor:
+    def _next_logits(self, rows: list[Row], tokens: Tensor, cache: KVCache) -> Tensor:
         """The logits (B, vocab_size) behind each row's newest token (B,).
 
-        Past the context: when a window is full, its newer half is read again as a new window and decoding goes on
+        Past the context: when a window is full, its newer half is read again as a new window and decoding continues
         behind it. So at least half a window is always seen, and a token costs two positions of work on average.
         """
         full = [index for index, row in enumerate(rows) if len(row.window) > self.context]

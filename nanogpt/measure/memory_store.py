@@ -4,8 +4,8 @@
                       "memory_bytes", "model", "device", "precision"}},
      "fastest": {key: a nanogpt.results.FastestMicroBatch}, "digest": of the two}
 
-A limit is of a model's shape on a device in a precision, and of the memory that there was: with more it is none. One
-bit flipped in a longest_window would stop every training of its shape: hence the digest.
+A limit is of a model's shape on a device in a precision, and of the memory that there was: it does not hold with more.
+One bit flipped in a longest_window would stop every training of its shape: hence the digest.
 """
 
 from __future__ import annotations

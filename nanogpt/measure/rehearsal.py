@@ -35,7 +35,7 @@ SMALL, LARGE = 1 << 10, 1 << 22  # numbers in the files that are saved to see wh
 
 
 def rehearse(config: dict[str, Any], device: str, folder: str, seconds: float) -> Rehearsal:
-    """measure_speed() of `config`, of its windows the one with the median seconds a step, and what goes on between
+    """measure_speed() of `config`, of its windows the one with the median seconds a step, and what happens between
     steps: forward alone as in an evaluation, one sample, one checkpoint in `folder`.
 
     `config`: a Config as plain values with model.vocab_size, its precision and threads decided; `seconds` are for the

@@ -51,7 +51,7 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training that can begin, or go on, in `folder`."""
+    """A training that can begin, or continue, in `folder`."""
 
     config: Config  # with the shape and the vocabulary of the model
     data: DataFolder

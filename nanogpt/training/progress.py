@@ -112,7 +112,7 @@ def trajectory(config: Config, data_sha256: str) -> dict[str, Any]:
 def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], schedule: str, where: str) -> None:
     """Raise UserError, naming each differing key, when a checkpoint belongs to another training.
 
-    More steps under WSD are the same training: it goes on from before the cool-down. A setting that one side does not
+    More steps under WSD are the same training: it continues from before the cool-down. A setting that one side does not
     know was made later, or decides nothing there: it counts as having its default.
     """
     defaults = trajectory(Config(), "")

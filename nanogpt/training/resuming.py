@@ -23,7 +23,7 @@ LARGER_CLOCK = 1.1  # a clock that grew by more is a larger budget: the cool-dow
 
 
 def find_checkpoint(job: TrainingJob, folder: ModelFolder) -> Checkpoint | None:
-    """Where this session goes on: the newest checkpoint, or the one before the cool-down, which more steps or more
+    """Where this session continues: the newest checkpoint, or the one before the cool-down, which more steps or more
     time take back; where that one is lost, the newest with its learning rate raised again. Raises UserError when the
     folder is another training's."""
     found = folder.newest()
@@ -76,7 +76,7 @@ class Resumer:
     clock: TrainingClock
 
     def begin(self, found: Checkpoint | None) -> None:
-        """Go on from `found`, or begin at the first step."""
+        """Continue from `found`, or begin at the first step."""
         progress, data = self.state.progress, self.job.data
         if found:
             self.restore(found)

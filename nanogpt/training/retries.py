@@ -20,7 +20,7 @@ from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.optimizer import Optimizer
 
 Result = TypeVar("Result")
-MOST_SHAPES = 64  # compiled; beyond torch's 8 it would go on in eager mode without a word
+MOST_SHAPES = 64  # compiled; beyond torch's 8 it would continue in eager mode and say nothing
 
 
 class LossSum:

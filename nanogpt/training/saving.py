@@ -28,7 +28,7 @@ class Saver:
     micro_batches: MicroBatches
     folder: ModelFolder
     clock: TrainingClock
-    saved_step: int = -1  # of the newest checkpoint that this training goes on from
+    saved_step: int = -1  # of the newest checkpoint that this training continues from
 
     def save(self) -> None:
         """A checkpoint of this step, unless there is one; then the oldest are removed."""

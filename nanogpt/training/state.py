@@ -22,7 +22,7 @@ from nanogpt.weights import checkpoint
 class TrainingState:
     """Weights, moments, average, progress; the random generators are the process's own.
 
-    Settings and data decide the rest, so two states with the same state_dict() go on to the same bytes.
+    Settings and data decide the rest, so two states with the same state_dict() continue to the same bytes.
     """
 
     model: GPT

@@ -41,7 +41,7 @@ def train(
     micro_batch: int | None = None,
     stop: StopRequest | None = None,
 ) -> TrainingOutcome:
-    """Train until max_iters, the clock or early stopping; goes on where an earlier call in `model_folder` was.
+    """Train until max_iters, the clock or early stopping; continues where an earlier call in `model_folder` was.
 
     max_seconds counts training over all sessions and replaces training.max_seconds. micro_batch splits the effective
     batch otherwise and changes nothing else; it halves where memory runs out. Raises UserError (other settings or data
@@ -63,7 +63,7 @@ def run(job: TrainingJob, stop: StopRequest) -> TrainingOutcome:
 
 
 def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
-    """The whole trainer, at the checkpoint from which this session goes on or before the first step.
+    """The whole trainer, at the checkpoint from which this session continues or before the first step.
 
     Raises UserError when the folder is another training's.
     """

@@ -178,7 +178,7 @@ def step_of(path: Path) -> int:
 
 
 def remove_after(folder: Path, step: int) -> None:
-    """Remove the checkpoints of later steps: another trajectory goes on from here."""
+    """Remove the checkpoints of later steps: another trajectory continues from here."""
     for path in steps_in(folder):
         if step_of(path) > step:
             shutil.rmtree(path)

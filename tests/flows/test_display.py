@@ -377,7 +377,7 @@ def test_a_flow_run_that_is_cancelled_on_its_page_is_interrupted(stage, state):
     stage.ask(f"flow_runs/{run}/set_state", {"state": {"type": state}})
     assert process.communicate(timeout=60)[0] == "interrupted\n"
     assert time.monotonic() - began < 10
-    stopped = ("Cancelled", "stopped; the same command goes on from here")
+    stopped = ("Cancelled", "stopped; the same command continues from here")
     stage.shows(name, {"5 Training": stopped, "Train": stopped})
     assert stage.flow_run(name)["state"]["type"] == "CANCELLED"
 
@@ -495,7 +495,7 @@ def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
         """,
     )
     assert (code, output.strip()) == (0, "interrupted True"), errors
-    stopped = ("Cancelled", "stopped; the same command goes on from here")
+    stopped = ("Cancelled", "stopped; the same command continues from here")
     stage.shows(f"signal {number:d}", {"1 Environment": stopped, "long": stopped})
     assert stage.flow_run(f"signal {number:d}")["state"]["type"] == "CANCELLED"
 

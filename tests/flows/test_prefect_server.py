@@ -114,7 +114,7 @@ def test_a_server_that_cannot_start_is_done_without(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     before, lines = dict(os.environ), []
     assert connect(tmp_path, lines.append, free_port()) is None
-    assert len(lines) == 1 and "no Prefect server, the run goes on" in lines[0] and "server.log" in lines[0]
+    assert len(lines) == 1 and "no Prefect server, the run continues" in lines[0] and "server.log" in lines[0]
     assert dict(os.environ) == before
 
 
@@ -170,7 +170,7 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append)
     assert server.lost.wait(10)
     assert sum("no memory" in line for line in lines) == prefect_server.RESTARTS
-    assert "the run goes on without it" in lines[-1]
+    assert "the run continues without it" in lines[-1]
     assert not server.wait_until_healthy(60)  # does not wait for what is lost
     server.close()
 

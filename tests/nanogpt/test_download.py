@@ -387,7 +387,7 @@ def test_a_killed_download_goes_on_where_it_was(tmp_path):
 
 def test_what_another_process_downloads_is_waited_for_with_one_message(tmp_path, monkeypatch):
     part, hanging, messages = part_in(tmp_path), threading.Event(), []
-    monkeypatch.setattr(download, "WINDOW_SECONDS", 0.1)  # long gone before the other goes on
+    monkeypatch.setattr(download, "WINDOW_SECONDS", 0.1)  # long gone before the other continues
     monkeypatch.setattr(parts, "NOTICE_SECONDS", 0.1)
     with server(sends(waits=hanging)) as (url, requests):
         child = start_child(url, part)

@@ -138,7 +138,7 @@ def test_logits_of_unequal_prompts_are_those_of_each_alone(shape, lengths):
         padded[row, length:] = 1
     cache = KVCache(model.config, len(lengths))
     found = [prefill(model, padded, cache, lengths)]
-    for step in range(6):  # each row goes on behind its own prompt
+    for step in range(6):  # each row continues behind its own prompt
         newest = tokens[torch.arange(len(lengths)), torch.tensor(lengths) + step]
         found.append(decode_one_token(model, newest, cache))
     with torch.no_grad():

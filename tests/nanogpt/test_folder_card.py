@@ -268,7 +268,7 @@ def test_tiny_shakespeare_is_known_by_its_content(tmp_path, shared_data):
 
 @pytest.mark.fast
 def test_the_name_of_a_text_is_no_part_of_a_trainings_identity(home, tmp_path):
-    """A training begun on data of an older version goes on when the same text is prepared anew."""
+    """A training begun on data of an older version continues when the same text is prepared anew."""
     data = older(home / "data", tmp_path / "data")
     assert shards.identity(data) == durable.sha256_file(data / shards.MANIFEST)
     train(tiny(**SHORT), data, tmp_path / "model")

@@ -176,7 +176,7 @@ def test_ctrl_c_saves_and_prints_the_command_that_goes_on(case, tmp_path):
     assert process.wait(PATIENCE) == 143
     output = screen.read().decode().replace("\r\n", "\n")
     assert "stopped after" in output and "(saved)" in output
-    command = shlex.split(output.split("It goes on with")[1])
+    command = shlex.split(output.split("Continue with")[1])
     assert command == ["nanogpt", *words[:-2], "--set", "training.max_iters=3000", "--micro-batch", "2"]
 
 

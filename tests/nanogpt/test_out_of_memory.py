@@ -186,7 +186,7 @@ def test_a_model_of_short_windows_is_used_within_them(data, tmp_path, preset):
 
 
 def test_shorter_windows_are_the_same_training(data, tmp_path):
-    """One that is out of memory goes on with them; a curriculum's windows stay below them."""
+    """One that is out of memory continues with them; a curriculum's windows stay below them."""
     config = without_dropout(initial_block_size=4, curriculum_fraction=1.0)
     train(config.with_changes({"training.max_iters": 8}), data, tmp_path)
     outcome = train(windows(config, 8), data, tmp_path)

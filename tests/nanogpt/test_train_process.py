@@ -86,7 +86,7 @@ def ends_as(case, folder: Path) -> None:
 
 
 def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
-    """By SIGTERM, and the one that goes on by SIGINT; on the way it shows its stacks."""
+    """By SIGTERM, and the one that continues by SIGINT; on the way it shows its stacks."""
     for number, step in ((signal.SIGTERM, 40), (signal.SIGINT, 120)):
         process = start(*case[:2], tmp_path)
         wait_for_step(tmp_path, step, process)

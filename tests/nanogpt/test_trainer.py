@@ -202,7 +202,7 @@ def test_the_clock_brings_the_cool_down(data, tmp_path):
 
 @pytest.mark.fast
 def test_the_clock_ends_a_step_of_a_million_micro_batches(data, tmp_path):
-    """Nothing of the step is kept: a longer time goes on as if it had never begun."""
+    """Nothing of the step is kept: a longer time continues as if it had never begun."""
     config = tiny(batch_size=1, gradient_accumulation=10**6, max_iters=4)
     outcome = train(config, data, tmp_path, max_seconds=1.0)
     assert (outcome.status, outcome.reason, outcome.step, outcome.tokens) == ("finished", "out of time", 0, 0)
@@ -479,7 +479,7 @@ def test_a_run_from_before_these_settings_goes_on(data, tmp_path):
 
 
 def test_float32_has_all_its_attempts_after_float16_gave_up(data, tmp_path, monkeypatch):
-    """The last remedy goes on in float32 on the CPU: what was bad in float16 is not held against it."""
+    """The last remedy continues in float32 on the CPU: what was bad in float16 is not held against it."""
     real = Stepper.forward_backward
 
     def compute(self, data, loss_scale):

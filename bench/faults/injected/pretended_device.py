@@ -92,7 +92,7 @@ class Accelerator(TorchDispatchMode):
         return getattr(tensor.untyped_storage(), "pretended", None) == self.kind
 
     def take(self, tensor: Tensor) -> None:
-        """`tensor` is here from now on. Out of memory is told after the fact: this tensor is then nobody's."""
+        """`tensor` is here from now on. Out of memory is raised after the fact: this tensor then belongs to nobody."""
         storage = tensor.untyped_storage()
         if getattr(storage, "pretended", None) == self.kind:
             return
@@ -101,8 +101,8 @@ class Accelerator(TorchDispatchMode):
         size = storage.nbytes()
         if self.limit is not None and self.held + size > self.limit:
             words = MPS_IS_FULL if self.kind == "mps" else CUDA_IS_FULL
-            told = {"held": self.held, "most": self.limit, "asked": size, "free": self.limit - self.held}
-            full = words.format(**{key: f"{value / 2**20:.2f} MiB" for key, value in told.items()})
+            figures = {"held": self.held, "most": self.limit, "asked": size, "free": self.limit - self.held}
+            full = words.format(**{key: f"{value / 2**20:.2f} MiB" for key, value in figures.items()})
             raise RuntimeError(full) if self.kind == "mps" else torch.OutOfMemoryError(full)
         storage.pretended = self.kind
         self.held += size

@@ -29,7 +29,7 @@ PLAY = sources.CATALOGUE["tiny_shakespeare"]
 
 
 def rotting(scene: Scene, damage: Callable[[Path], None], *words: str) -> Finding:
-    """Stop the trainer at a step (SIGSTOP), damage what it learns from, and let it go on (SIGCONT)."""
+    """Stop the trainer at a step (SIGSTOP), damage what it learns from, and let it continue (SIGCONT)."""
     stop = {"what": "signal", "signal": "SIGSTOP", "step": STEP, "counter": str(scene.workspace / "stopped")}
     process = scene.start(env=injecting(stop))
     process.wait_for(lambda: _is_stopped(process), f"step {STEP}")
@@ -103,7 +103,7 @@ def own_text_gone(scene: Scene) -> Finding:
         raise NotSurvived(f"the refusal does not name the text: {refused.output}")
     away.rename(text)
     scene.run("--data", str(text))
-    return Finding(refused.output.strip().splitlines()[-1], "exit code 2; put back, the same command goes on")
+    return Finding(refused.output.strip().splitlines()[-1], "exit code 2; put back, the same command continues")
 
 
 # -- downloads -------------------------------------------------------------------------------------------------------

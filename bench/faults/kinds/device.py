@@ -2,7 +2,8 @@
 in every other phase that uses it, once and for good.
 
 What fails for good does so from the first step on it, so that all that counts is computed by the CPU: the weights are
-the undisturbed run's to the byte. What fails once goes on on the accelerator, whose kernels round in another way.
+the undisturbed run's to the byte. After a single failure the training continues on the accelerator, whose kernels
+round in another way.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def slightly_wrong(scene: Scene) -> Finding:
 
 
 def once(scene: Scene) -> Finding:
-    """Metal's assertion and abort(), once: the next process goes on with the accelerator."""
+    """Metal's assertion and abort(), once: the next process continues with the accelerator."""
     prepare(scene)
     fault = {"what": "abort", "at": "step", "counter": str(counter(scene)), "times": 1}
     scene.run(*ON_MPS, env=injecting(MPS, fault))

@@ -103,7 +103,7 @@ class Hog:
     def keep_full(self, enough: Callable[[], bool] = lambda: False) -> None:
         """Take whatever comes free, until it has `enough` or leaves."""
         self.fill()
-        self._thread = threading.Thread(target=self._go_on_filling, args=(enough,))
+        self._thread = threading.Thread(target=self._keep_filling, args=(enough,))
         self._thread.start()
 
     def leave(self) -> None:
@@ -113,7 +113,7 @@ class Hog:
             self._thread.join()
         self._file.unlink(missing_ok=True)
 
-    def _go_on_filling(self, enough: Callable[[], bool]) -> None:
+    def _keep_filling(self, enough: Callable[[], bool]) -> None:
         while not self._has_enough.wait(0.005) and not enough():
             self.fill()
 
@@ -213,7 +213,7 @@ def log_takes_nothing(scene: Scene) -> Finding:
     scene.log_file.touch()
     with _on_a_full_disk(scene.log_file):
         scene.run()
-    return Finding(scene.noticed("No space left on device"), "the terminal says so, once; the run goes on")
+    return Finding(scene.noticed("No space left on device"), "the terminal says so, once; the run continues")
 
 
 @contextmanager
@@ -327,7 +327,7 @@ def _vanishes(scene: Scene, process: Process, folder: Path) -> Finding:
     if result.code != 0:
         return _stopped_and_gone_on(scene, result, "is gone", rf"/{re.escape(folder.name)}\b")
     scene.results.append(result)
-    return Finding(scene.noticed(re.escape(folder.name), "gone|missing|No such file"), "the run goes on")
+    return Finding(scene.noticed(re.escape(folder.name), "gone|missing|No such file"), "the run continues")
 
 
 def unmounted(scene: Scene) -> Finding:
@@ -367,7 +367,7 @@ def can_be_immutable() -> bool:
 
 
 def _stopped_and_gone_on(scene: Scene, result: Result, *words: str) -> Finding:
-    """It must have ended with 1, the reason in a line and no traceback; then the same command goes on."""
+    """It must have ended with 1, the reason in a line and no traceback; then the same command continues."""
     errors = [line for line in result.output.splitlines() if line.startswith("error: ")]
     if result.code != 1 or len(errors) != 1 or "Traceback" in result.output:
         raise NotSurvived(f"exit code {result.code} instead of 1 and a line: {result.output[-1500:]}")
@@ -375,7 +375,7 @@ def _stopped_and_gone_on(scene: Scene, result: Result, *words: str) -> Finding:
         raise NotSurvived(f"the reason should name {words}: {errors[0]}")
     scene.results.append(result)
     scene.run()
-    return Finding(errors[0], "it stops with the reason; the same command goes on")
+    return Finding(errors[0], "it stops with the reason; the same command continues")
 
 
 KINDS = [

@@ -48,7 +48,7 @@ UNIMPORTANT = {  # what describes the past, or is written anew at each start: da
     f"checkpoints/{RUN}/{MODEL}.previous/*": "what --redo replaced",
     "checkpoints/neighbour/*": "another run's, which has markers of its own",
 }
-WRITTEN_ANEW = ("config.yaml", "tokenizer.json", "tokenizer_config.json", "data.json")  # when a training goes on
+WRITTEN_ANEW = ("config.yaml", "tokenizer.json", "tokenizer_config.json", "data.json")  # when a training continues
 LONGER = STEPS + 40
 
 Notice = Callable[[Scene, list[Path]], str]  # the line that names a file; raises NotSurvived unless all are named
@@ -98,7 +98,7 @@ def best_weights(scene: Scene) -> Finding:
 
 def before_the_cool_down(scene: Scene) -> Finding:
     """The three files of the state before the cool-down of a trained model, damaged in five ways, in turns; then 40
-    more steps are asked for, which would go on from there."""
+    more steps are asked for, which would continue from there."""
     turns = 1 if scene.small else len(DAMAGES)
     scene.config = scene.workspace.with_suffix(".config") / f"{MODEL}.yaml"
     durable.write_text(scene.config, CONFIG.replace(f"max_iters: {STEPS}", f"max_iters: {LONGER}"))
@@ -110,7 +110,7 @@ def before_the_cool_down(scene: Scene) -> Finding:
         if idle := [row["step"] for row in scene.metrics() if row["kind"] == "train" and not row["learning_rate"]]:
             raise NotSurvived(f"steps that can teach nothing, their learning rate is 0: {idle}")
         result = trained_to_its_end(scene, LONGER)
-    take_as_reference(scene, scene.model)  # no other run goes on like this
+    take_as_reference(scene, scene.model)  # no other run continues like this
     row = scene.remedy("learning rate raised again")
     return Finding(scene.noticed(f"{BEFORE_COOL_DOWN} is set aside"), row["remedy"], result, times=3 * turns)
 

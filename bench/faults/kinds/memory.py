@@ -160,7 +160,7 @@ def comes_back(scene: Scene) -> Finding:
 
 
 def once(scene: Scene, fault: Fault, words: str, *more: Fault) -> Finding:
-    """The fault strikes once in the training, which goes on in halves."""
+    """The fault strikes once in the training, which continues in halves."""
     prepare(scene, LIGHT)
     train(scene, {**fault, "times": 1, "counter": str(counter(scene))}, *more)
     row = remedy(scene, "halve the micro-batch")
@@ -327,7 +327,7 @@ def looking_at_trainers(scene: Scene, look: Callable[[psutil.Process], None]) ->
     """look(trainer), fifty times a second, while there is one."""
     over = threading.Event()
 
-    def go_on() -> None:
+    def keep_looking() -> None:
         while not over.wait(0.02):
             for process in marked(str(scene.workspace)):
                 try:
@@ -336,7 +336,7 @@ def looking_at_trainers(scene: Scene, look: Callable[[psutil.Process], None]) ->
                 except (psutil.Error, OSError, IndexError):  # it has ended
                     continue
 
-    thread = threading.Thread(target=go_on, daemon=True)
+    thread = threading.Thread(target=keep_looking, daemon=True)
     thread.start()
     try:
         yield

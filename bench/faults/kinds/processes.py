@@ -76,7 +76,7 @@ def both_killed(scene: Scene) -> Finding:
     scene.results.append(process.wait())
     scene.run()
     _at_most_one_interval(scene)
-    return Finding(scene.noticed("started .interrupted at"), "the same command goes on from the last checkpoint")
+    return Finding(scene.noticed("started .interrupted at"), "the same command continues from the last checkpoint")
 
 
 def killed_before_the_marker(scene: Scene) -> Finding:
@@ -92,7 +92,7 @@ def killed_before_the_marker(scene: Scene) -> Finding:
     noticed = scene.noticed(rf"{TRAINING}: started .interrupted at")
     resumed = scene.events("resumed")[-1]["step"]
     if resumed != STEPS:
-        raise NotSurvived(f"the trainer went on from step {resumed}, though all {STEPS} were done")
+        raise NotSurvived(f"the trainer continued from step {resumed}, though all {STEPS} were done")
     return Finding(noticed, "the trainer ends once more, without a step")
 
 
@@ -146,7 +146,9 @@ def two_starts(scene: Scene) -> Finding:
     if not re.search(rf"process {process.pid}\b", second.output):
         raise NotSurvived(f"the second start says {second.output}")
     scene.results.append(process.wait())
-    return Finding(second.output.strip().splitlines()[-1], "the second start ends with exit code 2, the first goes on")
+    return Finding(
+        second.output.strip().splitlines()[-1], "the second start ends with exit code 2, the first continues"
+    )
 
 
 def stale_holder(scene: Scene) -> Finding:
@@ -165,19 +167,21 @@ def stale_holder(scene: Scene) -> Finding:
 
 
 def from_another_folder(scene: Scene) -> Finding:
-    """The command goes on from another folder than the one in which it was begun."""
+    """The command continues from another folder than the one in which it was begun."""
     scene.run(cwd=scene.workspace)
     return Finding(scene.noticed("started .(failed|interrupted) at"), "the same workspace, whatever the folder")
 
 
 def paused(scene: Scene) -> Finding:
-    """SIGSTOP of the orchestrator while its trainer goes on, SIGCONT three seconds later."""
+    """SIGSTOP of the orchestrator while its trainer continues, SIGCONT three seconds later."""
     process = training(scene)
     process.send(signal.SIGSTOP)
     scene.let_pass(STOPPED_SECONDS)
     process.send(signal.SIGCONT)
     scene.results.append(process.wait())
-    return Finding("nothing: the trainer needs nobody to go on", "looks again at what the trainer has done meanwhile")
+    return Finding(
+        "nothing: the trainer needs nobody to continue", "looks again at what the trainer has done meanwhile"
+    )
 
 
 def calendar_set(scene: Scene) -> Finding:

@@ -62,7 +62,7 @@ def hanging(scene: Scene) -> Finding:
     process = _training_with_pages(scene)
     _living_server_of(scene).suspend()
     scene.results.append(process.wait())
-    return Finding(scene.noticed("Prefect.*(record|miss|answer)"), "the run goes on without its pages")
+    return Finding(scene.noticed("Prefect.*(record|miss|answer)"), "the run continues without its pages")
 
 
 def crashed_run(scene: Scene) -> Finding:

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C), SIGTERM and SIGHUP in every phase: what is under way is saved, the next start goes on with it."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP in every phase: what is under way is saved, the next start continues with it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def hangup_in_every_phase(scene: Scene) -> Finding:
             raise NotSurvived(f"ended before {phase}: {process.output[-1500:]}")
         process.send(signal.SIGHUP)
     scene.results.append(process.wait())
-    return Finding(scene.noticed("hangup: the terminal was closed"), "goes on without it", times=len(PHASES))
+    return Finding(scene.noticed("hangup: the terminal was closed"), "continues without it", times=len(PHASES))
 
 
 def ctrl_c_while_training(scene: Scene) -> Finding:

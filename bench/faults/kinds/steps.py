@@ -74,15 +74,15 @@ def frozen(scene: Scene) -> Finding:
 
 def crash_always(scene: Scene) -> Finding:
     """An exception at the same step each time, until the remedies are used up: a report, exit code 1, the command that
-    goes on; then the cause is gone, and the same command."""
+    continues; then the cause is gone, and the same command."""
     gremlin = at_the_step({"what": "raise", "type": "RuntimeError", "says": "a gremlin"})
     result = scene.run(env=injecting(gremlin), code=1)
     for text, place in ((result.output, "terminal"), (scene.report_text(), "report")):
         if "no remedy is left" not in text or "flows.full_run" not in text:
-            raise NotSurvived(f"the {place} does not say why it ended and how it goes on: {text[-1500:]}")
+            raise NotSurvived(f"the {place} does not say why it ended and how it continues: {text[-1500:]}")
     tried = [row["remedy"] for row in scene.remedies()]
     scene.run()
-    return Finding(scene.noticed("no remedy is left"), f"{'; '.join(tried)}; a report with the command that goes on")
+    return Finding(scene.noticed("no remedy is left"), f"{'; '.join(tried)}; a report with the command that continues")
 
 
 def display_fails(scene: Scene) -> Finding:

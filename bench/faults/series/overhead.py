@@ -2,7 +2,7 @@
 
 Two things are counted, and their sum is given as a share of the run, from the start of the command to its end:
 
-- seconds in which no work of a step goes on: the start (Python, Prefect, its server, the look at what is kept), between
+- seconds in which no work of a step is done: the start (Python, Prefect, its server, the look at what is kept), between
   steps (decisions, digests, markers, commits, pages), and the end. Of a training step, only what its process lives is
   work, for that is what `nanogpt train` takes by hand; all else of the step (noticing its end, plot, card) is counted.
   The work of other steps is taken whole: a worker's start stands for that of the command by hand.

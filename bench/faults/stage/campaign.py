@@ -59,7 +59,7 @@ class Campaign:
                 noticed = found.noticed.replace(f"{scene.workspace}/", "")
         except (Interrupted, NotPossible):
             raise
-        except Exception as error:  # whatever went wrong is this kind's result; the others go on
+        except Exception as error:  # whatever went wrong is this kind's result; the others continue
             why = str(error) if isinstance(error, NotSurvived) else f"{type(error).__name__}: {error}"
             return {**row, "survived": False, "why": why, "seconds": round(time.monotonic() - began, 1)}
         del row["look"]

@@ -69,7 +69,7 @@ class Losses:
             self._since = None
 
     def count(self) -> None:
-        """Notice where it went on."""
+        """Notice where it continued."""
         if self._open is None:
             return
         for row in self._scene.events()[self._open.events :]:

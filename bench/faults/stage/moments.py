@@ -168,7 +168,7 @@ def moment_comes(
     entered = time.time()
     scene.wait_until(lambda: begun() or not process.is_running, f"the start of {step.name}")
     if moment == WHILE_IT_TRAINS:
-        scene.wait_until(lambda: begun() and _trains_or_has(scene, process, step, entered), "the training to go on")
+        scene.wait_until(lambda: begun() and _trains_or_has(scene, process, step, entered), "the training to continue")
     if moment in (ANYWHERE, WHILE_IT_TRAINS):
         return _stays(scene, process, dice.uniform(0, step.seconds * SHARE[moment]), meanwhile)
     sight = {**WINDOWS, **WINDOWS_OF_TRAINING}[moment]
@@ -230,7 +230,7 @@ def _trains_or_has(scene: Scene, process: Process, step: Step, since: float) -> 
 
 
 def _stays(scene: Scene, process: Process, seconds: float, meanwhile: Callable[[], None]) -> bool:
-    """Wait; whether the run goes on then."""
+    """Wait; whether the run continues then."""
     until = time.monotonic() + seconds
 
     def over() -> bool:

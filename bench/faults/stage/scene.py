@@ -2,7 +2,7 @@
 
 Templates (Kind.template) that a scene is a copy of:
     "half"   a finished run of which the training was begun anew (--redo) and stopped by Ctrl-C at step 75: checkpoints
-             at 40, 60 and 75, best/ and before-cooldown. The same command goes on with it in about 6 s of one core,
+             at 40, 60 and 75, best/ and before-cooldown. The same command continues with it in about 6 s of one core,
              for what comes after the training is kept when the weights are the same again.
     "whole"  a finished run. The same command keeps everything (1 s); with --redo STEP it does one step again, with
              --redo training.tiny the whole training (6 s), with --redo implementation.checks phase 2, and so on.
@@ -209,7 +209,7 @@ class Scene:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def left_over(self) -> list[str]:
-        """Processes of this scene that live though every command has ended; a server for pages is none of them."""
+        """Processes of this scene that live though every command has ended; the server for pages is not counted."""
         return [words_of(process) for process in marked(str(self.workspace)) if not is_server(process)]
 
     def close(self) -> None:

@@ -102,7 +102,7 @@ def check_manifest(folder: Path) -> None:
         files = durable.read_json(folder / "manifest.json")["files"]
         wrong = [name for name, file in files.items() if durable.sha256_file(folder / name) != file["sha256"]]
     except (OSError, ValueError, KeyError) as error:
-        raise NotSurvived(f"{folder} passes for a checkpoint and is none: {error}") from error
+        raise NotSurvived(f"{folder} passes for a checkpoint and is not one: {error}") from error
     if wrong:
         raise NotSurvived(f"{folder} passes for a checkpoint, and {', '.join(wrong)} in it is damaged")
 

@@ -225,7 +225,7 @@ class Lines:
     def message(self, text: str) -> None:
         try:
             print(" ".join(text.split("\n")), flush=True)
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough; the training goes on
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough; the training continues
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

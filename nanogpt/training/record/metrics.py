@@ -132,7 +132,7 @@ def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
 
 
 def as_event(row: Row) -> TrainerEvent | None:
-    """A row of events.jsonl; None for one that is none."""
+    """A row of events.jsonl; None for a line that cannot be read as one."""
     try:
         return from_json(TrainerEvent, row)
     except ValueError:

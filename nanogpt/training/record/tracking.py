@@ -2,7 +2,7 @@
 
 metrics.jsonl and samples.jsonl are the truth. TensorBoard's file is a view of them: each session writes it anew from
 the rows that are kept, so that after any interruption the curves are those of an uninterrupted training. Whatever goes
-wrong here is an event, and the training goes on without it.
+wrong here is an event, and the training continues without it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class View(Protocol):
 
 
 class Tracker:
-    """Everything that shows the training in `folder`, whose metrics.jsonl and samples.jsonl already are as it goes on.
+    """Everything that shows the training in `folder`, whose metrics.jsonl and samples.jsonl end where it continues.
 
     A view that fails is reported by `event(name, message)`, and then left alone.
     """
@@ -205,7 +205,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases, offline unless there is a key; `wandb sync <folder>/wandb/...` sends it later.
 
-    W&B cannot take back what it was given. wandb.json keeps the run's id, by which a resumed training goes on in it,
+    W&B cannot take back what it was given. wandb.json keeps the run's id, by which a resumed training continues in it,
     and the last step sent: steps up to there, which a resumed training repeats to the same values, are left out. Where
     steps are taken back for good, the run ends with the tag "taken back", and a new one gets all that is kept.
     (W&B's own rewind, resume_from, is in beta and needs a server.)

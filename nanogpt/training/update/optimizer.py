@@ -171,7 +171,7 @@ def gradient_of(parameter: nn.Parameter) -> Tensor:
 def _adamw_groups(model: GPT, config: TrainingConfig) -> list[dict[str, Any]]:
     """Parameters by peak learning rate and weight decay.
 
-    Alone, AdamW decays what has two dimensions (nanoGPT). Beside Muon it has the head, the vectors and the tables;
+    Alone, AdamW decays what has two dimensions (nanoGPT). Next to Muon it has the head, the vectors and the tables;
     a tied table keeps the head's rate, because 0.05 is too much for a head.
     """
     matrices = set(model.matrices()) if _takes_muon(config) else set()

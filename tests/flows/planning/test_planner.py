@@ -252,7 +252,7 @@ def test_what_is_trained_stays_or_continues_and_is_never_made_anew(speeds, budge
     if len(ladder) == 2:
         assert ladder[0] == first and ladder[1].config.name == "middle"
     elif ladder[0] != first:
-        assert small.training.max_iters >= planner.WORTH_GOING_ON * first.config.training.max_iters
+        assert small.training.max_iters >= planner.WORTH_CONTINUING * first.config.training.max_iters
 
 
 def test_a_small_model_that_had_a_share_of_the_time_gets_what_a_larger_one_leaves():
