@@ -165,7 +165,7 @@ def venv_state(extras: Sequence[str]) -> str:
     "outdated"    stamped, but for another pyproject.toml or fewer extras
     "half-made"   ours, and killed while it was made, or its Python is gone, or it was copied from elsewhere
     "unstamped"   a person put it there and its Python works; "complete" when it has every requirement
-    "foreign"     a person put it there and its Python is too old or does not work
+    "foreign"     a person put it there, and it is no folder or its Python is too old or does not work
     """
     if not os.path.lexists(VENV):
         return "absent"
@@ -175,7 +175,9 @@ def venv_state(extras: Sequence[str]) -> str:
             return "half-made"
         same = stamp["pyproject"] == digest(PYPROJECT) and set(extras) <= set(stamp["extras"])
         return "ready" if same else "outdated"
-    if os.path.exists(MAKING) or not os.listdir(VENV):
+    if not os.path.isdir(VENV):
+        return "foreign"
+    if os.path.lexists(MAKING) or not os.listdir(VENV):
         return "half-made"
     if inside_venv():
         return "unstamped"
@@ -251,6 +253,8 @@ def setting(argv: List[str], key: str) -> str:
         if option in given:
             return given[option]
     for path in (given.get("--config", ""), os.path.join(ROOT, "configs", "runs", "default.yaml")):
+        if not os.path.isfile(path):  # opening a FIFO would never end
+            continue
         with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
             found = re.search(rf"""^{key}:\s*["']?([\w.-]+)""", file.read(), re.MULTILINE)
             if found:
@@ -288,6 +292,7 @@ def only_one_start() -> Iterator[IO[str]]:
     import fcntl
 
     os.makedirs(os.path.dirname(LOCK), exist_ok=True)
+    make_way(LOCK)
     with open(LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -306,8 +311,10 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
     else:
         say("Bringing .venv up to date ...")
     write(MAKING, "")
+    make_way(STAMP)
     if os.path.exists(STAMP):
         os.remove(STAMP)
+    make_way(LOG)
     with open(LOG, "a") as log:
         log_start = log.tell()
         pip_comes_with = [sys.executable, "-m", "venv", VENV] if fresh else [VENV_PYTHON, "-I", "-m", "ensurepip"]
@@ -547,6 +554,8 @@ def last_lines(start: int, count: int) -> str:
 
 
 def read_json(path: str) -> Any:
+    if not os.path.isfile(path):  # opening a FIFO would never end
+        return None
     try:
         with open(path) as file:
             return json.load(file)
@@ -558,7 +567,16 @@ def stamped_extras() -> Set[str]:
     return set((read_json(STAMP) or {}).get("extras", ()))
 
 
+def make_way(path: str) -> None:
+    """Set aside what stands where a file belongs and is none."""
+    if os.path.lexists(path) and not os.path.isfile(path):
+        shutil.rmtree(path + ".corrupt", ignore_errors=True)
+        os.replace(path, path + ".corrupt")
+
+
 def write(path: str, text: str) -> None:
+    make_way(path)
+    make_way(path + ".new")
     with open(path + ".new", "w") as file:
         file.write(text)
     os.replace(path + ".new", path)

@@ -82,9 +82,7 @@ def identity(folder: Path) -> tuple[int, int] | None:
 def open_to_append(path: Path) -> int:
     """A descriptor that adds to the end of the plain file `path`, and reads. What else stands there, a link to a file
     included, is set aside: whoever may place a link would choose the file that is written. Raises OSError."""
-    unblock(path)
-    if path.is_symlink():
-        set_aside(path)
+    unblock(path, links=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
     return os.open(path, flags, 0o644)  # others may read a log, whatever the umask, and nobody executes it
 
@@ -151,10 +149,17 @@ def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
     return aside
 
 
-def unblock(path: Path) -> None:
-    """Set aside what stands in the place of a file and is not one: a folder or device, say. A link to a file stays."""
-    if os.path.lexists(path) and not path.is_file():
+def unblock(path: Path, *, links: bool = False) -> None:
+    """Set aside what stands in the place of a file and is not one: a folder or device, say; with `links`, also a link
+    to a file."""
+    if os.path.lexists(path) and (not path.is_file() or (links and path.is_symlink())):
         set_aside(path)
+
+
+def remove(path: Path) -> None:
+    """Remove the file at `path`, if it is there. What else stands in its place is set aside. Raises OSError."""
+    unblock(path)
+    path.unlink(missing_ok=True)
 
 
 DIGEST = "sha256"  # the key under which a note has its own

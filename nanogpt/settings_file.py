@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from nanogpt import durable
 from nanogpt.faults import UserError
 
 LARGEST = 1 << 16  # bytes: the largest that is shipped has 2 KB
@@ -88,7 +89,7 @@ _Loader.add_constructor(f"{TAG}leading-zero", _refuse_leading_zero)
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError naming the file and the line."""
     try:
-        with open(path, "rb") as file:
+        with durable.open_plain(path) as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -168,6 +168,7 @@ def _is_running(run: Run) -> bool:
     """Whether some process holds the run now."""
     lock = FileLock(run.paths.state / "lock")
     run.paths.state.mkdir(parents=True, exist_ok=True)
+    durable.unblock(run.paths.state / "lock", links=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:

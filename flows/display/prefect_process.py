@@ -80,6 +80,7 @@ def server_environment(home: Path, url: str) -> dict[str, str]:
 @contextlib.contextmanager
 def only_one(home: Path) -> Iterator[None]:
     """One process at a time looks for or starts the server of `home`; the system frees a dead one's lock."""
+    durable.unblock(home / "server.lock", links=True)
     with filelock.FileLock(home / "server.lock", timeout=2 * START_SECONDS):
         yield
 
@@ -204,7 +205,8 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
         raise StartError(f"port {port} is taken by another program")
     command, url = [sys.executable, *_arguments(port)], f"http://{HOST}:{port}"
     log_path = home / "server.log"
-    with open(log_path, "wb") as output:
+    durable.remove(log_path)
+    with open(log_path, "xb") as output:
         # A session of its own: Ctrl-C at the terminal is for the run, and the server outlives it.
         child = subprocess.Popen(
             command, cwd=home, env=server_environment(home, url), stdin=subprocess.DEVNULL,
@@ -225,9 +227,8 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
     ended = not is_running(record)
     end(record)
     reason = "ended at once" if ended else f"was not healthy within {START_SECONDS:.0f} s"
-    raise StartError(
-        f"the server on port {port} {reason}, see {log_path}", log_path.read_text("utf-8", "replace")[-4000:]
-    )
+    last_words = durable.read_bytes(log_path).decode("utf-8", "replace")[-4000:]
+    raise StartError(f"the server on port {port} {reason}, see {log_path}", last_words)
 
 
 def becomes_healthy(record: Record, seconds: float, closing: threading.Event) -> bool:

@@ -93,8 +93,7 @@ class MarkerFiles:
         """Replace the step's marker. Raises OSError."""
         copy, note = self._copy(marker.step), to_json(marker)
         if marker.state != FINISHED:
-            durable.unblock(copy)
-            copy.unlink(missing_ok=True)
+            durable.remove(copy)
         durable.write_note(self.path(marker.step), note)
         if marker.state == FINISHED:
             durable.write_note(copy, note)

@@ -60,7 +60,6 @@ class Accelerator:
 
     def give_up(self, reason: str) -> None:
         """The CPU from now on."""
-        durable.unblock(self._file)
         durable.write_json(self._file, {"device": "cpu", "reason": reason})
 
     def reason_given_up(self) -> str:
@@ -74,8 +73,7 @@ class Accelerator:
 
     def forgive(self) -> None:
         """The devices are proved anew."""
-        durable.unblock(self._file)
-        self._file.unlink(missing_ok=True)
+        durable.remove(self._file)
 
 
 def first_line(error: BaseException) -> str:

@@ -152,7 +152,8 @@ def has_room(folder: Path, needed: int) -> bool:
     a limit on the size of files (ulimit -f) all show. Raises Unwritable where nothing can be written at all."""
     probe = folder / f".room.{os.getpid()}.tmp"
     try:
-        with open(probe, "wb") as file:
+        durable.remove(probe)
+        with open(probe, "xb") as file:
             try:
                 if shutil.disk_usage(folder).free < needed:  # asked first: else the probe itself would fill the disk
                     return False

@@ -87,13 +87,12 @@ def _from_its_splits(run: Run) -> sources.Fetched | None:
     try:
         if path.is_file() and durable.sha256_file(path) == output.sha256:
             return None  # whole: somebody asked for another try
-        text = b"".join((run.paths.data / f"text/{split}.txt").read_bytes() for split in preprocessing.SPLITS)
+        text = b"".join(durable.read_bytes(run.paths.data / f"text/{split}.txt") for split in preprocessing.SPLITS)
         facts = from_json(FetchedText, before.facts)
     except (OSError, ValueError):
         return None
     if hashlib.sha256(text).hexdigest() != output.sha256:
         return None
-    durable.unblock(path)
     durable.write_bytes(path, text)
     run.journal.message(f"{run.paths.relative(path)} is put together again from its splits")
     return sources.Fetched([path], facts.origin, facts.sha256, facts.bytes, facts.fallback_reason)

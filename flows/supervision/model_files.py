@@ -6,7 +6,6 @@ The trainer writes (nanogpt.training.record); its files are the contract between
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,10 +54,7 @@ class ModelFiles:
 
     def forget_outcome(self) -> None:
         """An attempt begins: an earlier one's outcome is not its own."""
-        path = self.folder / "outcome.json"
-        if os.path.lexists(path):
-            durable.unblock(path)
-            path.unlink(missing_ok=True)
+        durable.remove(self.folder / "outcome.json")
 
     def last_logged_step(self) -> int:
         """The last step in metrics.jsonl; the heartbeat, once a second, is behind quick steps."""
@@ -150,9 +146,12 @@ class EventReader:
     def new(self) -> Iterator[TrainerEvent]:
         if self._size() <= self._read_to:
             return
-        with open(self._path, "rb") as file:
-            file.seek(self._read_to)
-            lines = file.read()
+        try:
+            with durable.open_plain(self._path) as file:
+                file.seek(self._read_to)
+                lines = file.read()
+        except OSError:  # removed, or no file any more: the trainer makes it anew
+            return
         whole = lines[: lines.rfind(b"\n") + 1]
         self._read_to += len(whole)
         for line in whole.splitlines():

@@ -41,7 +41,9 @@ class Part:
         The lock ends with its holder. Raises Unobtainable when nothing has come for STANDSTILL_SECONDS.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path.with_name(f".{self.whole.name}.lock"))
+        place = self.path.with_name(f".{self.whole.name}.lock")
+        durable.unblock(place, links=True)
+        lock = FileLock(place)
         try:
             lock.acquire(timeout=NOTICE_SECONDS)
         except Timeout:
@@ -72,7 +74,8 @@ class Part:
         return validator if isinstance(validator, str) and notes.get("url") == redacted(url) else None
 
     def check(self) -> None:
-        """Drop what cannot be a part of this file: too many bytes, or noted as another file's."""
+        """Drop what cannot be a part of this file: too many bytes, noted as another file's, or no file at all."""
+        durable.unblock(self.path, links=True)
         if self.arrived() > self.size or self._notes().get("sha256") != self.sha256:
             self.drop()
 
@@ -81,8 +84,7 @@ class Part:
 
     def drop(self) -> None:
         for path in (self.path, self._note):
-            durable.unblock(path)
-            path.unlink(missing_ok=True)
+            durable.remove(path)
 
     def take_place(self) -> bool:
         """Move the whole file to its place if its sha256 is right, else drop it. True when it was moved."""
@@ -94,7 +96,7 @@ class Part:
         durable.unblock(self.whole)
         os.replace(self.path, self.whole)
         durable.fsync_folder(self.whole.parent)
-        self._note.unlink(missing_ok=True)
+        durable.remove(self._note)
         return True
 
     def _notes(self) -> dict[str, Any]:

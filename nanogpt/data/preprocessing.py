@@ -53,7 +53,7 @@ def prepare(
 
     Raises UserError for a document that is not text and for a text too short to split.
     """
-    (folder / STATISTICS).unlink(missing_ok=True)
+    durable.remove(folder / STATISTICS)
     texts, encodings = [], dict[str, int]()
     readings: dict[str, Reading] = {}
     for path in documents:

@@ -161,7 +161,7 @@ def write_folder(
 
     Returns the manifest, which is written last. Raises ValueError for an id outside the vocabulary.
     """
-    (folder / MANIFEST).unlink(missing_ok=True)
+    durable.remove(folder / MANIFEST)
     files = tokenizer.save(folder)
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for split, (tokens, _) in splits.items():

@@ -50,7 +50,7 @@ def export_tensors(
     """
     folder, settings = Path(folder), published_settings.settings_of(config)
     require_target(folder, FILES, is_export, sources)
-    (folder / WEIGHTS).unlink(missing_ok=True)
+    durable.remove(folder / WEIGHTS)
     durable.write_json(folder / GENERATION, HOW_TO_GENERATE)
     tokenizer.save(folder)
     durable.write_json(folder / CONFIG, settings)

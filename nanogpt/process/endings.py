@@ -78,8 +78,8 @@ class ProcessLog:
 
     def _from(self, byte: int) -> bytes:
         try:
-            with open(self.path, "rb") as file:
+            with durable.open_plain(self.path) as file:
                 file.seek(byte)
                 return file.read()
-        except OSError:  # removed: what it said is lost, and no reason to stop a training
+        except OSError:  # removed, or no file any more: what it said is lost, and no reason to stop a training
             return b""

@@ -93,7 +93,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Hold `folder` while training in it: an orphan of a killed run may still be saving there. Raises UserError."""
     make_folder(folder)
     try:
-        durable.unblock(folder / ".lock")
+        durable.unblock(folder / ".lock", links=True)
         with FileLock(folder / ".lock", timeout=stopping.SECONDS_TO_SAVE + 5):
             yield
     except Timeout:

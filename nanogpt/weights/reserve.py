@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from nanogpt import durable
 from nanogpt.faults import NO_ROOM
 
 SPACE_FACTOR = 1.5  # of the bytes to write: the file system's own needs, and whoever else writes meanwhile
@@ -55,7 +56,8 @@ class Reserve:
         if shutil.disk_usage(self.path.parent).free + self._size() < wanted:
             raise NoRoomError(self.path.parent, wanted)  # asked first: else it would fill the disk for a moment
         try:
-            with open(self.path, "wb") as file:
+            durable.remove(self.path)
+            with open(self.path, "xb") as file:
                 _allocate(file.fileno(), wanted)
         except OSError as error:
             self.path.unlink(missing_ok=True)
@@ -67,7 +69,7 @@ class Reserve:
     def give_up(self) -> bool:
         """Let go of what is held; whether there was something."""
         held = self._size() > 0
-        self.path.unlink(missing_ok=True)
+        durable.remove(self.path)
         self.is_given_up = self.is_given_up or held
         return held
 

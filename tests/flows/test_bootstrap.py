@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from flows import bootstrap
+from tests.not_a_file import each_kind
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BASE_PYTHON = getattr(sys, "_base_executable", sys.executable)  # outside every environment
@@ -235,6 +236,34 @@ def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_pa
     monkeypatch.setattr(shutil, "rmtree", lambda path: (remove(path), seen.append(bootstrap.venv_state(()))))
     bootstrap.clear_the_place("half-made")
     assert seen == ["half-made"] * 3 and os.listdir(venv) == [".autopilot-making"]
+
+
+@each_kind
+def test_what_is_no_file_makes_way_and_a_venv_that_is_no_folder_is_set_aside(tmp_path, monkeypatch, put):
+    places = {"VENV": ".venv", "FETCHED": ".venv/.fetched", "LOCK": "logs/lock", "LOG": "logs/log"}
+    for name, place in {**places, "STAMP": ".venv/.stamp", "MAKING": ".venv/.making"}.items():
+        monkeypatch.setattr(bootstrap, name, str(tmp_path / place))
+    monkeypatch.setattr(bootstrap, "run_logged", lambda command, log, lock: log.write("called\n") - 7)
+    monkeypatch.setattr(bootstrap, "install_packages", lambda extras, log, lock: 0)
+
+    def set_up(state: str) -> None:
+        with bootstrap.only_one_start() as lock:
+            assert bootstrap.venv_state(()) == state
+            bootstrap.install(state, [], lock)
+        assert bootstrap.read_json(bootstrap.STAMP)["extras"] == [] and not os.path.lexists(bootstrap.MAKING)
+        assert Path(bootstrap.LOG).read_text() == "called\ncalled\n"
+
+    (tmp_path / "logs").mkdir()
+    for path in (bootstrap.VENV, bootstrap.LOCK, bootstrap.LOG):
+        put(Path(path))
+    set_up("foreign")
+    os.remove(bootstrap.STAMP)
+    os.remove(bootstrap.LOG)
+    for path in (bootstrap.STAMP, bootstrap.MAKING):
+        put(Path(path))
+    set_up(bootstrap.venv_state(()))
+    put(tmp_path / "run.yaml")
+    assert bootstrap.setting(["--config", str(tmp_path / "run.yaml")], "run") == "default"
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from nanogpt.data import download
 from nanogpt.data import part as parts
 from nanogpt.data.download import Patience
 from nanogpt.data.part import Part, Unobtainable
+from tests.not_a_file import each_kind
 
 TEXT = b"".join(b"%d: the quality of mercy is not strain'd.\n" % number for number in range(900))
 OTHER = TEXT[::-1]
@@ -420,3 +421,17 @@ def test_a_process_that_holds_a_download_and_gets_nowhere_is_not_waited_for_for_
             child.kill()
             child.communicate()
             hanging.set()
+
+
+@each_kind
+def test_what_stands_in_the_place_of_a_part_its_note_or_its_lock_makes_way(tmp_path, put):
+    part = part_in(tmp_path)
+    with server(sends()) as (url, _):
+        part.comes_from(url, TAG)  # as if the part were of this file
+        put(part.path)
+        put(tmp_path / ".play.txt.lock")
+        with part.alone():
+            assert get(url, tmp_path) == TEXT
+        part.whole.unlink()
+        put(tmp_path / "play.txt.part.json")
+        assert get(url, tmp_path) == TEXT

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt import durable
+from tests.not_a_file import each_kind
 
 pytestmark = pytest.mark.fast
 
@@ -123,3 +124,21 @@ def test_a_file_name_that_is_not_utf8_is_written_and_read_back_as_it_was(tmp_pat
     durable.write_json(tmp_path / "a.json", {name: [name]})
     assert durable.read_json(tmp_path / "a.json") == {name: [name]}
     assert len({durable.digest(name), durable.digest("caf"), durable.digest(name + "\udcff")}) == 3
+
+
+@each_kind
+def test_what_is_no_file_makes_way_where_one_is_removed_or_written_anew(tmp_path, put):
+    for change in (durable.remove, lambda path: durable.write_text(path, "whole")):
+        put(tmp_path / "x")
+        change(tmp_path / "x")
+    assert (tmp_path / "x").read_text() == "whole" and not (tmp_path / "x").is_symlink()
+    durable.remove(tmp_path / "x")
+    durable.remove(tmp_path / "x")
+    assert not os.path.lexists(tmp_path / "x")
+
+
+def test_a_link_makes_way_where_the_file_must_be_ones_own(tmp_path):
+    (tmp_path / "there").write_text("precious")
+    (tmp_path / "link").symlink_to("there")
+    durable.unblock(tmp_path / "link", links=True)
+    assert sorted(os.listdir(tmp_path)) == ["link.corrupt", "there"]

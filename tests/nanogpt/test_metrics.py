@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.training.record.metrics import HeartbeatFile, JsonLines, read_rows
+from nanogpt.training.record.metrics import HeartbeatFile, JsonLines, read_heartbeat, read_rows
+from tests.not_a_file import each_kind
 
 pytestmark = pytest.mark.fast
 
@@ -108,3 +109,19 @@ def test_the_heartbeat_is_rewritten_when_a_second_passed_or_the_activity_changed
         (0, "training"), (0, "training"), (2, "saving"), (3, "saving"),
     ]  # fmt: skip
     assert seen[0]["max_iters"] == 10 and seen[0]["loss"] is None
+
+
+@each_kind
+def test_what_is_no_file_makes_way_for_rows_and_heartbeat(tmp_path, put):
+    for name in ("metrics.jsonl", "heartbeat", ".heartbeat.tmp"):
+        put(tmp_path / name)
+    (tmp_path / "metrics.jsonl.bad").mkdir()  # set aside before
+    rows, heartbeat = JsonLines(tmp_path / "metrics.jsonl"), HeartbeatFile(tmp_path / "heartbeat", 9)
+    rows.append({"step": 1})
+    heartbeat.beat(1, "training")
+    assert rows.was_set_aside and list(read_rows(rows.path)) == [{"step": 1}]
+    (tmp_path / "heartbeat").unlink()
+    put(tmp_path / "heartbeat")
+    heartbeat.beat(2, "saving")
+    assert read_heartbeat(tmp_path).step == 2
+    rows.close()

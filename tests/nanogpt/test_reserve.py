@@ -12,6 +12,7 @@ from nanogpt.training.trainer import train
 from nanogpt.weights import reserve
 from nanogpt.weights.reserve import NoRoomError, Reserve
 from tests.nanogpt.training_case import losses, make_data, tiny
+from tests.not_a_file import each_kind
 
 Usage = namedtuple("Usage", "total used free")
 NO_FALLOCATE = pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="macOS")
@@ -81,3 +82,14 @@ def test_what_is_needed_allows_for_others(tmp_path):
     free = shutil.disk_usage(tmp_path).free
     with pytest.raises(NoRoomError):
         reserve.require(tmp_path, int(free / reserve.SPACE_FACTOR * 1.5))
+
+
+@each_kind
+def test_what_stands_in_its_place_makes_way(tmp_path, put):
+    held = Reserve(tmp_path / ".room")
+    put(held.path)
+    held.take(1 << 20)
+    assert held.path.stat().st_size == 1.5 * (1 << 20) and held.give_up()
+    put(held.path)
+    held.give_up()
+    assert not os.path.lexists(held.path)

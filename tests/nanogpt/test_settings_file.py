@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
 from nanogpt.settings_file import LARGEST, as_yaml, parse, read_yaml
+from tests.not_a_file import each_kind
 
 pytestmark = pytest.mark.fast
 
@@ -80,9 +81,12 @@ def test_files_that_are_none_of_settings_are_one_line(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=words):
             read_yaml(path)
-    with pytest.raises(UserError, match="more than 65,536 bytes"):
-        read_yaml("/dev/zero")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_yaml(tmp_path)
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read_yaml(path) == {"a": 1}, "Windows begins a file with a mark"
+
+
+@each_kind
+def test_what_is_no_file_is_one_line_at_once(tmp_path, put):
+    put(tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml: cannot be read \(.+\)$"):
+        read_yaml(tmp_path / "a.yaml")

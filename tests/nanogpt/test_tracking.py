@@ -20,6 +20,7 @@ from nanogpt.training.record.metrics import JsonLines, read_rows
 from nanogpt.training.record.tracking import Tracker, curves
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import events, losses, make_data, tiny, train_with_stops
+from tests.not_a_file import each_kind
 
 REAL = tiny(sample_interval=10)
 
@@ -336,3 +337,18 @@ def wandb_history(run: Path) -> list[tuple[int, dict]]:
 def wandb_settings(run: Path) -> dict:
     started = next(record.run for record in wandb_records(run) if record.HasField("run"))
     return {item.key: json.loads(item.value_json) for item in started.config.update}
+
+
+@each_kind
+def test_what_is_no_file_or_folder_of_its_own_makes_way(tmp_path, monkeypatch, put):
+    for name in ("tensorboard", "wandb.json"):
+        put(tmp_path / name)
+    training = Training(tmp_path)
+    training.begin()
+    training.steps(1, 10)
+    training.tracker.close()
+    assert training.events == [] and len(read_back(tmp_path)["loss/train"]) == 10
+    run = types.SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run, Settings=dict, Html=str))
+    tracking.WeightsAndBiases(tmp_path, Config()).close()
+    assert tracking.read_notes(tmp_path / "wandb.json")["step"] == 10

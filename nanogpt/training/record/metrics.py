@@ -101,7 +101,7 @@ def _opened(path: Path) -> tuple[BinaryIO, bool]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EIO):
                 raise
-    os.replace(path, path.with_name(f"{path.name}.bad"))
+    durable.set_aside(path, ".bad")
     return open(path, "ab", buffering=0), True
 
 
@@ -155,7 +155,6 @@ class HeartbeatFile:
     """
 
     def __init__(self, path: Path, max_iters: int):
-        durable.unblock(path)
         self.path, self.max_iters = path, max_iters
         self._folder = durable.identity(path.parent)
         self._next = 0.0
@@ -172,6 +171,8 @@ class HeartbeatFile:
         self.require_folder()
         heartbeat = Heartbeat(step, self.max_iters, activity, time.time(), **figures)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
+        for place in (temporary, self.path):
+            durable.unblock(place)
         temporary.write_text(json.dumps(_finite(to_json(heartbeat))))
         os.replace(temporary, self.path)
         self._next, self._activity = now + 1.0, activity

@@ -69,7 +69,7 @@ class ModelFolder:
 
     def describe(self, tokenizer: Tokenizer, data: TrainingData) -> None:
         """Write configuration, tokenizer and what the data is; an older outcome is no longer true."""
-        (self.path / "outcome.json").unlink(missing_ok=True)
+        durable.remove(self.path / "outcome.json")
         save_config(self.config, self.path / "config.yaml")
         tokenizer.save(self.path)
         durable.write_note(self.path / "data.json", to_json(data))

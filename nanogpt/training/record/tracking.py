@@ -134,9 +134,11 @@ class TensorBoard:
         and is for one that is open: it has to forget what it has read."""
         self.close()
         place = self._folder / "tensorboard"
+        if os.path.lexists(place) and not place.is_dir():
+            durable.set_aside(place)
         place.mkdir(exist_ok=True)
         for older in place.glob("events.out.tfevents.*"):
-            older.unlink()
+            durable.remove(older)
         # a TensorBoard that is open meanwhile reads the files of a folder in the order of their names
         self._file = open(place / f"events.out.tfevents.{time.time_ns()}", "wb", buffering=0)  # noqa: SIM115
         self._records = self._records_in(self._file)
@@ -275,6 +277,7 @@ class WeightsAndBiases:
             self._note()
 
     def _note(self) -> None:
+        durable.unblock(self._notes)
         self._notes.write_text(f'{{"id": "{self._id}", "step": {self._sent}}}\n')
 
 

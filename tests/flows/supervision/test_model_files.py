@@ -10,6 +10,7 @@ from nanogpt import durable
 from nanogpt.records import to_json
 from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure
 from tests.flows.parts import outcome
+from tests.not_a_file import each_kind
 
 pytestmark = pytest.mark.fast
 
@@ -85,3 +86,13 @@ def test_each_event_is_read_once_and_only_when_it_is_whole(files):
         file.write('"message": "loss 9"}\n')
     assert [event.message for event in events.new()] == ["loss 9"]
     assert json.loads(path.read_text().splitlines()[0]) == {"step": 0, "event": "started", "message": "before"}
+
+
+@each_kind
+def test_what_takes_the_place_of_the_events_has_none(files, put):
+    events, path = EventReader(files), files.folder / "events.jsonl"
+    put(path)
+    assert list(events.new()) == []
+    event = TrainerEvent("skipped", 8, "loss 9")
+    files.append_event(event)
+    assert list(events.new()) == [event]

@@ -7,6 +7,7 @@ import pytest
 
 from nanogpt.process.endings import WRONG_NUMBERS, ProcessLog, death_by_signal
 from nanogpt.process.memory_pressure import MemoryPressure
+from tests.not_a_file import KINDS
 
 pytestmark = pytest.mark.fast
 BAD_ALLOC = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n"
@@ -65,9 +66,12 @@ def test_nobody_else_may_write_or_execute_a_log_whatever_the_umask(tmp_path):
     assert (tmp_path / "tiny.log").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_log_that_is_removed_stops_nothing(tmp_path):
+@pytest.mark.parametrize("put", [None, *KINDS.values()], ids=["nothing", *KINDS])
+def test_a_log_that_is_removed_or_replaced_stops_nothing(tmp_path, put):
     log = ProcessLog(tmp_path / "tiny.log")
     log.path.unlink()
+    if put:
+        put(log.path)
     assert log.line_like(WRONG_NUMBERS) == log.text() == "" and log.last_words() == "it printed nothing"
 
 
