@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from nanogpt import durable
 from nanogpt.config import load_config
@@ -22,7 +21,6 @@ from nanogpt.weights.folders import source_at
 from nanogpt.weights.source import Source
 from nanogpt.weights.trained_folder import TrainedFolder
 
-T = TypeVar("T")
 USUAL_TEMPERATURE = 0.8
 
 
@@ -115,22 +113,25 @@ def _of_training(plain: ModelCard, source: TrainedFolder) -> ModelCard:
         base=base_at(training.init_from) if training.init_from else None,
         adapters=Adapters(training.lora_rank, training.lora_alpha) if training.lora_rank else None,
         config=config,
-        outcome=_read(TrainingOutcome, folder / "outcome.json"),
+        outcome=_outcome_of(folder),
         sample=_newest_sample(folder),
     )
 
 
 def _text_of(model_folder: Path, source: str) -> LearnedText:
-    data = _read(TrainingData, model_folder / "data.json")
-    return LearnedText.of(source, data.text_sha256, data.splits) if data else LearnedText.of(source)
-
-
-def _read(kind: type[T], path: Path) -> T | None:
-    """A record of the trainer; None where it is missing, torn or of another kind."""
-    note, _ = durable.read_note(path)
+    note, _ = durable.read_note(model_folder / "data.json")
     try:
-        return from_json(kind, note)
-    except ValueError:
+        data = from_json(TrainingData, note)
+    except ValueError:  # missing, torn or of another kind
+        return LearnedText.of(source)
+    return LearnedText.of(source, data.text_sha256, data.splits)
+
+
+def _outcome_of(model_folder: Path) -> TrainingOutcome | None:
+    """How the training ended; None while it has not. It is no note: its sha256 is that of the weights."""
+    try:
+        return from_json(TrainingOutcome, durable.read_json(model_folder / "outcome.json"))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
