@@ -62,7 +62,11 @@ OF_TRAINING = {  # more than the above: what a training may do otherwise and end
 OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 is written without it"}
 OF_SYSTEM = {f"nanogpt.data.{name}": "how large a text is, for the disk that it asks for; nothing depends on that"
              for name in ("sources", "outputs", "decoding", "detection", "download")}  # fmt: skip
-MORE = {"training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM}
+OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
+OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
+MORE = {"training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
+        "configuration.measure": OF_PLANNING, "configuration.plan": OF_PLANNING,
+        "evaluation.speed": OF_SPEED}  # fmt: skip
 
 
 def is_neutral(module: str, step: str) -> bool:

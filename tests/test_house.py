@@ -67,7 +67,7 @@ HOUSE = [  # from the top down
     Room(
         "flows.supervision",
         "flows.planning flows.machine flows.context flows.ledger flows.display nanogpt.training.record "
-        f"nanogpt.config nanogpt.process {BASICS}",
+        f"nanogpt.config nanogpt.device nanogpt.process {BASICS}",
     ),
     Room(
         "flows.planning",

@@ -220,9 +220,9 @@ def _phase_seconds(run: Run) -> dict[str, float]:
 
 
 def _slowdown(run: Run) -> float:
-    """Of the trainings, against the plan before this one."""
+    """Of the trainings, against the plan before this one; 0 before any."""
     models = [model for model in _planned_before(run) if run.has_finished(trained(model.name))]
-    return max([1.0, *(slowdown(model, run.facts(trained(model.name))) for model in models)])
+    return max((slowdown(model, run.facts(trained(model.name))) for model in models), default=0.0)
 
 
 def _corpus(run: Run) -> Corpus:

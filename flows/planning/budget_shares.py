@@ -58,20 +58,22 @@ def expected(
     text_bytes: int,
     started: str = "",
     done: Mapping[str, float] = MappingProxyType({}),
-    slowdown: float = 1.0,
+    slowdown: float = 0.0,
 ) -> dict[str, float]:
     """Seconds of each phase but training, without judging the models: as the newest run under `state` before `started`
     took them on this machine, else by experience.
 
     `done`: seconds of the steps that this run has done so far. Phases not begun take as much longer or shorter as these
-    did, and `slowdown` times as long at least; never shorter than by experience alone.
+    did, and `slowdown` times as long at least; never shorter than both experience and the earlier run say.
     """
     experience, taken = by_experience(budget, text_bytes), taken_before(state, text_bytes, started)
     phases = {**experience, **taken}
     now = max(slowdown, slowness(done, phases))
     begun = {step.partition(".")[0] for step in done}
-    factors = {name: 1.0 if name in begun else now if name in taken else max(1.0, now) for name in phases}
-    return {name: factors[name] * seconds for name, seconds in phases.items()}
+    return {
+        name: seconds if name in begun else max(now * seconds, min(seconds, experience[name]))
+        for name, seconds in phases.items()
+    }
 
 
 def by_experience(budget: float, text_bytes: int) -> dict[str, float]:

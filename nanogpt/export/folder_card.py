@@ -119,25 +119,19 @@ def _of_training(plain: ModelCard, source: TrainedFolder) -> ModelCard:
 
 
 def _text_of(model_folder: Path, source: str) -> LearnedText:
-    data = _data_of(model_folder)
-    return LearnedText.of(source, data.text_sha256, data.splits) if data else LearnedText.of(source)
-
-
-def _data_of(model_folder: Path) -> TrainingData | None:
-    """What it learned from; None where the note is missing, damaged or of another kind."""
     note, _ = durable.read_note(model_folder / "data.json")
     try:
-        return from_json(TrainingData, note)
-    except ValueError:
-        return None
+        data = from_json(TrainingData, note)
+    except ValueError:  # missing, torn or of another kind
+        return LearnedText.of(source)
+    return LearnedText.of(source, data.text_sha256, data.splits)
 
 
 def _outcome_of(model_folder: Path) -> TrainingOutcome | None:
-    """How its training ended; None where that is missing, torn, or no outcome. It is no note: its sha256 is of the
-    weights."""
+    """How the training ended; None while it has not. It is not a note: its sha256 is that of the weights."""
     try:
         return from_json(TrainingOutcome, durable.read_json(model_folder / "outcome.json"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

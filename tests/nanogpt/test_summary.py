@@ -1,14 +1,13 @@
 """What is said of a trained model is what the parts measure."""
 
 import json
-from functools import partial
 
 import pytest
 
 from nanogpt.data.shards import open_split
 from nanogpt.evaluation import summary
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE
-from nanogpt.evaluation.perplexity import evaluate_split
+from nanogpt.evaluation.perplexity import evaluate_split, nanogpt_measure
 from nanogpt.inference.engine import Engine
 from nanogpt.records import from_json, to_json
 from nanogpt.results import JudgedSamples
@@ -37,6 +36,18 @@ def test_figures_are_those_of_whole_splits(case):
     assert found.nanogpt_loss is None  # its windows of 64 do not fit into a block of 16
 
 
+@pytest.mark.parametrize("block_size", [64, 65])
+def test_nanogpts_measure_is_taken_in_its_windows_whatever_the_models_are(case, tmp_path, block_size):
+    """A model whose windows are the same is not evaluated twice."""
+    data, _ = case
+    config = tiny(max_iters=4)
+    train(config.with_changes({"model.block_size": block_size}), data, tmp_path / "model")
+    found = summary.summarise(tmp_path / "model", data)
+    engine = Engine.from_folder(tmp_path / "model")
+    assert found.nanogpt_loss == pytest.approx(nanogpt_measure(engine.model, data), rel=1e-6)
+    assert summary.summarise(tmp_path / "model", data, with_nanogpts_measure=False).nanogpt_loss is None
+
+
 def test_each_temperature_is_judged_and_the_middle_one_decides(case):
     data, model = case
     found = summary.sample_and_judge(model, data.parent / "text", (0.1, 1.0, 3.0), tokens=120, seed=1)
@@ -48,8 +59,7 @@ def test_each_temperature_is_judged_and_the_middle_one_decides(case):
     assert from_json(JudgedSamples, json.loads(json.dumps(to_json(found)))) == found
 
 
-def test_decoding_says_what_it_measured_on(case, monkeypatch):
-    monkeypatch.setattr(summary.speed, "decoding_speed", partial(summary.speed.decoding_speed, max_seconds=0.05))
-    found = summary.decoding(case[1])
+def test_decoding_says_what_it_measured_on(case):
+    found = summary.decoding(case[1], max_seconds=0.05)
     assert found.tokens_per_second > 0 and found.device == "cpu" and found.threads >= 1
     assert found.peak_memory_bytes > found.weight_bytes
