@@ -604,7 +604,7 @@ def this_version() -> str:
 
 
 def say(line: str, in_place: bool = False) -> None:
-    """A line on standard error; in_place: in the stead of the terminal's last line."""
+    """A line on standard error; in_place: instead of the terminal's last line."""
     with contextlib.suppress(OSError, AttributeError):  # the terminal may have been closed, the stream from the start
         sys.stderr.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1] if in_place else line + "\n")
         sys.stderr.flush()

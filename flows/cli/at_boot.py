@@ -1,5 +1,5 @@
 """Hands a run to the system's own service manager: a launchd agent or a systemd user unit starts the same command at
-every boot, until the run is done and takes itself off."""
+every boot, until the run is done; then the run removes that."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def install(run: Run, more: list[str], say: Say = print) -> int:
     if is_running:
         say(f"Run {run.options.run} is running already and is left alone; the next boot starts it again.")
     undo = shlex.join([*shlex.split(run.options.command), "--uninstall"])
-    say(f"When the run is done, it takes itself off. To take it off before:\n  {undo}")
+    say(f"When the run is done, it removes this. To remove it earlier:\n  {undo}")
     run.journal.log(f"installed to start at boot: {service.file}")
     return 0
 
@@ -114,7 +114,7 @@ def uninstall(run: Run, say: Say = print) -> int:
     _remove(service)
     say(f"Removed {service.file}: nothing starts run {run.options.run} at boot. What was done is kept; continue with:\n"
         f"  {run.options.command}")  # fmt: skip
-    run.journal.log(f"taken off from starting at boot: {service.file}")
+    run.journal.log(f"no longer starts at boot: {service.file}")
     return 0
 
 

@@ -77,7 +77,7 @@ def _plan_without(run: Run, error: DoesNotFit) -> None:
     run.limits.note(config, _site(run, config), None, error.evidence)
     names = _plan_again(run)
     if error.name in names:
-        raise RuntimeError(f"{error}; it could not be planned without") from error
+        raise RuntimeError(f"{error}; there is no other plan") from error
     if NEXT_SMALLER not in [row.remedy for row in run.journal.remedies[earlier:]]:
         run.journal.record(
             trained(error.name).step,

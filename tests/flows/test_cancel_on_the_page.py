@@ -1,4 +1,4 @@
-"""Cancel on the run's page is Ctrl-C: the whole command saves, stops and says how to go on; the page says Cancelled."""
+"""Cancel on the page is Ctrl-C: the whole command saves, stops and says how to continue; the page says Cancelled."""
 
 import os
 import shutil

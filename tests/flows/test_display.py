@@ -78,9 +78,9 @@ def test_a_background_failure_that_was_dealt_with_does_not():
         future = display.start_in_background("fails", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             future.result()
-        return "went on"
+        return "continued"
 
-    assert display.phase("1 Environment", phase) == "went on"
+    assert display.phase("1 Environment", phase) == "continued"
 
 
 @pytest.mark.fast
@@ -273,7 +273,7 @@ def lines_of(stage: Stage, name: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_start_has_a_name_its_parameters_and_the_other_starts_of_its_run_beside_it(stage):
+def test_a_start_has_a_name_its_parameters_and_the_other_starts_of_its_run_next_to_it(stage):
     code, output, errors = stage.run(
         """
         parameters = {"budget": "10 min", "models": ["small"], "name": "x", "flow": 1}

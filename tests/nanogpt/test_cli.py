@@ -68,15 +68,15 @@ def test_generate_writes_the_same_from_training_folder_and_export(trained, expor
 @pytest.mark.fast
 def test_eval_covers_the_split(exported, data, capsys):
     assert cli.main(["eval", str(exported), "--data", str(data), "--window", "8", "--device", "cpu"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     predicted = len(shards.open_split(data, "test").tokens) - 1
-    assert f"test: {predicted:,} tokens, windows of 8" in told
-    assert "bits per byte" in told
+    assert f"test: {predicted:,} tokens, windows of 8" in output
+    assert "bits per byte" in output
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    "arguments, told",
+    "arguments, message",
     [
         (["generate", "absent"], "absent: there is no such file or folder"),
         (["generate", "MODEL", "--temperature", "-1"], "temperature: found -1.0"),
@@ -88,11 +88,11 @@ def test_eval_covers_the_split(exported, data, capsys):
         (["generate", "MODEL", "--top-k", "0"], "top_k: found 0"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(arguments, told, exported, data, capsys):
+def test_a_mistake_is_one_line_and_code_2(arguments, message, exported, data, capsys):
     arguments = [{"MODEL": str(exported), "DATA": str(data)}.get(word, word) for word in arguments]
     assert cli.main([*arguments, "--device", "cpu"]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
 
@@ -196,7 +196,7 @@ def test_an_example_refuses_what_the_model_cannot_read(exported):
 
 
 @pytest.mark.fast
-def test_a_prompt_with_unknown_characters_is_told_refused_or_allowed(exported, capsys):
+def test_a_prompt_with_unknown_characters_is_reported_refused_or_allowed(exported, capsys):
     def generate(prompt, *more):
         code = cli.main(["generate", str(exported), "--prompt", prompt, "--tokens", "3", "--device", "cpu", *more])
         return code, *capsys.readouterr()

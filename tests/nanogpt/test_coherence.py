@@ -1,4 +1,4 @@
-"""Coherence: real text passes; noise, loops and copies are told apart, each by its own figure."""
+"""Coherence: real text passes; noise, loops and copies are distinguished, each by its own figure."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Each failure in the wording that torch, numpy and the kernels really use is told as its symptom."""
+"""Each failure in the wording that torch, numpy and the kernels really use is reported as its symptom."""
 
 import errno
 import random

@@ -1,4 +1,4 @@
-"""Going on from weights that are there: on another text, with adapters, in a longer context; through interruptions."""
+"""Training that starts from existing weights: on another text, with adapters, in a longer context, interrupted."""
 
 from pathlib import Path
 

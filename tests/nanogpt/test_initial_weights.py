@@ -134,7 +134,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         ({"model": {}, "model_args": Harmful()}, r"holds (posix|nt)\.system besides tensors and plain values; refused"),
         ({"model": {}, "model_args": Path("x")}, r"holds pathlib\S* besides tensors and plain values; refused"),
@@ -148,10 +148,10 @@ class Harmful:
          "expected tensors by their names"),
     ],
 )  # fmt: skip
-def test_a_pickle_of_anything_else_is_refused_in_one_line(content, told, tmp_path, monkeypatch):
+def test_a_pickle_of_anything_else_is_refused_in_one_line(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "ckpt.pt")
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         begun(tmp_path / "ckpt.pt")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harmed").exists()

@@ -142,12 +142,12 @@ def test_what_is_not_their_model_or_not_adapters_is_refused(trained, tmp_path):
     (apart / "adapter_config.json").write_text(json.dumps(settings))
     tensors = load_file(apart / "adapter_model.safetensors")
     name = next(name for name in tensors if ".lora_A." in name)
-    for changed, told in (
+    for changed, message in (
         ({name: torch.zeros(RANK + 7, 32)}, "of two ranks"),
         ({"base_model.model.lm_head.modules_to_save.weight": torch.zeros(1)}, "is left over"),
     ):
         save_file(tensors | changed, apart / "adapter_model.safetensors")
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             adapters.merge(base, apart, tmp_path / "x")
     save_config(Config(model=model.config.model_dump()), tmp_path / "plain" / "config.yaml")
     checkpoint.save_model(tmp_path / "plain" / "best", randomised(model.config), step=1, facts={})

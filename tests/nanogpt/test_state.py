@@ -1,4 +1,4 @@
-"""The state is one object: what its state_dict() gives is all that another needs to go on to the same bytes."""
+"""The state is one object: what its state_dict() gives is all that another needs to continue to the same bytes."""
 
 import pytest
 

@@ -78,7 +78,7 @@ def three_checkpoints(scene: Scene) -> Finding:
         newest = [scene.checkpoints / f"step-{step:08d}" for step in reversed(scene.checkpoint_steps())]
         return [newest[0] / "model.safetensors", newest[1] / "state.pt", newest[2] / "manifest.json"]
 
-    return in_turns(scene, files, "set aside as *.bad, on from the newest that is whole")
+    return in_turns(scene, files, "set aside as *.bad; continues from the newest whole one")
 
 
 def all_checkpoints(scene: Scene) -> Finding:
@@ -216,7 +216,7 @@ def half_written(scene: Scene) -> Finding:
     scene.run()
     if torn.exists():
         raise NotSurvived(f"{torn} is still there")
-    return Finding(scene.noticed("resumed"), "never taken for whole; best/ renamed back", times=5)
+    return Finding(scene.noticed("resumed"), "not taken for a whole one; best/ renamed back", times=5)
 
 
 def folders(scene: Scene) -> Finding:
@@ -249,7 +249,7 @@ def every_region(scene: Scene) -> Finding:
         file.write_bytes(whole)
     one_bit_flipped(newest / "state.pt")
     scene.run()
-    return Finding(scene.noticed(newest.name, "set aside"), "set aside, on from the one before", times=times + 1)
+    return Finding(scene.noticed(newest.name, "set aside"), "set aside; continues from the one before", times=times + 1)
 
 
 KINDS = [

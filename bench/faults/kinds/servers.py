@@ -110,7 +110,7 @@ def record_of_another_process(scene: Scene) -> Finding:
                 raise NotSurvived("the other program was ended")
         finally:
             sleeper.kill()
-    return Finding("that it is another process, by its start and its command", "a server of its own")
+    return Finding("nothing: start time and command show another process", "a server of its own")
 
 
 def broken_at_rest(damage: Callable[[Path], object], noticed: str) -> Callable[[Scene], Finding]:

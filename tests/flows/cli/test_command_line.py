@@ -192,7 +192,7 @@ def test_scientific_notation_is_a_number(tmp_path):
     assert changed.pinned == {"training.learning_rate", "training.max_iters"}
 
 
-def test_a_models_file_is_trained_as_written_with_the_runs_own_settings_beside(tmp_path):
+def test_a_models_file_is_trained_as_written_with_the_runs_own_settings_too(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text(MODEL + "data: {tokenizer: char}\ndevice: {type: cpu}\n")
     options = parsed(["--config", str(config), "--set", "port=5000", "--budget", "1h", "--run", "mine"])

@@ -81,4 +81,4 @@ def test_a_plan_that_cannot_do_without_what_does_not_fit_is_not_tried_forever(pl
     monkeypatch.setattr(MemoryLimits, "note", lambda *arguments: None)  # nothing is remembered
     run.run_phase(run.phases[1])
     record = run.phase_runner.record("training")
-    assert record.status == "failed" and "could not be planned without" in record.cause
+    assert record.status == "failed" and "there is no other plan" in record.cause
