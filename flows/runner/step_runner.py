@@ -73,10 +73,10 @@ class StepRunner:
             with suppress(Exception):
                 prefetched()
         decision, settings = self._decide(work)
-        if decision.keep:
-            self._journal.display.step_kept(work.title, decision.reason)
-        else:
+        if not decision.keep:
             self._journal.display.step(work.title, lambda: self._run(work, settings, decision))
+        elif work.name not in self.finished:  # else it was done, or shown as kept, earlier in this session
+            self._journal.display.step_kept(work.title, decision.reason)
         return self._settle(work, decision)
 
     def start_in_background(self, work: Work[F]) -> Callable[[], F]:
