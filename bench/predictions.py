@@ -92,7 +92,7 @@ def rehearse(config: Config, folder: Path) -> MeasuredModel:
     finally:
         worker.close()
     training = settled.training
-    return MeasuredModel(**{**asdict(speed), "share_of_peak": speed.share_of_matmul}, batch_size=training.batch_size,
+    return MeasuredModel(**asdict(speed), batch_size=training.batch_size,
                          gradient_accumulation=training.gradient_accumulation, gradient_checkpointing=False,
                          longest_window=None, micro_batch=training.batch_size)  # fmt: skip
 

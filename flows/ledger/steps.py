@@ -16,8 +16,8 @@ Json = dict[str, Any]  # nested plain values
 class StepSpec(Generic[F]):
     """What the ledger knows of a step.
 
-    `code` are patterns of files below the checkout ("nanogpt/model/**"); tests/test_house.py holds them against what
-    the step's work imports.
+    `code` are patterns of files below the checkout ("nanogpt/model/**"); tests/test_declared_code.py compares them
+    with what the step's work imports.
     """
 
     key: Key[F]

@@ -112,7 +112,7 @@ class Measurement:
                 config = smaller.applied_to(config)
         training, device = config.training, config.device
         return MeasuredModel(
-            **{**asdict(speed), "share_of_peak": speed.share_of_matmul},
+            **asdict(speed),
             batch_size=training.batch_size,
             gradient_accumulation=training.gradient_accumulation,
             gradient_checkpointing=device.gradient_checkpointing,

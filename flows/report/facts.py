@@ -73,7 +73,6 @@ class RunFacts:
     run: str
     workspace: str
     command: str
-    resume_command: str
     prefect_url: str | None
     versions: dict[str, str]
     started: str
@@ -116,7 +115,6 @@ def collect(run: Run) -> RunFacts:
         run=run.options.run,
         workspace=str(run.paths.workspace),
         command=run.options.command,
-        resume_command=run.options.command,
         prefect_url=run.journal.display.url,
         versions=versions(),
         started=run.session.started,

@@ -24,7 +24,7 @@ STILL_FALLING = 0.005  # share of the loss that one more tenth of the steps woul
 OVERFITTING = 0.10  # validation above training loss, as a share of the training loss
 PAST_THE_BEST = 0.02  # final validation loss above the best, as a share
 ENOUGH_DATA = 20  # tokens seen per parameter: Hoffmann et al. 2022, table 3
-LOW_SHARE_OF_PEAK = 0.15
+LOW_SHARE_OF_MATMUL = 0.15
 LEAST_EVALUATIONS = 3  # of a curve
 
 Row = dict[str, Any]  # of metrics.jsonl
@@ -38,7 +38,7 @@ def recommendations(facts: RunFacts) -> list[str]:
 def _failures(facts: RunFacts) -> Iterator[str]:
     for phase in facts.phases:
         if phase.status == "failed":
-            command = phase.next_command or facts.resume_command
+            command = phase.next_command or facts.command
             cause = (phase.cause or "no cause was recorded").rstrip(".")
             yield f"**Phase {phase.number} {safe(phase.title)} failed:** {safe(cause)}. Then: {code(command)}."
 
@@ -162,17 +162,17 @@ def _memory_headroom(facts: RunFacts) -> Iterator[str]:
         )
 
 
-def _low_share_of_peak(facts: RunFacts) -> Iterator[str]:
+def _low_share_of_matmul(facts: RunFacts) -> Iterator[str]:
     measured = facts.of(MEASURED)
     if measured is None or any(row.symptom == faults.OUT_OF_MEMORY for row in facts.remedies):
         return  # there is no memory for larger ones
     for model in trained_models(facts):
         speed = measured.models.get(model.name)
-        if speed is not None and speed.share_of_peak is not None and speed.share_of_peak < LOW_SHARE_OF_PEAK:
+        if speed is not None and speed.share_of_matmul < LOW_SHARE_OF_MATMUL:
             config = facts.configs.get(model.name)
             doubled = 2 * (config.training.batch_size if config else speed.micro_batch)
             yield (
-                f"**{safe(model.name)} used {percent(speed.share_of_peak)} of the measured matrix-product peak** "
+                f"**{safe(model.name)} used {percent(speed.share_of_matmul)} of the measured matrix-product peak** "
                 f"({flops(speed.flops_per_second)}): its products are small. Larger micro-batches fill the machine "
                 f"better: {code(_set(facts, f'training.batch_size={doubled}'))}."
             )
@@ -213,6 +213,6 @@ RULES = (
     _smaller_beats_larger,
     _little_data,
     _memory_headroom,
-    _low_share_of_peak,
+    _low_share_of_matmul,
     _plan_missed,
 )

@@ -1,1 +1,1 @@
-"""Training under watch: the trainer is a child process, each symptom has its remedies, in order."""
+"""Child processes under watch: the trainer, whose symptoms have their remedies in order; the project's own tests."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from nanogpt import device as devices
 from nanogpt import durable
-from nanogpt.config import Config
+from nanogpt.config import Config, TrainingConfig
 from nanogpt.data.data_loader import Samples
 from nanogpt.results import TrainingOutcome
 from nanogpt.training import numerics as numerical
@@ -136,7 +136,7 @@ class Trainer:
                 self.saver.save()
             if not reason:
                 self.saver.hold_reserve()
-            if reason or (self.state.progress.step and self.is_due("eval_interval")):
+            if reason or (self.state.progress.step and self.is_due(self.config.eval_interval)):
                 self.evaluate()
                 reason = reason or self.out_of_patience()
             if self.sample_is_due(reason):
@@ -166,25 +166,29 @@ class Trainer:
             self.folder.event("batch", f"the loss no longer falls: {sizes} sequences a step")
         if progress.stability.suspicion:
             self.resumer.rewind()
-        elif self.is_due("log_interval") or progress.step == 1:
+        elif self.is_due(self.config.log_interval) or progress.step == 1:
             self.log_step(result)
         self.folder.beat("training")
 
+    @property
+    def config(self) -> TrainingConfig:
+        return self.job.config.training
+
     # ---- when
 
-    def is_due(self, interval: str) -> bool:
-        return bool(self.state.progress.step % getattr(self.job.config.training, interval) == 0)
+    def is_due(self, interval: int) -> bool:
+        return self.state.progress.step % interval == 0
 
     def save_is_due(self) -> bool:
-        is_long_ago = self.clock.minutes_since_saved() >= self.job.config.training.checkpoint_minutes
-        return self.is_due("checkpoint_interval") or self.is_due("eval_interval") or is_long_ago
+        is_long_ago = self.clock.minutes_since_saved() >= self.config.checkpoint_minutes
+        return self.is_due(self.config.checkpoint_interval) or self.is_due(self.config.eval_interval) or is_long_ago
 
     def sample_is_due(self, reason_to_end: str | None) -> bool:
-        wanted, step = self.job.config.training.sample_interval, self.state.progress.step
-        return bool(wanted and step) and (reason_to_end is not None or self.is_due("sample_interval"))
+        wanted, step = self.config.sample_interval, self.state.progress.step
+        return bool(wanted and step) and (reason_to_end is not None or self.is_due(self.config.sample_interval))
 
     def reason_to_end(self) -> str | None:
-        if self.state.progress.step >= self.job.config.training.max_iters:
+        if self.state.progress.step >= self.config.max_iters:
             return "max_iters"
         is_over = self.cool_down.is_over or self.clock.seconds_left() <= 0
         if self.ran_out_of_time or (self.job.max_seconds and self.state.progress.step and is_over):
@@ -192,7 +196,7 @@ class Trainer:
         return None
 
     def out_of_patience(self) -> str | None:
-        patience = self.job.config.training.early_stopping_patience
+        patience = self.config.early_stopping_patience
         return "early stopping" if patience and self.state.progress.evaluations_without_gain >= patience else None
 
     # ---- evaluate, sample, log, finish
@@ -237,19 +241,15 @@ class Trainer:
 
     def write_sample(self) -> None:
         """Add what the model writes now to samples.jsonl."""
-        config = self.job.config.training
         with self.clock.aside("sample"):
-            for temperature in config.sample_temperatures:
-                text = self.validator.sample(temperature, config.seed)
+            for temperature in self.config.sample_temperatures:
+                text = self.validator.sample(temperature, self.config.seed)
                 self.folder.sample({"step": self.state.progress.step, "temperature": temperature, "text": text})
 
     def log_step(self, result: StepResult) -> None:
         """A row of metrics, and the figures of the heartbeat."""
-        progress, block_size, sequences_per_second = (
-            self.state.progress,
-            self.job.config.model.block_size,
-            self.clock.lap(),
-        )
+        progress, block_size = self.state.progress, self.job.config.model.block_size
+        sequences_per_second = self.clock.lap()
         row: dict[str, Any] = {
             "kind": "train",
             "step": progress.step,
@@ -262,7 +262,7 @@ class Trainer:
             "memory_bytes": devices.memory_in_use(self.numerics.device),
         }
         self.folder.row(row)
-        sequences = (self.job.config.training.max_iters - progress.step) * progress.batch(self.job.config)
+        sequences = (self.config.max_iters - progress.step) * progress.batch(self.job.config)
         remaining = min(sequences / sequences_per_second, max(0.0, self.clock.seconds_left()))
         self.folder.shown |= {key: row[key] for key in ("loss", "tokens_per_second", "memory_bytes", "seconds")}
         self.folder.shown["eta_seconds"] = round(remaining, 1)

@@ -169,7 +169,7 @@ def test_a_finished_run_starts_no_server_only_to_say_so(copy):
     before = copy.snapshot()
     done = copy.run()
     assert done.returncode == 0, done.stdout
-    assert "none is started for that" in done.stdout
+    assert "Nothing is left to do" in done.stdout
     assert "Pages" not in done.stdout
     assert copy.snapshot() == before
 

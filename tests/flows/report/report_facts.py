@@ -169,7 +169,7 @@ def failed_facts(folder: Path) -> RunFacts:
     """Training failed for good after its first model: evaluation continued with that one, export is blocked."""
     facts = complete_facts(folder)
     cause = "training.tiny: the device failed 3 times at step 250 (MPS command buffer exited with error status)"
-    cpu = f"{facts.resume_command} --set device.type=cpu"
+    cpu = f"{facts.command} --set device.type=cpu"
     facts = with_phase(facts, "training", status="failed", cause=cause, next_command=cpu)
     facts = with_phase(facts, "deployment", status="blocked", cause="training.tiny has not finished")
     micro, tiny = facts.models
@@ -189,7 +189,6 @@ def bare_facts(failed: str = "environment") -> RunFacts:
         run="night",
         workspace="/home/ada/nanogpt-autopilot",
         command="python3 -m flows.full_run --run night --budget 10m",
-        resume_command="python3 -m flows.full_run --run night",
         prefect_url=None,
         versions={"python": "3.12.11"},
         started="2026-11-20 23:40:02",
@@ -208,12 +207,12 @@ def bare_facts(failed: str = "environment") -> RunFacts:
     for name in PHASES[:-1]:
         facts = with_phase(facts, name, status="blocked", cause="environment.system has not finished")
     cause = "0.4 GiB free on /home/ada, this plan needs 1.9 GiB"
-    return with_phase(facts, failed, status="failed", cause=cause, next_command=facts.resume_command)
+    return with_phase(facts, failed, status="failed", cause=cause, next_command=facts.command)
 
 
 def without_phase(facts: RunFacts, name: str) -> RunFacts:
     """`facts` as they are when a phase failed before any of its steps finished."""
-    facts = with_phase(facts, name, status="failed", cause=f"{name} broke | here", next_command=facts.resume_command)
+    facts = with_phase(facts, name, status="failed", cause=f"{name} broke | here", next_command=facts.command)
     gone = {key.step for key in STEPS[name]}
     return replace(
         facts,
@@ -456,7 +455,7 @@ def _configuration() -> dict[Key, object]:
         flops_per_second=6.1e10,
         matmul_flops_per_second=3.7e11,
         share_of_matmul=0.16,
-        share_of_peak=0.16,
+        share_of_peak=None,
         peak_memory_bytes=430_000_000,
         mixed_precision="auto",
         precision="bfloat16",
@@ -474,7 +473,7 @@ def _configuration() -> dict[Key, object]:
     )
     tiny = replace(
         micro, parameters=10_650_000, seconds_per_step=1.38, tokens_per_second=8_900, flops_per_second=1.2e11,
-        share_of_peak=0.32, peak_memory_bytes=1_900_000_000, gradient_accumulation=4,
+        share_of_matmul=0.32, peak_memory_bytes=1_900_000_000, gradient_accumulation=4,
     )  # fmt: skip
     left_out = [
         LeftOut("huge", "has 49 parameters for each of the 1,003,854 tokens to learn from"),

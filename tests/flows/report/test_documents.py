@@ -177,7 +177,7 @@ def test_a_phase_without_figures_is_named_with_cause_and_next_command(run, name,
     assert BROKEN not in markdown
     phase = facts.phase(name)
     assert rf"**Phase {phase.number} {phase.title} failed:** {name} broke \| here. Next: " in markdown
-    assert f"`{facts.resume_command}`" in markdown
+    assert f"`{facts.command}`" in markdown
 
 
 def test_a_failed_training_shows_the_model_that_is_there_and_the_one_that_is_not(tmp_path):

@@ -119,7 +119,7 @@ def test_figures_that_stand_out_are_named_with_their_number(facts):
     facts = with_step(facts, EVALUATED, best="micro")
     facts = with_step(facts, BASELINES, bits_per_byte={**facts.of(BASELINES).bits_per_byte, "6-gram": 2.5})
     measured = facts.of(MEASURED).models
-    slow = replace(measured["micro"], share_of_peak=0.04)
+    slow = replace(measured["micro"], share_of_matmul=0.04)
     facts = with_step(facts, MEASURED, models={**measured, "micro": slow})
     facts = with_phase(facts, "evaluation", seconds=90)
     assert "2.683 against 2.410" in advice(facts, "no better than 5-gram")
