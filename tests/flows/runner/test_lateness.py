@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.full_run import PHASES
@@ -79,6 +79,7 @@ def test_a_training_of_an_earlier_session_says_nothing_of_the_machine_now(late_r
     assert not run.is_late
 
 
+@settings(max_examples=20)
 @given(st.floats(0.0, 600.0), st.floats(0.1, 20.0), st.floats(0.0, 100.0), st.floats(0.0, 300.0))
 def test_with_more_time_left_it_is_never_late_that_was_not(tmp_path_factory, left, slowness, taken, more):
     with pytest.MonkeyPatch.context() as patch:
