@@ -1,0 +1,248 @@
+"""The project's own tests: once for a workspace, code and set of packages, and never for long."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.full_run import PHASES
+from flows.ledger.code_digests import EDITED
+from flows.ledger.facts import TESTS, Tests
+from flows.ledger.ledger import Ledger
+from flows.ledger.steps import StepResult, StepSpec
+from flows.runner.run import Run
+from flows.supervision import own_tests
+from tests.flows.parts import assembled
+
+pytestmark = pytest.mark.fast
+CODE = {"nanogpt/**": "1" * 64, "tests/nanogpt/**": "2" * 64}
+PASSED = Tests(command="python -m pytest", passed=700, failed=0, skipped=3, seconds=18.0, timed_out=False, tail="")
+
+
+class Workspace:
+    """Its runs, in which the tests ended in one way or another."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "code.py").write_text("")
+
+    @property
+    def states(self) -> Path:
+        return self.folder / "state"
+
+    def ledger(self, run: str) -> Ledger:
+        return Ledger(self.states / run / "markers", self.folder, self.folder)
+
+    @property
+    def code(self) -> dict[str, str]:
+        return self.ledger("any").code_of(self.step)
+
+    step = StepSpec(key=TESTS, title="Run the project's fast tests", code=("code.py",))
+
+    def finish(self, run: str, facts: Tests = PASSED, surroundings: str | None = None) -> None:
+        digest = own_tests.surroundings_digest() if surroundings is None else surroundings
+        ledger = self.ledger(run)
+        ledger.start(self.step, {}, "never run")
+        ledger.finish(self.step, StepResult(replace(facts, surroundings=digest)), seconds=facts.seconds)
+
+    def fail(self, run: str) -> None:
+        ledger = self.ledger(run)
+        ledger.start(self.step, {}, "asked for (--redo)")
+        ledger.fail(self.step, "1 failed")
+
+    def interrupt(self, run: str) -> None:
+        self.ledger(run).start(self.step, {}, "never run")
+
+    def earlier(self) -> Tests | None:
+        return own_tests.earlier(self.states, self.code)
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def test_what_another_run_of_the_workspace_gave_is_taken_and_dated(workspace):
+    assert workspace.earlier() is None
+    workspace.finish("night")
+    found = workspace.earlier()
+    assert (found.passed, found.skipped) == (700, 3)
+    finished_at = workspace.ledger("night").marker(TESTS.step).finished_at
+    assert found.taken_from == finished_at[:16]
+    workspace.finish("morning", found)  # as a run records what it has taken
+    assert workspace.earlier().taken_from == finished_at[:16]
+
+
+def test_with_other_code_they_are_run_again(workspace):
+    workspace.finish("night")
+    (workspace.folder / "code.py").write_text("changed = True\n")
+    assert workspace.earlier() is None
+    workspace.finish("morning")
+    assert workspace.earlier() is not None
+
+
+@pytest.mark.parametrize("surroundings", ["", "0" * 64])
+def test_with_other_packages_they_are_run_again(workspace, surroundings):
+    """Of a run with an older version, which noted no packages, nobody knows."""
+    workspace.finish("night", surroundings=surroundings)
+    assert workspace.earlier() is None
+
+
+@pytest.mark.parametrize("facts", [replace(PASSED, timed_out=True), own_tests.not_run("the run is late")])
+def test_what_was_cut_short_or_not_run_says_nothing(workspace, facts):
+    workspace.finish("night", facts)
+    assert workspace.earlier() is None
+
+
+def test_after_a_failure_they_are_run_again_whatever_was_before(workspace):
+    workspace.finish("night")
+    workspace.finish("morning")
+    workspace.fail("morning")
+    assert workspace.earlier() is None
+    workspace.interrupt("morning")  # a start that was killed has mended nothing
+    assert workspace.earlier() is None
+    workspace.finish("morning")
+    assert workspace.earlier() is not None
+
+
+def test_a_failure_with_other_code_is_of_the_past(workspace):
+    workspace.fail("night")
+    (workspace.folder / "code.py").write_text("mended = True\n")
+    workspace.finish("morning")
+    assert workspace.earlier() is not None
+
+
+def test_a_start_that_was_interrupted_leaves_what_was_found_before(workspace):
+    workspace.finish("night")
+    workspace.interrupt("night")
+    assert workspace.earlier().passed == 700
+
+
+def test_code_that_was_edited_while_it_ran_matches_none(workspace):
+    workspace.finish("night")
+    assert own_tests.earlier(workspace.states, {**workspace.code, "nanogpt/**": EDITED}) is None
+
+
+def test_a_note_that_cannot_be_read_is_none(workspace):
+    workspace.finish("night")
+    for copy in workspace.states.rglob("*.json"):
+        copy.write_text("{half")
+    assert workspace.earlier() is None
+
+
+def test_every_package_counts(monkeypatch):
+    class Package:
+        def __init__(self, name: str, version: str):
+            self.name, self.version = name, version
+
+    digests = set()
+    for installed in ([("torch", "2.13")], [("torch", "2.14")], [("torch", "2.13"), ("numpy", "2")]):
+        monkeypatch.setattr(
+            own_tests, "distributions", lambda installed=installed: [Package(*row) for row in installed]
+        )
+        digests.add(own_tests.surroundings_digest())
+    assert len(digests) == 3
+
+
+# How long they may take --------------------------------------------------------------------------------------------
+
+
+@given(st.floats(1.0, 1e7))
+def test_they_never_take_more_than_a_twentieth_of_the_budget(budget):
+    allowed = own_tests.seconds_allowed(budget)
+    assert allowed == 0.0 or own_tests.LEAST_SECONDS <= allowed <= min(600.0, 0.05 * budget)
+    assert (allowed == 0.0) == (0.05 * budget < own_tests.LEAST_SECONDS)
+    assert 0.0 <= own_tests.seconds_expected(budget, Path("/nowhere"), CODE) <= allowed
+
+
+def test_where_they_have_run_nothing_is_set_aside_for_them(workspace):
+    assert own_tests.seconds_expected(600.0, workspace.states, workspace.code) == own_tests.USUAL_SECONDS
+    workspace.finish("night")
+    assert own_tests.seconds_expected(600.0, workspace.states, workspace.code) == 0.0
+
+
+# In a run ----------------------------------------------------------------------------------------------------------
+
+
+class Suite:
+    """In the place of Python: a program that notes that it was started, and ends as it is asked to."""
+
+    def __init__(self, folder: Path, monkeypatch):
+        self.folder, self.notes = folder, folder / "started"
+        monkeypatch.setattr(own_tests.sys, "executable", str(folder / "python"))
+        self.ends("echo '700 passed, 3 skipped in 18.00s'")
+
+    def ends(self, script: str) -> None:
+        program = self.folder / "python"
+        program.write_text(f'#!/bin/sh\necho "$@" >> {self.notes}\n{script}\n')
+        program.chmod(0o755)
+
+    @property
+    def starts(self) -> int:
+        return len(self.notes.read_text().splitlines()) if self.notes.exists() else 0
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch) -> Suite:
+    (tmp_path / "bin").mkdir()
+    return Suite(tmp_path / "bin", monkeypatch)
+
+
+def run_of(folder: Path, *arguments: str) -> Run:
+    return assembled(folder / "workspace", PHASES, None, "--data", "embedded", *arguments)
+
+
+def do(run: Run) -> Tests:
+    return run.do(TESTS)
+
+
+def test_two_runs_of_a_workspace_run_them_once_and_a_redo_again(tmp_path, suite):
+    first = do(run_of(tmp_path, "--run", "night", "--budget", "10m"))
+    assert (first.passed, first.skipped, first.taken_from) == (700, 3, "") and suite.starts == 1
+    later = run_of(tmp_path, "--run", "morning", "--budget", "20m")
+    taken = do(later)
+    assert taken.taken_from and taken.passed == 700 and suite.starts == 1
+    assert "700 passed before with this code" in (later.paths.logs / "automation_log.txt").read_text()
+    again = do(run_of(tmp_path, "--run", "morning", "--budget", "20m", "--redo", TESTS.step))
+    assert again.taken_from == "" and suite.starts == 2
+
+
+def test_a_failure_is_found_again_by_the_next_run(tmp_path, suite):
+    do(run_of(tmp_path, "--run", "night", "--budget", "10m"))
+    suite.ends("echo '1 failed, 699 passed in 18.00s'; exit 1")
+    with pytest.raises(RuntimeError, match="the project's tests fail here: 1 failed, 699 passed"):
+        do(run_of(tmp_path, "--run", "night", "--budget", "10m", "--redo", TESTS.step))
+    with pytest.raises(RuntimeError, match="the project's tests fail here"):
+        do(run_of(tmp_path, "--run", "morning", "--budget", "10m"))
+    assert suite.starts == 3
+    suite.ends("echo '700 passed in 18.00s'")
+    assert do(run_of(tmp_path, "--run", "morning", "--budget", "10m")).passed == 700
+
+
+def test_a_budget_too_short_for_them_is_said_and_they_are_not_run(tmp_path, suite):
+    facts = do(run_of(tmp_path, "--budget", "90s"))
+    assert facts.not_run == "5% of the budget, 4.5 s, are too little for them" and suite.starts == 0
+    assert do(run_of(tmp_path, "--budget", "10m")).passed == 700  # with time for them, they are run
+
+
+def test_a_run_that_is_late_leaves_them_out_unless_they_are_asked_for(tmp_path, suite, monkeypatch):
+    monkeypatch.setattr(Run, "is_late", property(lambda run: True))
+    assert do(run_of(tmp_path, "--budget", "10m")).not_run == own_tests.LATE
+    assert suite.starts == 0
+    assert do(run_of(tmp_path, "--budget", "10m", "--redo", TESTS.step)).passed == 700
+
+
+def test_they_are_stopped_after_their_share(tmp_path, suite, monkeypatch):
+    monkeypatch.setattr(own_tests, "LEAST_SECONDS", 0.1)
+    suite.ends("exec sleep 600")
+    facts = do(run_of(tmp_path, "--budget", "60s", "--set", "tests=true"))
+    assert facts.timed_out and not facts.has_finished and 2.9 <= facts.seconds < 60
+
+
+def test_the_command_is_the_fast_selection_without_a_trace_in_the_checkout(tmp_path, suite):
+    do(run_of(tmp_path, "--budget", "10m"))
+    [line] = suite.notes.read_text().splitlines()
+    assert line == "-m pytest -m fast -p no:cacheprovider tests/nanogpt"
+    assert own_tests.not_run("").command == "python -m pytest -m fast tests/nanogpt"
