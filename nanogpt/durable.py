@@ -138,7 +138,10 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def set_aside(path: Path, suffix: str = ".corrupt") -> Path:
+SET_ASIDE = ".corrupt"
+
+
+def set_aside(path: Path, suffix: str = SET_ASIDE) -> Path:
     """Rename `path` to its name and `suffix`, in place of what was set aside before; the new path. Raises OSError."""
     aside = path.with_name(f"{path.name}{suffix}")
     if aside.is_dir() and not aside.is_symlink():

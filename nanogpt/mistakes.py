@@ -46,6 +46,8 @@ def _allowed(problem: str, message: str) -> str:
     """What is allowed, after "should", from pydantic's name of the problem and its message."""
     if problem.startswith("bool"):
         return "be true or false"
+    if problem == "int_parsing_size":
+        return "be a smaller integer"
     if problem == "tuple_type":
         return "be a list such as [first, second]"
     return re.sub(" after validation, not [0-9]+$", "", re.sub("^[A-Z][a-z]+ should ", "", message))
@@ -77,7 +79,7 @@ def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
 def nearest_key(dotted: str, kind: type[BaseModel]) -> str:
     """' (did you mean "training.learning_rate"?)' for what a person wrote as `learning_rate`, `training.lr` or
     `training.learning_rat`, or an empty string."""
-    known = list(_dotted_keys(kind))
+    known = [key for key in _dotted_keys(kind) if key != dotted]  # else it is unknown here for another reason
     section, _, word = dotted.rpartition(".")
     here = [key for key in known if key.rpartition(".")[0] == section]
     same = [key for key in known if _last(key) == word]

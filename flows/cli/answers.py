@@ -42,7 +42,7 @@ def without_packages(argv: list[str], environment: str, run: str) -> None:
     given = parse_arguments(argv)
     if not given.status:
         return
-    state = given.workspace.expanduser() / "state" / run
+    state = given.workspace / "state" / run
     session = _record(state / "session.json")
     print(f"{ENVIRONMENT[environment]}: a start without --status makes it ready.")
     print(f"run {run}: {_how_it_stands(session)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -42,6 +43,27 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{near}; --help lists the options")
 
 
+def _named(text: str) -> str:
+    """A name or a path, which a shell makes empty where a variable is not set. Raises argparse.ArgumentTypeError."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    try:
+        os.stat(os.path.expanduser(text))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # whoever uses it says so, or makes it
+    except OSError as error:  # too long, or a link to itself
+        raise argparse.ArgumentTypeError(f"{error.strerror}: {text[:100]}") from None
+    return text
+
+
+def _path(text: str) -> Path:
+    """A path, with a person's folder in place of ~. Raises argparse.ArgumentTypeError."""
+    try:
+        return Path(_named(text)).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text} is in the home of a user who does not exist") from None
+
+
 class _ShowVersion(argparse.Action):
     """Unlike argparse's own: git is asked for the commit only when the version is asked for."""
 
@@ -60,10 +82,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--budget", metavar="TIME", help="wall clock for the whole run: 2m, 10m, 1h, 8h (default 6h)")
-    add("--data", metavar="NAME|PATH", help="tiny_shakespeare, embedded, a text file or a folder of them")
+    add("--data", metavar="NAME|PATH", type=_named, help="tiny_shakespeare, embedded, a text file or a folder of them")
     add("--run", metavar="NAME", help="name of the run (default: default)")
-    add("--workspace", metavar="DIR", type=Path, default=CHECKOUT, help="where results go (default: the checkout)")
-    add("--config", metavar="FILE", type=Path, help="a model's YAML (trains exactly that) or a run's YAML")
+    add("--workspace", metavar="DIR", type=_path, default=CHECKOUT, help="where results go (default: the checkout)")
+    add("--config", metavar="FILE", type=_path, help="a model's YAML (trains exactly that) or a run's YAML")
     add("--set", metavar="KEY=VALUE", action="append", default=[],
         help="change a setting: training.learning_rate=3e-4, data.mirror=DIR,URL (repeatable)")  # fmt: skip
     add("--status", action="store_true", help="table of steps with state and reason, then end")

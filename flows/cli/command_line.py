@@ -86,7 +86,7 @@ def _remembered(given: argparse.Namespace) -> list[str]:
     says_more = given.config or given.set or given.data or given.budget or given.on_hangup or given.min_charge
     if given.fresh or says_more:
         return []
-    state = Paths(given.workspace.expanduser().resolve(), given.run or "default").state
+    state = Paths(given.workspace.resolve(), given.run or "default").state
     session = read_session(state)
     if session is None:
         return []
@@ -153,7 +153,7 @@ def _as_seen_from_the_checkout(path: str) -> str:
 
 def _absolute(text: str) -> str:
     """A path is kept absolute, so that the run means the same from any folder; a name of the catalogue stays."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # unlike Path's own, it leaves a user who does not exist
     return str(path.resolve()) if path.exists() or os.sep in text else text
 
 
@@ -186,7 +186,7 @@ def _check_sections(overrides: Sequence[str]) -> None:
 
 
 def _workspace(folder: Path, only_looks: bool) -> Path:
-    folder = folder.expanduser().resolve()
+    folder = folder.resolve()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():
         raise UserError(f"--workspace {folder}: {existing} is a file, a folder is needed")

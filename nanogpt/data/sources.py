@@ -99,7 +99,7 @@ class Fetched:
 def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
     for mirror in mirrors:
-        if not _is_valid_url(mirror) and not own_path(mirror).is_dir():
+        if not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
             raise UserError(
                 f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
                 "(a name with a comma: in a list)"
@@ -278,13 +278,20 @@ def expected_bytes(source: str) -> int:
 def find_own(source: str) -> Found:
     """The texts of a source that is a person's own, without what this project or a tool wrote. Raises UserError."""
     path = own_path(source)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        _refuse_unknown(source, path)
+    except (OSError, ValueError) as error:  # too long, a link to itself, not to be seen; a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"data.source: {spelled(source)[:100]} cannot be read ({reason})") from None
     if path.is_file():
         _refuse_output(path, path.parent)
         return Found([path], [])
     if path.is_dir():
         _refuse_output(path, path)
         return _texts_in(path)
-    _refuse_unknown(source, path)
+    raise UserError(f"data.source: {spelled(source)} is neither a plain file nor a folder")
 
 
 def _refuse_unknown(source: str, path: Path) -> NoReturn:

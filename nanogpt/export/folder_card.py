@@ -153,4 +153,4 @@ def _opening(tokenizer: Tokenizer | None) -> str:
 
 
 def _name_of(path: Path) -> str:
-    return spelled(os.path.basename(os.path.abspath(path.expanduser()))) or "model"
+    return spelled(os.path.basename(os.path.abspath(os.path.expanduser(path)))) or "model"

@@ -60,9 +60,14 @@ def export_tensors(
     return sorted(path for path in folder.iterdir() if path.name in FILES)
 
 
-def export_trained(model_folder: Path, folder: Path, card: str | None = None) -> list[Path]:
-    """export() of the best checkpoint in a training folder; returns the files written to `folder`."""
+def export_trained(model_folder: Path, folder: Path, card: str | None = None, *, again: bool = False) -> list[Path]:
+    """export() of the best checkpoint in a training folder; returns the files written to `folder`.
+
+    `again`: the caller knows `folder` for its own earlier export, though the file that says so may be damaged.
+    """
     source = TrainedFolder(model_folder)
+    if again:
+        durable.write_json(folder / GENERATION, HOW_TO_GENERATE)
     return export(source.model(), source.tokenizer(), folder, card, [model_folder])
 
 

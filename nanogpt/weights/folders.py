@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from nanogpt.data.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ def source_at(path: Path | str) -> Source:
 
     Where a training and an export share a folder, the training counts: the export is never newer than it.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path's own, it leaves a user who does not exist
     if path.is_file():
         return NanoGPTCheckpoint(path)
     if not path.is_dir():

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from nanogpt import durable
 from nanogpt.faults import UserError
 
 
@@ -19,6 +20,7 @@ def load_tensors(path: Path, *, sizes_only: bool = False) -> dict[str, Tensor]:
     """
     if path.suffix != ".safetensors":
         return tensors_in(load_pickle(path, sizes_only=sizes_only), path)
+    _require_plain(path)
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
@@ -27,6 +29,14 @@ def load_tensors(path: Path, *, sizes_only: bool = False) -> dict[str, Tensor]:
             return {name: file.get_tensor(name).float() for name in names}
     except SafetensorError as error:
         raise UserError(f"{path}: is not a safetensors file ({error})") from error
+
+
+def _require_plain(path: Path) -> None:
+    """Raise UserError for what is no file or cannot be read: opening a FIFO would wait for its writer."""
+    try:
+        durable.open_plain(path).close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
@@ -41,6 +51,7 @@ def load_pickle(path: Path, *, sizes_only: bool = False) -> Any:
 
     torch's own allow-list decides (weights_only): a pickle may name any function to call, and calling it is loading.
     """
+    _require_plain(path)
     try:
         return torch.load(path, map_location="meta" if sizes_only else "cpu", weights_only=True)
     except pickle.UnpicklingError as error:

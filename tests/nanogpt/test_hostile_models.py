@@ -24,6 +24,7 @@ from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import open_folder
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.training_case import make_data
+from tests.not_a_file import each_kind
 
 CHECKOUT = Path(__file__).parents[2]
 LETTERS = CharTokenizer("abcdefgh \n")
@@ -133,6 +134,19 @@ def test_tensors_of_any_size(size, preset, tmp_path):
     for name in tensors:
         save_file(tensors | {name: torch.zeros(size)}, tmp_path / "model.safetensors")
         refused(tmp_path, shape_too=False)
+
+
+@each_kind
+@pytest.mark.parametrize("make, name", [
+    (exported, "model.safetensors"), (exported, "config.json"), (exported, "tokenizer.json"),
+    (trained, "best/model.safetensors"), (trained, "best/manifest.json"), (trained, "config.yaml"),
+    (trained, "tokenizer.json"),
+])  # fmt: skip
+def test_what_is_no_file_in_the_place_of_one(put, make, name, tmp_path):
+    folder = make(tmp_path / "model")
+    (folder / name).unlink()
+    put(folder / name)
+    refused(folder, shape_too=name != "tokenizer.json")
 
 
 def hostile_training(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from flows.context.options import RunOptions
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
 from nanogpt.faults import UserError
+from tests.not_a_file import each_kind
 
 MODEL = "model: {n_layer: 1, n_head: 2, n_embd: 32, block_size: 32}\ntraining: {max_iters: 100}\n"
 LONG_ENOUGH = "To be, or not to be, that is the question.\n" * 100
@@ -73,6 +74,16 @@ BAD_ARGUMENTS = {
     "a line break": (["--set", "training\n=\n3", "--set", "a\nb"], "--set a b: expected KEY=VALUE"),
     "a model to continue from": (["--set", "training.init_from=exports/a"], "nanogpt train CONFIG --init exports/a"),
     "a missing config": (["--config", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
+    "a variable that is not set": (["--data", ""], "argument --data: is empty"),
+    "no workspace": (["--workspace="], "argument --workspace: is empty"),
+    "a home of nobody": (["--workspace", "~nobody-of-that-name/x"], "is in the home of a user who does not exist"),
+    "a text of nobody": (["--data", "~nobody-of-that-name/x.txt"], "data.source: there is no file or folder"),
+    "a workspace too long": (["--workspace", "x" * 5000], f"--workspace: File name too long: {'x' * 100};"),
+    "a text too long": (["--set", f"data.source={'x' * 5000}"], f"{'x' * 100} cannot be read (File name too long)"),
+    "a mirror too long": (["--set", f"data.mirror={'x' * 5000}"], "is neither a folder nor"),
+    "a text with a NUL": (["--set", 'data.source="a\\0b"'], "cannot be read (embedded null byte)"),
+    "a number too large": (["--set", "training.seed=1e300"], "--set training.seed: found 1e+300, should be a smaller"),
+    "a key of a model's file alone": (["--set", "name=mine"], "--set name: unknown key"),
 }  # fmt: skip
 
 
@@ -152,6 +163,21 @@ def test_a_workspace_that_is_a_file_is_refused(below, tmp_path, capsys):
     file.write_text("mine")
     assert f"{file} is a file" in refusal(["--workspace", str(file / below)], capsys)
     assert file.read_text() == "mine"
+
+
+def test_a_workspace_that_is_a_link_to_itself_is_refused(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / "loop", tmp_path / "loop" / "deeper"):
+        assert "Too many levels of symbolic links" in refusal(["--workspace", str(place)], capsys)
+
+
+@each_kind
+def test_what_is_no_file_is_no_text_and_no_settings(put, tmp_path, capsys):
+    place, workspace = tmp_path / "place.yaml", ["--workspace", str(tmp_path / "workspace")]
+    put(place)
+    for option in ("--data", "--config"):
+        refusal([*workspace, option, str(place)], capsys)
+    assert not (tmp_path / "workspace").exists()
 
 
 def test_a_workspace_whose_state_is_a_file_is_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from nanogpt.inference.engine import Engine
 from nanogpt.training.trainer import train
 from tests.flows.real_run import finish_now, real_run
 from tests.nanogpt.training_case import TEXT, make_data, tiny
+from tests.not_a_file import KINDS
 
 pytestmark = pytest.mark.slow
 NEEDS = (FETCHED, CLEANED, CHARACTERS, PLANNED, trained("micro"), trained("tiny"), EVALUATED, SAMPLES, BASELINES)
@@ -88,6 +90,23 @@ def test_a_card_that_is_damaged_or_out_of_date_is_written_again(run):
     assert not decision.keep and "evaluation.baselines" in decision.reason
     run.do(EXPORTED)
     assert b"tiny is undertrained" in cards(run)["training"]
+
+
+def test_an_export_of_which_a_file_is_gone_or_replaced_is_made_again(run):
+    run.do(EXPORTED)
+    folder = run.paths.exports / "best"
+    whole = _content(folder)
+    for name in ("generation_config.json", "config.json", "model.safetensors"):
+        for put in (None, *KINDS.values()):
+            (folder / name).unlink()
+            if put:
+                put(folder / name)
+            run.do(EXPORTED)
+            assert _content(folder) == whole, name
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".corrupt"}
 
 
 def test_without_a_deployment_the_report_has_cards_all_the_same(run):
