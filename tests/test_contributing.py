@@ -46,6 +46,14 @@ def test_the_style_is_kept(arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("arguments", commands(".venv/bin/mypy"))
+def test_the_types_are_kept(arguments):
+    pytest.importorskip("mypy")
+    done = run("mypy", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", commands(".venv/bin/python -m bench.faults"))
 def test_the_campaign_takes_its_options(arguments):
     done = run("bench.faults", *arguments, "--list")
