@@ -14,7 +14,7 @@ from flows.runner.run import Phase, steps_of
 from flows.runner.sessions import read_session
 from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
 from nanogpt.faults import UserError, nearest
-from nanogpt.mistakes import nearest_key
+from nanogpt.mistakes import dotted_keys, nearest_key
 
 MODEL_SECTIONS = ("model", "training")
 DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
@@ -178,11 +178,10 @@ def _is_of_model(override: str) -> bool:
 
 
 def _check_sections(overrides: Sequence[str]) -> None:
-    known = [*MODEL_SECTIONS, *RunConfig.model_fields]
+    known = [*dotted_keys(RunConfig), *filter(_is_of_model, dotted_keys(Config))]
     for key, _ in parse_overrides(overrides):
-        section = key.split(".")[0]
-        if section not in known:
-            raise UserError(f"--set {key}: unknown key{nearest(section, known) or nearest_key(key, Config)}")
+        if key.split(".")[0] not in RunConfig.model_fields:
+            raise UserError(f"--set {key}: unknown key{nearest_key(key, known, in_full=True)}")
 
 
 def _workspace(folder: Path, only_looks: bool) -> Path:
