@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -17,7 +19,9 @@ from flows.cli import session
 from flows.context.command_words import PHASES
 from flows.context.options import RunOptions
 from flows.context.paths import CHECKOUT
+from flows.context.watchdog import Watchdog
 from flows.ledger.facts import FETCHED, Key
+from flows.runner import assembly
 from flows.runner.sessions import Session
 from nanogpt.data import sources
 from nanogpt.faults import UserError
@@ -202,6 +206,19 @@ def test_status_and_plan_without_options_are_of_the_run_as_it_was_started(flow, 
     session.main([*arguments, "--plan", "--budget", "1h", "--set", "ladder=[micro]"], phases, flow.do_phases)
     printed = capsys.readouterr()
     assert "budget 600.0 -> 3600.0, seed 7 -> 1337" in printed.out and printed.err == ""
+
+
+def test_a_flow_that_hangs_leaves_its_stacks_in_the_log(flow, monkeypatch):
+    monkeypatch.setattr(assembly, "Watchdog", partial(Watchdog, patience=0.2))
+
+    def hangs_here(run):
+        deadline = time.monotonic() + 20
+        while "no progress for" not in flow.log and time.monotonic() < deadline:
+            time.sleep(0.02)
+        flow.do_phases(run)
+
+    assert start(flow, work=hangs_here) == 0
+    assert " ERROR no progress for" in flow.log and "thread MainThread" in flow.log and "in hangs_here" in flow.log
 
 
 @pytest.mark.slow
