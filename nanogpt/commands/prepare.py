@@ -4,11 +4,10 @@ fine-tune."""
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from nanogpt.commands.arguments import add_overrides
+from nanogpt.commands.arguments import add_overrides, print_note, require_folder
 from nanogpt.faults import UserError
 
 HELP = "clean, split and tokenise a text"
@@ -35,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.data import preprocessing, shards, sources
     from nanogpt.data.tokenizer import load_tokenizer
 
+    require_folder("--out", arguments.out)
     _check_keys(arguments.set)
     if arguments.allow_unknown and not arguments.tokenizer_of:
         raise UserError("--allow-unknown goes with --tokenizer-of: other tokenizers are made for the text")
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = sources.EMBEDDED if fetched.fallback_reason else sources.name_of(arguments.source)
     statistics = preprocessing.prepare(fetched.documents, text, config, normalise)
     for remark in [*fetched.remarks(), *preprocessing.remarks(statistics)]:
-        _print_note(remark)
+        print_note(remark)
     if tokenizer is not None:
         manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)
     else:
@@ -58,11 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _warn(fault: str, remedy: str) -> None:
-    _print_note(f"{fault}; {remedy}")
-
-
-def _print_note(words: str) -> None:
-    print(f"nanogpt: {words}", file=sys.stderr)
+    print_note(f"{fault}; {remedy}")
 
 
 def _check_keys(overrides: list[str]) -> None:
