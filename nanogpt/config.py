@@ -436,7 +436,7 @@ def validate(kind: type[Model], values: dict[str, Any], where: str, origins: dic
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        key, mistake = explain(kind, error)
+        key, mistake = explain(kind, error, origins or {})
         raise UserError(f"{_place(where, origins or {}, key)}: {mistake}") from None
 
 

@@ -125,8 +125,17 @@ def symptom_in(text: str) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """' (did you mean "…"?)' for the known word nearest to `word`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f' (did you mean "{matches[0]}"?)' if matches else ""
+    return suggestion(closest(word, known))
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known word nearest to `word`, or an empty string."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
+
+
+def suggestion(word: str) -> str:
+    """' (did you mean "word"?)', or an empty string for one."""
+    return f' (did you mean "{word}"?)' if word else ""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from nanogpt.faults import nearest
+from nanogpt.faults import closest, nearest, suggestion
 from nanogpt.spelling import redacted
 
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")  # the second: YAML may have keys that are not text
@@ -21,14 +21,17 @@ def found(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else redacted(_SHORT.repr(value))
 
 
-def explain(kind: type[BaseModel], error: ValidationError) -> tuple[str, str]:
-    """The key of the first mistake ("" for the whole) and what is wrong with it; an unknown key comes first."""
+def explain(kind: type[BaseModel], error: ValidationError, typed: Collection[str] = ()) -> tuple[str, str]:
+    """The key of the first mistake ("" for the whole) and what is wrong with it; an unknown key comes first.
+
+    `typed`: keys of the command line, where the right one is written in full.
+    """
     errors = error.errors()
     first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
     location = _location(kind, first["loc"])
     key = ".".join(location)
     if first["type"] in UNKNOWN_KEY:
-        return key, f"unknown key{nearest_key(key, kind)}"
+        return key, f"unknown key{nearest_key(key, list(dotted_keys(kind)), in_full=key in typed)}"
     if first["type"] == "value_error":
         return key, str(first["ctx"]["error"])
     if first["type"] == "model_type":
@@ -76,27 +79,28 @@ def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
     return list(kind.model_fields)
 
 
-def nearest_key(dotted: str, kind: type[BaseModel]) -> str:
+def nearest_key(dotted: str, known: Sequence[str], in_full: bool) -> str:
     """' (did you mean "training.learning_rate"?)' for what a person wrote as `learning_rate`, `training.lr` or
-    `training.learning_rat`, or an empty string."""
-    known = [key for key in _dotted_keys(kind) if key != dotted]  # else it is unknown here for another reason
+    `training.learning_rat`, or an empty string. In its own section, and not `in_full`, "learning_rate" is enough."""
+    known = [key for key in known if key != dotted]  # else it is unknown here for another reason
     section, _, word = dotted.rpartition(".")
-    here = [key for key in known if key.rpartition(".")[0] == section]
+    here = {_last(key): key for key in known if key.rpartition(".")[0] == section}
     same = [key for key in known if _last(key) == word]
-    initials = [key for key in [*here, *known] if "".join(part[:1] for part in _last(key).split("_")) == word]
-    if likely := same or initials:
-        return f' (did you mean "{likely[0] if likely[0] not in here else _last(likely[0])}"?)'
-    return nearest(word, map(_last, here)) or nearest(dotted, known)
+    initials = [key for key in [*here.values(), *known] if "".join(part[:1] for part in _last(key).split("_")) == word]
+    near = here.get(closest(word, here)) or closest(dotted, known)
+    key = next(iter(same or initials), near)
+    return suggestion(_last(key) if key in here.values() and not in_full else key)
 
 
 def _last(dotted: str) -> str:
     return dotted.rpartition(".")[2]
 
 
-def _dotted_keys(kind: type[BaseModel]) -> Iterator[str]:
+def dotted_keys(kind: type[BaseModel]) -> Iterator[str]:
+    """`training.learning_rate` and so on: all that can be set."""
     for name, field in kind.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from (f"{name}.{key}" for key in _dotted_keys(inner))
+            yield from (f"{name}.{key}" for key in dotted_keys(inner))
         else:
             yield name

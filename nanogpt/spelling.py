@@ -13,6 +13,16 @@ def redacted(text: str) -> str:
     return _CREDENTIALS.sub("***@", text)
 
 
+def is_redacted(text: str) -> bool:
+    """Whether `redacted` hid something in `text`: what is left is to be read, not to be used."""
+    return "://***@" in text
+
+
+def to_be_typed(command: str) -> str:
+    """A command as it is shown to a person; where `redacted` hid a password, with a line that says what to do."""
+    return command + ("\n  # type the password in place of ***: it is not kept" if is_redacted(command) else "")
+
+
 def spelled(path: str | Path) -> str:
     r"""A file name as text that any file, terminal and database takes. `path_of` gives the name back.
 

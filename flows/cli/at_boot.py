@@ -23,6 +23,7 @@ from flows.context.paths import CHECKOUT
 from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.spelling import to_be_typed
 
 VARIABLE = "NANOGPT_AT_BOOT"  # set by the service: its name
 # What a person has set for this machine's network and caches; a service manager knows nothing of it.
@@ -96,7 +97,7 @@ def install(run: Run, more: list[str], say: Say = print) -> int:
     if is_running:
         say(f"Run {run.options.run} is running already and is left alone; the next boot starts it again.")
     undo = shlex.join([*shlex.split(run.options.command), "--uninstall"])
-    say(f"When the run is done, it removes this. To remove it earlier:\n  {undo}")
+    say(f"When the run is done, it removes this. To remove it earlier:\n  {to_be_typed(undo)}")
     run.journal.log(f"installed to start at boot: {service.file}")
     return 0
 
@@ -113,7 +114,7 @@ def uninstall(run: Run, say: Say = print) -> int:
         _ask("systemctl", "--user", "disable", "--now", service.name)
     _remove(service)
     say(f"Removed {service.file}: nothing starts run {run.options.run} at boot. What was done is kept; continue with:\n"
-        f"  {run.options.command}")  # fmt: skip
+        f"  {to_be_typed(run.options.command)}")  # fmt: skip
     run.journal.log(f"no longer starts at boot: {service.file}")
     return 0
 

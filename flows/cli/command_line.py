@@ -1,3 +1,5 @@
+"""A command line as options: what was asked for, what the run remembers, and what is a mistake."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,10 +16,12 @@ from flows.runner.run import Phase, steps_of
 from flows.runner.sessions import read_session
 from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
 from nanogpt.faults import UserError, nearest
-from nanogpt.mistakes import nearest_key
+from nanogpt.mistakes import dotted_keys, nearest_key
+from nanogpt.spelling import is_redacted
 
 MODEL_SECTIONS = ("model", "training")
 DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
+MIRROR = "data.mirror"
 PATHS = ("--workspace", "--config", "--data")
 OF_ONE_START = ("--only", "--redo", "--fresh", "--status", "--plan", "--install-at-boot", "--uninstall")
 LOOK_ONLY = ("status", "plan", "uninstall")
@@ -29,7 +33,10 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
     Raises UserError; SystemExit for --help.
     """
     given = parse_arguments(argv)
-    if remembered := _remembered(given):
+    remembered, hidden = _remembered(given)
+    if hidden and given.install_at_boot:
+        raise UserError(f"--install-at-boot: {_give_again(hidden[0])}")
+    if remembered:
         argv = [*remembered, *argv]
         given = parse_arguments(argv)
     values, model_file = _read_files(given)
@@ -51,7 +58,7 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         config=config,
         candidates=candidates,
         fixed=model_file is not None,
-        pinned=frozenset(change.partition("=")[0].strip() for change in model_changes),
+        pinned=frozenset(map(_key, model_changes)),
         workspace=_workspace(given.workspace, only_looks=any(getattr(given, option) for option in LOOK_ONLY)),
         ui=not given.no_ui,
         status=given.status,
@@ -61,8 +68,8 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         fresh=given.fresh,
         install_at_boot=given.install_at_boot,
         uninstall=given.uninstall,
-        words=tuple(run_words(argv)),
-        remembered=shlex.join(remembered),
+        words=(*run_words(argv), *(word for setting in hidden for word in ("--set", setting))),
+        remembered="; ".join(filter(None, [shlex.join(remembered), *map(_give_again, hidden)])),
     )
 
 
@@ -81,39 +88,43 @@ def run_words(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def _remembered(given: argparse.Namespace) -> list[str]:
-    """The words with which a run was started before, where this command line says nothing of what the run is."""
-    says_more = given.config or given.set or given.data or given.budget or given.on_hangup or given.min_charge
-    if given.fresh or says_more:
-        return []
-    state = Paths(given.workspace.resolve(), given.run or "default").state
-    session = read_session(state)
+def _remembered(given: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The words with which a run was started before, where this command line says nothing of what the run is, and the
+    settings of which it kept no password. What this command line gives too is left out."""
+    own_keys = [_key(setting) for setting in given.set]
+    if given.fresh or given.config or given.data or given.budget or set(own_keys) - {MIRROR}:
+        return [], []
+    session = read_session(Paths(given.workspace.resolve(), given.run or "default").state)
     if session is None:
-        return []
-    words = [word for word in shlex.split(session.command)[3:] if not word.startswith("--no-")]
+        return [], []
     try:
-        make_parser().parse_args(words)
+        before = make_parser().parse_args(shlex.split(session.command)[3:])
     except UserError:  # an option of an older version
-        return []
-    return _seen_from_anywhere(_without(words, ("--run", "--workspace")))
+        return [], []
+    words: list[str] = []
+    for option in ("--budget", "--data", "--config", "--on-hangup", "--min-charge"):
+        name = option.removeprefix("--").replace("-", "_")
+        if getattr(given, name) is None and (value := getattr(before, name)) is not None:
+            words += [option, _from_the_checkout(str(value)) if option in PATHS else value]
+    settings = [setting for setting in before.set if _key(setting) not in own_keys]
+    for setting in settings:
+        words += [] if is_redacted(setting) else ["--set", setting]
+    words += ["--no-ui"] if before.no_ui and not given.no_ui else []
+    return words, [setting for setting in settings if is_redacted(setting)]
 
 
-def _seen_from_anywhere(words: Sequence[str]) -> list[str]:
+def _give_again(hidden: str) -> str:
+    key = _key(hidden)
+    return f"{key} has a password, which is not kept: give it again (--set {key}=...)"
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].strip()
+
+
+def _from_the_checkout(path: str) -> str:
     """A command is kept as it is typed in the checkout: its relative paths begin there."""
-    return [str(CHECKOUT / word) if before in PATHS and (CHECKOUT / word).exists() else word
-            for before, word in zip(["", *words], words, strict=False)]  # fmt: skip
-
-
-def _without(words: Sequence[str], options: Sequence[str]) -> list[str]:
-    """`words` without some options and their values."""
-    kept, rest = [], iter(words)
-    for word in rest:
-        option, equals, _ = word.partition("=")
-        if option not in options:
-            kept.append(word)
-        elif not equals:
-            next(rest, "")
-    return kept
+    return str(CHECKOUT / path) if (CHECKOUT / path).exists() else path
 
 
 def _read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
@@ -174,15 +185,14 @@ def _check_from_scratch(candidates: Sequence[Config]) -> None:
 
 
 def _is_of_model(override: str) -> bool:
-    return override.partition("=")[0].strip().split(".")[0] in MODEL_SECTIONS
+    return _key(override).split(".")[0] in MODEL_SECTIONS
 
 
 def _check_sections(overrides: Sequence[str]) -> None:
-    known = [*MODEL_SECTIONS, *RunConfig.model_fields]
+    known = [*dotted_keys(RunConfig), *filter(_is_of_model, dotted_keys(Config))]
     for key, _ in parse_overrides(overrides):
-        section = key.split(".")[0]
-        if section not in known:
-            raise UserError(f"--set {key}: unknown key{nearest(section, known) or nearest_key(key, Config)}")
+        if key.split(".")[0] not in RunConfig.model_fields:
+            raise UserError(f"--set {key}: unknown key{nearest_key(key, known, in_full=True)}")
 
 
 def _workspace(folder: Path, only_looks: bool) -> Path:

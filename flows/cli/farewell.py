@@ -15,6 +15,7 @@ from flows.report.facts import RunFacts, collect
 from flows.report.verdict import in_words, verdict
 from flows.runner.run import Run
 from nanogpt.printable import printable
+from nanogpt.spelling import to_be_typed
 
 LINES_OF_SAMPLE, WIDTH = 3, 76
 
@@ -41,9 +42,9 @@ def _lines(run: Run) -> Iterator[str]:
     if run.has_finished(EXPORTED) and (exported := run.ledger.facts(EXPORTED)):
         yield f"Talk to it:\n  {chat_command(run.paths.workspace / exported.folder)}"
     if unmet := [record for record in troubles if record.is_over]:
-        yield f"To give it a chance:\n  {unmet[0].next_command}"
+        yield f"To give it a chance:\n  {to_be_typed(unmet[0].next_command or run.options.command)}"
     elif troubles:
-        yield f"When the cause is mended, continue with:\n  {run.options.command}"
+        yield f"When the cause is mended, continue with:\n  {to_be_typed(run.options.command)}"
 
 
 def _model(facts: RunFacts) -> Iterator[str]:
@@ -56,7 +57,7 @@ def _model(facts: RunFacts) -> Iterator[str]:
     yield f"{headline}."
     yield f"That is {in_words(facts, bits)}."
     if found and found.level == "undertrained":
-        yield f"To give it more time:\n  {found.command}"
+        yield f"To give it more time:\n  {to_be_typed(found.command)}"
     if samples and samples.samples:
         sample = samples.samples[len(samples.samples) // 2]
         lines = first_lines(sample.text)

@@ -25,6 +25,7 @@ from flows.runner.assembly import assemble
 from flows.runner.run import Phase, Run
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.spelling import to_be_typed
 from nanogpt.units import duration
 
 STOPPED = 130
@@ -189,7 +190,7 @@ def _quiet_environment() -> None:
 def _farewell(run: Run, stopped: bool) -> int:
     """Print what a person reads last; the exit code."""
     if stopped:
-        print(f"Stopped. What was done is kept; continue with:\n  {run.options.command}")
+        print(f"Stopped. What was done is kept; continue with:\n  {to_be_typed(run.options.command)}")
         return STOPPED
     for line in farewell(run):
         print(line)

@@ -15,6 +15,7 @@ from flows.runner.run import AnyStep, Run, by_need
 from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
 from nanogpt.faults import UserError
+from nanogpt.spelling import to_be_typed
 from nanogpt.units import byte_size, count, duration
 
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
@@ -173,7 +174,7 @@ def _troubles(run: Run) -> list[str]:
         if note.cause:
             lines.append(f"{note.number} {note.title} {note.status}: {note.cause}")
         if note.next_command:
-            lines.append(f"  next: {note.next_command}")
+            lines.append(f"  next: {to_be_typed(note.next_command)}")
     return lines
 
 

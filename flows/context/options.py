@@ -79,7 +79,7 @@ class RunOptions:
     install_at_boot: bool
     uninstall: bool
     words: tuple[str, ...] = field(repr=False)  # of the command line that reproduces this run; one may hold a password
-    remembered: str = ""  # the options that an earlier start of the run gave; "" where this one gave its own
+    remembered: str = ""  # of an earlier start: which of its options count again, and which have to be given again
 
     @property
     def run(self) -> str:

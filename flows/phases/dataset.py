@@ -46,6 +46,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
     alphabet: set[str] = set()
     characters = 0
     for document in fetched.documents:
+        run.pulse()
         text = decode(document.read_bytes(), document, data.encoding).text
         alphabet |= set(text)
         characters += len(text)
@@ -107,7 +108,12 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
             "as it is now"
         )
     folder = run.paths.data / "text"
-    statistics = preprocessing.prepare(documents, folder, run.config.data)
+
+    def clean(text: str) -> str:
+        run.pulse()  # a large folder takes minutes
+        return preprocessing.clean(text)
+
+    statistics = preprocessing.prepare(documents, folder, run.config.data, clean)
     for remark in preprocessing.remarks(statistics):
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))

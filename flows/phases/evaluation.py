@@ -132,7 +132,7 @@ def run_fast_tests(run: Run) -> StepResult[Tests]:
     if not seconds or (run.is_late and not is_asked_for):
         reason = own_tests.LATE if seconds else own_tests.too_little(run.config.budget)
         return StepResult(own_tests.not_run(reason), identity={"failed": 0})
-    facts = own_tests.run_own_tests(seconds, log)
+    facts = own_tests.run_own_tests(seconds, log, run.pulse)
     where = run.paths.relative(log)
     if facts.failed:
         last = facts.tail.splitlines()[-1:]

@@ -37,6 +37,7 @@ from flows.supervision import remedies
 from nanogpt import durable
 from nanogpt.records import to_json
 from nanogpt.results import DeviceProof
+from nanogpt.spelling import to_be_typed
 from nanogpt.training.record.metrics import read_metrics, read_rows
 
 View = dict[str, Any]  # what a template sees: facts as they stand in facts.json
@@ -105,7 +106,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, finalize=markdown.safe, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(markdown.FILTERS)
+    environment.filters.update(markdown.FILTERS, to_be_typed=to_be_typed)
     environment.filters["markdown"] = Markup  # for text that this package wrote itself
     return environment
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from nanogpt.faults import CORRUPT_FILE, DISK_FULL, classify
 F = TypeVar("F")
 T = TypeVar("T")
 State = Literal["done", "kept", "failed"]
+SECONDS_BETWEEN_PULSES, MOST_PULSES = 10.0, 360  # while a step in the background is waited for: an hour
 
 
 class Blocked(Exception):
@@ -88,6 +90,10 @@ class StepRunner:
 
         def join() -> F:
             try:
+                for _ in range(MOST_PULSES):  # what takes longer still hangs: then the watchdog is to say so
+                    if wait([started], SECONDS_BETWEEN_PULSES).done:
+                        break
+                    self._pulse()
                 started.result()
             except Exception as error:
                 if classify(error) != DISK_FULL:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import distributions
 from pathlib import Path
@@ -24,6 +25,7 @@ SHARE = 0.05  # of the budget, at most
 MOST_SECONDS = 600.0  # a suite that hangs
 LEAST_SECONDS = 10.0  # below, they are not begun: most of it is the start of Python and torch
 USUAL_SECONDS = 20.0  # of processor time on an AMD EPYC core of 2.6 GHz, nearly all of it in one thread
+SECONDS_BETWEEN_PULSES = 10.0
 LATE = "the run is late, and no time is left for them"
 
 
@@ -73,17 +75,12 @@ def not_run(reason: str) -> Tests:
     return Tests(command=_shown(), passed=0, failed=0, skipped=0, seconds=0.0, timed_out=False, tail="", not_run=reason)
 
 
-def run_own_tests(seconds: float, log: Path) -> Tests:
-    """Run them for `seconds` at most. What they wrote goes to `log` unless they pass. A run that is cut short says
-    nothing against the machine: it is reported as not finished. Raises OSError."""
-    began, timed_out = time.monotonic(), False
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": ""}
-    command = [sys.executable, *COMMAND]
-    try:
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, timeout=seconds, env=environment)
-        code, output, errors = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired as expired:
-        code, output, errors, timed_out = 0, expired.stdout or b"", expired.stderr or b"", True
+def run_own_tests(seconds: float, log: Path, pulse: Callable[[], None]) -> Tests:
+    """Run them for `seconds` at most, with a `pulse` from time to time. What they wrote goes to `log` unless they pass.
+    A run that is cut short says nothing against the machine: it is reported as not finished. Raises OSError."""
+    began = time.monotonic()
+    code, output, errors = _output_within(seconds, pulse)
+    timed_out = code is None
     written = output.decode("utf-8", "replace")
     counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|skipped|error)", written)}
     failed = counts.get("failed", 0) + counts.get("error", 0)
@@ -100,6 +97,27 @@ def run_own_tests(seconds: float, log: Path) -> Tests:
         tail="\n".join(last),
         surroundings=surroundings_digest(),
     )
+
+
+def _output_within(seconds: float, pulse: Callable[[], None]) -> tuple[int | None, bytes, bytes]:
+    """Their exit code, None when they take longer than `seconds`, and what they wrote to stdout and stderr."""
+    deadline = time.monotonic() + seconds
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": ""}
+    with subprocess.Popen(
+        [sys.executable, *COMMAND], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        try:
+            while True:
+                pulse()
+                try:
+                    left = max(0.0, deadline - time.monotonic())
+                    output, errors = process.communicate(timeout=min(SECONDS_BETWEEN_PULSES, left))
+                    return process.returncode, output, errors
+                except subprocess.TimeoutExpired as so_far:
+                    if time.monotonic() >= deadline:
+                        return None, so_far.stdout or b"", so_far.stderr or b""
+        finally:
+            process.kill()
 
 
 def surroundings_digest() -> str:

@@ -131,7 +131,7 @@ def _ending(
     if code == 0 and isinstance(outcome, TrainingOutcome) and outcome.status == "finished":
         return Ending(FINISHED, "", outcome)
     if code == 2:
-        return Ending(USER_ERROR, failure.message if failure else said.last_words(), outcome)
+        return Ending(USER_ERROR, failure.message if failure else said.last_words().removeprefix("nanogpt: "), outcome)
     if code in (EXIT_STOPPED, -signal.SIGTERM, -signal.SIGINT):
         return Ending(STOPPED, "somebody asked the trainer to stop", outcome)
     if code < 0:

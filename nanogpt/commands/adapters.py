@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nanogpt.commands.arguments import require_folder
+
 HELP = "write a model's low-rank adapters, in PEFT's layout"
 
 
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and print how large it is."""
+    require_folder("--out", arguments.out)
     from nanogpt.export import adapters
     from nanogpt.units import byte_size
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from nanogpt.faults import UserError
+
 Number = TypeVar("Number", int, float)
+PICTURES = (".svg", ".png")
 
 
 def positive(kind: type[Number]) -> Callable[[str], Number]:
@@ -49,6 +54,29 @@ def chosen_device(asked: str) -> str:
 def print_note(words: str) -> None:
     """What a person should know, without disturbing what is written to stdout."""
     print(f"nanogpt: {words}", file=sys.stderr)
+
+
+def require_folder(option: str, folder: Path) -> None:
+    """Raise UserError where no folder can be, or be made: before the work whose results are for it."""
+    _require_folders(option, folder, (folder, *folder.parents))
+
+
+def require_file(option: str, file: Path | None, endings: Sequence[str] = ()) -> None:
+    """Raise UserError where no such file can be written: before the work whose results are for it."""
+    if file is None:
+        return
+    if endings and file.suffix not in endings:
+        raise UserError(f"{option} {file}: should end in {' or '.join(endings)}")
+    if file.is_dir():
+        raise UserError(f"{option} {file}: is a folder; choose a file in it")
+    _require_folders(option, file, file.parents)
+
+
+def _require_folders(option: str, path: Path, folders: Sequence[Path]) -> None:
+    found = next(folder for folder in folders if os.path.lexists(folder))
+    if not found.is_dir():
+        what = "a file" if found.exists() else "a link to nothing"
+        raise UserError(f"{option} {path}: {'' if found == path else f'{found} '}is {what}; choose a folder")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_model, positive
+from nanogpt.commands.arguments import add_model, positive, require_folder
 
 HELP = "find the micro-batch that trains fastest here"
 FOLDER = Path("state")
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was tried and what is the fastest."""
+    require_folder("--folder", arguments.folder)
     from nanogpt.commands.chosen_model import model_config  # pydantic, rich, torch: --help does without
     from nanogpt.commands.measure_tables import show_micro_batches
     from nanogpt.commands.progress import progress_lines

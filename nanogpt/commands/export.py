@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nanogpt.commands.arguments import require_folder
+
 HELP = "write a model in Hugging Face's layout"
 
 
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder, with the model's card, and print what is in it."""
+    require_folder("--out", arguments.out)
     from nanogpt.export import folder_card, huggingface
     from nanogpt.weights import folders
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from nanogpt.commands.arguments import print_note, require_folder
 
 HELP = "make a data folder from one of nanoGPT's (train.bin, val.bin, meta.pkl)"
 
@@ -18,11 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and say what is in it."""
+    require_folder("--out", arguments.out)
     from nanogpt.data.nanogpt_format import import_folder
 
     manifest = import_folder(
         arguments.source, arguments.out, arguments.mirror,
-        lambda fault, remedy: print(f"nanogpt: {fault}; {remedy}", file=sys.stderr),
+        lambda fault, remedy: print_note(f"{fault}; {remedy}"),
     )  # fmt: skip
     print(f"{arguments.out}: {manifest.summary()}; nanoGPT has no test split")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_overrides, positive
+from nanogpt.commands.arguments import PICTURES, add_overrides, positive, require_file
 from nanogpt.faults import UserError
 from nanogpt.results import RangeTest
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table and the suggestion."""
+    require_file("--picture", arguments.picture, PICTURES)
     from nanogpt.commands.progress import progress_lines
     from nanogpt.config import load_config  # pydantic, and torch below: --help does without
 
@@ -42,8 +43,6 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, arguments.set)
     if arguments.steps < 20:
         raise UserError(f"--steps {arguments.steps}: found too few to see a curve, should be at least 20")
-    if arguments.picture and arguments.picture.suffix not in (".svg", ".png"):
-        raise UserError(f"--picture {arguments.picture}: should end in .svg or .png")
     with progress_lines("loading torch") as show:
         from nanogpt.measure.learning_rate_range import learning_rate_range, peaks
 

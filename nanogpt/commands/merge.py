@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nanogpt.commands.arguments import require_folder
+
 HELP = "add adapters to their model, and export it"
 
 
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and print what is in it."""
+    require_folder("--out", arguments.out)
     from nanogpt.export import adapters
 
     adapters.merge(arguments.base, arguments.adapters, arguments.out)

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nanogpt.commands.arguments import add_overrides, print_note
+from nanogpt.commands.arguments import add_overrides, print_note, require_folder
 from nanogpt.faults import UserError
 
 HELP = "clean, split and tokenise a text"
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.data import preprocessing, shards, sources
     from nanogpt.data.tokenizer import load_tokenizer
 
+    require_folder("--out", arguments.out)
     _check_keys(arguments.set)
     if arguments.allow_unknown and not arguments.tokenizer_of:
         raise UserError("--allow-unknown goes with --tokenizer-of: other tokenizers are made for the text")

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_model, positive
+from nanogpt.commands.arguments import PICTURES, add_model, positive, require_file
 
 HELP = "show what training steps spend their time on"
 
@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; draw and record what was asked for."""
+    require_file("--picture", arguments.picture, PICTURES)
+    require_file("--trace", arguments.trace)
     from nanogpt.commands.chosen_model import model_config  # pydantic, rich, torch: --help does without
     from nanogpt.commands.measure_tables import show_profile
 

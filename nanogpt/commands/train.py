@@ -8,7 +8,7 @@ import math
 import shlex
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_overrides, add_settings, positive, print_note
+from nanogpt.commands.arguments import add_overrides, add_settings, positive, print_note, require_folder
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingOutcome
 
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train in this process until finished, stopped or failed; the trainer's exit code."""
+    require_folder("--folder", arguments.folder)
     from nanogpt.training.child import run_child  # torch
     from nanogpt.training.record.live_view import shown
 

@@ -248,7 +248,8 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a data folder. Raises UserError when there is none, CorruptFileError when it is not JSON."""
     path = Path(folder) / MANIFEST
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: there is no such folder; expected tokenised data (train.bin, {MANIFEST})")
+        what = "is a file" if Path(folder).exists() else "there is no such folder"
+        raise UserError(f"{folder}: {what}; expected a folder of tokenised data (train.bin, {MANIFEST})")
     if not path.is_file():
         raise UserError(f"{folder} is not a data folder (it has no {MANIFEST})")
     try:

@@ -21,7 +21,7 @@ from nanogpt import durable
 from nanogpt.data import decoding, outputs
 from nanogpt.data.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.faults import UserError, nearest
-from nanogpt.spelling import path_of, redacted, spelled
+from nanogpt.spelling import is_redacted, path_of, redacted, spelled
 
 EMBEDDED = "embedded"
 UNKNOWN = "unknown"  # the name of a text that nobody recorded
@@ -99,6 +99,10 @@ class Fetched:
 def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
     for mirror in mirrors:
+        if is_redacted(mirror):
+            raise UserError(f"data.mirror: {mirror}: *** stands for a password, which is not kept; give it again")
+        if _is_url(mirror) and len(mirror.split()) > 1:  # a password with a blank could not be hidden
+            raise UserError("data.mirror: found a URL with a blank; write it as %20")
         if not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
             raise UserError(
                 f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "

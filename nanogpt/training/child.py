@@ -58,7 +58,7 @@ def run_child(
         with alone_in(job.folder), meanwhile:
             outcome = run(job, stop)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"nanogpt: {error}", file=sys.stderr)
         return USER_ERROR
     except Exception as error:
         _record_failure(Path(folder), error, is_new)
@@ -79,7 +79,7 @@ def _checked_job(
     """What a person mistook shows here, before anything is written."""
     config = load_config(config_path, overrides)
     if warning := choose(config.device.type).warning:
-        print(warning, file=sys.stderr)
+        print(f"nanogpt: {warning}", file=sys.stderr)
     try:
         return TrainingJob.checked(config, data, folder, max_seconds, micro_batch)
     except CorruptFileError as error:

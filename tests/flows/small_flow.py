@@ -138,11 +138,14 @@ class Parts:
         self.clock = BudgetClock(self.paths.state / "clock.json", 600.0)
         self.ledger = Ledger(self.paths.markers, flow.workspace, CHECKOUT)
         disk = DiskSpace(self.paths, self.journal, self.clock, lambda: None, lambda: None)
-        arguments = (self.ledger, self.journal, disk, self.clock, redo, lambda: None, lambda step: None)
-        self.steps = StepRunner(*arguments)
+        self.pulses = 0
+        self.steps = StepRunner(self.ledger, self.journal, disk, self.clock, redo, self.pulse, lambda step: None)
         self.phases = PhaseRunner(PHASES, self.journal, self.steps, self.clock, only, COMMAND)
         self.paths.state.mkdir(parents=True, exist_ok=True)
         self.paths.logs.mkdir(parents=True, exist_ok=True)
+
+    def pulse(self) -> None:
+        self.pulses += 1
 
     def do(self, *keys: Key[Made]) -> list[Made]:
         return [self.steps.do(self.flow.work(key)) for key in keys]

@@ -114,6 +114,7 @@ def test_a_mistake_is_one_line_that_names_file_key_and_finding(text, words, tmp_
         ("training.max_iters=010", "--set training.max_iters=010: found 010, octal"),
         ("training.max_iters=1:30", "--set training.max_iters: found '1:30'"),
         ("training.learning_rate=true", "--set training.learning_rate: found true, should be a number"),
+        ("training.lr=1", '--set training.lr: unknown key (did you mean "training.learning_rate"?)'),
         ("learning_rate=1", '--set learning_rate: unknown key (did you mean "training.learning_rate"?)'),
         ("data.mirror=https://me:secret@host: [", "--set data.mirror=https://***@host: [: the value is not valid YAML"),
         ("data.mirror={a: https://me:secret@host}", "'https://***@host'"),

@@ -100,7 +100,9 @@ def test_a_training_folder_is_refused_and_all_that_is_in_it(inside, trained, tmp
 def test_a_file_and_a_link_to_nowhere_are_named(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert "is a file" in refused(capsys, "export", trained, "--out", tmp_path / "file")
-    assert "Not a directory" in refused(capsys, "export", trained, "--out", tmp_path / "file" / "deeper")
+    assert f"{tmp_path / 'file'} is a file; choose a folder" in refused(
+        capsys, "export", trained, "--out", tmp_path / "file" / "deeper"
+    )
     (tmp_path / "link").symlink_to(tmp_path / "absent")
     assert "a link to nothing" in refused(capsys, "export", trained, "--out", tmp_path / "link")
     assert not (tmp_path / "absent").exists()

@@ -103,7 +103,7 @@ def test_a_folder_of_something_else_holds_no_data(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match="such as a checkpoint"):
         shards.open_split(tmp_path, "train")
-    with pytest.raises(UserError, match=r"manifest\.json: there is no such folder"):
+    with pytest.raises(UserError, match=r"manifest\.json: is a file; expected a folder of tokenised data"):
         shards.open_split(tmp_path / "manifest.json", "train")
 
 

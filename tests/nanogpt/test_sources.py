@@ -227,6 +227,16 @@ def test_a_mirror_that_is_nothing_is_a_mistake(tmp_path, mirror):
     check_source("tiny_shakespeare", ["https://example.org/copies"])
 
 
+@pytest.mark.parametrize("mirror, words", [
+    ("https://***@host/a", "*** stands for a password, which is not kept; give it again"),
+    ("https://me:sec ret@host/a", "found a URL with a blank; write it as %20"),
+])  # fmt: skip
+def test_a_hidden_password_is_never_used_and_one_that_cannot_be_hidden_is_refused(mirror, words):
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        check_source("tiny_shakespeare", ["https://example.org", mirror])
+    assert "sec ret" not in str(caught.value)
+
+
 def test_no_password_of_a_mirror_is_reported_or_recorded(tmp_path):
     lines = []
     with server(status=404) as (lacking, _), server() as (right, _):

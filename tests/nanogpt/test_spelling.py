@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.spelling import path_of, redacted, spelled
+from nanogpt.spelling import is_redacted, path_of, redacted, spelled, to_be_typed
 
 pytestmark = pytest.mark.fast
 
@@ -25,6 +25,8 @@ pytestmark = pytest.mark.fast
 )
 def test_users_and_passwords_of_addresses_are_hidden(text, shown):
     assert redacted(text) == shown == redacted(shown)
+    assert is_redacted(shown) == (shown != text) and not is_redacted(text)
+    assert ("type the password in place of ***" in to_be_typed(shown)) == (shown != text)
 
 
 @given(st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name))

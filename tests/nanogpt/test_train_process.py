@@ -104,6 +104,7 @@ def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
 
 @pytest.mark.parametrize("mistake, words", [
     (["--set", "training.learning_rat=1"], "learning_rate"), (["--data", "nowhere"], "nowhere"),
+    (["--data", "README.md"], "README.md: is a file; expected a folder of tokenised data"),
     (["--init", "nowhere"], "nowhere"), (["--set", "model.vocab_size=2"], "model.vocab_size: found 2"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, words):
@@ -112,7 +113,7 @@ def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path,
     folder = tmp_path / "new" / "model"
     assert cli.main(["train", str(case[0]), "--data", str(case[1]), "--folder", str(folder), *mistake]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and words in said
+    assert said.startswith("nanogpt: ") and said.count("\n") == 1 and words in said
     assert list(tmp_path.iterdir()) == []
 
 

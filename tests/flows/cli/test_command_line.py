@@ -2,21 +2,24 @@
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from flows.cli import session
-from flows.cli.command_line import parse, run_words
-from flows.context.options import RunOptions
+from flows.cli.command_line import MODEL_SECTIONS, parse, run_words
+from flows.context.options import RunConfig, RunOptions
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
+from nanogpt.config import Config
 from nanogpt.faults import UserError
+from nanogpt.mistakes import dotted_keys
 from tests.not_a_file import each_kind
 
 MODEL = "model: {n_layer: 1, n_head: 2, n_embd: 32, block_size: 32}\ntraining: {max_iters: 100}\n"
@@ -57,9 +60,12 @@ BAD_ARGUMENTS = {
     "not YAML": (["--set", "training.seed=["], "--set training.seed=[: the value is not valid YAML"),
     "not a number": (["--set", "training.learning_rate=fast"], "--set training.learning_rate: found 'fast', should be"),
     "a misspelt key": (["--set", "training.learning_rat=1"],
-                       '--set training.learning_rat: unknown key (did you mean "learning_rate"?)'),
-    "a misspelt section": (["--set", "trainng.seed=1"], '--set trainng.seed: unknown key (did you mean "training"?)'),
-    "a misspelt key of the run": (["--set", "data.sorce=x"], '--set data.sorce: unknown key (did you mean "source"?)'),
+                       '--set training.learning_rat: unknown key (did you mean "training.learning_rate"?)'),
+    "initials": (["--set", "training.lr=1"], '--set training.lr: unknown key (did you mean "training.learning_rate"?)'),
+    "initials alone": (["--set", "lr=1"], '--set lr: unknown key (did you mean "training.learning_rate"?)'),
+    "no section": (["--set", "seed=1"], '--set seed: unknown key (did you mean "training.seed"?)'),
+    "a misspelt section": (["--set", "trainng.seed=1"], 'trainng.seed: unknown key (did you mean "training.seed"'),
+    "a misspelt key of the run": (["--set", "data.sorce=x"], 'data.sorce: unknown key (did you mean "data.source"?)'),
     "a section without keys": (["--set", "training=3"], "--set training: found 3, should be a section"),
     "a key in a value": (["--set", "model.n_layer.x=3"], '--set model.n_layer.x: "n_layer" is not a section'),
     "a choice there is not": (["--set", "model.preset=gpt3"], "--set model.preset: found 'gpt3', should be 'gpt2' or"),
@@ -280,6 +286,20 @@ def test_looking_needs_no_rights_and_leaves_the_folder_untouched(tmp_path):
 def test_no_setting_ends_in_anything_but_options_or_a_refusal(text):
     with contextlib.suppress(UserError):
         parsed(["--set", text])
+
+
+KEYS = sorted({*dotted_keys(RunConfig), *(key for key in dotted_keys(Config) if key.startswith(MODEL_SECTIONS))})
+
+
+@given(st.sampled_from(KEYS), st.data())
+def test_the_key_that_is_suggested_for_set_is_one_that_works_there(key, data):
+    place = data.draw(st.integers(0, len(key) - 1))
+    typed = data.draw(st.sampled_from([key[:place] + key[place + 1 :], key.rpartition(".")[2]]))
+    assume(typed and typed not in KEYS)
+    with pytest.raises(UserError) as error:
+        parsed(["--set", f"{typed}=x"])
+    for suggested in re.findall('did you mean "(.*)"', str(error.value)):
+        assert suggested in KEYS
 
 
 @pytest.mark.parametrize("name, suggested", [

@@ -1,19 +1,31 @@
 """Around a flow: exit codes, signals, a terminal that goes away, and what is said at the end."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from flows import full_run
 from flows.cli import session
 from flows.context.command_words import PHASES
+from flows.context.options import RunOptions
 from flows.context.paths import CHECKOUT
+from flows.context.watchdog import Watchdog
+from flows.ledger.facts import FETCHED, Key
+from flows.runner import assembly
 from flows.runner.sessions import Session
+from nanogpt.data import sources
 from nanogpt.faults import UserError
-from tests.flows.small_flow import Flow
+from tests.flows.small_flow import Flow, Made
 
 
 @pytest.fixture
@@ -99,6 +111,114 @@ def test_a_command_that_only_names_a_run_continues_it_as_it_was_started(flow, ca
     [options] = seen
     assert options.config.budget == 600 and options.candidates[0].training.seed == 7
     assert "Run night continues with the options of before: --budget 10m" in capsys.readouterr().err
+
+
+SECRET = "data.mirror=https://me:secret@host/a"
+
+
+def continued(flow: Flow, *arguments: str) -> RunOptions:
+    """The options of a start that gives `arguments` alone."""
+    seen = []
+    session.main(["--workspace", str(flow.workspace), *arguments], flow.phases(), lambda run: seen.append(run.options))
+    [options] = seen
+    return options
+
+
+def test_a_password_is_asked_for_again_and_its_place_holder_is_never_used(flow, capsys):
+    start(flow, "--set", SECRET)
+    for _ in range(2):  # as long as it is missing
+        options = continued(flow)
+        assert options.config.data.mirror is None and options.config.budget == 600
+        assert "data.mirror has a password, which is not kept: give it again" in capsys.readouterr().err
+    options = continued(flow, "--set", SECRET)
+    assert options.config.data.mirrors == ["https://me:secret@host/a"] and options.config.budget == 600
+    assert "give it again" not in capsys.readouterr().err
+
+
+def test_a_command_that_holds_a_hidden_password_says_so_and_is_refused(flow, capsys):
+    flow.failing["training.micro"] = KeyboardInterrupt()
+    assert start(flow, "--set", SECRET) == 130
+    command, remark = capsys.readouterr().out.splitlines()[-2:]
+    assert "https://***@host/a" in command and "# type the password in place of ***" in remark
+    assert session.main(shlex.split(command)[3:], flow.phases(), lambda run: pytest.fail("started")) == 2
+    refusal = "data.mirror: https://***@host/a: *** stands for a password, which is not kept; give it again"
+    assert capsys.readouterr().err == f"error: {refusal}\n"
+
+
+def test_no_boot_starts_a_run_without_its_password(flow, capsys):
+    start(flow, "--set", SECRET)
+    arguments = ["--workspace", str(flow.workspace), "--install-at-boot"]
+    assert session.main(arguments, flow.phases(), flow.do_phases) == 2
+    assert "error: --install-at-boot: data.mirror has a password" in capsys.readouterr().err
+
+
+def test_no_file_of_a_run_holds_the_password_of_a_mirror(tmp_path, monkeypatch, capsys):
+    """The mirror lacks the text: its address is in the faults and remedies that are recorded."""
+
+    class Lacking(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_): ...
+
+    place = sources.CATALOGUE["tiny_shakespeare"]
+    monkeypatch.setitem(sources.CATALOGUE, "tiny_shakespeare", replace(place, homes=()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lacking) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mirror = f"data.mirror=http://me:hunter-two@127.0.0.1:{server.server_port}/a"
+        arguments = ["--workspace", str(tmp_path), "--no-ui", "--set", "milestones=false", "--set", mirror]
+        monkeypatch.setattr(sys, "argv", ["full_run", *arguments])
+        session.main(arguments, full_run.PHASES, lambda run: run.do(FETCHED))
+        server.shutdown()
+    held = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for path in ("state/default/session.json", "state/default/holder.json", "logs/default/automation_log.txt"):
+        assert b"http://***@127.0.0.1" in held[tmp_path / path], path
+    assert "answers 404" in held[tmp_path / "logs/default/automation_log.txt"].decode()
+    assert [path for path, content in held.items() if b"hunter-two" in content] == []
+    assert "hunter-two" not in "".join(capsys.readouterr())
+
+
+def test_a_run_remembers_that_it_has_no_pages_and_keeps_its_options_next_to_those_of_a_moment(flow):
+    start(flow, "--set", "training.seed=7")
+    for more in ([], ["--min-charge", "0"], ["--on-hangup", "save"], ["--no-ui"]):
+        options = continued(flow, *more)
+        assert not options.ui and options.config.budget == 600 and options.config.data.source == "embedded"
+        assert options.candidates[0].training.seed == 7
+    assert (options.config.min_charge, options.config.on_hangup) == (0, "save")  # remembered, too
+    words = list(options.words)
+    assert len(words) == len(continued(flow, "--no-ui", "--min-charge", "0").words)  # however often it is started
+
+
+def test_status_and_plan_without_options_are_of_the_run_as_it_was_started(flow, capsys):
+    def settings(run):
+        return {"budget": run.config.budget, "seed": run.options.candidates[0].training.seed}
+
+    phases = flow.phases(environment=replace(flow.step(Key("environment.asked", Made)), settings=settings))
+    arguments = ["--workspace", str(flow.workspace)]
+    session.main([*flow.arguments("--no-ui"), "--set", "training.seed=7"], phases, flow.do_phases)
+    capsys.readouterr()
+    for option in ("--status", "--plan"):
+        assert session.main([*arguments, option], phases, flow.do_phases) == 0
+        printed = capsys.readouterr()
+        assert "Run default continues with the options of before: --budget 10m" in printed.err
+        assert printed.out.count("unchanged") == 4 and "seed" not in printed.out
+    assert "run default, budget 10 min" in printed.out
+    session.main([*arguments, "--plan", "--budget", "1h", "--set", "ladder=[micro]"], phases, flow.do_phases)
+    printed = capsys.readouterr()
+    assert "budget 600.0 -> 3600.0, seed 7 -> 1337" in printed.out and printed.err == ""
+
+
+def test_a_flow_that_hangs_leaves_its_stacks_in_the_log(flow, monkeypatch):
+    monkeypatch.setattr(assembly, "Watchdog", partial(Watchdog, patience=0.2))
+
+    def hangs_here(run):
+        deadline = time.monotonic() + 20
+        while "no progress for" not in flow.log and time.monotonic() < deadline:
+            time.sleep(0.02)
+        flow.do_phases(run)
+
+    assert start(flow, work=hangs_here) == 0
+    assert " ERROR no progress for" in flow.log and "thread MainThread" in flow.log and "in hangs_here" in flow.log
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,16 @@ class Desk:
 def desk(tmp_path, monkeypatch):
     monkeypatch.setitem(sources.CATALOGUE, "play", PLAY)
     return Desk(tmp_path)
+
+
+def test_each_document_shows_that_the_run_is_alive(desk, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for number in range(5):
+        (tmp_path / f"texts/{number}.txt").write_text(f"{number} {TEXT}")
+    pulses = []
+    run = replace(desk.start(str(tmp_path / "texts")), pulse=lambda: pulses.append(True))
+    run.run_phase(dataset.PHASE)
+    assert states(run)["clean"] == "done" and len(pulses) == 2 * 5
 
 
 def states(run: Run) -> dict[str, str]:

@@ -31,6 +31,17 @@ def test_tests_that_are_not_wanted_are_no_step(tmp_path, wanted):
     assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 4 + wanted
 
 
+def test_a_long_run_of_the_tests_shows_that_the_run_is_alive(tmp_path, monkeypatch):
+    python, pulses = tmp_path / "python", []
+    python.write_text("#!/bin/sh\nprintf '1 failed, '\nsleep 0.5\necho '2 passed'\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(own_tests.sys, "executable", str(python))
+    monkeypatch.setattr(own_tests, "SECONDS_BETWEEN_PULSES", 0.05)
+    facts = own_tests.run_own_tests(60.0, tmp_path / "log", lambda: pulses.append(True))
+    assert len(pulses) > 2 and (facts.passed, facts.failed, facts.timed_out) == (2, 1, False)
+    assert (tmp_path / "log").read_text() == "1 failed, 2 passed\n"
+
+
 def test_tests_that_take_too_long_are_reported_and_cost_no_phase(tmp_path, monkeypatch):
     slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\necho '....... [ 12%]'\nexec sleep 600\n")

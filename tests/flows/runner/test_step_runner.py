@@ -2,12 +2,14 @@
 
 import errno
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from flows.ledger.facts import Key
 from flows.ledger.steps import StepResult
+from flows.runner import step_runner
 from flows.runner.step_runner import Blocked, Work
 from tests.flows.small_flow import ALL, DEVICE, FETCH, JUDGE, REPORT, TRAIN, Flow, Made, Parts
 
@@ -112,6 +114,22 @@ def test_steps_in_the_background_run_at_once_and_each_is_settled(flow):
     parts.steps.do(second)
     assert join() == Made("both") == parts.steps.facts(first.key)
     assert parts.states() == {"environment.first": "done", "environment.second": "done"}
+
+
+def test_a_wait_for_the_background_shows_that_the_run_is_alive_but_not_for_ever(flow, monkeypatch):
+    monkeypatch.setattr(step_runner, "SECONDS_BETWEEN_PULSES", 0.01)
+    monkeypatch.setattr(step_runner, "MOST_PULSES", 5)
+    parts = Parts(flow)
+
+    def make() -> StepResult[Made]:
+        deadline = time.monotonic() + 20
+        while parts.pulses < 1 + 5 and time.monotonic() < deadline:  # one of its start
+            time.sleep(0.01)
+        time.sleep(0.2)  # here it hangs: nothing more is to be heard of it
+        return flow.make(FETCH.step)
+
+    parts.steps.start_in_background(replace(flow.work(FETCH), run=make))()
+    assert parts.pulses == 1 + 5 + 1
 
 
 def test_a_full_disk_in_the_background_is_waited_for_where_the_step_is_waited_for(flow):
