@@ -11,6 +11,7 @@ import pytest
 from flows.cli import session
 from flows.context.command_words import PHASES
 from flows.context.paths import CHECKOUT
+from flows.display.terminal import Terminal
 from flows.runner.sessions import Session
 from nanogpt.faults import UserError
 from tests.flows.small_flow import Flow
@@ -45,6 +46,16 @@ def test_the_exit_code_says_how_it_went(flow, capsys):
     flow.failing.clear()
     assert start(flow) == 0
     assert flow.ended == "finished"
+
+
+@pytest.mark.parametrize(
+    "budget, heading", [("90s", "1 min 30 s"), ("10m", "10 min"), ("1h", "1 h"), ("90m", "1 h 30 min")]
+)
+def test_the_heading_has_the_budget_as_it_was_asked_for(flow, monkeypatch, budget, heading):
+    shown = []
+    monkeypatch.setattr(session, "Terminal", lambda *asked: shown.append(asked[2]) or Terminal(*asked))
+    assert start(flow, "--budget", budget) == 0
+    assert shown == [f"nanogpt-autopilot  run default  budget {heading}"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
