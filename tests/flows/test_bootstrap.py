@@ -12,6 +12,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -306,6 +307,15 @@ def test_without_a_gpu_pytorch_comes_without_cuda(project):
         assert "'2.0'" in installed.read_text() and "PyTorch with CUDA" in said
     else:
         assert "'1.5+cpu'" in installed.read_text() and "PyTorch without CUDA" in said
+    assert re.search(r"with pip: about \d\.\d GB to fetch and \d\.\d GB on disk", said), said
+
+
+@pytest.mark.fast
+def test_a_disk_without_room_for_pytorch_is_mentioned_before_anything_is_fetched(monkeypatch):
+    for free, words in ((10e9, ""), (0.7e9, " (only 0.7 GB are free)")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        fetched = bootstrap.size_of_torch(with_cuda=False)
+        assert fetched == f": about 0.3 GB to fetch and 1.2 GB on disk{words}, PyTorch without CUDA"
 
 
 PIP_LOG = """\

@@ -1,6 +1,7 @@
 """The whole command on a real terminal: started, killed in its training, continued, stopped and finished.
 
-Three sizes, one run. The screens are what a person would see: a terminal emulator (pyte) renders what is written.
+Three sizes, one run; and the smallest usual size once more with Prefect's pages, whose threads write to the same
+terminal. The screens are what a person would see: a terminal emulator (pyte) renders what is written.
 """
 
 import errno
@@ -9,6 +10,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -118,12 +120,12 @@ class TerminalOf:
 class Story:
     """What a person saw at each moment, of one run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.workspace = folder / "workspace"
         (folder / "small.yaml").write_text(SMALL)
         (folder / "text.txt").write_text("\n\n".join(topics[name] for name in sorted(topics))[:60_000])
         self.command = [
-            sys.executable, "-m", "flows.full_run", "--no-bootstrap", "--no-ui", "--workspace", str(self.workspace),
+            sys.executable, "-m", "flows.full_run", "--no-bootstrap", *options, "--workspace", str(self.workspace),
             "--config", str(folder / "small.yaml"), "--data", str(folder / "text.txt"), "--budget", "10m",
             "--set", "tests=false", "--set", "milestones=false",
         ]  # fmt: skip
@@ -144,13 +146,10 @@ def in_training(terminal: TerminalOf) -> bool:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory) -> Iterator[Story]:
-    """Killed at 80 x 24, resized and interrupted from 120 x 40, finished at 40 x 20."""
-    story = Story(tmp_path_factory.mktemp("terminal"))
+    """Killed at 80 x 24, resized and interrupted from 120 x 40, finished at 40 x 20; interrupted with pages."""
+    story = Story(tmp_path_factory.mktemp("terminal"), "--no-ui")
     first = story.start(80, 24)
-    first.wait_for(lambda: "▶ 1 Environment" in first.picture(), "the first phase")
-    story.keep("begun", first)
-    first.wait_for(lambda: in_training(first), "the training")
-    story.keep("training", first)
+    until_training(first, story)
     first.process.kill()
     story.codes["killed"] = first.wait()
     story.hidden_cursor = first.screen.cursor.hidden
@@ -176,9 +175,32 @@ def story(tmp_path_factory) -> Iterator[Story]:
     table = max(number for number, line in enumerate(shown) if re.match(".? ?1 Environment", line))
     story.screens["finished"] = shown[table:]  # on so few rows the last words push the table off the screen
     third.close()
+
+    pages = Story(tmp_path_factory.mktemp("pages"), "--set", f"port={free_port()}")
+    fourth = pages.start(80, 24)
+    until_training(fourth, story, " with pages")
+    fourth.type(b"\x03")
+    story.codes["interrupted with pages"] = fourth.wait()
+    story.keep("interrupted with pages", fourth)
+    fourth.close()
+    home = str(pages.workspace / "state/.prefect")
+    subprocess.run([sys.executable, "-m", "flows.prefect_server", "stop", home], cwd=CHECKOUT, check=True)
     yield story
     for moment, lines in story.screens.items():  # shown where a test fails
         print(f"--- {moment}", *lines, sep="\n")
+
+
+def until_training(terminal: TerminalOf, story: Story, how: str = "") -> None:
+    terminal.wait_for(lambda: "▶ 1 Environment" in terminal.picture(), "the first phase")
+    story.keep(f"begun{how}", terminal)
+    terminal.wait_for(lambda: in_training(terminal), "the training")
+    story.keep(f"training{how}", terminal)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def rows_of_phases(lines: list[str]) -> dict[str, str]:
@@ -190,7 +212,8 @@ def rows_of_phases(lines: list[str]) -> dict[str, str]:
 
 
 def test_it_ends_as_it_should(story):
-    assert story.codes == {"killed": -signal.SIGKILL, "interrupted": 130, "finished": 0}
+    stopped = {"interrupted": 130, "interrupted with pages": 130}
+    assert story.codes == {"killed": -signal.SIGKILL, "finished": 0, **stopped}
 
 
 def test_no_screen_shows_a_traceback_or_a_broken_table(story):
@@ -204,7 +227,8 @@ def test_no_screen_shows_a_traceback_or_a_broken_table(story):
 @pytest.mark.parametrize(
     ("moment", "marks"),
     [("begun", "▶·······"), ("training", "✓✓✓✓▶···"), ("resumed", "✓✓✓✓▶···"), ("resized", "✓✓✓✓▶···"),
-     ("interrupted", "✓✓✓✓‖···"), ("narrow", "✓✓✓✓▶···"), ("finished", "✓✓✓✓✓✓✓✓")],
+     ("interrupted", "✓✓✓✓‖···"), ("narrow", "✓✓✓✓▶···"), ("finished", "✓✓✓✓✓✓✓✓"),
+     ("begun with pages", "▶·······"), ("training with pages", "✓✓✓✓▶···"), ("interrupted with pages", "✓✓✓✓‖···")],
 )  # fmt: skip
 def test_marks_and_times_are_there_at_every_size(story, moment, marks):
     for mark, row in zip(marks, rows_of_phases(story.screens[moment]).values(), strict=True):
@@ -212,7 +236,7 @@ def test_marks_and_times_are_there_at_every_size(story, moment, marks):
         assert mark == "·" or re.search(r"\d (ms|s)|\d:\d\d", row), row
 
 
-@pytest.mark.parametrize("moment", ["training", "resumed", "resized", "narrow"])
+@pytest.mark.parametrize("moment", ["training", "resumed", "resized", "narrow", "training with pages"])
 def test_a_training_shows_the_whole_run_and_itself(story, moment):
     picture = "\n".join(story.screens[moment])
     assert re.search(r"━.* \d+ %  \d+:\d\d left", picture), picture

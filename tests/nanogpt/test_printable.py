@@ -67,22 +67,29 @@ def test_an_encoding_without_the_character_is_no_error(monkeypatch, kind):
 
 @pytest.fixture(scope="module")
 def hostile_model(tmp_path_factory) -> Path:
-    """An export whose every token is a control character."""
+    """An export that writes control characters, and reads what a talk with it needs."""
     folder = tmp_path_factory.mktemp("hostile")
-    tokenizer = CharTokenizer("\x1b\x07\x9b\u202e", closed=True)
+    tokenizer = CharTokenizer("\x1b\x07\x9b\u202eROMEJULIT: helo\n", closed=True)
     huggingface.export(randomised(small(vocab_size=tokenizer.vocab_size)), tokenizer, folder)
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["-m nanogpt.cli generate", "examples/complete.py", "examples/creative_writing.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["-m nanogpt.cli generate", "examples/complete.py", "examples/creative_writing.py", "examples/chat_bot.py"],
+)
 def test_a_hostile_model_on_a_real_terminal(script, hostile_model):
     pty = pytest.importorskip("pty")
-    command = [sys.executable, *script.split(), str(hostile_model), "--prompt", "\x1b", "--tokens", "20", "--seed", "1"]
+    command = [sys.executable, *script.split(), str(hostile_model), "--tokens", "100", "--seed", "1"]
+    talks = "chat_bot" in script
+    command += [] if talks else ["--prompt", "\x1b"]
 
     def run(*more: str) -> bytes:
         main, terminal = pty.openpty()
-        with subprocess.Popen([*command, *more], cwd=CHECKOUT, stdout=terminal, env={**os.environ, "PYTHONPATH": "."}):
+        os.write(main, b"hello\n\n" if talks else b"")  # an empty line ends a talk
+        streams = {"stdin": terminal, "stdout": terminal}
+        with subprocess.Popen([*command, *more], cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": "."}, **streams):
             os.close(terminal)
             written = b""
             while True:

@@ -22,6 +22,7 @@ from nanogpt.training import child, stopping
 from nanogpt.training.trainer import train
 from nanogpt.weights import checkpoint
 from tests.conftest import CHECKOUT
+from tests.load import allowed
 from tests.nanogpt.training_case import events, losses, make_data, tiny
 
 pytestmark = pytest.mark.slow
@@ -151,7 +152,7 @@ def test_a_step_of_a_million_million_sequences_ends_when_it_is_asked_to(case, tm
     process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     assert ended(process) == 143
-    assert time.monotonic() - asked < 30  # a moment, on a quiet machine
+    assert time.monotonic() - asked < allowed(10)
     assert checkpoint.load_newest(tmp_path / "m" / "checkpoints", pytest.fail).step == 0
 
 

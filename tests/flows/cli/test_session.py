@@ -20,6 +20,7 @@ from flows.context.command_words import PHASES
 from flows.context.options import RunOptions
 from flows.context.paths import CHECKOUT
 from flows.context.watchdog import Watchdog
+from flows.display.terminal import Terminal
 from flows.ledger.facts import FETCHED, Key
 from flows.runner import assembly
 from flows.runner.sessions import Session
@@ -57,6 +58,16 @@ def test_the_exit_code_says_how_it_went(flow, capsys):
     flow.failing.clear()
     assert start(flow) == 0
     assert flow.ended == "finished"
+
+
+@pytest.mark.parametrize(
+    "budget, heading", [("90s", "1 min 30 s"), ("10m", "10 min"), ("1h", "1 h"), ("90m", "1 h 30 min")]
+)
+def test_the_heading_has_the_budget_as_it_was_asked_for(flow, monkeypatch, budget, heading):
+    shown = []
+    monkeypatch.setattr(session, "Terminal", lambda *asked: shown.append(asked[2]) or Terminal(*asked))
+    assert start(flow, "--budget", budget) == 0
+    assert shown == [f"nanogpt-autopilot  run default  budget {heading}"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -1,5 +1,6 @@
 """The report is written whatever happened, and of this run alone."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ from flows.ledger.facts import FIGURES, PLANNED, REPORTED, Reported, trained
 from flows.ledger.steps import StepResult
 from flows.phases import documentation
 from flows.report.facts import facts_of
+from flows.runner.milestones import Milestones
 from flows.runner.run import Phase
 from nanogpt import durable
+from tests.flows.parts import RecordingDisplay
 from tests.flows.real_run import finish, real_run
 
 pytestmark = pytest.mark.fast
@@ -46,6 +49,24 @@ def test_a_figure_that_cannot_be_drawn_does_not_cost_the_report(tmp_path, monkey
     assert (run.paths.reports / "training_report.md").exists()
     record = run.phase_runner.record("documentation")
     assert record.status == "failed" and record.cause == "no such colour"
+
+
+def test_a_run_that_git_allows_no_branch_for_says_once_where_its_milestones_are(tmp_path, monkeypatch):
+    for name, value in {"GIT_CONFIG_NOSYSTEM": "1", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    checkout = tmp_path / "checkout"
+    for words in (["init", "-q", str(checkout)], ["-C", str(checkout), "commit", "-qm", "The code", "--allow-empty"]):
+        subprocess.run(["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", *words], check=True)
+    run = real_run(tmp_path, "--set", "milestones=true", "--run", "a..b")
+    run = replace(run, milestones=Milestones(checkout, tmp_path, "a..b", run.paths.state))
+    finish(run, PLANNED)
+    run.journal.display = display = RecordingDisplay()
+    for title in ("Data ready", "Model trained"):
+        run.milestone("training", title, "", [])
+    run.run_phase(documentation.PHASE)
+    problem = f'milestones are on the branch "{run.milestones.branch}": git allows no branch called "autopilot/a..b"'
+    assert [level for level, message in display.notes if message == problem] == ["warning"]
+    assert f"M{problem[1:]}." in (run.paths.reports / "training_report.md").read_text()
 
 
 def test_a_whole_report_is_written_of_a_run_that_has_only_a_plan(tmp_path):

@@ -95,7 +95,7 @@ def test_tests_that_were_stopped_are_named_with_the_command_that_tries_again(run
 
 def test_commands_with_a_hidden_password_say_that_it_has_to_be_typed(run, tmp_path):
     command = "python3 -m flows.full_run --set data.mirror=https://***@host/a"
-    documents.render(replace(run[0], command=command, resume_command=command), tmp_path, {})
+    documents.render(replace(run[0], command=command), tmp_path, {})
     for name in ("training_report.md", "README.md", "troubleshooting.md"):
         assert "# type the password in place of ***: it is not kept" in (tmp_path / name).read_text(), name
 

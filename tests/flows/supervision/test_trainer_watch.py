@@ -1,5 +1,6 @@
 """What a trainer shows is passed on, and what a failed attempt cost is counted."""
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ class Case:
         self.parts, self.files = parts, ModelFiles(parts.paths.model("tiny"))
         self.files.folder.mkdir()
         self.now, self.mended, self.trained, self.shown = time.monotonic(), [], [], []
+        self.images = []
         monkeypatch.setattr(trainer_watch, "time", SimpleNamespace(monotonic=lambda: self.now))
         parts.display.progress = self.shown.append
         self.watch = TrainerWatch("tiny", self.files, parts.journal, parts.clock, parts.pulse, self.mended.append,
@@ -59,6 +61,17 @@ def test_the_clock_is_noted_now_and_then(case):
     assert not case.parts.clock.path.exists()
     case.beat(2, seconds=trainer_watch.CLOCK_SECONDS)
     assert case.parts.clock.path.exists()
+
+
+def test_the_loss_plot_is_drawn_now_and_then_and_shown(case):
+    case.parts.display.image = lambda *shown: case.images.append(shown)
+    rows = ({"kind": "train", "step": step, "loss": 3.0 / step} for step in (1, 2))
+    durable.write_text(case.files.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    case.beat(1)
+    assert case.images == []
+    case.beat(2, seconds=trainer_watch.PLOT_SECONDS)
+    plot = case.files.folder / "loss.svg"
+    assert case.images == [("loss-tiny", plot, "tiny: the loss")] and "<svg" in plot.read_text()
 
 
 def test_a_plot_that_cannot_be_drawn_costs_nothing_but_a_line(case, monkeypatch):
