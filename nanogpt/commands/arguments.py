@@ -8,7 +8,10 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+from nanogpt.faults import UserError
 
 Number = TypeVar("Number", int, float)
 
@@ -24,6 +27,24 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
         raise argparse.ArgumentTypeError(f"found {text!r}, should be a {'whole ' * (kind is int)}number above 0")
 
     return parse
+
+
+def named(text: str) -> str:
+    """An argparse type: a name or a path, which a shell makes empty where a variable is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path. The empty one would be the current folder."""
+    return Path(named(text))
+
+
+def check_picture(place: Path | None) -> None:
+    """Raise UserError unless the name of --picture says a form that can be drawn."""
+    if place is not None and place.suffix not in (".svg", ".png"):
+        raise UserError(f"--picture {place}: should end in .svg or .png")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

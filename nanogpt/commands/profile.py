@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
-from nanogpt.commands.arguments import add_model, positive
+from nanogpt.commands.arguments import add_model, check_picture, path, positive
 
 HELP = "show what training steps spend their time on"
 
@@ -14,9 +13,9 @@ HELP = "show what training steps spend their time on"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--steps", type=positive(int), default=20, help="to time (default: %(default)s)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of tokenised data (default: random tokens)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it, as .svg or .png")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="record steps for chrome://tracing or Perfetto")
+    parser.add_argument("--data", type=path, metavar="DIR", help="folder of tokenised data (default: random tokens)")
+    parser.add_argument("--picture", type=path, metavar="FILE", help="draw it, as .svg or .png")
+    parser.add_argument("--trace", type=path, metavar="FILE", help="record steps for chrome://tracing or Perfetto")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.commands.chosen_model import model_config  # pydantic, rich, torch: --help does without
     from nanogpt.commands.measure_tables import show_profile
 
+    check_picture(arguments.picture)
     config, tokens, split = model_config(arguments), None, None
     if arguments.data is not None:
         from nanogpt.data.shards import open_split, verify
