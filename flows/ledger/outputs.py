@@ -49,7 +49,7 @@ def damage(outputs: Sequence[Output], workspace: Path) -> str | None:
 
 def _within(workspace: Path, file: Path) -> Path:
     absolute = Path(os.path.abspath(workspace / file))
-    path = absolute.parent.resolve() / absolute.name  # the file itself may be a link to elsewhere
+    path = Path(os.path.realpath(absolute.parent)) / absolute.name  # the file itself may be a link to elsewhere
     if not path.is_relative_to(workspace):
         raise ValueError(f"{file} is not under the workspace {workspace}")
     return path

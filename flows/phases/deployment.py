@@ -26,7 +26,6 @@ from flows.ledger.facts import (
     ExportedFile,
     Key,
 )
-from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.report import cards
 from flows.report.facts import collect, facts_of
@@ -55,14 +54,19 @@ def export_best(run: Run) -> StepResult[Exported]:
     folder, facts = run.paths.exports / BEST, collect(run)
     card = cards.of_run(facts, best)
     written = [*cards.write_all(facts, run.paths), *cards.write(card, run.paths.state / "model_card.md")]
+    before = set(folder.parent.glob(f"{BEST}.*"))
     files: list[Path] = run.worker.call(
         "nanogpt.export.huggingface:export_trained",
         model_folder=run.paths.model(best),
         folder=folder,
         card=text(card) if card else None,
-        again=last_finished(run.ledger.marker(EXPORTED.step)) is not None,
+        own=True,
         timeout=EXPORT_SECONDS,
     )
+    for aside in set(folder.parent.glob(f"{BEST}.*")) - before:
+        run.journal.message(
+            f"{run.paths.relative(folder)} was no export, or half of one: it is now {aside.name}", "warning"
+        )
     rows = [ExportedFile(run.paths.relative(path), path.stat().st_size, durable.sha256_file(path)) for path in files]
     facts_of_export = Exported(best, run.paths.relative(folder), rows, sum(row.bytes for row in rows))
     return StepResult(facts_of_export, [*files, *written])

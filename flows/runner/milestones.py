@@ -146,7 +146,7 @@ class Milestones:
         for file in files:
             path = self.workspace / file
             try:
-                place = path.resolve().relative_to(self.workspace).as_posix()
+                place = Path(os.path.realpath(path)).relative_to(self.workspace).as_posix()
                 if problem := problem_of(path, FILE_LIMIT):
                     left_out.append(f"{place} ({problem})")
                     continue

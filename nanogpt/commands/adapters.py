@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import require_folder
+from nanogpt.commands.arguments import path, require_folder
 
 HELP = "write a model's low-rank adapters, in PEFT's layout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a training folder with adapters; best/ is taken")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="a training folder with adapters; best/ is taken")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the folder to write")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,18 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
     return parse
 
 
+def named(text: str) -> str:
+    """An argparse type: a name or a path, which a shell makes empty where a variable is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """An argparse type: a path. The empty one would be the current folder."""
+    return Path(named(text))
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "mps", "cuda"), default="auto", help="default: the best of this machine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_model, positive, require_folder
+from nanogpt.commands.arguments import add_model, path, positive, require_folder
 
 HELP = "find the micro-batch that trains fastest here"
 FOLDER = Path("state")
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--seconds", type=positive(float), default=60.0, help="for all tries (default: %(default)g)")
     parser.add_argument(
-        "--folder", type=Path, default=FOLDER, metavar="DIR", help="where it is kept (default: %(default)s)"
+        "--folder", type=path, default=FOLDER, metavar="DIR", help="where it is kept (default: %(default)s)"
     )
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import add_device, chosen_device, positive
+from nanogpt.commands.arguments import add_device, chosen_device, path, positive
 from nanogpt.faults import UserError
 
 HELP = "loss, perplexity and bits per byte over a whole split"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="an export or a model's training folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="tokens, from nanogpt prepare")
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="an export or a model's training folder")
+    parser.add_argument("--data", type=path, required=True, metavar="DIR", help="tokens, from nanogpt prepare")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--window", type=positive(int), metavar="N", help="tokens of context (default: block_size)")
     add_device(parser)

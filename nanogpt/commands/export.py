@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import require_folder
+from nanogpt.commands.arguments import path, require_folder
 
 HELP = "write a model in Hugging Face's layout"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model's training folder, whose best/ is taken")
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="a model's training folder, whose best/ is taken")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder to write: a new one, or an earlier export"
+        "--out", type=path, required=True, metavar="DIR", help="the folder to write: a new one, or an earlier export"
     )
 
 

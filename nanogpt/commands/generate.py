@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import add_device, chosen_device, positive, print_note
+from nanogpt.commands.arguments import add_device, chosen_device, path, positive, print_note
 
 HELP = "write the text that follows a prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="an export or a model's training folder")
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="an export or a model's training folder")
     parser.add_argument("--prompt", default="\n", help="the beginning of the text (default: a new line)")
     parser.add_argument("--tokens", type=positive(int), default=300, help="how many to write (default: %(default)s)")
     parser.add_argument(

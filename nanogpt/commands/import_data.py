@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import print_note, require_folder
+from nanogpt.commands.arguments import path, print_note, require_folder
 
 HELP = "make a data folder from one of nanoGPT's (train.bin, val.bin, meta.pkl)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="DIR", help="nanoGPT's folder, such as data/shakespeare_char")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to write")
+    parser.add_argument("source", type=path, metavar="DIR", help="nanoGPT's folder, such as data/shakespeare_char")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the data folder to write")
     parser.add_argument("--mirror", metavar="PLACE", action="append", default=[],
         help="folder or URL asked for GPT-2's vocabulary first (repeatable)")  # fmt: skip
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import PICTURES, add_overrides, positive, require_file
+from nanogpt.commands.arguments import PICTURES, add_overrides, path, positive, require_file
 from nanogpt.faults import UserError
 from nanogpt.results import RangeTest
 
@@ -14,8 +13,8 @@ ROWS = 14  # of the table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tokenised data")
+    parser.add_argument("config", type=path, metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
+    parser.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of tokenised data")
     parser.add_argument(
         "--from",
         dest="first",
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", dest="last", type=positive(float), default=100.0, metavar="FACTOR", help="default: %(default)s"
     )
     parser.add_argument("--steps", type=positive(int), default=100, metavar="N", help="default: %(default)s")
-    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the loss over the factor")
+    parser.add_argument("--picture", type=path, metavar="FILE.svg", help="draw the loss over the factor")
     add_overrides(parser)
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from nanogpt.commands.arguments import require_folder
+from nanogpt.commands.arguments import path, require_folder
 
 HELP = "add adapters to their model, and export it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", type=Path, metavar="BASE", help="an export or a model's training folder")
-    parser.add_argument("adapters", type=Path, metavar="ADAPTERS", help="a folder with adapter_config.json")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("base", type=path, metavar="BASE", help="an export or a model's training folder")
+    parser.add_argument("adapters", type=path, metavar="ADAPTERS", help="a folder with adapter_config.json")
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the folder to write")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,10 +4,9 @@ fine-tune."""
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from nanogpt.commands.arguments import add_overrides, print_note, require_folder
+from nanogpt.commands.arguments import add_overrides, named, path, print_note, require_folder
 from nanogpt.faults import UserError
 
 HELP = "clean, split and tokenise a text"
@@ -15,12 +14,14 @@ ARGUMENTS = {"data.source": "SOURCE", "data.tokenizer": "--tokenizer"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SOURCE", help="text file, folder of *.txt and *.md, or tiny_shakespeare")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data folder to write")
+    parser.add_argument(
+        "source", type=named, metavar="SOURCE", help="text file, folder of *.txt and *.md, or tiny_shakespeare"
+    )
+    parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the data folder to write")
     tokenizer = parser.add_mutually_exclusive_group()
     tokenizer.add_argument("--tokenizer", choices=("char", "bpe", "gpt2"), default="char", help="default: %(default)s")
     tokenizer.add_argument(
-        "--tokenizer-of", type=Path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
+        "--tokenizer-of", type=path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
     )
     parser.add_argument(
         "--allow-unknown", action="store_true", help="even if over 10 %% of SOURCE is outside the vocabulary of FOLDER"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
-from nanogpt.commands.arguments import PICTURES, add_model, positive, require_file
+from nanogpt.commands.arguments import PICTURES, add_model, path, positive, require_file
 
 HELP = "show what training steps spend their time on"
 
@@ -14,9 +13,9 @@ HELP = "show what training steps spend their time on"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--steps", type=positive(int), default=20, help="to time (default: %(default)s)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of tokenised data (default: random tokens)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it, as .svg or .png")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="record steps for chrome://tracing or Perfetto")
+    parser.add_argument("--data", type=path, metavar="DIR", help="folder of tokenised data (default: random tokens)")
+    parser.add_argument("--picture", type=path, metavar="FILE", help="draw it, as .svg or .png")
+    parser.add_argument("--trace", type=path, metavar="FILE", help="record steps for chrome://tracing or Perfetto")
 
 
 def run(arguments: argparse.Namespace) -> int:

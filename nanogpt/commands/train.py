@@ -8,7 +8,7 @@ import math
 import shlex
 from pathlib import Path
 
-from nanogpt.commands.arguments import add_overrides, add_settings, positive, print_note, require_folder
+from nanogpt.commands.arguments import add_overrides, add_settings, named, path, positive, print_note, require_folder
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingOutcome
 
@@ -16,11 +16,11 @@ HELP = "train a model on tokenised data; a folder with checkpoints continues whe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tokenised data")
-    parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="the model's folder")
+    parser.add_argument("config", type=path, metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
+    parser.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of tokenised data")
+    parser.add_argument("--folder", type=path, required=True, metavar="DIR", help="the model's folder")
     add_overrides(parser)
-    parser.add_argument("--init", metavar="PATH", help="short for --set training.init_from=PATH")
+    parser.add_argument("--init", type=named, metavar="PATH", help="short for --set training.init_from=PATH")
     parser.add_argument("--max-seconds", type=positive(float), metavar="S", help="training time, over all restarts")
     parser.add_argument(
         "--micro-batch", type=positive(int), metavar="N", help="sequences at once; the step's tokens stay the same"

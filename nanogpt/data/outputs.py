@@ -7,6 +7,7 @@ and its own `text` and `downloads` are.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -53,4 +54,4 @@ def is_left_out(folder: Path, names: Collection[str]) -> bool:
 
 def marked_parent(path: Path) -> Path | None:
     """The nearest folder above `path` that has the mark."""
-    return next((folder for folder in path.resolve().parents if (folder / MARK).exists()), None)
+    return next((folder for folder in Path(os.path.realpath(path)).parents if (folder / MARK).exists()), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export.front_matter import CARD
 from nanogpt.export.target import require_target
+from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import published_settings, published_shapes
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
@@ -60,14 +63,18 @@ def export_tensors(
     return sorted(path for path in folder.iterdir() if path.name in FILES)
 
 
-def export_trained(model_folder: Path, folder: Path, card: str | None = None, *, again: bool = False) -> list[Path]:
+def export_trained(model_folder: Path, folder: Path, card: str | None = None, *, own: bool = False) -> list[Path]:
     """export() of the best checkpoint in a training folder; returns the files written to `folder`.
 
-    `again`: the caller knows `folder` for its own earlier export, though the file that says so may be damaged.
+    `own`: the place belongs to the caller, so what is there and is no export is set aside under the time of day.
     """
     source = TrainedFolder(model_folder)
-    if again:
-        durable.write_json(folder / GENERATION, HOW_TO_GENERATE)
+    if own:
+        try:
+            require_target(folder, FILES, is_export, [model_folder])
+        except UserError:
+            if os.path.lexists(folder):
+                durable.set_aside(folder, time.strftime(".%Y%m%d-%H%M%S"))
     return export(source.model(), source.tokenizer(), folder, card, [model_folder])
 
 

@@ -23,14 +23,14 @@ def require_target(
     Files of an export in a folder of anything else would be taken for what that folder is, or replace its own. It may
     not lie in one of `sources`, nor in a training: what is in there belongs to the trainer.
     """
-    place = folder.resolve()
+    place = _real(folder)
     for source in sources:
-        if place == source.resolve():
+        if place == _real(source):
             raise UserError(f"--out {folder}: is the folder that is read; choose another")
     for above in (place, *place.parents):
         if (above / trained_folder.CONFIG).is_file() and any((above / name).exists() for name in OF_A_TRAINING):
             raise UserError(f"--out {folder}: is in the training folder {above}; choose a place outside it")
-        if any(above == source.resolve() for source in sources):
+        if any(above == _real(source) for source in sources):
             raise UserError(f"--out {folder}: is in {above}, which is read; choose a place outside it")
     if os.path.lexists(folder) and not place.is_dir():
         raise UserError(f"--out {folder}: is a file, or a link to nothing; choose a folder")
@@ -42,3 +42,8 @@ def require_target(
     if other or (found - NOT_OURS and not is_ours(place)):
         held = f"holds {other[0]}" if other else "holds files that were not written by an export"
         raise UserError(f"--out {folder}: {held}; choose a new or empty folder, or an earlier export to replace")
+
+
+def _real(path: Path) -> Path:
+    """Without links. A link to itself stays one, where Path.resolve() raises RuntimeError."""
+    return Path(os.path.realpath(path))

@@ -32,7 +32,7 @@ class MicroBatches:
         following = data.cursor + data.batch, min(count, data.batch)  # probably the next step's first piece
         for piece, next_piece in pairwise(chain(data.pieces(count), [following])):
             inputs, targets = (part.view(-1, data.window) for part in self.feed.take(piece))
-            windows_at_once = tokens_at_once // data.window
+            windows_at_once = min(tokens_at_once // data.window, len(inputs))  # torch takes no more than 64 bits
             yield from zip(torch.split(inputs, windows_at_once), torch.split(targets, windows_at_once), strict=True)
             self.feed.prefetch(next_piece)  # while an accelerator computes the pass
 

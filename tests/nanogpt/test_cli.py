@@ -86,6 +86,7 @@ def test_eval_covers_the_split(exported, data, capsys):
         (["generate", "MODEL", "--prompt", "a\udcff"], "prompt: its character 2 is not text in UTF-8"),
         (["generate", "MODEL", "--seed", "99999999999999999999"], "seed: found 99999999999999999999"),
         (["generate", "MODEL", "--top-k", "0"], "top_k: found 0"),
+        (["generate", "~nobody-of-that-name/m"], "~nobody-of-that-name/m: there is no such file or folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, message, exported, data, capsys):
@@ -101,7 +102,9 @@ def test_a_mistake_is_one_line_and_code_2(arguments, message, exported, data, ca
 @pytest.mark.parametrize(
     "arguments",
     [["fly"], ["generate"], ["train", "x.yaml", "--data", "d", "--folder", "f", "--micro-batch", "0"],
-     ["train", "x.yaml", "--data", "d", "--folder", "f", "--max-seconds", "inf"]],
+     ["train", "x.yaml", "--data", "d", "--folder", "f", "--max-seconds", "inf"],
+     ["train", "x.yaml", "--data", "d", "--folder", "f", "--init", ""], ["prepare", "", "--out", "d"],
+     ["prepare", "embedded", "--out", ""], ["generate", ""]],
 )  # fmt: skip
 def test_a_wrong_command_line_is_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -276,6 +279,28 @@ def test_a_model_that_overflows_is_one_line(trained, data, tmp_path, capsys):
         assert cli.main([*command, "--device", "cpu"]) == 2
         err = capsys.readouterr().err
         assert "NaN" in err and err.count("\n") == 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("place", ["loop", "loop/deeper", "file", "file/deeper", "/proc/deeper", "x" * 5000])
+def test_a_folder_that_cannot_be_made_is_one_line(place, trained, data, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    place = str(tmp_path / place)
+    for arguments in (
+        ["export", str(trained), "--out", place],
+        ["prepare", str(CHECKOUT / "README.md"), "--out", place],
+        ["train", str(trained / "config.yaml"), "--data", str(data), "--folder", place],
+    ):
+        assert cli.main(arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.fast
+def test_a_picture_of_a_form_that_is_none_is_one_line(trained, capsys):
+    assert cli.main(["profile", str(trained / "config.yaml"), "--picture", "a.nope"]) == 2
+    assert capsys.readouterr().err == "nanogpt: --picture a.nope: should end in .svg or .png\n"
 
 
 @pytest.mark.fast

@@ -70,7 +70,7 @@ def test_a_finished_training_that_is_started_again_changes_nothing(data, tmp_pat
     assert (again.sha256, again.best_val_loss, again.step) == (first.sha256, first.best_val_loss, first.step)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 10**20])
 def test_the_split_of_the_batch_changes_nothing_but_rounding(data, tmp_path, micro_batch):
     config = tiny(batch_size=4, gradient_accumulation=2, max_iters=8).with_changes({"model.dropout": 0.0})
     expected = [row["loss"] for row in read_rows_of(config, data, tmp_path / "a", None)]

@@ -6,6 +6,7 @@ checkpoints/step-00000500/  checkpoints/before-cooldown/  best/  final/  tensorb
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -33,11 +34,15 @@ Result = TypeVar("Result")
 
 
 def make_folder(path: Path) -> None:
-    """A folder at `path`, unless it is there. Raises UserError when a file is in the way."""
+    """A folder at `path`, unless it is there. Raises UserError where there can be none, OSError without room for it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path}: is a file, or in one; expected the folder of a model, or a new one's name") from None
+    except OSError as error:
+        if is_no_room(error) or error.errno == errno.EIO:
+            raise
+        raise UserError(f"{path}: cannot be made ({error.strerror})") from None
 
 
 def context_of(facts: Mapping[str, Any], config: Config) -> int:

@@ -105,6 +105,17 @@ def test_an_export_of_which_a_file_is_gone_or_replaced_is_made_again(run):
             assert _content(folder) == whole, name
 
 
+@pytest.mark.parametrize("put", [*KINDS.values(), Path.touch], ids=[*KINDS, "file"])
+def test_what_is_no_export_in_its_place_is_set_aside(run, put):
+    folder = run.paths.exports / "best"
+    folder.parent.mkdir(parents=True)
+    put(folder)
+    run.do(EXPORTED)
+    assert (folder / "model.safetensors").is_file() and not folder.is_symlink()
+    assert len(list(folder.parent.glob("best.*"))) == 1
+    assert "was no export" in (run.paths.logs / "automation_log.txt").read_text()
+
+
 def _content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".corrupt"}
 
