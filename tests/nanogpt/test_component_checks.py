@@ -15,7 +15,7 @@ from nanogpt.study import component_checks
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint
 
-pytestmark = pytest.mark.fast
+# Not among the fast ones: the checks themselves are phase 2 of a run.
 SDPA = torch.nn.functional.scaled_dot_product_attention
 
 

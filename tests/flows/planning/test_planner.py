@@ -297,3 +297,16 @@ def test_a_small_model_that_had_a_share_of_the_time_gets_what_a_larger_one_leave
     [alone] = again(speeds[:1], [first], first.seconds + 1800.0, 3600.0)
     assert alone.config.training.max_iters > 3 * first.config.training.max_iters
     assert again(speeds[:1], [first], first.seconds + 10.0, 3600.0) == [first]
+
+
+@given(machines, budgets, st.floats(1.0, 100.0), st.floats(10.0, 1e6))
+def test_what_is_planned_again_takes_no_more_than_is_left(speeds, budget, slowness, left):
+    """However slow the machine has become since what is trained was planned."""
+    first = plan(LADDER, speeds, budget).ladder[0]
+    slow = [dataclasses.replace(speed, seconds_per_step=slowness * speed.seconds_per_step) for speed in speeds]
+    ladder = again(slow, [first], first.seconds + left, budget)
+    if ladder[0] == first:  # stays as it is
+        assert sum(planned.seconds for planned in ladder[1:]) <= left * (1 + 1e-9)
+    else:  # continues
+        assert [planned.config.name for planned in ladder] == ["small"]
+        assert ladder[0].seconds <= (first.seconds + left) * (1 + 1e-9)
