@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from flows.full_run import PHASES
 from flows.ledger.code_digests import EDITED
-from flows.ledger.facts import TESTS, Tests
+from flows.ledger.facts import TESTS
+from flows.ledger.facts import Tests as Outcome
 from flows.ledger.ledger import Ledger
 from flows.ledger.steps import StepResult, StepSpec
 from flows.runner.run import Run
@@ -18,7 +19,7 @@ from tests.flows.parts import assembled
 
 pytestmark = pytest.mark.fast
 CODE = {"nanogpt/**": "1" * 64, "tests/nanogpt/**": "2" * 64}
-PASSED = Tests(command="python -m pytest", passed=700, failed=0, skipped=3, seconds=18.0, timed_out=False, tail="")
+PASSED = Outcome(command="python -m pytest", passed=700, failed=0, skipped=3, seconds=18.0, timed_out=False, tail="")
 
 
 class Workspace:
@@ -41,7 +42,7 @@ class Workspace:
 
     step = StepSpec(key=TESTS, title="Run the project's fast tests", code=("code.py",))
 
-    def finish(self, run: str, facts: Tests = PASSED, surroundings: str | None = None) -> None:
+    def finish(self, run: str, facts: Outcome = PASSED, surroundings: str | None = None) -> None:
         digest = own_tests.surroundings_digest() if surroundings is None else surroundings
         ledger = self.ledger(run)
         ledger.start(self.step, {}, "never run")
@@ -55,7 +56,7 @@ class Workspace:
     def interrupt(self, run: str) -> None:
         self.ledger(run).start(self.step, {}, "never run")
 
-    def earlier(self) -> Tests | None:
+    def earlier(self) -> Outcome | None:
         return own_tests.earlier(self.states, self.code)
 
 
@@ -194,7 +195,7 @@ def run_of(folder: Path, *arguments: str) -> Run:
     return assembled(folder / "workspace", PHASES, None, "--data", "embedded", *arguments)
 
 
-def do(run: Run) -> Tests:
+def do(run: Run) -> Outcome:
     return run.do(TESTS)
 
 
