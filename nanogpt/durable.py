@@ -159,6 +159,20 @@ def unblock(path: Path, *, links: bool = False) -> None:
         set_aside(path)
 
 
+def unblock_folder(path: Path) -> bool:
+    """Set aside what stands where a folder belongs and is none; whether something did. A link to nothing stays: what it
+    leads to may be on a disk that is not mounted."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # a link to itself
+        is_folder = False
+    if not is_folder:
+        set_aside(path)
+    return not is_folder
+
+
 def remove(path: Path) -> None:
     """Remove the file at `path`, if it is there. What else stands in its place is set aside. Raises OSError."""
     unblock(path)

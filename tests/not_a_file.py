@@ -22,3 +22,5 @@ if hasattr(os, "mkfifo"):
     KINDS["FIFO"] = os.mkfifo
 
 each_kind = pytest.mark.parametrize("put", KINDS.values(), ids=KINDS)  # put(path)
+NO_FOLDERS = {"file": Path.touch, **{kind: KINDS[kind] for kind in KINDS if kind not in ("folder", "link to nothing")}}
+in_place_of_a_folder = pytest.mark.parametrize("put", NO_FOLDERS.values(), ids=NO_FOLDERS)

@@ -19,6 +19,7 @@ from flows.planning import slow_trainings
 from flows.runner import interruption, resumption
 from flows.runner.phase_runner import PhaseRunner
 from nanogpt import durable
+from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 
 FILE = "session.json"
@@ -81,6 +82,7 @@ class Session:
         if self._options.fresh:
             set_past_aside(paths)
             journal.forget_past()
+        self._unblock_folders()
         for folder in (paths.state, paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
         notes = [paths.state / FILE, journal.file, paths.state / slow_trainings.FILE]
@@ -97,6 +99,25 @@ class Session:
             interruption.record(self._ledger, paths, journal, self._step_names())
         self._save("running")
         journal.log(f"session {self.number} of run {self._options.run}: {self._options.command}")
+
+    def _unblock_folders(self) -> None:
+        """Set aside what stands in the place of a folder of the run. Raises UserError where that may be a person's."""
+        paths = self._paths
+        for folder in paths.own_folders():
+            if os.path.lexists(folder.parent) and not folder.parent.is_dir():
+                raise UserError(f"--workspace {paths.workspace}: {folder.parent} is no folder, and one is needed")
+        models = [name.partition(".")[2] for name in self._step_names() if name.startswith("training.")]
+        inner = [paths.markers, paths.state / "copies", paths.configs, paths.reports / "figures"]
+        inner += [paths.data / name for name in ("text", "char", "bpe", "gpt2")] + [
+            paths.model(name) for name in models
+        ]
+        for folder in [*paths.own_folders(), *inner]:
+            if durable.unblock_folder(folder):
+                self._journal.message(
+                    f"{paths.relative(folder)} was no folder: it is now {folder.name}.corrupt", "warning"
+                )
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise UserError(f"{folder} is a link to nothing; if it leads to another disk, is that mounted?")
 
     def end(self, stopped: bool) -> None:
         """Record how the session ended."""

@@ -37,6 +37,7 @@ from tests.nanogpt.training_case import (
     tiny,
     train_with_stops,
 )
+from tests.not_a_file import in_place_of_a_folder
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,14 @@ def test_the_split_of_the_batch_changes_nothing_but_rounding(data, tmp_path, mic
 def read_rows_of(config, data, folder, micro_batch):
     train(config, data, folder, micro_batch=micro_batch)
     return [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "train"]
+
+
+@in_place_of_a_folder
+def test_what_is_no_folder_makes_way_for_checkpoints(data, tmp_path, put):
+    for name in ("checkpoints", "best", "final"):
+        put(tmp_path / name)
+    assert train(tiny(), data, tmp_path).status == "finished"
+    assert checkpoint.load(tmp_path / "best").step and checkpoint.load(tmp_path / "final").step
 
 
 def test_the_best_is_never_overwritten_by_a_worse_one(data, tmp_path):

@@ -57,6 +57,8 @@ class ModelFolder:
         """Raises UserError when `path` is a file."""
         make_folder(path)
         self.path, self.checkpoints, self.config = path, path / "checkpoints", config
+        for folder in (self.checkpoints, path / "best", path / "final"):
+            durable.unblock_folder(folder)
         self.metrics = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")
         self.events = JsonLines(path / "events.jsonl")
