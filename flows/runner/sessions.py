@@ -121,7 +121,8 @@ class Session:
 
 
 def set_past_aside(paths: Paths) -> None:
-    """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
+    """--fresh: everything that this run made is moved to <folder>.<time>, so that none takes another's place; downloads
+    stay."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for folder in paths.own_folders():
         if folder.exists() and folder != paths.state:
