@@ -570,8 +570,8 @@ def stamped_extras() -> Set[str]:
 def make_way(path: str) -> None:
     """Set aside what stands where a file belongs and is none."""
     if os.path.lexists(path) and not os.path.isfile(path):
-        shutil.rmtree(path + ".corrupt", ignore_errors=True)
-        os.replace(path, path + ".corrupt")
+        shutil.rmtree(path + ".bad", ignore_errors=True)
+        os.replace(path, path + ".bad")
 
 
 def write(path: str, text: str) -> None:

@@ -138,17 +138,19 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-SET_ASIDE = ".corrupt"
+DAMAGED = ".bad"  # what is called so is not what was written, or not what belongs there
 
 
-def set_aside(path: Path, suffix: str = SET_ASIDE) -> Path:
-    """Rename `path` to its name and `suffix`, in place of what was set aside before; the new path. Raises OSError."""
+def set_aside(path: Path, suffix: str = DAMAGED) -> Path:
+    """Rename `path` to its name and `suffix`, in place of what was set aside before, durably; the new path. Raises
+    OSError."""
     aside = path.with_name(f"{path.name}{suffix}")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     else:
         aside.unlink(missing_ok=True)
     path.rename(aside)
+    fsync_folder(path.parent)
     return aside
 
 

@@ -195,8 +195,11 @@ def start_despite_database(home: Path, port: int, log: Log, closing: threading.E
             if not any(wording in error.log_tail for wording in DATABASE_WORDINGS):
                 raise
             fault = error.log_tail.strip().splitlines()[-1]
-    kept = _set_aside(database)
-    log(f"Prefect's database was unusable ({fault}): kept as {kept}, a new one is made; earlier runs left the pages")
+    for part in (home / f"{DATABASE}-wal", home / f"{DATABASE}-shm", database):  # no new one meets a journal of this
+        if os.path.lexists(part):
+            durable.set_aside(part)
+    kept = f"kept as {database}{durable.DAMAGED}"
+    log(f"Prefect's database was unusable ({fault}): {kept}, a new one is made; earlier runs left the pages")
     return _start(home, port, closing)
 
 
@@ -298,11 +301,3 @@ def database_file(home: Path) -> tuple[int, int] | None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _set_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
-    for suffix in ("", "-wal", "-shm"):
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    return aside

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from nanogpt.units import clock, number
+from nanogpt.units import byte_size, clock, number
 
 T = TypeVar("T")
 Level = Literal["info", "warning", "error"]
@@ -71,7 +71,7 @@ class TrainingProgress:
         return "" if self.tokens_per_second is None else f"{number(self.tokens_per_second, 0)} tokens/s"
 
     def memory(self) -> str:
-        return f"{self.memory_bytes / 2**30:.2f} GiB" if self.memory_bytes else ""
+        return byte_size(self.memory_bytes) if self.memory_bytes else ""
 
     def doing(self) -> str:
         """What the trainer does besides training: "saving", "evaluating"."""

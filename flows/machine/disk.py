@@ -112,7 +112,7 @@ class DiskSpace:
         for model in models:
             yield from model.glob(".room")
             yield from sorted(model.rglob(".step-*.tmp"))
-            yield from sorted(model.rglob("*.bad"))
+            yield from sorted(model.rglob(f"*{durable.DAMAGED}"))
         for folder in self._paths.folders():
             yield from (path for path in sorted(folder.rglob(".*.tmp")) if _is_abandoned(path))
         yield from (model for model in models if model.name.endswith(".previous"))

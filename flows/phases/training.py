@@ -187,7 +187,8 @@ def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
 
 
 def _set_aside(run: Run, folder: Path, why: str) -> None:
-    """Move a model's folder away whole; one predecessor is kept."""
+    """Move a model's folder away whole; one predecessor is kept. It is no damage: *.previous is a trained model that a
+    person may want back, and is removed later than *.bad where the disk is full."""
     if not folder.exists():
         return
     previous = durable.set_aside(folder, ".previous")

@@ -35,6 +35,7 @@ from flows.report.recommendations import recommendations
 from flows.report.verdict import verdict
 from flows.supervision import remedies
 from nanogpt import durable
+from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.records import to_json
 from nanogpt.results import DeviceProof
 from nanogpt.spelling import to_be_typed
@@ -128,6 +129,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
     return {
         "facts": view,
         "steps": view["steps"],
+        "known": NANOGPT_CPU_RECIPE,
         "phases": phases,
         "checkout": str(CHECKOUT),
         "figure": figure,

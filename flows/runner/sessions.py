@@ -114,7 +114,7 @@ class Session:
         for folder in [*paths.own_folders(), *inner]:
             if durable.unblock_folder(folder):
                 self._journal.message(
-                    f"{paths.relative(folder)} was no folder: it is now {folder.name}.corrupt", "warning"
+                    f"{paths.relative(folder)} was no folder: it is now {folder.name}{durable.DAMAGED}", "warning"
                 )
             if os.path.lexists(folder) and not folder.is_dir():
                 raise UserError(f"{folder} is a link to nothing; if it leads to another disk, is that mounted?")
@@ -142,7 +142,8 @@ class Session:
 
 
 def set_past_aside(paths: Paths) -> None:
-    """--fresh: everything that this run made is moved to <folder>.<time>; downloads stay."""
+    """--fresh: everything that this run made is moved to <folder>.<time>, so that none takes another's place; downloads
+    stay."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     for folder in paths.own_folders():
         if folder.exists() and folder != paths.state:

@@ -15,8 +15,6 @@ from nanogpt.records import from_json
 from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
 from nanogpt.training.record.metrics import read_rows
 
-SUFFIX_BAD = ".bad"
-
 
 @dataclass(frozen=True)
 class CheckpointId:
@@ -111,8 +109,8 @@ class ModelFiles:
         """Rename every checkpoint that is not in `trusted` to *.bad: the device's numbers were wrong when it was
         written, whatever its digests say."""
         for found in self.checkpoints() - trusted:
-            if not found.folder.name.endswith(SUFFIX_BAD):
-                durable.set_aside(found.folder, SUFFIX_BAD)
+            if not found.folder.name.endswith(durable.DAMAGED):
+                durable.set_aside(found.folder)
 
     def has_best(self) -> bool:
         return (self.folder / "best").is_dir()

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from nanogpt.config import Config
 from nanogpt.results import FastestMicroBatch, Profile
+from nanogpt.units import MIB, byte_size
 
 BAR = 24  # characters of the longest bar
 OF_THE_OPTIMIZER = ("gradient norm", "AdamW", "Muon", "weight average")
-MIB = 2**20
 
 
 def show_profile(name: str, found: Profile) -> None:
@@ -41,7 +41,7 @@ def show_profile(name: str, found: Profile) -> None:
     )
     if found.share_of_peak is not None:
         console.print(f"{found.share_of_peak:.0%} of the peak rate that the maker names (MFU)")
-    console.print(f"at most {found.peak_memory_bytes / MIB:,.0f} MiB of memory")
+    console.print(f"at most {byte_size(found.peak_memory_bytes)} of memory")
 
 
 def _add_sum(table: Table, name: str, found: Profile, parts: Iterable[str]) -> None:

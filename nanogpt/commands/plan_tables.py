@@ -15,8 +15,8 @@ from rich.table import Table
 from nanogpt.config import Config
 from nanogpt.measure.memory import Memory, likely_precision, predict
 from nanogpt.measure.sizes import flops_per_token, kv_cache_bytes, parameters, vocabulary
+from nanogpt.units import GIB, MIB, byte_size, si
 
-MIB, GIB = 2**20, 2**30
 PROCESS = {"cpu": 0.35 * GIB}  # of Python with torch before the first tensor (measured 0.31 to 0.34)
 METAL_SHARE = 0.75  # of a Mac's memory: what Metal recommends as its working set
 WIDTH = 78
@@ -76,10 +76,10 @@ def _head(console: Console, plan: Plan) -> None:
     flops, tokens = flops_per_token(model, training.lora_rank), step * training.max_iters
     rows = [
         ("parameters", f"{counts.total:,}", tables),
-        ("FLOPs a token", _si(flops), f"forward and backward; {_si(flops * step)} a step"),
+        ("FLOPs a token", si(flops), f"forward and backward; {si(flops * step)} a step"),
         ("tokens a step", f"{step:,}", f"{plan.sequences} sequences"),
-        ("tokens in all", _si(tokens), f"{training.max_iters:,} steps; {_si(flops * tokens)} FLOPs"),
-        ("KV cache", f"{kv_cache_bytes(model) / MIB:,.1f} MiB", f"one context of {model.block_size:,} in float32"),
+        ("tokens in all", si(tokens), f"{training.max_iters:,} steps; {si(flops * tokens)} FLOPs"),
+        ("KV cache", byte_size(kv_cache_bytes(model)), f"one context of {model.block_size:,} in float32"),
     ]
     table = _table("", "", "")
     for name, value, remark in rows:
@@ -141,7 +141,7 @@ def _foot(console: Console, plan: Plan) -> None:
     total, free = _memory_of(plan.device)
     if total is None or free is None:
         return console.print(f"[dim]no {plan.device} device that could be asked for its memory[/]")
-    console.print(f"[dim]{plan.device}: {total / GIB:,.1f} GiB of memory, {free / GIB:,.1f} GiB free now[/]")
+    console.print(f"[dim]{plan.device}: {byte_size(total)} of memory, {byte_size(free)} free now[/]")
 
 
 def _table(*headings: str) -> Table:
@@ -150,14 +150,6 @@ def _table(*headings: str) -> Table:
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place and heading else "left")
     return table
-
-
-def _si(value: float) -> str:
-    """1234567 -> "1.23 M"."""
-    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:.3g}"
 
 
 # ---- the machine, without torch

@@ -11,6 +11,7 @@ from pathlib import Path
 from nanogpt.commands.arguments import add_overrides, add_settings, named, path, positive, print_note, require_folder
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingOutcome
+from nanogpt.units import byte_size, clock
 
 HELP = "train a model on tokenised data; a folder with checkpoints continues where it stopped"
 
@@ -79,7 +80,6 @@ def headline(outcome: TrainingOutcome) -> str:
 
 def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
     """How it ended, what came out, and the commands that continue from here."""
-    from nanogpt.training.record.live_view import clock  # rich
     from nanogpt.training.record.metrics import read_rows
 
     folder = str(arguments.folder)
@@ -96,7 +96,7 @@ def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
         lines.append(f"  trouble  {outcome.skipped} steps skipped, {outcome.rewinds} times back (events.jsonl)")
     lines += [
         f"  time     {clock(outcome.seconds)}, {outcome.tokens:,} tokens, {outcome.tokens_per_second:,.0f} a second",
-        f"  machine  {outcome.device}, {outcome.precision}, at most {outcome.peak_memory_bytes / 2**30:.2f} GiB",
+        f"  machine  {outcome.device}, {outcome.precision}, at most {byte_size(outcome.peak_memory_bytes)}",
         f"  model    {folder} ({outcome.parameters:,} parameters; its curve: loss.svg)",
         "",
     ]

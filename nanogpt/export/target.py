@@ -37,7 +37,7 @@ def require_target(
     if not place.is_dir():
         return
     found = {path.name for path in place.iterdir() if not (path.name.startswith(".") and path.name.endswith(".tmp"))}
-    found -= {f"{name}{durable.SET_ASIDE}" for name in names}
+    found -= {f"{name}{durable.DAMAGED}" for name in names}
     other = sorted(found - set(names) - NOT_OURS)
     if other or (found - NOT_OURS and not is_ours(place)):
         held = f"holds {other[0]}" if other else "holds files that were not written by an export"

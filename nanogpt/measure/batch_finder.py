@@ -28,6 +28,7 @@ from nanogpt.measure.memory_store import MemoryStore
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
 from nanogpt.results import FastestMicroBatch, MicroBatchTry
+from nanogpt.units import byte_size
 
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others
 MARGIN = 1.15  # of the prediction, which holds within 15 %
@@ -151,7 +152,9 @@ class _Search:
         needed = predicted * MARGIN
         if needed > self.available:
             self.was_cut_off = True
-            tried = MicroBatchTry(size, f"not tried: {_gib(needed)} with a margin, {_gib(self.available)} are free")
+            tried = MicroBatchTry(
+                size, f"not tried: {byte_size(needed)} with a margin, {byte_size(self.available)} are free"
+            )
         else:
             tried = self.attempt(self.config, size, max(LEAST_SECONDS_A_TRY, (self.ends - time.monotonic()) / 4))
         self.tried[size] = replace(tried, predicted_bytes=predicted)
@@ -315,7 +318,3 @@ def _available(config: Config) -> int:
 
         return torch.cuda.mem_get_info()[0]
     return int(psutil.virtual_memory().available)
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"

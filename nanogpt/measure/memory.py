@@ -16,15 +16,15 @@ from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters, vocabulary
 from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from nanogpt.units import GIB, MIB
 
-MIB = 2**20
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: 18 with AMX or AVX-512 BF16, 8 with AVX2 (micro, measured)
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
 # Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
 HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}
-MAPPED_APART = 2**30  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
+MAPPED_APART = GIB  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
 
 
 @dataclass(frozen=True)

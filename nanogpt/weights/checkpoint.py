@@ -149,17 +149,9 @@ def load_or_set_aside(path: Path, notify: Notify) -> Checkpoint | None:
     try:
         return load(path)
     except CorruptFileError as error:
-        set_aside(path)
+        durable.set_aside(path)
         notify(path, error)
         return None
-
-
-def set_aside(path: Path) -> None:
-    """Rename a checkpoint to *.bad, in place of an older one of that name."""
-    aside = path.with_name(f"{path.name}.bad")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(path, aside)
-    durable.fsync_folder(path.parent)
 
 
 def step_folder(folder: Path, step: int) -> Path:

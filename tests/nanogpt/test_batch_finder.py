@@ -130,7 +130,7 @@ def test_a_file_that_is_not_what_was_written_is_set_aside(tmp_path, damage):
     store.write_text(damage)
     found, messages = search(tmp_path, machine(lambda size: size))
     assert not found.kept and "is not what was written" in messages[0]
-    assert store.with_name(f"{store.name}.corrupt").read_text() == damage
+    assert store.with_name(f"{store.name}.bad").read_text() == damage
     assert len(json.loads(store.read_text())["fastest"]) == 1
 
 

@@ -90,7 +90,7 @@ def test_what_is_no_plain_file_is_an_error_at_once_and_can_be_set_aside(tmp_path
             with pytest.raises(OSError):
                 read(path)
         durable.unblock(path)
-    assert os.listdir(tmp_path) == ["marker.json.corrupt"]
+    assert os.listdir(tmp_path) == ["marker.json.bad"]
 
 
 def test_a_link_to_a_file_is_read_and_stays(tmp_path):
@@ -109,8 +109,8 @@ def test_a_folder_in_the_place_of_a_file_is_set_aside_by_a_write(tmp_path):
     for name in ("x.json", "y.json"):
         durable.write_json(tmp_path / name, {"a": 1})
         assert durable.read_json(tmp_path / name) == {"a": 1}
-    assert sorted(os.listdir(tmp_path)) == ["folder", "x.json", "x.json.corrupt", "y.json"]
-    assert (tmp_path / "x.json.corrupt" / "inside").is_dir()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "x.json", "x.json.bad", "y.json"]
+    assert (tmp_path / "x.json.bad" / "inside").is_dir()
 
 
 def test_json_nested_too_deeply_is_a_value_error(tmp_path):
@@ -141,4 +141,4 @@ def test_a_link_makes_way_where_the_file_must_be_ones_own(tmp_path):
     (tmp_path / "there").write_text("precious")
     (tmp_path / "link").symlink_to("there")
     durable.unblock(tmp_path / "link", links=True)
-    assert sorted(os.listdir(tmp_path)) == ["link.corrupt", "there"]
+    assert sorted(os.listdir(tmp_path)) == ["link.bad", "there"]

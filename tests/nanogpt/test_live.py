@@ -40,11 +40,10 @@ NANOGPT = [sys.executable, "-m", "nanogpt.cli"]
 
 @pytest.mark.fast
 def test_the_line_says_step_losses_speed_time_and_memory():
-    output = "step 1,230/2,000  loss 1.523  val 1.4871  41,230 tokens/s  1:24 left  1.00 GiB"
+    output = "step 1,230/2,000  loss 1.523  val 1.4871  41,230 tokens/s  1:24 left  1.0 GiB"
     assert live.describe(HEARTBEAT) == output
     assert live.describe(replace(HEARTBEAT, activity="evaluating")) == f"{output}  evaluating"
     assert live.describe(Heartbeat(0, 5, "loading")) == "step 0/5  loading"
-    assert (live.clock(59.6), live.clock(7384)) == ("1:00", "2:03:04")
 
 
 @pytest.mark.fast

@@ -187,7 +187,7 @@ def unimportant(scene: Scene) -> Finding:
 
     def notice(scene: Scene, files: list[Path]) -> str:
         store = files[0]
-        if any(map(os.path.lexists, (store, store.with_name(f"{STORE}.corrupt")))):  # else it was deleted
+        if any(map(os.path.lexists, (store, store.with_name(f"{STORE}.bad")))):  # else it was deleted
             return scene.noticed(STORE, "not what was written.* set aside")
         return scene.noticed(f"Train {MODEL}: done")
 

@@ -28,6 +28,7 @@ from rich.text import Text
 
 from nanogpt.results import Heartbeat, TrainerEvent
 from nanogpt.training.record.metrics import as_event, read_heartbeat, read_rows
+from nanogpt.units import byte_size, clock
 
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 10.0  # between lines in a pipe
@@ -49,17 +50,10 @@ def describe(heartbeat: Heartbeat) -> str:
     if heartbeat.eta_seconds is not None:
         parts.append(f"{clock(heartbeat.eta_seconds)} left")
     if heartbeat.memory_bytes:
-        parts.append(f"{heartbeat.memory_bytes / 2**30:.2f} GiB")
+        parts.append(byte_size(heartbeat.memory_bytes))
     if heartbeat.activity not in ("", "training"):
         parts.append(heartbeat.activity)
     return "  ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """75 -> '1:15', 7384 -> '2:03:04'."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextlib.contextmanager

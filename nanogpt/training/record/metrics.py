@@ -101,7 +101,7 @@ def _opened(path: Path) -> tuple[BinaryIO, bool]:
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EIO):
                 raise
-    durable.set_aside(path, ".bad")
+    durable.set_aside(path)
     return open(path, "ab", buffering=0), True
 
 

@@ -111,7 +111,7 @@ class ModelFolder:
         self.go_back_to(0)
         best = checkpoint.load_or_set_aside(self.path / "best", self._set_aside)
         if best and best.facts["trajectory"] != trajectory:
-            checkpoint.set_aside(best.folder)
+            durable.set_aside(best.folder)
             self.event("set aside", "best/ is of another training")
 
     def go_back_to(self, step: int, known: dict[str, list[Row]] | None = None) -> None:

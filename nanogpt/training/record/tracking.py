@@ -20,6 +20,7 @@ from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.training.record.metrics import read_rows
+from nanogpt.units import GIB
 
 PROJECT = "nanogpt-autopilot"  # of W&B, unless WANDB_PROJECT says otherwise
 TAGS = {  # other figures go by their own names
@@ -108,7 +109,7 @@ def curves(row: Row) -> Iterator[tuple[str, float]]:
     for key, value in row.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if key not in NOT_A_CURVE and is_number and math.isfinite(value):
-            yield TAGS.get(key, key), value / 2**30 if key == "memory_bytes" else value
+            yield TAGS.get(key, key), value / GIB if key == "memory_bytes" else value
     if "perplexity" not in row and isinstance(row.get("val_loss"), float):
         yield "perplexity", math.exp(min(row["val_loss"], 700.0))
 

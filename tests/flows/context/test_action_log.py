@@ -95,7 +95,7 @@ def test_what_is_no_plain_file_is_set_aside_and_never_written_through(tmp_path, 
         other.write_text("precious")
     ActionLog(path).write("whole")
     assert path.read_text().endswith("INFO  whole\n") and path.is_file() and not path.is_symlink()
-    assert os.path.lexists(tmp_path / "log.txt.corrupt")
+    assert os.path.lexists(tmp_path / "log.txt.bad")
     assert not other.exists() or other.read_text() == "precious"
 
 

@@ -72,7 +72,7 @@ class House:
         return self.workspace / "state" / "default" / "copies" / f"{step.name}.json"
 
     def set_aside(self, step: StepSpec) -> Path:
-        return self.marker_file(step).with_name(f"{step.name}.json.corrupt")
+        return self.marker_file(step).with_name(f"{step.name}.json.bad")
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_what_is_no_export_in_its_place_is_set_aside(run, put):
 
 
 def _content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".corrupt"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".bad"}
 
 
 def test_without_a_deployment_the_report_has_cards_all_the_same(run):

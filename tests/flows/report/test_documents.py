@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from flows.context.command_words import PHASES
-from flows.ledger.facts import BASELINES, CHARACTERS, DEVICE, EXAMPLES, FETCHED, SAMPLES, SYSTEM, TESTS
+from flows.ledger.facts import BASELINES, CHARACTERS, DEVICE, EVALUATED, EXAMPLES, FETCHED, SAMPLES, SYSTEM, TESTS
 from flows.report import documents
 from flows.report.facts import RunFacts
 from flows.supervision import remedies
@@ -153,6 +153,14 @@ def test_the_same_facts_give_the_same_bytes(run, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     documents.render(from_json(RunFacts, json.loads(json.dumps(to_json(facts)))), folder, figures)
     assert {path.name: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+def test_on_nanogpts_measure_a_model_stands_next_to_what_nanogpt_reaches(run, tmp_path):
+    models = {name: replace(scores, nanogpt_loss=1.71238) for name, scores in run[0].of(EVALUATED).models.items()}
+    report, _ = render(with_step(run[0], EVALUATED, models=models), tmp_path)
+    [known] = re.findall("^.*README recipe for CPUs ends at .*$", report, re.MULTILINE)
+    assert "ends at **1.8857** after 1 min 41 s (2,000 steps of 0.80 M parameters, on two cores" in known
+    assert "windows of 64, the last tenth" in known and "- tiny: **1.7124**" in report
 
 
 def test_each_planned_time_stands_next_to_what_it_took(run):

@@ -12,7 +12,7 @@ from tests.not_a_file import KINDS, each_kind, in_place_of_a_folder
 
 
 def _files(flow: Flow) -> list[Path]:
-    return sorted(path for path in flow.workspace.rglob("*") if path.is_file() and path.suffix != ".corrupt")
+    return sorted(path for path in flow.workspace.rglob("*") if path.is_file() and path.suffix != ".bad")
 
 
 @each_kind
@@ -56,7 +56,7 @@ def test_a_folder_of_a_finished_run(tmp_path, put, name):
     assert status.show(flow.run("--status")) == 0
     flow.session()
     assert flow.ended == "finished" and folder.is_dir() == os.path.lexists(folder)  # copies are not missed
-    assert f"{name} was no folder: it is now {folder.name}.corrupt" in flow.log
+    assert f"{name} was no folder: it is now {folder.name}.bad" in flow.log
 
 
 def test_a_link_to_a_disk_that_is_not_mounted_and_a_persons_own_file_stay(tmp_path):
