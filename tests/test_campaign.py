@@ -103,7 +103,8 @@ def _a_rotten_checkpoint(scene: Scene) -> None:
 
 def _an_unfinished_step(scene: Scene) -> None:
     marker = scene.markers / "deployment.export.json"
-    marker.write_text(marker.read_text().replace('"finished"', '"started"'))
+    note, _ = durable.read_note(marker)
+    durable.write_note(marker, {**note, "state": "started"})
 
 
 def _no_report(scene: Scene) -> None:

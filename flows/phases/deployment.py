@@ -45,8 +45,13 @@ CONVERSATION = "Who are you?\nWhat do you think of the king?\n"  # what a person
 
 
 def deployment(run: Run) -> None:
-    run.do(EXPORTED)
+    export(run)
     run.do(EXAMPLES)
+
+
+def export(run: Run) -> None:
+    run.do(EXPORTED)
+    cards.copy_to_models(run.models(), run.paths)
 
 
 def export_best(run: Run) -> StepResult[Exported]:

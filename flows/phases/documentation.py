@@ -76,6 +76,7 @@ def _cards(run: Run, facts: RunFacts) -> list[Path]:
     it did not come to that, what is known."""
     if not run.has_finished(EXPORTED):
         cards.write_all(facts, run.paths)
+        cards.copy_to_models(run.models(), run.paths)
     files = [cards.in_reports(model.name, run.paths) for model in trained_models(facts)]
     return [file for file in files if file.is_file()]
 

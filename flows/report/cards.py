@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +34,17 @@ LEAST_TEMPERATURE = 0.6  # of the sample that is shown: at lower ones a model re
 
 
 def write_all(facts: RunFacts, paths: Paths) -> list[Path]:
-    """Write the card of every trained model into its folder and next to the report; returns the files."""
-    files = []
-    for model in facts.models:
-        files += write(of_run(facts, model.name), paths.model(model.name) / CARD, in_reports(model.name, paths))
-    return files
+    """Write the card of every trained model next to the report; returns the files."""
+    return [file for model in facts.models for file in write(of_run(facts, model.name), in_reports(model.name, paths))]
+
+
+def copy_to_models(names: Iterable[str], paths: Paths) -> None:
+    """Put the cards next to the report into the models' folders, where a training has left one that knows less. No
+    step calls that copy its output: a training that runs again would have damaged the export's."""
+    for name in names:
+        whole, copy = in_reports(name, paths), paths.model(name) / CARD
+        if whole.is_file() and copy.parent.is_dir() and (not copy.is_file() or copy.read_bytes() != whole.read_bytes()):
+            durable.write_text(copy, whole.read_text(encoding="utf-8"))
 
 
 def in_reports(name: str, paths: Paths) -> Path:

@@ -242,7 +242,8 @@ def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_pa
 @each_kind
 def test_what_is_no_file_makes_way_and_a_venv_that_is_no_folder_is_set_aside(tmp_path, monkeypatch, put):
     places = {"VENV": ".venv", "FETCHED": ".venv/.fetched", "LOCK": "logs/lock", "LOG": "logs/log"}
-    for name, place in {**places, "STAMP": ".venv/.stamp", "MAKING": ".venv/.making"}.items():
+    places |= {"VENV_PYTHON": ".venv/bin/python", "STAMP": ".venv/.stamp", "MAKING": ".venv/.making"}
+    for name, place in places.items():
         monkeypatch.setattr(bootstrap, name, str(tmp_path / place))
     monkeypatch.setattr(bootstrap, "run_logged", lambda command, log, lock: log.write("called\n") - 7)
     monkeypatch.setattr(bootstrap, "install_packages", lambda extras, log, lock: 0)
@@ -388,7 +389,8 @@ def test_progress_is_lines_in_a_pipe_and_one_line_on_a_terminal(project, on_term
             said += part
     process.communicate(timeout=60)
     lines = said.decode().split("\r\n")
-    redrawn = next(line for line in lines if "packages found so far" in line)
+    redrawn = next(line for line in lines if "\x1b[K" in line)
+    assert re.search(r"(fetched|installed) \d+ of \d+ packages", redrawn), redrawn
     assert redrawn.count("\r\x1b[K  ") > 1 and redrawn.split("\x1b[K")[-1].startswith("The environment is ready")
 
 

@@ -9,7 +9,7 @@ import pytest
 from flows.context.paths import CHECKOUT
 from flows.ledger.facts import BASELINES, CHARACTERS, CLEANED, EVALUATED, EXPORTED, FETCHED, PLANNED, SAMPLES, trained
 from flows.ledger.steps import StepResult
-from flows.phases import documentation
+from flows.phases import deployment, documentation
 from flows.report.facts import collect
 from flows.runner.run import Run
 from nanogpt import cli
@@ -49,7 +49,8 @@ def cards(run: Run) -> dict[str, bytes]:
 
 
 def test_the_card_has_the_same_bytes_in_all_places_before_and_after_the_report(run, tmp_path):
-    run.do(EXPORTED)
+    run.paths.model("micro").mkdir()
+    deployment.export(run)
     written = cards(run)
     assert len(set(written.values())) == 1 and b"# tiny\n" in written["export"]
     assert (run.paths.model("micro") / "README.md").read_bytes() == (
@@ -64,7 +65,7 @@ def test_the_card_has_the_same_bytes_in_all_places_before_and_after_the_report(r
 
 
 def test_no_file_of_the_export_names_a_place_of_this_machine(run):
-    run.do(EXPORTED)
+    deployment.export(run)
     folder = run.paths.exports / "best"
     for file in [*folder.iterdir(), run.paths.model("tiny") / "README.md"]:
         for place in (run.paths.workspace, run.paths.workspace.parent, CHECKOUT):
@@ -74,26 +75,29 @@ def test_no_file_of_the_export_names_a_place_of_this_machine(run):
 
 
 def test_a_card_that_is_damaged_or_out_of_date_is_written_again(run):
-    run.do(EXPORTED)
+    deployment.export(run)
     whole = cards(run)
     step = run.step(EXPORTED)
     assert run.ledger.decide(step, step.settings(run)).keep
-    for place in (run.paths.state / "model_card.md", run.paths.model("tiny") / "README.md"):
-        place.write_text("rotten")
-        assert place.name in run.ledger.decide(step, step.settings(run)).damage
-        run.do(EXPORTED)
-        assert cards(run) == whole
+    (run.paths.state / "model_card.md").write_text("rotten")
+    assert "model_card.md" in run.ledger.decide(step, step.settings(run)).damage
+    deployment.export(run)
+    assert cards(run) == whole
+    (run.paths.model("tiny") / "README.md").write_text("of another training, or rotten")
+    assert run.ledger.decide(step, step.settings(run)).keep, "a training that ran again has damaged nothing"
+    deployment.export(run)
+    assert cards(run) == whole
     spec, baselines = run.step(BASELINES), run.facts(BASELINES)
     run.ledger.start(spec, {}, "asked for")
     run.ledger.finish(spec, StepResult(type(baselines)({**baselines.bits_per_byte, "5-gram": 1.0}, {})), 1.0)
     decision = run.ledger.decide(step, step.settings(run))
     assert not decision.keep and "evaluation.baselines" in decision.reason
-    run.do(EXPORTED)
+    deployment.export(run)
     assert b"tiny is undertrained" in cards(run)["training"]
 
 
 def test_an_export_of_which_a_file_is_gone_or_replaced_is_made_again(run):
-    run.do(EXPORTED)
+    deployment.export(run)
     folder = run.paths.exports / "best"
     whole = _content(folder)
     for name in ("generation_config.json", "config.json", "model.safetensors"):
@@ -101,7 +105,7 @@ def test_an_export_of_which_a_file_is_gone_or_replaced_is_made_again(run):
             (folder / name).unlink()
             if put:
                 put(folder / name)
-            run.do(EXPORTED)
+            deployment.export(run)
             assert _content(folder) == whole, name
 
 
@@ -110,7 +114,7 @@ def test_what_is_no_export_in_its_place_is_set_aside(run, put):
     folder = run.paths.exports / "best"
     folder.parent.mkdir(parents=True)
     put(folder)
-    run.do(EXPORTED)
+    deployment.export(run)
     assert (folder / "model.safetensors").is_file() and not folder.is_symlink()
     assert len(list(folder.parent.glob("best.*"))) == 1
     assert "was no export" in (run.paths.logs / "automation_log.txt").read_text()
