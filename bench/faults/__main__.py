@@ -26,6 +26,7 @@ from bench.faults.stage.finding import NotSurvived
 from bench.faults.stage.kind import chosen
 from bench.faults.stage.process import Interrupted
 from bench.this_machine import this_machine
+from flows.context.provenance import code_commit
 
 KILLS, SMALL_KILLS = 100, 10
 
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
           + "".join(f"\n  not survived: {name}" for name in lost)
           + "".join(f"\n  {line}" for line in aims.lines(series)))  # fmt: skip
     if given.write:
+        commit = (code_commit() or "unknown")[:7]
+        rows = [{**row, "commit": commit} for row in rows]
         table.write({"machine": _machine(), "kinds": rows, **series}, [kind.name for kind in all_kinds()])
     if lost:
         print(f"What is left of them is in {folder / 'scenes'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from flows.context.paths import CHECKOUT
@@ -32,6 +33,10 @@ def write(measured: Facts, known: list[str]) -> None:
     durable.write_text(MARKDOWN, render(facts))
 
 
+def _commits(rows: list[Facts]) -> str:
+    return ", ".join(f"{number} at {commit}" for commit, number in Counter(row["commit"] for row in rows).items())
+
+
 def render(facts: Facts) -> str:
     """{"machine", "kinds": [row, ...], "kills": {...}, "overhead": {...}} as Markdown."""
     rows = facts["kinds"]
@@ -42,6 +47,7 @@ def render(facts: Facts) -> str:
         "Made by `python -m bench.faults --write`: the real command with a model of two layers of 32, 120 steps and a",
         "checkpoint every 20. The same facts, whole, are in [faults.json](faults.json).",
         f"{facts['machine']}. Several ran at once: seconds are upper bounds.",
+        f"Kinds by the commit at which they were measured: {_commits(rows)}.",
         "",
         f"**{survived} of {len(rows)} kinds of fault survived**, {times:,} faults in all. All are judged alike:",
         "",
