@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 
 from flows.context.paths import CHECKOUT
 
@@ -33,3 +33,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def installed_packages() -> dict[str, str]:
+    """Version of each package that this Python can import, by name."""
+    read = [package.metadata for package in distributions()]  # a file each: 0.1 s for 174, three times that by property
+    return {metadata["Name"]: metadata["Version"] for metadata in read if metadata["Name"]}

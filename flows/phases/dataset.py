@@ -11,7 +11,7 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
-from nanogpt.data import preprocessing, shards, sources
+from nanogpt.data import sources
 from nanogpt.data.decoding import decode
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
@@ -80,6 +80,8 @@ def _recorder_of_downloads(run: Run) -> Callable[[str, str], None]:
 def _from_its_splits(run: Run) -> sources.Fetched | None:
     """A download that is damaged, from the splits that were made of it, if its bytes come out: a network may be gone
     by now, and another Python's documentation is another text."""
+    from nanogpt.data.preprocessing import SPLITS  # numpy: 0.1 s, which --status does without; so below
+
     before = last_finished(run.ledger.marker(FETCHED.step))
     if before is None or before.settings != _fetch_settings(run) or len(before.outputs) != 1:
         return None
@@ -88,7 +90,7 @@ def _from_its_splits(run: Run) -> sources.Fetched | None:
     try:
         if path.is_file() and durable.sha256_file(path) == output.sha256:
             return None  # whole: somebody asked for another try
-        text = b"".join(durable.read_bytes(run.paths.data / f"text/{split}.txt") for split in preprocessing.SPLITS)
+        text = b"".join(durable.read_bytes(run.paths.data / f"text/{split}.txt") for split in SPLITS)
         facts = from_json(FetchedText, before.facts)
     except (OSError, ValueError):
         return None
@@ -100,6 +102,8 @@ def _from_its_splits(run: Run) -> sources.Fetched | None:
 
 
 def clean_text(run: Run) -> StepResult[CleanedText]:
+    from nanogpt.data import preprocessing
+
     fetched = run.facts(FETCHED)
     documents = [path_of(document) for document in fetched.files]
     if sources.digest_of(documents) != fetched.sha256:
@@ -122,6 +126,8 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
 
 
 def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
+    from nanogpt.data import shards
+
     folder = run.paths.data / kind
     manifest = shards.tokenise(
         run.paths.data / "text",

@@ -8,11 +8,12 @@ import platform
 import shutil
 import sys
 from dataclasses import replace
-from importlib.metadata import distributions, version
+from importlib.metadata import version
 from typing import Literal
 
 import psutil
 
+from flows.context.provenance import installed_packages
 from flows.ledger.facts import DEVICE, FOLDERS, PACKAGES, SYSTEM, Folders, Packages, System, SystemCheck
 from flows.ledger.steps import Json, StepResult
 from flows.machine import disk
@@ -119,10 +120,6 @@ def disk_needed(run: Run, text_bytes: int) -> tuple[int, int]:
     models = [with_vocabulary(config) for config in run.options.candidates]
     first, others = models[:1], models[1:]
     return disk_needed_by_run(first, text_bytes), disk_needed_by_run([*first, *others[-1:]], text_bytes)
-
-
-def installed_packages() -> dict[str, str]:
-    return {package.metadata["Name"]: package.version for package in distributions() if package.metadata["Name"]}
 
 
 def _check(name: str, found: str, needed: str, enough: bool, ample: bool, advice: str) -> SystemCheck:

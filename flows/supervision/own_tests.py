@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import distributions
 from pathlib import Path
 
 from flows.context.paths import CHECKOUT
+from flows.context.provenance import installed_packages
 from flows.ledger.code_digests import EDITED
 from flows.ledger.facts import TESTS, Tests
 from flows.ledger.markers import FAILED, Marker, MarkerFiles, last_finished
@@ -124,7 +124,7 @@ def _output_within(seconds: float, pulse: Callable[[], None]) -> tuple[int | Non
 
 def surroundings_digest() -> str:
     """Of the names and versions of all that is installed, of Python's own, and of the processor."""
-    packages = sorted(f"{package.name} {package.version}" for package in distributions())
+    packages = sorted(f"{name} {version}" for name, version in installed_packages().items())
     return durable.digest([*packages, sys.version, processor_name()])
 
 
