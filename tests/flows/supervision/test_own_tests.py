@@ -134,15 +134,9 @@ def test_a_note_that_cannot_be_read_is_none(workspace):
 
 
 def test_every_package_counts(monkeypatch):
-    class Package:
-        def __init__(self, name: str, version: str):
-            self.name, self.version = name, version
-
     digests = set()
-    for installed in ([("torch", "2.13")], [("torch", "2.14")], [("torch", "2.13"), ("numpy", "2")]):
-        monkeypatch.setattr(
-            own_tests, "distributions", lambda installed=installed: [Package(*row) for row in installed]
-        )
+    for installed in ({"torch": "2.13"}, {"torch": "2.14"}, {"torch": "2.13", "numpy": "2"}):
+        monkeypatch.setattr(own_tests, "installed_packages", lambda installed=installed: installed)
         digests.add(own_tests.surroundings_digest())
     assert len(digests) == 3
 
