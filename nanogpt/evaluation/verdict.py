@@ -35,10 +35,7 @@ def compare(name: str, bits_per_byte: float, baselines: Mapping[str, float]) -> 
     if not bits_per_byte < unigram:  # NaN is not either
         headline = f"{name} has not learned: {figure}; counting how often each letter occurs gives {unigram:.3f}"
         return Verdict("not learned", name, headline)
+    compared = f"{figure}; counting which letter follows which four others (a 5-gram) gives {five_gram:.3f}"
     if bits_per_byte >= five_gram:
-        headline = (
-            f"{name} is undertrained: {figure}; counting which letter follows which four others (a 5-gram) gives "
-            f"{five_gram:.3f}"
-        )
-        return Verdict("undertrained", name, headline)
-    return Verdict("learned", name, f"{name} has learned: {figure}; a 5-gram gives {five_gram:.3f}")
+        return Verdict("undertrained", name, f"{name} is undertrained: {compared}")
+    return Verdict("learned", name, f"{name} has learned: {compared}")

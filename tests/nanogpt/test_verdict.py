@@ -23,7 +23,8 @@ figures = st.floats(0, 100) | st.sampled_from([math.nan, math.inf])
     (4.79, "undertrained", "tiny is undertrained: 4.790 bits per byte on text that it never saw; counting which letter "
                            "follows which four others (a 5-gram) gives 2.400"),
     (2.4, "undertrained", "tiny is undertrained: 2.400"),
-    (2.39, "learned", "tiny has learned: 2.390 bits per byte on text that it never saw; a 5-gram gives 2.400"),
+    (2.39, "learned", "tiny has learned: 2.390 bits per byte on text that it never saw; counting which letter follows "
+                      "which four others (a 5-gram) gives 2.400"),
 ])  # fmt: skip
 def test_a_model_is_compared_with_what_needs_no_training(bits, level, words):
     found = compare("tiny", bits, SIMPLE)

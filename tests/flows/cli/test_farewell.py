@@ -59,7 +59,8 @@ def test_how_good_it_is_what_it_writes_and_how_to_use_it(tmp_path, facts):
     run = run_with(tmp_path, facts, text="ROMEO:\n\nWhy, then thou\nshalt not see\nthe world to-night.")
     lines = farewell(run)
     assert lines[:6] == [
-        "tiny has learned: 2.200 bits per byte on text that it never saw; a 5-gram gives 2.410.",
+        "tiny has learned: 2.200 bits per byte on text that it never saw; counting which letter follows which four "
+        "others (a 5-gram) gives 2.410.",
         "That is as unsure of each letter as between 4.6 equally likely ones.",
         "It writes (temperature 0.8):",
         "  | ROMEO:",
