@@ -60,7 +60,7 @@ def test_what_is_missing_costs_what_it_says_and_nothing_else(facts, tmp_path):
     paths = Paths(tmp_path, "night")
     facts = replace(facts, steps={name: value for name, value in facts.steps.items() if name.startswith("training.")})
     assert [file.name for file in cards.write_all(facts, paths)] == [
-        "README.md", "model_card-micro.md", "README.md", "model_card-tiny.md",
+        "model_card-micro.md", "model_card-tiny.md",
     ]  # fmt: skip
     assert "a text of unknown name" in (paths.reports / "model_card-tiny.md").read_text()
     assert cards.write_all(replace(facts, configs={}), paths) == []
@@ -68,8 +68,12 @@ def test_what_is_missing_costs_what_it_says_and_nothing_else(facts, tmp_path):
 
 def test_each_model_has_one_card(facts, tmp_path):
     paths = Paths(tmp_path, "night")
-    files = cards.write_all(facts, paths)
-    assert len(files) == 4
+    for name in ("micro", "tiny", "gone"):
+        paths.model(name).mkdir(parents=True)
+    assert len(cards.write_all(facts, paths)) == 2
+    (paths.model("tiny") / "README.md").write_text("of a training that knew less")
+    cards.copy_to_models(["micro", "tiny", "gone", "never begun"], paths)
+    assert not any((paths.model("gone")).iterdir()) and not paths.model("never begun").exists()
     for name in ("micro", "tiny"):
         own = (paths.model(name) / "README.md").read_bytes()
         assert (
@@ -86,6 +90,6 @@ def test_baselines_and_samples_count_only_where_they_were_made(facts):
 
 def test_a_card_that_was_cut_or_changed_is_no_card_of_these_weights(facts, tmp_path):
     paths = Paths(tmp_path, "night")
-    cards.write_all(facts, paths)
+    paths.model("tiny").mkdir(parents=True)
     (paths.model("tiny") / "README.md").write_text("---\nnano")
     assert front_matter.read_mark(paths.model("tiny")) is None
