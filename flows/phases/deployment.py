@@ -51,7 +51,8 @@ def deployment(run: Run) -> None:
 
 def export(run: Run) -> None:
     run.do(EXPORTED)
-    cards.copy_to_models(run.models(), run.paths)
+    for card in cards.copy_to_models(run.models(), run.paths):
+        run.journal.log(f"{run.paths.relative(card)} was not the model's whole card: written again")
 
 
 def export_best(run: Run) -> StepResult[Exported]:

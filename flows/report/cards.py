@@ -38,13 +38,25 @@ def write_all(facts: RunFacts, paths: Paths) -> list[Path]:
     return [file for model in facts.models for file in write(of_run(facts, model.name), in_reports(model.name, paths))]
 
 
-def copy_to_models(names: Iterable[str], paths: Paths) -> None:
-    """Put the cards next to the report into the models' folders, where a training has left one that knows less. No
-    step calls that copy its output: a training that runs again would have damaged the export's."""
+def copy_to_models(names: Iterable[str], paths: Paths) -> list[Path]:
+    """Put the cards next to the report into the models' folders, where there is another: a training leaves one that
+    knows less. No step calls that copy its output, for a training that runs again would have damaged the export's.
+    Returns the files that were written."""
+    written = []
     for name in names:
         whole, copy = in_reports(name, paths), paths.model(name) / CARD
-        if whole.is_file() and copy.parent.is_dir() and (not copy.is_file() or copy.read_bytes() != whole.read_bytes()):
+        if whole.is_file() and copy.parent.is_dir() and not _same(whole, copy):
+            durable.unblock(copy, links=True)
             durable.write_text(copy, whole.read_text(encoding="utf-8"))
+            written.append(copy)
+    return written
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return durable.read_bytes(one) == durable.read_bytes(other)
+    except OSError:
+        return False
 
 
 def in_reports(name: str, paths: Paths) -> Path:

@@ -87,6 +87,12 @@ def test_a_card_that_is_damaged_or_out_of_date_is_written_again(run):
     assert run.ledger.decide(step, step.settings(run)).keep, "a training that ran again has damaged nothing"
     deployment.export(run)
     assert cards(run) == whole
+    assert "tiny/README.md was not the model's whole card" in (run.paths.logs / "automation_log.txt").read_text()
+    for put in KINDS.values():
+        (run.paths.model("tiny") / "README.md").unlink()
+        put(run.paths.model("tiny") / "README.md")
+        deployment.export(run)
+        assert cards(run) == whole
     spec, baselines = run.step(BASELINES), run.facts(BASELINES)
     run.ledger.start(spec, {}, "asked for")
     run.ledger.finish(spec, StepResult(type(baselines)({**baselines.bits_per_byte, "5-gram": 1.0}, {})), 1.0)
