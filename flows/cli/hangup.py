@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TextIO
 
+from flows.context import stop_signal
+
 GONE = (errno.EIO, errno.EPIPE, errno.ENXIO)
 
 
@@ -70,24 +72,20 @@ def handle_hangup(wanted: str, report: Callable[[], None]) -> AbstractContextMan
     return _outlived(report) if wanted == "continue" else _interrupts()
 
 
-def interrupt(number: int, frame: object) -> None:
-    """A signal's handler: ends a run as Ctrl-C does: save, stop, say how to continue."""
-    raise KeyboardInterrupt
-
-
 @contextmanager
 def _interrupts() -> Iterator[None]:
     """The first SIGHUP interrupts. Another is of the same hangup, not a person who insists: saving continues."""
 
     def once(number: int, frame: object) -> None:
         signal.signal(number, lambda number, frame: None)
-        interrupt(number, frame)
+        stop_signal.interrupt(number, frame)
 
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a run within a run inherits it blocked
     handler = signal.signal(signal.SIGHUP, once)
     try:
         yield
     finally:
+        stop_signal.forget()
         signal.signal(signal.SIGHUP, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

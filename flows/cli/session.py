@@ -15,6 +15,7 @@ from flows.cli import at_boot, hangup, status
 from flows.cli.command_line import parse
 from flows.cli.farewell import farewell
 from flows.cli.lock import exclusive
+from flows.context import stop_signal
 from flows.context.options import RunOptions
 from flows.display.plain import PlainDisplay
 from flows.display.prefect_server import Server
@@ -103,7 +104,7 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     """The flow with what it needs around it; whether a person stopped it."""
     from flows.display.opening import open_display  # Prefect's own modules: 0.1 s
 
-    handler = signal.signal(signal.SIGTERM, hangup.interrupt)
+    handler = signal.signal(signal.SIGTERM, stop_signal.interrupt)
     server, stopped = None, False
     try:
         run.conditions.begin()
@@ -114,6 +115,7 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
         stopped = True
     finally:
         signal.signal(signal.SIGTERM, handler)
+        stop_signal.forget()
         run.conditions.end()
         terminal.close()
         run.worker.close(kill=stopped)

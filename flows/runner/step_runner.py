@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from flows.context import stop_signal
 from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
 from flows.context.provenance import code_commit
@@ -71,6 +72,7 @@ class StepRunner:
 
     def do(self, work: Work[F]) -> F:
         """Keep or do one step, on this thread; its facts. Raises what the work raises, Blocked without its inputs."""
+        stop_signal.check()
         if prefetched := self._prefetched.pop(work.name, None):
             with suppress(Exception):
                 prefetched()

@@ -1,12 +1,15 @@
 """A step is kept or done, alone or in the background, and what became of it is recorded with its reason."""
 
 import errno
+import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
+from flows.context import stop_signal
 from flows.ledger.facts import Key
 from flows.ledger.steps import StepResult
 from flows.runner import step_runner
@@ -50,6 +53,17 @@ def test_a_changed_setting_runs_its_step_again_and_only_that_when_the_output_is_
     parts.do(*EVERY)
     assert flow.worked == ["dataset.fetch"]
     assert parts.states()["training.micro"] == "kept"
+
+
+def test_a_signal_whose_interrupt_a_library_swallowed_stops_the_run_before_its_next_step(flow):
+    parts = Parts(flow)
+    parts.do(FETCH)
+    with suppress(KeyboardInterrupt):  # as pydantic's serializers do: "Exception ignored in: 'mirror'"
+        stop_signal.interrupt(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        parts.do(DEVICE)
+    parts.do(DEVICE)
+    assert flow.worked == ["dataset.fetch", DEVICE.step]
 
 
 def test_redo_runs_a_step_once_even_when_it_is_prefetched(flow):
