@@ -104,7 +104,7 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     """The flow with what it needs around it; whether a person stopped it."""
     from flows.display.opening import open_display  # Prefect's own modules: 0.1 s
 
-    handler = signal.signal(signal.SIGTERM, stop_signal.interrupt)
+    handlers = {number: signal.signal(number, stop_signal.interrupt) for number in _stop_signals()}
     server, stopped = None, False
     try:
         run.conditions.begin()
@@ -114,7 +114,8 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     except KeyboardInterrupt:
         stopped = True
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         stop_signal.forget()
         run.conditions.end()
         terminal.close()
@@ -124,6 +125,12 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
         if server is not None:
             server.close()
     return stopped
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGINT but where whoever started the run has it ignored, as a shell does for a script's `&`."""
+    is_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return [signal.SIGTERM, signal.SIGINT] if is_ctrl_c else [signal.SIGTERM]
 
 
 def _opening(run: Run) -> Opening:

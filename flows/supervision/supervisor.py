@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.context import stop_signal
 from flows.supervision.model_files import CheckpointId, ModelFiles
 from nanogpt import durable, faults
 from nanogpt.process.endings import CRASHED, STALL, WRONG_NUMBERS, ProcessLog, death_by_signal
@@ -98,6 +99,7 @@ def train(
                 trusted = written
             pressure.look()
             time.sleep(POLL_SECONDS)
+            stop_signal.check()
             heartbeat = files.heartbeat()
             if heartbeat and life.is_shown_by(heartbeat):
                 on_progress(heartbeat)

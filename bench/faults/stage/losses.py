@@ -20,7 +20,7 @@ WATCH_SECONDS = 0.1
 
 @dataclass
 class _Open:
-    """A kill of a training that has not gone on yet."""
+    """A kill of a training that has not continued yet."""
 
     reached: int  # the last step that is known to have been done
     events: int  # so many there were
@@ -54,7 +54,7 @@ class Losses:
     def killed(self, in_training: bool) -> None:
         """To be called after a kill and before the restart."""
         self.count()
-        if in_training and self._open is None:  # else it was killed before it had even gone on
+        if in_training and self._open is None:  # else it was killed before it had even continued
             reached = max(self._scene.last_step(), heartbeat_of(self._scene).get("step", 0))
             self._open = _Open(reached, len(self._scene.events()))
         if self._open:

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
 
+from flows.context import stop_signal
 from flows.supervision import supervisor
 from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
@@ -302,9 +304,15 @@ def interrupt(heartbeat):
     raise KeyboardInterrupt
 
 
-def test_ctrl_c_lets_the_trainer_save_and_is_raised_again(watch):
+def swallow(heartbeat):
+    with suppress(KeyboardInterrupt):  # as a library does that C code calls back
+        stop_signal.interrupt(signal.SIGINT, None)
+
+
+@pytest.mark.parametrize("come", [interrupt, swallow])
+def test_ctrl_c_lets_the_trainer_save_and_is_raised_again(watch, come):
     with pytest.raises(KeyboardInterrupt):
-        watch.over(SAVES, on_progress=interrupt)
+        watch.over(SAVES, on_progress=come)
     assert (watch.folder / "saved").read_text() == "whole"
     assert watch.trainer_is_gone
 
