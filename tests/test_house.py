@@ -51,8 +51,8 @@ HOUSE = [  # from the top down
     Room(
         "flows.phases",
         "flows.report flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger "
-        "nanogpt.export nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.data nanogpt.config "
-        f"nanogpt.device {BASICS}",
+        "nanogpt.serving nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
+        f"nanogpt.training.record nanogpt.data nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "flows.report",
@@ -84,33 +84,46 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.commands",
-        "nanogpt.measure nanogpt.export nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.inference "
-        f"nanogpt.weights nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.serving nanogpt.measure nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
+        "nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data nanogpt.config "
+        f"nanogpt.device {BASICS}",
         "nanogpt.cli nanogpt.commands",
     ),
     Room(
+        "nanogpt.serving",
+        "nanogpt.study nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data nanogpt.config nanogpt.device "
+        f"{BASICS}",
+    ),
+    Room(
         "nanogpt.measure",
-        "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.weights "
-        f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device nanogpt.process {BASICS}",
+        "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders "
+        f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device nanogpt.process {BASICS}",
     ),
     Room(
         "nanogpt.study",
-        "nanogpt.inference nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config nanogpt.device "
+        "nanogpt.inference nanogpt.decoders nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.config "
+        f"nanogpt.device {BASICS}",
+    ),
+    Room(
+        "nanogpt.compression",
+        "nanogpt.export nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.training.update "
+        "nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device "
         f"{BASICS}",
     ),
     Room(
         "nanogpt.export",
-        "nanogpt.evaluation nanogpt.training.record nanogpt.weights nanogpt.model nanogpt.data nanogpt.config "
-        f"{BASICS}",
+        "nanogpt.evaluation nanogpt.training.record nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data "
+        f"nanogpt.config {BASICS}",
     ),
     Room(
         "nanogpt.evaluation",
-        f"nanogpt.inference nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device "
+        f"{BASICS}",
     ),
     Room(
         "nanogpt.training",
-        "nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.weights nanogpt.model nanogpt.data "
-        f"nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders nanogpt.weights "
+        f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.training.record",
@@ -118,7 +131,11 @@ HOUSE = [  # from the top down
         "nanogpt.training.record nanogpt.plots",
     ),
     Room("nanogpt.training.update", f"nanogpt.model nanogpt.config {BASICS}"),
-    Room("nanogpt.inference", f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}"),
+    Room(
+        "nanogpt.inference",
+        f"nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+    ),
+    Room("nanogpt.decoders", f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.weights", f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.model", f"nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.data", f"nanogpt.config {BASICS}"),
