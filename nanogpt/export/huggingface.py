@@ -19,6 +19,7 @@ from nanogpt.export.target import require_target
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import published_settings, published_shapes
+from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
 from nanogpt.weights.trained_folder import TrainedFolder
 
@@ -75,7 +76,7 @@ def export_trained(model_folder: Path, folder: Path, card: str | None = None, *,
         except UserError:
             if os.path.lexists(folder):
                 durable.set_aside(folder, time.strftime(".%Y%m%d-%H%M%S"))
-    return export(source.model(), source.tokenizer(), folder, card, [model_folder])
+    return export(model_of(source), source.tokenizer(), folder, card, [model_folder])
 
 
 def is_export(folder: Path) -> bool:
