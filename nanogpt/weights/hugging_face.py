@@ -9,7 +9,7 @@ from nanogpt.config import ModelConfig, validate
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
-from nanogpt.weights import published_settings, published_shapes
+from nanogpt.weights import digests, published_settings, published_shapes
 from nanogpt.weights.safe_loading import load_tensors
 from nanogpt.weights.source import Source
 
@@ -19,7 +19,7 @@ WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin")  # the first that is there, whole 
 
 
 class HuggingFaceFolder(Source):
-    """Such a folder; what this project exports is one too."""
+    """Such a folder; what this project exports is one too. Weights that changed since then raise CorruptFileError."""
 
     kind = "Hugging Face folder"
 
@@ -36,6 +36,8 @@ class HuggingFaceFolder(Source):
     def _tensors(self, config: ModelConfig, *, sizes_only: bool) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for path in self._weight_files():
+            if not sizes_only:
+                digests.check(path)
             tensors |= load_tensors(path, sizes_only=sizes_only)
         try:
             return published_shapes.weights_from(tensors, config)
