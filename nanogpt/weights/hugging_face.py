@@ -9,7 +9,7 @@ from nanogpt.config import ModelConfig, validate
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
-from nanogpt.weights import published_settings
+from nanogpt.weights import digests, published_settings
 from nanogpt.weights.published_names import GPT2_PREFIX, Origin, origins
 from nanogpt.weights.safe_loading import Array, Size, load_arrays, load_sizes
 from nanogpt.weights.source import Source
@@ -22,7 +22,7 @@ T = TypeVar("T")  # what is taken of each weight
 
 
 class HuggingFaceFolder(Source):
-    """Such a folder; what this project exports is one too."""
+    """Such a folder; what this project exports is one too. Weights that changed since then raise CorruptFileError."""
 
     kind = "Hugging Face folder"
 
@@ -40,7 +40,7 @@ class HuggingFaceFolder(Source):
         return self._ours(config, load_sizes, Origin.size)
 
     def _arrays(self, config: ModelConfig) -> dict[str, Array]:
-        return self._ours(config, load_arrays, Origin.array)
+        return self._ours(config, _unchanged_arrays, Origin.array)
 
     def _ours(
         self, config: ModelConfig, load: Callable[[Path], dict[str, T]], take: Callable[[Origin, dict[str, T]], T]
@@ -70,6 +70,12 @@ class HuggingFaceFolder(Source):
             if index.is_file():
                 return _shards(index)
         raise UserError(f"{self.path}: {WEIGHTS} is missing; expected a folder written by the export")
+
+
+def _unchanged_arrays(path: Path) -> dict[str, Array]:
+    """load_arrays() of a file that is as it was written, where its folder says how that was."""
+    digests.check(path)
+    return load_arrays(path)
 
 
 def _shards(index: Path) -> list[Path]:

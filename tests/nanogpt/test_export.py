@@ -31,7 +31,7 @@ def test_read_back_equal(options, tmp_path):
     model = randomised(small(**options, vocab_size=tokenizer.vocab_size))
     files = huggingface.export(model, tokenizer, tmp_path, card="# A model\n")
     assert {path.name for path in files} == {
-        "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "README.md", "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
     other, read = open_folder(tmp_path)
