@@ -12,7 +12,7 @@ from nanogpt.export import card as cards
 from nanogpt.export import folder_card, gguf_file, gguf_folder, huggingface, mlx_folder, target
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import published_settings
+from nanogpt.weights import hugging_face, published_settings
 from nanogpt.weights.folders import open_folder, source_at
 
 ALL = "all"
@@ -72,7 +72,7 @@ FORMATS = {
             title="transformers, vLLM and others",
             library="transformers",
             precisions=tuple(huggingface.PRECISIONS),
-            weights=huggingface.WEIGHTS,
+            weights=hugging_face.WEIGHTS,
             files=frozenset(huggingface.FILES),
             is_export=huggingface.is_export,
             refusal=_published_refusal,
@@ -95,7 +95,7 @@ FORMATS = {
             title="mlx-lm on Apple's chips",
             library=mlx_folder.LIBRARY,
             precisions=tuple(huggingface.PRECISIONS),
-            weights=huggingface.WEIGHTS,
+            weights=hugging_face.WEIGHTS,
             files=frozenset(huggingface.FILES),
             is_export=huggingface.is_export,
             refusal=mlx_folder.refusal,

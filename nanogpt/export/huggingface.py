@@ -44,7 +44,8 @@ def export(
 ) -> list[Path]:
     """Write `model` and `tokenizer` to `folder`, each file whole or absent; returns the files.
 
-    `precision`: of the weights, one of PRECISIONS. `card` is the text of README.md. `sources` are the folders that the model was read from.
+    `precision`: of the weights, one of PRECISIONS. `card` is the text of README.md. `sources` are the folders that the
+    model was read from.
     Raises UserError when the model's options fit neither shape, and for a folder that holds anything but an export.
     """
     published_settings.settings_of(model.config)  # raises before the tensors are asked for
@@ -79,7 +80,7 @@ def export_tensors(
 
 
 def write_settings(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer, block_size: int) -> None:
-    """Write what goes with the weights: how to generate, tokenizer.json and its settings, and `settings`, config.json's.
+    """Write what goes with the weights: how to generate, the tokenizer, and `settings` as config.json.
 
     tokenizer_config.json names the inputs: by default there are token types too, which no GPT takes.
     """
