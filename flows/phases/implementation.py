@@ -83,6 +83,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/model/**",
             "nanogpt/training/update/optimizer.py",
             "nanogpt/weights/checkpoint.py",
+            "nanogpt/weights/manifest.py",
             "nanogpt/inference/decoding.py",
         ),
     )

@@ -23,7 +23,9 @@ from nanogpt.export.front_matter import CARD
 from nanogpt.export.target import make_way, require_target
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import digests, published_settings, published_shapes
+from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
+from nanogpt.weights.published_names import GPT2_PREFIX
 from nanogpt.weights.trained_folder import TrainedFolder
 
 GENERATION = "generation_config.json"
@@ -68,7 +70,7 @@ def export_tensors(
     folder, settings = Path(folder), published_settings.settings_of(config)
     settings["torch_dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     require_target(folder, FILES, is_export, sources)
-    names = {name: name.removeprefix("transformer.") for name in tensors}
+    names = {name: name.removeprefix(GPT2_PREFIX) for name in tensors}
     weights = save({names[name]: tensor for name, tensor in tensors.items()}, metadata={"format": "pt"})
     durable.remove(folder / WEIGHTS)
     write_settings(folder, settings, tokenizer, config.block_size)
@@ -116,7 +118,7 @@ def export_trained(model_folder: Path, folder: Path, card: str | None = None, *,
     source = TrainedFolder(model_folder)
     if own:
         make_way(folder, FILES, is_export, [model_folder])
-    return export(source.model(), source.tokenizer(), folder, card, [model_folder])
+    return export(model_of(source), source.tokenizer(), folder, card, [model_folder])
 
 
 def is_export(folder: Path) -> bool:
