@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+import tokenizers
 import torch
 
+from nanogpt import durable
 from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, gpt2_tokenizer
+from nanogpt.export import onnx_folder
 from nanogpt.export.formats import FORMATS, write_model
 from nanogpt.model.gpt import GPT
+from nanogpt.weights import digests
 from tests.nanogpt.model_case import randomised, small
 
 # Characters of one to four bytes, some of which begin alike; id 11 of this alphabet, llama.cpp's usual end, is ";".
@@ -61,14 +66,16 @@ def home(tmp_path_factory) -> Path:
 def characters(home) -> Case:
     tokenizer = CharTokenizer(TEXT)
     assert tokenizer.alphabet[11] == ";"
-    shape = small("modern", n_kv_head=2, position_scale=2.0, block_size=CONTEXT, vocab_size=tokenizer.vocab_size)
+    shape = small(
+        "modern", n_head=2, n_kv_head=1, position_scale=2.0, block_size=CONTEXT, vocab_size=tokenizer.vocab_size
+    )
     return Case(randomised(shape), tokenizer, home / "characters")
 
 
 @pytest.fixture(scope="module")
 def pairs(home) -> Case:
     tokenizer = BPETokenizer.train(TEXT, 300)
-    shape = small("modern", tie_weights=True, embedding_norm=False, head_dim=12, block_size=CONTEXT,
+    shape = small("modern", tie_weights=True, embedding_norm=False, head_dim=16, block_size=CONTEXT,
                   vocab_size=tokenizer.vocab_size + 4)  # fmt: skip
     return Case(randomised(shape), tokenizer, home / "pairs")
 
@@ -189,3 +196,42 @@ def test_llama_cpp(case, precision, xllamacpp):
     assert tokens == NEW  # none of which ends a text
     if precision == "f32":
         assert written == case.greedy(INSIDE)
+
+
+# ---- onnxruntime
+
+
+@pytest.mark.parametrize("precision", FORMATS["onnx"].precisions)
+def test_onnxruntime(case, precision):
+    folder = case.folder("onnx", precision)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tolerance = 1e-4 if precision == "f32" else 0.1
+    for text in (INSIDE, OUTSIDE):
+        ids = tokenizer.encode(text).ids
+        assert ids == case.ids(text)
+        cache = {
+            found.name: np.zeros((1, found.shape[1], 0, found.shape[3]), np.float32)
+            for found in session.get_inputs() if found.name.startswith("past_key_values")
+        }  # fmt: skip
+        begin = 0
+        for end in (len(ids) - 2, len(ids) - 1, len(ids)):  # the prompt as a whole, then token by token
+            inputs = {"input_ids": np.array([ids[begin:end]]), "attention_mask": np.ones((1, end), np.int64)}
+            if case.model.config.position == "learned":
+                inputs["position_ids"] = np.arange(begin, end)[None]
+            logits, *present = session.run(None, inputs | cache)
+            cache = dict(zip(cache, present, strict=True))
+            found = torch.log_softmax(torch.from_numpy(logits[0]), -1)
+            close(found, case.log_probabilities(ids[:end])[begin:], tolerance)
+            begin = end
+
+
+def test_the_numbers_of_a_large_model_lie_next_to_its_graph(characters, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_folder, "LARGEST_FILE", 1000)
+    files = write_model(characters.model, characters.tokenizer, FORMATS["onnx"], tmp_path)
+    assert {"model.onnx", "model.onnx.data"} <= {path.name for path in files}
+    sums = digests.read(tmp_path)
+    assert {name: durable.sha256_file(tmp_path / name) for name in sums} == sums and len(sums) == 2
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].name == "logits"
+    write_model(characters.model, characters.tokenizer, FORMATS["onnx"], tmp_path, precision="int8")
