@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from nanogpt.commands.arguments import add_device, path, print_note
+from nanogpt.commands.arguments import add_device, path, positive, print_note
 
 HELP = "serve models over HTTP, with OpenAI's API and a page to talk on"
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine's own "
                         "loopback demand a token (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--port", type=_port, default=8484, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=port_number, default=8484, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--token-file", type=path, metavar="FILE", help="clients have to send the token in it; so "
                         "does NANOGPT_TOKEN in the environment")  # fmt: skip
     parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients "
@@ -26,9 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "may post, such as https://example.org; repeatable")  # fmt: skip
     parser.add_argument("--backend", choices=("auto", "torch", "onnxruntime", "c"), default="auto",
                         help="what computes (default: the fastest here)")  # fmt: skip
-    parser.add_argument("--max-batch", type=_whole, metavar="N", help="texts that are written together (default: 64)")
-    parser.add_argument("--max-queue", type=_whole, metavar="N", help="requests that may wait (default: 128)")
-    parser.add_argument("--max-loaded", type=_whole, metavar="N", help="models in memory (default: 3)")
+    parser.add_argument(
+        "--max-batch", type=positive(int), metavar="N", help="texts that are written together (default: 64)"
+    )
+    parser.add_argument("--max-queue", type=positive(int), metavar="N", help="requests that may wait (default: 128)")
+    parser.add_argument("--max-loaded", type=positive(int), metavar="N", help="models in memory (default: 3)")
     parser.add_argument("--quiet", action="store_true", help="no line of log for each request")
     add_device(parser)
 
@@ -56,3 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("nanogpt.access").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     server.run(settings, print_note)
     return 0
+
+
+def port_number(text: str) -> int:
+    """An argparse type."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"found {text!r}, should be 0 to 65535")
+    return int(text)

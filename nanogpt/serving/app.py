@@ -137,5 +137,5 @@ def _of_field(error: RequestValidationError) -> Refusal:
         return Refusal(400, f"{field}: this server has no such field{near}", "unknown_field", field)
     if first["type"] == "missing":
         return Refusal(400, f"{field or 'the body'}: is missing", "missing_field", field or None)
-    return Refusal(400, f"{field or 'the body'}: found {mistakes.found(first['input'])}: {first['msg']}", "invalid_value",
-                   field or None)  # fmt: skip
+    found = mistakes.found(first["input"])
+    return Refusal(400, f"{field or 'the body'}: found {found}: {first['msg']}", "invalid_value", field or None)

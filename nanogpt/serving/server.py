@@ -153,7 +153,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        """Instead of uvicorn's, which raises the signal again at the end: a server that was asked to end exits with 0."""
+        """Instead of uvicorn's, which raises the signal again: a server that was asked to end exits with 0."""
         loop = asyncio.get_running_loop()
         caught: list[signal.Signals] = []
         with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows; a thread of a test
