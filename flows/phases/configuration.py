@@ -303,6 +303,7 @@ MEASURING = (
     "nanogpt/data/data_loader.py",
     "nanogpt/data/shards.py",
     "nanogpt/weights/checkpoint.py",
+    "nanogpt/weights/manifest.py",
 )
 STEPS: list[AnyStep] = [
     Step(

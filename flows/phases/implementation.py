@@ -85,6 +85,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/weights/checkpoint.py",
             "nanogpt/decoders/protocol.py",
             "nanogpt/decoders/torch_decoder.py",
+            "nanogpt/weights/manifest.py",
         ),
     )
 ]

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         token=token_from(arguments.token_file),
-        device=arguments.device,
+        device="cpu" if arguments.device == "auto" else arguments.device,
         backend=arguments.backend,
         hosts=tuple(arguments.allow_host),
         origins=tuple(arguments.allow_origin),

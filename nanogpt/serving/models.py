@@ -39,7 +39,7 @@ class _Loaded:
 
 def open_engine(path: Path, device: str, backend: str, notify: Callable[[str], None]) -> Engine:
     """The engine of the model at `path`."""
-    return Engine.from_folder(path, device=device, backend=backend, notify=notify)
+    return Engine.from_folder(path, device)
 
 
 class Models:

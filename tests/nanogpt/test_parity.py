@@ -9,6 +9,7 @@ from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import published_settings, published_shapes
+from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
@@ -91,7 +92,7 @@ def test_what_transformers_saves_opens_here(kind, tmp_path):
         )  # fmt: skip
         theirs = transformers.Qwen3ForCausalLM(config)
     theirs.eval().save_pretrained(tmp_path)
-    ours = HuggingFaceFolder(tmp_path).model()
+    ours = model_of(HuggingFaceFolder(tmp_path))
     tokens = some_tokens(ours.config)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens)[0], theirs(tokens).logits, atol=1e-4, rtol=1e-4)

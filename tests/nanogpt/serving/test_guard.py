@@ -90,7 +90,11 @@ def test_only_json_is_read(server, kind, status):
 
 
 def test_answers_carry_headers_that_keep_a_browser_to_this_server(server):
-    for answer in (server.client.get("/health"), server.client.get("/nothing"), server.post("/v1/completions", {"a": 1})):
+    for answer in (
+        server.client.get("/health"),
+        server.client.get("/nothing"),
+        server.post("/v1/completions", {"a": 1}),
+    ):
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["x-frame-options"] == "DENY"

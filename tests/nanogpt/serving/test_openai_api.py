@@ -89,7 +89,10 @@ def test_a_stop_string_ends_the_text_before_it(client):
 
 def test_a_bias_rules_tokens_out(client):
     choice = client.completions.create(
-        model=MODEL, prompt="abc", max_tokens=20, logit_bias={str(token): -100 for token in range(1, LETTERS.vocab_size)}
+        model=MODEL,
+        prompt="abc",
+        max_tokens=20,
+        logit_bias={str(token): -100 for token in range(1, LETTERS.vocab_size)},
     ).choices[0]
     assert len(set(choice.text)) == 1
 
@@ -133,11 +136,11 @@ def test_without_a_name_the_first_model_answers(server):
 @pytest.mark.parametrize(
     "error, changes, words",
     [
-        (openai.NotFoundError, {"model": "run/micr"}, "did you mean \"run/micro\""),
+        (openai.NotFoundError, {"model": "run/micr"}, 'did you mean "run/micro"'),
         (openai.BadRequestError, {"temperature": -1}, "temperature"),
         (openai.BadRequestError, {"max_tokens": 0}, "max_tokens"),
         (openai.BadRequestError, {"presence_penalty": 0.5}, "presence_penalty"),
-        (openai.BadRequestError, {"extra_body": {"promt": "a"}}, "did you mean \"prompt\""),
+        (openai.BadRequestError, {"extra_body": {"promt": "a"}}, 'did you mean "prompt"'),
         (openai.BadRequestError, {"extra_body": {"tools": []}}, "tools"),
         (openai.BadRequestError, {"prompt": [[1, 2]]}, "prompt"),
         (openai.BadRequestError, {"echo": True, "logprobs": 1}, "echo"),
