@@ -152,7 +152,7 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._background.discard)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Instead of uvicorn's, which raises the signal again: a server that was asked to end exits with 0."""
         loop = asyncio.get_running_loop()
         caught: list[signal.Signals] = []
