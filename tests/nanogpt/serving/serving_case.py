@@ -108,9 +108,9 @@ def serving(*paths: Path, opening=None, seconds: float = 0.0, limits: Limits | N
     """A Running server over `paths`; by default each model is a table whose steps take `seconds`."""
     engines: dict[str, Engine] = {}
 
-    def open_table(path, device, backend, notify):
-        engines[path.name] = table_engine(seconds)
-        return engines[path.name]
+    def open_table(found, settings, notify):
+        engines[found.model] = table_engine(seconds)
+        return engines[found.model]
 
     notes: list[str] = []
     listening = bind("127.0.0.1", port)

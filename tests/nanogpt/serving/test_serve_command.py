@@ -82,21 +82,6 @@ def test_it_says_where_and_what_and_finishes_what_it_has_begun(export):
     assert "secret" not in "".join(server.lines) and "Traceback" not in "".join(server.lines)
 
 
-def test_a_second_signal_ends_it_at_once(export):
-    server = Process(export, "--port", "0", "--backend", "torch")
-    url = server.line(r"(http://127\.0\.0\.1:\d+) ")[1]
-    server.line("is loaded")
-    body = {"prompt": "a", "max_tokens": 4_000, "stream": True, "n": 8}
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=SECONDS) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        server.process.send_signal(signal.SIGINT)
-        server.line("1 requests? (is|are) finished first")
-        server.process.send_signal(signal.SIGINT)
-        assert any('"code": "unloaded"' in line for line in lines)
-    assert server.end() == 0
-
-
 def test_a_port_that_is_taken_names_one_that_is_free(export):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
