@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="auto",
                         help="what computes (default: the fastest here)")  # fmt: skip
     parser.add_argument("--precision", choices=("float32", "int8"), default="float32",
-                        help="int8: weights in 8 bits, faster and a little less exact (default: %(default)s)")  # fmt: skip
+                        help="int8: 8 bits a weight, faster, a little less exact (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--max-batch", type=positive(int), metavar="N", help="texts that are written together (default: 64)"
     )
