@@ -45,7 +45,7 @@ def attention(question: AttentionQuestion, request: Request) -> AttentionAnswer:
     if not _one_at_a_time.acquire(timeout=LONGEST_WAIT):
         raise HTTPException(429, "the attention of other texts is being computed; try again", {"Retry-After": "5"})
     try:
-        # Loading torch takes 1.5 s and 200 MB, which a server that decodes without it spends on the first question only.
+        # Loading torch takes 1.5 s and 200 MB: a server that decodes without it spends them on the first question only.
         from nanogpt.study.last_attention import attention_of_text
 
         tokens, weights = attention_of_text(folder, question.text)

@@ -218,7 +218,7 @@ export class Pane {
     return element("ol", { class: "scene" }, ...path.map((node, place) => {
       const mine = node.role === "user";
       if (node === this.editing) return element("li", { class: "message user" }, this.#editor(node));
-      const who = element("h3", { class: "who" }, mine ? names.user : names.assistant,
+      const who = element("h2", { class: "who" }, mine ? names.user : names.assistant,
         mine ? null : element("span", { class: "by" }, this.#byline(node)));
       const body = mine ? element("div", { class: "words" }, node.text) : element("div", { class: "words" }, this.#written(node, names.assistant));
       const tools = mine ? this.#toolsOfWords(node, place) : this.#toolsOfAnswer(node, place);

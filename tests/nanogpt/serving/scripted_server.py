@@ -1,4 +1,4 @@
-"""A server that answers in the shapes of `nanogpt serve`, with texts that a test chooses, as slowly or badly as it likes."""
+"""A server in the shapes of `nanogpt serve` whose texts a test chooses, as slow or bad as it likes."""
 
 import asyncio
 import json
@@ -20,43 +20,48 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-ALPHABET = "etaoins hr"
+LIKELY = "etaoins hr"  # what could have come instead of a character
 
 
-def model(name: str, kind: str, run: str, of: str, step: int | None = None, **facts: object) -> dict:
-    shown = dict(path=f"/{name}", kind=kind, run=run, model=of, step=step, parameters=4_850_000, block_size=256)
-    return {"id": name, "object": "model", "created": 0, "owned_by": "nanogpt",
-            "nanogpt": shown | {"loaded": True, "backend": "onnxruntime, float32, 2 threads"} | facts}  # fmt: skip
+def model(name: str, kind: str, run: str, of: str, step: int | None, **facts: object) -> dict:
+    usual = {"parameters": 4_850_000, "block_size": 256, "loaded": False, "backend": None}
+    about = {"path": f"/{name}", "kind": kind, "run": run, "model": of, "step": step} | usual | facts
+    return {"id": name, "object": "model", "created": 0, "owned_by": "nanogpt", "nanogpt": about}
 
 
 MODELS = [
-    model("default/best", "export", "default", "tiny", 5000),
-    model("default/tiny@step-100", "step", "default", "tiny", 100, loaded=False, backend=None),
-    model("default/tiny@step-5000", "step", "default", "tiny", 5000, loaded=False, backend=None),
-    model("default/tiny@step-1000", "step", "default", "tiny", 1000, loaded=False, backend=None),
-    model("default/tiny@best", "best", "default", "tiny", 4500, loaded=False, backend=None),
-    model("default/tiny@final", "final", "default", "tiny", 5000, loaded=False, backend=None),
-    model("night/best", "export", "night", "small", 20000, parameters=124_000_000, block_size=1024, loaded=False),
+    model("default/best", "export", "default", "tiny", 5000, loaded=True, backend="onnxruntime, float32, 2 threads"),
+    model("default/tiny@step-100", "step", "default", "tiny", 100),
+    model("default/tiny@step-5000", "step", "default", "tiny", 5000),
+    model("default/tiny@step-1000", "step", "default", "tiny", 1000),
+    model("default/tiny@best", "best", "default", "tiny", 4500),
+    model("default/tiny@final", "final", "default", "tiny", 6000),
+    model("night/best", "export", "night", "small", 20000, parameters=124_000_000, block_size=1024),
 ]
 
 
 class ScriptedServer:
-    """`texts`: what the next completions say, the last one again and again. `pace`: seconds between two tokens."""
+    """`texts`: what the next completions say, the last one again and again. `pace`: seconds before each token.
+
+    `refusals`: (status, message, headers) of the next completions. `broken`: an error behind so many tokens.
+    """
 
     def __init__(self) -> None:
-        self.reset()
         self.url = ""
+        self.reset()
         self.app = FastAPI()
         self.app.middleware("http")(self.guard)
-        self.app.get("/v1/models")(lambda: {"object": "list", "data": self.models})
+        self.app.get("/v1/models")(lambda: {"object": "list", "data": MODELS})
         self.app.get("/nanogpt/examples")(self.examples)
         self.app.post("/v1/completions")(self.complete)
         self.app.post("/nanogpt/attention")(self.attention)
         self.app.mount("/", StaticFiles(directory=PAGE, html=True))
 
     def reset(self) -> None:
-        self.models, self.texts, self.pace, self.token = list(MODELS), ["Ay, my good lord."], 0.0, None
-        self.finish, self.extra, self.refusals = "stop", {}, []
+        self.texts, self.pace, self.token, self.finish = ["Ay, my good lord."], 0.0, "", "stop"
+        self.extra: dict = {}
+        self.refusals: list[tuple[int, str, dict[str, str]]] = []
+        self.broken: int | None = None
         self.asked: list[dict] = []
         self.left = 0  # streams whose reader went before their end
 
@@ -67,15 +72,17 @@ class ScriptedServer:
         else:
             response = await answer(request)
         response.headers["content-security-policy"] = POLICY
+        response.headers["cache-control"] = "no-store"
         return response
 
     def examples(self, model: str) -> dict:
-        return {"chat": ["What news, my lord?", "Speak, what is thy name?", "Tell me of the king."],
-                "text": ["KING RICHARD:\n", "Once upon a time", "To be, or not to be"]}  # fmt: skip
+        return {
+            "chat": ["What news, my lord?", "Tell me of the king."],
+            "text": ["KING RICHARD:\n", "Once upon a time"],
+        }
 
     async def complete(self, request: Request) -> Response:
-        asked = await request.json()
-        self.asked.append(asked)
+        self.asked.append(await request.json())
         if self.refusals:
             status, message, headers = self.refusals.pop(0)
             return JSONResponse({"error": {"message": message, "type": "x", "code": "x"}}, status, headers)
@@ -86,41 +93,46 @@ class ScriptedServer:
         whole = False
         try:
             for place, character in enumerate(text):
-                if self.pace:
-                    await asyncio.sleep(self.pace)
-                yield event({"choices": [self.choice(place, character)]})
+                if place == self.broken:
+                    yield event({"error": {"message": "the model computed NaN", "type": "server_error", "code": "nan"}})
+                    break
+                await asyncio.sleep(self.pace)
+                yield event({"choices": [choice(place, character)]})
             yield event({"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": self.finish}]})
-            yield event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": len(text)},
-                         "nanogpt": {"tokens_per_second": 1234.5, "slid": False, "unknown": None} | self.extra})  # fmt: skip
+            facts = {"tokens_per_second": 1234.5, "slid": False, "unknown": None} | self.extra
+            usage = {"prompt_tokens": 9, "completion_tokens": len(text)}
+            yield event({"choices": [], "usage": usage, "nanogpt": facts})
             yield "data: [DONE]\n\n"
             whole = True
         finally:
             self.left += not whole
 
-    def choice(self, place: int, character: str) -> dict:
-        surprise = (ord(character) * 7 + place * 13) % 17 / 16
-        probability = max(0.002, 0.98 * (1 - surprise) ** 2)
-        likely = {character: math.log(probability)}
-        for rank, other in enumerate(other for other in ALPHABET if other != character):
-            likely[other] = math.log(max(1e-4, (1 - probability) * 0.5 ** (rank + 1)))
-        likely = dict(list(likely.items())[:6])
-        return {"index": 0, "text": character, "finish_reason": None,
-                "logprobs": {"tokens": [character], "token_logprobs": [likely[character]], "top_logprobs": [likely],
-                             "text_offset": [place]}}  # fmt: skip
-
     async def attention(self, request: Request) -> dict:
         asked = await request.json()
         self.asked.append(asked)
         tokens = list(asked["text"])[-256:]
-        layers = []
-        for layer in range(4):
-            heads = []
-            for head in range(4):
-                raw = [math.exp(3 * math.sin((place + 1) * (layer + 1) * 0.37 + head) - (len(tokens) - place) / (8 * (head + 1)))
-                       for place in range(len(tokens))]  # fmt: skip
-                heads.append([weight / sum(raw) for weight in raw])
-            layers.append(heads)
-        return {"tokens": tokens, "layers": layers}
+        return {
+            "tokens": tokens,
+            "layers": [[look(len(tokens), layer, head) for head in (1, 2, 3)] for layer in (1, 2)],
+        }
+
+
+def choice(place: int, character: str) -> dict:
+    """One character as a token, with a probability between 0.98 and 0.002 and five others."""
+    probability = max(0.002, 0.98 * (1 - (ord(character) * 7 + place * 13) % 17 / 16) ** 2)
+    others = [other for other in LIKELY if other != character][:5]
+    shares = [max(1e-4, (1 - probability) * 0.5 ** (rank + 1)) for rank in range(5)]
+    likely = {character: math.log(probability)} | dict(zip(others, map(math.log, shares), strict=True))
+    logprobs = {"tokens": [character], "token_logprobs": [math.log(probability)], "top_logprobs": [likely]}
+    return {"index": 0, "text": character, "finish_reason": None, "logprobs": logprobs | {"text_offset": [place]}}
+
+
+def look(length: int, layer: int, head: int) -> list[float]:
+    """Weights that fall with the distance, in waves."""
+    raw = [
+        math.exp(3 * math.sin(place * layer * 0.37 + head) - (length - place) / (8 * head)) for place in range(length)
+    ]
+    return [weight / sum(raw) for weight in raw]
 
 
 def event(content: dict) -> str:

@@ -37,7 +37,7 @@ def test_attention_by_layer_and_head_sums_to_one(client):
     answer = ask(client).json()
     assert answer["tokens"] == list("the cat")
     assert [len(layer) for layer in answer["layers"]] == [4, 4]
-    for head in sum(answer["layers"], []):
+    for head in [head for layer in answer["layers"] for head in layer]:
         assert len(head) == 7 and sum(head) == pytest.approx(1, abs=1e-3)
 
 
