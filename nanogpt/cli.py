@@ -21,6 +21,7 @@ COMMANDS = (  # in the order of --help
     "generate",
     "eval",
     "export",
+    "push",
     "adapters",
     "merge",
 )
