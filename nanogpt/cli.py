@@ -23,6 +23,7 @@ COMMANDS = (  # in the order of --help
     "export",
     "adapters",
     "merge",
+    "compress",
 )
 USER_ERROR = 2
 GREETING = """\
