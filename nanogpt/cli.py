@@ -19,6 +19,7 @@ COMMANDS = (  # in the order of --help
     "batch-size",
     "profile",
     "generate",
+    "serve",
     "eval",
     "export",
     "adapters",

@@ -299,9 +299,11 @@ MEASURING = (
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
     "nanogpt/inference/**",
+    "nanogpt/decoders/**",
     "nanogpt/data/data_loader.py",
     "nanogpt/data/shards.py",
     "nanogpt/weights/checkpoint.py",
+    "nanogpt/weights/manifest.py",
 )
 STEPS: list[AnyStep] = [
     Step(

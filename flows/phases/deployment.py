@@ -162,7 +162,7 @@ STEPS: list[AnyStep] = [
         title="Run the examples on it",
         work=run_examples,
         needs=("deployment.export",),
-        code=(*MODEL, "examples/*.py", "nanogpt/inference/**", "nanogpt/printable.py"),
+        code=(*MODEL, "examples/*.py", "nanogpt/inference/**", "nanogpt/decoders/**", "nanogpt/printable.py"),
     ),
 ]
 PHASE = Phase("deployment", deployment, lambda wanted: STEPS)

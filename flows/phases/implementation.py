@@ -83,7 +83,9 @@ STEPS: list[AnyStep] = [
             "nanogpt/model/**",
             "nanogpt/training/update/optimizer.py",
             "nanogpt/weights/checkpoint.py",
-            "nanogpt/inference/decoding.py",
+            "nanogpt/weights/manifest.py",
+            "nanogpt/decoders/protocol.py",
+            "nanogpt/decoders/torch_decoder.py",
         ),
     )
 ]

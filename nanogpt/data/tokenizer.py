@@ -1,7 +1,8 @@
 """Text to token ids and back: single characters, or byte pairs.
 
 Byte pairs are trained with `tokenizers` and run by `tiktoken` (6.5 MB/s a thread against 2.4). A tokenizer is one file,
-`tokenizer.json` in Hugging Face's format, which transformers, vLLM and llama.cpp open too.
+`tokenizer.json` in Hugging Face's format, which transformers, vLLM and mlx-lm open too; llama.cpp has it from the GGUF
+export.
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ class BPETokenizer(Tokenizer):
         from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
         from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-        vocabulary = {_printable(piece): index for piece, index in self._ranks.items()}
+        vocabulary = {stand_ins(piece): index for piece, index in self._ranks.items()}
         tokenizer = HuggingFaceTokenizer(models.BPE(vocabulary, self._merges()))
         if self.pattern == GPT2_PATTERN:
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -260,7 +261,7 @@ class BPETokenizer(Tokenizer):
             if len(piece) > 1:
                 parts = _merge(piece, self._ranks, self._ranks[piece])
                 if len(parts) == 2:
-                    merges.append((_printable(parts[0]), _printable(parts[1])))
+                    merges.append((stand_ins(parts[0]), stand_ins(parts[1])))
         return merges
 
 
@@ -330,7 +331,8 @@ _STAND_IN = {byte: chr(byte if byte in _SELF else 256 + at - len(_SELF)) for at,
 _BYTE_OF = {character: byte for byte, character in _STAND_IN.items()}
 
 
-def _printable(piece: bytes) -> str:
+def stand_ins(piece: bytes) -> str:
+    """A printable character for each byte, as GPT-2 and all byte-level vocabularies write them."""
     return "".join(_STAND_IN[byte] for byte in piece)
 
 

@@ -25,6 +25,9 @@ class Cache(Protocol):
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order, and forget the others. A row may be named several times: it is copied."""
 
+    def copied(self, rows: Sequence[int]) -> Cache:
+        """A new cache of copies of these rows, in this order."""
+
     def join(self, other: Cache) -> None:
         """Append the rows of `other`, a cache of the same decoder, which is not to be used afterwards."""
 

@@ -24,7 +24,8 @@ from nanogpt.model.gpt import GPT, weight_of
 from nanogpt.model.lora import ADAPTER_NAMES
 from nanogpt.weights import checkpoint, published_settings, published_shapes
 from nanogpt.weights.folders import open_folder
-from nanogpt.weights.safe_loading import load_tensors
+from nanogpt.weights.published_names import published_names
+from nanogpt.weights.safe_loading import load_arrays
 from nanogpt.weights.trained_folder import BEST, CONFIG, TrainedFolder
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -99,7 +100,7 @@ def _published_pairs(config: Config, adapters: dict[str, Tensor]) -> dict[str, P
             if not isinstance(module, nn.Linear):
                 continue
             a, b = (adapters[f"blocks.{layer}.{part}.{name}"] for name in ADAPTER_NAMES)
-            names = published_shapes.published_names(config.model, layer, part)
+            names = published_names(config.model, layer, part)
             bs = b.split(row_blocks[weight_of(module)])
             if len(names) == len(bs):
                 pairs |= dict(zip(names, zip(a.split(rank), bs, strict=True), strict=True))
@@ -143,7 +144,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Pair]]:
         raise UserError(f"{folder / SETTINGS}: is not the configuration of adapters ({error})") from error
     if unknown:
         raise UserError(f"{folder / SETTINGS}: {unknown[0]} {settings[unknown[0]]} is not supported")
-    tensors = load_tensors(folder / WEIGHTS)
+    tensors = {name: torch.from_numpy(array) for name, array in load_arrays(folder / WEIGHTS).items()}
     names = {name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name}
     expected = {f"{PREFIX}{name}.lora_{side}.weight" for name in names for side in "AB"}
     if expected != tensors.keys():

@@ -7,6 +7,7 @@ path of a person's machine is in it. Names and samples are others' words and pas
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterable
 
@@ -20,6 +21,8 @@ from nanogpt.weights.published_settings import architecture
 LANGUAGES = {"en": "English"}
 LICENCES = "https://huggingface.co/docs/hub/repositories-licenses"
 OPENING_CHARACTERS = 24  # of a prompt, in the example of use
+USE = "## How to use it"
+USE_SECTION = re.compile(rf"^{USE}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 NOT_RECORDED = "That is not recorded here."
 Row = tuple[str, str]
 
@@ -31,7 +34,7 @@ def text(card: ModelCard) -> str:
         f"# {markdown.inline(card.name)}",
         _description(card),
         _headline(card),
-        f"## How to use it\n\n{_use(card)}",
+        f"{USE}\n\n{_use(card)}",
         f"## What it is\n\n{_shape(card)}",
         f"## What it learned from\n\n{_texts(card)}",
         f"## How it was trained\n\n{_training(card)}",
@@ -42,6 +45,18 @@ def text(card: ModelCard) -> str:
         f"## How it was made\n\n{_how_it_was_made(card)}",
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def in_another_form(written: str, library: str, use: str) -> str:
+    """The card `written` for an export that `library` opens: `use` says how, in place of what it says itself.
+
+    What a person has changed in it otherwise stays.
+    """
+    section = f"{USE}\n\n{use}\n\n"
+    before, found, after = written, USE_SECTION.search(written), ""
+    if found:
+        before, after = written[: found.start()], written[found.end() :]
+    return front_matter.with_library(f"{before.rstrip()}\n\n{section}{after}".rstrip() + "\n", library)
 
 
 def _description(card: ModelCard) -> str:

@@ -22,6 +22,7 @@ from nanogpt.weights.source import Source
 from nanogpt.weights.trained_folder import TrainedFolder
 
 USUAL_TEMPERATURE = 0.8
+WORD = "The"
 
 
 def text_for(source: Source, out: Path) -> str | None:
@@ -51,11 +52,11 @@ def described(source: Source) -> ModelCard:
     """What `source` and the files next to it know. Raises UserError or CorruptFileError for a damaged model."""
     tokenizer = source.tokenizer()
     plain = ModelCard(
-        name=_name_of(source.path),
+        name=name_at(source.path),
         parameters=source.parameters,
         shape=source.config,
         tokenizer=tokenizer.name if tokenizer else "none",
-        opening=_opening(tokenizer),
+        opening=opening(tokenizer),
     )
     return _of_training(plain, source) if isinstance(source, TrainedFolder) else plain
 
@@ -70,7 +71,7 @@ def of_merged(base: Path, adapters: Path, rank: int, alpha: float) -> ModelCard:
     mark = front_matter.read_mark(adapters)
     return replace(
         described(source_at(base)),
-        name=mark.model if mark else _name_of(adapters),
+        name=mark.model if mark else name_at(adapters),
         kind="merged",
         text=mark.learned_text() if mark else None,
         base=base_at(base),
@@ -92,7 +93,7 @@ def base_at(path: Path | str) -> Base:
         mark = front_matter.read_mark(source.path)
     except UserError:
         mark = None
-    return mark.as_base() if mark else Base(_name_of(Path(path)))
+    return mark.as_base() if mark else Base(name_at(Path(path)))
 
 
 def weights_digest(source: TrainedFolder) -> str:
@@ -145,12 +146,18 @@ def _newest_sample(folder: Path) -> Sample | None:
     return min(newest, key=lambda sample: abs(sample.temperature - USUAL_TEMPERATURE), default=None)
 
 
-def _opening(tokenizer: Tokenizer | None) -> str:
-    """A new line, or where the vocabulary has none, its first token."""
+def opening(tokenizer: Tokenizer | None, words: bool = False) -> str:
+    """What begins a text in an example: a new line, or where the vocabulary has none, its first token.
+
+    `words`: a word of the vocabulary's, where it is known to have one; a shell's command shows it better.
+    """
+    if words and tokenizer is not None and tokenizer.reads(WORD) and not tokenizer.unknown_in(WORD):
+        return WORD
     if tokenizer is None or (tokenizer.reads("\n") and not tokenizer.unknown_in("\n")):
         return "\n"
     return tokenizer.decode([0])
 
 
-def _name_of(path: Path) -> str:
+def name_at(path: Path) -> str:
+    """What a model is called that lies at `path`."""
     return spelled(os.path.basename(os.path.abspath(os.path.expanduser(path)))) or "model"

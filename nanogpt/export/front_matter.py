@@ -78,6 +78,15 @@ def written(card: ModelCard) -> str:
     return f"---\n{as_yaml}---"
 
 
+def with_library(card: str, library: str) -> str:
+    """The card `card` with `library` as what opens the model; one without front matter as it is."""
+    front = FRONT_MATTER.match(card)
+    if front is None:
+        return card
+    lines = [line for line in front[1].split("\n") if not line.startswith("library_name:")]
+    return "\n".join(["---", f"library_name: {library}", *lines, "---", card[front.end() :]])
+
+
 def read_mark(folder: Path) -> Mark | None:
     """The mark of the card in `folder`; None where it is missing or cannot be read."""
     try:

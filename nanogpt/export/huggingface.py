@@ -1,42 +1,56 @@
-"""A trained model as a folder that transformers opens: GPT2LMHeadModel or Qwen3ForCausalLM, with its tokenizer."""
+"""A trained model as a folder that transformers opens: GPT2LMHeadModel or Qwen3ForCausalLM, with its tokenizer.
+
+The tensors of a GPT-2 are named as in the published files, without the "transformer." that save_pretrained() puts
+before them: transformers opens both, mlx-lm only these.
+"""
 
 from __future__ import annotations
 
-import os
-import time
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig
 from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import Tokenizer
+from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.export.front_matter import CARD
-from nanogpt.export.target import require_target
-from nanogpt.faults import UserError
+from nanogpt.export.target import make_way, require_target
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import published_settings, published_shapes
+from nanogpt.weights import digests, published_settings, published_shapes
+from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
 from nanogpt.weights.trained_folder import TrainedFolder
 
 GENERATION = "generation_config.json"
-FILES = {GENERATION, CARD, CONFIG, WEIGHTS, tokenizers.FILE, tokenizers.HF_FILE}
+FILES = {GENERATION, CARD, CONFIG, WEIGHTS, digests.FILE, tokenizers.FILE, tokenizers.HF_FILE}
 HOW_TO_GENERATE = {"do_sample": True, "temperature": 0.8, "top_k": 50}  # an export of ours is known by it
+END, PADDING = "eos_token_id", "pad_token_id"
+PRECISIONS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+NAMES_OF_INPUTS = ["input_ids", "attention_mask"]
 
 
 def export(
-    model: GPT, tokenizer: Tokenizer, folder: Path | str, card: str | None = None, sources: Collection[Path] = ()
+    model: GPT,
+    tokenizer: Tokenizer,
+    folder: Path | str,
+    card: str | None = None,
+    sources: Collection[Path] = (),
+    precision: str = "f32",
 ) -> list[Path]:
     """Write `model` and `tokenizer` to `folder`, each file whole or absent; returns the files.
 
-    Weights are float32. `card` is the text of README.md. `sources` are the folders that the model was read from.
+    `precision`: of the weights, one of PRECISIONS. `card` is the text of README.md. `sources` are the folders that the model was read from.
     Raises UserError when the model's options fit neither shape, and for a folder that holds anything but an export.
     """
     published_settings.settings_of(model.config)  # raises before the tensors are asked for
-    return export_tensors(model.config, published_shapes.tensors_of(model), tokenizer, folder, card, sources)
+    tensors = {name: tensor.to(PRECISIONS[precision]) for name, tensor in published_shapes.tensors_of(model).items()}
+    return export_tensors(model.config, tensors, tokenizer, folder, card, sources)
 
 
 def export_tensors(
@@ -52,15 +66,46 @@ def export_tensors(
     The weights come last, and those of an older export go first: half an export is never taken for a whole one.
     """
     folder, settings = Path(folder), published_settings.settings_of(config)
+    settings["torch_dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     require_target(folder, FILES, is_export, sources)
+    names = {name: name.removeprefix("transformer.") for name in tensors}
+    weights = save({names[name]: tensor for name, tensor in tensors.items()}, metadata={"format": "pt"})
     durable.remove(folder / WEIGHTS)
-    durable.write_json(folder / GENERATION, HOW_TO_GENERATE)
-    tokenizer.save(folder)
-    durable.write_json(folder / CONFIG, settings)
+    write_settings(folder, settings, tokenizer, config.block_size)
     if card is not None:
         durable.write_text(folder / CARD, card)
-    durable.write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    digests.write(folder, {WEIGHTS: hashlib.sha256(weights).hexdigest()})
+    durable.write_bytes(folder / WEIGHTS, weights)
     return sorted(path for path in folder.iterdir() if path.name in FILES)
+
+
+def write_settings(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer, block_size: int) -> None:
+    """Write what goes with the weights: how to generate, tokenizer.json and its settings, and `settings`, config.json's.
+
+    tokenizer_config.json names the inputs: by default there are token types too, which no GPT takes.
+    """
+    ids: dict[str, int | None] = {END: tokenizer.end_of_text, PADDING: _padding(tokenizer)}
+    durable.write_json(
+        folder / GENERATION, HOW_TO_GENERATE | {key: found for key, found in ids.items() if found is not None}
+    )
+    content, about = tokenizer.hugging_face()
+    about |= {"model_max_length": block_size, "padding_side": "left", "model_input_names": NAMES_OF_INPUTS}
+    if ids[PADDING] is not None:
+        about["pad_token"] = about.get("eos_token", tokenizers.UNKNOWN)
+    durable.write_json(folder / tokenizers.FILE, content)
+    durable.write_json(folder / tokenizers.HF_FILE, about)
+    durable.write_json(folder / CONFIG, settings | {END: tokenizer.end_of_text})
+
+
+def _padding(tokenizer: Tokenizer) -> int | None:
+    """What fills the shorter texts of a batch: the end of a text, or the token of unknown characters.
+
+    A character's id, such as the usual 0, would hide that character from the model wherever a text has it. None for an
+    alphabet that has nothing but characters.
+    """
+    if isinstance(tokenizer, CharTokenizer):
+        return None if tokenizer.closed else tokenizer.unknown
+    return tokenizer.end_of_text
 
 
 def export_trained(model_folder: Path, folder: Path, card: str | None = None, *, own: bool = False) -> list[Path]:
@@ -70,12 +115,8 @@ def export_trained(model_folder: Path, folder: Path, card: str | None = None, *,
     """
     source = TrainedFolder(model_folder)
     if own:
-        try:
-            require_target(folder, FILES, is_export, [model_folder])
-        except UserError:
-            if os.path.lexists(folder):
-                durable.set_aside(folder, time.strftime(".%Y%m%d-%H%M%S"))
-    return export(source.model(), source.tokenizer(), folder, card, [model_folder])
+        make_way(folder, FILES, is_export, [model_folder])
+    return export(model_of(source), source.tokenizer(), folder, card, [model_folder])
 
 
 def is_export(folder: Path) -> bool:
@@ -84,4 +125,4 @@ def is_export(folder: Path) -> bool:
         found: object = durable.read_json(folder / GENERATION)
     except (OSError, ValueError):
         return False
-    return found == HOW_TO_GENERATE
+    return isinstance(found, dict) and {key: found[key] for key in found.keys() - {END, PADDING}} == HOW_TO_GENERATE

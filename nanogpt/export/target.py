@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def require_target(
     if other or (found - NOT_OURS and not is_ours(place)):
         held = f"holds {other[0]}" if other else "holds files that were not written by an export"
         raise UserError(f"--out {folder}: {held}; choose a new or empty folder, or an earlier export to replace")
+
+
+def make_way(
+    folder: Path, names: Collection[str], is_ours: Callable[[Path], bool], sources: Collection[Path] = ()
+) -> None:
+    """Set aside, under the time of day, what stands at `folder` and is no such export; for a place that is the
+    caller's own."""
+    try:
+        require_target(folder, names, is_ours, sources)
+    except UserError:
+        if os.path.lexists(folder):
+            durable.set_aside(folder, time.strftime(".%Y%m%d-%H%M%S"))
 
 
 def _real(path: Path) -> Path:

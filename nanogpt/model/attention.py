@@ -78,17 +78,23 @@ class KVCache:
         self.lengths = [length + count for length in self.lengths]
 
     def keep(self, rows: list[int]) -> None:
-        """Forget all other rows."""
+        """Forget all other rows; one that is named several times is copied."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
         self.lengths = [self.lengths[row] for row in rows]
 
-    def replace(self, rows: list[int], other: KVCache) -> None:
-        """Put the rows of `other`, a shorter cache, in the place of `rows`."""
-        for mine, theirs in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
-            mine[rows, :, : other.max_len] = theirs
-        for row, length in zip(rows, other.lengths, strict=True):
-            self.lengths[row] = length
+    def copied(self, rows: list[int]) -> KVCache:
+        """A cache of copies of these rows."""
+        copy = KVCache.__new__(KVCache)
+        copy.__dict__.update(self.__dict__)
+        copy.keep(rows)
+        return copy
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of `other`, a cache of the same shape."""
+        self.keys = [torch.cat(both) for both in zip(self.keys, other.keys, strict=True)]
+        self.values = [torch.cat(both) for both in zip(self.values, other.values, strict=True)]
+        self.lengths = [*self.lengths, *other.lengths]
 
 
 class Attention(nn.Module):

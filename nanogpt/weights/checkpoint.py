@@ -8,7 +8,6 @@ was meant to be written, so that what memory or disk makes of it meanwhile is no
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -27,8 +26,12 @@ from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.lora import adapter_state, plain_weights
 from nanogpt.weights import reserve
+from nanogpt.weights.manifest import MANIFEST as MANIFEST  # part of this module's interface, as the others
+from nanogpt.weights.manifest import STATE, manifest_bytes, verified_files
+from nanogpt.weights.manifest import WEIGHTS as WEIGHTS
+from nanogpt.weights.manifest import finish_replacement as finish_replacement
+from nanogpt.weights.manifest import read_manifest as read_manifest
 
-WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.pt", "manifest.json"
 BEFORE_COOL_DOWN = "before-cooldown"
 
 
@@ -88,7 +91,7 @@ def save_weights(
                 torch.save(dict(state), cast(BinaryIO, file))  # it takes what has write() and flush()
             files[STATE] = file.fingerprint()
         with _Written(temporary / MANIFEST) as file:
-            file.write(_manifest_bytes({"step": step, "facts": facts, "files": files}))
+            file.write(manifest_bytes({"step": step, "facts": facts, "files": files}))
         _put_in_place(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -98,30 +101,10 @@ def save_weights(
 
 def load(folder: Path) -> Checkpoint:
     """Read and verify a checkpoint. Raises CorruptFileError when one byte of it is not as it was written."""
-    manifest = read_manifest(folder)
-    data = {}
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file() or _fingerprint(path) != expected:
-            raise CorruptFileError(f"{path}: is not what its manifest says")
-        data[name] = path
+    manifest, data = read_manifest(folder), verified_files(folder)
     weights = safetensors.torch.load_file(data[WEIGHTS])
     state = torch.load(data[STATE], map_location="cpu", weights_only=True) if STATE in data else {}
     return Checkpoint(folder, manifest["step"], weights, state, manifest["facts"])
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of `folder`: {"step", "facts", "files"}. Raises CorruptFileError when any of its bytes changed."""
-    path = folder / MANIFEST
-    try:
-        text = durable.read_bytes(path)
-        manifest: dict[str, Any] = json.loads(text)
-        digest = manifest.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptFileError(f"{path}: is not a manifest ({error})") from error
-    if digest != durable.digest(manifest) or text != _manifest_bytes(manifest):
-        raise CorruptFileError(f"{path}: is not what was written")
-    return manifest
 
 
 Notify = Callable[[Path, CorruptFileError], object]  # a bad checkpoint, and what is wrong with it
@@ -190,13 +173,6 @@ def prune(folder: Path, keep: int, interval: int) -> None:
     kept = {*paths[-1:], *regular[-keep:], *others[max(0, len(others) - missing) :]}
     for path in {*paths, *folder.glob(".step-*.tmp")} - kept:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def finish_replacement(folder: Path) -> None:
-    """Mend a replacement that was cut between its two renames: the old one is still whole, so it comes back."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.is_dir() and not folder.exists():
-        os.replace(old, folder)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -276,15 +252,6 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     os.replace(temporary, folder)
     durable.fsync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    whole = {**manifest, "sha256": durable.digest(manifest)}
-    return (json.dumps(whole, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": durable.sha256_file(path)}
 
 
 def _bytes_of(value: Any) -> int:

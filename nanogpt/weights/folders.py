@@ -1,45 +1,17 @@
-"""Which places hold a model, and how each is opened: what the trainer leaves, an export, nanoGPT's ckpt.pt."""
+"""How a place that holds a model is opened as a GPT. What needs no torch is in sources.py."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import checkpoint, hugging_face, trained_folder
-from nanogpt.weights.hugging_face import HuggingFaceFolder
-from nanogpt.weights.nanogpt_checkpoint import NanoGPTCheckpoint
+from nanogpt.weights import checkpoint
 from nanogpt.weights.source import Source
+from nanogpt.weights.sources import digest_of as digest_of  # part of this module's interface
+from nanogpt.weights.sources import source_at as source_at
+from nanogpt.weights.sources import tokenizer_of
 from nanogpt.weights.trained_folder import TrainedFolder
-
-
-def source_at(path: Path | str) -> Source:
-    """What lies at `path`. Raises UserError when it is nothing that weights can be read from.
-
-    Where a training and an export share a folder, the training counts: the export is never newer than it.
-    """
-    path = Path(os.path.expanduser(path))  # unlike Path's own, it leaves a user who does not exist
-    if path.is_file():
-        return NanoGPTCheckpoint(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: there is no such file or folder")
-    if (path / trained_folder.CONFIG).is_file():
-        return TrainedFolder(path)
-    if (path / hugging_face.CONFIG).is_file():
-        return HuggingFaceFolder(path)
-    if (path / checkpoint.MANIFEST).is_file():
-        return TrainedFolder(path)
-    raise UserError(
-        f"{path}: holds no model; expected a model's training folder, a Hugging Face folder of a GPT-2 or Qwen3 such "
-        "as an export, or nanoGPT's ckpt.pt"
-    )
-
-
-def digest_of(path: Path | str) -> str:
-    """Hexadecimal sha256 of the weights at `path` and their shape. Raises UserError."""
-    return source_at(path).digest()
 
 
 def open_folder(path: Path | str) -> tuple[GPT, Tokenizer]:
@@ -48,16 +20,17 @@ def open_folder(path: Path | str) -> tuple[GPT, Tokenizer]:
     Raises UserError naming what is missing, CorruptFileError when a checkpoint is not what was written.
     """
     source = source_at(path)
-    vocab_size, tokenizer = source.vocab_size, source.tokenizer()
-    if tokenizer is None:
-        raise UserError(f"{source.path}: has no tokenizer; nothing says which text its tokens stand for")
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"{source.path}: its tokenizer has {tokenizer.vocab_size:,} tokens, its model only {vocab_size:,}"
-        )
-    return source.model(), tokenizer
+    tokenizer = tokenizer_of(source)
+    return model_of(source), tokenizer
 
 
 def open_trained(folder: Path) -> GPT:
     """The model of the best checkpoint in a training folder. Raises UserError before the first one."""
-    return TrainedFolder(folder).model()
+    return model_of(TrainedFolder(folder))
+
+
+def model_of(source: Source) -> GPT:
+    """The model, ready to decode. Raises as Source does."""
+    model = GPT(source.config, seed=None)
+    checkpoint.put_weights(model, source.weights(), str(source.path))
+    return model.eval()

@@ -1,25 +1,28 @@
 """A GPT-2 or Qwen3 in Hugging Face's layout: config.json, tokenizer.json, weights whole or in shards."""
 
+from collections.abc import Callable
 from pathlib import Path
-
-from torch import Tensor
+from typing import TypeVar
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig, validate
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
-from nanogpt.weights import published_settings, published_shapes
-from nanogpt.weights.safe_loading import load_tensors
+from nanogpt.weights import digests, published_settings
+from nanogpt.weights.published_names import GPT2_PREFIX, Origin, origins
+from nanogpt.weights.safe_loading import Array, Size, load_arrays, load_sizes
 from nanogpt.weights.source import Source
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = ".index.json"  # behind the name of weights that are in shards
 WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin")  # the first that is there, whole or in shards
 
+T = TypeVar("T")  # what is taken of each weight
+
 
 class HuggingFaceFolder(Source):
-    """Such a folder; what this project exports is one too."""
+    """Such a folder; what this project exports is one too. Weights that changed since then raise CorruptFileError."""
 
     kind = "Hugging Face folder"
 
@@ -33,15 +36,24 @@ class HuggingFaceFolder(Source):
             raise UserError(f"{path}: not the configuration of a GPT-2 or Qwen3: {error}") from error
         return validate(ModelConfig, values, str(path))
 
-    def _tensors(self, config: ModelConfig, *, sizes_only: bool) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
+    def _sizes(self, config: ModelConfig) -> dict[str, Size]:
+        return self._ours(config, load_sizes, Origin.size)
+
+    def _arrays(self, config: ModelConfig) -> dict[str, Array]:
+        return self._ours(config, _unchanged_arrays, Origin.array)
+
+    def _ours(
+        self, config: ModelConfig, load: Callable[[Path], dict[str, T]], take: Callable[[Origin, dict[str, T]], T]
+    ) -> dict[str, T]:
+        """Of each of our weights what `take` makes of what `load` reads."""
+        theirs: dict[str, T] = {}
         for path in self._weight_files():
-            tensors |= load_tensors(path, sizes_only=sizes_only)
+            theirs |= {name.removeprefix(GPT2_PREFIX): value for name, value in load(path).items()}
         try:
-            return published_shapes.weights_from(tensors, config)
+            return {name: take(origin, theirs) for name, origin in origins(config)}
         except KeyError as error:
             raise UserError(f"{self.path / WEIGHTS}: does not fit {CONFIG}: {error} is missing") from error
-        except (RuntimeError, IndexError) as error:  # query, key and value of different widths, or of none
+        except ValueError as error:  # query, key and value of different widths, or of none
             raise UserError(f"{self.path / WEIGHTS}: does not fit {CONFIG}: {error}") from error
 
     def tokenizer(self) -> Tokenizer | None:
@@ -58,6 +70,12 @@ class HuggingFaceFolder(Source):
             if index.is_file():
                 return _shards(index)
         raise UserError(f"{self.path}: {WEIGHTS} is missing; expected a folder written by the export")
+
+
+def _unchanged_arrays(path: Path) -> dict[str, Array]:
+    """load_arrays() of a file that is as it was written, where its folder says how that was."""
+    digests.check(path)
+    return load_arrays(path)
 
 
 def _shards(index: Path) -> list[Path]:

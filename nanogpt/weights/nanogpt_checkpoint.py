@@ -1,20 +1,20 @@
 """nanoGPT's ckpt.pt (github.com/karpathy/nanoGPT): a GPT-2 whose matrices are (out, in) and whose GELU is exact."""
 
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from nanogpt.config import ModelConfig, validate
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
-from nanogpt.weights import published_shapes
-from nanogpt.weights.safe_loading import load_pickle, tensors_in
+from nanogpt.weights.published_names import GPT2_PREFIX, Origin, of_gpt2
+from nanogpt.weights.safe_loading import Array, Size, arrays_in, load_pickle, sizes_in
 from nanogpt.weights.source import Source
 
 WRAPPERS = re.compile(r"^(_orig_mod\.|module\.)+")  # what torch.compile and DistributedDataParallel put before a name
+T = TypeVar("T")  # what is taken of each weight
 SHAPE = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
 
 
@@ -38,11 +38,18 @@ class NanoGPTCheckpoint(Source):
         values = dict(preset="gpt2", activation="gelu_erf", **{key: shape[key] for key in SHAPE})
         return validate(ModelConfig, values, f"{self.path}: model_args")
 
-    def _tensors(self, config: ModelConfig, *, sizes_only: bool) -> dict[str, Tensor]:
-        tensors = tensors_in(self._content["model"], self.path)  # loaded already: a pickle is read as a whole
-        tensors = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    def _sizes(self, config: ModelConfig) -> dict[str, Size]:
+        return self._ours(config, sizes_in(self._content["model"], self.path), Origin.size)
+
+    def _arrays(self, config: ModelConfig) -> dict[str, Array]:
+        return self._ours(config, arrays_in(self._content["model"], self.path), Origin.array)
+
+    def _ours(
+        self, config: ModelConfig, theirs: dict[str, T], take: Callable[[Origin, dict[str, T]], T]
+    ) -> dict[str, T]:
+        theirs = {WRAPPERS.sub("", name).removeprefix(GPT2_PREFIX): value for name, value in theirs.items()}
         try:
-            return published_shapes.from_gpt2(tensors, config, in_first=False)
+            return {name: take(origin, theirs) for name, origin in of_gpt2(config, in_first=False)}
         except KeyError as error:
             raise UserError(f"{self.path}: does not fit its model_args: {error} is missing") from error
 

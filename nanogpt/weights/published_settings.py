@@ -57,9 +57,23 @@ def settings_of(config: ModelConfig) -> dict[str, Any]:
             resid_pdrop=config.dropout,
         )
     raise UserError(
-        "model: its options fit neither published shape; export needs preset gpt2 or modern with their own "
-        "norm, position, qk_norm and activation"
+        f"model: its options fit neither published shape: {_misfit(config)}; export needs preset gpt2 or modern with "
+        "their own norm, position, qk_norm and activation"
     )
+
+
+def _misfit(config: ModelConfig) -> str:
+    """The options that part `config` from the shape that is nearest to it."""
+    nearest, shape = ("Qwen3", QWEN3_SHAPE) if config.position == "rope" else ("GPT-2", GPT2_SHAPE)
+    options = {key: (getattr(config, key), value) for key, value in shape.items()}
+    if nearest == "GPT-2":
+        if config.activation not in GPT2_ACTIVATIONS:
+            options["activation"] = config.activation, " or ".join(GPT2_ACTIVATIONS)
+        options["n_kv_head"] = config.kv_heads, config.n_head
+        if config.head_width * config.n_head != config.n_embd:
+            options["head_dim"] = config.head_width, "n_embd / n_head"
+    words = [f"{key} is {found}, {nearest} has {theirs}" for key, (found, theirs) in options.items() if found != theirs]
+    return ", ".join(words)
 
 
 def _rope_settings(config: ModelConfig) -> dict[str, Any]:
@@ -67,7 +81,7 @@ def _rope_settings(config: ModelConfig) -> dict[str, Any]:
     theta = {"rope_theta": config.rope_theta}
     if config.position_scale == 1:
         return {**theta, "rope_parameters": {"rope_type": "default", **theta}}
-    scaling = {"rope_type": "linear", "factor": config.position_scale}
+    scaling = {"type": "linear", "rope_type": "linear", "factor": config.position_scale}  # Ollama reads the older name
     return {**theta, "rope_scaling": scaling, "rope_parameters": {**scaling, **theta}}
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor
-
 from nanogpt.config import ModelConfig, load_config
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.weights import checkpoint
-from nanogpt.weights.safe_loading import load_tensors
+from nanogpt.weights import manifest
+from nanogpt.weights.safe_loading import Array, Size, load_arrays, load_sizes
 from nanogpt.weights.source import Source
 
 CONFIG, BEST = "config.yaml", "best"
@@ -30,7 +28,7 @@ class TrainedFolder(Source):
         if not (self.path / CONFIG).is_file():
             return self.path
         best = self.path / BEST
-        checkpoint.finish_replacement(best)
+        manifest.finish_replacement(best)
         if not best.is_dir():
             raise UserError(f"{best}: there is no checkpoint yet; training writes one at its first evaluation")
         return best
@@ -47,28 +45,32 @@ class TrainedFolder(Source):
         return tokenizers.load_tokenizer(self.model_folder)
 
     def files(self) -> list[Path]:
-        return [self.checkpoint / checkpoint.WEIGHTS]
+        return [self.checkpoint / manifest.WEIGHTS]
 
     def _written_config(self) -> ModelConfig:
-        sizes = self._sizes()
+        sizes = self._stored_sizes()
         if TABLE not in sizes:
             raise UserError(f"{self.path}: holds adapters alone; take best/ or final/ of the same training")
         shape = load_config(self.model_folder / CONFIG).model
-        trained = checkpoint.read_manifest(self.checkpoint)["facts"].get("context", shape.block_size)
+        trained = manifest.read_manifest(self.checkpoint)["facts"].get("context", shape.block_size)
         context = min(shape.block_size, trained)  # a model knows nothing of positions beyond its longest window
-        return shape.model_copy(update={"vocab_size": sizes[TABLE].size(0), "block_size": context})
+        return shape.model_copy(update={"vocab_size": sizes[TABLE][0], "block_size": context})
 
-    def _tensors(self, config: ModelConfig, *, sizes_only: bool) -> dict[str, Tensor]:
-        tensors = self._sizes() if sizes_only else checkpoint.load(self.checkpoint).weights
-        weights = {name: tensor.float() for name, tensor in tensors.items()}
-        if POSITIONS in weights:
-            weights[POSITIONS] = weights[POSITIONS][: config.block_size]
-        return weights
+    def _sizes(self, config: ModelConfig) -> dict[str, Size]:
+        sizes = self._stored_sizes()
+        if POSITIONS in sizes:
+            sizes[POSITIONS] = (min(sizes[POSITIONS][0], config.block_size), *sizes[POSITIONS][1:])
+        return sizes
 
-    def _sizes(self) -> dict[str, Tensor]:
-        """The tensors of the weights' file on the meta device."""
-        path = self.checkpoint / checkpoint.WEIGHTS
+    def _arrays(self, config: ModelConfig) -> dict[str, Array]:
+        arrays = load_arrays(manifest.verified_files(self.checkpoint)[manifest.WEIGHTS])
+        if POSITIONS in arrays:  # beyond those that were trained, they are noise
+            arrays[POSITIONS] = arrays[POSITIONS][: config.block_size]
+        return arrays
+
+    def _stored_sizes(self) -> dict[str, Size]:
+        path = self.checkpoint / manifest.WEIGHTS
         try:
-            return load_tensors(path, sizes_only=True)
+            return load_sizes(path)
         except UserError as error:
             raise CorruptFileError(str(error)) from error

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
-from nanogpt.weights.folders import open_folder
+from nanogpt.weights.folders import model_of, open_folder
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
@@ -31,7 +31,7 @@ def test_read_back_equal(options, tmp_path):
     model = randomised(small(**options, vocab_size=tokenizer.vocab_size))
     files = huggingface.export(model, tokenizer, tmp_path, card="# A model\n")
     assert {path.name for path in files} == {
-        "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "README.md", "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
     other, read = open_folder(tmp_path)
@@ -71,18 +71,18 @@ def test_options_that_fit_no_published_shape_are_refused(tmp_path):
 
 def test_a_folder_that_is_no_export_is_named(tmp_path):
     with pytest.raises(UserError, match=r"config\.json is missing"):
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UserError, match='model_type "bert"'):
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(UserError, match="not the configuration of a GPT-2 or Qwen3"):
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))
     shape = dict(model_type="gpt2", vocab_size=5, n_layer=1, n_head=3, n_embd=32, n_positions=8)
     (tmp_path / "config.json").write_text(json.dumps(shape))
     with pytest.raises(UserError, match=r"config\.json: n_embd 32 is not divisible by n_head 3") as caught:
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -93,11 +93,11 @@ def test_weights_of_another_shape_are_named(tmp_path):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"does not fit config\.json.*up_proj"):
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))
     save_file(weights | {"model.layers.1.mlp.up_proj.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="does not fit") as caught:
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))
     assert "\n" not in str(caught.value)
     (tmp_path / "model.safetensors").write_bytes(b"half a file")
     with pytest.raises(UserError, match=r"model\.safetensors: is not a safetensors file"):
-        HuggingFaceFolder(tmp_path).model()
+        model_of(HuggingFaceFolder(tmp_path))

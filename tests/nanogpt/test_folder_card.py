@@ -21,7 +21,7 @@ from nanogpt.data.sources import CATALOGUE
 from nanogpt.export import folder_card, front_matter
 from nanogpt.training.trainer import train
 from nanogpt.weights import checkpoint
-from nanogpt.weights.folders import source_at
+from nanogpt.weights.folders import model_of, source_at
 from tests.conftest import CHECKOUT
 from tests.nanogpt.training_case import TEXT, tiny
 
@@ -110,7 +110,7 @@ def test_a_models_own_card_goes_with_its_best_weights_and_with_no_others(base, t
     run("export", folder / "checkpoints/step-00000008", "--out", tmp_path / "earlier")
     assert "license: unknown" in readme(tmp_path / "earlier")
     assert "The weights are those of `step-00000008`" in readme(tmp_path / "earlier")
-    model = source_at(base).model()
+    model = model_of(source_at(base))
     checkpoint.save_model(folder / "best", model.half(), step=1, facts={})  # trained on, and stopped
     (folder / "outcome.json").unlink()
     run("export", folder, "--out", tmp_path / "newer")

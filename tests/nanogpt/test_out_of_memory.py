@@ -18,7 +18,7 @@ from nanogpt.training.trainer import train
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.training.validation import Validator
 from nanogpt.weights import checkpoint
-from nanogpt.weights.folders import open_trained
+from nanogpt.weights.folders import model_of, open_trained
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.training_case import StopAt, assert_same, events, losses, make_data, tiny, train_with_stops
 
@@ -179,7 +179,7 @@ def test_a_model_of_short_windows_is_used_within_them(data, tmp_path, preset):
     with pytest.raises(ValueError, match="longer than block_size 8"):
         model(torch.zeros(1, 9, dtype=torch.long))
     export_trained(tmp_path / "model", tmp_path / "export")
-    exported = HuggingFaceFolder(tmp_path / "export").model()
+    exported = model_of(HuggingFaceFolder(tmp_path / "export"))
     assert exported.config.block_size == 8
     text = torch.arange(8)[None]
     assert torch.allclose(exported(text)[0], model(text)[0], atol=1e-5)

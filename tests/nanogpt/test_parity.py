@@ -9,6 +9,7 @@ from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import published_settings, published_shapes
+from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
@@ -74,7 +75,7 @@ def test_an_export_opens_in_transformers(options, kind, tmp_path):
             theirs(torch.tensor([ids])).logits, model(torch.tensor([ids]))[0], atol=1e-4, rtol=1e-4
         )
     written = theirs.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False, pad_token_id=0)[0, len(ids) :]
-    ours = Engine(model, tokenizer).complete("the cat sat", max_new_tokens=4, temperature=0)
+    ours = Engine.of_model(model, tokenizer).complete("the cat sat", max_new_tokens=4, temperature=0)
     assert tokenizer.decode(written.tolist()) == ours
 
 
@@ -91,7 +92,7 @@ def test_what_transformers_saves_opens_here(kind, tmp_path):
         )  # fmt: skip
         theirs = transformers.Qwen3ForCausalLM(config)
     theirs.eval().save_pretrained(tmp_path)
-    ours = HuggingFaceFolder(tmp_path).model()
+    ours = model_of(HuggingFaceFolder(tmp_path))
     tokens = some_tokens(ours.config)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens)[0], theirs(tokens).logits, atol=1e-4, rtol=1e-4)
