@@ -48,10 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.out,
         arguments.seconds,
-        methods,
-        load_config(arguments.student) if arguments.student else None,
-        chosen_device(arguments.device),
-        print_note,
+        methods=methods,
+        student=load_config(arguments.student) if arguments.student else None,
+        device=chosen_device(arguments.device),
+        notify=print_note,
     )
     print(table.as_markdown(found), end="")
     print(f"\nThe models and this table are in {arguments.out}.")

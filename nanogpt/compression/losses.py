@@ -7,7 +7,7 @@ cancels what is hard or easy in the text: a difference is known far more exactly
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +42,13 @@ class Windows:
                 f"the split {split.name} has {len(split.tokens):,} tokens; "
                 f"two windows of {window} need {2 * window + 1:,}"
             )
-        count = max(2, min(whole, most_tokens // window))
-        starts = np.linspace(0, whole - 1, count).round().astype(np.int64) * window
+        starts = _spread(whole, max(2, most_tokens // window)) * window
         rows: list[Ids] = [split.tokens[start : start + window + 1] for start in starts.tolist()]
         return cls(np.stack(rows).astype(np.int64), split.bytes / len(split.tokens))
+
+    def spread(self, count: int) -> Windows:
+        """`count` of these, or all where there are no more."""
+        return replace(self, tokens=self.tokens[_spread(len(self), count)])
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -55,6 +58,12 @@ class Windows:
         window = self.tokens.shape[1] - 1
         bits: Floats = nats / (window * math.log(2) * self.bytes_per_token)
         return bits
+
+
+def _spread(whole: int, count: int) -> npt.NDArray[np.int64]:
+    """`count` of the places 0 .. whole - 1, evenly, or all of them."""
+    places: npt.NDArray[np.int64] = np.linspace(0, whole - 1, min(whole, count)).round().astype(np.int64)
+    return places
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.gpt import GPT
 from nanogpt.training.trainer import train
-from nanogpt.weights.trained_folder import TrainedFolder
+from nanogpt.weights.folders import open_trained
 
 FOREVER = 10**6  # steps: the clock ends it
 # A model that has learned is disturbed by the peaks of a training from scratch. Micro with a quarter of its heads and
@@ -58,4 +58,4 @@ def recovered(
             device=DeviceConfig(type=device, threads=torch.get_num_threads()),
         )
         train(config, data_folder, folder, max_seconds=seconds)
-        return TrainedFolder(folder).model()
+        return open_trained(folder)

@@ -20,7 +20,6 @@ from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.evaluation.speed import decoding_speed
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError, nearest
-from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.records import to_json
 from nanogpt.results import CompressedModel, CompressionTable, Estimate
@@ -33,6 +32,7 @@ METHODS = ("int8", "int4", "sparse", "pruned", "distilled")
 TRAINED = ("pruned", "distilled")  # these learn, and share the seconds
 TABLE, PAGE = "table.json", "table.md"
 LEAST_SECONDS = 1.0  # of learning for one model
+WINDOWS_TO_TIME = 32
 BATCHES = 8  # that the importance of heads and rows is measured on
 ROUNDS, SECONDS_OF_A_ROUND = 3, 0.3  # of the speed's measurement: every model in turn, so that noise falls on all
 
@@ -52,6 +52,7 @@ def compress(
     data_folder: Path,
     out: Path,
     seconds: float = 60.0,
+    seconds_to_judge: float = 60.0,
     methods: Sequence[str] = METHODS,
     student: Config | None = None,
     device: str = "cpu",
@@ -59,7 +60,8 @@ def compress(
 ) -> CompressionTable:
     """Make the models of `methods` from the one in `folder`, each an export in a folder of `out`, and their table.
 
-    `seconds` are for those that learn (TRAINED), shared equally; judging and measuring come on top. `student`: the
+    `seconds` are for those that learn (TRAINED), shared equally. `seconds_to_judge` decides how many windows of the test
+    split all are judged on; measuring speed and writing come on top. `student`: the
     shape and the training of the distilled model; None takes half the layers. `notify` gets a line for each model.
     A method that fits no such model is left out, and the table says why. Raises UserError for a mistake, and
     CorruptFileError.
@@ -71,6 +73,7 @@ def compress(
         raise UserError(f"{data_folder}: is tokenised otherwise than what {folder} was trained on")
     original = Original(model, tokenizer, data_folder, device)
     windows = Windows.of(open_split(data_folder, "test"), model.config.block_size)
+    windows = windows.spread(_windows_in(seconds_to_judge / (1 + len(methods)), model, windows, device))
     variants: dict[str, Variant] = {ORIGINAL: dense(model, "as it was trained, float32")}
     taken: dict[str, float] = {ORIGINAL: 0.0}
     left_out: dict[str, str] = {}
@@ -93,6 +96,15 @@ def compress(
     durable.write_json(out / TABLE, to_json(table))
     durable.write_text(out / PAGE, as_markdown(table))
     return table
+
+
+def _windows_in(seconds: float, model: GPT, windows: Windows, device: str) -> int:
+    """How many windows `model` is judged on in so many seconds."""
+    few = windows.spread(WINDOWS_TO_TIME)
+    losses(model, few, device)  # unmeasured: the first products of a process take longer
+    began = time.perf_counter()
+    losses(model, few, device)
+    return max(WINDOWS_TO_TIME, int(seconds * len(few) / (time.perf_counter() - began)))
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -151,7 +163,6 @@ def _table(
 ) -> CompressionTable:
     speeds = measured_speeds(
         {name: variant.model for name, variant in variants.items() if not variant.same_products},
-        original.tokenizer,
         original.device,
     )
     bits: dict[str, Floats] = {
@@ -186,13 +197,12 @@ def _table(
     )
 
 
-def measured_speeds(models: dict[str, GPT], tokenizer: Tokenizer, device: str) -> dict[str, Estimate]:
+def measured_speeds(models: dict[str, GPT], device: str) -> dict[str, Estimate]:
     """Tokens a second of each model, one text at a time: the median of ROUNDS in turn, and their range."""
-    engines = {name: Engine(model, tokenizer, device) for name, model in models.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in engines}
+    rounds: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(ROUNDS):
-        for name, engine in engines.items():
-            rounds[name].append(decoding_speed(engine, max_seconds=SECONDS_OF_A_ROUND).tokens_per_second)
+        for name, model in models.items():
+            rounds[name].append(decoding_speed(model, device, max_seconds=SECONDS_OF_A_ROUND).tokens_per_second)
     return {name: Estimate(statistics.median(found), min(found), max(found)) for name, found in rounds.items()}
 
 

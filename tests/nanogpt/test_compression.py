@@ -331,9 +331,9 @@ def test_a_mistake_is_one_line(tmp_path, capsys, options, words):
 def test_what_fits_no_such_model_is_left_out_and_named(trained, tmp_path):
     folder, data = trained
     larger = load_config(folder / "config.yaml").with_changes({"model.n_layer": 4})
-    found = table.compress(folder, data, tmp_path / "out", 1.2, ("distilled",), larger)
+    found = table.compress(folder, data, tmp_path / "out", 1.2, methods=("distilled",), student=larger)
     assert "no fewer than the teacher's" in found.left_out["distilled"]
-    found = table.compress(folder, data, tmp_path / "out", 0.5, ("pruned",))
+    found = table.compress(folder, data, tmp_path / "out", 0.5, methods=("pruned",))
     assert "too few to learn in" in found.left_out["pruned"] and len(found.models) == 1
     assert "pruned" in (tmp_path / "out/table.md").read_text()
 
