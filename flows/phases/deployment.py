@@ -37,15 +37,16 @@ from flows.ledger.facts import (
 )
 from flows.ledger.steps import Json, StepResult
 from flows.machine.disk import Unwritable
-from flows.phases.server_trial import serve_and_talk
 from flows.planning import budget_shares
 from flows.planning.candidates import next_smaller
 from flows.report import cards
 from flows.report.facts import collect, facts_of
 from flows.runner.run import AnyStep, Phase, Run, Step
+from flows.supervision.server_trial import serve_and_talk
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.export.card import text
+from nanogpt.export.front_matter import CARD
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import CompressionTable
@@ -142,7 +143,7 @@ def export_formats(run: Run) -> StepResult[Formats]:
     """One folder a form next to the export. A form that cannot hold such a model is named with the reason."""
     exported = run.facts(EXPORTED)
     source = run.paths.workspace / exported.folder
-    card = source / cards.CARD
+    card = source / CARD
     formats, refused, files = [], {}, []
     for name, opens_in in MORE_FORMATS.items():
         folder = source.with_name(f"{BEST}-{name}")
@@ -173,7 +174,8 @@ def serve(run: Run) -> StepResult[Served]:
     folder = run.paths.workspace / exported.folder
     talk = serve_and_talk(folder, prompt, run.paths.logs / "server.log")
     run.journal.message(
-        f"served: first token after {duration(talk.seconds_to_first_token)}, {talk.tokens_per_second:,.0f} tokens a second"
+        f"served: first token after {1000 * talk.seconds_to_first_token:.0f} ms, "
+        f"{talk.tokens_per_second:,.0f} tokens a second"
     )
     command = shlex.join(["nanogpt", "serve", _from_checkout(folder)])
     served = Served(model=exported.model, command=command, **vars(talk))
@@ -297,7 +299,7 @@ STEPS: list[AnyStep] = [
         title="Export it for other programs",
         work=export_formats,
         needs=("deployment.export",),
-        code=(*MODEL, "nanogpt/export/**"),
+        code=(*MODEL, "nanogpt/export/**", "nanogpt/markdown.py"),
     ),
     Step(
         key=SERVED,
@@ -306,7 +308,9 @@ STEPS: list[AnyStep] = [
         needs=("deployment.export",),
         code=(
             *MODEL,
-            "flows/phases/server_trial.py",
+            "flows/supervision/server_trial.py",
+            "flows/report/facts.py",
+            "nanogpt/commands/serve.py",
             "nanogpt/serving/**",
             "nanogpt/inference/**",
             "nanogpt/decoders/**",
@@ -318,7 +322,23 @@ STEPS: list[AnyStep] = [
         work=compress,
         settings=lambda run: {"seconds": _compression_seconds(run)},
         needs=("deployment.export",),
-        code=(*MODEL, "nanogpt/compression/**"),
+        code=(
+            *MODEL,
+            "nanogpt/compression/**",
+            "nanogpt/training/*.py",
+            "nanogpt/training/update/**",
+            "nanogpt/evaluation/speed.py",
+            "nanogpt/inference/**",
+            "nanogpt/decoders/**",
+            "nanogpt/data/data_loader.py",
+            "nanogpt/data/shards.py",
+            "nanogpt/data/sources.py",
+            "nanogpt/device.py",
+            "nanogpt/export/huggingface.py",
+            "nanogpt/export/target.py",
+            "nanogpt/export/front_matter.py",
+            "nanogpt/markdown.py",
+        ),
     ),
     Step(
         key=EXAMPLES,

@@ -60,9 +60,9 @@ def compress(
 ) -> CompressionTable:
     """Make the models of `methods` from the one in `folder`, each an export in a folder of `out`, and their table.
 
-    `seconds` are for those that learn (TRAINED), shared equally. `seconds_to_judge` decides how many windows of the test
-    split all are judged on; measuring speed and writing come on top. `student`: the
-    shape and the training of the distilled model; None takes half the layers. `notify` gets a line for each model.
+    `seconds` are for those that learn (TRAINED), shared equally. `seconds_to_judge` decides on how many windows of the
+    test split all are judged; measuring speed and writing come on top. `student`: the shape and the training of the
+    distilled model; None takes half the layers. `notify` gets a line for each model.
     A method that fits no such model is left out, and the table says why. Raises UserError for a mistake, and
     CorruptFileError.
     """
