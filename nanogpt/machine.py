@@ -37,6 +37,16 @@ def has_bfloat16_instructions() -> bool:
     return False
 
 
+@functools.cache
+def processor_features() -> str:
+    """The instructions that the processor has, as Linux lists them; empty elsewhere."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(("flags", "Features")):
+                return " ".join(sorted(line.split(":", 1)[1].split()))
+    return ""
+
+
 def cores() -> int:
     """Cores that this process may use, hyper-threads counted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

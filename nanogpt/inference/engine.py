@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.decoders.protocol import Decoder
+from nanogpt.decoders.opening import Notify, open_decoder
+from nanogpt.decoders.protocol import Decoder, Precision
 from nanogpt.inference.batch import Batch, Writing
 from nanogpt.inference.options import Changes, Options, Piece
 
@@ -39,14 +40,17 @@ class Engine:
         return cls(TorchDecoder(model, device), tokenizer, context)
 
     @classmethod
-    def from_folder(cls, folder: Path | str, device: str = "cpu") -> Engine:
-        """Open an exported folder, or the best checkpoint of a training folder.
-
-        Raises UserError naming what is missing, CorruptFileError when a file is not what was written.
-        """
-        from nanogpt.weights.folders import open_folder  # torch: only here
-
-        return cls.of_model(*open_folder(folder), device)
+    def from_folder(
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        backend: str = "auto",
+        notify: Notify = lambda message: None,
+        precision: Precision = "float32",
+    ) -> Engine:
+        """Open an exported folder, or the best checkpoint of a training folder; as open_decoder()."""
+        opened = open_decoder(folder, device, backend, notify, precision)
+        return cls(opened.decoder, opened.tokenizer)
 
     def generate(self, prompt: str, **changes: Unpack[Changes]) -> Iterator[str]:
         """Pieces of the text that follows `prompt`, each of whole characters. `changes`: Options by name.

@@ -26,6 +26,8 @@ class TextStream:
 
     def add(self, text: str) -> str:
         """write() of characters."""
+        if not self._stops:
+            return text
         text = self._waiting + text
         if found := [text.index(stop) for stop in self._stops if stop in text]:
             self.ended, self._waiting = True, ""

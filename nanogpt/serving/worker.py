@@ -289,7 +289,7 @@ class Worker:
         """One call into the event loop for all that a step has brought."""
         news, self._news = self._news, {}
         if news:
-            self._call(lambda: [order.put(*what) for order, what in news.items()])
+            self._call(lambda: _deliver(news))
 
     def _set_state(self, state: State) -> None:
         self.state = state
@@ -313,3 +313,8 @@ class Worker:
             self._loop.call_soon_threadsafe(function)
         except RuntimeError:  # the loop is closed: the server has ended, and nobody waits
             self._stopping = True
+
+
+def _deliver(news: dict[Order, tuple[list[Event], BaseException | None]]) -> None:
+    for order, (events, error) in news.items():
+        order.put(events, error)
