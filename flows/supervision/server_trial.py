@@ -77,9 +77,8 @@ def serve_and_talk(model: Path, prompt: str, log: Path) -> Talk:
 @contextmanager
 def _started(model: Path, port: int, log: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The server's process, in a group of its own; none of it is left at the end."""
-    command = [sys.executable, "-m", "nanogpt.cli", "serve", str(model), "--host", HOST, "--port", str(port)]
     process = subprocess.Popen(
-        command,
+        _command(model, port),
         cwd=CHECKOUT,
         env={**_own_environment(), "PYTHONPATH": str(CHECKOUT), "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
@@ -93,6 +92,10 @@ def _started(model: Path, port: int, log: IO[str]) -> Iterator[subprocess.Popen[
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def _command(model: Path, port: int) -> list[str]:
+    return [sys.executable, "-m", "nanogpt.cli", "serve", str(model), "--host", HOST, "--port", str(port)]
 
 
 def _own_environment() -> dict[str, str]:

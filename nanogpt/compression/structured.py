@@ -56,8 +56,8 @@ def narrower(config: ModelConfig, keep: float = KEEP) -> ModelConfig:
     groups = config.kv_heads if config.position == "learned" else max(1, round(keep * config.kv_heads))
     rows = max(1, int(keep * config.ffn_width))
     if rows > ROWS_TOGETHER:
-        rows = max(ROWS_TOGETHER, round(rows / ROWS_TOGETHER) * ROWS_TOGETHER)
-    rows = min(rows, config.ffn_width)
+        rows = round(rows / ROWS_TOGETHER) * ROWS_TOGETHER
+        rows -= ROWS_TOGETHER * (rows >= config.ffn_width > ROWS_TOGETHER)
     if groups == config.kv_heads and rows == config.ffn_width:
         raise UserError(f"nothing can go: {groups} key/value heads and {rows} feed-forward rows stay")
     return config.model_copy(

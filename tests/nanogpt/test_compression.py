@@ -148,6 +148,12 @@ def test_importance_is_what_the_loss_changes_without_a_part():
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("width, rows", [(336, 256), (64, 32), (48, 32), (32, 24), (40, 30), (1, 1)])
+def test_rows_stay_in_whole_blocks_where_there_are_several(width, rows):
+    assert structured.narrower(small(ffn_dim=width)).ffn_width == rows
+
+
+@pytest.mark.fast
 def test_where_nothing_can_go_it_says_so():
     with pytest.raises(UserError, match="nothing can go"):
         structured.narrower(small(n_head=1, ffn_dim=1))
