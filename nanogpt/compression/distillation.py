@@ -23,6 +23,9 @@ from nanogpt.model.gpt import GPT
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.update.optimizer import Optimizer
 
+# Every other layer of micro (see recovery.py) has 3.557 bits per byte, after 300 of these steps 2.498; at half the
+# peaks 2.538.
+TRAINING = TrainingConfig(batch_size=12, muon_learning_rate=0.02, learning_rate=0.01, embedding_learning_rate=0.05)
 WEIGHT_OF_TEACHER = 0.5  # of its distribution in the loss; the rest is the text's
 WARM_UP = 0.05  # share of the time in which the learning rate rises; it falls in a straight line after that
 MOST_LOGITS = 2**25  # of a model in one pass: 128 MiB

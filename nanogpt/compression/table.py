@@ -148,7 +148,7 @@ def _distil(original: Original, seconds: float, student: Config | None) -> Varia
     learner = distillation.student_of(teacher, shape)
     if learner.num_parameters() >= teacher.num_parameters():
         raise UserError(f"the student's {learner.num_parameters():,} parameters are no fewer than the teacher's")
-    training = student.training if student else recovery.TRAINING
+    training = student.training if student else distillation.TRAINING
     steps = distillation.distil(teacher, learner, original.data_folder, seconds, training, original.device)
     what = f"{student.name}'s shape" if student else f"{shape.n_layer} of {teacher.config.n_layer} layers"
     return dense(learner.cpu(), f"{what}, learned from the original for {seconds:.0f} s ({steps:,} steps)")

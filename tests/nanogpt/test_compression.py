@@ -185,7 +185,7 @@ def test_a_student_begins_with_the_teachers_layers_and_learns_from_it(trained):
     assert torch.equal(student.layers[0].attention.qkv.weight, teacher.layers[0].attention.qkv.weight)
     window = shape.block_size
     before = evaluate_split(student, data, "test", window).loss
-    steps = distillation.distil(teacher, student, data, 40, recovery.TRAINING, clock=itertools.count().__next__)
+    steps = distillation.distil(teacher, student, data, 40, distillation.TRAINING, clock=itertools.count().__next__)
     assert steps == 39 and evaluate_split(student, data, "test", window).loss < before
 
 
