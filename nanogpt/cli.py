@@ -25,6 +25,7 @@ COMMANDS = (  # in the order of --help
     "push",
     "adapters",
     "merge",
+    "compress",
 )
 USER_ERROR = 2
 GREETING = """\
