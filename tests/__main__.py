@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before any other import, and not again in the proc
 
 import pytest
 
-
 WORKERS = 3
 
 

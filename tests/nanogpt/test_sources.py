@@ -158,7 +158,13 @@ def test_one_mirror_or_several(written, places):
     assert DataConfig(mirror=written).mirrors == places
 
 
-def test_without_network_and_mirror_the_embedded_corpus_is_taken(tmp_path, monkeypatch):
+@pytest.fixture
+def short_embedded_corpus(monkeypatch):
+    """To gather the whole one takes 2 s; test_embedded_corpus_is_english_big_enough_and_always_the_same does."""
+    monkeypatch.setattr(sources, "_embedded_pieces", lambda: ["A short corpus, embedded."])
+
+
+def test_without_network_and_mirror_the_embedded_corpus_is_taken(tmp_path, monkeypatch, short_embedded_corpus):
     monkeypatch.setitem(sources.CATALOGUE, "tiny_shakespeare", entry(nowhere()))
     lines = []
     fetched = fetch("tiny_shakespeare", tmp_path, notify=telling(lines))
@@ -304,7 +310,7 @@ def test_output_named_as_the_source_is_refused(tmp_path, name):
             check_source(str(source))
 
 
-def test_downloads_and_the_embedded_corpus_are_marked(tmp_path):
+def test_downloads_and_the_embedded_corpus_are_marked(tmp_path, short_embedded_corpus):
     fetch("embedded", tmp_path / "texts/of-a-run")
     files(tmp_path / "texts", "own.txt")
     assert own_documents(str(tmp_path / "texts")) == [tmp_path / "texts/own.txt"]
