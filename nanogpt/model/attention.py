@@ -141,14 +141,18 @@ class Attention(nn.Module):
     def attend_any(self, heads: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
         """The same for any length and device, with dropout or a cache too."""
         B, T, _, _ = heads.shape
+        q, k, v = self.queries_keys_values(heads, rotation)
+        y = self.attend(q, k, v) if cache is None else self.attend_cached(q, k, v, cache)
+        return y.transpose(1, 2).reshape(B, T, -1)  # (B, T, n_head * head_dim)
+
+    def queries_keys_values(self, heads: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """heads (B, T, n_head + 2 n_kv_head, head_dim) -> normed, rotated and by head: (B, heads, T, head_dim) each."""
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, head_dim)
-        y = self.attend(q, k, v) if cache is None else self.attend_cached(q, k, v, cache)
-        return y.transpose(1, 2).reshape(B, T, -1)  # (B, T, n_head * head_dim)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each position attends to itself and those before it."""

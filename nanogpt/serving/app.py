@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from nanogpt import __version__, mistakes
+from nanogpt.faults import nearest
 from nanogpt.serving import ollama_api, openai_api
 from nanogpt.serving.guard import Guard
 from nanogpt.serving.metrics import Metrics
@@ -133,9 +134,9 @@ def _of_field(error: RequestValidationError) -> Refusal:
     location = [str(part) for part in first["loc"] if part != "body"]
     field = ".".join(location)
     if first["type"] in mistakes.UNKNOWN_KEY:
-        near = mistakes.nearest(location[-1], [*CompletionRequest.model_fields, *ChatRequest.model_fields])
+        near = nearest(location[-1], [*CompletionRequest.model_fields, *ChatRequest.model_fields])
         return Refusal(400, f"{field}: this server has no such field{near}", "unknown_field", field)
     if first["type"] == "missing":
         return Refusal(400, f"{field or 'the body'}: is missing", "missing_field", field or None)
-    return Refusal(400, f"{field or 'the body'}: found {mistakes.found(first['input'])}: {first['msg']}", "invalid_value",
-                   field or None)  # fmt: skip
+    found = mistakes.found(first["input"])
+    return Refusal(400, f"{field or 'the body'}: found {found}: {first['msg']}", "invalid_value", field or None)

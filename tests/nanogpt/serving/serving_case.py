@@ -40,8 +40,9 @@ class TableDecoder:
     name, description = "torch", "a table"
 
     def __init__(self, seconds: float = 0.0, nan_after: int | None = None):
-        self.config = ModelConfig(preset="modern", n_layer=1, n_head=1, n_embd=8, block_size=64,
-                                  vocab_size=LETTERS.vocab_size)
+        self.config = ModelConfig(
+            preset="modern", n_layer=1, n_head=1, n_embd=8, block_size=64, vocab_size=LETTERS.vocab_size
+        )
         self.table = np.random.default_rng(0).normal(size=(LETTERS.vocab_size,) * 2).astype(np.float32)
         if nan_after is not None:
             self.table[nan_after] = np.nan
@@ -82,8 +83,8 @@ def make_export(folder: Path) -> Path:
 class Running:
     """A server that is up. `decoder`: of the first model."""
 
-    def __init__(self, server: Server, url: str, notes: list[str], engines: dict[str, Engine]):
-        self.server, self.url, self.notes, self.engines = server, url, notes, engines
+    def __init__(self, server: Server, url: str, notes: list[str], engines: dict[str, Engine], loop):
+        self.server, self.url, self.notes, self.engines, self.loop = server, url, notes, engines, loop
         self.client = httpx.Client(base_url=url, timeout=SECONDS)
 
     def post(self, path: str, body: dict, **options) -> httpx.Response:
@@ -99,26 +100,26 @@ class Running:
     def figure(self, name: str) -> float:
         """A figure of /metrics, summed over its labels."""
         lines = self.client.get("/metrics").text.splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines
-                   if line.partition(" ")[0].partition("{")[0] == name)
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition(" ")[0].partition("{")[0] == name)
 
 
 @contextmanager
-def serving(*paths: Path, opening=None, seconds: float = 0.0, limits: Limits = Limits(), port: int = 0, **settings):
+def serving(*paths: Path, opening=None, seconds: float = 0.0, limits: Limits | None = None, port: int = 0, **settings):
     """A Running server over `paths`; by default each model is a table whose steps take `seconds`."""
     engines: dict[str, Engine] = {}
 
-    def open_table(path, device, backend, notify):
-        engines[path.name] = table_engine(seconds)
-        return engines[path.name]
+    def open_table(found, settings, notify):
+        engines[found.model] = table_engine(seconds)
+        return engines[found.model]
 
     notes: list[str] = []
     listening = bind("127.0.0.1", port)
-    limits = replace(limits, drain_seconds=min(limits.drain_seconds, 1.0))
+    limits = replace(limits or Limits(), drain_seconds=1.0)
     server = Server(Settings(paths=tuple(paths), limits=limits, **settings), notes.append, opening or open_table)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve([listening])), daemon=True)
     thread.start()
-    running = Running(server, "http://{}:{}".format(*listening.getsockname()), notes, engines)
+    running = Running(server, "http://{}:{}".format(*listening.getsockname()), notes, engines, loop)
     try:
         running.until(lambda: server.started)
         yield running
@@ -128,3 +129,4 @@ def serving(*paths: Path, opening=None, seconds: float = 0.0, limits: Limits = L
         thread.join(SECONDS)
         listening.close()
         assert not thread.is_alive()
+        loop.close()
