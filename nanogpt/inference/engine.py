@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Unpack
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.opening import Notify, open_decoder
 from nanogpt.decoders.protocol import Decoder, Precision
+from nanogpt.faults import UserError
 from nanogpt.inference.batch import Batch, Writing
 from nanogpt.inference.options import Changes, Options, Piece
 from nanogpt.inference.prefix_cache import PrefixCache
 from nanogpt.inference.search import beam_search
+from nanogpt.inference.speculation import speculate
 
 if TYPE_CHECKING:  # torch takes a second or more to import, and other decoders do without it
     from torch import nn
@@ -33,6 +35,7 @@ class Engine:
         self.decoder, self.tokenizer = decoder, tokenizer
         self.context = context or decoder.config.block_size
         self.prefixes = PrefixCache(decoder.config, remembered)
+        self.draft: Decoder | None = None  # a smaller model of the same tokenizer, to guess what stream() writes
 
     @classmethod
     def of_model(
@@ -53,13 +56,22 @@ class Engine:
         backend: str = "auto",
         notify: Notify = lambda message: None,
         precision: Precision = "float32",
+        draft: Path | str | None = None,
     ) -> Engine:
         """Open an exported folder, or the best checkpoint of a training folder; as open_decoder().
 
-        Of texts that have ended, up to REMEMBERED bytes stay.
+        Of texts that have ended, up to REMEMBERED bytes stay. draft: a smaller model of the same tokenizer, which
+        guesses what generate() writes (nanogpt.inference.speculation); the text stays the same.
         """
         opened = open_decoder(folder, device, backend, notify, precision)
-        return cls(opened.decoder, opened.tokenizer, remembered=REMEMBERED)
+        engine = cls(opened.decoder, opened.tokenizer, remembered=REMEMBERED)
+        if draft is not None:
+            smaller = open_decoder(draft, device, backend, notify, precision)
+            of_both = [(model.tokenizer.digest, model.decoder.config.vocab_size) for model in (opened, smaller)]
+            if of_both[0] != of_both[1]:
+                raise UserError(f"{draft}: has another tokenizer than {folder}, so it cannot guess for it")
+            engine.draft = smaller.decoder
+        return engine
 
     def generate(self, prompt: str, **changes: Unpack[Changes]) -> Iterator[str]:
         """Pieces of the text that follows `prompt`, each of whole characters. `changes`: Options by name.
@@ -105,6 +117,9 @@ class Engine:
         if options.beams > 1:
             Writing(self, prompt, options)  # checked before the first piece is asked for, as below
             return self._searched(prompt, options)
+        if self.draft is not None:
+            Writing(self, prompt, options)
+            return speculate(self, self.draft, prompt, options)
         batch = Batch(self)
         batch.add(prompt, options)
         return (piece for _, piece in self._pieces(batch))

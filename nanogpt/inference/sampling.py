@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Logits
+from nanogpt.inference.constraint import Constraint
 from nanogpt.inference.options import Alternative, Options, Token
 
 GREEDY_BELOW = 1e-6  # temperature: the likeliest token is all that is left there
@@ -27,33 +30,48 @@ class Sampler:
 
     One uniform number decides each token, so a text depends on its seed and its own logits alone: not on the texts
     that are written with it, nor on what computed the logits. `window`: the tokens that the model looks back on.
-    Raises UserError as Options.check() does.
     """
 
-    def __init__(self, options: Options, vocab_size: int, window: Sequence[int]):
-        options.check(vocab_size)
-        self.options, self.window = options, window
+    def __init__(self, options: Options, window: Sequence[int], constraint: Constraint | None = None):
+        self.options, self.window, self.constraint = options, window, constraint
         self.greedy = options.temperature < GREEDY_BELOW
         self.temperature = 1.0 if self.greedy else min(options.temperature, HIGHEST_TEMPERATURE)
-        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias)
+        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias) or constraint is not None
         kept = (options.top_k, options.top_p, options.min_p, options.typical_p)
         self.truncates = any(limit is not None for limit in kept)
+        self._next: deque[float] = deque()  # drawn already
         self._random = np.random.Generator(np.random.PCG64(options.seed))
         self._biased = np.array([*options.logit_bias], dtype=np.int64)
         self._biases = np.array([*options.logit_bias.values()], dtype=np.float32)
 
     def uniform(self) -> float:
         """The next number in [0, LARGEST_UNIFORM]."""
+        return self._next.popleft() if self._next else self._drawn()
+
+    def follow(self, other: Sampler, count: int) -> None:
+        """Take the next `count` numbers of `other`, which it keeps, for the next ones here."""
+        while len(other._next) < count:
+            other._next.append(other._drawn())
+        self._next = deque(islice(other._next, count))
+
+    def _drawn(self) -> float:
         return min(self._random.random(), LARGEST_UNIFORM)
 
     def adjust(self, logits: Logits) -> None:
-        """Change logits (vocab_size,) by the repetition penalty, then by the biases."""
+        """Change logits (vocab_size,) by the repetition penalty, the biases, and what the constraint allows.
+
+        Where the biases leave nothing that it allows, all of that is equally likely.
+        """
         penalty = self.options.repetition_penalty
         if penalty != 1:
             seen = np.asarray(self.window)
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
         if self.options.logit_bias:
             logits[self._biased] += self._biases
+        if self.constraint is not None:
+            logits[~self.constraint.allowed] = -np.inf
+            if logits.max() == -np.inf:
+                logits[self.constraint.allowed] = 0
 
     def truncate(self, distances: Weights, weights: Weights) -> None:
         """Set weights (vocab_size,) = exp(distances) to zero outside what the options keep."""
