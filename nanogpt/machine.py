@@ -47,6 +47,14 @@ def processor_features() -> str:
     return ""
 
 
+def may_have_accelerator() -> bool:
+    """False where there is certainly no device that torch computes on but the CPU: asking torch takes 1.5 s."""
+    if sys.platform == "linux":
+        nodes = ("nvidiactl", "nvidia0", "dxg", "kfd")  # CUDA, in Windows' Linux too; ROCm
+        return any(Path("/dev", node).exists() for node in nodes)
+    return True
+
+
 def cores() -> int:
     """Cores that this process may use, hyper-threads counted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
