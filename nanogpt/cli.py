@@ -22,8 +22,10 @@ COMMANDS = (  # in the order of --help
     "serve",
     "eval",
     "export",
+    "push",
     "adapters",
     "merge",
+    "compress",
 )
 USER_ERROR = 2
 GREETING = """\
