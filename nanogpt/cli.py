@@ -22,6 +22,7 @@ COMMANDS = (  # in the order of --help
     "serve",
     "eval",
     "export",
+    "push",
     "adapters",
     "merge",
     "compress",

@@ -34,7 +34,7 @@ from nanogpt.records import from_json, to_json
 from tests.flows.report import report_facts
 from tests.flows.report.report_facts import with_phase, with_step
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.xdist_group("documents")]
 
 SECTIONS = [
     "What to do next",
