@@ -14,23 +14,15 @@ import pytest
 
 from nanogpt import cli
 from nanogpt.commands import serve
-from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import CharTokenizer
-from nanogpt.export import huggingface
-from nanogpt.model.gpt import GPT
-from tests.nanogpt.serving.serving_case import SECONDS, make_export
+from tests.nanogpt.serving.serving_case import SECONDS, make_export, make_real_export
 from tests.sources import CHECKOUT
 
 pytestmark = pytest.mark.slow
-LETTERS = CharTokenizer("abcdefghijklmnopqrstuvwxyz :\n")
 
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workspace") / "exports" / "run" / "best"
-    shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=32, vocab_size=LETTERS.vocab_size)
-    huggingface.export(GPT(ModelConfig(preset="modern", **shape)), LETTERS, folder)
-    return folder
+    return make_real_export(tmp_path_factory.mktemp("workspace") / "exports" / "run" / "best")
 
 
 class Process:
