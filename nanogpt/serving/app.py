@@ -70,6 +70,7 @@ def create_app(
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
+    app.add_exception_handler(Exception, _refused)  # it goes on to the guard, which logs it
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return guard
 
@@ -116,8 +117,7 @@ def _as_refusal(error: Exception) -> Refusal:
         return _of_field(error)
     if isinstance(error, HTTPException):
         return Refusal(error.status_code, str(error.detail), "not_found" if error.status_code == 404 else None)
-    assert isinstance(error, Refusal), error
-    return error
+    return error if isinstance(error, Refusal) else Refusal(500, "the server made a mistake; its log says where", "bug")
 
 
 def _of_field(error: RequestValidationError) -> Refusal:
