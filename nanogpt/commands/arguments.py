@@ -55,7 +55,11 @@ def add_overrides(parser: argparse.ArgumentParser, example: str = "training.lear
 
 def chosen_device(asked: str) -> str:
     """The device to compute on; a note on stderr when it is not the one that was asked for."""
-    from nanogpt import device
+    from nanogpt import machine
+
+    if asked == "cpu" or (asked == "auto" and not machine.may_have_accelerator()):
+        return "cpu"
+    from nanogpt import device  # torch, which takes a second to load and may not be what computes
 
     chosen = device.choose(asked)
     if chosen.warning:
