@@ -15,32 +15,22 @@ HELP = "write the text that follows a prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_writing(parser, tokens=300)
     prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", metavar="TEXT", help="the beginning of the text; an empty one for any text")
-    prompt.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help='many: one a line, or JSON lines such as {"prompt": "Once", "top_k": 9}; - is stdin',
-    )
+    prompt.add_argument("--prompt", metavar="TEXT", help="the beginning of the text; empty: the model begins")
+    file = 'many: one a line, or JSON lines such as {"prompt": "Once", "top_k": 9}; - is stdin'
+    prompt.add_argument("--prompts", metavar="FILE", help=file)
     add = parser.add_argument
     add("--num-samples", type=positive(int), default=1, metavar="N", help="texts of each prompt (default: %(default)s)")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
-    add(
-        "--logit-bias",
-        action="append",
-        type=_bias,
-        default=[],
-        metavar="ID=X",
-        help="added to a token's logit; repeatable",
-    )
-    add("--beams", type=positive(int), default=1, metavar="N", help="search for the likeliest text with N candidates")
-    add(
-        "--length-penalty", type=float, default=1.0, metavar="X", help="of --beams: above 1 longer texts, below shorter"
-    )
-    add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
     add("--json", action="store_true", help="a line of JSON for each text")
+    add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
     add("--allow-unknown", action="store_true", help="even if over 10 %% of the prompt is outside the vocabulary")
+    add = add_writing(parser, tokens=300).add_argument
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
+    bias = "added to the logit of a token; repeatable"
+    add("--logit-bias", action="append", type=_bias, default=[], metavar="ID=X", help=bias)
+    add("--beams", type=positive(int), default=1, metavar="N", help="search for the likeliest text with N candidates")
+    longer = "of --beams: above 1 longer texts, below shorter (default: %(default)s)"
+    add("--length-penalty", type=float, default=1.0, metavar="X", help=longer)
 
 
 def run(arguments: argparse.Namespace) -> int:

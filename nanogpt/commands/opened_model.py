@@ -28,7 +28,7 @@ def open_engine(arguments: argparse.Namespace) -> Engine:
     device, notes = chosen_device(arguments.device), list[str]()
     line = f"loading {arguments.folder} ..."[: shutil.get_terminal_size().columns - 1]
     with progress_lines(line) if sys.stderr.isatty() else nullcontext():
-        engine = Engine.from_folder(arguments.folder, device, arguments.backend, notes.append)
+        engine = Engine.from_folder(arguments.folder, device, arguments.backend, notes.append, arguments.precision)
     for note in notes:
         print_note(note)
     return engine

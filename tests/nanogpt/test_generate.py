@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nanogpt.export import huggingface
 from tests.nanogpt import talking_model
 from tests.nanogpt.model_case import randomised, small
 
+CHECKOUT = Path(__file__).parents[2]
 LETTERS = CharTokenizer(talking_model.ALPHABET)
 
 
@@ -136,6 +138,20 @@ def test_what_the_model_does_not_see_is_said(generate):
     _, out, err = generate("--prompt", "go on", "--tokens", "30", "--json")
     assert records(out)[0]["slid"] and err.startswith("nanogpt: the model sees 16 tokens: beyond that")
     assert r"\n is a backslash" in generate("--prompt", "go on", "--stop", r"\n")[2]
+
+
+@pytest.mark.slow
+def test_it_imports_nothing_that_it_does_not_use(tmp_path):
+    model = talking_model.write(tmp_path)
+    code = (
+        "import sys; from nanogpt import cli\n"
+        f"code = cli.main(['generate', {str(model)!r}, '--prompt', 'on ', '--tokens', '5', '--device', 'cpu'])\n"
+        "unused = {'torch', 'matplotlib', 'prefect', 'transformers', 'requests', 'fastapi'}.intersection(sys.modules)\n"
+        "sys.exit(f'imported {unused}' if unused else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "on go go\n"
 
 
 @pytest.mark.slow
