@@ -20,7 +20,10 @@ ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")  # NVIDI
 
 
 def may_have_accelerator() -> bool:
-    """Whether there can be a GPU that torch computes on; False only where the system shows that there is none: asking torch takes 1.5 s."""
+    """Whether there can be a GPU that torch computes on; False only where the system shows that there is none.
+
+    Asking torch takes 1.5 s.
+    """
     return sys.platform != "linux" or any(map(os.path.exists, ACCELERATORS))
 
 
