@@ -413,6 +413,7 @@ class CompressedModel:
     difference: Estimate
     tokens_per_second: Estimate
     speed_of: str
+    backend: str  # what decoded, when the speed was measured
     seconds: float  # that making it took
     folder: str  # "" for the original
 

@@ -66,7 +66,9 @@ OF_SYSTEM = {f"nanogpt.data.{name}": "how large a text is, for the disk that it 
 OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
 OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
 OF_SERVER = {"nanogpt.cli": "finds the command", "nanogpt.commands.arguments": "how words become values",
-             "nanogpt.standard_streams": "how it prints"}  # fmt: skip
+             "nanogpt.standard_streams": "how it prints",
+             **{f"nanogpt.data.{name}": "where gpt2's vocabulary comes from; an export has its own"
+                for name in ("sources", "part", "download")}}  # fmt: skip
 OF_COMPRESSION = {
     "flows.planning": "for how long, which is in the settings, and which shipped shape the student has",
     "nanogpt.training.record": "what is written down while it trains",

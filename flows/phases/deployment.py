@@ -299,7 +299,7 @@ STEPS: list[AnyStep] = [
         title="Export it for other programs",
         work=export_formats,
         needs=("deployment.export",),
-        code=(*MODEL, "nanogpt/export/**", "nanogpt/markdown.py"),
+        code=(*MODEL, "nanogpt/export/**", "nanogpt/decoders/**", "nanogpt/markdown.py"),
     ),
     Step(
         key=SERVED,
@@ -311,6 +311,7 @@ STEPS: list[AnyStep] = [
             "flows/supervision/server_trial.py",
             "flows/report/facts.py",
             "nanogpt/commands/serve.py",
+            "nanogpt/study/last_attention.py",
             "nanogpt/serving/**",
             "nanogpt/inference/**",
             "nanogpt/decoders/**",

@@ -58,7 +58,7 @@ def chosen_device(asked: str) -> str:
     """The device to compute on; a note on stderr when it is not the one that was asked for."""
     if asked == "cpu" or (asked == "auto" and not may_have_accelerator()):
         return "cpu"
-    from nanogpt import device  # torch
+    from nanogpt import device  # torch, which takes a second to load and may not be what computes
 
     chosen = device.choose(asked)
     if chosen.warning:

@@ -17,7 +17,9 @@ from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split, verify
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.evaluation.speed import decoding_speed
+from nanogpt.decoders.opening import open_decoder
+from nanogpt.decoders.protocol import Decoder
+from nanogpt.evaluation.speed import timing
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
@@ -92,7 +94,7 @@ def compress(
         taken[method] = time.monotonic() - began
         huggingface.export(variants[method].model, tokenizer, out / method, sources=[folder])
         notify(f"{method}: {byte_size(variants[method].bytes)}, made in {taken[method]:.1f} s")
-    table = _table(original, variants, windows, taken, left_out)
+    table = _table(original, variants, windows, _decoders(folder, out, variants, device, notify), taken, left_out)
     durable.write_json(out / TABLE, to_json(table))
     durable.write_text(out / PAGE, as_markdown(table))
     return table
@@ -158,13 +160,11 @@ def _table(
     original: Original,
     variants: dict[str, Variant],
     windows: Windows,
+    decoders: dict[str, Decoder],
     taken: dict[str, float],
     left_out: dict[str, str],
 ) -> CompressionTable:
-    speeds = measured_speeds(
-        {name: variant.model for name, variant in variants.items() if not variant.same_products},
-        original.device,
-    )
+    speeds = measured_speeds(decoders)
     bits: dict[str, Floats] = {
         name: windows.bits_per_byte(losses(variant.model, windows, original.device))
         for name, variant in variants.items()
@@ -179,6 +179,7 @@ def _table(
             difference=estimate(bits[name] - bits[ORIGINAL]),
             tokens_per_second=speeds.get(name, speeds[ORIGINAL]),
             speed_of=name if name in speeds else ORIGINAL,
+            backend=decoders.get(name, decoders[ORIGINAL]).description,
             seconds=round(taken[name], 2),
             folder="" if name == ORIGINAL else name,
         )
@@ -197,12 +198,31 @@ def _table(
     )
 
 
-def measured_speeds(models: dict[str, GPT], device: str) -> dict[str, Estimate]:
-    """Tokens a second of each model, one text at a time: the median of ROUNDS in turn, and their range."""
-    rounds: dict[str, list[float]] = {name: [] for name in models}
+def _decoders(
+    folder: Path, out: Path, variants: dict[str, Variant], device: str, notify: Callable[[str], None]
+) -> dict[str, Decoder]:
+    """What each model is decoded with here, as `nanogpt generate` would: those whose speed is not the original's.
+
+    Weights of 8 bits have a speed of their own where a backend computes with them, which is on a CPU.
+    """
+    own = {name for name, variant in variants.items() if not variant.same_products}
+    found = {
+        name: open_decoder(folder if name == ORIGINAL else out / name, device, notify=notify).decoder for name in own
+    }
+    if "int8" in variants and device == "cpu":
+        try:
+            found["int8"] = open_decoder(folder, device, notify=notify, precision="int8").decoder
+        except UserError as error:
+            notify(f"int8: its speed is shown as the original's: {error}")
+    return found
+
+
+def measured_speeds(decoders: dict[str, Decoder]) -> dict[str, Estimate]:
+    """Tokens a second with each decoder, one text at a time: the median of ROUNDS in turn, and their range."""
+    rounds: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(ROUNDS):
-        for name, model in models.items():
-            rounds[name].append(decoding_speed(model, device, max_seconds=SECONDS_OF_A_ROUND).tokens_per_second)
+        for name, decoder in decoders.items():
+            rounds[name].append(timing(decoder, max_seconds=SECONDS_OF_A_ROUND).tokens_per_second)
     return {name: Estimate(statistics.median(found), min(found), max(found)) for name, found in rounds.items()}
 
 
@@ -224,7 +244,9 @@ def as_markdown(table: CompressionTable) -> str:
             f"| {row.name} | {row.how} | {row.parameters:,} | {byte_size(row.bytes)} "
             f"| {bits.value:.4f} ({bits.low:.4f} to {bits.high:.4f}) | {against} | {speed.value:,.0f}{same} |"
         )
-    lines += ["", f"Judged on {table.windows:,} windows of {table.window} tokens of the test split.", ""]
+    speeds = "; ".join(f"{row.name}: {row.backend}" for row in table.models if row.speed_of == row.name)
+    lines += ["", f"Judged on {table.windows:,} windows of {table.window} tokens of the test split."]
+    lines += [f"Decoded by {speeds}.", ""]
     lines += [f"- {line}" for line in table.recommendation]
     lines += [f"- Left out: {name}, because {reason}" for name, reason in table.left_out.items()]
     return "\n".join(lines) + "\n"

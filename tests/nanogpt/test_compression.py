@@ -267,7 +267,7 @@ def row(name, size, difference, speed=None, spread=0.005):
         name=name, how="", parameters=1, bytes=size, bits_per_byte=Estimate(2 + difference, 1.9, 2.1),
         difference=Estimate(difference, low, high),
         tokens_per_second=Estimate(speed or 100, 0.95 * (speed or 100), 1.05 * (speed or 100)),
-        speed_of=name if speed else "original", seconds=1.0, folder=name,
+        speed_of=name if speed else "original", backend="torch", seconds=1.0, folder=name,
     )  # fmt: skip
 
 
@@ -315,6 +315,7 @@ def test_the_command_makes_the_models_and_the_table(trained, tmp_path, capsys):
         assert judged.bits_per_byte == pytest.approx(row.bits_per_byte.value, rel=0.01)
         assert row.bits_per_byte.low < row.bits_per_byte.value < row.bits_per_byte.high
     by_name = {row.name: row for row in found.models}
+    assert by_name["int8"].speed_of == "int8" and "int8" in by_name["int8"].backend
     assert by_name["sparse"].speed_of == "original" and by_name["pruned"].speed_of == "pruned"
     assert abs(by_name["int8"].difference.value) < 0.01 * found.original.bits_per_byte.value
 

@@ -604,9 +604,9 @@ def _deployment() -> dict[Key, object]:
     formats = [ExportedFormat("gguf", "llama.cpp, Ollama", f"{folder}-gguf", [gguf], 42_500_000)]
     same = Estimate(2.236, 2.211, 2.262)
     original = CompressedModel("original", "as trained", 10_650_000, 42_600_000, same, Estimate(0.0, 0.0, 0.0),
-                               Estimate(412.0, 405.0, 416.0), "original", 0.0, "")  # fmt: skip
+                               Estimate(412.0, 405.0, 416.0), "original", "c, float32", 0.0, "")  # fmt: skip
     int8 = CompressedModel("int8", "weights of 8 bits", 10_650_000, 11_300_000, Estimate(2.237, 2.212, 2.263),
-                           Estimate(0.001, -0.001, 0.003), Estimate(412.0, 405.0, 416.0), "original", 0.4,
+                           Estimate(0.001, -0.001, 0.003), Estimate(412.0, 405.0, 416.0), "original", "c, float32", 0.4,
                            "int8")  # fmt: skip
     table = CompressionTable([original, int8], {"pruned": "nothing can go"}, "int8", None,
                              ["For size: int8.", "For speed: none."], 871, 64, "cpu")  # fmt: skip
