@@ -33,7 +33,7 @@ FAST: dict[str, type[Fast]] = {"c": CDecoder, "onnxruntime": OrtDecoder}  # in t
 LARGEST_DIFFERENCE: dict[Precision, float] = {"float32": 1e-3, "int8": 0.2}
 TOKENS_COMPARED = 12
 SECONDS = 0.06  # of steps for each candidate
-STEPS = 3  # at least
+STEPS = range(3, 200)  # at least and at most
 MEASURED_AT = 64  # tokens in the cache
 KEPT_CHOICES = 500
 SMALL = 8  # of the machine's memory a share that is no matter to hold twice
@@ -133,7 +133,7 @@ def seconds_of_a_step(decoder: Decoder) -> float:
     decoder.prefill([[0] * count], cache)
     token, taken, began = np.zeros(1, np.int64), list[float](), time.perf_counter()
     cache.cut([count - 1])
-    while len(taken) < STEPS or time.perf_counter() - began < SECONDS:
+    while len(taken) < STEPS.start or (time.perf_counter() - began < SECONDS and len(taken) < STEPS.stop):
         before = time.perf_counter()
         decoder.step(token, cache)
         taken.append(time.perf_counter() - before)

@@ -12,6 +12,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,11 @@ def load() -> ctypes.CDLL:
 
 def find_compiler() -> list[str]:
     """The command of the compiler: CC, else the first that is there. Raises Unavailable."""
+    if sys.platform == "darwin" and "CC" not in os.environ:
+        try:  # without them, Apple's cc is a program that opens a window
+            _run(["xcode-select", "-p"])
+        except Unavailable as error:
+            raise Unavailable("Apple's command line tools are not installed (xcode-select --install)") from error
     asked = shlex.split(os.environ.get("CC", ""))
     for command in [asked] if asked else [[name] for name in COMPILERS]:
         if shutil.which(command[0]):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanogpt.config import ModelConfig
 from nanogpt.decoders.protocol import Cache, Logits
+from nanogpt.decoders.torch_step import TorchStep
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
 
@@ -49,6 +50,7 @@ class TorchDecoder:
     def __init__(self, model: GPT, device: str = "cpu"):
         self.model = model.to(device).eval()
         self.device = device
+        self.one_token = TorchStep(self.model) if TorchStep.suits(self.model) else None
 
     @property
     def config(self) -> ModelConfig:
@@ -86,8 +88,10 @@ class TorchDecoder:
     def step(self, tokens: npt.NDArray[np.int64], cache: Cache) -> Logits:
         assert isinstance(cache, TorchCache)
         self._check(cache.kept.length + 1)
-        newest = torch.from_numpy(tokens).to(self.device)[:, None]  # (B, 1)
-        return self._logits(self.model.hidden(newest, cache.kept)[:, 0])
+        newest = torch.from_numpy(tokens).to(self.device)  # (B,)
+        if self.one_token is None:
+            return self._logits(self.model.hidden(newest[:, None], cache.kept)[:, 0])
+        return self._logits(self.one_token.hidden(newest, cache.kept))
 
     def _read_together(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> list[Tensor]:
         """Rows of one length, or of an empty cache, read their tokens -> (T, n_embd) of each row's own."""
