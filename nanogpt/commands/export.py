@@ -57,7 +57,6 @@ def run(arguments: argparse.Namespace) -> int:
         out, stored = outs[form.name], precision[form.name]
         card = formats.card_for(arguments.folder, out)
         formats.write_model(model, tokenizer, form, out, card, stored, [arguments.folder], name)
-        print(
-            f"{out}: {model.num_parameters():,} parameters, context {model.config.block_size}, {form.name} ({stored})"
-        )
+        detail = f", {form.name} ({stored}) for {form.title}" if arguments.to != "hf" or arguments.precision else ""
+        print(f"{out}: {model.num_parameters():,} parameters, context {model.config.block_size}{detail}")
     return 0

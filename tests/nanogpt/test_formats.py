@@ -439,7 +439,7 @@ def test_all_formats_that_can_hold_a_model_are_written_and_the_rest_is_named(tra
     assert "onnx is left out: model.head_dim is 8" in err
     assert {path.name for path in tmp_path.iterdir()} == {"hf", "gguf", "mlx"}
     for line, ending in zip(out.splitlines(), ("hf (bf16)", "gguf (q8_0)", "mlx (bf16)"), strict=True):
-        assert line.endswith(ending)
+        assert f", {ending} for " in line
     for name in ("hf", "gguf", "mlx"):
         card = (tmp_path / name / "README.md").read_text()
         assert card.startswith("---\n") and "\n# " in card and card.count("## How to use it") == 1
