@@ -1,9 +1,12 @@
 """Each format, opened by the program that it is for: the same ids, logits and greedy text as here."""
 
 import json
+import shlex
 import shutil
+import subprocess
 import urllib.request
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import digests
 from nanogpt.weights.folders import open_folder
+from tests.conftest import CHECKOUT
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.test_export_target import train_into
 
@@ -104,9 +108,9 @@ def quick_case(request) -> Case:
     return request.getfixturevalue(request.param)
 
 
-def skip_the_slow_ones(case: Case, precision: str, *tried: str) -> None:
-    if case.tokenizer.name == "gpt2" and precision not in tried:
-        pytest.skip("the same code as for the other vocabularies, and slow with 50,257 tokens")
+def each_with(*precisions: str) -> list[tuple[str, str]]:
+    """Each vocabulary with each precision, GPT-2's with the first alone: it takes the same code, and longer."""
+    return [("gpt2", precisions[0]), *product(("characters", "pairs"), precisions)]
 
 
 def close(found, expected, tolerance: float = 1e-4) -> None:
@@ -150,9 +154,8 @@ def test_a_batch_in_transformers_changes_no_text(case, transformers):
 # ---- mlx-lm
 
 
-@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize(("case", "precision"), each_with("f32", "f16"), indirect=["case"])
 def test_mlx(case, precision):
-    skip_the_slow_ones(case, precision, "f32")
     mx, mlx_lm = pytest.importorskip("mlx.core"), pytest.importorskip("mlx_lm")
     model, tokenizer = mlx_lm.load(str(case.folder("mlx", precision)))
     tolerance = 1e-4 if precision == "f32" else 0.05
@@ -200,9 +203,8 @@ def xllamacpp():
     return pytest.importorskip("xllamacpp")
 
 
-@pytest.mark.parametrize("precision", FORMATS["gguf"].precisions)
+@pytest.mark.parametrize(("case", "precision"), each_with(*FORMATS["gguf"].precisions), indirect=["case"])
 def test_llama_cpp(case, precision, xllamacpp):
-    skip_the_slow_ones(case, precision, "f32", "q8_0")
     llama = LlamaServer(xllamacpp, case.folder("gguf", precision) / "model.gguf")
     unknown = case.tokenizer.vocab_size - 1
     for text in (INSIDE, OUTSIDE, TEXT):
@@ -469,3 +471,40 @@ def test_mistakes_are_named(trained, tmp_path, capsys):
     ]:
         assert expected in refused_by(capsys, "export", trained, "--out", out, *words)
         assert not out.exists()
+
+
+# ---- docs/formats.md
+
+
+DOCUMENT = (CHECKOUT / "docs/formats.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return [found.content for found in MarkdownIt().parse(DOCUMENT) if found.type == "fence" and found.info == language]
+
+
+def test_what_the_document_says_to_type_works(pairs, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("transformers"), pytest.importorskip("mlx_lm")
+    write_model(pairs.model, pairs.tokenizer, FORMATS["hf"], tmp_path / "models/micro", "# A model\n")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in blocks("console") for line in block.splitlines()]
+    for line in commands:
+        if line.startswith("nanogpt export"):
+            assert cli.main(shlex.split(line)[1:]) == 0, line
+    assert len(list(tmp_path.glob("exports/forms/*"))) == len(FORMATS)
+    [check] = [line for line in commands if line.startswith("sha256sum")]
+    for folder in (path.parent for path in tmp_path.rglob("SHA256SUMS")):
+        if shutil.which("sha256sum"):
+            subprocess.run(shlex.split(check), cwd=folder, check=True, capture_output=True)
+    for python in blocks("python"):
+        capsys.readouterr()
+        exec(compile(python, "formats.md", "exec"), {})
+        assert len(capsys.readouterr().out) > 20
+    for line in "".join(blocks("sh")).splitlines():  # tools that are not here: the files that they are given are
+        assert all((tmp_path / word).is_file() for word in shlex.split(line) if word.startswith("exports/")), line
+
+
+def test_the_documents_tables_are_those_of_the_code():
+    for name, form in FORMATS.items():
+        [row] = [line for line in DOCUMENT.splitlines() if line.startswith(f"| `{name}` |")]
+        assert row.split("|")[3].strip() == ", ".join(form.precisions)

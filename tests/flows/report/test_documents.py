@@ -307,7 +307,9 @@ def test_the_system_report_is_written_from_the_first_steps_alone(run, tmp_path):
 
 def test_the_readme_says_how_to_use_the_model_where_it_is(run):
     text = (run[2] / "README.md").read_text()
-    assert "nanogpt generate /home/ada/nanogpt-autopilot/exports/night/tiny" in text and "from_pretrained" in text
+    for command in ("chat", "generate", "serve"):
+        assert f"nanogpt {command} /home/ada/nanogpt-autopilot/exports/night/tiny" in text
+    assert "from_pretrained" in text
 
 
 def test_troubleshooting_marks_what_happened_here(run):

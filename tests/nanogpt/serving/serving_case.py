@@ -80,6 +80,16 @@ def make_export(folder: Path) -> Path:
     return folder
 
 
+def make_real_export(folder: Path) -> Path:
+    """A small random model of the same alphabet."""
+    from nanogpt.export import huggingface  # torch, which most tests of the server do without
+    from nanogpt.model.gpt import GPT
+
+    shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=32, vocab_size=LETTERS.vocab_size)
+    huggingface.export(GPT(ModelConfig(preset="modern", **shape)), LETTERS, folder)
+    return folder
+
+
 class Running:
     """A server that is up. `decoder`: of the first model."""
 

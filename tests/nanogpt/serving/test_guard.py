@@ -3,6 +3,7 @@
 import http.client
 import json
 import logging
+import re
 import select
 import socket
 import time
@@ -205,3 +206,24 @@ def test_metrics_do_not_grow_with_what_clients_invent(server):
         server.client.get(f"/invented/{number}")
     text = server.client.get("/metrics").text
     assert "invented" not in text and 'path="other",status="404"' in text
+
+
+def test_a_mistake_of_the_server_is_json_and_logged_without_what_was_sent(server, caplog, monkeypatch):
+    def fail(*_):
+        raise ValueError("abc" * 3)  # the source is logged, the words are not
+
+    monkeypatch.setattr(server.server.models, "find", fail)
+    answer = server.post("/v1/completions", {"prompt": "abcabcabc"})
+    assert answer.status_code == 500 and answer.json()["error"]["code"] == "bug"
+    server.until(lambda: "/v1/completions failed: ValueError" in caplog.text)
+    assert "in fail" in caplog.text and "abcabcabc" not in caplog.text
+
+
+def test_the_page_comes_without_a_token_and_nothing_else_of_the_disk(export):
+    with serving(export, token=TOKEN) as server:
+        page = server.client.get("/")
+        assert page.status_code == 200 and "<html" in page.text and "<script>" not in page.text
+        for file in re.findall(r'(?:src|href)="([\w./]+)"', page.text):
+            assert server.client.get(f"/{file}").status_code == 200
+        for path in ("/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "//etc/passwd", "/page.js/../../app.py"):
+            assert server.client.get(path).status_code in (401, 404)

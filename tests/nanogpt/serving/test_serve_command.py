@@ -14,23 +14,15 @@ import pytest
 
 from nanogpt import cli
 from nanogpt.commands import serve
-from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import CharTokenizer
-from nanogpt.export import huggingface
-from nanogpt.model.gpt import GPT
-from tests.nanogpt.serving.serving_case import SECONDS, make_export
+from tests.nanogpt.serving.serving_case import SECONDS, make_export, make_real_export
 from tests.sources import CHECKOUT
 
 pytestmark = pytest.mark.slow
-LETTERS = CharTokenizer("abcdefghijklmnopqrstuvwxyz :\n")
 
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("workspace") / "exports" / "run" / "best"
-    shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=32, vocab_size=LETTERS.vocab_size)
-    huggingface.export(GPT(ModelConfig(preset="modern", **shape)), LETTERS, folder)
-    return folder
+    return make_real_export(tmp_path_factory.mktemp("workspace") / "exports" / "run" / "best")
 
 
 class Process:
@@ -38,9 +30,10 @@ class Process:
 
     def __init__(self, *arguments):
         environment = {name: value for name, value in os.environ.items() if name != "NANOGPT_TOKEN"}
-        command = [sys.executable, "-m", "nanogpt.cli", "serve", *map(str, arguments)]
+        command = [sys.executable, "-X", "importtime", "-m", "nanogpt.cli", "serve", *map(str, arguments)]
         self.process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
+        self.imported: set[str] = set()
 
     def line(self, pattern: str) -> re.Match:
         """The next line like that."""
@@ -48,7 +41,7 @@ class Process:
         watch.start()
         try:
             for line in self.process.stderr:
-                self.lines.append(line)
+                self._keep(line)
                 if found := re.search(pattern, line):
                     return found
         finally:
@@ -60,15 +53,23 @@ class Process:
             code = self.process.wait(SECONDS)
         finally:
             self.process.kill()
-        self.lines += self.process.stderr.readlines()
+        for line in self.process.stderr:
+            self._keep(line)
         return code
+
+    def _keep(self, line: str) -> None:
+        if found := re.match(r"import time:.*\| +([\w.]+)$", line):
+            self.imported.add(found[1])
+        else:
+            self.lines.append(line)
 
 
 def test_it_says_where_and_what_and_finishes_what_it_has_begun(export):
     server = Process(export.parent.parent.parent, "--port", "0")
     server.line("serving run/best$")
     url = server.line(r"(http://127\.0\.0\.1:\d+) ")[1]
-    server.line("run/best is loaded: .+")
+    backend = server.line("run/best is loaded: (.+)")[1]
+    assert "fastapi" in server.imported and ("torch" in server.imported) == ("torch" in backend)  # it takes 1.5 s
     body = {"prompt": "secret words", "max_tokens": 2_000, "stream": True, "n": 8}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=SECONDS) as answer:
         lines = answer.iter_lines()
