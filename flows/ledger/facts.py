@@ -335,7 +335,7 @@ class Served:
     command: str
     seconds_to_start: float
     seconds_to_first_token: float
-    tokens_per_second: float
+    tokens_per_second: float  # of a whole completion, from the request on
     tokens: int
     prompt: str
     completion: str

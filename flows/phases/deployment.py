@@ -7,8 +7,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,22 +106,29 @@ def export_best(run: Run) -> StepResult[Exported]:
     folder, facts = run.paths.exports / BEST, collect(run)
     card = cards.of_run(facts, best)
     written = [*cards.write_all(facts, run.paths), *cards.write(card, run.paths.state / "model_card.md")]
-    before = set(folder.parent.glob(f"{BEST}.*"))
-    files: list[Path] = run.worker.call(
-        "nanogpt.export.huggingface:export_trained",
-        model_folder=run.paths.model(best),
-        folder=folder,
-        card=text(card) if card else None,
-        own=True,
-        timeout=EXPORT_SECONDS,
-    )
-    for aside in set(folder.parent.glob(f"{BEST}.*")) - before:
-        run.journal.message(
-            f"{run.paths.relative(folder)} was no export, or half of one: it is now {aside.name}", "warning"
+    with _set_aside(run, folder):
+        files: list[Path] = run.worker.call(
+            "nanogpt.export.huggingface:export_trained",
+            model_folder=run.paths.model(best),
+            folder=folder,
+            card=text(card) if card else None,
+            own=True,
+            timeout=EXPORT_SECONDS,
         )
     rows = _rows(run, files)
     facts_of_export = Exported(best, run.paths.relative(folder), rows, _bytes(rows))
     return StepResult(facts_of_export, [*files, *written])
+
+
+@contextmanager
+def _set_aside(run: Run, folder: Path) -> Iterator[None]:
+    """Say what an export into `folder` found in its place and moved away."""
+    before = set(folder.parent.glob(f"{folder.name}.*"))
+    yield
+    for aside in set(folder.parent.glob(f"{folder.name}.*")) - before:
+        run.journal.message(
+            f"{run.paths.relative(folder)} was no export, or half of one: it is now {aside.name}", "warning"
+        )
 
 
 def _rows(run: Run, files: list[Path]) -> list[ExportedFile]:
@@ -148,15 +156,16 @@ def export_formats(run: Run) -> StepResult[Formats]:
     for name, opens_in in MORE_FORMATS.items():
         folder = source.with_name(f"{BEST}-{name}")
         try:
-            found: list[Path] = run.worker.call(
-                "nanogpt.export.formats:write",
-                source=source,
-                fmt=name,
-                folder=folder,
-                card=card.read_text(encoding="utf-8") if card.is_file() else None,
-                own=True,
-                timeout=EXPORT_SECONDS,
-            )
+            with _set_aside(run, folder):
+                found: list[Path] = run.worker.call(
+                    "nanogpt.export.formats:write",
+                    source=source,
+                    fmt=name,
+                    folder=folder,
+                    card=card.read_text(encoding="utf-8") if card.is_file() else None,
+                    own=True,
+                    timeout=EXPORT_SECONDS,
+                )
         except UserError as error:
             refused[name] = str(error)
             run.journal.message(f"{name}: {error}", "warning")
@@ -311,7 +320,6 @@ STEPS: list[AnyStep] = [
             "flows/supervision/server_trial.py",
             "flows/report/facts.py",
             "nanogpt/commands/serve.py",
-            "nanogpt/study/last_attention.py",
             "nanogpt/serving/**",
             "nanogpt/inference/**",
             "nanogpt/decoders/**",

@@ -23,7 +23,7 @@ SECONDS_TO_START, SECONDS_TO_ANSWER, SECONDS_TO_END = 60.0, 120.0, 40.0
 BETWEEN_LOOKS = 0.05
 HOST = "127.0.0.1"
 QUESTION = "Who are you?"
-TOKENS = 64
+TOKENS = 200
 SEED = 1
 LAST_WORDS = 300  # characters of the server's log, in an error
 
@@ -34,7 +34,7 @@ class Talk:
 
     seconds_to_start: float  # until it answered that it is well
     seconds_to_first_token: float
-    tokens_per_second: float
+    tokens_per_second: float  # of a whole completion, from the request on: several tokens may come in one piece
     tokens: int
     prompt: str
     completion: str
@@ -64,7 +64,7 @@ def serve_and_talk(model: Path, prompt: str, log: Path) -> Talk:
     return Talk(
         seconds_to_start=round(started, 2),
         seconds_to_first_token=round(stream.seconds_to_first, 4),
-        tokens_per_second=round((stream.tokens - 1) / max(stream.seconds - stream.seconds_to_first, 1e-6), 1),
+        tokens_per_second=round(stream.tokens / stream.seconds, 1),
         tokens=stream.tokens,
         prompt=prompt,
         completion=stream.text,

@@ -28,5 +28,5 @@ def without_smallest(model: GPT, share: float = SHARE) -> Variant:
         numbers += matrix.numel()
         kept += int(matrix.count_nonzero())
     masks, rest = -(-numbers // 8), sparse.num_parameters() - numbers
-    how = f"{share:.0%} of each matrix's weights, the smallest, set to zero; smaller as a sparse file only"
+    how = f"{100 * share:.0f} % of each matrix's weights, the smallest, set to zero; smaller as a sparse file only"
     return Variant(sparse, masks + float_bytes(kept + rest), how, same_products=True)

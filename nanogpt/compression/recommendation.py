@@ -9,6 +9,7 @@ from nanogpt.results import CompressedModel, Estimate
 from nanogpt.units import byte_size
 
 TOLERANCE = 0.01  # of the original's bits per byte: what a smaller or faster model may cost
+PERCENT = f"{100 * TOLERANCE:g} %"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def recommend(rows: Sequence[CompressedModel]) -> Recommendation:
     least = smallest.bytes if smallest else original.bytes
     lines += [
         f"Undecided: {row.name} is smaller; its cost, {_range(row.difference)} bits per byte, may be below or above "
-        f"{TOLERANCE:.0%} on so short a test text."
+        f"{PERCENT} on so short a test text."
         for row in undecided
         if row.bytes < least
     ]
@@ -46,9 +47,9 @@ def recommend(rows: Sequence[CompressedModel]) -> Recommendation:
 
 def _of_smallest(smallest: CompressedModel | None, original: CompressedModel) -> str:
     if smallest is None:
-        return f"For size: none. No smaller model is within {TOLERANCE:.0%} of the original's bits per byte."
+        return f"For size: none. No smaller model is within {PERCENT} of the original's bits per byte."
     return (
-        f"For size: {smallest.name}. The smallest within {TOLERANCE:.0%} of the original's bits per byte: "
+        f"For size: {smallest.name}. The smallest within {PERCENT} of the original's bits per byte: "
         f"{byte_size(smallest.bytes)} instead of {byte_size(original.bytes)}, {_range(smallest.difference)} bits per "
         "byte."
     )
@@ -65,10 +66,10 @@ def _fastest(good: Sequence[CompressedModel]) -> tuple[str | None, str]:
         names = " and ".join([first.name, *(row.name for row in others)])
         return None, f"For speed: no clear winner. The ranges of {names} overlap."
     if first is good[0]:
-        return None, f"For speed: none. No model within {TOLERANCE:.0%} of the original is faster than it."
+        return None, f"For speed: none. No model within {PERCENT} of the original is faster than it."
     times = first.tokens_per_second.value / good[0].tokens_per_second.value
     return first.name, (
-        f"For speed: {first.name}. The fastest within {TOLERANCE:.0%} of the original's bits per byte: "
+        f"For speed: {first.name}. The fastest within {PERCENT} of the original's bits per byte: "
         f"{times:.2f} times its tokens per second, {_range(first.difference)} bits per byte."
     )
 

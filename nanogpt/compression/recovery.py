@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.training.trainer import train
 from nanogpt.weights.folders import open_trained
 
+PREFIX = ".recovery-"
 FOREVER = 10**6  # steps: the clock ends it
 # Half the peaks of a training from scratch, which disturb what is there: micro (1,568 steps on tiny Shakespeare, 2.342
 # bits per byte) without a quarter of its heads and rows has 2.503, after 300 of these steps 2.371, at twice the peaks
@@ -48,7 +50,7 @@ def recovered(
 
     Its checkpoints are in a folder below `scratch` that is removed. Raises what train() raises.
     """
-    with tempfile.TemporaryDirectory(prefix=".recovery-", dir=scratch) as place:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=scratch) as place:
         begin, folder = Path(place) / "begin", Path(place) / "training"
         huggingface.export(model, tokenizer, begin)
         config = Config(
@@ -60,3 +62,9 @@ def recovered(
         )
         train(config, data_folder, folder, max_seconds=seconds)
         return open_trained(folder)
+
+
+def remove_leftovers(scratch: Path) -> None:
+    """What recoveries that were killed have left below `scratch`."""
+    for folder in scratch.glob(f"{PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)

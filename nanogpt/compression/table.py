@@ -80,6 +80,7 @@ def compress(
     taken: dict[str, float] = {ORIGINAL: 0.0}
     left_out: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
+    recovery.remove_leftovers(out)
     each = seconds / max(1, sum(method in TRAINED for method in methods))
     for method in methods:
         if method in TRAINED and each < LEAST_SECONDS:
@@ -138,7 +139,7 @@ def _prune(original: Original, seconds: float, out: Path) -> Variant:
     mended = recovery.recovered(narrow, original.tokenizer, original.data_folder, seconds, original.device, out)
     before, now = model.config, mended.config
     how = (
-        f"{before.n_head} heads -> {now.n_head}, {before.ffn_width} feed-forward rows -> {now.ffn_width}, "
+        f"{now.n_head} of {before.n_head} heads and {now.ffn_width} of {before.ffn_width} feed-forward rows, "
         f"then trained for {seconds:.0f} s"
     )
     return dense(mended, how)
