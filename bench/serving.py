@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -171,7 +172,7 @@ async def measure(port: int, clients: int, seconds: float, tokens: int) -> tuple
 def rows(model: Path, batch: int, clients: tuple[int, ...], seconds: float, tokens: int) -> tuple[list[Row], str]:
     found = []
     with server(model, "--max-batch", str(batch), "--max-queue", "1000") as one:
-        asyncio.run(measure(one.port, 1, seconds / 8, tokens))  # warm
+        asyncio.run(measure(one.port, max(clients) if batch > 1 else 1, seconds / 8, tokens))  # the caches' memory
         for number in clients:
             texts, took = asyncio.run(measure(one.port, number, seconds, tokens))
             steps = [step for text in texts for step in text.steps]
@@ -323,7 +324,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32, help="of the soak (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/serving.md")
     arguments = parser.parse_args()
-    stamp = f"{this_machine()}; {time.strftime('%Y-%m-%d')}."
+    # Where others compute too, at the least the reader should know.
+    stamp = f"{this_machine()}; load {os.getloadavg()[0]:.1f} before it began; {time.strftime('%Y-%m-%d')}."
     if arguments.soak:
         print(SOAK_HEAD)
         with server(arguments.model) as one:
