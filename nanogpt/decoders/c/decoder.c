@@ -5,8 +5,9 @@ Portable C11 with the vector types of GCC and clang and with POSIX threads; no i
   panel's rows are the lanes of two vectors, so that nothing is summed across a vector.
 - The same kernel multiplies one token (bound by memory) and up to TILE tokens (bound by arithmetic). Keys and values
   lie in panels too, so attention is two such products.
-- Threads share the rows of each product, meet at barriers that spin for some microseconds and then let others run, and
-  sleep between calls.
+- The caller's thread goes through the layers; others help. The work of each phase is cut into units that whoever runs
+  takes; nobody waits for a thread that the system has set aside, unless it holds a unit. At barriers, which all have
+  to reach, two threads on a busy machine were 90 times slower than one. Helpers sleep between calls.
 
 Matrices are float32, or int8 in blocks of BLOCK columns with one float32 scale a row and block; activations are
 float32 in both. */
@@ -37,8 +38,9 @@ float32 in both. */
 #define BLOCK 32       /* columns that share a scale; as nanogpt.weights.quantization */
 #define CHUNK 64       /* tokens that pass through the layers together */
 #define HUGE_PAGE (2u << 20)
-#define SPINS 2000     /* at a barrier before other processes may run */
-#define IDLE_SPINS 20000 /* between calls before a thread sleeps: about the time that drawing a token takes */
+#define UNITS 4        /* of a phase for each thread */
+#define SPINS 2000     /* of waiting for a helper's unit before other processes may run */
+#define IDLE_SPINS 20000 /* between calls before a helper sleeps: about the time that drawing a token takes */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -46,6 +48,7 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 enum { LAYERNORM, RMSNORM };
 enum { GELU, GELU_ERF, RELU2, SWIGLU };
 enum { QKV, OUTPUT, UP, DOWN, GATE, HEAD, MATRICES };
+enum { ASK, ATTEND, ANSWER, EXPAND, CONTRACT, PREDICT, PHASES }; /* of a layer; the last is behind them all */
 enum { ATTENTION_NORM, ATTENTION_NORM_BIAS, FEEDFORWARD_NORM, FEEDFORWARD_NORM_BIAS, Q_NORM, K_NORM, VECTORS };
 
 typedef struct {
@@ -67,6 +70,7 @@ typedef struct {
 
 typedef struct {
     float *normed, *weights, *scores, *queries;
+    int normed_in; /* the phase that `normed` is of */
 } Scratch; /* of a thread */
 
 typedef struct {
@@ -100,7 +104,10 @@ struct Model {
     pthread_t *handles;
     Worker *workers;
     pid_t process;
-    atomic_int arrived, round, generation, sleeping, stop;
+    /* What there is to do, in one number so that a unit is taken in one step: layer * PHASES + phase << 32, the next
+       unit << 16, units. A number that comes back in a later call stands for the same work of that call. */
+    _Atomic uint64_t open;
+    atomic_int phase, finished, calls, sleeping, stop; /* phases so far; units finished in this one */
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };
@@ -424,96 +431,146 @@ static void attend(Model *m, int layer, int g, int from, int to, Scratch *scratc
 
 /* ---- threads ---- */
 
-static void meet(Model *m) {
-    if (m->threads == 1) return;
-    int round = atomic_load_explicit(&m->round, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) == m->threads - 1) {
-        atomic_store_explicit(&m->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&m->round, round + 1, memory_order_release);
+typedef struct {
+    int from, to;
+} Range;
+
+static Range part(int total, int unit, int units) {
+    return (Range){(int)((int64_t)total * unit / units), (int)((int64_t)total * (unit + 1) / units)};
+}
+
+/* The norms of all tokens before a product, each thread for itself: cheaper than a phase of their own. */
+static const float *normed(Model *m, Scratch *scratch, const float *weight, const float *bias, int count,
+                           const int32_t *which) {
+    int phase = atomic_load_explicit(&m->phase, memory_order_relaxed), E = m->shape.n_embd;
+    if (scratch->normed_in != phase)
+        for (int n = 0; n < count; n++)
+            norm(m, m->x + (size_t)(which ? which[n] : n) * E, weight, bias, scratch->normed + (size_t)n * E);
+    scratch->normed_in = phase;
+    return scratch->normed;
+}
+
+static int items_of(const Model *m, int layer, int phase) {
+    const Matrix *matrices = m->layers[layer].matrices;
+    switch (phase) {
+    case ASK: return panels_of(matrices[QKV].rows);
+    case ATTEND: return m->shape.n_kv_head * m->job.runs;
+    case ANSWER: return panels_of(matrices[OUTPUT].rows);
+    case EXPAND: return panels_of(matrices[UP].rows);
+    case CONTRACT: return panels_of(matrices[DOWN].rows);
+    default: return panels_of(m->head.rows);
+    }
+}
+
+/* One unit of a phase. */
+static void work(Model *m, int layer_number, int phase, int unit, int units, Scratch *scratch) {
+    const Shape *s = &m->shape;
+    const Job *job = &m->job;
+    Layer *layer = m->layers + layer_number;
+    const Matrix *matrices = layer->matrices, *up = matrices + UP, *gate = matrices + GATE;
+    const float *const *vectors = layer->vectors, *x;
+    const int E = s->n_embd, N = job->count, D = s->head_dim;
+    const size_t F = s->ffn_dim;
+    float *gates = m->hidden + CHUNK * F, *weights = scratch->weights;
+    Range r = part(items_of(m, layer_number, phase), unit, units);
+    switch (phase) {
+    case ASK:
+        x = normed(m, scratch, vectors[ATTENTION_NORM], vectors[ATTENTION_NORM_BIAS], N, 0);
+        multiply(matrices + QKV, r.from, r.to, N, x, E, m->qkv, (size_t)(s->n_head + 2 * s->n_kv_head) * D, 0, weights);
+        break;
+    case ATTEND:
+        for (int item = r.from; item < r.to; item++) {
+            int run = item / s->n_kv_head;
+            attend(m, layer_number, item % s->n_kv_head, job->starts[run], job->starts[run + 1], scratch);
+        }
+        break;
+    case ANSWER:
+        multiply(matrices + OUTPUT, r.from, r.to, N, m->attended, (size_t)s->n_head * D, m->x, E, 1, weights);
+        break;
+    case EXPAND:
+        x = normed(m, scratch, vectors[FEEDFORWARD_NORM], vectors[FEEDFORWARD_NORM_BIAS], N, 0);
+        multiply(up, r.from, r.to, N, x, E, m->hidden, F, 0, weights);
+        if (gate->rows) multiply(gate, r.from, r.to, N, x, E, gates, F, 0, weights);
+        for (int n = 0, to = r.to * PANEL < up->rows ? r.to * PANEL : up->rows; n < N; n++)
+            activate(s->activation, m->hidden + n * F, gates + n * F, r.from * PANEL, to);
+        break;
+    case CONTRACT:
+        multiply(matrices + DOWN, r.from, r.to, N, m->hidden, F, m->x, E, 1, weights);
+        break;
+    case PREDICT:
+        x = normed(m, scratch, m->final_norm, m->final_norm_bias, job->wanted, job->which);
+        multiply(&m->head, r.from, r.to, job->wanted, x, E, job->logits, s->vocab_size, 0, weights);
+        break;
+    }
+}
+
+/* Take one unit that is open and do it; whether there was one. */
+static int help(Model *m, Scratch *scratch) {
+    uint64_t open = atomic_load_explicit(&m->open, memory_order_acquire);
+    int unit, units;
+    do {
+        unit = open >> 16 & 0xffff, units = open & 0xffff;
+        if (unit >= units) return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&m->open, &open, open + (1 << 16), memory_order_acq_rel,
+                                                    memory_order_acquire));
+    int place = (int)(open >> 32);
+    work(m, place / PHASES, place % PHASES, unit, units, scratch);
+    atomic_fetch_add_explicit(&m->finished, 1, memory_order_release);
+    return 1;
+}
+
+static void run_phase(Model *m, int layer, int phase) {
+    atomic_fetch_add_explicit(&m->phase, 1, memory_order_relaxed);
+    if (m->threads == 1) {
+        work(m, layer, phase, 0, 1, m->scratch);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&m->round, memory_order_acquire) == round; spins++)
+    int items = items_of(m, layer, phase), most = m->threads * UNITS, units = items < most ? items : most;
+    atomic_store_explicit(&m->finished, 0, memory_order_relaxed);
+    atomic_store_explicit(&m->open, (uint64_t)(layer * PHASES + phase) << 32 | units, memory_order_release);
+    while (help(m, m->scratch)) continue;
+    for (int spins = 0; atomic_load_explicit(&m->finished, memory_order_acquire) < units; spins++)
         if (spins < SPINS) pause_briefly();
         else sched_yield();
 }
 
-static inline int share(int total, int id, int threads) { return (int)((int64_t)total * id / threads); }
-
-/* What thread `id` does of m->job. */
-static void work(Model *m, int id) {
-    const Shape *s = &m->shape;
+/* m->job, from the first layer to the last. */
+static void run(Model *m) {
     const Job *job = &m->job;
-    const int E = s->n_embd, N = job->count, threads = m->threads, heads = s->n_kv_head * job->runs;
-    const size_t qkv_width = (size_t)(s->n_head + 2 * s->n_kv_head) * s->head_dim, out_width = s->n_head * s->head_dim;
-    const size_t F = s->ffn_dim;
-    Scratch *scratch = m->scratch + id;
-    float *normed = scratch->normed, *weights = scratch->weights;
-#define SHARE(matrix) share(panels_of((matrix)->rows), id, threads), share(panels_of((matrix)->rows), id + 1, threads)
-    for (int n = share(N, id, threads); n < share(N, id + 1, threads); n++) {
+    const int E = m->shape.n_embd;
+    for (int n = 0; n < job->count; n++) {
         const float *token = m->table + (size_t)job->tokens[n] * E;
         const float *place = m->positions ? m->positions + (size_t)job->places[n] * E : 0;
         for (int i = 0; i < E; i++) m->x[(size_t)n * E + i] = token[i] + (place ? place[i] : 0.0f);
     }
-    meet(m);
-    for (int l = 0; l < s->n_layer; l++) {
-        Layer *layer = m->layers + l;
-        const float *const *vectors = layer->vectors;
-        const Matrix *qkv = layer->matrices + QKV, *output = layer->matrices + OUTPUT, *up = layer->matrices + UP;
-        const Matrix *gate = layer->matrices + GATE, *down = layer->matrices + DOWN;
-        for (int n = 0; n < N; n++) /* each thread for itself: cheaper than a barrier */
-            norm(m, m->x + (size_t)n * E, vectors[ATTENTION_NORM], vectors[ATTENTION_NORM_BIAS], normed + (size_t)n * E);
-        multiply(qkv, SHARE(qkv), N, normed, E, m->qkv, qkv_width, 0, weights);
-        meet(m);
-        for (int item = share(heads, id, threads); item < share(heads, id + 1, threads); item++) {
-            int run = item / s->n_kv_head;
-            attend(m, l, item % s->n_kv_head, job->starts[run], job->starts[run + 1], scratch);
-        }
-        meet(m);
-        multiply(output, SHARE(output), N, m->attended, out_width, m->x, E, 1, weights);
-        meet(m);
-        for (int n = 0; n < N; n++)
-            norm(m, m->x + (size_t)n * E, vectors[FEEDFORWARD_NORM], vectors[FEEDFORWARD_NORM_BIAS],
-                 normed + (size_t)n * E);
-        multiply(up, SHARE(up), N, normed, E, m->hidden, F, 0, weights);
-        float *gates = m->hidden + CHUNK * F;
-        if (gate->rows) multiply(gate, SHARE(gate), N, normed, E, gates, F, 0, weights);
-        int from = share(panels_of(up->rows), id, threads) * PANEL, to = share(panels_of(up->rows), id + 1, threads) * PANEL;
-        for (int n = 0; n < N; n++)
-            activate(s->activation, m->hidden + n * F, gates + n * F, from, to < up->rows ? to : up->rows);
-        meet(m);
-        multiply(down, SHARE(down), N, m->hidden, F, m->x, E, 1, weights);
-        meet(m);
-    }
-    if (!job->wanted) return;
-    for (int n = 0; n < job->wanted; n++)
-        norm(m, m->x + (size_t)job->which[n] * E, m->final_norm, m->final_norm_bias, normed + (size_t)n * E);
-    multiply(&m->head, SHARE(&m->head), job->wanted, normed, E, job->logits, s->vocab_size, 0, weights);
+    for (int layer = 0; layer < m->shape.n_layer; layer++)
+        for (int phase = ASK; phase <= CONTRACT; phase++) run_phase(m, layer, phase);
+    if (job->wanted) run_phase(m, 0, PREDICT);
 }
 
 static void *serve(void *argument) {
     Worker *worker = argument;
     Model *m = worker->model;
-    for (int seen = 0;;) {
-        int spins = 0;
-        while (atomic_load(&m->generation) == seen && spins++ < IDLE_SPINS)
-            if (spins % 64) pause_briefly();
-            else sched_yield();
-        if (atomic_load(&m->generation) == seen) {
+    for (int idle = 0; !atomic_load_explicit(&m->stop, memory_order_relaxed);) {
+        int calls = atomic_load(&m->calls);
+        if (help(m, m->scratch + worker->id)) {
+            idle = 0;
+        } else if (idle++ < IDLE_SPINS) {
+            pause_briefly();
+        } else {
             pthread_mutex_lock(&m->lock);
             atomic_fetch_add(&m->sleeping, 1);
-            while (atomic_load(&m->generation) == seen) pthread_cond_wait(&m->wake, &m->lock);
+            while (atomic_load(&m->calls) == calls) pthread_cond_wait(&m->wake, &m->lock);
             atomic_fetch_sub(&m->sleeping, 1);
             pthread_mutex_unlock(&m->lock);
+            idle = 0;
         }
-        seen++;
-        if (atomic_load(&m->stop)) return 0;
-        work(m, worker->id);
-        meet(m); /* the caller may change the job from here on */
     }
+    return 0;
 }
 
-static void begin_generation(Model *m) {
-    atomic_fetch_add(&m->generation, 1);
+static void wake_helpers(Model *m) {
+    atomic_fetch_add(&m->calls, 1);
     if (!atomic_load(&m->sleeping)) return;
     pthread_mutex_lock(&m->lock);
     pthread_cond_broadcast(&m->wake);
@@ -523,7 +580,7 @@ static void begin_generation(Model *m) {
 static void stop_threads(Model *m) {
     if (m->threads > 1 && m->process == getpid()) { /* they are not in the copy that fork() makes of a process */
         atomic_store(&m->stop, 1);
-        begin_generation(m);
+        wake_helpers(m);
         for (int i = 1; i < m->threads; i++) pthread_join(m->handles[i], 0);
     }
     for (int i = 0; i < m->threads; i++) {
@@ -536,7 +593,7 @@ static void stop_threads(Model *m) {
 
 static int largest(int a, int b) { return a > b ? a : b; }
 
-/* 0, or -1 where memory or threads are short; the model then has as many as could be started, at least one. */
+/* 0, or -1 where memory or threads are short; the model then has fewer. */
 int set_threads(Model *m, int threads) {
     const Shape *s = &m->shape;
     stop_threads(m);
@@ -556,12 +613,11 @@ int set_threads(Model *m, int threads) {
         memset(scratch->normed, 0, sizeof(float) * CHUNK * (s->n_embd + BLOCK));
     }
     m->process = getpid();
-    atomic_store(&m->generation, 0), atomic_store(&m->stop, 0), atomic_store(&m->arrived, 0);
+    atomic_store(&m->stop, 0), atomic_store(&m->open, 0);
     for (int i = 1; i < threads; i++) {
         m->workers[i] = (Worker){m, i};
         if (pthread_create(m->handles + i, 0, serve, m->workers + i)) {
-            m->threads = i; /* those that run wait for a generation, so they may be told so late */
-            stop_threads(m);
+            m->threads = i;
             return -1;
         }
     }
@@ -664,6 +720,8 @@ int put_int8(Model *m, int layer, int which, int rows, int columns, const int8_t
 int forward(Model *m, int count, const int64_t *tokens, const int32_t *texts, const int32_t *places,
              float *const *keys, float *const *values, int wanted, const int32_t *which, float *logits) {
     int32_t within[CHUNK];
+    if (m->process != getpid()) m->threads = 1; /* fork() copies no threads */
+    if (m->threads > 1) wake_helpers(m);
     for (int n = 0; n < count; n++)
         if (tokens[n] < 0 || tokens[n] >= m->shape.vocab_size) return -1;
     for (int begin = 0; begin < count; begin += CHUNK) {
@@ -677,9 +735,7 @@ int forward(Model *m, int count, const int64_t *tokens, const int32_t *texts, co
         for (int n = 0; n < some; n++)
             if (!n || job->texts[n] != job->texts[n - 1]) job->starts[job->runs++] = n;
         job->starts[job->runs] = some;
-        if (m->threads > 1) begin_generation(m);
-        work(m, 0);
-        meet(m);
+        run(m);
     }
     return 0;
 }

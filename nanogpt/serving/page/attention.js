@@ -44,6 +44,7 @@ export class AttentionView {
     options(this.head, layers[0].length, "Mean of all heads", "Head");
     byId("attention-result").hidden = false;
     this.#draw();
+    byId("attention-strip").scrollTop = byId("attention-strip").scrollHeight; // where the last token is
   }
 
   #say(words, wrong = false) {

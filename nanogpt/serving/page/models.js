@@ -2,7 +2,6 @@
 
 import { element } from "./dom.js";
 
-const NAMES = { export: "export", best: "best", final: "final" };
 const ORDER = { export: 0, best: 1, final: 2, step: 3 };
 
 /** [label, models] of each run and model: what is recommended first, then the steps in order. */
@@ -21,12 +20,14 @@ export function grouped(models) {
   return [...groups];
 }
 
-/** "best (step 1,000)", "step 100". */
+/** "best (step 1,000)", "step 100", "before cooldown (step 900)". */
 export function nameOf(model) {
   const { kind, step } = about(model);
-  if (kind === "step") return Number.isFinite(step) ? `step ${count(step)}` : model.id;
-  const at = Number.isFinite(step) && step > 0 ? ` (step ${count(step)})` : "";
-  return NAMES[kind] ? `${NAMES[kind]}${at}` : model.id;
+  const folder = model.id.split("@").at(-1);
+  const at = Number.isFinite(step) && step > 0 ? `step ${count(step)}` : "";
+  if (kind === "step" && /^step-\d+$/.test(folder)) return at || "step 0";
+  const name = ["export", "best", "final"].includes(kind) ? kind : folder.replaceAll("-", " ");
+  return at ? `${name} (${at})` : name;
 }
 
 /** The same with its model: "tiny · step 100". */

@@ -81,7 +81,7 @@ class Page {
     const who = this.mode === "chat" ? this.names.assistant : "The text goes on";
     const model = this.panes.length > 1 ? `Model ${pane.place}, ` : "";
     this.announce(`${model}${who}: ${node.text.trim().slice(0, 1_000)}${node.finish === "stopped" ? " (stopped)" : ""}`);
-    if (pane.choice.model?.nanogpt?.loaded === false) this.refresh();
+    if (!pane.choice.model?.nanogpt?.backend) this.refresh(); // it is loaded now
   }
 
   failed(pane, node) {

@@ -110,7 +110,7 @@ export class Pane {
       model: this.model,
       prompt: this.promptOf(node) + node.text,
       logprobs: ALTERNATIVES,
-      ...settings.request(mode === "chat" ? playStops(names) : []),
+      ...settings.request(mode === "chat" ? playStops(names) : [], node.parent.children.indexOf(node)),
     };
     const base = [...node.text].length;
     const began = performance.now();
@@ -276,7 +276,9 @@ export class Pane {
       node.text ? tool("eye", "Attention of the last token", () => this.page.look(this, node)) : null,
       node.text ? tool("copy", "Copy the text", () => this.page.copy(chat ? node.text.trim() : wholeText(node))) : null,
       element("span", { class: "stats" }, figures(node)));
-    const notes = (node.stats?.notes ?? []).map((note) => element("p", { class: "note" }, note));
+    const before = chat ? Tree.upTo(node).slice(0, -1) : []; // a scene says once what is true of all that follows
+    const said = new Set(before.flatMap((earlier) => earlier.stats?.notes ?? []));
+    const notes = (node.stats?.notes ?? []).filter((note) => !said.has(note)).map((note) => element("p", { class: "note" }, note));
     return [node.error ? this.#failure(node) : null, tools, ...notes].filter(Boolean);
   }
 

@@ -25,14 +25,15 @@ export class Settings {
     byId("reset").addEventListener("click", () => this.reset());
   }
 
-  /** Fields of a request; those that are off are left out. Up to four stop strings: OpenAI's limit. */
-  request(extraStops = []) {
+  /** Fields of a request; those that are off are left out. Up to four stop strings: OpenAI's limit.
+   *  `version`: of the same answer; with a seed each takes the next one, else they would all be the same. */
+  request(extraStops, version) {
     const fields = {};
     for (const { name, off } of SLIDERS) {
       const value = this.fields.get(name).valueAsNumber;
       if (value !== off) fields[name] = value;
     }
-    if (this.seed.value !== "") fields.seed = Number(this.seed.value);
+    if (this.seed.value !== "") fields.seed = Number(this.seed.value) + version;
     const own = this.stops.value.split("\n").filter(Boolean).map((line) => line.replace(/\\n/g, "\n").replace(/\\t/g, "\t"));
     const stop = [...new Set([...extraStops, ...own])].slice(0, 4);
     if (stop.length) fields.stop = stop;

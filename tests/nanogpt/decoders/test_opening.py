@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nanogpt.data.tokenizer import CharTokenizer
-from nanogpt.decoders import choosing, compiled, ort_decoder
+from nanogpt.decoders import choosing, compiled
 from nanogpt.decoders.c_decoder import CDecoder
 from nanogpt.decoders.cache_folder import VARIABLE
 from nanogpt.decoders.opening import OpenedModel, open_decoder
@@ -106,7 +106,7 @@ def test_without_a_compiler(opening, monkeypatch):
     assert opening.messages == []  # reported once
     with pytest.raises(UserError, match=r"^backend c: no C compiler \(cc, gcc, clang\) is installed$"):
         opening("c")
-    monkeypatch.setattr(ort_decoder, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     opened = opening()
     assert opened.decoder.name == "torch"
     assert opening.messages[1] == "decoding without onnxruntime: it is not installed"
