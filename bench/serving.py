@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -34,8 +35,9 @@ from nanogpt.units import byte_size, count
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "serving.md"
 CLIENTS = (1, 4, 16, 64)
+ALONE = 16  # clients that are served one at a time, too
 SECONDS = 8.0  # a measurement
-TOKENS = 100  # of a text
+TOKENS = {"given": 100, "larger": 32}  # of a text
 PROMPT = "ROMEO:\n"
 LARGER = {"preset": "modern", "n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 256, "vocab_size": 110}
 SAMPLES = 120  # of memory in a soak
@@ -151,28 +153,28 @@ async def write(port: int, body: dict[str, object], hang_up_after: int | None = 
         writer.close()
 
 
-async def write_until(port: int, end: float, seed: int) -> list[Text]:
+async def write_until(port: int, end: float, seed: int, tokens: int) -> list[Text]:
     """One client: text after text."""
     texts = []
     while time.perf_counter() < end:
         seed += 1000
-        texts.append(await write(port, {"prompt": PROMPT, "max_tokens": TOKENS, "seed": seed}))
+        texts.append(await write(port, {"prompt": PROMPT, "max_tokens": tokens, "seed": seed}))
     return texts
 
 
-async def measure(port: int, clients: int, seconds: float) -> tuple[list[Text], float]:
+async def measure(port: int, clients: int, seconds: float, tokens: int) -> tuple[list[Text], float]:
     """Texts of so many clients, and the seconds that they took together; the last ones are waited for."""
     started = time.perf_counter()
-    found = await asyncio.gather(*(write_until(port, started + seconds, client) for client in range(clients)))
+    found = await asyncio.gather(*(write_until(port, started + seconds, client, tokens) for client in range(clients)))
     return [text for texts in found for text in texts], time.perf_counter() - started
 
 
-def rows(model: Path, batch: int, clients: tuple[int, ...], seconds: float) -> tuple[list[Row], str]:
+def rows(model: Path, batch: int, clients: tuple[int, ...], seconds: float, tokens: int) -> tuple[list[Row], str]:
     found = []
     with server(model, "--max-batch", str(batch), "--max-queue", "1000") as one:
-        asyncio.run(measure(one.port, 1, seconds / 8))  # warm
+        asyncio.run(measure(one.port, max(clients) if batch > 1 else 1, seconds / 8, tokens))  # the caches' memory
         for number in clients:
-            texts, took = asyncio.run(measure(one.port, number, seconds))
+            texts, took = asyncio.run(measure(one.port, number, seconds, tokens))
             steps = [step for text in texts for step in text.steps]
             rate = sum(text.tokens for text in texts) / took
             found.append(Row(number, batch, rate, len(texts), percentiles([text.first for text in texts]),
@@ -293,17 +295,17 @@ def soak_line(sample: Sample) -> str:
     return f"| {minutes:.1f} min | {byte_size(sample.memory)} | {sample.threads} | {sample.files} |"
 
 
-def table(title: str, model: Path, seconds: float) -> str:
-    """Clients served together, and 16 and 64 of them one at a time."""
+def table(title: str, model: Path, seconds: float, tokens: int) -> str:
+    """Clients served together, and 16 of them one at a time."""
     print(f"\n{title}\n{HEAD}")
-    together, backend = rows(model, 64, CLIENTS, seconds)
-    alone, _ = rows(model, 1, CLIENTS[-2:], seconds)
-    gains = ", ".join(
-        f"{one.clients} clients: {other.tokens_per_second / one.tokens_per_second:.1f} times"
-        for one, other in zip(alone, together[-len(alone) :], strict=True)
+    together, backend = rows(model, 64, CLIENTS, seconds, tokens)
+    (alone,), _ = rows(model, 1, (ALONE,), seconds, tokens)
+    (same,) = (row for row in together if row.clients == ALONE)
+    gain = same.tokens_per_second / alone.tokens_per_second
+    words = (
+        f"**{title}**, {backend}, {tokens} tokens a text. {ALONE} clients together against one at a time: {gain:.1f}."
     )
-    lines = [f"**{title}**, {backend}. Together against one at a time: {gains}.", "", HEAD]
-    return "\n".join([*lines, *map(line, [*together, *alone])])
+    return "\n".join([words, "", HEAD, *map(line, [*together, alone])])
 
 
 def put(name: str, text: str) -> None:
@@ -322,7 +324,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=32, help="of the soak (default: %(default)s)")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/serving.md")
     arguments = parser.parse_args()
-    stamp = f"{this_machine()}; {time.strftime('%Y-%m-%d')}."
+    # Where others compute too, at the least the reader should know.
+    stamp = f"{this_machine()}; load {os.getloadavg()[0]:.1f} before it began; {time.strftime('%Y-%m-%d')}."
     if arguments.soak:
         print(SOAK_HEAD)
         with server(arguments.model) as one:
@@ -338,8 +341,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         random_model = larger(Path(folder) / "random" / "larger")
         tables = [
-            table(f"{arguments.model.name}", arguments.model, arguments.seconds),
-            table(f"{count(85e6)} random parameters", random_model, arguments.seconds),
+            table(arguments.model.name, arguments.model, arguments.seconds, TOKENS["given"]),
+            table(f"{count(85e6)} random parameters", random_model, arguments.seconds, TOKENS["larger"]),
         ]
     if arguments.write:
         put("measured", "\n\n".join([stamp, *tables]))

@@ -19,7 +19,6 @@ class Shape(BaseModel):
 
 
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-Penalty = Annotated[Literal[0], Field(description="only 0; repetition_penalty is what there is")]
 
 
 class StreamOptions(Shape):

@@ -19,6 +19,7 @@ from nanogpt.serving.app import create_app
 from nanogpt.serving.connection import guarded
 from nanogpt.serving.guard import Guard
 from nanogpt.serving.models import Models, OpenEngine, open_engine
+from nanogpt.serving.refusals import Refusal
 from nanogpt.serving.settings import Settings
 
 PORTS_TRIED = 100  # for a free one to name, where the port is taken
@@ -121,7 +122,10 @@ class Server(uvicorn.Server):
 
     async def _load_first(self) -> None:
         """The first model is loaded before anyone asks for it; where it is the only one, the server needs it."""
-        worker = self.models.worker(self.models.find(None))
+        try:
+            worker = self.models.worker(self.models.find(None))
+        except Refusal:  # it is gone already, or others keep all places busy
+            return
         while worker.state == "loading":
             await asyncio.sleep(LOOK_AGAIN)
         if worker.state == "failed" and len(self.models.names) == 1:

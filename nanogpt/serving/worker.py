@@ -162,7 +162,7 @@ class Worker:
         """Let `order` wait for its places in the batch. Raises Refusal 429 when too many wait already."""
         with self._changed:
             if self.state in ("failed", "stopped"):
-                raise refusal_of(self.error or RuntimeError("the model was unloaded"))
+                raise self._unusable(self.error or RuntimeError("it was unloaded"))
             if len(self._waiting) >= self._queue_limit:
                 wait = math.ceil(self._seconds * (1 + len(self._waiting) / self._batch_limit))
                 raise Refusal(
@@ -321,9 +321,10 @@ class Worker:
     def _end(self, state: State, error: BaseException) -> None:
         with self._changed:
             self.error = error
-            self._fail_texts(error)
+            refusal = self._unusable(error)
+            self._fail_texts(refusal)
             for order in self._waiting:
-                self._tell(order, error=error)
+                self._tell(order, error=refusal)
             self._waiting.clear()
             self.engine = None
             self._set_state(state)
@@ -331,6 +332,10 @@ class Worker:
         self._metrics.batch_size.set(0)
         self._metrics.queue.set(0)
         gc.collect()  # weights and caches of several hundred MB may hang in circles
+
+    def _unusable(self, error: BaseException) -> Refusal:
+        """What those hear who ask for a model that could not be opened: no mistake of theirs."""
+        return error if isinstance(error, Refusal) else Refusal(500, f"{self.model}: {error}", "model_failed")
 
     def _call(self, function: Callable[[], object]) -> None:
         try:

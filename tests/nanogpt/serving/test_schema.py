@@ -19,7 +19,7 @@ CHECKS = [
     checks.response_schema_conformance,
     checks.negative_data_rejection,
 ]
-EXAMPLES = 12  # of each operation and mode
+EXAMPLES = 10  # of each operation and mode
 
 
 GET = ["/v1/models", "/v1/models/{model}", "/health", "/api/tags", "/api/version", "/metrics", "/nanogpt/examples"]

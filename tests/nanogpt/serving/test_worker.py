@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from nanogpt.faults import CorruptFileError
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.serving.settings import Limits
 from tests.nanogpt.serving.serving_case import LETTERS, SECONDS, make_export, serving, table_engine
 
@@ -122,12 +122,13 @@ def test_a_fault_of_the_decoder_ends_its_texts_and_not_the_server(export):
         assert ask(server, 4) == table_engine().complete("abc", max_new_tokens=40, seed=4)
 
 
-def test_a_damaged_model_is_an_error_for_those_who_ask_for_it(tmp_path):
+@pytest.mark.parametrize("error", [CorruptFileError, UserError])
+def test_a_damaged_model_is_an_error_for_those_who_ask_for_it(tmp_path, error):
     first, second = (make_export(tmp_path / "run" / name) for name in ("a", "b"))
 
     def opening(found, *_):
         if found.model == "b":
-            raise CorruptFileError(f"{found.path}: is not what its manifest says")
+            raise error(f"{found.path}: is not what its manifest says")
         return table_engine()
 
     with serving(first, second, opening=opening) as server:
