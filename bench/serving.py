@@ -271,7 +271,7 @@ def leaks(samples: list[Sample]) -> list[str]:
 # Tables
 
 HEAD = (
-    "| clients | written together | tokens/s | texts | first token: median | 95 % | 99 % | between two: median | 99 % |\n"
+    "| clients | together | tokens/s | texts | first token: median | 95 % | 99 % | between two: median | 99 % |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
 

@@ -83,9 +83,9 @@ STEPS: list[AnyStep] = [
             "nanogpt/model/**",
             "nanogpt/training/update/optimizer.py",
             "nanogpt/weights/checkpoint.py",
+            "nanogpt/weights/manifest.py",
             "nanogpt/decoders/protocol.py",
             "nanogpt/decoders/torch_decoder.py",
-            "nanogpt/weights/manifest.py",
         ),
     )
 ]

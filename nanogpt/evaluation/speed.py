@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,14 +18,21 @@ from nanogpt.model.gpt import GPT
 from nanogpt.results import DecodingSpeed
 
 
-def decoding_speed(
-    model: GPT, device: str = "cpu", prompt_tokens: int | None = None, max_seconds: float = 3.0
-) -> DecodingSpeed:
-    """Measure batch 1 with a KV cache for max_seconds, after as long at most, unmeasured, on one window."""
-    devices.reset_peak_memory(device)
-    decoder = TorchDecoder(model, device)
-    prompt_tokens = prompt_tokens or max(1, model.config.block_size // 2)
-    prompt = np.random.default_rng(0).integers(model.head.out_features, size=prompt_tokens).tolist()
+@dataclass(frozen=True)
+class Timing:
+    """Medians of one text at a time; `new_tokens` were timed."""
+
+    tokens_per_second: float
+    prefill_tokens_per_second: float
+    prompt_tokens: int
+    new_tokens: int
+
+
+def timing(decoder: Decoder, prompt_tokens: int | None = None, max_seconds: float = 3.0) -> Timing:
+    """Measure a decoder for max_seconds, after as long at most, unmeasured, on one window. Sampling is part of it."""
+    config = decoder.config
+    prompt_tokens = prompt_tokens or max(1, config.block_size // 2)
+    prompt = np.random.default_rng(0).integers(config.vocab_size or 1, size=prompt_tokens).tolist()
     prefills: list[float] = []
     steps: list[float] = []
     _window(decoder, prompt, deadline=time.perf_counter() + max_seconds)
@@ -33,15 +41,23 @@ def decoding_speed(
         prefill_seconds, written = _window(decoder, prompt, deadline)
         prefills.append(prefill_seconds)
         steps += written
-    tokens_per_second = 1 / statistics.median(steps)
+    return Timing(1 / statistics.median(steps), prompt_tokens / statistics.median(prefills), prompt_tokens, len(steps))
+
+
+def decoding_speed(
+    model: GPT, device: str = "cpu", prompt_tokens: int | None = None, max_seconds: float = 3.0
+) -> DecodingSpeed:
+    """timing() of torch, with what it reads and needs."""
+    devices.reset_peak_memory(device)
+    found = timing(TorchDecoder(model, device), prompt_tokens, max_seconds)
     weight_bytes = bytes_per_token(model)
     return DecodingSpeed(
-        tokens_per_second=tokens_per_second,
-        prefill_tokens_per_second=prompt_tokens / statistics.median(prefills),
-        prompt_tokens=prompt_tokens,
-        new_tokens=len(steps),
+        tokens_per_second=found.tokens_per_second,
+        prefill_tokens_per_second=found.prefill_tokens_per_second,
+        prompt_tokens=found.prompt_tokens,
+        new_tokens=found.new_tokens,
         weight_bytes=weight_bytes,
-        achieved_bytes_per_second=weight_bytes * tokens_per_second,
+        achieved_bytes_per_second=weight_bytes * found.tokens_per_second,
         device=device,
         peak_memory_bytes=devices.peak_memory(device),
         threads=torch.get_num_threads(),

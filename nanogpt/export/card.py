@@ -96,8 +96,8 @@ def _use(card: ModelCard) -> str:
 folder = "."  # of config.json and model.safetensors, or the model's name on huggingface.co
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)  # a {opens_as}
-tokens = tokenizer({prompt!r}, return_tensors="pt").input_ids
-written = model.generate(tokens, max_length={card.shape.block_size}, do_sample=True, temperature=0.8, top_k=50)
+inputs = tokenizer({prompt!r}, return_tensors="pt")
+written = model.generate(**inputs, max_length={card.shape.block_size}, do_sample=True, temperature=0.8, top_k=50)
 print(tokenizer.decode(written[0]))"""
     command = f"nanogpt generate .{_prompt_option(prompt)} --temperature 0.8"
     return (
@@ -114,8 +114,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 base = {base!r}  # the folder of the exported base model, or its name on huggingface.co
 tokenizer = AutoTokenizer.from_pretrained(base)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ".")
-tokens = tokenizer({prompt!r}, return_tensors="pt").input_ids
-written = model.generate(input_ids=tokens, max_length={card.shape.block_size}, do_sample=True, temperature=0.8)
+inputs = tokenizer({prompt!r}, return_tensors="pt")
+written = model.generate(**inputs, max_length={card.shape.block_size}, do_sample=True, temperature=0.8)
 print(tokenizer.decode(written[0]))"""
     merge = f"nanogpt merge {shlex.quote(base)} . --out ../merged"
     command = f"{merge}\nnanogpt generate ../merged{_prompt_option(prompt)}"

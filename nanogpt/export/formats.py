@@ -9,10 +9,10 @@ from pathlib import Path
 from nanogpt.config import ModelConfig
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export import card as cards
-from nanogpt.export import folder_card, gguf_file, gguf_folder, huggingface, mlx_folder, target
+from nanogpt.export import folder_card, gguf_file, gguf_folder, huggingface, mlx_folder, onnx_folder, target
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
-from nanogpt.weights import published_settings
+from nanogpt.weights import hugging_face, published_settings
 from nanogpt.weights.folders import open_folder, source_at
 
 ALL = "all"
@@ -60,6 +60,10 @@ def _write_hugging_face(to: Writing) -> list[Path]:
     return huggingface.export(to.model, to.tokenizer, to.folder, to.card, to.sources, to.precision)
 
 
+def _write_onnx(to: Writing) -> list[Path]:
+    return onnx_folder.export(to.model, to.tokenizer, to.folder, to.precision, to.card, to.sources)
+
+
 def _write_gguf(to: Writing) -> list[Path]:
     return gguf_folder.export(to.model, to.tokenizer, to.folder, to.precision, to.card, to.sources, to.name)
 
@@ -72,7 +76,7 @@ FORMATS = {
             title="transformers, vLLM and others",
             library="transformers",
             precisions=tuple(huggingface.PRECISIONS),
-            weights=huggingface.WEIGHTS,
+            weights=hugging_face.WEIGHTS,
             files=frozenset(huggingface.FILES),
             is_export=huggingface.is_export,
             refusal=_published_refusal,
@@ -91,11 +95,23 @@ FORMATS = {
             use=gguf_folder.use,
         ),
         Format(
+            name="onnx",
+            title="onnxruntime",
+            library=onnx_folder.LIBRARY,
+            precisions=tuple(onnx_folder.PRECISIONS),
+            weights=onnx_folder.WEIGHTS,
+            files=frozenset(onnx_folder.FILES),
+            is_export=huggingface.is_export,
+            refusal=onnx_folder.refusal,
+            write=_write_onnx,
+            use=onnx_folder.use,
+        ),
+        Format(
             name="mlx",
             title="mlx-lm on Apple's chips",
             library=mlx_folder.LIBRARY,
             precisions=tuple(huggingface.PRECISIONS),
-            weights=huggingface.WEIGHTS,
+            weights=hugging_face.WEIGHTS,
             files=frozenset(huggingface.FILES),
             is_export=huggingface.is_export,
             refusal=mlx_folder.refusal,

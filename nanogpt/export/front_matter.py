@@ -19,6 +19,7 @@ from nanogpt.weights.published_settings import architecture
 
 CARD = "README.md"
 KEY, TAG = "nanogpt", "nanogpt-autopilot"
+UNKNOWN_LICENCE = "unknown"
 FRONT_MATTER = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
 PLAIN = re.compile("[A-Za-z][A-Za-z0-9_-]*")
 
@@ -66,7 +67,7 @@ def written(card: ModelCard) -> str:
     opens = architecture(card.shape) is not None
     metadata: dict[str, Any] = {
         **({"language": [language]} if language else {}),
-        "license": "unknown",
+        "license": UNKNOWN_LICENCE,
         **({"library_name": "peft" if card.kind == "adapters" else "transformers"} if opens else {}),
         "pipeline_tag": "text-generation",
         "tags": [TAG, *_tags(card)],
@@ -104,6 +105,14 @@ def is_own_words(folder: Path) -> bool:
         return False
     except (OSError, ValueError, LookupError, TypeError):
         return True
+
+
+def has_unknown_licence(folder: Path) -> bool:
+    """Whether the card in `folder` leaves the licence of the weights open, as the cards that are written here do."""
+    try:
+        return bool(_metadata(folder).get("license") == UNKNOWN_LICENCE)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from torch import Tensor
 from nanogpt.config import ModelConfig
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export.gguf_vocabulary import vocabulary
+from nanogpt.weights.published_names import GPT2_PARTS, GPT2_PREFIX
 from nanogpt.weights.published_settings import is_qwen3
-from nanogpt.weights.published_shapes import GPT2_PARTS
 
 Float32 = npt.NDArray[np.float32]
 F16, F32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32
@@ -152,7 +152,7 @@ def _add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, rows: int) -> None
 def _named(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Float32]]:
     """Each tensor by llama.cpp's name; matrices are (out, in) there."""
     for published, tensor in tensors.items():
-        name, stored_in_out = _name_of(published.removeprefix("transformer."))
+        name, stored_in_out = _name_of(published.removeprefix(GPT2_PREFIX))
         matrix = tensor.t() if stored_in_out and tensor.dim() == 2 else tensor
         yield name, np.ascontiguousarray(matrix.numpy())
 

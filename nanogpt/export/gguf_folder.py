@@ -11,7 +11,7 @@ from nanogpt.config import ModelConfig
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.export import gguf_vocabulary, placing
 from nanogpt.export.front_matter import CARD
-from nanogpt.export.gguf_file import PRECISIONS, kept_at_f16, write_gguf
+from nanogpt.export.gguf_file import kept_at_f16, write_gguf
 from nanogpt.export.target import require_target
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import digests, published_settings, published_shapes
@@ -120,5 +120,23 @@ def _notes(config: ModelConfig, tokenizer: Tokenizer, precision: str) -> str:
         lines.append(
             f"{precision} stores rows in blocks of 32: matrices whose rows are of another width ({widths}) are f16."
         )
+    lines += _notes_on_ollama(config, tokenizer)
     lines.append("It continues text and was not trained to chat: `-no-cnv`, and no chat template.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _notes_on_ollama(config: ModelConfig, tokenizer: Tokenizer) -> list[str]:
+    """Where Ollama's own engine, which runs Qwen3's shape, reads a text otherwise than llama.cpp.
+
+    Source: github.com/ollama/ollama, model/models/qwen3/model.go and model/bytepairencoding.go.
+    """
+    if not published_settings.is_qwen3(config):
+        return []
+    lines = []
+    if not isinstance(tokenizer, CharTokenizer):
+        lines.append("Ollama splits text by Qwen's rule, llama.cpp by GPT-2's, as the model has learned it.")
+    elif any(len(character.encode("utf-8")) > 2 for character in tokenizer.alphabet):
+        lines.append("Ollama drops characters of three and more bytes from a prompt; llama.cpp reads them.")
+    if config.position_scale != 1:
+        lines.append("Ollama does not read that positions are stretched; llama.cpp does.")
+    return lines

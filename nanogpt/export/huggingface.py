@@ -25,6 +25,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.weights import digests, published_settings, published_shapes
 from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
+from nanogpt.weights.published_names import GPT2_PREFIX
 from nanogpt.weights.trained_folder import TrainedFolder
 
 GENERATION = "generation_config.json"
@@ -45,7 +46,8 @@ def export(
 ) -> list[Path]:
     """Write `model` and `tokenizer` to `folder`, each file whole or absent; returns the files.
 
-    `precision`: of the weights, one of PRECISIONS. `card` is the text of README.md. `sources` are the folders that the model was read from.
+    `precision`: of the weights, one of PRECISIONS. `card` is the text of README.md. `sources` are the folders that the
+    model was read from.
     Raises UserError when the model's options fit neither shape, and for a folder that holds anything but an export.
     """
     published_settings.settings_of(model.config)  # raises before the tensors are asked for
@@ -68,7 +70,7 @@ def export_tensors(
     folder, settings = Path(folder), published_settings.settings_of(config)
     settings["torch_dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     require_target(folder, FILES, is_export, sources)
-    names = {name: name.removeprefix("transformer.") for name in tensors}
+    names = {name: name.removeprefix(GPT2_PREFIX) for name in tensors}
     weights = save({names[name]: tensor for name, tensor in tensors.items()}, metadata={"format": "pt"})
     durable.remove(folder / WEIGHTS)
     write_settings(folder, settings, tokenizer, config.block_size)
@@ -80,7 +82,7 @@ def export_tensors(
 
 
 def write_settings(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer, block_size: int) -> None:
-    """Write what goes with the weights: how to generate, tokenizer.json and its settings, and `settings`, config.json's.
+    """Write what goes with the weights: how to generate, the tokenizer, and `settings` as config.json.
 
     tokenizer_config.json names the inputs: by default there are token types too, which no GPT takes.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+
 from nanogpt import markdown
 from nanogpt.config import ModelConfig
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer

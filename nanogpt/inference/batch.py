@@ -12,6 +12,7 @@ from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Cache, Decoder, Logits
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.options import Finish, Options, Piece
+from nanogpt.inference.prefix_cache import PrefixCache
 from nanogpt.inference.prompts import normalised
 from nanogpt.inference.sampling import NOT_A_TOKEN, Sampler, choose, described
 from nanogpt.inference.text_stream import TextStream
@@ -28,6 +29,9 @@ class Model(Protocol):
 
     @property
     def context(self) -> int: ...
+
+    @property
+    def prefixes(self) -> PrefixCache: ...
 
 
 class Writing:
@@ -112,7 +116,9 @@ class Batch:
 
     def drop(self, writing: Writing) -> None:
         """End a text before its time: no piece of it comes any more."""
-        writing.finish = writing.finish or "stop"
+        if not writing.ended:
+            writing.finish = "stop"
+            self._remember(writing)
 
     def step(self) -> list[tuple[Writing, Piece]]:
         """One token of every text, or what ends it.
@@ -129,6 +135,8 @@ class Batch:
         tokens = choose(logits, [writing.sampler for writing in self._texts])
         for writing, token, row in zip(self._texts, tokens, logits, strict=True):
             written.append((writing, self._piece(writing, token, row)))
+            if writing.finish is not None:
+                self._remember(writing)
         return written
 
     def _piece(self, writing: Writing, token: int, logits: Logits) -> Piece:
@@ -138,6 +146,11 @@ class Batch:
         text, count = writing.add(token), writing.options.alternatives
         described_tokens = () if count is None else (described(token, logits, count, self.model.tokenizer),)
         return Piece(text, described_tokens, writing.finish)
+
+    def _remember(self, writing: Writing) -> None:
+        """Keep what was read of a text: all but its newest token."""
+        if writing in self._texts and not writing.slid:
+            self.model.prefixes.keep(writing.window[:-1], self._cache, self._texts.index(writing))
 
     def _next_logits(self) -> Logits | None:
         """The logits (B, vocab_size) behind each text that goes on, which are then the rows of the cache.
@@ -170,15 +183,22 @@ class Batch:
 
     def _read(self, windows: Sequence[Sequence[int]]) -> Logits:
         """Append windows to the cache, equal ones read once -> logits (len(windows), vocab_size)."""
-        places: dict[tuple[int, ...], int] = {}
-        rows = [places.setdefault(tuple(window), len(places)) for window in windows]
-        cache = self.model.decoder.new_cache()
-        logits = self.model.decoder.prefill([*places], cache)
-        if len(places) < len(rows):
+        decoder, remembered = self.model.decoder, self.model.prefixes
+        distinct = list(dict.fromkeys(map(tuple, windows)))
+        begun = {window: cache for window in distinct if (cache := remembered.begun(window)) is not None}
+        unread = [window for window in distinct if window not in begun]
+        cache, logits = decoder.new_cache(), []
+        if unread:
+            logits.append(decoder.prefill(unread, cache))
+        for window, beginning in begun.items():
+            logits.append(decoder.prefill([window[beginning.lengths[0] :]], beginning))
+            cache.join(beginning)
+        places = {window: place for place, window in enumerate([*unread, *begun])}
+        rows = [places[tuple(window)] for window in windows]
+        if rows != list(range(len(places))):
             cache.select(rows)
-            logits = logits[rows]
         if self._texts:
             self._cache.join(cache)
         else:
             self._cache = cache
-        return logits
+        return np.concatenate(logits)[rows]

@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.decoders.protocol import Decoder
+from nanogpt.decoders.opening import Notify, open_decoder
+from nanogpt.decoders.protocol import Decoder, Precision
 from nanogpt.inference.batch import Batch, Writing
 from nanogpt.inference.options import Changes, Options, Piece
+from nanogpt.inference.prefix_cache import PrefixCache
+from nanogpt.inference.search import beam_search
 
 if TYPE_CHECKING:  # torch takes a second or more to import, and other decoders do without it
     from torch import nn
+
+REMEMBERED = 256 << 20  # bytes: three whole contexts of GPT-2 124M
 
 
 class Engine:
     """A decoder and its tokenizer, ready to write.
 
     `context`: tokens that a text looks back on at most, where that is less than the model's block_size. Past it the
-    window slides: its newer half is read again.
+    window slides: its newer half is read again. `remembered`: bytes of what was read of texts that have ended, for
+    prompts that begin like one of them.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, context: int | None = None):
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, context: int | None = None, remembered: int = 0):
         self.decoder, self.tokenizer = decoder, tokenizer
         self.context = context or decoder.config.block_size
+        self.prefixes = PrefixCache(decoder.config, remembered)
 
     @classmethod
     def of_model(
@@ -39,14 +46,20 @@ class Engine:
         return cls(TorchDecoder(model, device), tokenizer, context)
 
     @classmethod
-    def from_folder(cls, folder: Path | str, device: str = "cpu") -> Engine:
-        """Open an exported folder, or the best checkpoint of a training folder.
+    def from_folder(
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        backend: str = "auto",
+        notify: Notify = lambda message: None,
+        precision: Precision = "float32",
+    ) -> Engine:
+        """Open an exported folder, or the best checkpoint of a training folder; as open_decoder().
 
-        Raises UserError naming what is missing, CorruptFileError when a file is not what was written.
+        Of texts that have ended, up to REMEMBERED bytes stay.
         """
-        from nanogpt.weights.folders import open_folder  # torch: only here
-
-        return cls.of_model(*open_folder(folder), device)
+        opened = open_decoder(folder, device, backend, notify, precision)
+        return cls(opened.decoder, opened.tokenizer, remembered=REMEMBERED)
 
     def generate(self, prompt: str, **changes: Unpack[Changes]) -> Iterator[str]:
         """Pieces of the text that follows `prompt`, each of whole characters. `changes`: Options by name.
@@ -72,11 +85,14 @@ class Engine:
         Raises ValueError unless there are as many seeds as prompts.
         """
         options = Options(**changes)
-        batch = Batch(self)
-        writings = [
-            batch.add(prompt, replace(options, seed=seed))[0]
+        of_each = [
+            (prompt, replace(options, seed=seed))
             for prompt, seed in zip(prompts, seeds or [options.seed] * len(prompts), strict=True)
         ]
+        if options.beams > 1:
+            return ["".join(piece.text for piece in self.stream(*text)) for text in of_each]
+        batch = Batch(self)
+        writings = [batch.add(*text)[0] for text in of_each]
         return self._whole(batch, writings)
 
     def samples(self, prompt: str, count: int, options: Options) -> list[str]:
@@ -85,10 +101,16 @@ class Engine:
         return self._whole(batch, batch.add(prompt, options, count))
 
     def stream(self, prompt: str, options: Options) -> Iterator[Piece]:
-        """generate(), with what is known of each piece; a piece for each token."""
+        """generate(), with what is known of each piece: one for each token, or a single one of many beams."""
+        if options.beams > 1:
+            Writing(self, prompt, options)  # checked before the first piece is asked for, as below
+            return self._searched(prompt, options)
         batch = Batch(self)
-        batch.add(prompt, options)  # checked before the first piece is asked for
+        batch.add(prompt, options)
         return (piece for _, piece in self._pieces(batch))
+
+    def _searched(self, prompt: str, options: Options) -> Iterator[Piece]:
+        yield beam_search(self, prompt, options)
 
     def _whole(self, batch: Batch, writings: list[Writing]) -> list[str]:
         texts: dict[int, list[str]] = {id(writing): [] for writing in writings}

@@ -22,7 +22,8 @@ class Options:
     negative ones (Keskar et al. 2019). logit_bias is added to the logits of the tokens that it names. seed: the same
     one gives the same text, alone or in a batch; None draws a fresh one. alternatives: how many of the likeliest
     tokens are stated with each token that was chosen; None states no probabilities. beams above 1 search for the
-    likeliest text, its log-probability divided by length ** length_penalty (Wu et al. 2016 without the constant).
+    likeliest text, its log-probability divided by length ** length_penalty (Wu et al. 2016 without the constant); what
+    concerns drawing has no say then.
     """
 
     max_new_tokens: int = 200

@@ -1,11 +1,9 @@
-"""The application: both APIs, health and metrics, the page where it is there; every error is JSON in OpenAI's form."""
+"""The application: both APIs, health and metrics, the page; every error is JSON in OpenAI's form."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +15,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from nanogpt import __version__, mistakes
-from nanogpt.serving import ollama_api, openai_api
+from nanogpt.faults import nearest
+from nanogpt.serving import attention, examples, ollama_api, openai_api
 from nanogpt.serving.guard import Guard
 from nanogpt.serving.metrics import Metrics
 from nanogpt.serving.models import Models, OpenEngine, open_engine
@@ -26,7 +25,6 @@ from nanogpt.serving.refusals import Refusal
 from nanogpt.serving.settings import Settings
 
 PAGE = Path(__file__).with_name("page")
-OF_THE_PAGE = ("nanogpt.serving.attention", "nanogpt.serving.examples")  # modules with a `router`
 
 
 class Health(BaseModel):
@@ -66,15 +64,14 @@ def create_app(
     app.state.model_folder = lambda name: _folder(models, name)
     app.include_router(openai_api.router)
     app.include_router(ollama_api.router)
-    for module in OF_THE_PAGE:
-        if find_spec(module):
-            app.include_router(import_module(module).router, responses=openai_api.ERRORS)
+    app.include_router(attention.router, responses=openai_api.ERRORS)
+    app.include_router(examples.router, responses=openai_api.ERRORS)
     _add_monitoring(app, guard, models, metrics)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
-    if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True))
+    app.add_exception_handler(Exception, _refused)  # it goes on to the guard, which logs it
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
     return guard
 
 
@@ -120,8 +117,7 @@ def _as_refusal(error: Exception) -> Refusal:
         return _of_field(error)
     if isinstance(error, HTTPException):
         return Refusal(error.status_code, str(error.detail), "not_found" if error.status_code == 404 else None)
-    assert isinstance(error, Refusal), error
-    return error
+    return error if isinstance(error, Refusal) else Refusal(500, "the server made a mistake; its log says where", "bug")
 
 
 def _of_field(error: RequestValidationError) -> Refusal:
@@ -133,7 +129,7 @@ def _of_field(error: RequestValidationError) -> Refusal:
     location = [str(part) for part in first["loc"] if part != "body"]
     field = ".".join(location)
     if first["type"] in mistakes.UNKNOWN_KEY:
-        near = mistakes.nearest(location[-1], [*CompletionRequest.model_fields, *ChatRequest.model_fields])
+        near = nearest(location[-1], [*CompletionRequest.model_fields, *ChatRequest.model_fields])
         return Refusal(400, f"{field}: this server has no such field{near}", "unknown_field", field)
     if first["type"] == "missing":
         return Refusal(400, f"{field or 'the body'}: is missing", "missing_field", field or None)

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -123,13 +124,16 @@ def _training_above(folder: Path) -> Path:
 
 def _described(path: Path, kind: Kind, run: str, model: str, name: str) -> Iterator[FoundModel]:
     version = version_of(path)
-    if version is None:
-        return
-    training = _training_above(path)
-    block_size = _block_size(path, training)
-    yield FoundModel(
-        name, path, kind, run, model, _step(path), _parameters(path), block_size, version, version[2] // 1_000_000_000
-    )
+    if version is not None:
+        step, parameters, block_size = _figures(path, version)
+        changed = version[2] // 1_000_000_000
+        yield FoundModel(name, path, kind, run, model, step, parameters, block_size, version, changed)
+
+
+@lru_cache(maxsize=10_000)
+def _figures(path: Path, version: tuple[int, int, int]) -> tuple[int | None, int | None, int | None]:
+    """Step, parameters and block size of a model, read once while its weights stay as they are."""
+    return _step(path), _parameters(path), _block_size(path, _training_above(path))
 
 
 def _step(path: Path) -> int | None:
@@ -168,7 +172,7 @@ def _parameters(path: Path) -> int | None:
             if length > LONGEST_HEADER:
                 return None
             header = json.loads(file.read(length))
-        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        return sum(int(math.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
         return None
 

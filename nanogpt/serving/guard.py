@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +35,7 @@ SECURITY = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-access = logging.getLogger("nanogpt.access")
+log, access = logging.getLogger("nanogpt"), logging.getLogger("nanogpt.access")
 
 
 class Guard:
@@ -66,7 +67,9 @@ class Guard:
         except Refusal as refusal:
             await answer.refuse(refusal)
         except Exception as error:
-            logging.getLogger("nanogpt").exception("%s %s failed", scope["method"], _shown(scope))
+            # Its words are left out: they may quote what a client has sent.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s %s failed: %s\n%s", scope.get("method"), _shown(scope), type(error).__name__, where)
             await answer.refuse(refusal_of(error))
         finally:
             self.running -= 1

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """Those of Metrics that are counted for each model."""
+
+    first_token: Histogram
+    prompt_tokens: Counter
+    tokens: Counter
+    steps: Counter
+    batch_size: Gauge
+    queue: Gauge
 
 
 class Metrics:
@@ -32,11 +44,16 @@ class Metrics:
         self.running = Gauge("nanogpt_running_requests", "Requests that are being answered", registry=registry)
         self.loaded = Gauge("nanogpt_loaded_models", "Models in memory", registry=registry)
 
-    def forget(self, model: str) -> None:
-        """A model was unloaded: its gauges end, what it counted stays."""
-        for gauge in (self.batch_size, self.queue):
-            with contextlib.suppress(KeyError):
-                gauge.remove(model)
+    def of(self, model: str) -> ModelMetrics:
+        """The figures of one model: looked up once, not at each token."""
+        return ModelMetrics(
+            self.first_token.labels(model),
+            self.prompt_tokens.labels(model),
+            self.tokens.labels(model),
+            self.steps.labels(model),
+            self.batch_size.labels(model),
+            self.queue.labels(model),
+        )
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

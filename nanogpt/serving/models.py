@@ -7,8 +7,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from nanogpt.decoders.opening import open_decoder
 from nanogpt.faults import nearest
 from nanogpt.inference.engine import Engine
 from nanogpt.serving.found_models import FoundModel, find_models, version_of
@@ -19,7 +19,7 @@ from nanogpt.serving.worker import Worker
 
 FRESH = 2.0  # seconds that a listing is believed: a training writes new checkpoints beside the server
 
-OpenEngine = Callable[[Path, str, str, Callable[[str], None]], Engine]
+OpenEngine = Callable[[FoundModel, Settings, Callable[[str], None]], Engine]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class _Loaded:
     version: tuple[int, int, int]
 
 
-def open_engine(path: Path, device: str, backend: str, notify: Callable[[str], None]) -> Engine:
-    """The engine of the model at `path`."""
-    return Engine.from_folder(path, device)
+def open_engine(found: FoundModel, settings: Settings, notify: Callable[[str], None]) -> Engine:
+    """The engine of a model. Raises UserError and CorruptFileError. `notify` gets each backend that was passed over."""
+    opened = open_decoder(found.path, settings.device, settings.backend, notify, settings.precision)
+    return Engine(opened.decoder, opened.tokenizer)
 
 
 class Models:
@@ -121,7 +122,7 @@ class Models:
         limits = self._settings.limits
         return Worker(
             found.id,
-            lambda: self._opening(found.path, self._settings.device, self._settings.backend, self._notify),
+            lambda: self._opening(found, self._settings, self._notify),
             limits.batch,
             limits.queue,
             self._metrics,

@@ -13,7 +13,7 @@ from nanogpt import __version__
 from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.options import Options
 from nanogpt.serving import orders
-from nanogpt.serving.openai_api import TheLimits, TheModels
+from nanogpt.serving.openai_api import Responses, TheLimits, TheModels
 from nanogpt.serving.openai_shapes import Shape
 from nanogpt.serving.orders import Stream, Texts
 from nanogpt.serving.refusals import Refusal
@@ -27,8 +27,8 @@ class OllamaError(BaseModel):
     error: str
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": OllamaError}, "5XX": {"model": OllamaError}}
-STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
+ERRORS: Responses = {"4XX": {"model": OllamaError}, "5XX": {"model": OllamaError}}
+STREAMED: Responses = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
 router = APIRouter(prefix="/api")
 
 
@@ -175,11 +175,8 @@ async def _answer(
 ) -> Shaped | Stream:
     if request.stream is not False:
         return Stream(texts, _lines(texts, shape), "application/x-ndjson")
-    text, finish = "", None
-    async for pieces in texts.pieces():
-        for _, piece in pieces:
-            text, finish = text + piece.text, piece.finish
-    return shape(text, _rest(texts, finish))
+    (piece,) = await texts.whole()
+    return shape(piece.text, _rest(texts, piece.finish))
 
 
 async def _lines(texts: Texts, shape: Callable[[str, dict[str, Any]], _Answer]) -> AsyncIterator[bytes]:

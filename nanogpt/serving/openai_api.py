@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
@@ -45,19 +45,20 @@ from nanogpt.serving.refusals import Refusal, bad_field
 from nanogpt.serving.settings import Limits
 
 SMALLEST_LOGPROB = -9999.0  # OpenAI's word for minus infinity, which JSON does not have
-ERRORS = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
-STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+Responses = dict[int | str, dict[str, Any]]  # FastAPI's own type
+ERRORS: Responses = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
+STREAMED: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 PLAY = Play()
 
 router = APIRouter(prefix="/v1")
 
 
-def models_of(request: Request) -> Models:
+async def models_of(request: Request) -> Models:  # async: the others run in a thread each, 0.2 ms a request
     models: Models = request.app.state.models
     return models
 
 
-def limits_of(request: Request) -> Limits:
+async def limits_of(request: Request) -> Limits:
     limits: Limits = request.app.state.settings.limits
     return limits
 
@@ -123,15 +124,19 @@ class CompletionWriter:
         self._offsets: dict[int, int] = {}  # of the next token, in each text
 
     async def whole(self) -> Completion:
-        parts: dict[int, list[Piece]] = {index: [] for index in range(self.texts.order.texts)}
-        async for pieces in self.texts.pieces():
-            for index, piece in pieces:
-                parts[index].append(piece)
-        choices = [self._choice(index, orders.as_one(pieces)) for index, pieces in parts.items()]
-        return self._answer(choices, ended=True)
+        return self.chunk(list(enumerate(await self.texts.whole())), ended=True)
 
     def chunk(self, pieces: Sequence[tuple[int, Piece]], *, ended: bool) -> Completion:
-        return self._answer([self._choice(index, piece) for index, piece in pieces], ended=ended)
+        texts = self.texts
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=texts.model,
+            system_fingerprint=texts.fingerprint,
+            choices=[self._choice(index, piece) for index, piece in pieces],
+            usage=_usage(texts.totals) if ended else None,
+            nanogpt=_extra(texts) if ended else None,
+        )
 
     def _choice(self, index: int, piece: Piece) -> CompletionChoice:
         text = self._echoed.pop(index, "") + piece.text
@@ -151,18 +156,6 @@ class CompletionWriter:
             token_logprobs=[_finite(token.logprob) for token in tokens],
             top_logprobs=[{other.text: _finite(other.logprob) for other in token.alternatives} for token in tokens],
             text_offset=offsets,
-        )
-
-    def _answer(self, choices: list[CompletionChoice], *, ended: bool) -> Completion:
-        texts = self.texts
-        return Completion(
-            id=self.id,
-            created=self.created,
-            model=texts.model,
-            system_fingerprint=texts.fingerprint,
-            choices=choices,
-            usage=_usage(texts.totals) if ended else None,
-            nanogpt=_extra(texts) if ended else None,
         )
 
 
@@ -193,22 +186,16 @@ class ChatWriter:
         self._silent = set(range(texts.order.texts))  # texts whose role has not been sent
 
     async def whole(self) -> Chat:
-        parts: dict[int, list[Piece]] = {index: [] for index in range(self.texts.order.texts)}
-        async for pieces in self.texts.pieces():
-            for index, piece in pieces:
-                parts[index].append(piece)
-        choices = []
-        for index, pieces in parts.items():
-            piece = orders.as_one(pieces)
-            choices.append(
-                ChatChoice(
-                    index=index,
-                    message=Reply(content=piece.text),
-                    logprobs=self._logprobs(piece.tokens),
-                    finish_reason=piece.finish or "stop",
-                )
-            )
         texts = self.texts
+        choices = [
+            ChatChoice(
+                index=index,
+                message=Reply(content=piece.text),
+                logprobs=self._logprobs(piece.tokens),
+                finish_reason=piece.finish or "stop",
+            )
+            for index, piece in enumerate(await texts.whole())
+        ]
         return Chat(
             id=self.id,
             created=self.created,

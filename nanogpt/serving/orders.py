@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from nanogpt.inference.options import Options, Piece, Token
+from nanogpt.inference.options import Options, Piece
 from nanogpt.serving.models import Models
 from nanogpt.serving.refusals import bad_field
 from nanogpt.serving.settings import Limits
@@ -78,6 +78,14 @@ class Texts:
         finally:
             self.close()
 
+    async def whole(self) -> list[Piece]:
+        """Each text as one piece. Raises Refusal when one of them cannot go on."""
+        parts: list[list[Piece]] = [[] for _ in range(self.order.texts)]
+        async for pieces in self.pieces():
+            for index, piece in pieces:
+                parts[index].append(piece)
+        return [as_one(pieces) for pieces in parts]
+
     def close(self) -> None:
         """Nobody waits for the rest."""
         self.worker.cancel(self.order)
@@ -108,8 +116,8 @@ def joined(events: Sequence[Wrote]) -> list[tuple[int, Piece]]:
 def as_one(parts: Sequence[Piece]) -> Piece:
     if len(parts) == 1:
         return parts[0]
-    tokens: tuple[Token, ...] = sum((part.tokens for part in parts), ())
-    return Piece("".join(part.text for part in parts), tokens, parts[-1].finish)
+    tokens = tuple(token for part in parts for token in part.tokens)
+    return Piece("".join(part.text for part in parts), tokens, parts[-1].finish if parts else None)
 
 
 async def begin(models: Models, limits: Limits, name: str | None, prompts: Sequence[str], options: Options, copies: int

@@ -59,4 +59,4 @@ def refusal_of(error: BaseException) -> Refusal:
         return error
     if isinstance(error, UserError):
         return Refusal(400, str(error), "invalid_value")
-    return Refusal(500, f"the model cannot go on: {error or type(error).__name__}", "model_failed")
+    return Refusal(500, f"the model cannot go on: {str(error) or type(error).__name__}", "model_failed")

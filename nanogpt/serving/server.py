@@ -139,7 +139,8 @@ class Server(uvicorn.Server):
     async def _finish(self) -> None:
         running, seconds = self.guard.running, self.settings.limits.drain_seconds
         if running:
-            self.notify(f"ending: {running} requests are finished first, for at most {seconds:g} s (Ctrl-C ends them)")
+            requests = "1 request is" if running == 1 else f"{running} requests are"
+            self.notify(f"ending: {requests} finished first, for at most {seconds:g} s (Ctrl-C ends them too)")
         until = asyncio.get_running_loop().time() + seconds
         while self.guard.running and not self.should_exit and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(LOOK_AGAIN)
@@ -152,7 +153,7 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._background.discard)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """Instead of uvicorn's, which raises the signal again: a server that was asked to end exits with 0."""
         loop = asyncio.get_running_loop()
         caught: list[signal.Signals] = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanogpt import durable
+from nanogpt.decoders.protocol import Precision
 from nanogpt.faults import UserError
 
 TOKEN_VARIABLE = "NANOGPT_TOKEN"
@@ -53,6 +54,7 @@ class Settings:
     token: str | None = None
     device: str = "cpu"
     backend: str = "auto"
+    precision: Precision = "float32"
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)

@@ -1,4 +1,4 @@
-"""SHA256SUMS: what the weights in an exported folder were when they were written, as `sha256sum -c SHA256SUMS` reads it.
+"""SHA256SUMS: what the weights in an exported folder were when they were written; `sha256sum -c SHA256SUMS` reads it.
 
 safetensors, GGUF and ONNX carry no digest of their own, and programs load a flipped bit without a word.
 """

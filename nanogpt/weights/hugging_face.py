@@ -40,7 +40,9 @@ class HuggingFaceFolder(Source):
         return self._ours(config, load_sizes, Origin.size)
 
     def _arrays(self, config: ModelConfig) -> dict[str, Array]:
-        return self._ours(config, _unchanged_arrays, Origin.array)
+        for path in self._weight_files():
+            digests.check(path)
+        return self._ours(config, load_arrays, Origin.array)
 
     def _ours(
         self, config: ModelConfig, load: Callable[[Path], dict[str, T]], take: Callable[[Origin, dict[str, T]], T]
@@ -70,12 +72,6 @@ class HuggingFaceFolder(Source):
             if index.is_file():
                 return _shards(index)
         raise UserError(f"{self.path}: {WEIGHTS} is missing; expected a folder written by the export")
-
-
-def _unchanged_arrays(path: Path) -> dict[str, Array]:
-    """load_arrays() of a file that is as it was written, where its folder says how that was."""
-    digests.check(path)
-    return load_arrays(path)
 
 
 def _shards(index: Path) -> list[Path]:

@@ -13,6 +13,11 @@ from nanogpt.weights.nanogpt_checkpoint import NanoGPTCheckpoint
 from nanogpt.weights.source import Source
 from nanogpt.weights.trained_folder import TrainedFolder
 
+FOR_OTHERS = {  # an export's file of weights, and what opens it
+    "model.gguf": "llama.cpp and Ollama",
+    "model.onnx": "onnxruntime",
+}
+
 
 def source_at(path: Path | str) -> Source:
     """What lies at `path`. Raises UserError when it is nothing that weights can be read from.
@@ -26,6 +31,12 @@ def source_at(path: Path | str) -> Source:
         raise UserError(f"{path}: there is no such file or folder")
     if (path / trained_folder.CONFIG).is_file():
         return TrainedFolder(path)
+    for name, programs in FOR_OTHERS.items():
+        if (path / name).is_file():
+            raise UserError(
+                f"{path}: is an export for {programs}; nanogpt opens the folder that it was made of, or its Hugging "
+                "Face export (nanogpt export --to hf)"
+            )
     if (path / hugging_face.CONFIG).is_file():
         return HuggingFaceFolder(path)
     if (path / manifest.MANIFEST).is_file():

@@ -80,6 +80,16 @@ def make_export(folder: Path) -> Path:
     return folder
 
 
+def make_real_export(folder: Path) -> Path:
+    """A small random model of the same alphabet."""
+    from nanogpt.export import huggingface  # torch, which most tests of the server do without
+    from nanogpt.model.gpt import GPT
+
+    shape = dict(n_layer=2, n_head=2, n_embd=32, block_size=32, vocab_size=LETTERS.vocab_size)
+    huggingface.export(GPT(ModelConfig(preset="modern", **shape)), LETTERS, folder)
+    return folder
+
+
 class Running:
     """A server that is up. `decoder`: of the first model."""
 
@@ -108,9 +118,9 @@ def serving(*paths: Path, opening=None, seconds: float = 0.0, limits: Limits | N
     """A Running server over `paths`; by default each model is a table whose steps take `seconds`."""
     engines: dict[str, Engine] = {}
 
-    def open_table(path, device, backend, notify):
-        engines[path.name] = table_engine(seconds)
-        return engines[path.name]
+    def open_table(found, settings, notify):
+        engines[found.model] = table_engine(seconds)
+        return engines[found.model]
 
     notes: list[str] = []
     listening = bind("127.0.0.1", port)

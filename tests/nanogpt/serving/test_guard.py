@@ -3,6 +3,7 @@
 import http.client
 import json
 import logging
+import re
 import select
 import socket
 import time
@@ -127,7 +128,8 @@ def test_a_header_that_decides_may_not_come_twice(server, twice):
 def test_one_byte_at_a_time_is_cut_in_the_headers_and_in_the_body(server):
     slow = [bytes([byte]) for byte in b"GET /health HTTP/1.1\r\nhost: localhost\r\n" * 3]
     assert error_of(raw(server, *slow, pause=0.02)) == (408, "too_slow")
-    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += b"content-length: 99\r\n\r\n"
     assert error_of(raw(server, head, *[b" "] * 40, pause=0.02)) == (408, "too_slow")
 
 
@@ -159,18 +161,17 @@ def test_too_many_connections_are_refused(server):
 
 
 def test_a_client_that_does_not_read_is_cut(export):
-    """Its text of some hundred kB fits into no buffer: the server would wait for ever."""
-    limits = Limits(send_seconds=0.3, max_tokens=30_000)
-    with serving(export, limits=limits) as server:
-        body = json.dumps({"prompt": "abc", "max_tokens": 30_000, "stream": True, "logprobs": 20, "n": 8}).encode()
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(address(server))
-            connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-                               b"content-length: %d\r\n\r\n" % len(body) + body)  # fmt: skip
-            server.until(lambda: server.figure("nanogpt_running_requests") == 2)  # it, and /metrics
-            server.until(lambda: server.figure("nanogpt_running_requests") == 1)
-            server.until(lambda: server.figure("nanogpt_batch_size") == 0)
+    """Its text of some MB fits into no buffer: the server would wait for ever."""
+    with serving(export, limits=Limits(send_seconds=0.3, prompt=1_000_000)) as server, socket.socket() as connection:
+        prompt = "a" * 800_000
+        body = json.dumps({"prompt": prompt, "max_tokens": 5, "stream": True, "echo": True, "n": 8}).encode()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(address(server))
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                           b"content-length: %d\r\n\r\n" % len(body) + body)  # fmt: skip
+        server.until(lambda: server.figure("nanogpt_generated_tokens_total") == 40)
+        assert server.figure("nanogpt_running_requests") == 2  # it waits; the other one asks for the figures
+        server.until(lambda: server.figure("nanogpt_running_requests") == 1)
 
 
 def test_a_token_is_demanded_of_all_but_health_and_page(export):
@@ -205,3 +206,24 @@ def test_metrics_do_not_grow_with_what_clients_invent(server):
         server.client.get(f"/invented/{number}")
     text = server.client.get("/metrics").text
     assert "invented" not in text and 'path="other",status="404"' in text
+
+
+def test_a_mistake_of_the_server_is_json_and_logged_without_what_was_sent(server, caplog, monkeypatch):
+    def fail(*_):
+        raise ValueError("abc" * 3)  # the source is logged, the words are not
+
+    monkeypatch.setattr(server.server.models, "find", fail)
+    answer = server.post("/v1/completions", {"prompt": "abcabcabc"})
+    assert answer.status_code == 500 and answer.json()["error"]["code"] == "bug"
+    server.until(lambda: "/v1/completions failed: ValueError" in caplog.text)
+    assert "in fail" in caplog.text and "abcabcabc" not in caplog.text
+
+
+def test_the_page_comes_without_a_token_and_nothing_else_of_the_disk(export):
+    with serving(export, token=TOKEN) as server:
+        page = server.client.get("/")
+        assert page.status_code == 200 and "<html" in page.text and "<script>" not in page.text
+        for file in re.findall(r'(?:src|href)="([\w./]+)"', page.text):
+            assert server.client.get(f"/{file}").status_code == 200
+        for path in ("/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "//etc/passwd", "/page.js/../../app.py"):
+            assert server.client.get(path).status_code in (401, 404)

@@ -161,8 +161,10 @@ def test_a_mistake_is_the_clients_error_and_names_the_field(client, error, chang
     assert words in caught.value.message and set(caught.value.body) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("body", ['{"prompt": NaN}', "[" * 100_000, '{"seed": ' + "9" * 5000 + "}", '{"prompt": "\\ud800"}',
-                                  '{"temperature": 1e999}', "nonsense", "", "[]", '"a"', '{"model": "\\ud800"}'])  # fmt: skip
+@pytest.mark.parametrize("body", [
+    '{"prompt": NaN}', "[" * 100_000, '{"seed": ' + "9" * 5000 + "}", '{"prompt": "\\ud800"}', '{"temperature": 1e999}',
+    "nonsense", "", "[]", '"a"', '{"model": "\\ud800"}', '{"stop": "\\ud800", "n": 2, "seed": "1"}',
+])  # fmt: skip
 def test_no_body_is_too_strange_for_an_answer(server, body):
     answer = server.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 404) and set(answer.json()["error"]) == {"message", "type", "param", "code"}

@@ -125,9 +125,9 @@ def test_a_fault_of_the_decoder_ends_its_texts_and_not_the_server(export):
 def test_a_damaged_model_is_an_error_for_those_who_ask_for_it(tmp_path):
     first, second = (make_export(tmp_path / "run" / name) for name in ("a", "b"))
 
-    def opening(path, *_):
-        if path.name == "b":
-            raise CorruptFileError(f"{path}: is not what its manifest says")
+    def opening(found, *_):
+        if found.model == "b":
+            raise CorruptFileError(f"{found.path}: is not what its manifest says")
         return table_engine()
 
     with serving(first, second, opening=opening) as server:
@@ -147,3 +147,12 @@ def test_running_requests_are_finished_and_new_ones_refused_at_the_end(export):
         refused = server.post("/v1/completions", {"prompt": "a"})
         assert refused.status_code == 503 and refused.headers["retry-after"]
         assert len(running.result(SECONDS)) == 60
+
+
+def test_the_second_request_to_end_does_not_wait(export):
+    with serving(export, seconds=0.005) as server:
+        with streaming(server) as lines:
+            for _ in range(2):
+                server.loop.call_soon_threadsafe(server.server.drain)
+            assert any('"code": "unloaded"' in line for line in lines)
+        assert any("1 request is finished first" in note for note in server.notes)
