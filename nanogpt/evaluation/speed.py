@@ -72,9 +72,7 @@ def bytes_per_token(model: GPT) -> int:
 
 def _window(decoder: Decoder, prompt: list[int], deadline: float) -> tuple[float, list[float]]:
     """Seconds to read the prompt, and of each token written behind it until the window is full or the time is up."""
-    vocab_size = decoder.config.vocab_size
-    assert vocab_size is not None
-    sampler, cache = Sampler(Options(temperature=1.0, seed=0), vocab_size, ()), decoder.new_cache()
+    sampler, cache = Sampler(Options(temperature=1.0, seed=0), ()), decoder.new_cache()
     start = time.perf_counter()
     token = choose(decoder.prefill([prompt], cache), [sampler])  # (1,); the device has finished then
     prefill_seconds = time.perf_counter() - start

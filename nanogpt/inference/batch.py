@@ -11,6 +11,7 @@ import numpy as np
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Cache, Decoder, Logits
 from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.inference.constraint import Constraint
 from nanogpt.inference.options import Finish, Options, Piece
 from nanogpt.inference.prefix_cache import PrefixCache
 from nanogpt.inference.prompts import normalised
@@ -39,7 +40,7 @@ class Writing:
 
     window: the tokens that the model looks back on, newest last. prompt_tokens: of the whole prompt. slid: the window
     has left out the beginning of the text, at most `context` tokens are seen. finish: why the text has ended. error:
-    the model computed NaN, and the text ended there.
+    the model computed NaN, or nothing can follow that the text is constrained to, and the text ended there.
     """
 
     def __init__(self, model: Model, prompt: str, options: Options):
@@ -50,10 +51,12 @@ class Writing:
         self.window: list[int] = tokens[-model.context :]
         self.slid = len(tokens) > model.context
         self.finish: Finish | None = None
-        self.error: NonFiniteError | None = None
+        self.error: NonFiniteError | UserError | None = None
         vocab_size = model.decoder.config.vocab_size
         assert vocab_size is not None  # a model that is there knows it
-        self.sampler = Sampler(options, vocab_size, self.window)
+        options.check(vocab_size)
+        self.constraint = Constraint(tokenizer, vocab_size, options) if options.is_constrained else None
+        self.sampler = Sampler(options, self.window, self.constraint)
         self.text = TextStream(tokenizer, options.stops)
 
     @property
@@ -73,8 +76,11 @@ class Writing:
         self.window.append(token)
         self.new_tokens += 1
         text = self.text.write(token)
-        if self.text.ended:
+        if self.constraint is not None and not self.text.ended:
+            self.constraint.take(token)
+        if self.text.ended or (self.constraint is not None and self.constraint.is_complete):
             self.finish = "stop"
+            text += self.text.rest()
         elif self.new_tokens >= self.options.max_new_tokens:
             self.finish = "length"
             text += self.text.rest()
@@ -104,7 +110,8 @@ class Batch:
     def add(self, prompt: str, options: Options, copies: int = 1) -> list[Writing]:
         """Begin texts that follow `prompt`, with seed, seed + 1, ...; the next step reads it, once for all copies.
 
-        Raises UserError for an option out of range and for a prompt that is not text.
+        Raises UserError for an option out of range, for a prompt that is not text and for what no text can be
+        constrained to.
         """
         if options.beams > 1:
             raise UserError(f"beams: found {options.beams}, should be 1 for a text that is written with others")
@@ -123,7 +130,8 @@ class Batch:
     def step(self) -> list[tuple[Writing, Piece]]:
         """One token of every text, or what ends it.
 
-        A text for which the model computes NaN ends with `error` and an empty piece; the others go on.
+        A text for which the model computes NaN, or that can no longer be what it is constrained to, ends with `error`
+        and an empty piece; the others go on.
         """
         empty = [writing for writing in self._new if not writing.ended and not writing.options.max_new_tokens]
         for writing in empty:
@@ -143,7 +151,12 @@ class Batch:
         if token == NOT_A_TOKEN:
             writing.error = NonFiniteError("the model computes NaN or infinity instead of the next token")
             return Piece("")
-        text, count = writing.add(token), writing.options.alternatives
+        try:
+            text = writing.add(token)
+        except UserError as error:  # the constraint leads where this vocabulary cannot go
+            writing.error = error
+            return Piece("")
+        count = writing.options.alternatives
         described_tokens = () if count is None else (described(token, logits, count, self.model.tokenizer),)
         return Piece(text, described_tokens, writing.finish)
 

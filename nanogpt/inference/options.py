@@ -23,7 +23,8 @@ class Options:
     one gives the same text, alone or in a batch; None draws a fresh one. alternatives: how many of the likeliest
     tokens are stated with each token that was chosen; None states no probabilities. beams above 1 search for the
     likeliest text, its log-probability divided by length ** length_penalty (Wu et al. 2016 without the constant); what
-    concerns drawing has no say then.
+    concerns drawing has no say then. pattern: a regular expression that the text has to match; json_schema: of the
+    JSON value that it has to be; both need the extra `constrained`.
     """
 
     max_new_tokens: int = 200
@@ -39,10 +40,16 @@ class Options:
     alternatives: int | None = None
     beams: int = 1
     length_penalty: float = 1.0
+    pattern: str | None = None
+    json_schema: Mapping[str, object] | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def is_constrained(self) -> bool:
+        return self.pattern is not None or self.json_schema is not None
 
     def check(self, vocab_size: int) -> None:
         """Raises UserError naming the option that is out of range, what was found and what is allowed."""
@@ -63,6 +70,10 @@ class Options:
         require("alternatives", lambda count: count >= 0, "0 or more")
         require("beams", lambda count: count >= 1, "1 or more")
         require("length_penalty", math.isfinite, "a finite number")
+        if self.pattern is not None and self.json_schema is not None:
+            raise UserError("pattern: found with json_schema, should be one of the two")
+        if self.beams > 1 and self.is_constrained:
+            raise UserError(f"beams: found {self.beams}, should be 1 with pattern or json_schema")
         if not all(self.stops):
             raise UserError("stop: found an empty text, should be one character or more")
         for token, value in bias.items():
@@ -90,6 +101,8 @@ class Changes(TypedDict, total=False):
     alternatives: int | None
     beams: int
     length_penalty: float
+    pattern: str | None
+    json_schema: Mapping[str, object] | None
 
 
 @dataclass(frozen=True)

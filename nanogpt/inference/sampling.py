@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Logits
+from nanogpt.inference.constraint import Constraint
 from nanogpt.inference.options import Alternative, Options, Token
 
 GREEDY_BELOW = 1e-6  # temperature: the likeliest token is all that is left there
@@ -27,15 +28,13 @@ class Sampler:
 
     One uniform number decides each token, so a text depends on its seed and its own logits alone: not on the texts
     that are written with it, nor on what computed the logits. `window`: the tokens that the model looks back on.
-    Raises UserError as Options.check() does.
     """
 
-    def __init__(self, options: Options, vocab_size: int, window: Sequence[int]):
-        options.check(vocab_size)
-        self.options, self.window = options, window
+    def __init__(self, options: Options, window: Sequence[int], constraint: Constraint | None = None):
+        self.options, self.window, self.constraint = options, window, constraint
         self.greedy = options.temperature < GREEDY_BELOW
         self.temperature = 1.0 if self.greedy else min(options.temperature, HIGHEST_TEMPERATURE)
-        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias)
+        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias) or constraint is not None
         kept = (options.top_k, options.top_p, options.min_p, options.typical_p)
         self.truncates = any(limit is not None for limit in kept)
         self._random = np.random.Generator(np.random.PCG64(options.seed))
@@ -47,13 +46,20 @@ class Sampler:
         return min(self._random.random(), LARGEST_UNIFORM)
 
     def adjust(self, logits: Logits) -> None:
-        """Change logits (vocab_size,) by the repetition penalty, then by the biases."""
+        """Change logits (vocab_size,) by the repetition penalty, the biases, and what the constraint allows.
+
+        Where the biases leave nothing that it allows, all of that is equally likely.
+        """
         penalty = self.options.repetition_penalty
         if penalty != 1:
             seen = np.asarray(self.window)
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
         if self.options.logit_bias:
             logits[self._biased] += self._biases
+        if self.constraint is not None:
+            logits[~self.constraint.allowed] = -np.inf
+            if logits.max() == -np.inf:
+                logits[self.constraint.allowed] = 0
 
     def truncate(self, distances: Weights, weights: Weights) -> None:
         """Set weights (vocab_size,) = exp(distances) to zero outside what the options keep."""

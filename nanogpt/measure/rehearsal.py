@@ -86,8 +86,8 @@ def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
 def _sample(config: Config, device: str) -> float:
     """Seconds of one sample of SAMPLE_TOKENS; past block_size half a window is read again, as the engine does."""
     decoder = TorchDecoder(GPT(config.model, seed=config.training.seed), device)
-    vocab_size, window = decoder.model.head.out_features, max(1, config.model.block_size // 2)
-    sampler = Sampler(Options(temperature=1.0, seed=0), vocab_size, ())
+    window = max(1, config.model.block_size // 2)
+    sampler = Sampler(Options(temperature=1.0, seed=0), ())
 
     def decode(count: int) -> None:
         cache = decoder.new_cache()

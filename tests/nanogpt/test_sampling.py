@@ -33,7 +33,7 @@ def rows_of(*rows):
 
 def draws(logits, count=2000, window=(), **options):
     """Tokens of one text whose logits are the same at each step."""
-    sampler = Sampler(Options(**{"seed": 0, **options}), len(logits), window)
+    sampler = Sampler(Options(**{"seed": 0, **options}), window)
     return [choose(rows_of(logits), [sampler])[0] for _ in range(count)]
 
 
@@ -63,8 +63,8 @@ def test_a_row_draws_what_it_draws_alone(rows, size, seed, top_k, top_p, tempera
     options = [Options(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)] + [
         Options(temperature=0.5 * row, min_p=0.1, seed=seed + row) for row in range(1, rows)
     ]
-    together = [Sampler(of_row, size, ()) for of_row in options]
-    alone = [Sampler(of_row, size, ()) for of_row in options]
+    together = [Sampler(of_row, ()) for of_row in options]
+    alone = [Sampler(of_row, ()) for of_row in options]
     for _ in range(5):
         assert choose(logits, together) == [
             choose(logits[row : row + 1], [sampler])[0] for row, sampler in enumerate(alone)
@@ -75,7 +75,7 @@ def test_a_row_draws_what_it_draws_alone(rows, size, seed, top_k, top_p, tempera
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_a_row_that_is_not_finite_has_no_token(bad, temperature):
     logits = rows_of([0.0, 1.0, 2.0], [0.0, bad, 2.0])
-    samplers = [Sampler(Options(temperature=temperature, top_p=0.5, seed=0), 3, ()) for _ in range(2)]
+    samplers = [Sampler(Options(temperature=temperature, top_p=0.5, seed=0), ()) for _ in range(2)]
     first, second = choose(logits, samplers)
     assert first == 2 and second == NOT_A_TOKEN
 
