@@ -54,8 +54,10 @@ def test_the_model_reads_a_play(talk):
 
 @pytest.mark.fast
 def test_a_talk_that_is_too_long_is_said_once(talk):
-    _, err = talk(*["hello hello hello"] * 6)
-    assert err.count("longer than the 64 tokens that the model sees") == 1
+    assert "forgets" not in talk("hello hello hello hello hello")[1]
+    assert talk(*["hello hello hello"] * 6)[1].count("sees 64 tokens, too few for all of this talk") == 1
+    help_text, _ = talk("/help")
+    assert max(map(len, help_text.splitlines())) < 80
 
 
 @pytest.mark.fast
