@@ -176,9 +176,8 @@ class Talk:
             while self._length(self._seen()) > room // 2 and self._first < len(self._spoken) - 1:
                 self._first += 1
             if saw_all and self._first:
-                note(
-                    f"(the model sees {self.engine.context:,} tokens, too few for all of this talk: it forgets the oldest)"
-                )
+                sees = f"sees {self.engine.context:,} tokens, too few for all of this talk"
+                note(f"(the model {sees}: it forgets the oldest)")
         return self._seen()
 
     def _seen(self) -> str:

@@ -131,6 +131,17 @@ def test_a_file_that_is_no_talk_is_named_and_the_talk_goes_on(talk, tmp_path, co
 
 
 @pytest.mark.fast
+def test_control_characters_of_a_talk_reach_a_terminal_only_when_asked(talk, tmp_path, monkeypatch):
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps({"messages": [{"role": "assistant", "content": "\x1b[2J"}]}))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    out, _ = talk(f"/load {file}", "/text")
+    assert out.count("\\x1b[2J") == 2 and "\x1b" not in out
+    assert "\x1b[2J" in talk(f"/load {file}", options=("--raw",))[0]
+
+
+@pytest.mark.fast
 def test_what_the_model_cannot_read_is_said_with_its_share(talk):
     out, err = talk("h€llö")
     assert "2 of 5 characters (40%) are outside the model's vocabulary: '€' (1), 'ö' (1)" in err
