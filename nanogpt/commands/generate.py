@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
-from nanogpt.commands.arguments import positive, print_note
+from nanogpt.commands.arguments import path, positive, print_note
 from nanogpt.commands.writing import add_writing, options_of
 from nanogpt.faults import UserError
 from nanogpt.inference.options import Options
@@ -28,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
     bias = "added to the logit of a token; repeatable"
     add("--logit-bias", action="append", type=_bias, default=[], metavar="ID=X", help=bias)
+    pattern = "a regular expression that the text has to match (needs the extra `constrained`)"
+    add("--pattern", metavar="REGEX", help=pattern)
+    add("--json-schema", type=path, metavar="FILE", help="of the JSON value that the text has to be (as above)")
     add("--beams", type=positive(int), default=1, metavar="N", help="search for the likeliest text with N candidates")
     longer = "of --beams: above 1 longer texts, below shorter (default: %(default)s)"
     add("--length-penalty", type=float, default=1.0, metavar="X", help=longer)
@@ -73,7 +78,22 @@ def _options(arguments: argparse.Namespace) -> Options:
         beams=arguments.beams,
         length_penalty=arguments.length_penalty,
         alternatives=arguments.logprobs,
+        pattern=arguments.pattern,
+        json_schema=_schema(arguments.json_schema),
     )
+
+
+def _schema(file: Path | None) -> dict[str, object] | None:
+    """A JSON schema. Raises UserError where the file holds no JSON object."""
+    if file is None:
+        return None
+    try:
+        schema = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"--json-schema {file}: is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise UserError(f'--json-schema {file}: should hold an object, such as {{"type": "integer"}}')
+    return schema
 
 
 def _bias(text: str) -> tuple[int, float]:

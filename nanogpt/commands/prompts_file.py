@@ -34,6 +34,8 @@ class PromptLine(BaseModel):
     alternatives: int | None = None
     beams: int | None = None
     length_penalty: float | None = None
+    pattern: str | None = None
+    json_schema: dict[str, object] | None = None
 
 
 def read(file: str, options: Options, copies: int) -> list[Request]:

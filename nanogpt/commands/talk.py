@@ -61,7 +61,7 @@ SETTINGS = {
     "temperature": Setting("temperature", float, "0: always the likeliest token"),
     "top-k": Setting("top_k", int, "draw from so many likeliest tokens"),
     "top-p": Setting("top_p", float, "draw from the likeliest that reach this probability"),
-    "min-p": Setting("min_p", float, "leave out what is less likely than this times the likeliest"),
+    "min-p": Setting("min_p", float, "leave out what is below X times the likeliest"),
     "repetition-penalty": Setting("repetition_penalty", float, "above 1: what is there comes less often"),
     "tokens": Setting("max_new_tokens", int, "longest answer"),
     "seed": Setting("seed", int, "the same seed gives the same answers"),
@@ -69,7 +69,8 @@ SETTINGS = {
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Options)}
 HELP_BELOW = f"""\
 A setting alone shows its value; {OFF}, as in /top-k {OFF}, takes it back.
-A line that ends with \\ continues in the next one; \"\"\" begins and ends a text of many lines.
+A line that ends with \\ continues in the next one.
+\"\"\" begins and ends a text of many lines.
 // begins words whose first character is /."""
 
 
@@ -171,11 +172,12 @@ class Talk:
         """
         room = self.engine.context - min(self.options.max_new_tokens, self.engine.context // 2)
         if self._length(self._seen()) > room:
-            if not self._first:
-                seen = self.engine.context
-                note(f"(the talk is longer than the {seen:,} tokens that the model sees: it forgets the oldest)")
+            saw_all = self._first == 0
             while self._length(self._seen()) > room // 2 and self._first < len(self._spoken) - 1:
                 self._first += 1
+            if saw_all and self._first:
+                sees = f"sees {self.engine.context:,} tokens, too few for all of this talk"
+                note(f"(the model {sees}: it forgets the oldest)")
         return self._seen()
 
     def _seen(self) -> str:

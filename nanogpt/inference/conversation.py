@@ -52,10 +52,3 @@ class Play:
 
 def _heading(name: str) -> str:
     return f"{name}:\n"
-
-
-def newest(messages: Sequence[Message], most: int) -> list[Message]:
-    """The system message and the `most` last others: what is kept of a talk that a model cannot see whole."""
-    system = [message for message in messages if message.role == "system"]
-    others = [message for message in messages if message.role != "system"]
-    return [*system, *others[max(0, len(others) - most) :]]

@@ -54,8 +54,10 @@ def test_the_model_reads_a_play(talk):
 
 @pytest.mark.fast
 def test_a_talk_that_is_too_long_is_said_once(talk):
-    _, err = talk(*["hello hello hello"] * 6)
-    assert err.count("longer than the 64 tokens that the model sees") == 1
+    assert "forgets" not in talk("hello hello hello hello hello")[1]
+    assert talk(*["hello hello hello"] * 6)[1].count("sees 64 tokens, too few for all of this talk") == 1
+    help_text, _ = talk("/help")
+    assert max(map(len, help_text.splitlines())) < 80
 
 
 @pytest.mark.fast
@@ -126,6 +128,17 @@ def test_a_file_that_is_no_talk_is_named_and_the_talk_goes_on(talk, tmp_path, co
     assert f"/load {file}: " in err and message in err and "Traceback" not in err
     assert "/save: needs the name of a file" in err and "/save /proc/x/y: " in err
     assert "JULIET: go" in out
+
+
+@pytest.mark.fast
+def test_control_characters_of_a_talk_reach_a_terminal_only_when_asked(talk, tmp_path, monkeypatch):
+    file = tmp_path / "talk.json"
+    file.write_text(json.dumps({"messages": [{"role": "assistant", "content": "\x1b[2J"}]}))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    out, _ = talk(f"/load {file}", "/text")
+    assert out.count("\\x1b[2J") == 2 and "\x1b" not in out
+    assert "\x1b[2J" in talk(f"/load {file}", options=("--raw",))[0]
 
 
 @pytest.mark.fast

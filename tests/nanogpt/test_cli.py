@@ -275,7 +275,7 @@ def test_weights_that_are_not_finite_are_one_line(trained, exported, data, tmp_p
 
 
 @pytest.mark.fast
-def test_a_model_that_overflows_is_one_line(trained, data, tmp_path, capsys):
+def test_a_model_that_overflows_is_one_line(trained, data, tmp_path, capsys, monkeypatch):
     model, _ = folders.open_folder(trained)
     with torch.no_grad():
         model.final_norm.weight.fill_(1e38)
@@ -286,6 +286,10 @@ def test_a_model_that_overflows_is_one_line(trained, data, tmp_path, capsys):
         assert cli.main([*command, "--device", "cpu"]) == 2
         err = capsys.readouterr().err
         assert "NaN" in err and err.count("\n") == 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO("moon\nmoon\n"))
+    assert cli.main(["chat", str(folder), "--backend", "torch"]) == 2
+    out, err = capsys.readouterr()
+    assert out.count("ROMEO: ") == 1 and "computes NaN" in err.splitlines()[-1]
 
 
 @pytest.mark.fast

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.data.tokenizer import CharTokenizer
-from nanogpt.inference.conversation import Message, Play, newest
+from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.text_stream import TextStream
 
 pytestmark = pytest.mark.fast
@@ -49,8 +49,3 @@ def test_the_words_end_where_the_other_part_begins(written):
         if stream.ended:
             break
     assert stream.ended and shown == "So late."
-
-
-def test_of_a_talk_too_long_the_newest_is_kept_and_the_system_message():
-    assert newest(TALK, 2) == [TALK[0], *TALK[2:]]
-    assert newest(TALK, 0) == TALK[:1] and newest(TALK, 99) == TALK

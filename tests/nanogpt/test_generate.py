@@ -13,6 +13,7 @@ import pytest
 from nanogpt import cli
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
+from nanogpt.inference.engine import Engine
 from tests.nanogpt import talking_model
 from tests.nanogpt.model_case import randomised, small
 
@@ -120,7 +121,30 @@ def test_stops_and_bias(generate):
     assert record["text"] == text[: text.index(text[4:6])] and record["finish"] == "stop"
     letter = LETTERS.encode("q")[0]
     assert generate("--prompt", "go on", "--logit-bias", f"{letter}=1000")[1] == "go onqqqqqqqq\n"
-    assert generate("--beams", "3", "--num-samples", "2")[0] == 2
+
+
+@pytest.mark.fast
+def test_beams_search_for_one_text(generate, model):
+    expected = Engine.from_folder(model, backend="torch").complete("go on", max_new_tokens=8, beams=3)
+    assert generate("--prompt", "go on", "--beams", "3")[1] == f"go on{expected}\n"
+    [record] = records(generate("--prompt", "go on", "--beams", "3", "--json")[1])
+    assert (record["text"], record["finish"], record["new_tokens"]) == (expected, "length", None)
+    code, out, err = generate("--beams", "3", "--num-samples", "2")
+    assert (code, out) == (2, "") and "--num-samples 2: --beams 3 searches for one text" in err
+
+
+@pytest.mark.fast
+def test_a_text_keeps_to_a_pattern_or_a_schema(generate, tmp_path):
+    pytest.importorskip("llguidance")
+    [record] = records(generate("--prompt", "go on", "--pattern", "[abc]{3}", "--json")[1])
+    assert re.fullmatch("[abc]{3}", record["text"]) and record["finish"] == "stop"
+    schema = tmp_path / "schema.json"
+    for content, message in (("no", "is not JSON"), ("[]", "should hold an object")):
+        schema.write_text(content)
+        code, _, err = generate("--json-schema", schema)
+        assert code == 2 and f"--json-schema {schema}: {message}" in err and err.count("\n") == 1
+    schema.write_text('{"enum": [null]}')
+    assert generate("--prompt", "go on", "--json-schema", schema)[1] == "go onnull\n"
 
 
 @pytest.mark.fast
