@@ -64,6 +64,9 @@ OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 
 OF_SYSTEM = {f"nanogpt.data.{name}": "how large a text is, for the disk that it asks for; nothing depends on that"
              for name in ("sources", "outputs", "decoding", "detection", "download")}  # fmt: skip
 OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
+OF_MEASURING = {**OF_PLANNING,
+                **{f"nanogpt.data.{name}": "what a pattern keeps a text to; the measured samples have none"
+                   for name in ("tokenizer", "preprocessing", "part")}}  # fmt: skip
 OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
 OF_SERVER = {"nanogpt.cli": "finds the command", "nanogpt.commands.arguments": "how words become values",
              "nanogpt.standard_streams": "how it prints",
@@ -77,7 +80,7 @@ OF_COMPRESSION = {
 }
 MORE = {"deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
         "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
-        "configuration.measure": OF_PLANNING, "configuration.plan": OF_PLANNING,
+        "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLANNING,
         "evaluation.speed": OF_SPEED}  # fmt: skip
 
 
