@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from nanogpt.faults import NonFiniteError
+from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.batch import Batch, Writing
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Finish, Options, Piece
@@ -32,7 +32,7 @@ class Text:
     request: Request
     sample: int
     finish: Finish | None = None
-    error: NonFiniteError | None = None
+    error: NonFiniteError | UserError | None = None
     prompt_tokens: int | None = None
     new_tokens: int | None = None  # not known of a search with beams
     slid: bool = False  # it became longer than what the model looks back on
