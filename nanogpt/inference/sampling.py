@@ -6,13 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Logits
-from nanogpt.inference.constraint import Constraint
 from nanogpt.inference.options import Alternative, Options, Token
 
 GREEDY_BELOW = 1e-6  # temperature: the likeliest token is all that is left there
@@ -25,6 +25,13 @@ PIECE = 8192  # tokens
 Weights = npt.NDArray[np.float32]  # of the tokens, (vocab_size,): their probabilities before normalisation
 
 
+class Limit(Protocol):
+    """What a text may go on with: `allowed` (vocab_size,), which changes as the text does."""
+
+    @property
+    def allowed(self) -> npt.NDArray[np.bool_]: ...
+
+
 class Sampler:
     """How the tokens of one text are chosen: its options, and random numbers of its own.
 
@@ -32,11 +39,11 @@ class Sampler:
     that are written with it, nor on what computed the logits. `window`: the tokens that the model looks back on.
     """
 
-    def __init__(self, options: Options, window: Sequence[int], constraint: Constraint | None = None):
-        self.options, self.window, self.constraint = options, window, constraint
+    def __init__(self, options: Options, window: Sequence[int], limit: Limit | None = None):
+        self.options, self.window, self.limit = options, window, limit
         self.greedy = options.temperature < GREEDY_BELOW
         self.temperature = 1.0 if self.greedy else min(options.temperature, HIGHEST_TEMPERATURE)
-        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias) or constraint is not None
+        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias) or limit is not None
         kept = (options.top_k, options.top_p, options.min_p, options.typical_p)
         self.truncates = any(limit is not None for limit in kept)
         self._next: deque[float] = deque()  # drawn already
@@ -58,7 +65,7 @@ class Sampler:
         return min(self._random.random(), LARGEST_UNIFORM)
 
     def adjust(self, logits: Logits) -> None:
-        """Change logits (vocab_size,) by the repetition penalty, the biases, and what the constraint allows.
+        """Change logits (vocab_size,) by the repetition penalty, the biases, and what the limit allows.
 
         Where the biases leave nothing that it allows, all of that is equally likely.
         """
@@ -68,10 +75,10 @@ class Sampler:
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
         if self.options.logit_bias:
             logits[self._biased] += self._biases
-        if self.constraint is not None:
-            logits[~self.constraint.allowed] = -np.inf
+        if self.limit is not None:
+            logits[~self.limit.allowed] = -np.inf
             if logits.max() == -np.inf:
-                logits[self.constraint.allowed] = 0
+                logits[self.limit.allowed] = 0
 
     def truncate(self, distances: Weights, weights: Weights) -> None:
         """Set weights (vocab_size,) = exp(distances) to zero outside what the options keep."""
