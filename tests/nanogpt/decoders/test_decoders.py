@@ -1,10 +1,15 @@
 """Every backend computes what the whole forward pass does, for every shape, whatever joins and leaves its cache."""
 
+import ctypes
+import platform
+import subprocess
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanogpt.decoders import compiled
 from nanogpt.decoders.c_decoder import CDecoder
 from nanogpt.decoders.ort_decoder import OrtDecoder
 from nanogpt.decoders.parts import parts_of
@@ -176,3 +181,21 @@ def test_nan_in_gives_nan_out(decoder):
     model.final_norm.weight.data[0] = float("nan")
     broken = BACKENDS[decoder.name](model, 1)
     assert np.isnan(broken.prefill([[1, 2]], broken.new_cache())).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
+@pytest.mark.parametrize("flags", [["-mno-avx"], ["-mavx2", "-mfma"]], ids=["4 lanes", "8 lanes"])
+def test_narrower_vectors_compute_the_same(flags, tmp_path, monkeypatch):
+    library = tmp_path / "decoder.so"
+    source = [str(compiled.SOURCE), "-lm"]
+    subprocess.run(
+        [*compiled.find_compiler(), "-O3", *flags, *compiled.COMMON_FLAGS, "-o", library, *source], check=True
+    )
+    monkeypatch.setattr(compiled, "load", lambda: ctypes.CDLL(str(library)))
+    for precision in ("float32", "int8"):
+        narrow = CDecoder(MODEL.config, arrays_of(MODEL), 2, precision)
+        cache = narrow.new_cache()
+        found = [narrow.prefill([TEXTS[0][:30]], cache, every=True), narrow.step(np.array([TEXTS[0][30]]), cache)]
+        error = np.abs(np.concatenate(found) - EXPECTED[0][:31]).max() / EXPECTED[0].std()
+        assert error < (1e-4 if precision == "float32" else 0.2)
