@@ -33,11 +33,11 @@ from nanogpt.data import preprocessing, shards
 from nanogpt.data.vocabulary import GPT2_SIZE
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE, NANOGPT_GPU_RECIPE, KnownResult
 from nanogpt.evaluation.perplexity import evaluate
-from nanogpt.inference.engine import Engine
 from nanogpt.measure.profiler import choose_precision_and_threads
 from nanogpt.measure.real_step import RealStep
 from nanogpt.records import to_json
 from nanogpt.training.record.metrics import read_rows
+from nanogpt.weights.folders import open_folder
 
 SECONDS = 8  # of steps on an equal shape, a side and round
 WARM_UP_STEPS = 5  # a compiler works in the first ones
@@ -211,7 +211,7 @@ def train_ours(race: Race, device: str, data: Path, model: Path) -> dict:
         command += ["--set", change]
     subprocess.run(command, cwd=CHECKOUT, check=True)
     rows = [row for row in read_rows(model / "metrics.jsonl") if row["kind"] == "train"]
-    trained = Engine.from_folder(model).model.to(device)
+    trained = open_folder(model)[0].to(device).eval()
     held_out = [shards.open_split(data, split) for split in ("val", "test")]  # together nanoGPT's last tenth
     tokens = np.concatenate([split.tokens for split in held_out])
     loss = evaluate(trained, tokens, race.theirs.window, sum(split.bytes for split in held_out), device).loss

@@ -1,8 +1,7 @@
 """Talk with a model: `python examples/chat_bot.py MODEL_FOLDER`. An empty line or the end of the input ends it.
 
 These models continue text; they were not taught to answer. So the talk is written as a play, in which the model
-speaks the next part: a name, a colon, the words, an empty line. On a play such as tiny Shakespeare this is the form
-of the training text itself.
+speaks the next part (nanogpt/inference/conversation.py). `nanogpt chat` does the same, with commands.
 """
 
 import argparse
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.inference import prompts
+from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.engine import Engine
 from nanogpt.printable import show
 
@@ -27,25 +27,26 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
     arguments = parser.parse_args()
 
+    remark(f"loading {arguments.folder} ...")
     engine = Engine.from_folder(arguments.folder)
-    play = ""
-    for turn, typed in enumerate(lines_of_the_person(arguments.you)):
-        words = prompts.checked(typed, engine.tokenizer, remark, allow_unknown=True)
-        play += f"{arguments.you}:\n{words}\n\n{arguments.bot}:\n"
-        show(f"{arguments.bot}: ")
+    play = Play(arguments.you, arguments.bot)
+    talk: list[Message] = []
+    for turn, typed in enumerate(lines_of_the_person(play.user)):
+        talk.append(Message("user", prompts.checked(typed, engine.tokenizer, remark, allow_unknown=True)))
+        show(f"{play.assistant}: ")
         answer = ""
         pieces = engine.generate(
-            play,
+            play.prompt(talk),
             max_new_tokens=arguments.tokens,
             temperature=arguments.temperature,
             seed=None if arguments.seed is None else arguments.seed + turn,
-            stop="\n\n",
+            stop=play.stops,
         )
         for piece in pieces:
             show(piece, arguments.raw)
             answer += piece
         show("\n\n")
-        play += f"{answer}\n\n"
+        talk.append(Message("assistant", answer))
 
 
 def lines_of_the_person(name: str) -> Iterator[str]:

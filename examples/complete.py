@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
     arguments = parser.parse_args()
 
+    remark(f"loading {arguments.folder} ...")
     engine = Engine.from_folder(arguments.folder)
     beginning = arguments.beginning_too if arguments.beginning_too is not None else arguments.beginning
     if beginning is None:

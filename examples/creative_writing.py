@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
     arguments = parser.parse_args()
 
+    remark(f"loading {arguments.folder} ...")
     engine = Engine.from_folder(arguments.folder)
     opening = prompts.known(OPENING, engine.tokenizer) if arguments.opening is None else arguments.opening
     opening = prompts.checked(opening, engine.tokenizer, remark, arguments.allow_unknown)

@@ -19,11 +19,14 @@ COMMANDS = (  # in the order of --help
     "batch-size",
     "profile",
     "generate",
+    "chat",
+    "serve",
     "eval",
     "export",
     "push",
     "adapters",
     "merge",
+    "compress",
 )
 USER_ERROR = 2
 GREETING = """\
@@ -33,6 +36,8 @@ nanogpt {version}: train, use and measure a small GPT.
   nanogpt plan configs/micro.yaml                               what memory and work a training takes
   nanogpt train configs/micro.yaml --data data/book --folder models/book
   nanogpt generate models/book --prompt "Once"                  the model writes
+  nanogpt chat models/book                                      you and the model write a play together
+  nanogpt serve models/book                                     the same on a page, and for other programs
   nanogpt eval models/book --data data/book                     how well it predicts text that it never saw
   nanogpt export models/book --out exports/book                 for transformers, vLLM and others
 

@@ -16,6 +16,15 @@ CONTROL_GROUPS = {  # by the controllers in /proc/self/cgroup; version 2 has an 
     "": (Path("/sys/fs/cgroup"), "memory.max"),
     "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
 }
+ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")  # NVIDIA, under WSL, in a Tegra; AMD
+
+
+def may_have_accelerator() -> bool:
+    """Whether there can be a GPU that torch computes on; False only where the system shows that there is none.
+
+    Asking torch takes 1.5 s.
+    """
+    return sys.platform != "linux" or any(map(os.path.exists, ACCELERATORS))
 
 
 def processor_name() -> str:
@@ -35,6 +44,16 @@ def has_bfloat16_instructions() -> bool:
         text = file.read(20000)
         return "avx512_bf16" in text or "amx_bf16" in text
     return False
+
+
+@functools.cache
+def processor_features() -> str:
+    """The instructions that the processor has, as Linux lists them; empty elsewhere."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(("flags", "Features")):
+                return " ".join(sorted(line.split(":", 1)[1].split()))
+    return ""
 
 
 def cores() -> int:

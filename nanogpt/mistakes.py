@@ -28,6 +28,8 @@ def explain(kind: type[BaseModel], error: ValidationError, typed: Collection[str
     """
     errors = error.errors()
     first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
+    if first["type"] == "json_invalid":
+        return "", f"is not JSON: {first['ctx']['error']}"
     location = _location(kind, first["loc"])
     key = ".".join(location)
     if first["type"] in UNKNOWN_KEY:

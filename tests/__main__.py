@@ -12,18 +12,20 @@ if __name__ == "__main__":  # before any other import, and not again in the proc
 
 import pytest
 
+WORKERS = 3
+
 
 def main(argv):
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each fight for two cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers with two threads each fight for two cores
     return pytest.main([*workers(argv), *argv])
 
 
 def workers(argv):
-    """Two processes unless the person chose, or wants to stand in one with a debugger."""
+    """WORKERS processes unless the person chose, or wants to stand in one with a debugger."""
     chosen = ("-n", "--numprocesses", "--pdb", "--trace")
     if any(argument.startswith(chosen) for argument in argv):
         return []
-    return ["-n", "2", "--dist", "loadgroup"]
+    return ["-n", str(WORKERS), "--dist", "loadgroup"]
 
 
 if __name__ == "__main__":

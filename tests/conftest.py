@@ -43,9 +43,15 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long ones first where two processes share the suite: the short ones then fill up the end of both."""
+    """Long ones first where several processes share the suite: the short ones then fill up the end of all."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """0 for slow(first=True), which makes what others would wait for, 1 for what else is slow, 2 for the others."""
+    slow = item.get_closest_marker("slow")
+    return 2 if slow is None else 0 if slow.kwargs.get("first") else 1
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.fast
 KNOWN = modules((*PACKAGES, "examples"))
 STEPS = {step.name: step for step in steps_of(PHASES, ["micro"])}
 STARTED_AS_PROGRAMS = {"training.micro": ["nanogpt.training.child"],
+                       "deployment.server": ["nanogpt.commands.serve"],
                        "deployment.examples": [name for name in KNOWN if name.startswith("examples.")]}  # fmt: skip
 WHOLE_LIBRARY = "evaluation.tests"  # the suite: everything
 
@@ -64,7 +65,18 @@ OF_SYSTEM = {f"nanogpt.data.{name}": "how large a text is, for the disk that it 
              for name in ("sources", "outputs", "decoding", "detection", "download")}  # fmt: skip
 OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
 OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
-MORE = {"training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
+OF_SERVER = {"nanogpt.cli": "finds the command", "nanogpt.commands.arguments": "how words become values",
+             "nanogpt.standard_streams": "how it prints",
+             **{f"nanogpt.data.{name}": "where gpt2's vocabulary comes from; an export has its own"
+                for name in ("sources", "part", "download")}}  # fmt: skip
+OF_COMPRESSION = {
+    "flows.planning": "for how long, which is in the settings, and which shipped shape the student has",
+    "nanogpt.training.record": "what is written down while it trains",
+    "nanogpt.fit": "in which pieces a step fits",
+    "nanogpt.measure": "how large the shipped models are, by which the student is chosen",
+}
+MORE = {"deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
+        "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
         "configuration.measure": OF_PLANNING, "configuration.plan": OF_PLANNING,
         "evaluation.speed": OF_SPEED}  # fmt: skip
 
@@ -155,8 +167,10 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
     ("flows/runner/step_runner.py", set()),
     ("flows/cli/status.py", set()),
     ("nanogpt/commands/train.py", set()),
-    ("nanogpt/training/update/optimizer.py", {"implementation.checks", "configuration.measure", "training.micro"}),
-    ("nanogpt/data/data_loader.py", {"configuration.measure", "training.micro", "evaluation.models"}),
+    ("nanogpt/training/update/optimizer.py", {"implementation.checks", "configuration.measure", "training.micro",
+                                                  "deployment.compression"}),
+    ("nanogpt/data/data_loader.py", {"configuration.measure", "training.micro", "evaluation.models",
+                                     "deployment.compression"}),
     ("nanogpt/evaluation/baselines.py", {"evaluation.baselines", "evaluation.samples"}),
     ("nanogpt/plots.py", {"documentation.figures", "documentation.report"}),
     ("templates/training_report.md.j2", {"documentation.report"}),
@@ -169,5 +183,6 @@ def test_an_edit_is_noticed_where_it_counts_and_only_there(checkout, file, steps
 @pytest.mark.parametrize("file", ["attention.py", "gpt.py", "norm.py", "feedforward.py", "positional.py"])
 def test_an_edit_of_the_model_is_noticed_by_all_that_compute_with_it(checkout, file):
     computing = {"implementation.checks", "configuration.measure", "training.micro", "evaluation.models",
-                 "evaluation.samples", "evaluation.speed", "deployment.export", "deployment.examples"}  # fmt: skip
+                 "evaluation.samples", "evaluation.speed", "deployment.export", "deployment.formats",
+                 "deployment.server", "deployment.compression", "deployment.examples"}  # fmt: skip
     assert steps_with_other_code(checkout, f"nanogpt/model/{file}") == computing

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from flows.context.paths import CHECKOUT
 from flows.ledger.facts import EVALUATED, EXPORTED, REPORTED, SAMPLES, Criterion
+from flows.report import commands
 from flows.report.facts import RunFacts, collect
 from flows.report.verdict import in_words, verdict
 from flows.runner.run import Run
@@ -36,11 +32,13 @@ def _lines(run: Run) -> Iterator[str]:
     if run.has_finished(REPORTED) and (reported := run.ledger.facts(REPORTED)):
         yield _criteria(reported.criteria)
     if run.paths.report.exists():
-        yield f"Report: {near(run.paths.report)}"
+        yield f"Report: {commands.near(run.paths.report)}"
     if run.session.prefect_url:
         yield f"Pages:  {run.session.prefect_url}"
     if run.has_finished(EXPORTED) and (exported := run.ledger.facts(EXPORTED)):
-        yield f"Talk to it:\n  {chat_command(run.paths.workspace / exported.folder)}"
+        model = run.paths.workspace / exported.folder
+        yield f"Talk to it:\n  {commands.chat(model)}"
+        yield f"Open it in a browser, or from other programs:\n  {commands.serve(model)}"
     if unmet := [record for record in troubles if record.is_over]:
         yield f"To give it a chance:\n  {to_be_typed(unmet[0].next_command or run.options.command)}"
     elif troubles:
@@ -79,13 +77,3 @@ def _criteria(judged: Sequence[Criterion]) -> str:
     parts += [f"not met: {', '.join(missed)}"] if missed else []
     parts += [f"not known: {', '.join(unknown)}"] if unknown else []
     return "; ".join(parts)
-
-
-def chat_command(model: Path) -> str:
-    return shlex.join([near(Path(sys.executable)), near(CHECKOUT / "examples" / "chat_bot.py"), near(model)])
-
-
-def near(path: Path) -> str:
-    """`path` as a person types it who stands where the run was started."""
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)

@@ -12,6 +12,7 @@ from typing import Generic, Literal, TypeVar
 from nanogpt.results import (
     Baseline,
     ComponentCheck,
+    CompressionTable,
     DecodingSpeed,
     DeviceProof,
     JudgedSamples,
@@ -297,6 +298,53 @@ class Exported:
 
 
 @dataclass(frozen=True)
+class ExportedFormat:
+    """The best model in one more form; `opens_in` names programs for people."""
+
+    name: str
+    opens_in: str
+    folder: str
+    files: list[ExportedFile]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The forms besides the Hugging Face folder; `refused`: name -> why that form cannot hold this model."""
+
+    model: str
+    formats: list[ExportedFormat]
+    refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Smaller and faster models made of the best one; `not_made`: why there are none, "" where there are."""
+
+    model: str
+    folder: str
+    table: CompressionTable | None
+    not_made: str = ""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The server was started, talked to and stopped. Figures are the client's, HTTP and JSON included."""
+
+    model: str
+    command: str
+    seconds_to_start: float
+    seconds_to_first_token: float
+    tokens_per_second: float  # of a whole completion, from the request on
+    tokens: int
+    prompt: str
+    completion: str
+    question: str
+    reply: str
+    seconds_to_end: float  # after SIGTERM
+
+
+@dataclass(frozen=True)
 class Example:
     name: str
     command: str
@@ -344,6 +392,9 @@ DECODED = Key("evaluation.speed", Decoded)
 BASELINES = Key("evaluation.baselines", Baselines)
 TESTS = Key("evaluation.tests", Tests)
 EXPORTED = Key("deployment.export", Exported)
+FORMATS = Key("deployment.formats", Formats)
+SERVED = Key("deployment.server", Served)
+COMPRESSED = Key("deployment.compression", Compressed)
 EXAMPLES = Key("deployment.examples", Examples)
 FIGURES = Key("documentation.figures", NoFacts)
 REPORTED = Key("documentation.report", Reported)

@@ -299,6 +299,7 @@ MEASURING = (
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
     "nanogpt/inference/**",
+    "nanogpt/decoders/**",
     "nanogpt/data/data_loader.py",
     "nanogpt/data/shards.py",
     "nanogpt/weights/checkpoint.py",

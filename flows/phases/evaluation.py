@@ -207,16 +207,16 @@ def _validation_loss(run: Run, name: str) -> float:
 
 
 THIS = "flows/phases/evaluation.py"
-ENGINE = (
+MODELS = (
     THIS,
     "nanogpt/evaluation/summary.py",
-    "nanogpt/inference/**",
     "nanogpt/model/**",
     "nanogpt/weights/**",
     "nanogpt/data/tokenizer.py",
     "nanogpt/data/vocabulary.py",
     "nanogpt/data/preprocessing.py",
 )
+ENGINE = (*MODELS, "nanogpt/inference/**", "nanogpt/decoders/**")
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:
@@ -235,7 +235,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             needs=tuple(trained(name).step for name in wanted.models),
             needs_at_least="one",
             code=(
-                *ENGINE,
+                *MODELS,
                 "nanogpt/evaluation/perplexity.py",
                 "nanogpt/device.py",
                 "nanogpt/data/data_loader.py",

@@ -84,7 +84,9 @@ STEPS: list[AnyStep] = [
             "nanogpt/training/update/optimizer.py",
             "nanogpt/weights/checkpoint.py",
             "nanogpt/weights/manifest.py",
-            "nanogpt/inference/decoding.py",
+            "nanogpt/decoders/protocol.py",
+            "nanogpt/decoders/torch_decoder.py",
+            "nanogpt/decoders/torch_step.py",
         ),
     )
 ]

@@ -23,6 +23,8 @@ NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by l
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget
+BUDGET_FOR_COMPRESSION = 600.0  # seconds from which on smaller models are made of the best one
+COMPRESSION_SHARE, COMPRESSION_SECONDS = 0.05, 900.0  # of the budget, at most so many seconds
 
 # Steps whose time depends on the machine and the text alone: what the last run took is the best forecast.
 STEPS = {
@@ -30,7 +32,7 @@ STEPS = {
     "implementation": ("checks",),
     "dataset": ("clean", "characters", "bpe"),
     "evaluation": ("samples", "speed", "baselines"),
-    "deployment": ("export", "examples"),
+    "deployment": ("export", "formats", "server", "examples"),
     "documentation": ("figures", "report"),
 }
 COMPARED = ("implementation", "dataset")  # pure computation; the first phase may wait for torch to come from the disk
@@ -52,6 +54,11 @@ def micro_batch_seconds(budget: float) -> float:
     return min(60.0, budget / 100) if budget >= BUDGET_FOR_MICRO_BATCHES else 0.0
 
 
+def compression_seconds(budget: float) -> float:
+    """For the table of smaller models; none in a short budget."""
+    return min(COMPRESSION_SECONDS, COMPRESSION_SHARE * budget) if budget >= BUDGET_FOR_COMPRESSION else 0.0
+
+
 def expected(
     state: Path,
     budget: float,
@@ -70,10 +77,13 @@ def expected(
     phases = {**experience, **taken}
     now = max(slowdown, slowness(done, phases))
     begun = {step.partition(".")[0] for step in done}
-    return {
+    forecast = {
         name: seconds if name in begun else max(now * seconds, min(seconds, experience[name]))
         for name, seconds in phases.items()
     }
+    return forecast | {
+        "deployment": forecast["deployment"] + compression_seconds(budget)
+    }  # by the clock, on any machine
 
 
 def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
@@ -87,6 +97,8 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         # Without the project's tests: 6.5 s (of 2 min) and 11.3 s (of 10 min) for samples, decoding and baselines on
         # 1.1 MB (2 cores of an AMD EPYC).
         "evaluation": 7.5 + 1.2 * decoding_seconds(budget) + 1.5 * min(megabytes, LARGEST_BASELINE_TEXT),
+        # Without the compression: 0.5 s for the export, 1.0 for the other forms, 3.1 for the server and 3.1 for the
+        # examples, with other work on both cores.
         "deployment": 10.0,
         "documentation": 1.5,
     }

@@ -35,6 +35,15 @@ def shipped_below(options: RunOptions) -> list[Config]:
     return sorted(below, key=_size, reverse=True)
 
 
+def next_smaller(options: RunOptions, than: Config) -> Config | None:
+    """The largest model of configs/ with fewer parameters than `than`, with its tokenizer; None below the smallest."""
+    tokenizer = than.data.tokenizer
+    shipped = [
+        candidate_in(path, options.config, []).with_changes({"data.tokenizer": tokenizer}) for path in shipped_models()
+    ]
+    return max((config for config in shipped if _size(config) < _size(than)), key=_size, default=None)
+
+
 def _size(config: Config) -> int:
     return parameters(with_vocabulary(config).model).total
 

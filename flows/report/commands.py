@@ -1,10 +1,13 @@
-"""The command of a run with something changed: what a report tells a person to type next."""
+"""What a report tells a person to type next: the run's command with something changed, or what uses its model."""
 
 from __future__ import annotations
 
 import math
 import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
 from flows.context.options import PATIENCE, SECONDS, STEPS
 from flows.ledger.facts import PLANNED
@@ -14,6 +17,32 @@ from nanogpt.data import sources
 OUTSIDE = ("/", "~", "..")  # what a path begins with that leads out of the checkout
 MORE_TIME = 4  # times the budget, for a model that is still learning
 ALLOWANCE = 1.5  # times the seconds that steps took, so that a busier machine can do them too
+
+
+def chat(model: Path) -> str:
+    """The command that talks with the model in the folder `model`."""
+    return _nanogpt("chat", near(model))
+
+
+def serve(model: Path) -> str:
+    """The command that offers the model in the folder `model` on a page and to programs."""
+    return _nanogpt("serve", near(model))
+
+
+def _nanogpt(*words: str) -> str:
+    """A command of the library, by the name that this shell knows it by, else by its place."""
+    program = Path(sys.executable).with_name("nanogpt")
+    if not program.is_file():  # the project runs from its checkout, without being installed
+        return shlex.join([near(Path(sys.executable)), "-m", "nanogpt.cli", *words])
+    found = shutil.which("nanogpt")
+    is_known = found is not None and Path(found).samefile(program)
+    return shlex.join(["nanogpt" if is_known else near(program), *words])
+
+
+def near(path: Path) -> str:
+    """`path` as a person types it who stands where the run was started."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)
 
 
 def longer(facts: RunFacts, model: ModelFacts | None, times: float = MORE_TIME, least_steps: int = 0) -> str:

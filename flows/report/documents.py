@@ -142,6 +142,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "reached": _best_bits_per_byte,
         "written_while_training": _last_samples,
         "absent": lambda name: _absent(phases[name]),
+        "without": lambda step: _without(phases[step.partition(".")[0]], step),
         "sentence": _sentence,
         "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
@@ -158,6 +159,12 @@ def _absent(phase: PhaseFacts) -> Markup:
     if phase.next_command:
         text += f" Next: {markdown.code(phase.next_command)}"
     return Markup(text)
+
+
+def _without(phase: PhaseFacts, name: str) -> Markup:
+    """Why one step left no figures: its own failure, or else what became of its phase."""
+    failed = next((step for step in phase.steps if step.name == name and step.state == "failed"), None)
+    return Markup(f"**Failed:** {_sentence(failed.reason)}") if failed else _absent(phase)
 
 
 def _sentence(text: str | None) -> Markup:

@@ -9,7 +9,20 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.ledger.facts import CHECKS, DEVICE, EVALUATED, PACKAGES, SAMPLES, SYSTEM, TESTS, Criterion
+from flows.ledger.facts import (
+    CHECKS,
+    DEVICE,
+    EVALUATED,
+    EXAMPLES,
+    EXPORTED,
+    FORMATS,
+    PACKAGES,
+    SAMPLES,
+    SERVED,
+    SYSTEM,
+    TESTS,
+    Criterion,
+)
 from flows.report.facts import ModelFacts, PhaseFacts, RunFacts
 from flows.report.markdown import against
 from flows.report.verdict import verdict
@@ -34,6 +47,7 @@ def criteria(facts: RunFacts) -> list[Criterion]:
         ("Its samples are coherent", _coherent(facts)),
         ("The plan held", _plan_held(facts)),
         ("The project's tests pass", _tests(facts)),
+        ("The model can be used", _usable(facts)),
         ("Documents written", _written(facts, GUIDES)),
         ("Report made", _written(facts, REPORT)),
     ]
@@ -165,6 +179,21 @@ def _tests(facts: RunFacts) -> Judgement:
         return None, f"not finished: they were stopped after {duration(tests.seconds)}"
     return tests.failed == 0 and tests.passed > 0, (
         f"{tests.passed} passed, {tests.failed} failed, {tests.skipped} skipped in {duration(tests.seconds)}"
+    )
+
+
+def _usable(facts: RunFacts) -> Judgement:
+    """It was exported, served and run by the examples; a form that cannot hold such a model is no failure."""
+    failed = [step for step in facts.phase("deployment").steps if step.state == "failed"]
+    if failed:
+        return False, "; ".join(f"{step.title}: {step.reason}" for step in failed)
+    exported, formats, served, shown = facts.of(EXPORTED), facts.of(FORMATS), facts.of(SERVED), facts.of(EXAMPLES)
+    if exported is None or formats is None or served is None or shown is None:
+        return _no_figures(facts, "deployment.")
+    forms = ", ".join(["hf", *(form.name for form in formats.formats)])
+    return True, (
+        f"exported as {forms}; served with {number(served.tokens_per_second)} tokens per second; "
+        f"{len(shown.examples)} {'example' if len(shown.examples) == 1 else 'examples'} ran"
     )
 
 

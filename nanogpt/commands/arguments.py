@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nanogpt.faults import UserError
+from nanogpt.machine import may_have_accelerator
 
 Number = TypeVar("Number", int, float)
 PICTURES = (".svg", ".png")
@@ -55,7 +56,9 @@ def add_overrides(parser: argparse.ArgumentParser, example: str = "training.lear
 
 def chosen_device(asked: str) -> str:
     """The device to compute on; a note on stderr when it is not the one that was asked for."""
-    from nanogpt import device
+    if asked == "cpu" or (asked == "auto" and not may_have_accelerator()):
+        return "cpu"
+    from nanogpt import device  # torch, which takes a second to load and may not be what computes
 
     chosen = device.choose(asked)
     if chosen.warning:

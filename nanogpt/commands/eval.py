@@ -22,17 +22,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the figures."""
     from nanogpt.data import shards
     from nanogpt.evaluation.perplexity import evaluate_split
-    from nanogpt.inference.engine import Engine
+    from nanogpt.weights.folders import open_folder
 
     manifest = shards.verify(arguments.data)
-    engine = Engine.from_folder(arguments.folder, chosen_device(arguments.device))
-    if manifest.tokenizer.digest != engine.tokenizer.digest:
+    device = chosen_device(arguments.device)
+    model, tokenizer = open_folder(arguments.folder)
+    if manifest.tokenizer.digest != tokenizer.digest:
         raise UserError(f"{arguments.data}: is tokenised otherwise than what {arguments.folder} was trained on")
-    block_size = engine.model.config.block_size
+    block_size = model.config.block_size
     window = arguments.window or block_size
     if window > block_size:
         raise UserError(f"--window {window}: the model sees at most {block_size} tokens")
-    found = evaluate_split(engine.model, arguments.data, arguments.split, window, engine.device)
+    found = evaluate_split(model.to(device).eval(), arguments.data, arguments.split, window, device)
     print(f"{arguments.split}: {found.tokens:,} tokens, windows of {window}")
     print(f"loss           {found.loss:.4f} nats per token")
     print(f"perplexity     {found.perplexity:.3f}")

@@ -1,49 +1,105 @@
-"""Write the text that follows a prompt."""
+"""Write the text that follows a prompt. Without one, it is asked for on a terminal and read from a pipe elsewhere."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
 
-from nanogpt.commands.arguments import add_device, chosen_device, path, positive, print_note
+from nanogpt.commands.arguments import path, positive, print_note
+from nanogpt.commands.writing import add_writing, options_of
+from nanogpt.faults import UserError
+from nanogpt.inference.options import Options
 
 HELP = "write the text that follows a prompt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=path, metavar="FOLDER", help="an export or a model's training folder")
-    parser.add_argument("--prompt", default="\n", help="the beginning of the text (default: a new line)")
-    parser.add_argument("--tokens", type=positive(int), default=300, help="how many to write (default: %(default)s)")
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0: always the likeliest token (default: %(default)s)"
-    )
-    parser.add_argument("--top-k", type=int, help="draw from the K likeliest tokens")
-    parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that reach this probability")
-    parser.add_argument("--seed", type=int, help="the same seed writes the same text (default: another one each time)")
-    parser.add_argument(
-        "--allow-unknown", action="store_true", help="even if over 10 %% of the prompt is outside the vocabulary"
-    )
-    parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
-    add_device(parser)
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="the beginning of the text; empty: the model begins")
+    file = 'many: one a line, or JSON lines such as {"prompt": "Once", "top_k": 9}; - is stdin'
+    prompt.add_argument("--prompts", metavar="FILE", help=file)
+    add = parser.add_argument
+    add("--num-samples", type=positive(int), default=1, metavar="N", help="texts of each prompt (default: %(default)s)")
+    add("--json", action="store_true", help="a line of JSON for each text")
+    add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
+    add("--allow-unknown", action="store_true", help="even if over 10 %% of the prompt is outside the vocabulary")
+    add = add_writing(parser, tokens=300).add_argument
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
+    bias = "added to the logit of a token; repeatable"
+    add("--logit-bias", action="append", type=_bias, default=[], metavar="ID=X", help=bias)
+    pattern = "a regular expression that the text has to match (needs the extra `constrained`)"
+    add("--pattern", metavar="REGEX", help=pattern)
+    add("--json-schema", type=path, metavar="FILE", help="of the JSON value that the text has to be (as above)")
+    add("--beams", type=positive(int), default=1, metavar="N", help="search for the likeliest text with N candidates")
+    longer = "of --beams: above 1 longer texts, below shorter (default: %(default)s)"
+    add("--length-penalty", type=float, default=1.0, metavar="X", help=longer)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the prompt and, piece by piece, what follows it."""
+    """Print prompts and what follows them, piece by piece."""
+    from nanogpt.commands import prompts_file  # pydantic, numpy and what computes: --help does without
+    from nanogpt.commands.opened_model import description, open_engine
+    from nanogpt.commands.printed import Printer
+    from nanogpt.commands.texts import Request
+    from nanogpt.commands.typed import Typed, history_file, note, rest_of_stdin
     from nanogpt.inference import prompts
-    from nanogpt.inference.engine import Engine
-    from nanogpt.printable import show
 
-    engine = Engine.from_folder(arguments.folder, chosen_device(arguments.device))
-    prompt = prompts.checked(arguments.prompt, engine.tokenizer, print_note, arguments.allow_unknown)
-    pieces = engine.generate(
-        prompt,
-        max_new_tokens=arguments.tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
+    options, copies = _options(arguments), arguments.num_samples
+    if options.beams > 1 and copies > 1:
+        raise UserError(f"--num-samples {copies}: --beams {options.beams} searches for one text")
+    engine = open_engine(arguments)
+    options.check(engine.tokenizer.vocab_size)
+    for stop in arguments.stop:
+        if remark := prompts.backslash_in(stop):
+            print_note(f"--stop: {remark}")
+    asks = arguments.prompts is None and arguments.prompt is None and sys.stdin.isatty()
+    printer = Printer(engine, arguments.json, arguments.raw, arguments.allow_unknown, note if asks else print_note)
+    if arguments.prompts:
+        return printer.write(prompts_file.read(arguments.prompts, options, copies))
+    if asks:
+        note(description(engine, arguments.folder))
+        note("Type the beginning of a text, or nothing: the model writes on. Ctrl-C stops it, Ctrl-D leaves.")
+        note("")
+        with Typed(None if arguments.no_history else history_file("generate")) as typed:
+            typed.each(lambda: "> ", lambda prompt: printer.write_until_interrupted(Request(prompt, options, copies)))
+        return 0
+    prompt = rest_of_stdin() or "\n" if arguments.prompt is None else arguments.prompt
+    return printer.write([Request(prompt, options, copies)])
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    return replace(
+        options_of(arguments),
+        stop=tuple(arguments.stop),
+        logit_bias=dict(arguments.logit_bias),
+        beams=arguments.beams,
+        length_penalty=arguments.length_penalty,
+        alternatives=arguments.logprobs,
+        pattern=arguments.pattern,
+        json_schema=_schema(arguments.json_schema),
     )
-    show(prompt, arguments.raw)
-    for piece in pieces:
-        show(piece, arguments.raw)
-    show("\n")
-    return 0
+
+
+def _schema(file: Path | None) -> dict[str, object] | None:
+    """A JSON schema. Raises UserError where the file holds no JSON object."""
+    if file is None:
+        return None
+    try:
+        schema = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"--json-schema {file}: is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise UserError(f'--json-schema {file}: should hold an object, such as {{"type": "integer"}}')
+    return schema
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """An argparse type: a token's id and what is added to its logit."""
+    try:
+        token, bias = text.split("=")
+        return int(token), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, should be a token's id and a number, as in 13=-5") from None

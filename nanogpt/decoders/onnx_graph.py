@@ -8,7 +8,6 @@ Source: github.com/microsoft/onnxruntime, docs/ContribOperators.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from nanogpt.config import ModelConfig
 from nanogpt.decoders.parts import Block, Linear, Norm, parts_of
+from nanogpt.decoders.protocol import Precision
 from nanogpt.faults import UserError
 from nanogpt.weights.quantization import BLOCK, quantize
 from nanogpt.weights.safe_loading import Array
 
-Precision = Literal["float32", "int8"]
 MICROSOFT = "com.microsoft"
 HEAD_WIDTHS = {"learned": 8, "rope": 16}  # GroupQueryAttention takes heads whose width is a multiple of it
 OPSET, IR_VERSION = 17, 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nanogpt.config import ModelConfig
 
 Logits = npt.NDArray[np.float32]
+Precision = Literal["float32", "int8"]  # of the weights in products
 
 
 class Cache(Protocol):
@@ -24,6 +25,9 @@ class Cache(Protocol):
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order, and forget the others. A row may be named several times: it is copied."""
+
+    def copied(self, rows: Sequence[int]) -> Cache:
+        """A new cache of copies of these rows, in this order."""
 
     def join(self, other: Cache) -> None:
         """Append the rows of `other`, a cache of the same decoder, which is not to be used afterwards."""
@@ -60,3 +64,10 @@ class Decoder(Protocol):
 
     def step(self, tokens: npt.NDArray[np.int64], cache: Cache) -> Logits:
         """Each row reads one token of tokens (B,) -> logits (B, vocab_size). Raises ValueError as prefill() does."""
+
+
+def check_lengths(config: ModelConfig, lengths: Sequence[int]) -> None:
+    """Raise ValueError when a row would hold more than block_size tokens."""
+    longest = max(lengths, default=0)
+    if longest > config.block_size:
+        raise ValueError(f"sequence of {longest} tokens is longer than block_size {config.block_size}")

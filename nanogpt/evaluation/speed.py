@@ -4,43 +4,60 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from nanogpt import device as devices
-from nanogpt.inference.decoding import decode_one_token, prefill
-from nanogpt.inference.engine import Engine
-from nanogpt.inference.sampling import sample
-from nanogpt.model.attention import KVCache
+from nanogpt.decoders.protocol import Decoder
+from nanogpt.decoders.torch_decoder import TorchDecoder
+from nanogpt.inference.options import Options
+from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.model.gpt import GPT
 from nanogpt.results import DecodingSpeed
 
 
-def decoding_speed(engine: Engine, prompt_tokens: int | None = None, max_seconds: float = 3.0) -> DecodingSpeed:
-    """Measure batch 1 with a KV cache for max_seconds, after as long at most, unmeasured, on one window."""
-    devices.reset_peak_memory(engine.device)
-    model, device = engine.model, engine.device
-    prompt_tokens = prompt_tokens or max(1, model.config.block_size // 2)
-    generator = torch.Generator(device).manual_seed(0)
-    tokens = torch.randint(len(model.token_embedding.weight), (1, prompt_tokens), generator=generator, device=device)
+@dataclass(frozen=True)
+class Timing:
+    """Medians of one text at a time; `new_tokens` were timed."""
+
+    tokens_per_second: float
+    prefill_tokens_per_second: float
+    prompt_tokens: int
+    new_tokens: int
+
+
+def timing(decoder: Decoder, prompt_tokens: int | None = None, max_seconds: float = 3.0) -> Timing:
+    """Measure a decoder for max_seconds, after as long at most, unmeasured, on one window. Sampling is part of it."""
+    config = decoder.config
+    prompt_tokens = prompt_tokens or max(1, config.block_size // 2)
+    prompt = np.random.default_rng(0).integers(config.vocab_size or 1, size=prompt_tokens).tolist()
     prefills: list[float] = []
     steps: list[float] = []
-    _window(model, tokens, generator, deadline=time.perf_counter() + max_seconds)
+    _window(decoder, prompt, deadline=time.perf_counter() + max_seconds)
     deadline = time.perf_counter() + max_seconds
     while not prefills or time.perf_counter() < deadline:
-        prefill_seconds, written = _window(model, tokens, generator, deadline)
+        prefill_seconds, written = _window(decoder, prompt, deadline)
         prefills.append(prefill_seconds)
         steps += written
-    tokens_per_second = 1 / statistics.median(steps)
+    return Timing(1 / statistics.median(steps), prompt_tokens / statistics.median(prefills), prompt_tokens, len(steps))
+
+
+def decoding_speed(
+    model: GPT, device: str = "cpu", prompt_tokens: int | None = None, max_seconds: float = 3.0
+) -> DecodingSpeed:
+    """timing() of torch, with what it reads and needs."""
+    devices.reset_peak_memory(device)
+    found = timing(TorchDecoder(model, device), prompt_tokens, max_seconds)
     weight_bytes = bytes_per_token(model)
     return DecodingSpeed(
-        tokens_per_second=tokens_per_second,
-        prefill_tokens_per_second=prompt_tokens / statistics.median(prefills),
-        prompt_tokens=prompt_tokens,
-        new_tokens=len(steps),
+        tokens_per_second=found.tokens_per_second,
+        prefill_tokens_per_second=found.prefill_tokens_per_second,
+        prompt_tokens=found.prompt_tokens,
+        new_tokens=found.new_tokens,
         weight_bytes=weight_bytes,
-        achieved_bytes_per_second=weight_bytes * tokens_per_second,
+        achieved_bytes_per_second=weight_bytes * found.tokens_per_second,
         device=device,
         peak_memory_bytes=devices.peak_memory(device),
         threads=torch.get_num_threads(),
@@ -53,19 +70,15 @@ def bytes_per_token(model: GPT) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in looked_up)
 
 
-def _window(model: GPT, tokens: Tensor, generator: torch.Generator, deadline: float) -> tuple[float, list[float]]:
+def _window(decoder: Decoder, prompt: list[int], deadline: float) -> tuple[float, list[float]]:
     """Seconds to read the prompt, and of each token written behind it until the window is full or the time is up."""
-    device = tokens.device.type
-    cache = KVCache(model.config, device=device)
-    devices.synchronize(device)
+    sampler, cache = Sampler(Options(temperature=1.0, seed=0), ()), decoder.new_cache()
     start = time.perf_counter()
-    token = sample(prefill(model, tokens, cache), [generator], temperature=1.0)  # (1,)
-    token.tolist()  # as the engine does: the device has finished then
+    token = choose(decoder.prefill([prompt], cache), [sampler])  # (1,); the device has finished then
     prefill_seconds = time.perf_counter() - start
     steps: list[float] = []
-    while cache.length < cache.max_len and (not steps or time.perf_counter() < deadline):
+    while cache.lengths[0] < decoder.config.block_size and (not steps or time.perf_counter() < deadline):
         start = time.perf_counter()
-        token = sample(decode_one_token(model, token, cache), [generator], temperature=1.0)
-        token.tolist()
+        token = choose(decoder.step(np.array(token), cache), [sampler])
         steps.append(time.perf_counter() - start)
     return prefill_seconds, steps

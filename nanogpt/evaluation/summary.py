@@ -13,6 +13,7 @@ from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
 from nanogpt.evaluation.perplexity import evaluate_split, mean_loss, nanogpt_measure
 from nanogpt.inference.engine import Engine
 from nanogpt.results import NANOGPT_WINDOW, Coherence, DecodingSpeed, JudgedSample, JudgedSamples, ModelFigures
+from nanogpt.weights.folders import open_folder
 
 PROMPT_CHARACTERS = 60
 MEASURE = "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text"
@@ -23,10 +24,10 @@ def summarise(
 ) -> ModelFigures:
     """Loss, perplexity and bits per byte on the whole of val and test; nanoGPT's own measure for characters.
 
-    Raises UserError, CorruptFileError as open_split and Engine.from_folder do.
+    Raises UserError, CorruptFileError as open_split and open_folder do.
     """
     devices.reset_peak_memory(device)
-    model = Engine.from_folder(model_folder, device).model
+    model = open_folder(model_folder)[0].to(device).eval()
     block_size = model.config.block_size
     tokenizer = read_manifest(data_folder).tokenizer.name
     val, test = (evaluate_split(model, data_folder, split, block_size, device) for split in ("val", "test"))
@@ -65,7 +66,8 @@ def sample_and_judge(
 
 def decoding(model_folder: Path, device: str = "cpu", max_seconds: float = 3.0) -> DecodingSpeed:
     """Tokens a second with a cache, one sequence at a time, and the peak of this process's memory meanwhile."""
-    return speed.decoding_speed(Engine.from_folder(model_folder, device), max_seconds=max_seconds)
+    model, _ = open_folder(model_folder)
+    return speed.decoding_speed(model, device, max_seconds=max_seconds)
 
 
 def _first_lines(text: str) -> str:

@@ -3,78 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Unpack
 
 from nanogpt.data.tokenizer import Tokenizer
-from nanogpt.faults import NonFiniteError
-from nanogpt.inference.decoding import decode_one_token, prefill
-from nanogpt.inference.prompts import normalised
-from nanogpt.inference.sampling import NOT_A_TOKEN, check_options, sample
-from nanogpt.inference.text_stream import TextStream
-from nanogpt.model.attention import KVCache
-from nanogpt.model.gpt import GPT
-from nanogpt.weights.folders import open_folder
+from nanogpt.decoders.opening import Notify, open_decoder
+from nanogpt.decoders.protocol import Decoder, Precision
+from nanogpt.faults import UserError
+from nanogpt.inference.batch import Batch, Writing
+from nanogpt.inference.options import Changes, Options, Piece
+from nanogpt.inference.prefix_cache import PrefixCache
+from nanogpt.inference.search import beam_search
+from nanogpt.inference.speculation import speculate
 
+if TYPE_CHECKING:  # torch takes a second or more to import, and other decoders do without it
+    from torch import nn
 
-@dataclass(frozen=True)
-class Options:
-    """How all texts of a batch are written."""
-
-    max_new_tokens: int = 200
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    stop: str | list[str] | None = None
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-
-@dataclass(eq=False)
-class Row:
-    """One text of a batch. `window`: the tokens that the model looks back on, newest last."""
-
-    window: list[int]
-    generator: torch.Generator
-    text: TextStream
+REMEMBERED = 256 << 20  # bytes: three whole contexts of GPT-2 124M
 
 
 class Engine:
-    """A model and its tokenizer, ready to generate on `device`. The model is moved there and set to evaluation.
+    """A decoder and its tokenizer, ready to write.
 
-    `context`: tokens that it looks back on at most, where that is less than its block_size.
+    `context`: tokens that a text looks back on at most, where that is less than the model's block_size. Past it the
+    window slides: its newer half is read again. `remembered`: bytes of what was read of texts that have ended, for
+    prompts that begin like one of them.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, device: str = "cpu", context: int | None = None):
-        self.model = model.to(device).eval()
-        self.context = context or model.config.block_size
-        self.tokenizer = tokenizer
-        self.device = device
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, context: int | None = None, remembered: int = 0):
+        self.decoder, self.tokenizer = decoder, tokenizer
+        self.context = context or decoder.config.block_size
+        self.prefixes = PrefixCache(decoder.config, remembered)
+        self.draft: Decoder | None = None  # a smaller model of the same tokenizer, to guess what stream() writes
 
     @classmethod
-    def from_folder(cls, folder: Path | str, device: str = "cpu") -> Engine:
-        """Open an exported folder, or the best checkpoint of a training folder.
+    def of_model(
+        cls, model: nn.Module, tokenizer: Tokenizer, device: str = "cpu", context: int | None = None
+    ) -> Engine:
+        """Write with a GPT that is in memory. It is moved to `device` and set to evaluation."""
+        from nanogpt.decoders.torch_decoder import TorchDecoder  # torch: only here
+        from nanogpt.model.gpt import GPT
 
-        Raises UserError naming what is missing, CorruptFileError when a file is not what was written.
+        assert isinstance(model, GPT)
+        return cls(TorchDecoder(model, device), tokenizer, context)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path | str,
+        device: str = "cpu",
+        backend: str = "auto",
+        notify: Notify = lambda message: None,
+        precision: Precision = "float32",
+        draft: Path | str | None = None,
+    ) -> Engine:
+        """Open an exported folder, or the best checkpoint of a training folder; as open_decoder().
+
+        Of texts that have ended, up to REMEMBERED bytes stay. draft: a smaller model of the same tokenizer, which
+        guesses what generate() writes (nanogpt.inference.speculation); the text stays the same.
         """
-        return cls(*open_folder(folder), device)
+        opened = open_decoder(folder, device, backend, notify, precision)
+        engine = cls(opened.decoder, opened.tokenizer, remembered=REMEMBERED)
+        if draft is not None:
+            smaller = open_decoder(draft, device, backend, notify, precision)
+            of_both = [(model.tokenizer.digest, model.decoder.config.vocab_size) for model in (opened, smaller)]
+            if of_both[0] != of_both[1]:
+                raise UserError(f"{draft}: has another tokenizer than {folder}, so it cannot guess for it")
+            engine.draft = smaller.decoder
+        return engine
 
-    def generate(
-        self,
-        prompt: str,
-        max_new_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: str | list[str] | None = None,
-    ) -> Iterator[str]:
-        """Pieces of the text that follows `prompt`, each of whole characters.
+    def generate(self, prompt: str, **changes: Unpack[Changes]) -> Iterator[str]:
+        """Pieces of the text that follows `prompt`, each of whole characters. `changes`: Options by name.
 
         The prompt is normalised as the training text was.
         Ends after `max_new_tokens` (half a character there is left out), at the tokenizer's end of text, or before
@@ -83,111 +83,60 @@ class Engine:
         Raises UserError for an option out of range and for a prompt that is not text, NonFiniteError when the model
         computes NaN.
         """
-        options = Options(max_new_tokens, temperature, top_k, top_p, stop)
-        rows = [self._row(prompt, seed, options)]
-        return (piece for _, piece in self._write(rows, options))
+        return (piece.text for piece in self.stream(prompt, Options(**changes)) if piece.text)
 
-    def complete(
-        self,
-        prompt: str,
-        max_new_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop: str | list[str] | None = None,
-    ) -> str:
+    def complete(self, prompt: str, **changes: Unpack[Changes]) -> str:
         """The text that follows `prompt`, whole; as generate()."""
-        return "".join(self.generate(prompt, max_new_tokens, temperature, top_k, top_p, seed, stop))
+        return "".join(self.generate(prompt, **changes))
 
     def complete_batch(
-        self,
-        prompts: Sequence[str],
-        max_new_tokens: int = 200,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seeds: Sequence[int | None] | None = None,
-        stop: str | list[str] | None = None,
+        self, prompts: Sequence[str], seeds: Sequence[int | None] | None = None, **changes: Unpack[Changes]
     ) -> list[str]:
         """The texts that follow prompts of any lengths, written together; as complete() of each with its seed.
 
         Raises ValueError unless there are as many seeds as prompts.
         """
-        options = Options(max_new_tokens, temperature, top_k, top_p, stop)
-        rows = [
-            self._row(prompt, seed, options)
-            for prompt, seed in zip(prompts, seeds or [None] * len(prompts), strict=True)
+        options = Options(**changes)
+        of_each = [
+            (prompt, replace(options, seed=seed))
+            for prompt, seed in zip(prompts, seeds or [options.seed] * len(prompts), strict=True)
         ]
-        texts = {id(row): "" for row in rows}
-        for row, piece in self._write(rows, options):
-            texts[id(row)] += piece
-        return list(texts.values())
+        if options.beams > 1:
+            return ["".join(piece.text for piece in self.stream(*text)) for text in of_each]
+        batch = Batch(self)
+        writings = [batch.add(*text)[0] for text in of_each]
+        return self._whole(batch, writings)
 
-    def _row(self, prompt: str, seed: int | None, options: Options) -> Row:
-        """A text that begins with `prompt`. Raises UserError."""
-        check_options(options.temperature, options.top_k, options.top_p, seed)
-        window = self.tokenizer.encode(normalised(prompt, self.tokenizer)).tolist() or self._start()
-        generator = torch.Generator(self.device)
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        return Row(window[-self.context :], generator, TextStream(self.tokenizer, options.stops))
+    def samples(self, prompt: str, count: int, options: Options) -> list[str]:
+        """`count` texts that follow `prompt`, which is read once; the seeds are seed, seed + 1, ..."""
+        batch = Batch(self)
+        return self._whole(batch, batch.add(prompt, options, count))
 
-    def _start(self) -> list[int]:
-        """What stands for an empty prompt."""
-        if self.tokenizer.end_of_text is not None:
-            return [self.tokenizer.end_of_text]
-        return [int(token) for token in self.tokenizer.encode("\n")] if self.tokenizer.reads("\n") else [0]
+    def stream(self, prompt: str, options: Options) -> Iterator[Piece]:
+        """generate(), with what is known of each piece: one for each token, or a single one of many beams."""
+        if options.beams > 1:
+            Writing(self, prompt, options)  # checked before the first piece is asked for, as below
+            return self._searched(prompt, options)
+        if self.draft is not None:
+            Writing(self, prompt, options)
+            return speculate(self, self.draft, prompt, options)
+        batch = Batch(self)
+        batch.add(prompt, options)
+        return (piece for _, piece in self._pieces(batch))
 
-    def _write(self, rows: list[Row], options: Options) -> Iterator[tuple[Row, str]]:
-        """Pieces of all texts as they come. A text that has ended leaves the batch."""
-        if not rows or options.max_new_tokens < 1:
-            return
-        cache, logits = self._read([row.window for row in rows], self.context)  # logits (B, vocab_size)
-        for left in reversed(range(options.max_new_tokens)):
-            generators = [row.generator for row in rows]
-            tokens = sample(logits, generators, options.temperature, options.top_k, options.top_p)  # (B,)
-            for row, token in zip(rows, tokens.tolist(), strict=True):  # all that is copied from the device
-                if token == NOT_A_TOKEN:
-                    raise NonFiniteError("the model computes NaN or infinity instead of the next token")
-                row.window.append(token)
-                if piece := row.text.write(token):
-                    yield row, piece
-            unfinished = [index for index, row in enumerate(rows) if not row.text.ended]
-            if not unfinished or not left:
-                break
-            if len(unfinished) < len(rows):
-                rows, tokens = [rows[index] for index in unfinished], tokens[unfinished]
-                cache.keep(unfinished)
-            logits = self._next_logits(rows, tokens, cache)
-        for row in rows:
-            if not row.text.ended and (piece := row.text.rest()):
-                yield row, piece
+    def _searched(self, prompt: str, options: Options) -> Iterator[Piece]:
+        yield beam_search(self, prompt, options)
 
-    def _read(self, windows: list[list[int]], max_len: int) -> tuple[KVCache, Tensor]:
-        """A cache of max_len that holds the windows, and the logits (B, vocab_size) of what comes next."""
-        lengths = [len(window) for window in windows]
-        padded = [[*window, *[0] * (max(lengths) - len(window))] for window in windows]
-        cache = KVCache(self.model.config, len(windows), max_len, self.device)
-        return cache, prefill(self.model, torch.tensor(padded, device=self.device), cache, lengths)
+    def _whole(self, batch: Batch, writings: list[Writing]) -> list[str]:
+        texts: dict[int, list[str]] = {id(writing): [] for writing in writings}
+        for writing, piece in self._pieces(batch):
+            texts[id(writing)].append(piece.text)
+        return ["".join(texts[id(writing)]) for writing in writings]
 
-    @torch.inference_mode()
-    def _next_logits(self, rows: list[Row], tokens: Tensor, cache: KVCache) -> Tensor:
-        """The logits (B, vocab_size) behind each row's newest token (B,).
-
-        Past the context: when a window is full, its newer half is read again as a new window and decoding continues
-        behind it. So at least half a window is always seen, and a token costs two positions of work on average.
-        """
-        full = [index for index, row in enumerate(rows) if len(row.window) > self.context]
-        if not full:
-            return decode_one_token(self.model, tokens, cache)
-        half = max(1, self.context // 2)
-        for index in full:
-            rows[index].window = rows[index].window[-half:]
-        halves, of_full = self._read([rows[index].window for index in full], half)
-        cache.replace(full, halves)
-        if len(full) == len(rows):
-            return of_full
-        logits = decode_one_token(self.model, tokens, cache)  # the full rows read their newest token once too often ...
-        logits[full] = of_full
-        cache.lengths = [length - (index in full) for index, length in enumerate(cache.lengths)]  # ... and forget it
-        return logits
+    def _pieces(self, batch: Batch) -> Iterator[tuple[Writing, Piece]]:
+        """All pieces of `batch` until every text has ended. Raises NonFiniteError."""
+        while batch:
+            for writing, piece in batch.step():
+                if writing.error is not None:
+                    raise writing.error
+                yield writing, piece

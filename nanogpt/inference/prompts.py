@@ -31,11 +31,8 @@ def checked(prompt: str, tokenizer: Tokenizer, tell: Callable[[str], None], allo
     backslash before n or t. Raises UserError when more than MOST_UNKNOWN are unknown, unless `allow_unknown`.
     """
     prompt = normalised(prompt, tokenizer)
-    if written := LINE_END_IN_WORDS.search(prompt):
-        tell(
-            f"prompt: {written[0]} is a backslash and a letter here, no line end or tab; bash and zsh take $'...' for "
-            "those, and a line end may be typed inside quotes"
-        )
+    if remark := backslash_in(prompt):
+        tell(f"prompt: {remark}")
     unknown = tokenizer.unknown_in(prompt)
     if unknown:
         share = unknown.total() / len(prompt)
@@ -48,6 +45,25 @@ def checked(prompt: str, tokenizer: Tokenizer, tell: Callable[[str], None], allo
             raise UserError(f"{found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
         tell(f"{found}; it was never trained on the token that stands for them")
     return prompt
+
+
+def backslash_in(text: str) -> str:
+    """What to say of a backslash before n or t, or "": a shell does not make a line end or tab of them."""
+    if not (written := LINE_END_IN_WORDS.search(text)):
+        return ""
+    return (
+        f"{written[0]} is a backslash and a letter here, no line end or tab; bash and zsh take $'...' for those, and a "
+        "line end may be typed inside quotes"
+    )
+
+
+def left_out(prompt: str, tokenizer: Tokenizer, context: int) -> str:
+    """How much of `prompt` is beyond the `context` newest tokens, which are all that the model sees, or ""."""
+    tokens = len(tokenizer.encode(prompt))
+    if tokens <= context:
+        return ""
+    beyond = tokens - context
+    return f"prompt: of its {tokens:,} tokens the model sees the last {context:,}; the first {beyond:,} are left out"
 
 
 def known(prompt: str, tokenizer: Tokenizer) -> str:

@@ -17,6 +17,13 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._waiting = ""  # may be the beginning of a stop
 
+    def copied(self) -> TextStream:
+        """The same text so far, to go on otherwise."""
+        copy = TextStream(self._tokenizer, self._stops)
+        copy._decoder.setstate(self._decoder.getstate())
+        copy.ended, copy._waiting = self.ended, self._waiting
+        return copy
+
     def write(self, token: int) -> str:
         """What can be shown once `token` is there; "" in the middle of a character or of what may be a stop."""
         if token == self._tokenizer.end_of_text:
@@ -26,6 +33,8 @@ class TextStream:
 
     def add(self, text: str) -> str:
         """write() of characters."""
+        if not self._stops:
+            return text
         text = self._waiting + text
         if found := [text.index(stop) for stop in self._stops if stop in text]:
             self.ended, self._waiting = True, ""

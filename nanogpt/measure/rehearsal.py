@@ -14,16 +14,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from nanogpt import device as devices
 from nanogpt.config import Config
-from nanogpt.inference.decoding import decode_one_token, prefill
-from nanogpt.inference.sampling import sample
+from nanogpt.decoders.torch_decoder import TorchDecoder
+from nanogpt.inference.options import Options
+from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.measure.profiler import measure_speed
 from nanogpt.measure.sizes import parameters
-from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.results import Rehearsal, StepSpeed
 from nanogpt.training.validation import SAMPLE_TOKENS, rows_at_once
@@ -84,19 +85,19 @@ def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
 
 def _sample(config: Config, device: str) -> float:
     """Seconds of one sample of SAMPLE_TOKENS; past block_size half a window is read again, as the engine does."""
-    model = GPT(config.model, seed=config.training.seed).to(device).eval()
-    generator, window = torch.Generator(device), max(1, config.model.block_size // 2)
+    decoder = TorchDecoder(GPT(config.model, seed=config.training.seed), device)
+    window = max(1, config.model.block_size // 2)
+    sampler = Sampler(Options(temperature=1.0, seed=0), ())
 
     def decode(count: int) -> None:
-        cache, token = KVCache(config.model, device=device), torch.zeros(1, dtype=torch.long, device=device)
-        for _ in range(count):
-            token = sample(decode_one_token(model, token, cache), [generator], temperature=1.0)
-            token.tolist()
+        cache = decoder.new_cache()
+        token = choose(decoder.prefill([[0]], cache), [sampler])  # (1,)
+        for _ in range(count - 1):
+            token = choose(decoder.step(np.array(token), cache), [sampler])
 
     tokens = min(DECODED_TOKENS, config.model.block_size)
     of_a_token = _fastest(lambda: decode(tokens)) / tokens
-    half = torch.zeros(1, window, dtype=torch.long, device=device)
-    of_a_window = _fastest(lambda: prefill(model, half, KVCache(config.model, device=device)).tolist())
+    of_a_window = _fastest(lambda: decoder.prefill([[0] * window], decoder.new_cache()))
     return SAMPLE_TOKENS * of_a_token + max(0, SAMPLE_TOKENS // window - 2) * of_a_window
 
 

@@ -78,17 +78,23 @@ class KVCache:
         self.lengths = [length + count for length in self.lengths]
 
     def keep(self, rows: list[int]) -> None:
-        """Forget all other rows."""
+        """Forget all other rows; one that is named several times is copied."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
         self.lengths = [self.lengths[row] for row in rows]
 
-    def replace(self, rows: list[int], other: KVCache) -> None:
-        """Put the rows of `other`, a shorter cache, in the place of `rows`."""
-        for mine, theirs in zip([*self.keys, *self.values], [*other.keys, *other.values], strict=True):
-            mine[rows, :, : other.max_len] = theirs
-        for row, length in zip(rows, other.lengths, strict=True):
-            self.lengths[row] = length
+    def copied(self, rows: list[int]) -> KVCache:
+        """A cache of copies of these rows."""
+        copy = KVCache.__new__(KVCache)
+        copy.__dict__.update(self.__dict__)
+        copy.keep(rows)
+        return copy
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of `other`, a cache of the same shape."""
+        self.keys = [torch.cat(both) for both in zip(self.keys, other.keys, strict=True)]
+        self.values = [torch.cat(both) for both in zip(self.values, other.values, strict=True)]
+        self.lengths = [*self.lengths, *other.lengths]
 
 
 class Attention(nn.Module):
@@ -135,14 +141,18 @@ class Attention(nn.Module):
     def attend_any(self, heads: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
         """The same for any length and device, with dropout or a cache too."""
         B, T, _, _ = heads.shape
+        q, k, v = self.queries_keys_values(heads, rotation)
+        y = self.attend(q, k, v) if cache is None else self.attend_cached(q, k, v, cache)
+        return y.transpose(1, 2).reshape(B, T, -1)  # (B, T, n_head * head_dim)
+
+    def queries_keys_values(self, heads: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """heads (B, T, n_head + 2 n_kv_head, head_dim) -> normed, rotated and by head: (B, heads, T, head_dim) each."""
         q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, head_dim)
-        y = self.attend(q, k, v) if cache is None else self.attend_cached(q, k, v, cache)
-        return y.transpose(1, 2).reshape(B, T, -1)  # (B, T, n_head * head_dim)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each position attends to itself and those before it."""

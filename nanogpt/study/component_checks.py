@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.config import ModelConfig, TrainingConfig
-from nanogpt.inference.decoding import decode_one_token, prefill
+from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
@@ -151,11 +151,13 @@ def cached_decoding(device: str, seed: int) -> list[ComponentCheck]:
             pieces = tokens.split([7, 1, 4, *[1] * (T - 12)], dim=1)
             differences.append(_difference(torch.cat([model(p, cache=cache)[0] for p in pieces], dim=1), whole))
         lengths, rows = torch.arange(3, 3 + 2 * B, 2), torch.arange(B)
-        cache = KVCache(model.config, batch_size=B, device=device)
-        logits = prefill(model, tokens[:, : int(lengths.max())], cache, lengths.tolist())  # (B, vocab_size)
+        decoder = TorchDecoder(model, device)
+        rows_cache = decoder.new_cache()
+        prompts = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+        logits = decoder.prefill(prompts, rows_cache)  # (B, vocab_size)
         for last in range(8):
-            differences.append(_difference(logits, whole[rows, lengths - 1 + last]))
-            logits = decode_one_token(model, tokens[rows, lengths + last], cache)
+            differences.append(_difference(torch.from_numpy(logits), whole[rows, lengths - 1 + last]))
+            logits = decoder.step(tokens[rows, lengths + last].cpu().numpy(), rows_cache)
     explanation = "a prompt read in pieces, single tokens after it and prompts of unequal lengths give the full logits"
     return [check("cached decoding", _worst(differences), 1e-3, "largest difference of a logit", explanation)]
 

@@ -49,10 +49,10 @@ class Validator:
 
     def sample(self, temperature: float, seed: int) -> str:
         """What the model writes now, from a generator of its own: training does not notice."""
-        engine = Engine(self.model, self.tokenizer, self.numerics.device, self.context)
+        engine = Engine.of_model(self.model, self.tokenizer, self.numerics.device, self.context)
         prompt, pieces = "\n" if self.tokenizer.reads("\n") else "", []
         with self.stop.interruptible():
-            for piece in engine.generate(prompt, SAMPLE_TOKENS, temperature, seed=seed):
+            for piece in engine.generate(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=temperature, seed=seed):
                 pieces.append(piece)
                 self.beat("writing a sample")
         self.model.train()

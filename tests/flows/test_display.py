@@ -24,6 +24,7 @@ from nanogpt.faults import UserError
 from tests.load import allowed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("display")  # they share a server
 
 
 # ------------------------------------------------------------------------------------------ without a server

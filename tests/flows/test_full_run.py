@@ -181,6 +181,8 @@ def test_what_the_readme_prints_to_use_and_tune_the_model_works_on_what_the_run_
         for command in block.splitlines():
             if command.startswith("nanogpt train"):
                 command += " --set device.type=cpu --max-seconds 2"  # as much as is needed to see that it trains
+            if command.startswith("nanogpt serve"):
+                command = _served(command)
             printed = at_home(command)
             assert printed or command.startswith("source"), command
 
@@ -190,8 +192,28 @@ def test_what_the_run_prints_to_use_the_model_works(copy, tmp_path):
     guide = (copy.workspace / "reports/default/README.md").read_text()
     [block] = re.findall(r"```sh\n(.*?)```", guide.split("## Use the model")[1].split("\n## ")[0], re.DOTALL)
     assert at_home(block)
-    talk = copy.finish.stdout.split("Talk to it:\n")[1].splitlines()[0]
+    talk, serve = (copy.finish.stdout.split(f"{words}:\n")[1].splitlines()[0]
+                   for words in ("Talk to it", "Open it in a browser, or from other programs"))  # fmt: skip
     assert "JULIET" in at_home(talk)
+    assert "200" in at_home(_served(serve))
+
+
+def _served(command: str) -> str:
+    """A command that serves a model, asked for its health as soon as it answers, then ended."""
+    port = _free_port()
+    return f"""\
+{command} --port {port} &
+python -c "
+import time, urllib.request
+while True:
+    try:
+        print(urllib.request.urlopen('http://127.0.0.1:{port}/health', timeout=5).status)
+        break
+    except OSError:
+        time.sleep(0.1)
+"
+kill $!
+wait $!"""
 
 
 def _at_home(copy: Copy, folder: Path) -> Callable[[str], str]:

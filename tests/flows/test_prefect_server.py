@@ -24,6 +24,8 @@ from flows.display.prefect_process import Record
 from flows.display.prefect_server import Server, connect
 from nanogpt import durable
 
+pytestmark = pytest.mark.xdist_group("prefect_server")  # they share a database and often a server
+
 
 @pytest.fixture(autouse=True)
 def environment_as_before(monkeypatch) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from contextlib import closing
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from nanogpt.results import MicroBatchTry
 from tests.nanogpt.training_case import tiny
 
 PLENTY = 2**40
+TRIES = "tests.nanogpt.faulty_tries"
 
 
 def config(sequences: int = 64, **training):
@@ -134,35 +134,18 @@ def test_a_file_that_is_not_what_was_written_is_set_aside(tmp_path, damage):
     assert len(json.loads(store.read_text())["fastest"]) == 1
 
 
-# ---- a process of its own (these run in the child)
-
-
-def runs_out_of_memory(config, micro_batch, seconds, device):
-    if micro_batch > 2:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
-    return fitting(micro_batch, float(micro_batch), os.getpid())
-
-
-def aborts_without_memory(config, micro_batch, seconds, device):
-    if micro_batch > 2:
-        os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n")
-        os.abort()
-    return fitting(micro_batch, float(micro_batch), os.getpid())
-
-
-def is_broken(config, micro_batch, seconds, device):
-    raise ValueError("not a matter of memory")
+# ---- a process of its own
 
 
 @pytest.mark.parametrize(
     "target, words",
     [
-        (runs_out_of_memory, "DefaultCPUAllocator"),
-        (aborts_without_memory, "SIGABRT"),
+        ("runs_out_of_memory", "DefaultCPUAllocator"),
+        ("aborts_without_memory", "SIGABRT"),
     ],
 )
 def test_a_child_that_runs_out_of_memory_is_an_answer_and_a_new_one_takes_its_place(tmp_path, target, words):
-    with closing(SeparateProcess(tmp_path / "log", f"{__name__}:{target.__name__}")) as apart:
+    with closing(SeparateProcess(tmp_path / "log", f"{TRIES}:{target}")) as apart:
         found = find(config(4), tmp_path, 60.0, lambda text: None, apart, PLENTY)
     rows = {row.micro_batch: row for row in found.tried}
     assert sizes(found) == [1, 2, 3, 4] and found.micro_batch == 2
@@ -170,13 +153,9 @@ def test_a_child_that_runs_out_of_memory_is_an_answer_and_a_new_one_takes_its_pl
     assert rows[1].peak_memory_bytes == rows[2].peak_memory_bytes != os.getpid()  # one process for both
 
 
-def is_asked_to_end(config, micro_batch, seconds, device):
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.mark.parametrize("target, words", [(is_broken, "not a matter of memory"), (is_asked_to_end, "SIGTERM")])
+@pytest.mark.parametrize("target, words", [("is_broken", "not a matter of memory"), ("is_asked_to_end", "SIGTERM")])
 def test_what_is_no_matter_of_memory_is_raised(tmp_path, target, words):
-    separate = SeparateProcess(tmp_path / "log", f"{__name__}:{target.__name__}")
+    separate = SeparateProcess(tmp_path / "log", f"{TRIES}:{target}")
     with closing(separate), pytest.raises((ValueError, WorkerDied), match=words):
         separate(config(), 1, 1.0)
 

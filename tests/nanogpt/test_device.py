@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from nanogpt import device
+from nanogpt import device, machine
+from nanogpt.commands.arguments import chosen_device
 from nanogpt.records import from_json, to_json
 from nanogpt.results import DeviceProof
 
@@ -28,6 +29,16 @@ def test_the_best_there_is_comes_first(monkeypatch):
     assert device.available() == ["mps", "cpu"]
     assert device.choose("auto").device == "mps"
     assert device.choose("cuda").device == "mps" and "cuda" in device.choose("cuda").warning
+
+
+def test_without_a_gpu_in_sight_nothing_is_loaded_to_look_for_one(monkeypatch):
+    monkeypatch.setattr(machine, "ACCELERATORS", ("/dev/null",))
+    assert machine.may_have_accelerator()
+    monkeypatch.setattr(device, "available", lambda: ["cuda", "cpu"])
+    assert chosen_device("auto") == "cuda" and chosen_device("cpu") == "cpu"
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(machine, "ACCELERATORS", ("/dev/absent",))
+    assert chosen_device("auto") == "cpu"
 
 
 @pytest.mark.parametrize("error", [0.5, float("nan"), RuntimeError("MPSGraph failed\nwith details")])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,13 +10,12 @@ from hypothesis import strategies as st
 
 from nanogpt.config import Config, ModelConfig, save_config
 from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
+from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.evaluation.speed import bytes_per_token, decoding_speed
 from nanogpt.export import huggingface
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
-from nanogpt.inference.decoding import decode_one_token, prefill
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.text_stream import TextStream
-from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import checkpoint
 
@@ -34,14 +34,14 @@ def model_for(tokenizer, preset="modern", **options) -> GPT:
 
 @pytest.fixture(params=["gpt2", "modern"])
 def engine(request) -> Engine:
-    return Engine(model_for(LETTERS, request.param), LETTERS)
+    return Engine.of_model(model_for(LETTERS, request.param), LETTERS)
 
 
 def test_greedy_text_is_that_of_the_full_forward_pass(engine):
     tokens = LETTERS.encode("abc").tolist()
     while len(tokens) < 16:
         with torch.no_grad():
-            tokens.append(int(engine.model(torch.tensor([tokens]))[0][0, -1].argmax()))
+            tokens.append(int(engine.decoder.model(torch.tensor([tokens]))[0][0, -1].argmax()))
     assert engine.complete("abc", max_new_tokens=13, temperature=0) == LETTERS.decode(tokens[3:])
 
 
@@ -55,7 +55,7 @@ def test_past_the_window_the_newer_half_is_read_again(engine):
     written = engine.complete("abcdefgh", max_new_tokens=10, temperature=0)
     seen = ("abcdefgh" + written)[:17][-8:]
     with torch.no_grad():
-        expected = int(engine.model(torch.tensor([LETTERS.encode(seen).tolist()]))[0][0, -1].argmax())
+        expected = int(engine.decoder.model(torch.tensor([LETTERS.encode(seen).tolist()]))[0][0, -1].argmax())
     assert written[9] == LETTERS.decode([expected])
 
 
@@ -121,7 +121,7 @@ SHAPES = [dict(preset="gpt2"), dict(preset="modern"), dict(preset="modern", n_he
     stop=st.none() | st.text("abcdefgh \n", min_size=1, max_size=2),
 )  # fmt: skip
 def test_a_text_is_the_same_alone_and_in_a_batch(shape, prompts, count, seed, temperature, stop):
-    engine = Engine(model_for(LETTERS, **shape), LETTERS)
+    engine = Engine.of_model(model_for(LETTERS, **shape), LETTERS)
     options = dict(max_new_tokens=count, temperature=temperature, stop=stop)
     seeds = [seed + row for row in range(len(prompts))]
     alone = [engine.complete(prompt, seed=seed, **options) for prompt, seed in zip(prompts, seeds, strict=True)]
@@ -133,19 +133,16 @@ def test_a_text_is_the_same_alone_and_in_a_batch(shape, prompts, count, seed, te
 def test_logits_of_unequal_prompts_are_those_of_each_alone(shape, lengths):
     model, generator = model_for(LETTERS, **shape), torch.Generator().manual_seed(0)
     tokens = torch.randint(LETTERS.vocab_size, (len(lengths), 16), generator=generator)
-    padded = tokens[:, : max(lengths)].clone()
-    for row, length in enumerate(lengths):
-        padded[row, length:] = 1
-    cache = KVCache(model.config, len(lengths))
-    found = [prefill(model, padded, cache, lengths)]
-    for step in range(6):  # each row continues behind its own prompt
-        newest = tokens[torch.arange(len(lengths)), torch.tensor(lengths) + step]
-        found.append(decode_one_token(model, newest, cache))
     with torch.no_grad():
-        whole = model(tokens)[0]  # (B, 16, vocab_size)
+        whole = model(tokens)[0].numpy()  # (B, 16, vocab_size)
+    decoder = TorchDecoder(model)
+    cache = decoder.new_cache()
+    found = [decoder.prefill([row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)], cache)]
+    for step in range(6):  # each row continues behind its own prompt
+        found.append(decoder.step(tokens[torch.arange(len(lengths)), torch.tensor(lengths) + step].numpy(), cache))
     for row, length in enumerate(lengths):
         expected = whole[row, length - 1 : length + 6]
-        torch.testing.assert_close(torch.stack(found)[:, row], expected, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(np.stack(found)[:, row], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_seed_for_each_prompt(engine):
@@ -157,7 +154,7 @@ def test_a_seed_for_each_prompt(engine):
 
 def test_a_model_that_computes_nan_is_named(engine):
     with torch.no_grad():
-        engine.model.final_norm.weight.fill_(math.nan)
+        engine.decoder.model.final_norm.weight.fill_(math.nan)
     with pytest.raises(NonFiniteError, match="NaN"):
         engine.complete("a")
 
@@ -175,7 +172,7 @@ def test_opens_an_export_and_a_training_folder(tmp_path):
     save_config(config, trained / "config.yaml")
     LETTERS.save(trained)
     checkpoint.save(trained / "best", model, step=3, facts={})
-    expected = Engine(model, LETTERS).complete("abc", seed=1)
+    expected = Engine.of_model(model, LETTERS).complete("abc", seed=1)
     assert Engine.from_folder(tmp_path / "export").complete("abc", seed=1) == expected
     assert Engine.from_folder(str(trained)).complete("abc", seed=1) == expected
 
@@ -202,7 +199,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 
 def test_speed_counts_what_it_says(engine):
-    speed = decoding_speed(engine, max_seconds=0.05)
+    speed = decoding_speed(engine.decoder.model, max_seconds=0.05)
     assert speed.prompt_tokens == 8
     assert speed.new_tokens >= 1
     assert speed.achieved_bytes_per_second == speed.weight_bytes * speed.tokens_per_second

@@ -19,6 +19,7 @@ from nanogpt.training.trainer import Trainer, train
 from nanogpt.training.update import growth, loss_scale
 from nanogpt.training.update.optimizer import Optimizer
 from tests.nanogpt.training_case import (
+    TEXT,
     StopAt,
     assert_same,
     crash_in,
@@ -42,6 +43,12 @@ def short_samples_and_no_waiting_for_the_disk():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def little_data(tmp_path_factory) -> Path:
+    """Enough for 80 samples, and for two passes an evaluation instead of eleven."""
+    return make_data(tmp_path_factory.mktemp("little_data"), TEXT[:4_000])
 
 
 CASES = {  # settings, and after how many looks at the request to stop each session ends
@@ -109,7 +116,7 @@ SESSIONS = [{}, {"training.checkpoint_minutes": 1e-9}, {"device.gradient_checkpo
 
 @st.composite
 def trainings(draw) -> Config:
-    """A training of 20 steps with dropout, and anything that its state may hold."""
+    """A training of 20 steps with dropout, and anything that its state may hold. It has one layer, others two."""
     options = dict(
         schedule=draw(st.sampled_from(["wsd", "cosine"])), weight_average=draw(st.sampled_from([0.0, 0.8])),
         initial_block_size=draw(st.sampled_from([None, 4])), initial_batch=draw(st.sampled_from([None, 1])),
@@ -117,7 +124,7 @@ def trainings(draw) -> Config:
         sample_interval=draw(st.sampled_from([0, 6])), curriculum_fraction=0.7, decay_fraction=0.3, max_iters=20,
         **draw(st.sampled_from(OPTIMIZERS)), **draw(st.sampled_from(BATCHES)),
     )  # fmt: skip
-    config = tiny(**options)
+    config = tiny(**options).with_changes({"model.n_layer": 1})
     device = {**draw(st.sampled_from(PRECISIONS)), "threads": draw(st.sampled_from([1, 1, 2]))}
     return config.with_changes({f"device.{key}": value for key, value in device.items()})
 
@@ -128,7 +135,7 @@ def trainings(draw) -> Config:
     config=trainings(), interruptions=st.lists(st.tuples(STOPS | CRASHES, st.sampled_from(SESSIONS)), min_size=1),
     bad=st.none() | st.integers(2, 15),
 )  # fmt: skip
-def test_whatever_is_trained_and_however_it_is_interrupted(data, config, interruptions, bad):
+def test_whatever_is_trained_and_however_it_is_interrupted(little_data, config, interruptions, bad):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(growth, "STEPS_TO_COMPARE", 3)
         patch.setattr(growth, "LEAST_FALL", 0.2)
@@ -137,13 +144,13 @@ def test_whatever_is_trained_and_however_it_is_interrupted(data, config, interru
             batch = config.training.initial_batch or 4
             poison(patch, range(batch * bad, batch * (bad + 3)))
         whole_folder, folder = Path(folder) / "whole", Path(folder) / "interrupted"
-        whole = train(config, data, whole_folder)
+        whole = train(config, little_data, whole_folder)
         for interruption, changes in interruptions:
-            outcome = interrupted(config.with_changes(changes), data, folder, interruption)
+            outcome = interrupted(config.with_changes(changes), little_data, folder, interruption)
             if outcome and outcome.status == "finished":
                 break
         else:
-            outcome = train(config, data, folder)
+            outcome = train(config, little_data, folder)
         assert_same(outcome, whole, folder, whole_folder)
         assert list(read_rows(folder / "samples.jsonl")) == list(read_rows(whole_folder / "samples.jsonl"))
         for name in ("batch", "rewound", "skipped"):

@@ -137,9 +137,9 @@ def test_a_newer_training_is_never_hidden_by_an_export_in_its_folder(trained, tm
     folder = tmp_path / "both"
     huggingface.export(model(seed=1), LETTERS, folder)
     train_into(folder, seed=2)
-    expected = Engine(model(seed=2), LETTERS).complete("abc", seed=1)
+    expected = Engine.of_model(model(seed=2), LETTERS).complete("abc", seed=1)
     assert Engine.from_folder(folder).complete("abc", seed=1) == expected
-    assert expected != Engine(model(seed=1), LETTERS).complete("abc", seed=1)
+    assert expected != Engine.of_model(model(seed=1), LETTERS).complete("abc", seed=1)
 
 
 def test_a_training_without_a_checkpoint_does_not_bring_back_an_old_export(tmp_path):

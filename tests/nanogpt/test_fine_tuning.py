@@ -56,7 +56,7 @@ def going_on(base: Path, **training) -> Config:
 
 
 def loss_of(folder: Path, data: Path) -> float:
-    return evaluate_split(Engine.from_folder(folder).model, data, "val", 16).loss
+    return evaluate_split(folders.open_folder(folder)[0], data, "val", 16).loss
 
 
 def test_fine_tuned_on_another_text_it_is_better_there_than_before_and_than_from_scratch(base, other_data, tmp_path):
@@ -153,7 +153,7 @@ def test_a_longer_context_is_learned_in_a_few_steps(preset, data, tmp_path):
     assert after < before
     message = events(tmp_path / "longer", "initial weights")[0]["message"]
     assert ("context 32 -> 64, positions divided by 2" if preset == "modern" else "context 32 -> 64") in message
-    huggingface.export(Engine.from_folder(tmp_path / "longer").model, load_tokenizer(data), tmp_path / "export")
+    huggingface.export(folders.open_folder(tmp_path / "longer")[0], load_tokenizer(data), tmp_path / "export")
     assert evaluate_split(folders.open_folder(tmp_path / "export")[0], data, "val", 64).loss == pytest.approx(after)
 
 

@@ -135,9 +135,8 @@ def test_a_process_takes_what_is_predicted(name, precision, tmp_path):
         "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision,
         "training.gradient_accumulation": 1,
     })  # fmt: skip
-    with closing(
-        SeparateProcess(tmp_path / "log")
-    ) as separate:  # 30 steps, however slow: the heap grows over the first few
+    log, target = tmp_path / "log", "tests.nanogpt.faulty_tries:ten_passes"
+    with closing(SeparateProcess(log, target)) as separate:  # however slow: the heap grows over the first few
         measured = separate(config, config.training.batch_size, 300.0).peak_memory_bytes
     newton_schulz = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)

@@ -75,7 +75,7 @@ def test_an_export_opens_in_transformers(options, kind, tmp_path):
             theirs(torch.tensor([ids])).logits, model(torch.tensor([ids]))[0], atol=1e-4, rtol=1e-4
         )
     written = theirs.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False, pad_token_id=0)[0, len(ids) :]
-    ours = Engine(model, tokenizer).complete("the cat sat", max_new_tokens=4, temperature=0)
+    ours = Engine.of_model(model, tokenizer).complete("the cat sat", max_new_tokens=4, temperature=0)
     assert tokenizer.decode(written.tolist()) == ours
 
 

@@ -27,7 +27,7 @@ def read(prompt, tokenizer=LETTERS, **options) -> tuple[str, list[str]]:
 def test_one_text_however_it_is_written(typed):
     assert read(typed) == ("café au lait\nx", [])
     model = randomised(small(vocab_size=LETTERS.vocab_size))
-    engine = Engine(model, LETTERS)
+    engine = Engine.of_model(model, LETTERS)
     assert engine.complete(typed, seed=1) == engine.complete("café au lait\nx", seed=1)
 
 

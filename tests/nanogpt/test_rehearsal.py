@@ -9,6 +9,7 @@ from nanogpt.records import to_json
 from nanogpt.results import StepSpeed
 from tests.nanogpt.training_case import tiny
 
+pytestmark = pytest.mark.xdist_group("rehearsal")
 KEYS = {"seconds_per_step", "evaluation_seconds_per_token", "sample_seconds", "save_seconds", "peak_memory_bytes"}
 
 

@@ -8,10 +8,10 @@ from nanogpt.data.shards import open_split
 from nanogpt.evaluation import summary
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE
 from nanogpt.evaluation.perplexity import evaluate_split, nanogpt_measure
-from nanogpt.inference.engine import Engine
 from nanogpt.records import from_json, to_json
 from nanogpt.results import JudgedSamples
 from nanogpt.training.trainer import train
+from nanogpt.weights.folders import open_folder
 from tests.nanogpt.training_case import make_data, tiny
 
 pytestmark = pytest.mark.fast
@@ -29,10 +29,10 @@ def case(tmp_path_factory):
 def test_figures_are_those_of_whole_splits(case):
     data, model = case
     found = summary.summarise(model, data)
-    engine = Engine.from_folder(model)
-    assert found.test == evaluate_split(engine.model, data, "test", 16)
+    trained, _ = open_folder(model)
+    assert found.test == evaluate_split(trained, data, "test", 16)
     assert found.val.tokens == len(open_split(data, "val").tokens) - 1
-    assert found.parameters == engine.model.num_parameters() and found.tokenizer == "char"
+    assert found.parameters == trained.num_parameters() and found.tokenizer == "char"
     assert found.nanogpt_loss is None  # its windows of 64 do not fit into a block of 16
 
 
@@ -43,8 +43,8 @@ def test_nanogpts_measure_is_taken_in_its_windows_whatever_the_models_are(case, 
     config = tiny(max_iters=4)
     train(config.with_changes({"model.block_size": block_size}), data, tmp_path / "model")
     found = summary.summarise(tmp_path / "model", data)
-    engine = Engine.from_folder(tmp_path / "model")
-    assert found.nanogpt_loss == pytest.approx(nanogpt_measure(engine.model, data), rel=1e-6)
+    trained, _ = open_folder(tmp_path / "model")
+    assert found.nanogpt_loss == pytest.approx(nanogpt_measure(trained, data), rel=1e-6)
     assert summary.summarise(tmp_path / "model", data, with_nanogpts_measure=False).nanogpt_loss is None
 
 

@@ -25,7 +25,7 @@ from tests.conftest import CHECKOUT
 from tests.load import allowed
 from tests.nanogpt.training_case import events, losses, make_data, tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train_process")]
 
 PATIENCE = 120.0  # seconds until a test gives up; the machine may be busy
 

@@ -12,7 +12,6 @@ import torch
 from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
-from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.training import stopwatch, validation
 from nanogpt.training.child import alone_in
@@ -24,6 +23,7 @@ from nanogpt.training.update import growth
 from nanogpt.training.update.loss_scale import LEAST, LossScale
 from nanogpt.training.update.schedule import factor_at
 from nanogpt.weights import checkpoint
+from nanogpt.weights.folders import open_folder
 from tests.load import allowed
 from tests.nanogpt.training_case import (
     TEXT,
@@ -421,8 +421,8 @@ def test_the_average_is_kept_as_the_best_where_it_is_better(data, tmp_path):
     assert outcome.best_is_average and best.facts["averaged"]
     assert outcome.best_val_loss == min(row["average_val_loss"] for row in rows) < min(row["val_loss"] for row in rows)
     assert any(not torch.equal(best.weights[name], final.weights[name]) for name in final.weights)
-    engine = Engine.from_folder(tmp_path)  # what everything else opens
-    name, weight = next(engine.model.named_parameters())
+    trained, _ = open_folder(tmp_path)  # what everything else opens
+    name, weight = next(trained.named_parameters())
     assert torch.equal(weight, best.weights[name])
 
 

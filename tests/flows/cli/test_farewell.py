@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flows.cli.farewell import LINES_OF_SAMPLE, WIDTH, farewell, first_lines
 from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, EXPORTED, REPORTED, SAMPLES, Criterion, Reported
+from flows.report import commands
 from flows.report.facts import RunFacts
 from flows.runner.phase_runner import GoalMissed
 from flows.runner.run import Run
@@ -68,7 +69,10 @@ def test_how_good_it_is_what_it_writes_and_how_to_use_it(tmp_path, facts):
         "  | shalt not see",
     ]
     assert lines[6] == "Criteria met: 1 of 3; not met: The plan held; not known: Tests"
-    assert lines[7].startswith("Talk to it:\n  ") and "chat_bot.py" in lines[7] and len(lines) == 8
+    model = commands.near(run.paths.workspace / run.facts(EXPORTED).folder)
+    assert lines[7].startswith("Talk to it:\n  ") and lines[7].endswith(f"nanogpt chat {model}")
+    assert lines[8].startswith("Open it in a browser") and lines[8].endswith(f"nanogpt serve {model}")
+    assert len(lines) == 9
 
 
 def test_one_that_loses_to_a_5_gram_is_called_undertrained_with_what_gives_it_more_time(tmp_path, facts):

@@ -7,9 +7,25 @@ from pathlib import Path
 import pytest
 
 from flows.context.paths import CHECKOUT
-from flows.ledger.facts import BASELINES, CHARACTERS, CLEANED, EVALUATED, EXPORTED, FETCHED, PLANNED, SAMPLES, trained
+from flows.ledger.facts import (
+    BASELINES,
+    CHARACTERS,
+    CHECKS,
+    CLEANED,
+    COMPRESSED,
+    EVALUATED,
+    EXPORTED,
+    FETCHED,
+    FORMATS,
+    PLANNED,
+    SAMPLES,
+    SERVED,
+    Example,
+    trained,
+)
 from flows.ledger.steps import StepResult
 from flows.phases import deployment, documentation
+from flows.planning import budget_shares
 from flows.report.facts import collect
 from flows.runner.run import Run
 from nanogpt import cli
@@ -124,6 +140,53 @@ def test_what_is_no_export_in_its_place_is_set_aside(run, put):
     assert (folder / "model.safetensors").is_file() and not folder.is_symlink()
     assert len(list(folder.parent.glob("best.*"))) == 1
     assert "was no export" in (run.paths.logs / "automation_log.txt").read_text()
+
+
+def test_the_other_forms_stand_next_to_the_export_and_the_model_answers_over_http(run):
+    deployment.export(run)
+    formats = run.do(FORMATS)
+    assert {"gguf", "mlx"} <= {form.name for form in formats.formats} | formats.refused.keys()
+    for form in formats.formats:
+        folder = run.paths.workspace / form.folder
+        assert folder.name == f"best-{form.name}" and folder.parent == run.paths.exports
+        assert form.bytes == sum(file.bytes for file in form.files) == sum(f.stat().st_size for f in folder.iterdir())
+    served = run.do(SERVED)
+    assert served.completion and served.tokens_per_second > 0 and served.seconds_to_first_token > 0
+    assert "POST /v1/chat/completions 200" in (run.paths.logs / "server.log").read_text()
+
+
+def test_smaller_models_are_made_of_the_export_where_the_budget_has_time_for_them(run, monkeypatch):
+    deployment.export(run)
+    monkeypatch.setattr(budget_shares, "compression_seconds", lambda budget: 0.0)
+    left_out = run.do(COMPRESSED)
+    assert left_out.table is None and "leaves no time" in left_out.not_made
+    assert not (run.paths.exports / "best-smaller").exists()
+    monkeypatch.setattr(budget_shares, "compression_seconds", lambda budget: 5.0)
+    shutil.copytree(run.paths.workspace.parent / "data/char", run.paths.data / "char")
+    finish_now(run, CHECKS)
+    table = run.do(COMPRESSED).table  # other seconds: made now
+    assert [row.name for row in table.models] == ["original", "int8", "int4", "sparse", "pruned", "distilled"]
+    assert table.models[1].bytes < table.original.bytes and table.recommendation
+    assert Engine.from_folder(run.paths.exports / "best-smaller/pruned").complete("the ", max_new_tokens=5)
+
+
+def test_what_fails_is_shown_as_failed_and_stops_nothing_else(run, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("nanogpt serve: ended with code 3")
+
+    monkeypatch.setattr(deployment, "serve_and_talk", broken)
+    example = Example("complete", "python3 examples/complete.py", 0, 0.1, "a text")
+    monkeypatch.setattr(deployment, "_run_example", lambda script, model: example)
+    monkeypatch.setattr(budget_shares, "compression_seconds", lambda budget: 0.0)
+    run.run_phase(deployment.PHASE)
+    record = run.phase_runner.record("deployment")
+    assert record.status == "failed" and "code 3" in record.cause
+    states = {step.name: step.state for step in run.step_runner.records("deployment")}
+    assert states.pop(SERVED.step) == "failed" and set(states.values()) == {"done"} and len(states) == 4
+    run.run_phase(documentation.PHASE)
+    report = (run.paths.reports / "training_report.md").read_text()
+    assert "✘\N{NO-BREAK SPACE}The model can be used" in report
+    assert "**Failed:** nanogpt serve: ended with code 3." in report.split("## Served")[1].split("## ")[0]
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -33,22 +33,22 @@ def finish(state, run: str = "default", processor: str | None = None, bytes: int
 
 
 def test_a_machine_that_has_run_nothing_is_planned_by_experience(tmp_path):
-    assert budget_shares.expected(tmp_path, 600.0, TEXT) == budget_shares.by_experience(600.0, TEXT)
-    assert set(budget_shares.by_experience(600.0, TEXT)) == PHASES
+    assert budget_shares.expected(tmp_path, 300.0, TEXT) == budget_shares.by_experience(300.0, TEXT)
+    assert set(budget_shares.by_experience(300.0, TEXT)) == PHASES
 
 
 def test_what_the_last_run_took_here_is_expected_of_the_next(tmp_path):
     finish(tmp_path, evaluation=90.0, dataset=7.0)
-    expected = budget_shares.expected(tmp_path, 600.0, TEXT)
+    expected = budget_shares.expected(tmp_path, 300.0, TEXT)
     assert expected["evaluation"] == pytest.approx(90.0) and expected["dataset"] == pytest.approx(7.0)
-    assert expected["deployment"] == budget_shares.by_experience(600.0, TEXT)["deployment"]  # has never been run
+    assert expected["deployment"] == budget_shares.by_experience(300.0, TEXT)["deployment"]  # has never been run
 
 
 def test_another_machine_or_another_text_teaches_nothing(tmp_path):
     finish(tmp_path, processor="A processor of somebody else", deployment=99.0)
-    assert budget_shares.expected(tmp_path, 600.0, TEXT) == budget_shares.by_experience(600.0, TEXT)
+    assert budget_shares.expected(tmp_path, 300.0, TEXT) == budget_shares.by_experience(300.0, TEXT)
     finish(tmp_path, bytes=TEXT // 2, dataset=50.0, evaluation=60.0, deployment=70.0)
-    expected, experience = budget_shares.expected(tmp_path, 600.0, TEXT), budget_shares.by_experience(600.0, TEXT)
+    expected, experience = budget_shares.expected(tmp_path, 300.0, TEXT), budget_shares.by_experience(300.0, TEXT)
     assert (expected["dataset"], expected["evaluation"]) == (experience["dataset"], experience["evaluation"])
     assert expected["deployment"] == pytest.approx(70.0)  # whatever the text
 
@@ -58,7 +58,7 @@ def test_a_phase_that_did_not_finish_teaches_nothing(tmp_path):
     markers = MarkerFiles(tmp_path / "default/markers")
     markers.write(replace(markers.read("deployment.examples")[0], state=FAILED, failed_at="", cause="why not"))
     assert markers.read("deployment.examples")[0].state == FAILED
-    assert budget_shares.expected(tmp_path, 600.0, TEXT) == budget_shares.by_experience(600.0, TEXT)
+    assert budget_shares.expected(tmp_path, 300.0, TEXT) == budget_shares.by_experience(300.0, TEXT)
 
 
 @given(st.floats(60, 1e6), st.dictionaries(st.sampled_from(sorted(PHASES)), st.floats(0.0, 1e6)))
@@ -103,9 +103,9 @@ def test_slowness_is_noticed_beyond_what_short_phases_vary_by(times):
 
 
 def test_a_slow_start_of_this_run_counts_for_all_phases_to_come(tmp_path):
-    experience = budget_shares.by_experience(600.0, TEXT)
+    experience = budget_shares.by_experience(300.0, TEXT)
     done = steps_of(environment=9.0, implementation=3 * experience["implementation"])
-    expected = budget_shares.expected(tmp_path, 600.0, TEXT, done=done)
+    expected = budget_shares.expected(tmp_path, 300.0, TEXT, done=done)
     begun = {"environment", "implementation"}
     assert {name: expected[name] / experience[name] for name in PHASES} == pytest.approx(
         {name: 1.0 if name in begun else 3.0 for name in PHASES}
@@ -113,9 +113,9 @@ def test_a_slow_start_of_this_run_counts_for_all_phases_to_come(tmp_path):
 
 
 def test_after_a_run_on_a_busy_machine_a_quiet_one_is_expected_to_be_as_quick_as_usual_and_no_quicker(tmp_path):
-    experience = budget_shares.by_experience(600.0, TEXT)
+    experience = budget_shares.by_experience(300.0, TEXT)
     finish(tmp_path, implementation=8.0, deployment=80.0, documentation=3.0, environment=1.0)
-    expected = budget_shares.expected(tmp_path, 600.0, TEXT, done=steps_of(implementation=2.0))
+    expected = budget_shares.expected(tmp_path, 300.0, TEXT, done=steps_of(implementation=2.0))
     assert expected["deployment"] == pytest.approx(20.0)  # a quarter, as it is with phase 2
     assert expected["documentation"] == experience["documentation"]
     assert expected["environment"] == pytest.approx(1.0)  # as it was
@@ -124,8 +124,8 @@ def test_after_a_run_on_a_busy_machine_a_quiet_one_is_expected_to_be_as_quick_as
 
 @given(st.dictionaries(st.sampled_from(sorted(budget_shares.STEPS)), st.floats(0.01, 1e4)), st.floats(1.0, 100.0))
 def test_what_a_training_has_shown_is_the_least_for_what_comes_after_it(seconds, slowdown):
-    experience = budget_shares.by_experience(600.0, TEXT)
-    expected = budget_shares.expected(NOWHERE, 600.0, TEXT, "", steps_of(**seconds), slowdown)
+    experience = budget_shares.by_experience(300.0, TEXT)
+    expected = budget_shares.expected(NOWHERE, 300.0, TEXT, "", steps_of(**seconds), slowdown)
     for name in PHASES:
         if name in seconds:
             assert expected[name] == experience[name]
@@ -143,6 +143,15 @@ def test_a_run_is_compared_with_those_before_it_and_not_with_itself(tmp_path):
     assert budget_shares.taken_before(tmp_path, TEXT)["implementation"] == 50.0
     assert budget_shares.taken_before(tmp_path, TEXT, "2026-11-21 09:59:59")["implementation"] == 2.0
     expected = budget_shares.expected(
-        tmp_path, 600.0, TEXT, "2026-11-21 09:59:59", done={"implementation.checks": 50.0}
+        tmp_path, 300.0, TEXT, "2026-11-21 09:59:59", done={"implementation.checks": 50.0}
     )
     assert expected["deployment"] == pytest.approx(25 * 7.0)
+
+
+@given(st.floats(60.0, 1e6), st.floats(1.0, 100.0))
+def test_smaller_models_take_their_share_of_the_budget_on_any_machine_and_nothing_of_a_short_one(budget, slowdown):
+    seconds = budget_shares.compression_seconds(budget)
+    assert seconds == 0.0 if budget < 600 else 0.0 < seconds <= 0.05 * budget
+    with_it = budget_shares.expected(NOWHERE, budget, TEXT, slowdown=slowdown)["deployment"]
+    experience = budget_shares.by_experience(budget, TEXT)["deployment"]
+    assert with_it == pytest.approx(slowdown * experience + seconds)

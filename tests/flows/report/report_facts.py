@@ -14,6 +14,7 @@ from flows.ledger.facts import (
     CHARACTERS,
     CHECKS,
     CLEANED,
+    COMPRESSED,
     DECODED,
     DEVICE,
     EVALUATED,
@@ -22,24 +23,29 @@ from flows.ledger.facts import (
     FETCHED,
     FIGURES,
     FOLDERS,
+    FORMATS,
     MEASURED,
     PACKAGES,
     PLANNED,
     REPORTED,
     SAMPLES,
+    SERVED,
     SYSTEM,
     TESTS,
     Baselines,
     Checks,
     CleanedText,
+    Compressed,
     Decoded,
     Evaluated,
     Example,
     Examples,
     Exported,
     ExportedFile,
+    ExportedFormat,
     FetchedText,
     Folders,
+    Formats,
     Key,
     LeftOut,
     Measured,
@@ -52,6 +58,7 @@ from flows.ledger.facts import (
     Remedy,
     Reported,
     Samples,
+    Served,
     System,
     SystemCheck,
     Tests,
@@ -70,8 +77,11 @@ from nanogpt.results import (
     CoherenceFigures,
     CoherenceVerdict,
     ComponentCheck,
+    CompressedModel,
+    CompressionTable,
     DeviceCandidate,
     DeviceProof,
+    Estimate,
     Evaluation,
     JudgedSample,
     ModelFigures,
@@ -89,7 +99,7 @@ STEPS = {
     "dataset": [FETCHED, CLEANED, CHARACTERS, BYTE_PAIRS],
     "training": [trained("micro"), trained("tiny")],
     "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, TESTS],
-    "deployment": [EXPORTED, EXAMPLES],
+    "deployment": [EXPORTED, FORMATS, SERVED, COMPRESSED, EXAMPLES],
     "documentation": [FIGURES, REPORTED],
 }
 SPLIT_BYTES = {"train": 1_003_854, "val": 55_770, "test": 55_770}
@@ -175,7 +185,8 @@ def failed_facts(folder: Path) -> RunFacts:
     micro, tiny = facts.models
     figures = facts.of(EVALUATED).models["micro"]
     facts = with_step(facts, EVALUATED, best="micro", models={"micro": figures})
-    gone = ("training.tiny", "deployment.export", "deployment.examples", "documentation.figures")
+    deployment = (key.step for key in STEPS["deployment"])
+    gone = ("training.tiny", *deployment, "documentation.figures")
     return replace(
         facts,
         steps={name: value for name, value in facts.steps.items() if name not in gone},
@@ -589,9 +600,34 @@ def _deployment() -> dict[Key, object]:
         ExportedFile(f"{folder}/model.safetensors", 42_600_000, "cd" * 32),
         ExportedFile(f"{folder}/config.json", 812, "ef" * 32),
     ]
+    gguf = ExportedFile(f"{folder}-gguf/model.gguf", 42_500_000, "ab" * 32)
+    formats = [ExportedFormat("gguf", "llama.cpp, Ollama", f"{folder}-gguf", [gguf], 42_500_000)]
+    same = Estimate(2.236, 2.211, 2.262)
+    original = CompressedModel("original", "as trained", 10_650_000, 42_600_000, same, Estimate(0.0, 0.0, 0.0),
+                               Estimate(412.0, 405.0, 416.0), "original", "c, float32", 0.0, "")  # fmt: skip
+    int8 = CompressedModel("int8", "weights of 8 bits", 10_650_000, 11_300_000, Estimate(2.237, 2.212, 2.263),
+                           Estimate(0.001, -0.001, 0.003), Estimate(412.0, 405.0, 416.0), "original", "c, float32", 0.4,
+                           "int8")  # fmt: skip
+    table = CompressionTable([original, int8], {"pruned": "nothing can go"}, "int8", None,
+                             ["For size: int8.", "For speed: none."], 871, 64, "cpu")  # fmt: skip
     chat = "you: Good morrow\nmodel: My lord, I will."
     return {
         EXPORTED: Exported("tiny", folder, files, 42_700_000),
+        FORMATS: Formats("tiny", formats, {"mlx": "its head is not tied"}),
+        SERVED: Served(
+            "tiny",
+            f"nanogpt serve {folder}",
+            1.8,
+            0.021,
+            388.0,
+            64,
+            "ROMEO:",
+            SAMPLE,
+            "Who are you?",
+            "A gentleman.",
+            0.4,
+        ),
+        COMPRESSED: Compressed("tiny", f"{folder}-smaller", table),
         EXAMPLES: Examples(
             [
                 Example("chat_bot.py", f"python examples/chat_bot.py {folder}", 0, 3.1, chat),

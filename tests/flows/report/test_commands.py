@@ -1,7 +1,13 @@
-"""The command of a run as it may be shared."""
+"""The command of a run as it may be shared, and those that use its model."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from flows.report import commands
 from flows.report.commands import shareable
 
 pytestmark = pytest.mark.fast
@@ -28,3 +34,23 @@ RUN = "python3 -m flows.full_run"
 def test_a_shared_command_has_no_place_of_a_machine(words, shared):
     assert shareable(f"{RUN} {words}") == f"{RUN} {shared}"
     assert shareable(shareable(f"{RUN} {words}")) == f"{RUN} {shared}"
+
+
+@pytest.mark.parametrize("installed, on_the_path", [(True, True), (True, False), (False, False)])
+def test_the_command_that_talks_runs_when_it_is_typed(installed, on_the_path, tmp_path, monkeypatch):
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    if installed:
+        (programs / "nanogpt").write_text(f'#!/bin/sh\nexec {sys.executable} -m nanogpt.cli "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin" if on_the_path else "/usr/bin:/bin")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.chdir(tmp_path)
+    typed = commands.chat(tmp_path / "exports/a run/best")
+    names = {(True, True): "nanogpt", (True, False): ".venv/bin/nanogpt"}
+    assert shlex.split(typed)[0] == names.get((installed, on_the_path), ".venv/bin/python")
+    done = subprocess.run(["sh", "-c", f"{typed} --help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage: nanogpt chat" in done.stdout, done.stderr

@@ -12,7 +12,21 @@ import pytest
 from markdown_it import MarkdownIt
 
 from flows.context.command_words import PHASES
-from flows.ledger.facts import BASELINES, CHARACTERS, DEVICE, EVALUATED, EXAMPLES, FETCHED, SAMPLES, SYSTEM, TESTS
+from flows.ledger.facts import (
+    BASELINES,
+    CHARACTERS,
+    COMPRESSED,
+    DEVICE,
+    EVALUATED,
+    EXAMPLES,
+    FETCHED,
+    FORMATS,
+    SAMPLES,
+    SERVED,
+    SYSTEM,
+    TESTS,
+    Compressed,
+)
 from flows.report import documents
 from flows.report.facts import RunFacts
 from flows.supervision import remedies
@@ -20,7 +34,7 @@ from nanogpt.records import from_json, to_json
 from tests.flows.report import report_facts
 from tests.flows.report.report_facts import with_phase, with_step
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.xdist_group("documents")]
 
 SECTIONS = [
     "What to do next",
@@ -33,7 +47,10 @@ SECTIONS = [
     "Samples",
     "Compared with simple models",
     "The project's own tests",
-    "Export and examples",
+    "Export",
+    "Smaller and faster models",
+    "Served",
+    "Examples",
     "What went wrong and was mended",
     "Time",
     "What ran and what was kept",
@@ -91,6 +108,36 @@ def test_tests_that_were_stopped_are_named_with_the_command_that_tries_again(run
     facts = with_step(run[0], TESTS, passed=0, timed_out=True, seconds=600.0)
     report, _ = render(facts, tmp_path)
     assert "was stopped after 10 min" in report and "--redo evaluation.tests" in report and BROKEN not in report
+
+
+def test_what_was_made_of_the_model_stands_in_the_report(run, tmp_path):
+    report, _ = render(run[0], tmp_path)
+    readme = (tmp_path / "README.md").read_text()
+    assert "| gguf | `exports/night/tiny-gguf` | 40.5 MiB | llama.cpp, Ollama |" in report
+    assert "- mlx is left out: its head is not tied." in report
+    assert "exports/night/tiny-gguf" in readme and "exports/night/tiny-smaller" in readme
+    assert "| int8 | weights of 8 bits |" in report
+    assert "+0.0010 (-0.0010 to +0.0030)" in report.replace("\\", "")
+    assert "- For size: int8." in report and "- pruned is left out: nothing can go." in report
+    assert "412 (as original)" in report
+    assert "completion began after 21 ms" in report and "A gentleman." in report
+
+
+def test_what_was_not_made_of_the_model_is_never_shown_as_made(run, tmp_path):
+    not_made = Compressed("tiny", "", None, "a budget of 2 min leaves no time for it")
+    facts = replace(run[0], steps=run[0].steps | {COMPRESSED.step: to_json(not_made)})
+    report, _ = render(facts, tmp_path)
+    assert "Not made: a budget of 2 min leaves no time for it." in report and "| int8 |" not in report
+    phase = facts.phase("deployment")
+    steps = [replace(step, state="failed", reason="port was taken") if step.name == SERVED.step else step
+             for step in phase.steps]  # fmt: skip
+    facts = with_phase(facts, "deployment", status="failed", cause="port was taken", steps=steps)
+    left = {name: value for name, value in facts.steps.items() if name not in (SERVED.step, FORMATS.step)}
+    report, _ = render(replace(facts, steps=left), tmp_path)
+    served, forms = report.split("## Served")[1].split("## ")[0], report.split("### In other forms")[1].split("## ")[0]
+    assert "**Failed:** port was taken." in served and "answered after" not in served
+    assert "Hugging Face" in forms and "gguf" not in forms and "Deployment, failed" in forms
+    assert BROKEN not in report
 
 
 def test_commands_with_a_hidden_password_say_that_it_has_to_be_typed(run, tmp_path):
@@ -260,7 +307,9 @@ def test_the_system_report_is_written_from_the_first_steps_alone(run, tmp_path):
 
 def test_the_readme_says_how_to_use_the_model_where_it_is(run):
     text = (run[2] / "README.md").read_text()
-    assert "nanogpt generate /home/ada/nanogpt-autopilot/exports/night/tiny" in text and "from_pretrained" in text
+    for command in ("chat", "generate", "serve"):
+        assert f"nanogpt {command} /home/ada/nanogpt-autopilot/exports/night/tiny" in text
+    assert "from_pretrained" in text
 
 
 def test_troubleshooting_marks_what_happened_here(run):

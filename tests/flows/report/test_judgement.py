@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.ledger.facts import BASELINES, EVALUATED, MEASURED, PLANNED, SAMPLES, SYSTEM, TESTS
+from flows.ledger.facts import BASELINES, EVALUATED, FORMATS, MEASURED, PLANNED, SAMPLES, SERVED, SYSTEM, TESTS
 from flows.report.facts import RunFacts
 from flows.report.judgement import GUIDES, REPORT, criteria
 from flows.report.recommendations import recommendations, with_option
@@ -49,6 +49,18 @@ def test_tests_that_were_stopped_are_neither_met_nor_failed(facts):
     facts = with_step(facts, TESTS, passed=0, timed_out=True, seconds=600.0)
     met, evidence = verdict(facts, "The project's tests pass")
     assert met is None and "stopped after 10 min" in evidence
+
+
+def test_a_model_that_was_not_served_cannot_be_used(facts):
+    met, evidence = verdict(facts, "The model can be used")
+    assert met and "hf, gguf" in evidence and "388" in evidence and "2 examples" in evidence
+    steps = [replace(step, state="failed", reason="it ended with code 3") if step.name == SERVED.step else step
+             for step in facts.phase("deployment").steps]  # fmt: skip
+    failed = with_phase(facts, "deployment", status="failed", cause="it ended with code 3", steps=steps)
+    met, evidence = verdict(failed, "The model can be used")
+    assert met is False and "it ended with code 3" in evidence
+    before = replace(facts, steps={name: value for name, value in facts.steps.items() if name != FORMATS.step})
+    assert verdict(before, "The model can be used")[0] is None  # of a run that older code has finished
 
 
 def test_criteria_follow_the_figures(facts):

@@ -2,7 +2,6 @@
 
 import errno
 import json
-from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
@@ -257,24 +256,3 @@ def test_a_training_that_waited_for_power_ends_as_if_it_had_not(real, monkeypatc
     assert recovery.train().sha256 == whole
     # So quick a training may skip a bad step besides, on one processor's rounding and not on another's.
     assert parts.symptoms.count("low_charge") == 1
-
-
-@pytest.mark.slow
-def test_a_training_that_was_killed_three_times_without_a_checkpoint_ends_as_if_it_had_not(real, monkeypatch):
-    parts, recovery, whole = real
-    killed = set()
-
-    def kill(step: str) -> str:
-        """The trainer, once it trains, or has done before."""
-        for child in psutil.Process().children() if len(killed) < 3 and has_come_to(recovery, 20) else []:
-            with suppress(psutil.Error):  # it has just ended
-                if "nanogpt.cli" in child.cmdline():
-                    child.kill()
-                    killed.add(child.pid)
-        return ""
-
-    monkeypatch.setattr(parts.conditions, "reason_to_pause", kill)
-    monkeypatch.setattr("nanogpt.process.memory_pressure.share_left", lambda: 0.5)  # whatever else runs here
-    monkeypatch.setattr("nanogpt.process.memory_pressure.kernel_kills", lambda: 0)
-    assert recovery.train().sha256 == whole
-    assert parts.symptoms.count("killed") == 3 and recovery.fit.micro_batch == 4

@@ -78,6 +78,12 @@ def watch(tmp_path, monkeypatch):
     return Watch(tmp_path, monkeypatch)
 
 
+@pytest.fixture
+def no_stacks_will_come(monkeypatch):
+    """Then it is no use to wait 5 s for them."""
+    monkeypatch.setattr(supervisor, "DUMP_SECONDS", 0.5)
+
+
 def test_a_trainer_that_finishes_gives_its_outcome(watch):
     ending = watch.over("""
         for step in range(4):
@@ -265,7 +271,7 @@ def test_a_trainer_without_a_heartbeat_is_asked_for_its_stacks_and_stopped(watch
     assert watch.trainer_is_gone
 
 
-def test_a_trainer_that_hears_no_signal_is_killed(watch):
+def test_a_trainer_that_hears_no_signal_is_killed(watch, no_stacks_will_come):
     ending = watch.over("""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
@@ -276,7 +282,7 @@ def test_a_trainer_that_hears_no_signal_is_killed(watch):
     assert watch.trainer_is_gone
 
 
-def test_a_frozen_trainer_is_a_stall_too(watch):
+def test_a_frozen_trainer_is_a_stall_too(watch, no_stacks_will_come):
     ending = watch.over("""
         (folder / "pid").write_text(str(os.getpid()))
         beat(1)

@@ -1,0 +1,184 @@
+"""Which backend with how many threads decodes a model fastest on this machine: measured once, then remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from nanogpt import durable
+from nanogpt.config import ModelConfig
+from nanogpt.decoders import compiled
+from nanogpt.decoders.c_decoder import CDecoder
+from nanogpt.decoders.cache_folder import cache_folder
+from nanogpt.decoders.ort_decoder import OrtDecoder
+from nanogpt.decoders.parts import parts_of
+from nanogpt.decoders.protocol import Decoder, Precision
+from nanogpt.decoders.reference import logits_of
+from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.machine import cores, memory_bytes, physical_cores, processor_features, processor_name
+from nanogpt.weights.safe_loading import Array
+
+Fast = CDecoder | OrtDecoder
+FAST: dict[str, type[Fast]] = {"c": CDecoder, "onnxruntime": OrtDecoder}  # in the order in which they are tried
+# How far a decoder's logits may be from the reference's: the root mean square of the difference at any position, as a
+# share of the logits' standard deviation. Measured over random models: float32 3e-6, int8 in blocks of 32 0.02 to 0.1.
+LARGEST_DIFFERENCE: dict[Precision, float] = {"float32": 1e-3, "int8": 0.2}
+TOKENS_COMPARED = 12
+SECONDS = 0.06  # of steps for each candidate
+STEPS = range(3, 200)  # at least and at most
+MEASURED_AT = 64  # tokens in the cache
+KEPT_CHOICES = 500
+SMALL = 8  # of the machine's memory a share that is no matter to hold twice
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and its threads."""
+
+    backend: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model to decode; `digest`: of its weights; `backends`: what may decode it."""
+
+    config: ModelConfig
+    arrays: Mapping[str, Array]
+    digest: str
+    precision: Precision
+    backends: Sequence[str]
+
+    def decoder(self, choice: Choice) -> Fast:
+        """Raises Unavailable."""
+        return FAST[choice.backend](self.config, self.arrays, choice.threads, self.precision)
+
+
+def fastest(task: Task, notify: Notify) -> Decoder | None:
+    """The decoder remembered for the model on this machine, or the fastest of those that compute what the reference
+    does. `notify` gets why each other one is passed over; None when all are."""
+    note = _note(task)
+    remembered = _remembered(note)
+    if remembered is not None and remembered.backend in task.backends:
+        with contextlib.suppress(Unavailable):
+            return task.decoder(remembered)
+    best: tuple[float, Choice] | None = None
+    kept: Fast | None = None
+    for backend in task.backends:
+        try:
+            decoder = task.decoder(Choice(backend, 1))
+            check(decoder, task.arrays)
+            seconds, threads = _fastest_threads(decoder)
+        except Unavailable as reason:
+            notify(f"decoding without {backend}: {reason}")
+            continue
+        if best is None or seconds < best[0]:
+            best, kept = (seconds, Choice(backend, threads)), decoder if _is_small(task) else None
+        del decoder
+    if best is None:
+        return None
+    _remember(note, *best)
+    if kept is None:
+        return task.decoder(best[1])
+    kept.set_threads(best[1].threads)
+    return kept
+
+
+def check(decoder: Decoder, arrays: Mapping[str, Array]) -> None:
+    """Raise Unavailable unless `decoder` computes what the reference does, several tokens and one at a time."""
+    config = decoder.config
+    count = min(TOKENS_COMPARED, config.block_size)
+    tokens = np.random.default_rng(0).integers(config.vocab_size or 0, size=count)
+    expected = logits_of(config, parts_of(config, arrays), tokens.tolist())  # (count, vocab_size)
+    if not np.isfinite(expected).all():
+        return  # the model itself computes NaN, which whoever decodes says
+    cache, first = decoder.new_cache(), max(1, count // 2)
+    found = [decoder.prefill([tokens[:first].tolist()], cache, every=True)]
+    found += [decoder.step(token, cache) for token in tokens[first:, None]]
+    differences = np.sqrt(np.square(np.concatenate(found) - expected).mean(axis=1))
+    share = float(differences.max() / max(float(expected.std()), 1e-6))
+    precision: Precision = "int8" if getattr(decoder, "precision", "") == "int8" else "float32"
+    if not share <= LARGEST_DIFFERENCE[precision]:
+        raise Unavailable(f"its logits differ from the model's by {share:.1g} of their spread")
+
+
+def _fastest_threads(decoder: Fast) -> tuple[float, int]:
+    """Seconds of a token, and with how many threads."""
+    found = []
+    for threads in thread_counts():
+        decoder.set_threads(threads)
+        found.append((seconds_of_a_step(decoder), threads))
+    return min(found)
+
+
+def thread_counts() -> list[int]:
+    """Candidates: powers of two, the physical cores, all cores."""
+    powers = [2**exponent for exponent in range(cores().bit_length())]
+    return sorted({*powers, physical_cores(), cores()})
+
+
+def seconds_of_a_step(decoder: Decoder) -> float:
+    """The median over some steps with a cache half full, at most MEASURED_AT tokens."""
+    block_size = decoder.config.block_size
+    cache, count = decoder.new_cache(), max(1, min(MEASURED_AT, block_size // 2))
+    decoder.prefill([[0] * count], cache)
+    token, taken, began = np.zeros(1, np.int64), list[float](), time.perf_counter()
+    cache.cut([count - 1])
+    while len(taken) < STEPS.start or (time.perf_counter() - began < SECONDS and len(taken) < STEPS.stop):
+        before = time.perf_counter()
+        decoder.step(token, cache)
+        taken.append(time.perf_counter() - before)
+        if cache.lengths[0] == block_size:
+            cache.cut([count - 1])
+    return median(taken)
+
+
+def _is_small(task: Task) -> bool:
+    return SMALL * sum(array.nbytes for array in task.arrays.values()) < memory_bytes()
+
+
+def _note(task: Task) -> Path | None:
+    """Where the choice for a model on this machine is kept; None where nothing can be kept."""
+    machine = [platform.machine(), processor_name(), processor_features(), cores(), physical_cores()]
+    code = [durable.sha256_file(compiled.SOURCE), *_versions()]
+    try:
+        folder = cache_folder() / "choices"
+        folder.mkdir(exist_ok=True)
+    except (Unavailable, OSError):
+        return None
+    return folder / f"{durable.digest([machine, code, task.digest, task.precision, sorted(task.backends)])}.json"
+
+
+def _versions() -> Iterator[str]:
+    for library in ("numpy", "onnxruntime"):
+        try:
+            yield importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            yield ""
+
+
+def _remembered(note: Path | None) -> Choice | None:
+    found, _ = durable.read_note(note) if note is not None else (None, "")
+    if found is None or found.get("backend") not in FAST or not isinstance(found.get("threads"), int):
+        return None
+    return Choice(found["backend"], max(1, found["threads"]))
+
+
+def _remember(note: Path | None, seconds: float, choice: Choice) -> None:
+    if note is None:
+        return
+    found = {"backend": choice.backend, "threads": choice.threads, "seconds_of_a_token": seconds}
+    with contextlib.suppress(OSError):  # the next process measures again
+        durable.write_note(note, found)
+        by_age = sorted(note.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for old in by_age[:-KEPT_CHOICES]:
+            old.unlink(missing_ok=True)

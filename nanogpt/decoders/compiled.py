@@ -1,0 +1,104 @@
+"""The decoder in C, built by this machine's compiler and kept for the next process.
+
+A built library is named for what it depends on (source, compiler, flags, processor) and for its own sha256, so that
+two processes that build at once do not disturb each other and a damaged file is built anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanogpt import durable
+from nanogpt.decoders.cache_folder import cache_folder
+from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.machine import processor_features, processor_name
+
+SOURCE = Path(__file__).with_name("c") / "decoder.c"
+COMPILERS = ("cc", "gcc", "clang")
+# For this very processor where the compiler knows how to say so. OpenMP is not asked for: macOS's clang lacks it, and
+# its threads spin at every barrier while another process waits for the core; the source has threads of its own.
+FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))
+COMMON_FLAGS = ("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
+SECONDS = 120  # for a compiler: it takes 3 on an idle machine
+
+
+def load() -> ctypes.CDLL:
+    """The library, built if it is not there yet. Raises Unavailable, with the compiler's first line."""
+    compiler = find_compiler()
+    note = cache_folder() / f"decoder-{_key(compiler)}.json"
+    kept = _kept(note)
+    return kept if kept is not None else _build(compiler, note)
+
+
+def find_compiler() -> list[str]:
+    """The command of the compiler: CC, else the first that is there. Raises Unavailable."""
+    if sys.platform == "darwin" and "CC" not in os.environ:
+        try:  # without them, Apple's cc is a program that opens a window
+            _run(["xcode-select", "-p"])
+        except Unavailable as error:
+            raise Unavailable("Apple's command line tools are not installed (xcode-select --install)") from error
+    asked = shlex.split(os.environ.get("CC", ""))
+    for command in [asked] if asked else [[name] for name in COMPILERS]:
+        if shutil.which(command[0]):
+            return command
+    raise Unavailable(f"no C compiler ({' '.join(asked) or ', '.join(COMPILERS)}) is installed")
+
+
+def _key(compiler: Sequence[str]) -> str:
+    version = _run([*compiler, "--version"])
+    machine = [platform.machine(), processor_name(), processor_features()]
+    return durable.digest([SOURCE.read_text(encoding="utf-8"), list(compiler), version, FLAGS, COMMON_FLAGS, machine])
+
+
+def _kept(note: Path) -> ctypes.CDLL | None:
+    """The library that `note` names; None without one, or where it is not what was built."""
+    found, _ = durable.read_note(note)
+    if found is None or not isinstance(found.get("library"), str):
+        return None
+    path = note.parent / Path(found["library"]).name
+    try:
+        if durable.sha256_file(path) != found.get("content"):
+            return None
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
+
+
+def _build(compiler: Sequence[str], note: Path) -> ctypes.CDLL:
+    mistake = ""
+    with tempfile.TemporaryDirectory(dir=note.parent) as folder:
+        built = Path(folder) / "decoder.so"
+        for flags in FLAGS:
+            try:
+                _run([*compiler, *flags, *COMMON_FLAGS, "-o", str(built), str(SOURCE), "-lm"])
+                content = durable.sha256_file(built)
+                path = note.with_name(f"{note.stem}-{content[:16]}.so")
+                os.replace(built, path)
+                library = ctypes.CDLL(str(path))
+            except (Unavailable, OSError) as error:
+                mistake = mistake or str(error)
+                continue
+            durable.write_note(note, {"library": path.name, "content": content, "flags": list(flags)})
+            return library
+    raise Unavailable(f"{compiler[0]} could not build it ({mistake})")
+
+
+def _run(command: Sequence[str]) -> str:
+    """What a command prints. Raises Unavailable with the first line of what it complains of."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{command[0]} does not run: {error}") from error
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise Unavailable(next((line for line in lines if "error" in line), lines[0])[:200])
+    return done.stdout

@@ -1,0 +1,87 @@
+"""Text that keeps to a regular expression or a JSON schema, by llguidance (the extra `constrained`)."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
+from nanogpt.faults import UserError
+from nanogpt.inference.options import Options
+
+if TYPE_CHECKING:  # an optional package
+    from llguidance import LLTokenizer
+
+
+class Constraint:
+    """What one text may go on with. Raises UserError without llguidance, and for what no text can keep to.
+
+    pattern: a regular expression that the whole text has to match; json_schema: of the one JSON value that it has to
+    be. The text ends where nothing can follow, or where its model ends it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, options: Options):
+        self.name = "json_schema" if options.pattern is None else "pattern"
+        try:
+            from llguidance import LLMatcher
+        except ImportError:
+            raise UserError(
+                f"{self.name}: needs llguidance, which is not installed: pip install nanogpt-autopilot[constrained]"
+            ) from None
+        if options.pattern is not None:
+            grammar = LLMatcher.grammar_from_regex(options.pattern)
+        else:
+            compact = {"x-guidance": {"whitespace_flexible": False}}  # else a model may write spaces for ever
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps({**compact, **(options.json_schema or {})}))
+        mistake = LLMatcher.validate_grammar(grammar, _vocabulary(tokenizer, vocab_size))
+        if mistake:
+            raise UserError(f"{self.name}: {mistake.splitlines()[0]}")
+        self._matcher = LLMatcher(_vocabulary(tokenizer, vocab_size), grammar)
+        self._vocab_size, self._end = vocab_size, tokenizer.end_of_text
+        self._look()
+
+    def take(self, token: int) -> None:
+        """The text goes on with `token`, one of those that may come. Raises UserError when it can go no further."""
+        self._matcher.consume_token(token)
+        self._look()
+
+    def _look(self) -> None:
+        """Set `allowed`, the tokens (vocab_size,) that may come next, and `is_complete`: nothing can but the end."""
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)  # of the end alone where it has stopped
+        bits: npt.NDArray[np.bool_] = np.unpackbits(mask, count=self._vocab_size + 1, bitorder="little").astype(bool)
+        end = self._vocab_size if self._end is None else self._end
+        self.allowed, self.is_complete = bits[: self._vocab_size], bool(bits[end]) and bits.sum() == 1
+        if self._matcher.is_error() or not bits.any():
+            raise UserError(f"{self.name}: no token of the model's vocabulary can go on with it")
+
+
+class _Tokens:
+    """A vocabulary as llguidance wants it, with an end of text as one token more where it has none."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int):
+        self.encode = tokenizer.encode
+        self.tokens = [tokenizer.decode_bytes([token]) for token in range(min(tokenizer.vocab_size, vocab_size))]
+        self.tokens += [b""] * (vocab_size - len(self.tokens)) + [b"<|end|>"]
+        self.eos_token_id = vocab_size if tokenizer.end_of_text is None else tokenizer.end_of_text
+        self.special_token_ids = [self.eos_token_id, vocab_size]
+        self._unknown = tokenizer.unknown if isinstance(tokenizer, CharTokenizer) else -1
+        if 0 <= self._unknown < len(self.tokens) - 1:
+            self.tokens[self._unknown] = b""  # it stands for no text
+
+    def __call__(self, text: str) -> list[int]:
+        if isinstance(text, bytes):
+            raise TypeError("takes text")  # llguidance asks which of the two it is
+        return [token for token in self.encode(text).tolist() if token != self._unknown]
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(tokenizer: Tokenizer, vocab_size: int) -> LLTokenizer:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Tokens(tokenizer, vocab_size)), vocab_size + 1)

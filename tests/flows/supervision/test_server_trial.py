@@ -1,0 +1,54 @@
+"""The server that a run starts and talks to: what goes wrong with it is an error in one line, and nothing is left."""
+
+import io
+import json
+
+import psutil
+import pytest
+import requests
+
+from flows.supervision import server_trial
+from flows.supervision.server_trial import serve_and_talk
+
+
+def answer(*events: str) -> requests.Response:
+    """A stream of server-sent events, as it comes from a socket."""
+    found = requests.Response()
+    found.status_code, found.raw = 200, io.BytesIO("".join(f"data: {event}\n\n" for event in events).encode())
+    return found
+
+
+def chunk(text: str) -> str:
+    return json.dumps({"choices": [{"text": text}], "usage": None})
+
+
+@pytest.mark.fast
+def test_a_stream_is_read_to_its_end():
+    found = list(server_trial._events(answer(chunk("Oh"), chunk(" é\n"), "[DONE]", chunk("never"))))
+    assert [event["choices"][0]["text"] for event in found] == ["Oh", " é\n"]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("events, words", [
+    ([chunk("Oh")], "broke off"),
+    ([chunk("Oh"), json.dumps({"error": {"message": "NaN"}}), "[DONE]"], "NaN"),
+])  # fmt: skip
+def test_a_stream_that_breaks_off_is_no_completion(events, words):
+    with pytest.raises(RuntimeError, match=words):
+        list(server_trial._events(answer(*events)))
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_is_named_with_its_own_words(tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(RuntimeError, match=r"ended with code 2 before it answered; its last words: nanogpt: .*model"):
+        serve_and_talk(tmp_path / "model", "Once", tmp_path / "server.log")
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(server_trial, "SECONDS_TO_START", 0.3)
+    monkeypatch.setattr(server_trial, "_command", lambda model, port: ["sleep", "1000.5"])
+    with pytest.raises(RuntimeError, match="no answer within"):
+        serve_and_talk(tmp_path, "Once", tmp_path / "server.log")
+    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "1000.5"]]

@@ -1,0 +1,129 @@
+"""The library in C is built once for a machine, whoever builds at the same time and whatever becomes of the file."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanogpt.decoders import compiled
+from nanogpt.decoders.cache_folder import VARIABLE, cache_folder
+from nanogpt.decoders.unavailable import Unavailable
+
+CHECKOUT = Path(__file__).parents[3]
+QUICK = "int panel(void) { return 7; }\n"  # instead of the decoder, which takes seconds to build
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    folder, source = tmp_path / "cache", tmp_path / "decoder.c"
+    source.write_text(QUICK)
+    monkeypatch.setenv(VARIABLE, str(folder))
+    monkeypatch.setattr(compiled, "SOURCE", source)
+    return folder
+
+
+@pytest.fixture
+def compilations(monkeypatch) -> list[list[str]]:
+    """The commands that compile."""
+    seen: list[list[str]] = []
+    run = compiled._run
+
+    def counted(command):
+        if "--version" not in command:
+            seen.append(list(command))
+        return run(command)
+
+    monkeypatch.setattr(compiled, "_run", counted)
+    return seen
+
+
+def compiler(path: Path, script: str) -> str:
+    """A compiler that is a shell script."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_built_once(cache, compilations):
+    assert [compiled.load().panel() for _ in range(2)] == [7, 7]
+    assert len(compilations) == 1
+
+
+def test_another_source_or_compiler_is_built_anew(cache, compilations, tmp_path, monkeypatch):
+    compiled.load()
+    compiled.SOURCE.write_text(QUICK.replace("7", "8"))
+    assert compiled.load().panel() == 8
+    monkeypatch.setenv("CC", compiler(tmp_path / "mycc", 'exec cc "$@"'))
+    assert compiled.load().panel() == 8
+    assert len(compilations) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "gone", "note"])
+def test_a_damaged_library_is_built_anew(cache, compilations, damage):
+    compiled.load()
+    [library], [note] = cache.glob("*.so"), cache.glob("*.json")
+    match damage:
+        case "cut":  # mapping it would end the process at the first page that is missing
+            content = library.read_bytes()
+            library.unlink()  # the loaded one keeps its own
+            library.write_bytes(content[:100])
+        case "flip":
+            content = bytearray(library.read_bytes())
+            content[-1] ^= 1
+            library.unlink()
+            library.write_bytes(content)
+        case "gone":
+            library.unlink()
+        case "note":
+            note.write_text("{")
+    assert compiled.load().panel() == 7
+    assert len(compilations) == 2
+
+
+def test_flags_that_a_compiler_does_not_know_are_left_out(cache, tmp_path, monkeypatch):
+    picky = 'case "$*" in *native*) echo "error: unknown value native" >&2; exit 1;; esac; exec cc "$@"'
+    monkeypatch.setenv("CC", compiler(tmp_path / "picky", picky))
+    assert compiled.load().panel() == 7
+
+
+def test_what_a_compiler_complains_of_is_said(cache, tmp_path, monkeypatch):
+    broken = 'test "$1" = --version && exit 0; echo "decoder.c:1: error: no stdint.h here" >&2; exit 1'
+    monkeypatch.setenv("CC", compiler(tmp_path / "broken", broken))
+    with pytest.raises(Unavailable, match=r"could not build it \(decoder\.c:1: error: no stdint\.h here\)"):
+        compiled.load()
+    assert list(cache.iterdir()) == []
+    monkeypatch.setenv("CC", str(tmp_path / "absent"))
+    with pytest.raises(Unavailable, match=r"no C compiler \(.*absent\) is installed"):
+        compiled.load()
+
+
+def test_code_is_not_loaded_from_a_folder_of_others(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    cache_folder().chmod(0o777)
+    with pytest.raises(Unavailable, match="others may write to the cache folder"):
+        compiled.load()
+
+
+def test_the_folder_is_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    assert stat.S_IMODE(cache_folder().stat().st_mode) & 0o022 == 0
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "below"))
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="cannot be used"):
+        cache_folder()
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_at_once(cache):
+    program = (
+        "import sys; from pathlib import Path; from nanogpt.decoders import compiled; "
+        "compiled.SOURCE = Path(sys.argv[1]); print(compiled.load().panel())"
+    )
+    command = [sys.executable, "-c", program, str(compiled.SOURCE)]
+    both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in "ab"]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["7", "7"]
+    assert compiled.load().panel() == 7
+    assert not [path for path in cache.iterdir() if path.is_dir()]
