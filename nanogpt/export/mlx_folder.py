@@ -44,7 +44,7 @@ model, tokenizer = load(".")
 print(generate(model, tokenizer, {prompt!r}, max_tokens={tokens}, sampler=make_sampler(temp=0.8)))"""
     lines = [
         f"Keep prompt and answer within {config.block_size:,} tokens: it was trained on no more, and nothing says so.",
-        "`pip install mlx-lm` is enough on a Mac; on Linux `pip install mlx-lm mlx-cpu`.",
+        "`pip install mlx-lm` is enough on a Mac; on Linux it is `pip install mlx-lm 'mlx[cpu]'`.",
     ]
     if isinstance(tokenizer, CharTokenizer):
         lines.append("Each character is a token; those that it does not know are all the same token to it.")

@@ -1,5 +1,6 @@
 """Each format, opened by the program that it is for: the same ids, logits and greedy text as here."""
 
+import importlib.util
 import json
 import shlex
 import shutil
@@ -165,7 +166,8 @@ def test_mlx(case, precision):
         logits = np.array(model(mx.array([ids])).astype(mx.float32))[0]
         close(torch.log_softmax(torch.from_numpy(logits), -1), case.log_probabilities(ids), tolerance)
     if precision == "f32":
-        assert mlx_lm.generate(model, tokenizer, INSIDE, max_tokens=NEW) == case.greedy(INSIDE)
+        written = mlx_lm.generate(model, tokenizer, INSIDE, max_tokens=NEW)
+        assert written == case.greedy(INSIDE).removeprefix(" ")  # which it leaves out
 
 
 # ---- llama.cpp
@@ -273,7 +275,7 @@ def run_python_of(card: Path, monkeypatch, capsys) -> str:
 
 @pytest.mark.parametrize("name", ["gguf", "onnx", "mlx"])
 def test_the_script_in_each_card_continues_a_text(name, quick_case, monkeypatch, capsys):
-    needs = {"gguf": "xllamacpp", "mlx": "mlx_lm"}
+    needs = {"gguf": "xllamacpp", "mlx": "mlx.core"}
     if name in needs:
         pytest.importorskip(needs[name])
     written = run_python_of(quick_case.folder(name) / "README.md", monkeypatch, capsys)
@@ -484,7 +486,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_what_the_document_says_to_type_works(pairs, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("transformers"), pytest.importorskip("mlx_lm")
+    pytest.importorskip("transformers")
     write_model(pairs.model, pairs.tokenizer, FORMATS["hf"], tmp_path / "models/micro", "# A model\n")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("console") for line in block.splitlines()]
@@ -497,6 +499,8 @@ def test_what_the_document_says_to_type_works(pairs, tmp_path, monkeypatch, caps
         if shutil.which("sha256sum"):
             subprocess.run(shlex.split(check), cwd=folder, check=True, capture_output=True)
     for python in blocks("python"):
+        if "mlx_lm" in python and not (importlib.util.find_spec("mlx") and importlib.util.find_spec("mlx.core")):
+            continue
         capsys.readouterr()
         exec(compile(python, "formats.md", "exec"), {})
         assert len(capsys.readouterr().out) > 20
