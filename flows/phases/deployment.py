@@ -311,7 +311,6 @@ STEPS: list[AnyStep] = [
             "flows/supervision/server_trial.py",
             "flows/report/facts.py",
             "nanogpt/commands/serve.py",
-            "nanogpt/study/last_attention.py",
             "nanogpt/serving/**",
             "nanogpt/inference/**",
             "nanogpt/decoders/**",
