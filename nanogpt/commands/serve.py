@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 
 from nanogpt.commands.arguments import add_device, chosen_device, path, positive, print_note
 
 BACKENDS = ("auto", "torch", "c", "onnxruntime")  # decoders.opening's, which takes numpy to load
-ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's on Linux and in WSL, AMD's
 HELP = "serve models over HTTP, with OpenAI's API and a page to talk on"
 
 
@@ -53,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         token=token_from(arguments.token_file),
-        device=device_of(arguments),
+        device=chosen_device(arguments.device),
         backend=arguments.backend,
         precision=arguments.precision,
         hosts=tuple(arguments.allow_host),
@@ -64,13 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("nanogpt.access").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     server.run(settings, print_note)
     return 0
-
-
-def device_of(arguments: argparse.Namespace) -> str:
-    """The device to compute on. torch, which knows, takes 1.5 s to load: not where there can be no accelerator."""
-    if arguments.device == "auto" and sys.platform != "darwin" and not any(map(os.path.exists, ACCELERATORS)):
-        return "cpu"
-    return chosen_device(arguments.device)
 
 
 def port_number(text: str) -> int:
