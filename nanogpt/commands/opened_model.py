@@ -25,13 +25,18 @@ PLACES_LOOKED_AT, MODELS_NAMED = 5000, 4
 def open_engine(arguments: argparse.Namespace) -> Engine:
     """The model in FOLDER, ready. Raises UserError where none is there, and says where one is or what makes one."""
     require_model(arguments.folder)
-    device, notes = chosen_device(arguments.device), list[str]()
+    device = chosen_device(arguments.device)
     line = f"loading {arguments.folder} ..."[: shutil.get_terminal_size().columns - 1]
-    with progress_lines(line) if sys.stderr.isatty() else nullcontext():
-        engine = Engine.from_folder(arguments.folder, device, arguments.backend, notes.append, arguments.precision)
-    for note in notes:
-        print_note(note)
-    return engine
+    with progress_lines(line) if sys.stderr.isatty() else nullcontext() as show:
+
+        def notify(note: str) -> None:
+            if show is not None:
+                show("")
+            print_note(note)
+            if show is not None:
+                show(line)
+
+        return Engine.from_folder(arguments.folder, device, arguments.backend, notify, arguments.precision)
 
 
 def description(engine: Engine, folder: Path) -> str:

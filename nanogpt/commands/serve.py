@@ -8,7 +8,7 @@ import sys
 
 from nanogpt.commands.arguments import add_device, chosen_device, path, positive, print_note
 
-BACKENDS = ("auto", "torch", "c", "onnxruntime")  # decoders.opening's, which takes numpy to load
+BACKENDS = ("auto", "measure", "torch", "c", "onnxruntime")  # decoders.opening's, which takes numpy to load
 HELP = "serve models over HTTP, with OpenAI's API and a page to talk on"
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="another site whose pages "
                         "may post, such as https://example.org; repeatable")  # fmt: skip
     parser.add_argument("--backend", choices=BACKENDS, default="auto",
-                        help="what computes (default: the fastest here)")  # fmt: skip
+                        help="what computes (auto: the fastest here, measured once; measure: again)")  # fmt: skip
     parser.add_argument("--precision", choices=("float32", "int8"), default="float32",
                         help="int8: 8 bits a weight, faster, a little less exact (default: %(default)s)")  # fmt: skip
     parser.add_argument(

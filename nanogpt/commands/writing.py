@@ -7,7 +7,7 @@ import argparse
 from nanogpt.commands.arguments import add_device, path, positive
 from nanogpt.inference.options import Options
 
-BACKENDS = ("auto", "torch", "onnxruntime", "c")
+BACKENDS = ("auto", "measure", "torch", "c", "onnxruntime")
 
 
 def add_writing(parser: argparse.ArgumentParser, tokens: int) -> argparse._ArgumentGroup:
@@ -17,7 +17,7 @@ def add_writing(parser: argparse.ArgumentParser, tokens: int) -> argparse._Argum
     no_history = "keep nothing of what you type for the arrow keys"
     parser.add_argument("--no-history", action="store_true", help=no_history)
     add_device(parser)
-    backend = "what computes (default: the fastest here that agrees with torch)"
+    backend = "what computes (auto: the fastest that agrees with torch, measured once; measure: again)"
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
     precision = "of the weights: int8 takes a quarter of the memory and is faster (default: %(default)s)"
     parser.add_argument("--precision", choices=("float32", "int8"), default="float32", help=precision)

@@ -122,11 +122,16 @@ class CDecoder:
     name = "c"
 
     def __init__(
-        self, config: ModelConfig, arrays: Mapping[str, Array], threads: int = 1, precision: Precision = "float32"
+        self,
+        config: ModelConfig,
+        arrays: Mapping[str, Array],
+        threads: int = 1,
+        precision: Precision = "float32",
+        notify: compiled.Notify = lambda message: None,
     ):
         """Raises Unavailable where there is no library, or not enough memory or threads."""
         self.config, self.precision, self.threads = config, precision, threads
-        self.library = _typed(compiled.load())
+        self.library = _typed(compiled.load(notify))
         self.layout = Layout(config, self.library.panel())
         shape = np.array(
             [config.n_layer, config.n_head, config.kv_heads, config.head_width, config.n_embd, config.ffn_width,
