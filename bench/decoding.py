@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from nanogpt.model.gpt import GPT
 REPORT = CHECKOUT / "docs/decoding.md"
 CHARACTERS = "".join(chr(code) for code in range(32, 96))  # 64 and the unknown one
 BATCHES = (1, 8, 64)
-OF_A_BATCH = Ask(prompt=16, tokens=16, texts=1, seconds=1.0)
+OF_A_BATCH = Ask(prompt=4, tokens=16, texts=1, seconds=0.5)
 LEAST_ROUNDS = 2
 SAMPLED = {
     "greedy": Options(temperature=0.0),
@@ -213,11 +213,13 @@ def measure(model: Model, found: dict[Contender, Found], folder: Path, rounds: i
                 stack.callback(process.close)
                 processes[contender] = process
         for process in processes.values():
-            process.wait()
+            with suppress(Failed):  # its turn says so
+                process.wait()
         ends = float("inf")
         for number in range(rounds + 1):  # the first opens the model and warms up
             if number > LEAST_ROUNDS and time.perf_counter() > ends:
                 return
+            print(f"{time.strftime('%X')} {model.title}: round {number} of {rounds}", file=sys.stderr)
             for contender, process in processes.items():
                 one_turn(model, contender, process, found[contender], counts=number > 0)
             ends = min(ends, time.perf_counter() + model.seconds)

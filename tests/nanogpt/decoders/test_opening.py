@@ -77,14 +77,14 @@ def test_each_backend_opens_the_model(opening, backend):
 
 def test_the_choice_is_measured_once(opening, monkeypatch):
     first = opening().decoder
-    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder: pytest.fail("measured again"))
+    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: pytest.fail("measured again"))
     again = opening().decoder
     assert (again.name, again.description) == (first.name, first.description)
 
 
 def test_a_choice_of_a_busy_machine_is_forgotten_soon(opening, monkeypatch):
     speeds = {"c": 1.0, "onnxruntime": 2.0}
-    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder: speeds[decoder.name])
+    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: speeds[decoder.name])
     now = time.time()
     monkeypatch.setattr(os, "getloadavg", lambda: (choosing.cores() + 0.5, 0.0, 0.0))
     assert opening().decoder.name == "c"
@@ -101,7 +101,7 @@ def test_a_choice_of_a_busy_machine_is_forgotten_soon(opening, monkeypatch):
 
 def test_a_processor_that_others_take_is_a_busy_machine(opening, monkeypatch):
     monkeypatch.setattr(choosing, "LEAST_SHARE", 0.9)
-    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder: time.sleep(0.01) or 1.0)
+    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: time.sleep(0.01) or 1.0)
     measurement = choosing.Measurement()
     decoder = opening("c").decoder
     assert not measurement.was_busy
@@ -111,7 +111,7 @@ def test_a_processor_that_others_take_is_a_busy_machine(opening, monkeypatch):
 
 def test_measured_again_when_that_is_asked_for(opening, monkeypatch):
     speeds = {"c": 1.0, "onnxruntime": 2.0}
-    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder: speeds[decoder.name])
+    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: speeds[decoder.name])
     assert opening().decoder.name == "c"
     speeds["c"] = 3.0
     assert [opening(way).decoder.name for way in ("auto", "measure", "auto")] == ["c", "onnxruntime", "onnxruntime"]
@@ -120,9 +120,22 @@ def test_measured_again_when_that_is_asked_for(opening, monkeypatch):
 def test_the_fastest_is_taken_with_its_threads(opening, monkeypatch):
     monkeypatch.setattr(choosing, "thread_counts", lambda: [1, 2])
     speeds = {("c", 1): 5.0, ("c", 2): 3.0, ("onnxruntime", 1): 4.0, ("onnxruntime", 2): 2.0}
-    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder: speeds[decoder.name, decoder.threads])
+    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: speeds[decoder.name, decoder.threads])
     assert opening().decoder.description == "onnxruntime, float32, 2 threads"
     assert opening("c").decoder.description == "C, float32, 2 threads"
+
+
+def test_several_texts_may_have_other_threads_than_one(opening, monkeypatch):
+    monkeypatch.setattr(choosing, "thread_counts", lambda: [1, 2])
+    speeds = {(1, 1): 1.0, (2, 1): 2.0, (1, choosing.TEXTS): 4.0, (2, choosing.TEXTS): 3.0}
+    monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: speeds[decoder.threads, texts])
+    for _ in ("measured", "remembered"):
+        decoder = opening("c").decoder
+        assert decoder.description == "C, float32, 1 thread, 2 for several texts"
+        tokens, together = np.arange(8), decoder.new_cache()
+        found = [decoder.prefill([[token] for token in tokens], together), decoder.step(tokens, together)]
+        for token in tokens:
+            assert_close(np.stack([each[token] for each in found]), expected_logits(MODEL, [token, token]))
 
 
 def test_a_damaged_choice_is_measured_again(opening, tmp_path):
