@@ -26,6 +26,7 @@ from flows.context.options import CHECKOUT
 from nanogpt.machine import physical_cores
 
 PATIENCE = 90  # seconds for an answer: the first opens the model, and builds and measures decoders
+LONGEST_WORDS = 120
 GREEDY = {"temperature": 0.0, "top_k": 1, "ignore_eos": True, "cache_prompt": False, "samplers": ["top_k"]}
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ class Process:
             return f"no answer in {PATIENCE} s"
         self.errors.seek(0)
         lines = self.errors.read().strip().splitlines()
-        return lines[-1] if lines else f"ended with {self.process.wait()}"
+        return lines[-1][:LONGEST_WORDS] if lines else f"ended with {self.process.wait()}"
 
 
 def paced(ask: Ask, work: Callable[[], T]) -> Iterator[T]:
@@ -154,7 +155,7 @@ def transformers(folder: Path) -> Run:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(physical_cores())
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
 
     @torch.inference_mode()
     def run(ask: Ask) -> Round:
@@ -210,7 +211,7 @@ def xllamacpp(folder: Path) -> Run:
     def answer(server: Any, ask: Ask) -> Round:
         request = {"prompt": [5 + i % 50 for i in range(ask.prompt)], "n_predict": ask.tokens, **GREEDY}
         answers: list[Any] = []
-        server.handle_completions(json.dumps(request), lambda answer: answers.append(answer) or False)
+        server.handle_completions(json.dumps(request), answers.append)  # None: go on
         last = answers[-1] if isinstance(answers[-1], dict) else json.loads(str(answers[-1]))
         timings = last["timings"]
         return Round(timings["prompt_ms"] / 1e3, timings["predicted_per_token_ms"] / 1e3)

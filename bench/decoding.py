@@ -158,6 +158,11 @@ def report(given: argparse.Namespace, folder: Path) -> Iterator[str]:
         f"Greedy choice, medians over alternating rounds; candidates of threads: {candidates}.",
         "First: time to the first token. Of memory: bytes of weights that a token reads, as a share of what memory",
         "gives in that time; above 100 % they come from the processor's caches.",
+        "",
+        "When it first opens a model, `--backend auto` checks the logits of C and onnxruntime, measures both with each",
+        "number of threads for a fraction of a second, and remembers the fastest for this model and machine in the user's",
+        "cache folder (`NANOGPT_CACHE` names another). What was measured on a busy machine is measured again after ten",
+        "minutes, and `--backend measure` measures at once. On CUDA and MPS torch decodes.",
     ]
     yield from shown(opening)
     contenders = [*CONTENDERS, *(of_a_build(given.llama_bench) if given.llama_bench else [])]
@@ -270,7 +275,7 @@ def _tokenizer(config: ModelConfig, folder: Path, gpt2: Path | None) -> Tokenize
 def read_for_a_token(config: ModelConfig) -> int:
     """Weights that a token multiplies with: all but the tables that are looked up."""
     model = GPT(config, seed=None)
-    return model.num_parameters(non_embedding=True) + model.head.weight.numel() * config.tie_weights
+    return int(model.num_parameters(non_embedding=True) + model.head.weight.numel() * config.tie_weights)
 
 
 def bandwidth() -> float:
