@@ -103,7 +103,7 @@ def models() -> dict[str, Model]:
     return {
         "micro": Model("micro, 0.8 M", micro, Ask(32, 31, 1, 0.5), 25),
         "tiny": Model("tiny, 4.85 M", tiny, Ask(64, 63, 1, 0.5), 30),
-        "gpt2": Model("GPT-2, 124 M", gpt2, Ask(256, 32, 1, 1.5), 80),
+        "gpt2": Model("GPT-2, 124 M", gpt2, Ask(256, 32, 1, 1.5), 60),
     }
 
 
@@ -160,9 +160,9 @@ def report(given: argparse.Namespace, folder: Path) -> Iterator[str]:
         "gives in that time; above 100 % they come from the processor's caches.",
         "",
         "When it first opens a model, `--backend auto` checks the logits of C and onnxruntime, measures both with each",
-        "number of threads for a fraction of a second, and remembers the fastest for this model and machine in the user's",
-        "cache folder (`NANOGPT_CACHE` names another). What was measured on a busy machine is measured again after ten",
-        "minutes, and `--backend measure` measures at once. On CUDA and MPS torch decodes.",
+        "number of threads for a fraction of a second, and remembers the fastest for this model and machine in a",
+        "cache folder of yours (`NANOGPT_CACHE` names another). What was measured on a busy machine is measured again",
+        "after ten minutes, and `--backend measure` measures at once. On CUDA and MPS torch decodes.",
     ]
     yield from shown(opening)
     contenders = [*CONTENDERS, *(of_a_build(given.llama_bench) if given.llama_bench else [])]
@@ -187,8 +187,14 @@ def section(
     found = {each: Found(failure=failures.get(each.form, "")) for each in contenders}
     measure(model, found, folder, given.rounds)
     rounds = max((len(each.rounds) for each in found.values()), default=0)
-    ask, weights = model.ask, read_for_a_token(model.config)
+    ask = model.ask
     yield from ["", f"## {model.title}: prompt {ask.prompt}, then {ask.tokens} tokens, {rounds} rounds", ""]
+    yield from alone(found, read_for_a_token(model.config), rate)
+    yield from together(found)
+
+
+def alone(found: dict[Contender, Found], weights: int, rate: float) -> Iterator[str]:
+    """A row for each contender with one text, or why it failed."""
     yield from ["| | tokens/s | of llama.cpp at this precision | of memory | first |", "|---|---|---|---|---|"]
     for contender, reached in found.items():
         if not reached.speed:
@@ -199,6 +205,10 @@ def section(
         first = median(each.first for each in reached.rounds) * 1e3
         cells = [f"{reached.speed:,.0f}", f"{of_llama:.2f}" if of_llama else "-", f"{share:.0%}", f"{first:,.1f} ms"]
         yield f"| {contender.title} | {' | '.join(cells)} |"
+
+
+def together(found: dict[Contender, Found]) -> Iterator[str]:
+    """A row for each contender that wrote several texts at once."""
     yield from ["", f"| Texts at once, tokens/s | {' | '.join(map(str, BATCHES))} | 8 of 1 |"]
     yield "|---|" + "---|" * (len(BATCHES) + 1)
     for contender, reached in found.items():
