@@ -44,6 +44,8 @@ TEXTS = 8  # of a measurement with several
 KEPT_CHOICES = 500
 BUSY_SECONDS = 600  # after which what was measured on a busy machine is measured again
 LEAST_SHARE = 0.9  # of a measurement's time in which one thread has to compute; measured on an idle machine: 0.99
+LARGE = 100 * 2**20  # bytes of weights whose measurement takes long enough to be announced: GPT-2's 500 MB 14 s
+MEASURING = "measuring what decodes fastest here, some seconds, once for this model"
 SMALL = 8  # of the machine's memory a share that is no matter to hold twice
 Notify = Callable[[str], None]
 
@@ -67,6 +69,10 @@ class Task:
     precision: Precision
     backends: Sequence[str]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
     def decoder(self, choice: Choice, notify: Notify) -> Fast:
         """`notify` gets what takes seconds. Raises Unavailable."""
         if choice.backend == "c":
@@ -85,6 +91,8 @@ def fastest(task: Task, passed_over: Notify, notify: Notify, anew: bool = False)
     if remembered is not None and remembered.backend in task.backends:
         with contextlib.suppress(Unavailable):
             return task.decoder(remembered, notify)
+    if task.nbytes > LARGE:
+        notify(MEASURING)
     measurement = Measurement()
     best: tuple[float, Choice] | None = None  # seconds of a token
     kept: Fast | None = None
@@ -174,7 +182,7 @@ def seconds_of_a_step(decoder: Decoder, texts: int = 1) -> float:
 
 
 def _is_small(task: Task) -> bool:
-    return SMALL * sum(array.nbytes for array in task.arrays.values()) < memory_bytes()
+    return SMALL * task.nbytes < memory_bytes()
 
 
 def _note(task: Task) -> Path | None:

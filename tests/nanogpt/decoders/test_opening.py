@@ -82,6 +82,14 @@ def test_the_choice_is_measured_once(opening, monkeypatch):
     assert (again.name, again.description) == (first.name, first.description)
 
 
+def test_a_large_model_says_that_it_is_measured(opening, monkeypatch):
+    monkeypatch.setattr(choosing, "LARGE", 0)
+    opening()
+    assert opening.messages == [choosing.MEASURING]
+    opening()
+    assert opening.messages == []
+
+
 def test_a_choice_of_a_busy_machine_is_forgotten_soon(opening, monkeypatch):
     speeds = {"c": 1.0, "onnxruntime": 2.0}
     monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: speeds[decoder.name])
