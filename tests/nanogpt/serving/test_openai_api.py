@@ -202,7 +202,7 @@ def test_an_answer_keeps_to_a_schema(tmp_path):
             asked = {"model": MODEL, "prompt": "a", "format": form, "stream": False, "options": {"num_predict": 40}}
             assert server.post("/api/generate", asked).json()["response"].startswith(first)
         named["json_schema"]["schema"] = {"type": "nonsense"}
-        with pytest.raises(openai.BadRequestError, match="json_schema: .*nonsense"):
+        with pytest.raises(openai.BadRequestError, match=r"json_schema: .*nonsense"):
             client.chat.completions.create(**said, response_format=named)
         named["json_schema"]["schema"] = {"const": "x"}
         with pytest.raises(openai.BadRequestError, match="no token of the model's vocabulary"):
