@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="a line of JSON for each text")
     add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
     add("--allow-unknown", action="store_true", help="even if over 10 %% of the prompt is outside the vocabulary")
+    guesses = "a smaller model of the same tokenizer that guesses for it: the same text, sooner, one at a time"
+    add("--draft", type=path, metavar="FOLDER", help=guesses)
     add = add_writing(parser, tokens=300).add_argument
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
     bias = "added to the logit of a token; repeatable"
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     options, copies = _options(arguments), arguments.num_samples
     if options.beams > 1 and copies > 1:
         raise UserError(f"--num-samples {copies}: --beams {options.beams} searches for one text")
-    engine = open_engine(arguments)
+    engine = open_engine(arguments, arguments.draft)
     options.check(engine.tokenizer.vocab_size)
     for stop in arguments.stop:
         if remark := prompts.backslash_in(stop):

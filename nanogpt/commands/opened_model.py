@@ -22,14 +22,18 @@ HOW_TO_MAKE_ONE = "`python3 -m flows.full_run` makes one in exports/, `nanogpt t
 PLACES_LOOKED_AT, MODELS_NAMED = 5000, 4
 
 
-def open_engine(arguments: argparse.Namespace) -> Engine:
-    """The model in FOLDER, ready. Raises UserError where none is there, and says where one is or what makes one."""
-    require_model(arguments.folder)
+def open_engine(arguments: argparse.Namespace, draft: Path | None = None) -> Engine:
+    """The model in FOLDER, ready; `draft`: a smaller one, to guess for it. Raises UserError where none is there, and
+    says where one is or what makes one."""
+    for folder in filter(None, (arguments.folder, draft)):
+        require_model(folder)
     device, notes = chosen_device(arguments.device), list[str]()
     line = f"loading {arguments.folder} ..."[: shutil.get_terminal_size().columns - 1]
     with progress_lines(line) if sys.stderr.isatty() else nullcontext():
-        engine = Engine.from_folder(arguments.folder, device, arguments.backend, notes.append, arguments.precision)
-    for note in notes:
+        engine = Engine.from_folder(
+            arguments.folder, device, arguments.backend, notes.append, arguments.precision, draft
+        )
+    for note in dict.fromkeys(notes):  # two models may have the same to say
         print_note(note)
     return engine
 

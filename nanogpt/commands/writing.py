@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nanogpt.commands.arguments import add_device, path, positive
+from nanogpt.commands.arguments import add_computing, path, positive
 from nanogpt.inference.options import Options
-
-BACKENDS = ("auto", "torch", "onnxruntime", "c")
 
 
 def add_writing(parser: argparse.ArgumentParser, tokens: int) -> argparse._ArgumentGroup:
@@ -16,11 +14,7 @@ def add_writing(parser: argparse.ArgumentParser, tokens: int) -> argparse._Argum
     parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
     no_history = "keep nothing of what you type for the arrow keys"
     parser.add_argument("--no-history", action="store_true", help=no_history)
-    add_device(parser)
-    backend = "what computes (default: the fastest here that agrees with torch)"
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
-    precision = "of the weights: int8 takes a quarter of the memory and is faster (default: %(default)s)"
-    parser.add_argument("--precision", choices=("float32", "int8"), default="float32", help=precision)
+    add_computing(parser)
     group = parser.add_argument_group("how it is written")
     add = group.add_argument
     add("--tokens", type=positive(int), default=tokens, metavar="N", help="how many at most (default: %(default)s)")

@@ -19,11 +19,10 @@ from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.weights.quantization import quantize
 from nanogpt.weights.safe_loading import Array
 
-# The enums of decoder.c
+# The enums of decoder.c; that of vectors is in the order in which _put_block() hands them over
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "gelu_erf", "relu2", "swiglu")
 MATRICES = ("qkv", "output", "up", "down", "gate", "head")
-VECTORS = ("attention_norm", "attention_norm_bias", "feedforward_norm", "feedforward_norm_bias", "q_norm", "k_norm")
 
 Pointer, Number, Long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 FUNCTIONS = {  # result, arguments

@@ -104,7 +104,8 @@ def check(decoder: Decoder, arrays: Mapping[str, Array]) -> None:
     cache, first = decoder.new_cache(), max(1, count // 2)
     found = [decoder.prefill([tokens[:first].tolist()], cache, every=True)]
     found += [decoder.step(token, cache) for token in tokens[first:, None]]
-    differences = np.sqrt(np.square(np.concatenate(found) - expected).mean(axis=1))
+    with np.errstate(all="ignore"):  # of a decoder whose logits are NaN or huge
+        differences = np.sqrt(np.square(np.concatenate(found) - expected).mean(axis=1))
     share = float(differences.max() / max(float(expected.std()), 1e-6))
     precision: Precision = "int8" if getattr(decoder, "precision", "") == "int8" else "float32"
     if not share <= LARGEST_DIFFERENCE[precision]:

@@ -47,10 +47,11 @@ def open_decoder(
     tokenizer = tokenizer_of(source)
     if device != "cpu" and backend in FAST:
         raise UserError(f"backend {backend}: computes on the CPU alone, not on {device}")
-    if device != "cpu" or backend == "torch":
-        decoder = _torch(source, device, precision)
-    else:
-        decoder = _fast(source, backend, notify, precision)
+    with_torch = device != "cpu" or backend == "torch"
+    if with_torch and precision != "float32":
+        where = "torch" if device == "cpu" else f"torch, which computes on {device},"
+        raise UserError(f"precision {precision}: {where} has float32; {' and '.join(FAST)} have both, on the CPU")
+    decoder = _torch(source, device) if with_torch else _fast(source, backend, notify, precision)
     return OpenedModel(decoder, tokenizer, source.path)
 
 
@@ -62,12 +63,12 @@ def _fast(source: Source, backend: str, notify: Notify, precision: Precision) ->
         raise UserError(f"backend {backend}: {reasons[-1].partition(': ')[2]}")
     for reason in reasons:
         notify(reason)
-    return found if found is not None else _torch(source, "cpu", precision)
+    if found is None and precision != "float32":
+        raise UserError(f"precision {precision}: torch has float32; {'; '.join(reasons)}")
+    return found if found is not None else _torch(source, "cpu")
 
 
-def _torch(source: Source, device: str, precision: Precision) -> Decoder:
-    if precision != "float32":
-        raise UserError(f"precision {precision}: is for the backends {' and '.join(FAST)}, which cannot be used here")
+def _torch(source: Source, device: str) -> Decoder:
     from nanogpt.decoders.torch_decoder import TorchDecoder  # 1.5 s that the others do not need
     from nanogpt.weights.folders import model_of
 

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.decoders import choosing, compiled
@@ -111,7 +113,8 @@ def test_without_a_compiler(opening, monkeypatch):
     assert opened.decoder.name == "torch"
     assert opening.messages[1] == "decoding without onnxruntime: it is not installed"
     assert_decodes(opened)
-    with pytest.raises(UserError, match="precision int8"):
+    reasons = "decoding without c: no C compiler .*; decoding without onnxruntime: it is not installed"
+    with pytest.raises(UserError, match=f"^precision int8: torch has float32; {reasons}$"):
         opening(precision="int8")
 
 
@@ -121,6 +124,18 @@ def test_a_decoder_that_computes_something_else_is_passed_over(opening, monkeypa
     assert opening().decoder.name == "onnxruntime"
     [message] = opening.messages
     assert message.startswith("decoding without c: its logits differ from the model's by 0.0")
+
+
+def test_weights_that_compute_nan_open_without_a_warning(opening, tmp_path):
+    model = randomised(small("modern", n_embd=64, vocab_size=LETTERS.vocab_size))
+    with torch.no_grad():
+        model.layers[0].feedforward.up.weight[:] = 1e30  # finite, unlike what is computed of it
+    huggingface.export(model, LETTERS, tmp_path / "broken")
+    opening.folder = tmp_path / "broken"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoder = opening().decoder
+    assert np.isnan(decoder.prefill([[1, 2]], decoder.new_cache())).any()
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(opening, monkeypatch):
@@ -134,8 +149,12 @@ def test_where_nothing_can_be_kept_it_is_measured_each_time(opening, monkeypatch
 def test_int8_where_it_is_asked_for(opening):
     assert "float32" in opening().decoder.description
     assert "int8" in opening(precision="int8").decoder.description
-    with pytest.raises(UserError, match="precision int8"):
+    with pytest.raises(
+        UserError, match=r"^precision int8: torch has float32; c and onnxruntime have both, on the CPU$"
+    ):
         opening("torch", precision="int8")
+    with pytest.raises(UserError, match=r"^precision int8: torch, which computes on cuda, has float32; c and"):
+        opening(precision="int8", device="cuda")
 
 
 def test_mistakes_are_named(opening):
