@@ -245,6 +245,9 @@ def addresses(arrays: Iterable[Array]) -> npt.NDArray[np.uintp]:
 
 def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
     for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError as error:
+            raise Unavailable(f"what the compiler has built lacks {name}()") from error
         function.restype, function.argtypes = result, arguments
     return library

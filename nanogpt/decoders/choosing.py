@@ -63,6 +63,7 @@ class Task:
         return FAST[choice.backend](self.config, self.arrays, choice.threads, self.precision)
 
 
+@np.errstate(all="ignore")  # numbers that become too large are looked at here, no reason to warn on a terminal
 def fastest(task: Task, notify: Notify) -> Decoder | None:
     """The decoder remembered for the model on this machine, or the fastest of those that compute what the reference
     does. `notify` gets why each other one is passed over; None when all are."""
@@ -169,9 +170,9 @@ def _versions() -> Iterator[str]:
 
 def _remembered(note: Path | None) -> Choice | None:
     found, _ = durable.read_note(note) if note is not None else (None, "")
-    if found is None or found.get("backend") not in FAST or not isinstance(found.get("threads"), int):
+    if found is None or found.get("backend") not in FAST or found.get("threads") not in thread_counts():
         return None
-    return Choice(found["backend"], max(1, found["threads"]))
+    return Choice(found["backend"], found["threads"])
 
 
 def _remember(note: Path | None, seconds: float, choice: Choice) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.decoders import choosing, compiled
@@ -20,7 +19,7 @@ from nanogpt.decoders.opening import OpenedModel, open_decoder
 from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
-from tests.nanogpt.decoders.decoder_case import assert_close, expected_logits
+from tests.nanogpt.decoders.decoder_case import arrays_of, assert_close, expected_logits
 from tests.nanogpt.model_case import randomised, small
 
 CHECKOUT = Path(__file__).parents[3]
@@ -90,7 +89,8 @@ def test_the_fastest_is_taken_with_its_threads(opening, monkeypatch):
 def test_a_damaged_choice_is_measured_again(opening, tmp_path):
     opening()
     [note] = (tmp_path / "cache" / "choices").iterdir()
-    for text in ("", "{}", json.dumps({"backend": "c", "threads": "many"}), json.dumps({"backend": "x", "threads": 1})):
+    choices = [("c", "many"), ("x", 1), ("c", 10**9), ("onnxruntime", -1)]
+    for text in ("", "{}", *(json.dumps({"backend": name, "threads": threads}) for name, threads in choices)):
         note.write_text(text)
         assert_decodes(opening())
 
@@ -126,16 +126,13 @@ def test_a_decoder_that_computes_something_else_is_passed_over(opening, monkeypa
     assert message.startswith("decoding without c: its logits differ from the model's by 0.0")
 
 
-def test_weights_that_compute_nan_open_without_a_warning(opening, tmp_path):
-    model = randomised(small("modern", n_embd=64, vocab_size=LETTERS.vocab_size))
-    with torch.no_grad():
-        model.layers[0].feedforward.up.weight[:] = 1e30  # finite, unlike what is computed of it
-    huggingface.export(model, LETTERS, tmp_path / "broken")
-    opening.folder = tmp_path / "broken"
+@pytest.mark.parametrize("scale", [1e18, 1e37], ids=["overflows", "infinite"])
+def test_numbers_that_become_too_large_are_no_warning(monkeypatch, tmp_path, scale):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    large = {name: array * np.float32(scale) for name, array in arrays_of(MODEL).items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decoder = opening().decoder
-    assert np.isnan(decoder.prefill([[1, 2]], decoder.new_cache())).any()
+        choosing.fastest(choosing.Task(MODEL.config, large, "large", "float32", ["onnxruntime"]), lambda reason: None)
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(opening, monkeypatch):
