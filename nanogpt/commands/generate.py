@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     file = 'many prompts: one per line, or JSON lines such as {"prompt": "Once", "top_k": 9}; - is stdin'
     prompt.add_argument("--prompts", metavar="FILE", help=file)
     add = parser.add_argument
-    add("--num-samples", type=positive(int), default=1, metavar="N", help="texts for each prompt (default: %(default)s)")
+    add("--num-samples", type=positive(int), default=1, metavar="N", help="texts a prompt (default: %(default)s)")
     add("--json", action="store_true", help="a line of JSON for each text")
     add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
     add("--allow-unknown", action="store_true", help="go on even if over 10 %% of the prompt is outside the vocabulary")

@@ -195,7 +195,7 @@ class Talk:
     def _obey(self, name: str, argument: str) -> None:
         if name not in self._commands:
             likely = [known for known in self._commands if known.startswith(name)] if name else []
-            near = suggestion(f"/{likely[0]}") if likely else nearest(f"/{name}", [f"/{known}" for known in self._commands])
+            near = suggestion(f"/{likely[0]}") if likely else nearest(f"/{name}", map("/{}".format, self._commands))
             raise UserError(f"/{name}: no such command{near}; /help lists them")
         self._commands[name].run(argument)
 

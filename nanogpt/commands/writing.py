@@ -24,7 +24,7 @@ def add_writing(parser: argparse.ArgumentParser, tokens: int) -> argparse._Argum
     group = parser.add_argument_group("how it is written")
     add = group.add_argument
     add("--tokens", type=positive(int), default=tokens, metavar="N", help="write at most N (default: %(default)s)")
-    add("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest token (default: %(default)s)")
+    add("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest (default: %(default)s)")
     add("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     add("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that reach this probability")
     add("--min-p", type=float, metavar="P", help="leave out what is less likely than P times the likeliest token")
