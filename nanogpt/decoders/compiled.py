@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nanogpt import durable
@@ -30,17 +31,22 @@ FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))
 COMMON_FLAGS = ("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 SECONDS = 120  # for a compiler: it takes 3 on an idle machine
 SECONDS_TO_ANSWER = 20  # for a question, such as its version: 0.1 on an idle machine
+BUILDING = "building the decoder, a few seconds, once on this machine"
+Notify = Callable[[str], None]
 
 
-def load() -> ctypes.CDLL:
-    """The library, built if it is not there yet. Raises Unavailable, with the compiler's first line."""
+def load(notify: Notify = lambda message: None) -> ctypes.CDLL:
+    """The library, built if it is not there yet: `notify` gets a line before. Raises Unavailable, which says why."""
     compiler = find_compiler()
     note = cache_folder() / f"decoder-{_key(compiler)}.json"
     kept = _kept(note)
     if kept is not None:
         return kept
+    notify(BUILDING)
     try:
-        return _build(compiler, note)
+        with _one_builder(note):
+            kept = _kept(note)  # another process may have built it meanwhile
+            return kept if kept is not None else _build(compiler, note)
     except OSError as error:  # the folder's disk is full, or may only be read
         raise Unavailable(f"the cache folder {note.parent} cannot be used ({error.strerror or error})") from error
 
@@ -80,6 +86,16 @@ def _kept(note: Path) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(path))
     except OSError:
         return None
+
+
+@contextmanager
+def _one_builder(note: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # 0.03 s that only this needs
+
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError, Timeout):  # without locks several build at once, which does no harm
+            stack.enter_context(FileLock(note.with_name("building.lock"), timeout=SECONDS))
+        yield
 
 
 def _build(compiler: Sequence[str], note: Path) -> ctypes.CDLL:

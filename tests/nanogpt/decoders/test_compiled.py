@@ -50,8 +50,10 @@ def compiler(path: Path, script: str) -> str:
 
 
 def test_built_once(cache, compilations):
-    assert [compiled.load().panel() for _ in range(2)] == [7, 7]
+    messages: list[str] = []
+    assert [compiled.load(messages.append).panel() for _ in range(2)] == [7, 7]
     assert len(compilations) == 1
+    assert messages == [compiled.BUILDING]
 
 
 def test_another_source_or_compiler_is_built_anew(cache, compilations, tmp_path, monkeypatch):
@@ -96,7 +98,7 @@ def test_what_a_compiler_complains_of_is_said(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", compiler(tmp_path / "broken", broken))
     with pytest.raises(Unavailable, match=r"could not build it \(decoder\.c:1: error: no stdint\.h here\)"):
         compiled.load()
-    assert list(cache.iterdir()) == []
+    assert [path.name for path in cache.iterdir()] == ["building.lock"]
     monkeypatch.setenv("CC", str(tmp_path / "absent"))
     with pytest.raises(Unavailable, match=r"no C compiler \(.*absent\) is installed"):
         compiled.load()
@@ -174,7 +176,10 @@ def test_the_folder_is_the_users_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_may_build_at_once(cache):
+def test_of_two_processes_one_builds(cache, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    slow = f'case "$*" in *--version*) ;; *) echo built >> {log}; sleep 0.5;; esac; exec cc "$@"'
+    monkeypatch.setenv("CC", compiler(tmp_path / "slowcc", slow))
     program = (
         "import sys; from pathlib import Path; from nanogpt.decoders import compiled; "
         "compiled.SOURCE = Path(sys.argv[1]); print(compiled.load().panel())"
@@ -183,4 +188,5 @@ def test_two_processes_may_build_at_once(cache):
     both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in "ab"]
     assert [process.communicate(timeout=120)[0].strip() for process in both] == ["7", "7"]
     assert compiled.load().panel() == 7
+    assert log.read_text().splitlines() == ["built"]
     assert not [path for path in cache.iterdir() if path.is_dir()]
