@@ -17,6 +17,7 @@ from nanogpt.machine import may_have_accelerator
 
 Number = TypeVar("Number", int, float)
 PICTURES = (".svg", ".png")
+BACKENDS = ("auto", "measure", "torch", "c", "onnxruntime")  # decoders.opening's, which takes numpy to load
 
 
 def positive(kind: type[Number]) -> Callable[[str], Number]:
@@ -48,6 +49,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "mps", "cuda"), default="auto", help="default: the best of this machine"
     )
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    """What a model decodes with: device, backend and precision."""
+    add_device(parser)
+    backend = "what computes (auto: the fastest here that agrees with the model, measured once; measure: anew)"
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
+    precision = "of the weights: int8 takes a quarter of the memory and is faster (default: %(default)s)"
+    parser.add_argument("--precision", choices=("float32", "int8"), default="float32", help=precision)
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str = "training.learning_rate=3e-4") -> None:

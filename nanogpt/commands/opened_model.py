@@ -22,21 +22,26 @@ HOW_TO_MAKE_ONE = "`python3 -m flows.full_run` makes one in exports/, `nanogpt t
 PLACES_LOOKED_AT, MODELS_NAMED = 5000, 4
 
 
-def open_engine(arguments: argparse.Namespace) -> Engine:
-    """The model in FOLDER, ready. Raises UserError where none is there, and says where one is or what makes one."""
-    require_model(arguments.folder)
-    device = chosen_device(arguments.device)
+def open_engine(arguments: argparse.Namespace, draft: Path | None = None) -> Engine:
+    """The model in FOLDER, ready; `draft`: a smaller one, to guess for it. Raises UserError where none is there, and
+    says where one is or what makes one."""
+    for folder in filter(None, (arguments.folder, draft)):
+        require_model(folder)
+    device, noted = chosen_device(arguments.device), set[str]()
     line = f"loading {arguments.folder} ..."[: shutil.get_terminal_size().columns - 1]
     with progress_lines(line) if sys.stderr.isatty() else nullcontext() as show:
 
         def notify(note: str) -> None:
+            if note in noted:  # two models may have the same to say
+                return
+            noted.add(note)
             if show is not None:
                 show("")
             print_note(note)
             if show is not None:
                 show(line)
 
-        return Engine.from_folder(arguments.folder, device, arguments.backend, notify, arguments.precision)
+        return Engine.from_folder(arguments.folder, device, arguments.backend, notify, arguments.precision, draft)
 
 
 def description(engine: Engine, folder: Path) -> str:

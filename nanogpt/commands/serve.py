@@ -6,9 +6,8 @@ import argparse
 import logging
 import sys
 
-from nanogpt.commands.arguments import add_device, chosen_device, path, positive, print_note
+from nanogpt.commands.arguments import add_computing, chosen_device, path, positive, print_note
 
-BACKENDS = ("auto", "measure", "torch", "c", "onnxruntime")  # decoders.opening's, which takes numpy to load
 HELP = "serve models over HTTP, with OpenAI's API and a page to talk on"
 
 
@@ -25,17 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "may address this server, such as one of a proxy; repeatable")  # fmt: skip
     parser.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="another site whose pages "
                         "may post, such as https://example.org; repeatable")  # fmt: skip
-    parser.add_argument("--backend", choices=BACKENDS, default="auto",
-                        help="what computes (auto: the fastest here, measured once; measure: again)")  # fmt: skip
-    parser.add_argument("--precision", choices=("float32", "int8"), default="float32",
-                        help="int8: 8 bits a weight, faster, a little less exact (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--max-batch", type=positive(int), metavar="N", help="texts that are written together (default: 64)"
     )
     parser.add_argument("--max-queue", type=positive(int), metavar="N", help="requests that may wait (default: 128)")
     parser.add_argument("--max-loaded", type=positive(int), metavar="N", help="models in memory (default: 3)")
     parser.add_argument("--quiet", action="store_true", help="no line of log for each request")
-    add_device(parser)
+    add_computing(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

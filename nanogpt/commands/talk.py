@@ -9,34 +9,19 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from nanogpt import durable
+from nanogpt.commands import saved_talk
 from nanogpt.commands.arguments import require_file
+from nanogpt.commands.saved_talk import SavedMessage, SavedTalk
 from nanogpt.commands.typed import BOLD, PLAIN, InterruptNoticed, Typed, is_coloured, note
 from nanogpt.faults import UserError, nearest, suggestion
 from nanogpt.inference import prompts
-from nanogpt.inference.conversation import Message, Play, Role
+from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options
-from nanogpt.mistakes import explain
 from nanogpt.printable import show
 
 OFF = "off"
-
-
-class SavedMessage(BaseModel):
-    role: Role
-    content: str
-
-
-class SavedTalk(BaseModel):
-    """What /save writes. /load takes any file that has `messages`, in the form of OpenAI's interface."""
-
-    messages: list[SavedMessage]
-    you: str | None = None
-    bot: str | None = None
-    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,19 +44,19 @@ class Setting:
 
 SETTINGS = {
     "temperature": Setting("temperature", float, "0: always the likeliest token"),
-    "top-k": Setting("top_k", int, "draw from so many likeliest tokens"),
+    "top-k": Setting("top_k", int, "draw from the N likeliest tokens"),
     "top-p": Setting("top_p", float, "draw from the likeliest that reach this probability"),
-    "min-p": Setting("min_p", float, "leave out what is below X times the likeliest"),
-    "repetition-penalty": Setting("repetition_penalty", float, "above 1: what is there comes less often"),
+    "min-p": Setting("min_p", float, "leave out tokens below X times the likeliest"),
+    "repetition-penalty": Setting("repetition_penalty", float, "above 1: used tokens come less often"),
     "tokens": Setting("max_new_tokens", int, "longest answer"),
     "seed": Setting("seed", int, "the same seed gives the same answers"),
 }
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Options)}
 HELP_BELOW = f"""\
-A setting alone shows its value; {OFF}, as in /top-k {OFF}, takes it back.
+A setting without a value shows it; {OFF}, as in /top-k {OFF}, resets it.
 A line that ends with \\ continues in the next one.
 \"\"\" begins and ends a text of many lines.
-// begins words whose first character is /."""
+Begin with // to say words that begin with /."""
 
 
 class Talk:
@@ -92,7 +77,7 @@ class Talk:
             "retry": Command(self._retry, "", "another answer to your last words"),
             "reset": Command(self._reset, "", "begin the talk anew; settings stay"),
             "save": Command(self._save, "FILE", "write the talk to a file"),
-            "load": Command(self._load, "FILE", "continue the talk of such a file"),
+            "load": Command(self._load, "FILE", "continue the talk of a file, of the page's too"),
             "system": Command(self.set_system, "TEXT", "what stands before the talk"),
             "text": Command(self._show_text, "", "the talk as the model reads it"),
             **{name: self._setting(name) for name in SETTINGS},
@@ -195,7 +180,7 @@ class Talk:
     def _obey(self, name: str, argument: str) -> None:
         if name not in self._commands:
             likely = [known for known in self._commands if known.startswith(name)] if name else []
-            near = suggestion(likely[0]) if likely else nearest(name, self._commands)
+            near = suggestion(f"/{likely[0]}") if likely else nearest(f"/{name}", map("/{}".format, self._commands))
             raise UserError(f"/{name}: no such command{near}; /help lists them")
         self._commands[name].run(argument)
 
@@ -231,19 +216,20 @@ class Talk:
         except OSError as error:
             raise UserError(f"/save {path}: {error.strerror}") from None
         self._file = path
-        note(f"{path}: {len(self._spoken):,} messages")
+        note(f"saved {len(self._spoken):,} messages to {path}")
 
     def _load(self, name: str) -> None:
         path = self._path("load", name)
         try:
-            talk = SavedTalk.model_validate_json(path.read_bytes())
+            talk = saved_talk.read(path)
         except OSError as error:
             raise UserError(f"/load {path}: {error.strerror}") from None
-        except ValidationError as error:
-            raise UserError(f"/load {path}: {': '.join(filter(None, explain(SavedTalk, error)))}") from None
+        except UserError as error:
+            raise UserError(f"/load {path}: {error}") from None
         self.play = Play(talk.you or self.play.user, talk.bot or self.play.assistant)
         self.messages = [Message(message.role, message.content) for message in talk.messages]
-        self._first, self._file = 0, path
+        self._first = 0
+        self._file = path if talk.model else None  # others' files hold what /save would leave out
         for message in self._spoken:
             self._show_name(self.play.user if message.role == "user" else self.play.assistant)
             show(f"{message.content}\n\n", self._raw)

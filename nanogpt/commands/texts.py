@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import chain, groupby
 
+from nanogpt.decoders.protocol import Decoder
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.batch import Batch, Writing
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Finish, Options, Piece
+from nanogpt.inference.speculation import speculate
 
 AT_ONCE = 16  # texts; each has its row of keys and values
 
@@ -46,13 +48,20 @@ class Text:
     def ended(self) -> bool:
         return self.finish is not None or self.error is not None
 
+    def follow(self, writing: Writing) -> None:
+        """Take over what is known of it by now."""
+        self.finish, self.error, self.slid = writing.finish, writing.error, writing.slid
+        self.prompt_tokens, self.new_tokens = writing.prompt_tokens, writing.new_tokens
+
 
 def in_order(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[Text, Iterator[Piece]]]:
-    """Each text with its pieces as they come, in the requests' order; AT_ONCE are written at a time.
+    """Each text with its pieces as they come, in the requests' order; AT_ONCE are written at a time, one where a
+    smaller model guesses.
 
     Behind its pieces a text has ended. One for which the model computes NaN ends with an error; the others go on.
     """
-    for text, pairs in groupby(_pieces(engine, requests), lambda pair: pair[0]):
+    written = _pieces(engine, requests) if engine.draft is None else _guessed(engine, engine.draft, requests)
+    for text, pairs in groupby(written, lambda pair: pair[0]):
         yield text, (piece for _, piece in pairs)
 
 
@@ -74,8 +83,7 @@ def _pieces(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[Text,
         for writing, piece in batch.step():
             text = by_writing[writing]
             text.waiting.append(piece)
-            text.finish, text.error, text.slid = writing.finish, writing.error, writing.slid
-            text.prompt_tokens, text.new_tokens = writing.prompt_tokens, writing.new_tokens
+            text.follow(writing)
             if text.ended:
                 del by_writing[writing]
         while texts:
@@ -84,6 +92,22 @@ def _pieces(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[Text,
             if not texts[0].ended:
                 break
             texts.popleft()
+
+
+def _guessed(engine: Engine, draft: Decoder, requests: Iterable[Request]) -> Iterator[tuple[Text, Piece]]:
+    for text in chain.from_iterable(_in_groups(requests)):
+        if text.request.options.beams > 1:
+            _search(engine, text)
+            yield from ((text, piece) for piece in text.waiting)
+            continue
+        writing = Writing(engine, text.request.prompt, replace(text.request.options, seed=text.seed))
+        try:
+            for piece in speculate(engine, draft, writing):
+                text.follow(writing)
+                yield text, piece
+        except (NonFiniteError, UserError):  # writing.error
+            text.follow(writing)
+            yield text, Piece("")
 
 
 def _in_groups(requests: Iterable[Request]) -> Iterator[list[Text]]:

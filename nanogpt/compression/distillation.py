@@ -33,11 +33,10 @@ NORM = 1.0  # largest gradient norm
 
 
 def student_shape(teacher: ModelConfig, ladder: ModelConfig | None = None) -> ModelConfig:
-    """The shape of `ladder`, a smaller model, with the teacher's vocabulary and context; without one, or where it is no
-    smaller, half the teacher's layers."""
+    """The shape of `ladder`, a smaller model, with the teacher's vocabulary and context; without one, half the
+    teacher's layers."""
     if ladder is not None:
-        shape = ladder.model_copy(update={"vocab_size": teacher.vocab_size, "block_size": teacher.block_size})
-        return shape
+        return ladder.model_copy(update={"vocab_size": teacher.vocab_size, "block_size": teacher.block_size})
     return teacher.model_copy(update={"n_layer": max(1, teacher.n_layer // 2), "dropout": 0.0})
 
 

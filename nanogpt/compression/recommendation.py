@@ -10,6 +10,7 @@ from nanogpt.units import byte_size
 
 TOLERANCE = 0.01  # of the original's bits per byte: what a smaller or faster model may cost
 PERCENT = f"{100 * TOLERANCE:g} %"
+PRECISIONS = {"int8": "q8_0", "int4": "q4_0"}  # of nanogpt export, for those whose folder holds float32
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ def recommend(rows: Sequence[CompressedModel]) -> Recommendation:
 def _of_smallest(smallest: CompressedModel | None, original: CompressedModel) -> str:
     if smallest is None:
         return f"For size: none. No smaller model is within {PERCENT} of the original's bits per byte."
+    precision = PRECISIONS.get(smallest.name)
+    how = f" `nanogpt export MODEL --to gguf --precision {precision} --out FOLDER` writes it." if precision else ""
     return (
         f"For size: {smallest.name}. The smallest within {PERCENT} of the original's bits per byte: "
         f"{byte_size(smallest.bytes)} instead of {byte_size(original.bytes)}, {_range(smallest.difference)} bits per "
-        "byte."
+        f"byte.{how}"
     )
 
 

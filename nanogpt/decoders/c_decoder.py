@@ -19,11 +19,10 @@ from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.weights.quantization import quantize
 from nanogpt.weights.safe_loading import Array
 
-# The enums of decoder.c
+# The enums of decoder.c; that of vectors is in the order in which _put_block() hands them over
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "gelu_erf", "relu2", "swiglu")
 MATRICES = ("qkv", "output", "up", "down", "gate", "head")
-VECTORS = ("attention_norm", "attention_norm_bias", "feedforward_norm", "feedforward_norm_bias", "q_norm", "k_norm")
 
 Pointer, Number, Long = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 FUNCTIONS = {  # result, arguments
@@ -259,6 +258,9 @@ def addresses(arrays: Iterable[Array]) -> npt.NDArray[np.uintp]:
 
 def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
     for name, (result, arguments) in FUNCTIONS.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError as error:
+            raise Unavailable(f"what the compiler has built lacks {name}()") from error
         function.restype, function.argtypes = result, arguments
     return library

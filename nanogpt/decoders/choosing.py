@@ -82,6 +82,7 @@ class Task:
         return OrtDecoder(self.config, self.arrays, choice.threads, self.precision)
 
 
+@np.errstate(all="ignore")  # numbers that become too large are looked at here, no reason to warn on a terminal
 def fastest(task: Task, passed_over: Notify, notify: Notify, anew: bool = False) -> Decoder | None:
     """The decoder remembered for the model on this machine, or the fastest of those that compute what the reference
     does. `passed_over` gets why each other one is not taken; None when none is. `notify` gets what takes seconds, when
@@ -130,7 +131,8 @@ def check(decoder: Decoder, arrays: Mapping[str, Array]) -> None:
     cache, first = decoder.new_cache(), max(1, count // 2)
     found = [decoder.prefill([tokens[:first].tolist()], cache, every=True)]
     found += [decoder.step(token, cache) for token in tokens[first:, None]]
-    differences = np.sqrt(np.square(np.concatenate(found) - expected).mean(axis=1))
+    with np.errstate(all="ignore"):  # of a decoder whose logits are NaN or huge
+        differences = np.sqrt(np.square(np.concatenate(found) - expected).mean(axis=1))
     share = float(differences.max() / max(float(expected.std()), 1e-6))
     precision: Precision = "int8" if getattr(decoder, "precision", "") == "int8" else "float32"
     if not share <= LARGEST_DIFFERENCE[precision]:
@@ -210,7 +212,7 @@ def _remembered(note: Path | None) -> Choice | None:
     if found is None or found.get("backend") not in FAST:
         return None
     threads, for_several = found.get("threads"), found.get("threads_for_several")
-    if not (isinstance(threads, int) and isinstance(for_several, int) and threads > 0 and for_several > 0):
+    if threads not in thread_counts() or for_several not in thread_counts():
         return None
     until = found.get("until")
     if until is not None and not (isinstance(until, float) and 0 <= until - time.time() <= BUSY_SECONDS):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.config import ModelConfig
-from nanogpt.decoders.protocol import Cache, Logits
+from nanogpt.decoders.protocol import Cache, Logits, check_lengths
 from nanogpt.decoders.torch_step import TorchStep
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
@@ -71,8 +71,7 @@ class TorchDecoder:
         if new:
             cache.kept = KVCache(self.config, len(prompts), device=self.device)
         counts = [len(prompt) for prompt in prompts]
-        for held, count in zip(cache.lengths, counts, strict=True):
-            self._check(held + count)
+        check_lengths(self.config, [held + count for held, count in zip(cache.lengths, counts, strict=True)])
         if new or len(set(counts)) == 1 == len(set(cache.lengths)):
             hidden = list(self._read_together(prompts, cache.kept))
         else:  # padding behind the shorter rows might not fit behind what the longer ones hold
@@ -87,7 +86,7 @@ class TorchDecoder:
     @torch.inference_mode()
     def step(self, tokens: npt.NDArray[np.int64], cache: Cache) -> Logits:
         assert isinstance(cache, TorchCache)
-        self._check(cache.kept.length + 1)
+        check_lengths(self.config, [cache.kept.length + 1])
         newest = torch.from_numpy(tokens).to(self.device)  # (B,)
         if self.one_token is None:
             return self._logits(self.model.hidden(newest[:, None], cache.kept)[:, 0])
@@ -106,7 +105,3 @@ class TorchDecoder:
         """hidden (N, n_embd) -> (N, vocab_size)."""
         logits: Tensor = self.model.head(hidden)
         return logits.float().cpu().numpy()
-
-    def _check(self, length: int) -> None:
-        if length > self.config.block_size:
-            raise ValueError(f"sequence of {length} tokens is longer than block_size {self.config.block_size}")

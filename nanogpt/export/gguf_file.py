@@ -37,6 +37,7 @@ PRECISIONS = {
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
+TABLES = ("token_embd.weight", "output.weight")  # what suffers most at 4 bits: they have 8 then
 POSITIONS = "position_embd.weight"  # llama.cpp adds its rows to those of the tokens, which takes float32
 
 QWEN3_NAMES = {
@@ -96,10 +97,11 @@ def write_gguf(
 
 
 def storage_of(name: str, shape: tuple[int, ...], precision: str) -> GGMLQuantizationType:
-    """How a tensor is stored: matrices as `precision`, or f16 where a row is no whole number of its blocks."""
+    """How a tensor is stored: matrices as `precision`, or f16 where a row is no whole number of its blocks. As
+    nanogpt.compression.rounding has it, so what is measured there is this file."""
     if len(shape) < 2 or name == POSITIONS:
         return F32
-    kind = PRECISIONS[precision][0]
+    kind = PRECISIONS["q8_0" if precision == "q4_0" and name in TABLES else precision][0]
     block, _ = GGML_QUANT_SIZES[kind]
     return kind if shape[-1] % block == 0 else F16
 

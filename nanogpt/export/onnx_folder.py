@@ -79,11 +79,8 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
 
 def use(config: ModelConfig, tokenizer: Tokenizer, precision: str, prompt: str) -> str:
     """The card's words on how to use it."""
-    end = (
-        f"\n    if token == {tokenizer.end_of_text}:  # the end of a text\n        break"
-        if tokenizer.end_of_text
-        else ""
-    )
+    stop = f"\n    if token == {tokenizer.end_of_text}:  # the end of a text\n        break"
+    end = "" if tokenizer.end_of_text is None else stop
     positions = '\n        "position_ids": np.arange(len(ids) - len(unread), len(ids))[None],'
     python = f"""import numpy as np
 import onnxruntime

@@ -118,8 +118,7 @@ class Engine:
             Writing(self, prompt, options)  # checked before the first piece is asked for, as below
             return self._searched(prompt, options)
         if self.draft is not None:
-            Writing(self, prompt, options)
-            return speculate(self, self.draft, prompt, options)
+            return speculate(self, self.draft, Writing(self, prompt, options))
         batch = Batch(self)
         batch.add(prompt, options)
         return (piece for _, piece in self._pieces(batch))

@@ -14,8 +14,8 @@ from nanogpt.inference.sampling import NOT_A_TOKEN, Sampler, choose
 GUESSES = 4  # tokens
 
 
-def speculate(model: Model, draft: Decoder, prompt: str, options: Options) -> Iterator[Piece]:
-    """The text that follows `prompt`, the same one as without `draft`; a piece for each token.
+def speculate(model: Model, draft: Decoder, writing: Writing) -> Iterator[Piece]:
+    """The text of `writing`, not begun yet, the same one as without `draft`; a piece for each token.
 
     Leviathan et al. 2023 accept a guess with a probability that keeps the distribution. Here a token is decided by the
     text's next uniform number and the model's logits alone, so `draft` guesses with the same number, and a guess is
@@ -25,9 +25,9 @@ def speculate(model: Model, draft: Decoder, prompt: str, options: Options) -> It
     medians of 7, alternating): decoders in C 1.8 times as fast at temperature 0.8 and 1.6 times greedily, 3.1 and 3.2
     tokens a pass; with 2 or 6 guesses 1.6 to 1.7 times. With onnxruntime 0.9 to 1.3 times: its passes over few tokens
     cost twice a step. Guesses looked up in the text itself were right too rarely to pay (1.05 tokens a pass).
-    Raises UserError as Batch.add() does, NonFiniteError.
+    Raises writing.error where the text ends with one.
     """
-    writing = Writing(model, prompt, options)
+    options = writing.options
     guesser = _Guesser(draft, writing.window, options)
     decoder, cache = model.decoder, model.decoder.new_cache()
     while not writing.ended and options.max_new_tokens:  # a token or more each time
@@ -52,6 +52,7 @@ def speculate(model: Model, draft: Decoder, prompt: str, options: Options) -> It
         cache.cut([len(writing.window) - 1])
         guesser.hear(written)
     if not options.max_new_tokens:
+        writing.finish = "length"
         yield Piece("", finish="length")
 
 

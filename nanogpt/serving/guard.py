@@ -157,7 +157,6 @@ class _Answer:
     def __init__(self, send: Send, path: str):
         self._send, self._path = send, path
         self.status = 0
-        self._ended = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -165,8 +164,6 @@ class _Answer:
             given = {name.lower() for name, _ in message["headers"]}
             more = [(name.encode(), value.encode()) for name, value in SECURITY.items() if name.encode() not in given]
             message = {**message, "headers": [*message["headers"], *more]}
-        elif message["type"] == "http.response.body":
-            self._ended = not message.get("more_body", False)
         await self._send(message)
 
     async def refuse(self, refusal: Refusal) -> None:

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nanogpt.decoders.opening import open_decoder
 from nanogpt.faults import nearest
 from nanogpt.inference.engine import Engine
 from nanogpt.serving.found_models import FoundModel, find_models, version_of
@@ -17,7 +16,7 @@ from nanogpt.serving.refusals import Refusal
 from nanogpt.serving.settings import Settings
 from nanogpt.serving.worker import Worker
 
-FRESH = 2.0  # seconds that a listing is believed: a training writes new checkpoints beside the server
+FRESH = 2.0  # seconds that a listing is believed: a training may write new checkpoints meanwhile
 
 OpenEngine = Callable[[FoundModel, Settings, Callable[[str], None]], Engine]
 
@@ -39,8 +38,7 @@ class _Loaded:
 
 def open_engine(found: FoundModel, settings: Settings, notify: Callable[[str], None]) -> Engine:
     """The engine of a model. Raises UserError and CorruptFileError. `notify` gets each backend that was passed over."""
-    opened = open_decoder(found.path, settings.device, settings.backend, notify, settings.precision)
-    return Engine(opened.decoder, opened.tokenizer)
+    return Engine.from_folder(found.path, settings.device, settings.backend, notify, settings.precision)
 
 
 class Models:

@@ -14,7 +14,7 @@ from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.options import Options
 from nanogpt.serving import orders
 from nanogpt.serving.openai_api import Responses, TheLimits, TheModels
-from nanogpt.serving.openai_shapes import Shape
+from nanogpt.serving.openai_shapes import ANY_OBJECT, Shape
 from nanogpt.serving.orders import Stream, Texts
 from nanogpt.serving.refusals import Refusal
 from nanogpt.serving.settings import Limits
@@ -50,7 +50,7 @@ class OllamaRequest(Shape):
     options: OllamaOptions | None = None
     keep_alive: str | int | None = Field(None, description="ignored")
     think: Literal[False] | None = None
-    format: Literal[""] | None = None
+    format: Literal["", "json"] | dict[str, object] | None = Field(None, description="json, or a JSON schema")
 
     def engine_options(self, limits: Limits, *stops: str) -> Options:
         """What a request leaves out is as in the engine. Raises Refusal."""
@@ -67,6 +67,7 @@ class OllamaRequest(Shape):
             repetition_penalty=usual.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
             seed=asked.seed,
             stop=(*(asked.stop or ()), *stops),
+            json_schema=ANY_OBJECT if self.format == "json" else self.format or None,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -171,6 +172,7 @@ async def chat(request: ChatRequest, models: TheModels, limits: TheLimits) -> Ch
     orders.check_stops(request.stops, limits)
     most = request.max_completion_tokens if request.max_tokens is None else request.max_tokens
     options = _options(request, limits, most, alternatives, (*request.stops, *PLAY.stops))
+    options = replace(options, json_schema=request.schema_of_answer)
     prompt = PLAY.prompt([message.message for message in request.messages])
     texts = await orders.begin(models, limits, request.model, [prompt], options, request.copies)
     shape = ChatWriter(texts)

@@ -10,6 +10,7 @@ from nanogpt.inference.conversation import Message
 from nanogpt.inference.options import Finish
 
 Role = Literal["system", "developer", "user", "assistant"]
+ANY_OBJECT: dict[str, object] = {"type": "object"}
 
 
 class Shape(BaseModel):
@@ -94,14 +95,40 @@ class TextFormat(Shape):
     type: Literal["text"]
 
 
+class JsonObjectFormat(Shape):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Shape):
+    name: str = Field(description="ignored")
+    description: str | None = Field(None, description="ignored")
+    strict: bool | None = Field(None, description="ignored: every answer keeps to the schema")
+    content: dict[str, object] = Field(ANY_OBJECT, alias="schema")
+
+
+class JsonSchemaFormat(Shape):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
 class ChatRequest(Sampling):
     messages: list[ChatMessage] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
-    response_format: TextFormat | None = None
+    response_format: Format | None = None
     store: Literal[False] | None = None
+
+    @property
+    def schema_of_answer(self) -> dict[str, object] | None:
+        """What the answer has to be as JSON; None for any text."""
+        if isinstance(self.response_format, JsonSchemaFormat):
+            return self.response_format.json_schema.content
+        return ANY_OBJECT if isinstance(self.response_format, JsonObjectFormat) else None
 
 
 # Answers

@@ -148,7 +148,7 @@ class Server(uvicorn.Server):
         until = asyncio.get_running_loop().time() + seconds
         while self.guard.running and not self.should_exit and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(LOOK_AGAIN)
-        await self.models.close(seconds=0.5)  # what is still written is told so
+        await self.models.close(seconds=0.5)  # what is still written ends with an error
         self.should_exit = True
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:

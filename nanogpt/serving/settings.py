@@ -45,7 +45,7 @@ class Limits:
 class Settings:
     """One server. `paths`: exports, trainings and workspaces, whose models it offers.
 
-    hosts: names by which clients may address it, beside its own. origins: other sites whose pages may post to it.
+    hosts: names by which clients may address it, besides its own. origins: other sites whose pages may post to it.
     """
 
     paths: tuple[Path, ...]

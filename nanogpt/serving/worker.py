@@ -104,7 +104,7 @@ class Order:
 
 @dataclass
 class _News:
-    """What an order has not been told yet."""
+    """What has not been handed over to an order yet."""
 
     events: list[Event] = field(default_factory=list)
     error: BaseException | None = None

@@ -71,7 +71,7 @@ def test_settings_change_what_comes_and_mistakes_change_nothing(talk):
         "/top-k: found x, should be a whole number, or off",
         "top-k: 3",
         "top-k: off",
-        '/temp: no such command (did you mean "temperature"?)',
+        '/temp: no such command (did you mean "/temperature"?)',
         "/fly: no such",
         "temperature: 0.0",
         "seed: 5",
@@ -100,17 +100,52 @@ def test_a_talk_is_saved_and_continued(talk, tmp_path):
         {"role": "system", "content": "late."}, {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "go go go go "},
     ]  # fmt: skip
-    assert err.count("my talk.json: 2 messages") == 2
+    assert err.count("saved 2 messages to ") == 2
     out, err = talk(f"/load {file}", "/text", "/save " + str(file))
     assert "TOM: hello\n\nJULIET: go go go go \n\nTOM: /text\nlate.\n\nTOM:\nhello\n\n" in out
     assert "2 messages" in err
     assert "is there already" in talk("hello", f"/save {file}")[1]
 
 
+def page_file(**changes) -> str:
+    """As serving/page/conversation.js writes it: "hello" was edited, its first answer was written again."""
+
+    def said(parent, role, text, pick=0):
+        about = {"model": None, "finish": None, "stats": None, "tokens": []}
+        return {"parent": parent, "role": role, "text": text, "pick": pick} | about
+
+    nodes = [said(None, "user", "hello"), said(None, "user", "let us go", pick=1), said(1, "assistant", "no"),
+             said(1, "assistant", "go on")]  # fmt: skip
+    pane = {"model": "run/a", "chat": {"pick": 1, "nodes": nodes}, "text": {"pick": 0, "nodes": []}}
+    names = {"user": "TOM", "assistant": "TIM"}
+    content = {"format": "nanogpt conversation", "version": 1, "mode": "chat", "names": names, "system": "late.",
+               "panes": [pane]}  # fmt: skip
+    return json.dumps(content | changes)
+
+
+@pytest.mark.fast
+def test_a_talk_from_the_page_is_continued(talk, tmp_path):
+    (tmp_path / "talk.json").write_text(page_file())
+    out, err = talk(f"/load {tmp_path / 'talk.json'}", "/text", f"/save {tmp_path / 'talk.json'}")
+    assert "late.\n\nTOM:\nlet us go\n\nTIM:\ngo on\n\nTIM:\n" in out and "hello" not in out + err
+    assert "is there already" in err and (tmp_path / "talk.json").read_text() == page_file()
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize(
     "content, message",
     [
+        (page_file(version=2), "version: found 2, should be 1"),
+        (
+            page_file(
+                panes=[{"chat": {"pick": 7, "nodes": [{"parent": None, "role": "user", "text": "", "pick": 0}]}}]
+            ),
+            "panes.0.chat: found pick 7, should be 0 to 0",
+        ),
+        (
+            page_file(panes=[{"chat": {"pick": 0, "nodes": [{"parent": 0, "role": "user", "text": "", "pick": 0}]}}]),
+            "panes.0.chat.nodes.0.parent: found 0, should be an earlier place",
+        ),
         ("no json", "talk.json: is not JSON: expected ident"),
         ("{}", "messages: found {}, should"),
         (

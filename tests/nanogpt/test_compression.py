@@ -14,7 +14,9 @@ from nanogpt.compression.recommendation import recommend
 from nanogpt.config import load_config
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split
+from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.evaluation.perplexity import evaluate_split
+from nanogpt.export.formats import FORMATS, write_model
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.records import from_json
 from nanogpt.results import CompressedModel, CompressionTable, Estimate
@@ -24,6 +26,7 @@ from nanogpt.weights.published_shapes import tensors_of
 from tests.nanogpt.model_case import randomised, small, some_tokens
 from tests.nanogpt.training_case import make_data, tiny
 
+LETTERS = CharTokenizer("abcdefgh")
 SHAPES = [
     small(n_head=4, n_kv_head=2, ffn_dim=96),
     small(ffn_dim=80),
@@ -68,6 +71,22 @@ def test_rounded_weights_are_near_and_small_and_the_original_stays(config):
         logits, by_eight, by_four = (m(tokens)[0] for m in (model, eight.model, four.model))
     off = [(found - logits).pow(2).mean().sqrt().item() for found in (by_eight, by_four)]
     assert 0 < off[0] < 0.05 * logits.std() and off[0] < off[1] < 0.6 * logits.std()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("bits, precision", [(8, "q8_0"), (4, "q4_0")])
+@pytest.mark.parametrize("shape", [dict(ffn_dim=80, embedding_norm=False), dict(preset="gpt2")], ids=str)
+def test_a_rounded_model_is_what_the_gguf_file_holds(bits, precision, shape, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    model = randomised(small(**shape, vocab_size=LETTERS.vocab_size))
+    rounded = rounding.rounded(model, bits)
+    write_model(model, LETTERS, FORMATS["gguf"], tmp_path / "small", precision=precision)
+    write_model(rounded.model, LETTERS, FORMATS["gguf"], tmp_path / "whole", precision="f32")
+    files = [gguf.GGUFReader(tmp_path / name / "model.gguf").tensors for name in ("small", "whole")]
+    assert sum(tensor.n_bytes for tensor in files[0]) == rounded.bytes
+    for packed, meant in zip(*files, strict=True):
+        found = gguf.quants.dequantize(packed.data, packed.tensor_type)
+        assert np.array_equal(found.reshape(meant.data.shape), meant.data), packed.name
 
 
 @pytest.mark.fast
@@ -277,6 +296,7 @@ ORIGINAL = row("original", 1000, 0.0, 100, spread=0.0)
 @pytest.mark.fast
 @pytest.mark.parametrize("rows, smallest, fastest, words", [
     ([row("a", 300, 0.001), row("b", 200, 0.5)], "a", None, "For size: a."),
+    ([row("int4", 300, 0.001)], "int4", None, "--to gguf --precision q4_0"),
     ([row("a", 300, 0.016)], None, None, "Undecided: a"),  # 0.011 .. 0.021 with a limit of 0.02
     ([row("a", 300, 0.5)], None, None, "For size: none"),
     ([row("a", 300, -0.1, 150), row("b", 400, 0.0, 200)], "a", "b", "2.00 times"),

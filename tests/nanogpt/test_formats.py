@@ -282,6 +282,14 @@ def test_the_script_in_each_card_continues_a_text(name, quick_case, monkeypatch,
     assert len(written.strip()) > 4, name
 
 
+@pytest.mark.parametrize("end", [0, 5, None])
+def test_the_onnx_script_stops_at_the_end_of_a_text_if_there_is_one(end):
+    tokenizer = CharTokenizer("abcdef")
+    tokenizer.end_of_text = end
+    script = onnx_folder.use(small(vocab_size=7), tokenizer, "f32", "a")
+    assert (f"if token == {end}:" in script) == (end is not None) == ("break" in script)
+
+
 def test_a_card_says_what_a_format_does_otherwise(characters, tmp_path):
     text = (characters.folder("gguf", "q8_0") / "README.md").read_text()
     assert "do not know" not in text and "are dropped" in text and "no token for the end of a text" in text

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from nanogpt import cli
+from nanogpt.commands import texts
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
+from nanogpt.inference.speculation import speculate
 from tests.nanogpt import talking_model
 from tests.nanogpt.model_case import randomised, small
 
@@ -131,6 +133,20 @@ def test_beams_search_for_one_text(generate, model):
     assert (record["text"], record["finish"], record["new_tokens"]) == (expected, "length", None)
     code, out, err = generate("--beams", "3", "--num-samples", "2")
     assert (code, out) == (2, "") and "--num-samples 2: --beams 3 searches for one text" in err
+
+
+@pytest.mark.fast
+def test_a_smaller_model_guesses_the_same_texts(generate, model, tmp_path, monkeypatch):
+    shape = dict(n_layer=1, n_embd=16, vocab_size=LETTERS.vocab_size)
+    huggingface.export(randomised(small(**shape), seed=5), LETTERS, tmp_path / "draft")
+    (tmp_path / "prompts").write_text('{"prompt": "go on", "max_new_tokens": 90}\n{"prompt": "to", "beams": 2}\n')
+    several = "--prompts", tmp_path / "prompts", "--seed", "3", "--json"
+    plain = generate(*several)
+    read = []
+    monkeypatch.setattr(texts, "speculate", lambda *arguments: read.append(arguments[1]) or speculate(*arguments))
+    assert generate(*several, "--draft", tmp_path / "draft") == plain and records(plain[1])[0]["slid"]
+    assert [decoder.config.n_embd for decoder in read] == [16]
+    assert "nowhere: there is no such file" in generate("--prompt", "a", "--draft", tmp_path / "nowhere")[2]
 
 
 @pytest.mark.fast

@@ -1,5 +1,6 @@
 // The server: which models there are, a text as it is written, attention; its refusals in words a person can act on.
 
+const CUT_OFF = "The connection ended before the text did. Is the server still running?";
 let accessToken = null; // in memory only: neither storage nor a file ever sees it
 
 export function useToken(token) {
@@ -52,7 +53,7 @@ export async function* complete(request, signal) {
       nanogpt: event.nanogpt ?? null,
     };
   }
-  if (!ended) throw new Failure("The connection ended before the text did. Is the server still running?");
+  if (!ended) throw new Failure(CUT_OFF);
 }
 
 /** The data of each server-sent event (WHATWG HTML, 9.2.6), however the bytes are cut. */
@@ -62,7 +63,9 @@ export async function* events(stream) {
   let data = [];
   try {
     while (true) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new Failure(CUT_OFF); // the browser's words: "network error"
+      });
       if (done) return; // an event without its empty line is not complete and does not count
       buffer += value;
       let end;
@@ -128,7 +131,7 @@ function message(answer) {
 function inWords(status, said, after = null) {
   const more = said ? ` (${said})` : "";
   const when = after ? `in ${after} s` : "in a moment";
-  if (status === 401 || status === 403) return `The server wants its access token${more}.`;
+  if (status === 401) return `The server asks for an access token${more}.`;
   if (status === 404) return said || "The model is not there any more. Choose another one.";
   if (status === 413) return `The text is too long for the server${more}. Shorten it, or begin a new one.`;
   if (status === 429) return `The server is busy${more}. Try again ${when}.`;

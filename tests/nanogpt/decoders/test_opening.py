@@ -21,7 +21,7 @@ from nanogpt.decoders.opening import OpenedModel, open_decoder
 from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
-from tests.nanogpt.decoders.decoder_case import assert_close, expected_logits
+from tests.nanogpt.decoders.decoder_case import arrays_of, assert_close, expected_logits
 from tests.nanogpt.model_case import randomised, small
 
 CHECKOUT = Path(__file__).parents[3]
@@ -149,7 +149,8 @@ def test_several_texts_may_have_other_threads_than_one(opening, monkeypatch):
 def test_a_damaged_choice_is_measured_again(opening, tmp_path):
     opening()
     [note] = (tmp_path / "cache" / "choices").iterdir()
-    for text in ("", "{}", json.dumps({"backend": "c", "threads": "many"}), json.dumps({"backend": "x", "threads": 1})):
+    choices = [("c", "many"), ("x", 1), ("c", 10**9), ("onnxruntime", -1)]
+    for text in ("", "{}", *(json.dumps({"backend": name, "threads": threads}) for name, threads in choices)):
         note.write_text(text)
         assert_decodes(opening())
 
@@ -182,6 +183,15 @@ def test_a_decoder_that_computes_something_else_is_passed_over(opening, monkeypa
     assert opening().decoder.name == "onnxruntime"
     [message] = opening.messages
     assert message.startswith("decoding without c: its logits differ from the model's by 0.0")
+
+
+@pytest.mark.parametrize("scale", [1e18, 1e37], ids=["overflows", "infinite"])
+def test_numbers_that_become_too_large_are_no_warning(monkeypatch, tmp_path, scale):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    large = {name: array * np.float32(scale) for name, array in arrays_of(MODEL).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choosing.fastest(choosing.Task(MODEL.config, large, "large", "float32", ["onnxruntime"]), print, print)
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(opening, monkeypatch):

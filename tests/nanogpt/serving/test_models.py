@@ -5,8 +5,10 @@ import time
 
 import pytest
 
-from nanogpt.serving.settings import Limits
-from tests.nanogpt.serving.serving_case import make_export, serving
+from nanogpt.serving.found_models import find_models
+from nanogpt.serving.models import open_engine
+from nanogpt.serving.settings import Limits, Settings
+from tests.nanogpt.serving.serving_case import make_export, make_real_export, serving
 from tests.nanogpt.serving.test_worker import streaming
 
 pytestmark = pytest.mark.slow
@@ -77,6 +79,16 @@ def test_new_models_are_offered_while_it_runs(exports, monkeypatch):
 def test_two_servers_serve_one_model(exports):
     with serving(exports[0]) as one, serving(exports[0]) as other:
         assert ask(one, "a") == ask(other, "a") == 200
+
+
+def test_the_next_turn_of_a_talk_reads_what_is_new_alone(tmp_path):
+    export = make_real_export(tmp_path / "run" / "a")
+    engine = open_engine(find_models([export])[0], Settings((export,), backend="torch"), lambda _: None)
+    read, prefill = [], engine.decoder.prefill
+    engine.decoder.prefill = lambda prompts, cache: (read.append(sum(map(len, prompts))), prefill(prompts, cache))[1]
+    answer = engine.complete("abcdefghij" * 2, max_new_tokens=4, temperature=0)
+    engine.complete("abcdefghij" * 2 + answer + "abc", max_new_tokens=1)
+    assert read == [20, 4]  # the newest token of the answer, and three
 
 
 def test_requests_wait_while_their_model_is_loaded(exports):

@@ -5,7 +5,10 @@ import json
 import openai
 import pytest
 
+from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.inference.conversation import Message, Play
+from nanogpt.inference.engine import Engine
+from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.serving.serving_case import LETTERS, make_export, serving, table_engine
 
 pytestmark = pytest.mark.slow
@@ -174,6 +177,36 @@ def test_no_body_is_too_strange_for_an_answer(server, body):
 def test_the_ends_of_the_temperature(client, temperature):
     answer = client.completions.create(model=MODEL, prompt="abc", max_tokens=12, seed=1, temperature=temperature)
     assert answer.choices[0].text == complete("abc", max_new_tokens=12, seed=1, temperature=temperature)
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 22]}}, "required": ["a"], "additionalProperties": False}
+
+
+def test_an_answer_keeps_to_a_schema(tmp_path):
+    pytest.importorskip("llguidance")
+    json_letters = CharTokenizer('a:{}"123, \nROMEJULIT')
+    model = randomised(small(block_size=32, vocab_size=json_letters.vocab_size))
+    said = dict(model=MODEL, messages=[{"role": "user", "content": "a"}], max_tokens=100)
+    export = make_export(tmp_path / "run" / "micro")
+    with (
+        serving(export, opening=lambda *_: Engine.of_model(model, json_letters)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        named = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}
+        choices = client.chat.completions.create(**said, n=3, response_format=named).choices
+        assert all(json.loads(choice.message.content)["a"] in (1, 22) for choice in choices)
+        assert {choice.finish_reason for choice in choices} == {"stop"}
+        begun = client.chat.completions.create(**said | {"max_tokens": 1}, response_format={"type": "json_object"})
+        assert begun.choices[0].message.content == "{"
+        for form, first in ((SCHEMA, '{"a":'), ("json", "{")):
+            asked = {"model": MODEL, "prompt": "a", "format": form, "stream": False, "options": {"num_predict": 40}}
+            assert server.post("/api/generate", asked).json()["response"].startswith(first)
+        named["json_schema"]["schema"] = {"type": "nonsense"}
+        with pytest.raises(openai.BadRequestError, match=r"json_schema: .*nonsense"):
+            client.chat.completions.create(**said, response_format=named)
+        named["json_schema"]["schema"] = {"const": "x"}
+        with pytest.raises(openai.BadRequestError, match="no token of the model's vocabulary"):
+            client.chat.completions.create(**said, response_format=named)
 
 
 def test_characters_outside_the_alphabet_are_reported(client):

@@ -488,6 +488,38 @@ def test_failures_say_what_to_do(page):
     assert page.texts(".pane .tokens")[-1] == "Ay,"  # what came before is kept
 
 
+def test_a_server_that_ends_is_said(page):
+    own = ScriptedServer()
+    with running(own) as server:
+        page.browser.get(server.url)
+        page.wait(lambda: page.all(".example"))
+        own.pace, own.texts = 0.05, ["a" * 1000]
+        page.say("Speak.")
+        page.wait(lambda: "aa" in page.text(".pane .tokens"))
+    page.wait(lambda: page.text(".failure p"))
+    assert page.text(".failure p") == "The connection ended before the text did. Is the server still running?"
+    assert "aa" in page.text(".pane .tokens")
+    page.say("Again.")
+    page.wait(lambda: "The server does not answer. Is `nanogpt serve` still running?" in page.texts(".failure p"))
+
+
+def test_a_refusal_of_this_page_is_no_question_for_a_token(page):
+    page.server.refusals = [(403, "Host: 'box' is no name of this server; --allow-host adds one", {})]
+    page.say("Speak.")
+    page.wait(lambda: "--allow-host" in page.text(".failure p"))
+    assert "token" not in page.text(".failure p")
+
+
+def test_an_answer_is_copied(page):
+    granted = {"origin": page.server.url, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.browser.execute_cdp_cmd("Browser.grantPermissions", granted)
+    answer = page.talk("Speak.")
+    page.click("[aria-label='Copy the text']")
+    page.wait(lambda: "Copied." in page.text("#notice"))
+    read = "navigator.clipboard.readText().then(arguments[0], (error) => arguments[0](String(error)))"
+    assert page.browser.execute_async_script(read) == answer
+
+
 def test_an_access_token_is_asked_for_and_kept_in_memory_alone(page):
     page.server.token = "a secret of some length"
     page.browser.refresh()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from nanogpt import cli
-from nanogpt.commands import serve
+from nanogpt.commands import arguments as shared
 from tests.nanogpt.serving.serving_case import SECONDS, make_export, make_real_export
 from tests.sources import CHECKOUT
 
@@ -130,4 +130,4 @@ def test_a_port_is_a_number(port, capsys):
 
 def test_the_backends_are_those_that_there_are():
     opening = pytest.importorskip("nanogpt.decoders.opening")
-    assert serve.BACKENDS == opening.BACKENDS
+    assert shared.BACKENDS == opening.BACKENDS
