@@ -1,9 +1,11 @@
 """A model is opened on the fastest backend that computes it; each that is passed over is reported once."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +87,13 @@ def test_the_fastest_is_taken_with_its_threads(opening, monkeypatch):
     monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder: speeds[decoder.name, decoder.threads])
     assert opening().decoder.description == "onnxruntime, float32, 2 threads"
     assert opening("c").decoder.description == "C, float32, 2 threads"
+
+
+def test_a_busy_machine_does_not_slow_a_backend_down(opening, monkeypatch):
+    decoder = opening("c").decoder
+    step, waits = decoder.step, itertools.cycle([0.02, 0.0, 0.02])
+    monkeypatch.setattr(decoder, "step", lambda *arguments: (time.sleep(next(waits)), step(*arguments))[1])
+    assert choosing.seconds_of_a_step(decoder) < 0.01
 
 
 def test_a_damaged_choice_is_measured_again(opening, tmp_path):
