@@ -181,9 +181,9 @@ def xllamacpp(folder: Path) -> Callable[[int, int, int], Round]:
 
     def answer(server: object, prompt: int, count: int) -> Round:
         request = {"prompt": [5 + i % 50 for i in range(prompt)], "n_predict": count, **GREEDY}
-        told: list[dict[str, dict[str, float]]] = []
-        server.handle_completions(json.dumps(request), lambda chunk: told.append(chunk) or False)  # type: ignore[attr-defined]
-        last = told[-1] if isinstance(told[-1], dict) else json.loads(str(told[-1]))
+        chunks: list[dict[str, dict[str, float]]] = []
+        server.handle_completions(json.dumps(request), lambda chunk: chunks.append(chunk) or False)  # type: ignore[attr-defined]
+        last = chunks[-1] if isinstance(chunks[-1], dict) else json.loads(str(chunks[-1]))
         timings = last["timings"]
         return Round(timings["prompt_ms"] / 1e3, timings["predicted_per_token_ms"] / 1e3)
 
