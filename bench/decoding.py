@@ -2,7 +2,8 @@
 
 Each contender is a process of its own that opens the model, and in each round writes some tokens when its turn comes:
 the others wait meanwhile. The figures are medians over rounds. Greedy choice, random weights: speed does not depend on
-what they are.
+what they are. It takes at most six minutes: a model's rounds end when its time is up, and the table says how many there
+were. A contender that fails says so in its row.
 
 llama.cpp is xllamacpp's wheel, built for any processor with AVX2; `--llama-bench PROGRAM` adds the program of that name
 from a build for this machine. `--write` makes docs/decoding.md. `--models micro` and `--rounds 2` make it short.
@@ -11,20 +12,22 @@ from a build for this machine. `--write` makes docs/decoding.md. `--models micro
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
+from bench.contenders import Ask, Failed, Process, Round, timed
 from bench.this_machine import this_machine
 from flows.context.options import CHECKOUT
 from nanogpt import durable
@@ -32,27 +35,35 @@ from nanogpt.config import ModelConfig, load_config
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.decoders.cache_folder import VARIABLE
 from nanogpt.decoders.choosing import thread_counts
-from nanogpt.decoders.opening import open_decoder
 from nanogpt.export import formats, huggingface
-from nanogpt.machine import cores, physical_cores
+from nanogpt.inference.options import Options
+from nanogpt.inference.sampling import Sampler, choose
+from nanogpt.machine import physical_cores
 from nanogpt.model.gpt import GPT
-from nanogpt.weights.folders import model_of
-from nanogpt.weights.sources import source_at
 
 REPORT = CHECKOUT / "docs/decoding.md"
 CHARACTERS = "".join(chr(code) for code in range(32, 96))  # 64 and the unknown one
-BATCHES = (8, 64)
-GREEDY = {"temperature": 0.0, "top_k": 1, "ignore_eos": True, "cache_prompt": False, "samplers": ["top_k"]}
+BATCHES = (1, 8, 64)
+OF_A_BATCH = Ask(prompt=4, tokens=16, texts=1, seconds=0.5)
+LEAST_ROUNDS = 2
+SAMPLED = {
+    "greedy": Options(temperature=0.0),
+    "temperature 0.8": Options(temperature=0.8, seed=0),
+    "top-k 50": Options(temperature=0.8, top_k=50, seed=0),
+    "top-p 0.9": Options(temperature=0.8, top_p=0.9, seed=0),
+    "min-p 0.05": Options(temperature=0.8, min_p=0.05, seed=0),
+    "typical-p 0.9": Options(temperature=0.8, typical_p=0.9, seed=0),
+}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models that are decoded; `prompt` and `tokens` of a round."""
+    """One of the models that are decoded; `ask`: of a round; `seconds`: after which no further round begins."""
 
     title: str
     config: ModelConfig
-    prompt: int
-    tokens: int
+    ask: Ask
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -66,22 +77,33 @@ class Contender:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Round:
-    """Seconds until the first token, and of each one after it (for all texts of a batch)."""
+@dataclass
+class Found:
+    """What a contender reached: rounds, those of each batch size, or why it failed."""
 
-    first: float
-    token: float
+    rounds: list[Round] = field(default_factory=list)
+    batches: dict[int, list[Round]] = field(default_factory=lambda: {size: [] for size in BATCHES})
+    failure: str = ""
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second; 0 of one that failed."""
+        return 0.0 if self.failure or not self.rounds else 1 / median(each.token for each in self.rounds)
+
+    def speeds(self) -> dict[int, float]:
+        """Tokens a second of all texts of a batch."""
+        return {size: size / median(each.token for each in found) for size, found in self.batches.items()}
 
 
 def models() -> dict[str, Model]:
     shipped = {name: load_config(CHECKOUT / f"configs/{name}.yaml").model for name in ("micro", "tiny_model")}
     letters = {"vocab_size": len(CHARACTERS) + 1}
     gpt2 = ModelConfig(preset="gpt2", n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50257)
+    micro, tiny = (shipped[name].model_copy(update=letters) for name in ("micro", "tiny_model"))
     return {
-        "micro": Model("micro, 0.8 M", shipped["micro"].model_copy(update=letters), 32, 31),
-        "tiny": Model("tiny, 4.85 M", shipped["tiny_model"].model_copy(update=letters), 64, 63),
-        "gpt2": Model("GPT-2, 124 M", gpt2, 256, 32),
+        "micro": Model("micro, 0.8 M", micro, Ask(32, 31, 1, 0.5), 25),
+        "tiny": Model("tiny, 4.85 M", tiny, Ask(64, 63, 1, 0.5), 30),
+        "gpt2": Model("GPT-2, 124 M", gpt2, Ask(256, 32, 1, 1.5), 80),
     }
 
 
@@ -97,162 +119,24 @@ CONTENDERS = [
     Contender("onnxruntime, int8", "ours", HF, 9, ("onnxruntime", "int8")),
     Contender("llama.cpp (wheel), q8_0", "xllamacpp", Q8, 8.5),
 ]
-OF_A_BUILD = [
-    Contender("llama.cpp (built here)", "llama_bench", GGUF, 32),
-    Contender("llama.cpp (built here), q8_0", "llama_bench", Q8, 8.5),
-]
+BATCHED = ("C", "onnxruntime", "C, int8")  # those that also write several texts at once
 
 
-# A contender opens a folder and gives what runs one round: (prompt tokens, new tokens, texts) -> Round
-
-
-def ours(folder: Path, backend: str, precision: str) -> Callable[[int, int, int], Round]:
-    assert precision in ("float32", "int8")
-    torch.set_num_threads(physical_cores())
-    decoder = open_decoder(folder, backend=backend, precision="int8" if precision == "int8" else "float32").decoder
-    print(decoder.description, file=sys.stderr)
-
-    def run(prompt: int, count: int, texts: int) -> Round:
-        cache, ids = decoder.new_cache(), np.arange(prompt) % (decoder.config.vocab_size or 1)
-        began = time.perf_counter()
-        tokens = decoder.prefill([ids.tolist()] * texts, cache).argmax(axis=1)
-        first, taken = time.perf_counter() - began, []
-        for _ in range(count):
-            began = time.perf_counter()
-            tokens = decoder.step(tokens, cache).argmax(axis=1)
-            taken.append(time.perf_counter() - began)
-        return Round(first, median(taken))
-
-    return run
-
-
-def transformers(folder: Path) -> Callable[[int, int, int], Round]:
-    from transformers import AutoModelForCausalLM
-
-    torch.set_num_threads(physical_cores())
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-
-    @torch.inference_mode()
-    def run(prompt: int, count: int, texts: int) -> Round:
-        tokens = (torch.arange(prompt) % model.config.vocab_size).expand(texts, -1)
-        began = time.perf_counter()
-        found = model(tokens, use_cache=True)
-        first, taken = time.perf_counter() - began, []
-        for _ in range(count):
-            began = time.perf_counter()
-            newest = found.logits[:, -1:].argmax(-1)
-            found = model(newest, past_key_values=found.past_key_values, use_cache=True)
-            taken.append(time.perf_counter() - began)
-        return Round(first, median(taken))
-
-    return run
-
-
-def no_cache(folder: Path) -> Callable[[int, int, int], Round]:
-    """nanoGPT's generate(): each token reads the whole text again, all of its logits but the last unused."""
-    torch.set_num_threads(physical_cores())
-    model = model_of(source_at(folder))
-
-    @torch.inference_mode()
-    def run(prompt: int, count: int, texts: int) -> Round:
-        tokens, taken = (torch.arange(prompt) % int(model.config.vocab_size or 1)).expand(texts, -1), []
-        for _ in range(min(count, 8) + 1):
-            began = time.perf_counter()
-            newest = model.head(model.hidden(tokens[:, -model.config.block_size :])[:, -1]).argmax(-1)
-            tokens = torch.cat([tokens, newest[:, None]], dim=1)
-            taken.append(time.perf_counter() - began)
-        return Round(taken[0], median(taken[1:]))
-
-    return run
-
-
-def xllamacpp(folder: Path) -> Callable[[int, int, int], Round]:
-    """llama.cpp's own server in this process, without HTTP, and its own clock; the best number of threads."""
-    import xllamacpp as llama
-
-    [file] = folder.glob("*.gguf")
-    servers = []
-    for threads in sorted({1, physical_cores()}):
-        parameters = llama.CommonParams()
-        parameters.model.path, parameters.n_parallel, parameters.warmup = str(file), 1, True
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-        parameters.verbosity = -1
-        servers.append(llama.Server(parameters))
-
-    def answer(server: object, prompt: int, count: int) -> Round:
-        request = {"prompt": [5 + i % 50 for i in range(prompt)], "n_predict": count, **GREEDY}
-        chunks: list[dict[str, dict[str, float]]] = []
-        server.handle_completions(json.dumps(request), lambda chunk: chunks.append(chunk) or False)  # type: ignore[attr-defined]
-        last = chunks[-1] if isinstance(chunks[-1], dict) else json.loads(str(chunks[-1]))
-        timings = last["timings"]
-        return Round(timings["prompt_ms"] / 1e3, timings["predicted_per_token_ms"] / 1e3)
-
-    def run(prompt: int, count: int, texts: int) -> Round:
-        found = [answer(server, prompt, count) for server in servers]
-        return Round(min(each.first for each in found), min(each.token for each in found))
-
-    return run
-
-
-def llama_bench(folder: Path, program: str) -> Callable[[int, int, int], Round]:
-    """llama.cpp's llama-bench of a build for this machine; the best number of threads."""
-    [file] = folder.glob("*.gguf")
-
-    def run(prompt: int, count: int, texts: int) -> Round:
-        threads = ",".join(str(each) for each in sorted({1, physical_cores()}))
-        command = [program, "-m", str(file), "-p", str(prompt), "-n", str(count), "-d", str(prompt), "-t", threads,
-                   "-r", "2", "-o", "json"]  # fmt: skip
-        rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        first = min(row["avg_ns"] for row in rows if row["n_gen"] == 0)
-        token = min(row["avg_ns"] / row["n_gen"] for row in rows if row["n_gen"])
-        return Round(first / 1e9, token / 1e9)
-
-    return run
-
-
-class Process:
-    """A contender in a process of its own, that does a round when asked."""
-
-    def __init__(self, contender: Contender, folder: Path, program: str | None):
-        options = [program or ""] if contender.kind == "llama_bench" else list(contender.options)
-        command = [sys.executable, "-m", "bench.decoding", "--contender", contender.kind, str(folder), *options]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def round(self, prompt: int, tokens: int, texts: int) -> Round:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps([prompt, tokens, texts]) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("round "):
-                return Round(*json.loads(line.removeprefix("round ")))
-        raise SystemExit(f"{' '.join(map(str, self.process.args))} ended")  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
-def contend(kind: str, folder: Path, options: Sequence[str]) -> int:
-    """What such a process does."""
-    kinds = {found.__name__: found for found in (ours, transformers, no_cache, xllamacpp, llama_bench)}
-    run = kinds[kind](folder, *options)
-    for line in sys.stdin:
-        found = run(*json.loads(line))
-        print("round", json.dumps([found.first, found.token]), flush=True)
-    return 0
+def of_a_build(program: str) -> list[Contender]:
+    return [
+        Contender("llama.cpp (built here)", "llama_bench", GGUF, 32, (program,)),
+        Contender("llama.cpp (built here), q8_0", "llama_bench", Q8, 8.5, (program,)),
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(models()), choices=list(models()))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--llama-bench", help="llama.cpp's program, built for this machine")
-    parser.add_argument("--gpt2", type=Path, help="folder or mirror with GPT-2's vocabulary, for its model")
+    parser.add_argument("--rounds", type=int, default=7, help="at most (default: %(default)s)")
+    parser.add_argument("--llama-bench", metavar="PROGRAM", help="llama.cpp's program, built for this machine")
+    parser.add_argument("--gpt2", type=Path, metavar="FOLDER", help="with GPT-2's vocabulary, for its model")
     parser.add_argument("--write", action="store_true", help=f"write {REPORT.relative_to(CHECKOUT)}")
-    parser.add_argument("--contender", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.contender:
-        kind, folder, *options = given.contender
-        return contend(kind, Path(folder), options)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[VARIABLE] = str(Path(folder) / "cache")
         lines = list(report(given, Path(folder)))
@@ -263,74 +147,104 @@ def main() -> int:
 
 def report(given: argparse.Namespace, folder: Path) -> Iterator[str]:
     """The lines of the document; printed as they come."""
-    rate = bandwidth()
+    began, rate, load = time.perf_counter(), bandwidth(), os.getloadavg()[0]
+    candidates = ", ".join(map(str, thread_counts()))
     opening = [
         "# Decoding, measured",
         "",
         "Made by `python -m bench.decoding --write`.",
         "",
-        f"{this_machine()}; {rate / 1e9:.1f} GB/s from memory. Greedy, medians over {given.rounds} alternating rounds.",
+        f"{this_machine()}; {rate / 1e9:.1f} GB/s from memory; load average {load:.1f} before it began.",
+        f"Greedy choice, medians over alternating rounds; candidates of threads: {candidates}.",
         "First: time to the first token. Of memory: bytes of weights that a token reads, as a share of what memory",
         "gives in that time; above 100 % they come from the processor's caches.",
-        f"Candidates of threads: {', '.join(map(str, thread_counts()))} on {cores()} cores.",
     ]
     yield from shown(opening)
-    contenders = [*CONTENDERS, *(OF_A_BUILD if given.llama_bench else [])]
+    contenders = [*CONTENDERS, *(of_a_build(given.llama_bench) if given.llama_bench else [])]
     for name in given.models:
-        yield from shown(table(models()[name], contenders, given, folder / name, rate))
+        yield from shown(section(models()[name], contenders, given, folder / name, rate))
     if "micro" in given.models:
-        yield from shown(
-            ["", f"`nanogpt generate` of one token of micro, Python's start included: {load(folder):.2f} s."]
-        )
+        yield from shown(start(folder / "micro" / "-".join(HF)))
+    yield from shown(sampling())
+    yield from shown(["", f"All of this took {time.perf_counter() - began:.0f} s."])
 
 
-def shown(lines: Iterator[str] | list[str]) -> Iterator[str]:
+def shown(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         print(line, flush=True)
         yield line
 
 
-def table(
+def section(
     model: Model, contenders: Sequence[Contender], given: argparse.Namespace, folder: Path, rate: float
 ) -> Iterator[str]:
-    export(model, {contender.form for contender in contenders}, folder, given.gpt2)
-    weights = read_for_a_token(model.config)
-    processes = {found: Process(found, folder / "-".join(found.form), given.llama_bench) for found in contenders}
-    rounds: dict[Contender, list[Round]] = {contender: [] for contender in contenders}
-    batches: dict[int, list[Round]] = {size: [] for size in (1, *BATCHES)}
-    for number in range(given.rounds + 1):
-        for contender, process in processes.items():
-            found = process.round(model.prompt, model.tokens, 1)
-            rounds[contender] += [found] if number else []  # the first warms up
-        for size in batches:
-            found = processes[contenders[0]].round(16, min(16, model.tokens), size)
-            batches[size] += [found] if number else []
-    for process in processes.values():
-        process.close()
-    best = {bits > 16: speed for bits, speed in llama_speeds(rounds)}
-    yield from ["", f"## {model.title}: prompt {model.prompt}, then {model.tokens} tokens", ""]
+    failures = export(model, {contender.form for contender in contenders}, folder, given.gpt2)
+    found = {each: Found(failure=failures.get(each.form, "")) for each in contenders}
+    measure(model, found, folder, given.rounds)
+    rounds = max((len(each.rounds) for each in found.values()), default=0)
+    ask, weights = model.ask, read_for_a_token(model.config)
+    yield from ["", f"## {model.title}: prompt {ask.prompt}, then {ask.tokens} tokens, {rounds} rounds", ""]
     yield from ["| | tokens/s | of llama.cpp at this precision | of memory | first |", "|---|---|---|---|---|"]
-    for contender, found in rounds.items():
-        speed = 1 / median(each.token for each in found)
-        share = speed * weights * contender.bits / 8 / rate
-        first = median(each.first for each in found) * 1e3
-        yield (
-            f"| {contender.title} | {speed:,.0f} | {speed / best[contender.bits > 16]:.2f} | {share:.0%} "
-            f"| {first:,.1f} ms |"
-        )
-    speeds = {size: size / median(each.token for each in found) for size, found in batches.items()}
-    listed = ", ".join(f"{speed:,.0f} tokens/s with {size}" for size, speed in speeds.items())
-    yield from ["", f"Texts at once, {contenders[0].title}: {listed}: 8 are {speeds[8] / speeds[1]:.1f} times one."]
+    for contender, reached in found.items():
+        if not reached.speed:
+            yield f"| {contender.title} | failed: {reached.failure or 'no round'} | | | |"
+            continue
+        of_llama = reached.speed / best if (best := llama_speed(found, contender.bits > 16)) else None
+        share = reached.speed * weights * contender.bits / 8 / rate
+        first = median(each.first for each in reached.rounds) * 1e3
+        cells = [f"{reached.speed:,.0f}", f"{of_llama:.2f}" if of_llama else "-", f"{share:.0%}", f"{first:,.1f} ms"]
+        yield f"| {contender.title} | {' | '.join(cells)} |"
+    yield from ["", f"| Texts at once, tokens/s | {' | '.join(map(str, BATCHES))} | 8 of 1 |"]
+    yield "|---|" + "---|" * (len(BATCHES) + 1)
+    for contender, reached in found.items():
+        if contender.title in BATCHED and reached.speed and all(reached.batches.values()):
+            speeds = reached.speeds()
+            listed = " | ".join(f"{speed:,.0f}" for speed in speeds.values())
+            yield f"| {contender.title} | {listed} | {speeds[8] / speeds[1]:.1f} |"
 
 
-def llama_speeds(rounds: dict[Contender, list[Round]]) -> Iterator[tuple[float, float]]:
-    """(bits, tokens a second) of llama.cpp, slowest first, so that the fastest of each precision counts."""
-    of_llama = [(c.bits, 1 / median(r.token for r in found)) for c, found in rounds.items() if "llama" in c.title]
-    yield from sorted(of_llama, key=lambda found: found[1])
+def measure(model: Model, found: dict[Contender, Found], folder: Path, rounds: int) -> None:
+    """Rounds of all contenders by turns, until there are enough or the model's time is up."""
+    with ExitStack() as stack:
+        processes: dict[Contender, Process] = {}
+        for contender, reached in found.items():
+            if not reached.failure:
+                process = Process(contender.kind, folder / "-".join(contender.form), contender.options)
+                stack.callback(process.close)
+                processes[contender] = process
+        for process in processes.values():
+            with suppress(Failed):  # its turn says so
+                process.wait()
+        ends = float("inf")
+        for number in range(rounds + 1):  # the first opens the model and warms up
+            if number > LEAST_ROUNDS and time.perf_counter() > ends:
+                return
+            print(f"{time.strftime('%X')} {model.title}: round {number} of {rounds}", file=sys.stderr)
+            for contender, process in processes.items():
+                one_turn(model, contender, process, found[contender], counts=number > 0)
+            ends = min(ends, time.perf_counter() + model.seconds)
 
 
-def export(model: Model, forms: set[tuple[str, str]], folder: Path, gpt2: Path | None) -> None:
-    """The model with random weights, in each form."""
+def one_turn(model: Model, contender: Contender, process: Process, reached: Found, counts: bool) -> None:
+    try:
+        alone = process.round(model.ask)
+        reached.rounds += [alone] if counts else []
+        for size in BATCHES if contender.title in BATCHED else ():
+            together = process.round(replace(OF_A_BATCH, texts=size))
+            reached.batches[size] += [together] if counts else []
+    except Failed as failure:
+        reached.failure = str(failure)
+
+
+def llama_speed(found: dict[Contender, Found], is_float: bool) -> float:
+    """Tokens a second of the fastest llama.cpp of this precision, 0 where there is none."""
+    of_llama = [each.speed for contender, each in found.items() if "llama" in contender.title
+                and (contender.bits > 16) == is_float]  # fmt: skip
+    return max(of_llama, default=0.0)
+
+
+def export(model: Model, forms: set[tuple[str, str]], folder: Path, gpt2: Path | None) -> dict[tuple[str, str], str]:
+    """The model with random weights, in each form; why a form could not be made."""
     torch.manual_seed(0)
     made = GPT(model.config, seed=0)
     with torch.no_grad():
@@ -338,8 +252,13 @@ def export(model: Model, forms: set[tuple[str, str]], folder: Path, gpt2: Path |
             parameter.add_(torch.randn(parameter.shape) * 0.02)
     tokenizer = _tokenizer(model.config, folder, gpt2)
     huggingface.export(made, tokenizer, folder / "-".join(HF), None)
-    for fmt, precision in forms - {HF}:
-        formats.write(folder / "-".join(HF), fmt, folder / f"{fmt}-{precision}", precision=precision)
+    failures = {}
+    for fmt, precision in sorted(forms - {HF}):
+        try:
+            formats.write(folder / "-".join(HF), fmt, folder / f"{fmt}-{precision}", precision=precision)
+        except Exception as error:  # the others can be measured all the same
+            failures[fmt, precision] = f"{type(error).__name__}: {error}".splitlines()[0]
+    return failures
 
 
 def _tokenizer(config: ModelConfig, folder: Path, gpt2: Path | None) -> Tokenizer:
@@ -358,24 +277,34 @@ def bandwidth() -> float:
     """Bytes a second from memory: the best of several products of a large matrix and a vector."""
     torch.set_num_threads(physical_cores())
     matrix, vector = torch.ones(25_000, 4_096), torch.ones(4_096)  # 400 MB
-    taken = []
-    for _ in range(12):
-        began = time.perf_counter()
-        torch.mv(matrix, vector)
-        taken.append(time.perf_counter() - began)
-    return matrix.nbytes / min(taken)
+    return matrix.nbytes / min(timed(lambda: torch.mv(matrix, vector)) for _ in range(12))
 
 
-def load(folder: Path) -> float:
-    """Seconds of a whole process that opens micro and writes one token, its backend chosen before."""
-    command = [sys.executable, "-m", "nanogpt.cli", "generate", str(folder / "micro" / "-".join(HF)), "--prompt", "A",
-               "--tokens", "1"]  # fmt: skip
-    taken = []
-    for _ in range(6):
-        began = time.perf_counter()
+def start(folder: Path) -> Iterator[str]:
+    """Seconds of a whole process that opens micro and writes one token; the first builds and measures, too."""
+    command = [sys.executable, "-m", "nanogpt.cli", "generate", str(folder), "--prompt", "A", "--tokens", "1"]
+    yield from ["", "## From the start of Python to the first token: `nanogpt generate`, micro", ""]
+
+    def generate() -> None:
         subprocess.run(command, check=True, capture_output=True, cwd=CHECKOUT)
-        taken.append(time.perf_counter() - began)
-    return median(taken[1:])
+
+    try:
+        first, *later = [timed(generate) for _ in range(6)]
+    except subprocess.CalledProcessError as error:
+        yield f"Failed: {error.stderr.decode().strip().splitlines()[-1]}"
+        return
+    yield f"{median(later):.2f} s, the median of {len(later)}; {first:.2f} s when the backend is not chosen yet."
+
+
+def sampling() -> Iterator[str]:
+    """Milliseconds of choosing one token of 50,257 by each option."""
+    logits = np.random.default_rng(0).normal(0, 2.5, (32, 1, 50257)).astype(np.float32)
+    yield from ["", "## Choosing one token of 50,257", "", f"| {' | '.join(SAMPLED)} |", "|" + "---|" * len(SAMPLED)]
+    cells = []
+    for options in SAMPLED.values():
+        draw = partial(choose, samplers=[Sampler(options, ())])
+        cells.append(median(timed(partial(draw, row)) for row in logits))
+    yield f"| {' | '.join(f'{seconds * 1e3:.2f} ms' for seconds in cells)} |"
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ SIGNS_OF_NVIDIA = ("/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1
 HOPS = "NANOGPT_BOOTSTRAP_HOPS"  # environment variable: from interpreter to interpreter, so far
 
 # Measured on x86_64 Linux with Python 3.11: gigabytes to fetch, and on disk with the bytecode that a run needs.
-SIZE_WITHOUT_CUDA, SIZE_WITH_CUDA = (0.3, 1.2), (3.1, 5.9)
+SIZE_WITHOUT_CUDA, SIZE_WITH_CUDA = (0.4, 1.3), (3.1, 6.1)
 
 # Bytecode of all packages costs 25 of the 61 s of processor time that pip takes, and 260 MB. Python compiles what it
 # imports (4 s in all) and keeps it, unless it was forbidden to: then every process would compile again.
@@ -358,9 +358,11 @@ def install_packages(extras: List[str], log: IO[str], lock: IO[str]) -> int:
     can_have_cuda = sys.platform.startswith("linux")
     torch, index = torch_without_cuda(pin, configured) if pin and can_have_cuda and not has_nvidia_gpu() else ([], [])
     uv = shutil.which("uv") and not configured
-    say(f"Installing {len(requirements(extras))} packages and what they need with {'uv' if uv else 'pip'}"
-        f"{size_of_torch(with_cuda=can_have_cuda and not torch) if pin else ''}.\n"
-        "What it prints goes to logs/bootstrap.log.")  # fmt: skip
+    installer = "uv" if uv else "pip"
+    say(f"Installing {len(requirements(extras))} packages and what they need with {installer}.")
+    if pin:
+        say(size_of_torch(with_cuda=can_have_cuda and not torch))
+    say(f"What {installer} prints goes to logs/bootstrap.log.")
     project = f".[{','.join(extras)}]" if extras else "."
     if uv:
         command = ["uv", "pip", "install", "--python", VENV_PYTHON, "--editable", project]
@@ -415,7 +417,7 @@ def size_of_torch(with_cuda: bool) -> str:
     free = shutil.disk_usage(ROOT).free / 1e9
     little = f" (only {free:.1f} GB are free)" if free < on_disk else ""
     cuda = "with" if with_cuda else "without"
-    return f": about {fetched} GB to fetch and {on_disk} GB on disk{little}, PyTorch {cuda} CUDA"
+    return f"PyTorch comes {cuda} CUDA: about {fetched} GB to fetch, {on_disk} GB on disk{little}."
 
 
 class Progress:

@@ -32,14 +32,19 @@ USER_ERROR = 2
 GREETING = """\
 nanogpt {version}: train, use and measure a small GPT.
 
-  nanogpt prepare book.txt --out data/book --tokenizer char     a text becomes tokens
-  nanogpt plan configs/micro.yaml                               what memory and work a training takes
+Turn a text into tokens, see what a training takes, train:
+  nanogpt prepare book.txt --out data/book --tokenizer char
+  nanogpt plan configs/micro.yaml
   nanogpt train configs/micro.yaml --data data/book --folder models/book
-  nanogpt generate models/book --prompt "Once"                  the model writes
-  nanogpt chat models/book                                      you and the model write a play together
-  nanogpt serve models/book                                     the same on a page, and for other programs
-  nanogpt eval models/book --data data/book                     how well it predicts text that it never saw
-  nanogpt export models/book --out exports/book                 for transformers, vLLM and others
+
+Let the model write, write a play with it, use it on a page or from programs:
+  nanogpt generate models/book --prompt "Once"
+  nanogpt chat models/book
+  nanogpt serve models/book
+
+Measure it on text that it never saw; export it for transformers or llama.cpp:
+  nanogpt eval models/book --data data/book
+  nanogpt export models/book --out exports/book --to hf,gguf
 
 nanogpt --help lists all commands, nanogpt COMMAND --help the options of one.
 """

@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,26 @@ if "hypothesis" not in EXTRAS:
     settings.load_profile("suite")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     if sys.flags.optimize:
         raise pytest.UsageError("python -O and PYTHONOPTIMIZE remove the assertions that tests consist of: do without")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        use_own_cache(config)
+
+
+def use_own_cache(config: pytest.Config) -> None:
+    """Built and measured decoders go into a folder of this suite, and not into the person's own: one for all workers
+    and the processes that they start, so that few of them compile."""
+    folder, before = tempfile.mkdtemp(prefix="nanogpt-cache-"), os.environ.get("NANOGPT_CACHE")
+    os.environ["NANOGPT_CACHE"] = folder
+
+    def restore() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.environ.pop("NANOGPT_CACHE")
+        if before is not None:
+            os.environ["NANOGPT_CACHE"] = before
+
+    config.add_cleanup(restore)
 
 
 def pytest_report_header() -> str | None:

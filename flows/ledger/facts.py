@@ -325,6 +325,7 @@ class Compressed:
     folder: str
     table: CompressionTable | None
     not_made: str = ""
+    by_hand: str = ""  # the command that makes them
 
 
 @dataclass(frozen=True)
@@ -342,6 +343,7 @@ class Served:
     question: str
     reply: str
     seconds_to_end: float  # after SIGTERM
+    backend: str = ""  # what computed
 
 
 @dataclass(frozen=True)
@@ -356,6 +358,7 @@ class Example:
 @dataclass(frozen=True)
 class Examples:
     examples: list[Example]
+    left_out: list[str] = field(default_factory=list)  # by a run that was late
 
 
 # ---- 8 documentation

@@ -195,16 +195,19 @@ def compress(run: Run) -> StepResult[Compressed]:
     """The table of smaller models, within the plan's seconds; a short or a late run leaves it out and says so."""
     exported, seconds = run.facts(EXPORTED), _compression_seconds(run)
     folder = run.paths.exports / f"{BEST}-smaller"
+    config = load_config(run.paths.config(exported.model))
+    data = run.paths.data / config.data.tokenizer
     if not seconds or run.is_late:
         reason = "the run is late" if seconds else _too_short(run)
-        return StepResult(Compressed(exported.model, "", None, reason))
-    config = load_config(run.paths.config(exported.model))
+        places = [_from_checkout(place) for place in (run.paths.workspace / exported.folder, data, folder)]
+        by_hand = shlex.join(["nanogpt", "compress", places[0], "--data", places[1], "--out", places[2]])
+        return StepResult(Compressed(exported.model, "", None, reason, by_hand))
 
     def work(device: str) -> CompressionTable:
         table: CompressionTable = run.worker.call(
             "nanogpt.compression.table:compress",
             folder=run.paths.workspace / exported.folder,
-            data_folder=run.paths.data / config.data.tokenizer,
+            data_folder=data,
             out=folder,
             seconds=LEARNING * seconds,
             seconds_to_judge=JUDGING * seconds,
@@ -229,7 +232,7 @@ def _compression_seconds(run: Run) -> float:
 
 def _too_short(run: Run) -> str:
     least = duration(budget_shares.BUDGET_FOR_COMPRESSION)
-    return f"a budget of {duration(run.config.budget)} leaves no time for it; {least} and more do"
+    return f"a budget of {duration(run.config.budget)} leaves no time for it; it takes {least} or more"
 
 
 def run_examples(run: Run) -> StepResult[Examples]:
@@ -246,7 +249,8 @@ def run_examples(run: Run) -> StepResult[Examples]:
     if failed:
         where = run.paths.relative(file)
         raise RuntimeError(f"examples failed: {', '.join(failed)}; their output is in {where}")
-    return StepResult(Examples(rows), [file], identity={row.name: row.output for row in rows})
+    left_out = [script.stem for script in scripts if script not in chosen]
+    return StepResult(Examples(rows, left_out), [file], identity={row.name: row.output for row in rows})
 
 
 def _at_once(model_bytes: int) -> int:

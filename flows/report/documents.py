@@ -147,9 +147,16 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
         "quoted": shlex.quote,
+        "typed_path": _typed_path,
         "python_text": repr,
         "remedies": remedies.TABLE,
     }
+
+
+def _typed_path(folder: str) -> str:
+    """`folder` as a person types it who stands in the checkout."""
+    path = Path(folder)
+    return shlex.quote(str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path))
 
 
 def _absent(phase: PhaseFacts) -> Markup:

@@ -44,7 +44,7 @@ def seconds_expected(budget: float, states: Path, code: dict[str, str]) -> float
 
 def too_little(budget: float) -> str:
     """Why they are not run within a short budget."""
-    return f"{SHARE:.0%} of the budget, {SHARE * budget:.1f} s, are too little for them"
+    return f"{SHARE:.0%} of the budget, {SHARE * budget:.1f} s, is too little for them"
 
 
 def earlier(states: Path, code: dict[str, str]) -> Tests | None:

@@ -41,6 +41,7 @@ class Talk:
     question: str
     reply: str
     seconds_to_end: float  # after SIGTERM
+    backend: str  # what computed
 
 
 def serve_and_talk(model: Path, prompt: str, log: Path) -> Talk:
@@ -58,6 +59,7 @@ def serve_and_talk(model: Path, prompt: str, log: Path) -> Talk:
             _ask(port, "completions", {"prompt": prompt, "max_tokens": 1}).close()  # waits for the model to be loaded
             stream = _timed_completion(port, prompt)
             reply = _reply(port)
+            backend = _backend(port)
             ended = _end(process)
         except (requests.RequestException, RuntimeError, LookupError, ValueError, subprocess.TimeoutExpired) as error:
             raise RuntimeError(f"nanogpt serve: {error}; its last words: {_last_words(log)}") from error
@@ -71,6 +73,7 @@ def serve_and_talk(model: Path, prompt: str, log: Path) -> Talk:
         question=QUESTION,
         reply=reply,
         seconds_to_end=round(ended, 2),
+        backend=backend,
     )
 
 
@@ -183,6 +186,13 @@ def _reply(port: int) -> str:
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS}
     with _ask(port, "chat/completions", body) as answer:
         return str(answer.json()["choices"][0]["message"]["content"] or "")
+
+
+def _backend(port: int) -> str:
+    """What computes the model that is served, in words."""
+    with _session() as session:
+        models = session.get(f"http://{HOST}:{port}/v1/models", timeout=SECONDS_TO_ANSWER).json()["data"]
+    return str(models[0]["nanogpt"]["backend"] or "")
 
 
 def _end(process: subprocess.Popen[bytes]) -> float:

@@ -14,7 +14,9 @@ HELP = "write a model in the forms that other programs open"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=path, metavar="FOLDER", help="a model's training folder, whose best/ is taken")
+    parser.add_argument(
+        "folder", type=path, metavar="FOLDER", help="an export, or a model's training folder, whose best/ is taken"
+    )
     parser.add_argument(
         "--out", type=path, required=True, metavar="DIR", help="the folder to write: a new one, or an earlier export"
     )

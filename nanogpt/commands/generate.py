@@ -19,24 +19,24 @@ HELP = "write the text that follows a prompt"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="the beginning of the text; empty: the model begins")
-    file = 'many: one a line, or JSON lines such as {"prompt": "Once", "top_k": 9}; - is stdin'
+    file = 'many prompts: one per line, or JSON lines such as {"prompt": "Once", "top_k": 9}; - is stdin'
     prompt.add_argument("--prompts", metavar="FILE", help=file)
     add = parser.add_argument
-    add("--num-samples", type=positive(int), default=1, metavar="N", help="texts of each prompt (default: %(default)s)")
+    add("--num-samples", type=positive(int), default=1, metavar="N", help="texts a prompt (default: %(default)s)")
     add("--json", action="store_true", help="a line of JSON for each text")
     add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
-    add("--allow-unknown", action="store_true", help="even if over 10 %% of the prompt is outside the vocabulary")
+    add("--allow-unknown", action="store_true", help="go on even if over 10 %% of the prompt is outside the vocabulary")
     guesses = "a smaller model of the same tokenizer that guesses for it: the same text, sooner, one at a time"
     add("--draft", type=path, metavar="FOLDER", help=guesses)
     add = add_writing(parser, tokens=300).add_argument
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")
-    bias = "added to the logit of a token; repeatable"
+    bias = "add X to the logit of the token with this id; repeatable"
     add("--logit-bias", action="append", type=_bias, default=[], metavar="ID=X", help=bias)
-    pattern = "a regular expression that the text has to match (needs the extra `constrained`)"
+    pattern = "a regular expression that the text has to match (needs `pip install llguidance`)"
     add("--pattern", metavar="REGEX", help=pattern)
-    add("--json-schema", type=path, metavar="FILE", help="of the JSON value that the text has to be (as above)")
+    add("--json-schema", type=path, metavar="FILE", help="a JSON schema that the text has to follow (as above)")
     add("--beams", type=positive(int), default=1, metavar="N", help="search for the likeliest text with N candidates")
-    longer = "of --beams: above 1 longer texts, below shorter (default: %(default)s)"
+    longer = "with --beams: above 1 prefers longer texts, below 1 shorter (default: %(default)s)"
     add("--length-penalty", type=float, default=1.0, metavar="X", help=longer)
 
 

@@ -27,15 +27,21 @@ def open_engine(arguments: argparse.Namespace, draft: Path | None = None) -> Eng
     says where one is or what makes one."""
     for folder in filter(None, (arguments.folder, draft)):
         require_model(folder)
-    device, notes = chosen_device(arguments.device), list[str]()
+    device, noted = chosen_device(arguments.device), set[str]()
     line = f"loading {arguments.folder} ..."[: shutil.get_terminal_size().columns - 1]
-    with progress_lines(line) if sys.stderr.isatty() else nullcontext():
-        engine = Engine.from_folder(
-            arguments.folder, device, arguments.backend, notes.append, arguments.precision, draft
-        )
-    for note in dict.fromkeys(notes):  # two models may have the same to say
-        print_note(note)
-    return engine
+    with progress_lines(line) if sys.stderr.isatty() else nullcontext() as show:
+
+        def notify(note: str) -> None:
+            if note in noted:  # two models may have the same to say
+                return
+            noted.add(note)
+            if show is not None:
+                show("")
+            print_note(note)
+            if show is not None:
+                show(line)
+
+        return Engine.from_folder(arguments.folder, device, arguments.backend, notify, arguments.precision, draft)
 
 
 def description(engine: Engine, folder: Path) -> str:

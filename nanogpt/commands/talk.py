@@ -44,19 +44,19 @@ class Setting:
 
 SETTINGS = {
     "temperature": Setting("temperature", float, "0: always the likeliest token"),
-    "top-k": Setting("top_k", int, "draw from so many likeliest tokens"),
+    "top-k": Setting("top_k", int, "draw from the N likeliest tokens"),
     "top-p": Setting("top_p", float, "draw from the likeliest that reach this probability"),
-    "min-p": Setting("min_p", float, "leave out what is below X times the likeliest"),
-    "repetition-penalty": Setting("repetition_penalty", float, "above 1: what is there comes less often"),
+    "min-p": Setting("min_p", float, "leave out tokens below X times the likeliest"),
+    "repetition-penalty": Setting("repetition_penalty", float, "above 1: used tokens come less often"),
     "tokens": Setting("max_new_tokens", int, "longest answer"),
     "seed": Setting("seed", int, "the same seed gives the same answers"),
 }
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Options)}
 HELP_BELOW = f"""\
-A setting alone shows its value; {OFF}, as in /top-k {OFF}, takes it back.
+A setting without a value shows it; {OFF}, as in /top-k {OFF}, resets it.
 A line that ends with \\ continues in the next one.
 \"\"\" begins and ends a text of many lines.
-// begins words whose first character is /."""
+Begin with // to say words that begin with /."""
 
 
 class Talk:
@@ -180,7 +180,7 @@ class Talk:
     def _obey(self, name: str, argument: str) -> None:
         if name not in self._commands:
             likely = [known for known in self._commands if known.startswith(name)] if name else []
-            near = suggestion(likely[0]) if likely else nearest(name, self._commands)
+            near = suggestion(f"/{likely[0]}") if likely else nearest(f"/{name}", map("/{}".format, self._commands))
             raise UserError(f"/{name}: no such command{near}; /help lists them")
         self._commands[name].run(argument)
 
@@ -216,7 +216,7 @@ class Talk:
         except OSError as error:
             raise UserError(f"/save {path}: {error.strerror}") from None
         self._file = path
-        note(f"{path}: {len(self._spoken):,} messages")
+        note(f"saved {len(self._spoken):,} messages to {path}")
 
     def _load(self, name: str) -> None:
         path = self._path("load", name)

@@ -163,11 +163,13 @@ class CharTokenizer(Tokenizer):
     @classmethod
     def from_json(cls, content: Json) -> CharTokenizer:
         """Read what hugging_face() gave. Raises KeyError, ValueError."""
-        vocabulary = content["model"]["vocab"]
-        characters = sorted(vocabulary, key=vocabulary.__getitem__)
-        if UNKNOWN in vocabulary:
-            return cls(character for character in characters if character != UNKNOWN)
-        return cls(characters, closed=True)
+        vocabulary: dict[str, int] = dict(content["model"]["vocab"])
+        closed = UNKNOWN not in vocabulary
+        characters = sorted(vocabulary.keys() - {UNKNOWN}, key=vocabulary.__getitem__)
+        tokenizer = cls(characters, closed)
+        if vocabulary != {text: index for index, text in enumerate([*tokenizer.alphabet, *[UNKNOWN] * (not closed)])}:
+            raise ValueError("its ids are not those of its characters in their order, one for each")
+        return tokenizer
 
 
 class BPETokenizer(Tokenizer):

@@ -1,9 +1,14 @@
-"""Which backend with how many threads decodes a model fastest on this machine: measured once, then remembered."""
+"""Which backend with how many threads decodes a model fastest on this machine: measured once, then remembered.
+
+What is measured while other work takes the processor is believed for BUSY_SECONDS only: beside another process, two
+threads may be nine times slower than one, and on an idle machine faster.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,17 +39,21 @@ TOKENS_COMPARED = 12
 SECONDS = 0.06  # of steps for each candidate
 STEPS = range(3, 200)  # at least and at most
 MEASURED_AT = 64  # tokens in the cache
+TEXTS = 8  # of a measurement with several
 KEPT_CHOICES = 500
+BUSY_SECONDS = 600  # after which what was measured on a busy machine is measured again
+LEAST_SHARE = 0.9  # of a measurement's time in which one thread has to compute; measured on an idle machine: 0.99
 SMALL = 8  # of the machine's memory a share that is no matter to hold twice
 Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend and its threads."""
+    """A backend and its threads; `for_several`: those of "c" where several texts go on at once."""
 
     backend: str
-    threads: int
+    threads: int = 1
+    for_several: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,38 +66,48 @@ class Task:
     precision: Precision
     backends: Sequence[str]
 
-    def decoder(self, choice: Choice) -> Fast:
-        """Raises Unavailable."""
-        return FAST[choice.backend](self.config, self.arrays, choice.threads, self.precision)
+    def decoder(self, choice: Choice, notify: Notify) -> Fast:
+        """`notify` gets what takes seconds. Raises Unavailable."""
+        if choice.backend == "c":
+            decoder = CDecoder(self.config, self.arrays, choice.threads, self.precision, notify)
+            decoder.set_threads(choice.threads, choice.for_several)
+            return decoder
+        return OrtDecoder(self.config, self.arrays, choice.threads, self.precision)
 
 
-def fastest(task: Task, notify: Notify) -> Decoder | None:
+@np.errstate(all="ignore")  # numbers that become too large are looked at here, no reason to warn on a terminal
+def fastest(task: Task, passed_over: Notify, notify: Notify, anew: bool = False) -> Decoder | None:
     """The decoder remembered for the model on this machine, or the fastest of those that compute what the reference
-    does. `notify` gets why each other one is passed over; None when all are."""
+    does. `passed_over` gets why each other one is not taken; None when none is. `notify` gets what takes seconds, when
+    it begins. anew: measured whatever is remembered."""
     note = _note(task)
-    remembered = _remembered(note)
+    remembered = None if anew else _remembered(note)
     if remembered is not None and remembered.backend in task.backends:
         with contextlib.suppress(Unavailable):
-            return task.decoder(remembered)
-    best: tuple[float, Choice] | None = None
+            return task.decoder(remembered, notify)
+    measurement = Measurement()
+    best: tuple[float, Choice] | None = None  # seconds of a token
     kept: Fast | None = None
     for backend in task.backends:
         try:
-            decoder = task.decoder(Choice(backend, 1))
+            decoder = task.decoder(Choice(backend), notify)
             check(decoder, task.arrays)
-            seconds, threads = _fastest_threads(decoder)
+            seconds, choice = measurement.fastest_threads(decoder)
         except Unavailable as reason:
-            notify(f"decoding without {backend}: {reason}")
+            passed_over(f"decoding without {backend}: {reason}")
             continue
         if best is None or seconds < best[0]:
-            best, kept = (seconds, Choice(backend, threads)), decoder if _is_small(task) else None
+            best, kept = (seconds, choice), decoder if _is_small(task) else None
         del decoder
     if best is None:
         return None
-    _remember(note, *best)
+    _remember(note, *best, was_busy=measurement.was_busy)
     if kept is None:
-        return task.decoder(best[1])
-    kept.set_threads(best[1].threads)
+        return task.decoder(best[1], notify)
+    if isinstance(kept, CDecoder):
+        kept.set_threads(best[1].threads, best[1].for_several)
+    else:
+        kept.set_threads(best[1].threads)
     return kept
 
 
@@ -111,13 +130,25 @@ def check(decoder: Decoder, arrays: Mapping[str, Array]) -> None:
         raise Unavailable(f"its logits differ from the model's by {share:.1g} of their spread")
 
 
-def _fastest_threads(decoder: Fast) -> tuple[float, int]:
-    """Seconds of a token, and with how many threads."""
-    found = []
-    for threads in thread_counts():
-        decoder.set_threads(threads)
-        found.append((seconds_of_a_step(decoder), threads))
-    return min(found)
+class Measurement:
+    """Seconds of tokens, and whether other work took the processor meanwhile."""
+
+    def __init__(self) -> None:
+        self.was_busy = os.getloadavg()[0] > cores() if hasattr(os, "getloadavg") else False  # not on Windows
+
+    def fastest_threads(self, decoder: Fast) -> tuple[float, Choice]:
+        """Seconds of a token, and with how many threads."""
+        alone, together = [], []
+        for threads in thread_counts():
+            decoder.set_threads(threads)
+            began, computed = time.perf_counter(), time.process_time()
+            alone.append((seconds_of_a_step(decoder), threads))
+            share = (time.process_time() - computed) / (time.perf_counter() - began)
+            self.was_busy |= threads == 1 and share < LEAST_SHARE
+            if isinstance(decoder, CDecoder):
+                together.append((seconds_of_a_step(decoder, TEXTS), threads))
+        seconds, threads = min(alone)
+        return seconds, Choice(decoder.name, threads, min(together)[1] if together else threads)
 
 
 def thread_counts() -> list[int]:
@@ -126,23 +157,24 @@ def thread_counts() -> list[int]:
     return sorted({*powers, physical_cores(), cores()})
 
 
-def seconds_of_a_step(decoder: Decoder) -> float:
-    """The shortest of some steps with a cache half full, at most MEASURED_AT tokens.
+def seconds_of_a_step(decoder: Decoder, texts: int = 1) -> float:
+    """The shortest of some steps with a cache half full, at most MEASURED_AT tokens of each text.
 
     Other programs make steps longer, never shorter. With a load of 9 on two cores the median took the slower backend in
-    1 of 12 trials (and the choice is kept), the shortest in none.
+    1 of 12 trials, the shortest in none.
     """
     block_size = decoder.config.block_size
     cache, count = decoder.new_cache(), max(1, min(MEASURED_AT, block_size // 2))
     decoder.prefill([[0] * count], cache)
-    token, taken, began = np.zeros(1, np.int64), list[float](), time.perf_counter()
-    cache.cut([count - 1])
+    cache.select([0] * texts)
+    tokens, taken, began = np.zeros(texts, np.int64), list[float](), time.perf_counter()
+    cache.cut([count - 1] * texts)
     while len(taken) < STEPS.start or (time.perf_counter() - began < SECONDS and len(taken) < STEPS.stop):
         before = time.perf_counter()
-        decoder.step(token, cache)
+        decoder.step(tokens, cache)
         taken.append(time.perf_counter() - before)
         if cache.lengths[0] == block_size:
-            cache.cut([count - 1])
+            cache.cut([count - 1] * texts)
     return min(taken)
 
 
@@ -172,15 +204,23 @@ def _versions() -> Iterator[str]:
 
 def _remembered(note: Path | None) -> Choice | None:
     found, _ = durable.read_note(note) if note is not None else (None, "")
-    if found is None or found.get("backend") not in FAST or not isinstance(found.get("threads"), int):
+    if found is None or found.get("backend") not in FAST:
         return None
-    return Choice(found["backend"], max(1, found["threads"]))
+    threads, for_several = found.get("threads"), found.get("threads_for_several")
+    if threads not in thread_counts() or for_several not in thread_counts():
+        return None
+    until = found.get("until")
+    if until is not None and not (isinstance(until, float) and 0 <= until - time.time() <= BUSY_SECONDS):
+        return None
+    return Choice(found["backend"], threads, for_several)
 
 
-def _remember(note: Path | None, seconds: float, choice: Choice) -> None:
+def _remember(note: Path | None, seconds: float, choice: Choice, was_busy: bool) -> None:
     if note is None:
         return
-    found = {"backend": choice.backend, "threads": choice.threads, "seconds_of_a_token": seconds}
+    until = time.time() + BUSY_SECONDS if was_busy else None
+    threads = {"threads": choice.threads, "threads_for_several": choice.for_several}
+    found = {"backend": choice.backend, **threads, "seconds_of_a_token": seconds, "until": until}
     with contextlib.suppress(OSError):  # the next process measures again
         durable.write_note(note, found)
         by_age = sorted(note.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)

@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from nanogpt import durable
@@ -29,24 +30,38 @@ COMPILERS = ("cc", "gcc", "clang")
 FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))
 COMMON_FLAGS = ("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 SECONDS = 120  # for a compiler: it takes 3 on an idle machine
+SECONDS_TO_ANSWER = 20  # for a question, such as its version: 0.1 on an idle machine
+BUILDING = "building the decoder, a few seconds, once on this machine"
+Notify = Callable[[str], None]
 
 
-def load() -> ctypes.CDLL:
-    """The library, built if it is not there yet. Raises Unavailable, with the compiler's first line."""
+def load(notify: Notify = lambda message: None) -> ctypes.CDLL:
+    """The library, built if it is not there yet: `notify` gets a line before. Raises Unavailable, which says why."""
     compiler = find_compiler()
     note = cache_folder() / f"decoder-{_key(compiler)}.json"
     kept = _kept(note)
-    return kept if kept is not None else _build(compiler, note)
+    if kept is not None:
+        return kept
+    notify(BUILDING)
+    try:
+        with _one_builder(note):
+            kept = _kept(note)  # another process may have built it meanwhile
+            return kept if kept is not None else _build(compiler, note)
+    except OSError as error:  # the folder's disk is full, or may only be read
+        raise Unavailable(f"the cache folder {note.parent} cannot be used ({error.strerror or error})") from error
 
 
 def find_compiler() -> list[str]:
     """The command of the compiler: CC, else the first that is there. Raises Unavailable."""
     if sys.platform == "darwin" and "CC" not in os.environ:
         try:  # without them, Apple's cc is a program that opens a window
-            _run(["xcode-select", "-p"])
+            _run(["xcode-select", "-p"], SECONDS_TO_ANSWER)
         except Unavailable as error:
             raise Unavailable("Apple's command line tools are not installed (xcode-select --install)") from error
-    asked = shlex.split(os.environ.get("CC", ""))
+    try:
+        asked = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise Unavailable(f"CC={os.environ['CC']} is no command ({error})") from error
     for command in [asked] if asked else [[name] for name in COMPILERS]:
         if shutil.which(command[0]):
             return command
@@ -54,7 +69,7 @@ def find_compiler() -> list[str]:
 
 
 def _key(compiler: Sequence[str]) -> str:
-    version = _run([*compiler, "--version"])
+    version = _run([*compiler, "--version"], SECONDS_TO_ANSWER)
     machine = [platform.machine(), processor_name(), processor_features()]
     return durable.digest([SOURCE.read_text(encoding="utf-8"), list(compiler), version, FLAGS, COMMON_FLAGS, machine])
 
@@ -73,17 +88,29 @@ def _kept(note: Path) -> ctypes.CDLL | None:
         return None
 
 
+@contextmanager
+def _one_builder(note: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout  # 0.03 s that only this needs
+
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError, Timeout):  # without locks several build at once, which does no harm
+            stack.enter_context(FileLock(note.with_name("building.lock"), timeout=SECONDS))
+        yield
+
+
 def _build(compiler: Sequence[str], note: Path) -> ctypes.CDLL:
     mistake = ""
     with tempfile.TemporaryDirectory(dir=note.parent) as folder:
         built = Path(folder) / "decoder.so"
         for flags in FLAGS:
             try:
-                _run([*compiler, *flags, *COMMON_FLAGS, "-o", str(built), str(SOURCE), "-lm"])
+                _run([*compiler, *flags, *COMMON_FLAGS, "-o", str(built), str(SOURCE), "-lm"], SECONDS)
                 content = durable.sha256_file(built)
                 path = note.with_name(f"{note.stem}-{content[:16]}.so")
                 os.replace(built, path)
                 library = ctypes.CDLL(str(path))
+            except TooSlow:  # with the next flags it would be as slow
+                raise
             except (Unavailable, OSError) as error:
                 mistake = mistake or str(error)
                 continue
@@ -92,13 +119,23 @@ def _build(compiler: Sequence[str], note: Path) -> ctypes.CDLL:
     raise Unavailable(f"{compiler[0]} could not build it ({mistake})")
 
 
-def _run(command: Sequence[str]) -> str:
+class TooSlow(Unavailable):
+    """A command did not end in its time."""
+
+
+def _run(command: Sequence[str], seconds: float) -> str:
     """What a command prints. Raises Unavailable with the first line of what it complains of."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
+            timeout=seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TooSlow(f"{command[0]} takes longer than {seconds:g} s") from error
+    except (OSError, ValueError) as error:
         raise Unavailable(f"{command[0]} does not run: {error}") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Unavailable(next((line for line in lines if "error" in line), lines[0])[:200])
+        line = next((line for line in lines if "error" in line), lines[0])
+        raise Unavailable("".join(filter(str.isprintable, line))[:200])
     return done.stdout

@@ -13,7 +13,7 @@ from nanogpt.faults import UserError, nearest
 from nanogpt.weights.source import Source
 from nanogpt.weights.sources import source_at, tokenizer_of
 
-BACKENDS = ("auto", "torch", *FAST)
+BACKENDS = ("auto", "measure", "torch", *FAST)
 Notify = Callable[[str], None]
 
 
@@ -36,8 +36,9 @@ def open_decoder(
     """The model in an exported folder, or of the best checkpoint in a training folder, on `device`.
 
     backend "auto": the fastest on this machine of "c" and "onnxruntime", "torch" where neither can decode it, and on
-    another device than the CPU. The choice is measured once for a model and machine; `notify` gets each backend that
-    was passed over, and why. precision "int8": weights in blocks of 32, for "c" and "onnxruntime".
+    another device than the CPU. The choice is measured once for a model and machine, with "measure" again; `notify`
+    gets each backend that was passed over, and why, and that a decoder is being built. precision "int8": weights in
+    blocks of 32, for "c" and "onnxruntime".
     Raises UserError naming what is missing or what a forced backend lacks, CorruptFileError when a file is not what was
     written.
     """
@@ -47,24 +48,29 @@ def open_decoder(
     tokenizer = tokenizer_of(source)
     if device != "cpu" and backend in FAST:
         raise UserError(f"backend {backend}: computes on the CPU alone, not on {device}")
-    with_torch = device != "cpu" or backend == "torch"
-    if with_torch and precision != "float32":
-        where = "torch" if device == "cpu" else f"torch, which computes on {device},"
-        raise UserError(f"precision {precision}: {where} has float32; {' and '.join(FAST)} have both, on the CPU")
-    decoder = _torch(source, device) if with_torch else _fast(source, backend, notify, precision)
+    if device != "cpu" or backend == "torch":
+        if precision != "float32":
+            where = "backend torch" if device == "cpu" else f"device {device}"
+            raise UserError(f"precision {precision}: not with {where}; allowed is float32, or on the cpu the backends "
+                            f"auto, {' and '.join(FAST)}")  # fmt: skip
+        decoder = _torch(source, device)
+    else:
+        decoder = _fast(source, backend, notify, precision)
     return OpenedModel(decoder, tokenizer, source.path)
 
 
 def _fast(source: Source, backend: str, notify: Notify, precision: Precision) -> Decoder:
-    backends = list(FAST) if backend == "auto" else [backend]
+    backends = [backend] if backend in FAST else list(FAST)
     reasons: list[str] = []
-    found = fastest(Task(source.config, source.arrays(), source.digest(), precision, backends), reasons.append)
-    if found is None and backend != "auto":
+    task = Task(source.config, source.arrays(), source.digest(), precision, backends)
+    found = fastest(task, reasons.append, notify, anew=backend == "measure")
+    if found is None and backend in FAST:
         raise UserError(f"backend {backend}: {reasons[-1].partition(': ')[2]}")
+    if found is None and precision != "float32":
+        raise UserError(f"precision {precision}: {' and '.join(FAST)} cannot be used here; allowed is float32 "
+                        f"({'; '.join(reasons)})")  # fmt: skip
     for reason in reasons:
         notify(reason)
-    if found is None and precision != "float32":
-        raise UserError(f"precision {precision}: torch has float32; {'; '.join(reasons)}")
     return found if found is not None else _torch(source, "cpu")
 
 

@@ -17,6 +17,7 @@ from nanogpt.decoders.protocol import Logits
 from nanogpt.weights.safe_loading import Array
 
 
+@np.errstate(all="ignore")  # broken weights compute NaN, which whoever decodes says
 def logits_of(config: ModelConfig, parts: Parts, tokens: Sequence[int]) -> Logits:
     """The logits (T, vocab_size) behind each of T tokens of one text; NaN, without a warning, of broken weights."""
     with np.errstate(all="ignore"):

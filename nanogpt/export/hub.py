@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]  # httpx's or httpx2's
 
@@ -32,6 +32,8 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     form = format_of(folder)
     digests.check(folder / form.weights)
     _require_card(folder)
+    if not get_token():
+        raise UserError(f"there is no token: {LOG_IN}")
     files = sorted(path for path in folder.iterdir() if path.name in form.files and path.is_file())
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:

@@ -29,9 +29,7 @@ class Constraint:
         try:
             from llguidance import LLMatcher
         except ImportError:
-            raise UserError(
-                f"{self.name}: needs llguidance, which is not installed: pip install nanogpt-autopilot[constrained]"
-            ) from None
+            raise UserError(f"{self.name}: needs llguidance, which is not installed: pip install llguidance") from None
         if options.pattern is not None:
             grammar = LLMatcher.grammar_from_regex(options.pattern)
         else:

@@ -34,7 +34,8 @@ def load_arrays(path: Path) -> dict[str, Array]:
         with safe_open(path, framework="np") as file:
             names = file.keys()
             if NUMPY_READS.issuperset(file.get_slice(name).get_dtype() for name in names):
-                return {name: file.get_tensor(name).astype(np.float32, copy=False) for name in names}
+                with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which is refused
+                    return {name: file.get_tensor(name).astype(np.float32, copy=False) for name in names}
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).float().numpy() for name in names}
     except SafetensorError as error:

@@ -305,10 +305,11 @@ def test_without_a_gpu_pytorch_comes_without_cuda(project):
     _, said = project.command()
     (installed,) = project.venv.glob("lib/python*/site-packages/torch.py")
     if bootstrap.has_nvidia_gpu():
-        assert "'2.0'" in installed.read_text() and "PyTorch with CUDA" in said
+        assert "'2.0'" in installed.read_text() and "PyTorch comes with CUDA" in said
     else:
-        assert "'1.5+cpu'" in installed.read_text() and "PyTorch without CUDA" in said
-    assert re.search(r"with pip: about \d\.\d GB to fetch and \d\.\d GB on disk", said), said
+        assert "'1.5+cpu'" in installed.read_text() and "PyTorch comes without CUDA" in said
+    assert re.search(r"CUDA: about \d\.\d GB to fetch, \d\.\d GB on disk", said), said
+    assert max(map(len, said.splitlines())) <= 80, "a terminal would cut words"
 
 
 @pytest.mark.fast
@@ -316,7 +317,7 @@ def test_a_disk_without_room_for_pytorch_is_mentioned_before_anything_is_fetched
     for free, words in ((10e9, ""), (0.7e9, " (only 0.7 GB are free)")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         fetched = bootstrap.size_of_torch(with_cuda=False)
-        assert fetched == f": about 0.3 GB to fetch and 1.2 GB on disk{words}, PyTorch without CUDA"
+        assert fetched == f"PyTorch comes without CUDA: about 0.4 GB to fetch, 1.3 GB on disk{words}."
 
 
 PIP_LOG = """\

@@ -71,7 +71,7 @@ def test_settings_change_what_comes_and_mistakes_change_nothing(talk):
         "/top-k: found x, should be a whole number, or off",
         "top-k: 3",
         "top-k: off",
-        '/temp: no such command (did you mean "temperature"?)',
+        '/temp: no such command (did you mean "/temperature"?)',
         "/fly: no such",
         "temperature: 0.0",
         "seed: 5",
@@ -100,7 +100,7 @@ def test_a_talk_is_saved_and_continued(talk, tmp_path):
         {"role": "system", "content": "late."}, {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "go go go go "},
     ]  # fmt: skip
-    assert err.count("my talk.json: 2 messages") == 2
+    assert err.count("saved 2 messages to ") == 2
     out, err = talk(f"/load {file}", "/text", "/save " + str(file))
     assert "TOM: hello\n\nJULIET: go go go go \n\nTOM: /text\nlate.\n\nTOM:\nhello\n\n" in out
     assert "2 messages" in err

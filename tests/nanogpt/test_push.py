@@ -213,6 +213,11 @@ def test_a_token_a_hub_and_privacy_that_are_missing_are_named(exports, hub, caps
     assert not any("commit" in path for path in hub.log[before:])
     monkeypatch.setenv("HF_TOKEN", "wrong")
     assert "set HF_TOKEN" in refused(capsys, "push", exports / "hf", "--repo", "ada/bard")
+    before = len(hub.log)
+    with monkeypatch.context() as without:
+        without.setattr("nanogpt.export.hub.get_token", lambda: None)
+        said = refused(capsys, "push", exports / "hf", "--repo", "ada/bard")
+    assert "there is no token: set HF_TOKEN" in said and len(hub.log) == before
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert "cannot be reached" in refused(capsys, "push", exports / "hf", "--repo", "ada/bard")
 

@@ -121,3 +121,22 @@ def test_no_tokenizer_and_a_damaged_one(tmp_path):
         (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(CorruptFileError, match=r"tokenizer\.json"):
             load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        {"a": 0, "b": 0, "<unknown>": 1},
+        {"a": 0, "b": 2, "<unknown>": 4},
+        {"a": 1, "b": 0, "<unknown>": 2},
+        {"a": 0, "b": 1.5},
+        [1, 2],
+    ],
+    ids=["twice", "holes", "order", "float", "list"],
+)
+def test_ids_that_are_not_those_of_the_characters_are_refused(tmp_path, vocabulary):
+    """Read as if they were, each text would mean another one."""
+    content = {"model": {"type": "WordLevel", "vocab": vocabulary}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CorruptFileError, match="is not a tokenizer"):
+        load_tokenizer(tmp_path)

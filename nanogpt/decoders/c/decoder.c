@@ -98,7 +98,7 @@ struct Model {
     Layer *layers;
     Matrix head;
     float *x, *qkv, *attended, *hidden; /* (CHUNK, ...) */
-    int threads;
+    int threads, active; /* active: of them, in this call */
     Scratch *scratch;
     Job job;
     pthread_t *handles;
@@ -366,13 +366,21 @@ static void prepare_head(const Model *m, const float *weight, float *x, int plac
     if (m->cos) rotate(m, x, place);
 }
 
-/* Scores of places 0..place become weights that sum to 1 when divided by what is returned; those up to `end`, zero. */
+/* Scores of places 0..place become weights that sum to 1 when divided by what is returned; those up to `end`, zero.
+   There is room for whole panels, so it takes whole vectors. */
 static float softmax(float *scores, int place, int end) {
-    float top = scores[0];
-    for (int t = 1; t <= place; t++) top = scores[t] > top ? scores[t] : top;
-    for (int t = 0; t <= place; t++) scores[t] = exponential(scores[t] - top);
-    for (int t = place + 1; t < end; t++) scores[t] = 0.0f;
-    return sum(scores, place + 1);
+    int width = (place + LANES) / LANES * LANES;
+    for (int t = place + 1; t < width; t++) scores[t] = -1e30f;
+    float tops[LANES], top;
+    for (int i = 0; i < LANES; i++) tops[i] = scores[i];
+    for (int t = LANES; t < width; t += LANES)
+        for (int i = 0; i < LANES; i++) tops[i] = scores[t + i] > tops[i] ? scores[t + i] : tops[i];
+    top = tops[0];
+    for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+    for (int t = 0; t < width; t += LANES)
+        for (int i = 0; i < LANES; i++) scores[t + i] = exponential(scores[t + i] - top);
+    for (int t = place + 1, last = end > width ? end : width; t < last; t++) scores[t] = 0.0f;
+    return sum(scores, width);
 }
 
 /* The tokens from..to of one text, key/value head g: their keys and values go into the cache, their queries attend.
@@ -421,9 +429,12 @@ static void attend(Model *m, int layer, int g, int from, int to, Scratch *scratc
                 taken = multiply_some(count - i, panel, end, weights, held, 0, out);
                 for (int j = 0; j < taken; j++) {
                     int h = g * group + (i + j) % group, n = begin + (i + j) / group;
-                    float *to_head = m->attended + (size_t)n * s->n_head * D + h * D;
-                    for (int d = p * PANEL; d < D && d < (p + 1) * PANEL; d++)
-                        to_head[d] = out[j * PANEL + d - p * PANEL] / sums[i + j];
+                    float *to_head = m->attended + (size_t)n * s->n_head * D + h * D + p * PANEL;
+                    const float *mixed = out + j * PANEL, share = 1.0f / sums[i + j];
+                    if (D - p * PANEL >= PANEL)
+                        for (int d = 0; d < PANEL; d++) to_head[d] = mixed[d] * share;
+                    else
+                        for (int d = 0; d < D - p * PANEL; d++) to_head[d] = mixed[d] * share;
                 }
             }
     }
@@ -521,11 +532,11 @@ static int help(Model *m, Scratch *scratch) {
 
 static void run_phase(Model *m, int layer, int phase) {
     atomic_fetch_add_explicit(&m->phase, 1, memory_order_relaxed);
-    if (m->threads == 1) {
+    if (m->active == 1) {
         work(m, layer, phase, 0, 1, m->scratch);
         return;
     }
-    int items = items_of(m, layer, phase), most = m->threads * UNITS, units = items < most ? items : most;
+    int items = items_of(m, layer, phase), most = m->active * UNITS, units = items < most ? items : most;
     atomic_store_explicit(&m->finished, 0, memory_order_relaxed);
     atomic_store_explicit(&m->open, (uint64_t)(layer * PHASES + phase) << 32 | units, memory_order_release);
     while (help(m, m->scratch)) continue;
@@ -716,12 +727,13 @@ int put_int8(Model *m, int layer, int which, int rows, int columns, const int8_t
 
 /* tokens (count,), those of a text next to each other and in order, at `places` of `texts`, whose caches are keys[text]
    and values[text]; logits (wanted, vocab_size) behind those whose numbers stand in `which`, in ascending order.
-   0, or -1 for a token that the vocabulary does not have. */
-int forward(Model *m, int count, const int64_t *tokens, const int32_t *texts, const int32_t *places,
+   threads: at most as many as set_threads() started; one leaves the others asleep. 0, or -1 for a token that the vocabulary does not have. */
+int forward(Model *m, int threads, int count, const int64_t *tokens, const int32_t *texts, const int32_t *places,
              float *const *keys, float *const *values, int wanted, const int32_t *which, float *logits) {
     int32_t within[CHUNK];
     if (m->process != getpid()) m->threads = 1; /* fork() copies no threads */
-    if (m->threads > 1) wake_helpers(m);
+    m->active = threads < m->threads ? threads : m->threads;
+    if (m->active > 1) wake_helpers(m);
     for (int n = 0; n < count; n++)
         if (tokens[n] < 0 || tokens[n] >= m->shape.vocab_size) return -1;
     for (int begin = 0; begin < count; begin += CHUNK) {

@@ -131,7 +131,7 @@ function message(answer) {
 function inWords(status, said, after = null) {
   const more = said ? ` (${said})` : "";
   const when = after ? `in ${after} s` : "in a moment";
-  if (status === 401) return `The server wants its access token${more}.`;
+  if (status === 401) return `The server asks for an access token${more}.`;
   if (status === 404) return said || "The model is not there any more. Choose another one.";
   if (status === 413) return `The text is too long for the server${more}. Shorten it, or begin a new one.`;
   if (status === 429) return `The server is busy${more}. Try again ${when}.`;

@@ -48,11 +48,12 @@ export function facts(model) {
 const about = (model) => model.nanogpt ?? {};
 const count = (number) => number.toLocaleString("en");
 
+/** As the terminal and the report write it: "0.80 M", "124.0 M". */
 function short(number) {
-  for (const [size, unit] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
-    if (number >= size) return `${Number((number / size).toPrecision(3))} ${unit}`;
+  for (const [size, unit, least] of [[1e9, "B", 1e9], [1e6, "M", 1e5]]) {
+    if (number >= least) return `${(number / size).toFixed(number < 10 * size ? 2 : 1)} ${unit}`;
   }
-  return String(number);
+  return count(number);
 }
 
 /** The choice of one pane. `onchange` is called with the model's name. */

@@ -4,12 +4,12 @@ import { byId, element, store, stored } from "./dom.js";
 
 const KEY = "nanogpt.settings";
 const SLIDERS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.8, hint: "0 takes the likeliest; higher is bolder" },
-  { name: "top_p", label: "Top-p", min: 0.05, max: 1, step: 0.01, value: 1, off: 1, hint: "keeps the likeliest, up to this share" },
-  { name: "top_k", label: "Top-k", min: 0, max: 200, step: 1, value: 0, off: 0, hint: "keeps so many of the likeliest" },
-  { name: "min_p", label: "Min-p", min: 0, max: 0.5, step: 0.01, value: 0, off: 0, hint: "drops what is rarer than this × the likeliest" },
-  { name: "repetition_penalty", label: "Repetition penalty", min: 1, max: 2, step: 0.01, value: 1, off: 1, hint: "makes what was written less likely again" },
-  { name: "max_tokens", label: "Longest answer", min: 10, max: 2000, step: 10, value: 300, unit: " tokens", hint: "a text that does not end ends here" },
+  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.8, hint: "0 takes the likeliest token; higher is bolder" },
+  { name: "top_p", label: "Top-p", min: 0.05, max: 1, step: 0.01, value: 1, off: 1, hint: "draws from the likeliest that reach this probability" },
+  { name: "top_k", label: "Top-k", min: 0, max: 200, step: 1, value: 0, off: 0, hint: "draws from this many of the likeliest" },
+  { name: "min_p", label: "Min-p", min: 0, max: 0.5, step: 0.01, value: 0, off: 0, hint: "drops what is less likely than this × the likeliest" },
+  { name: "repetition_penalty", label: "Repetition penalty", min: 1, max: 2, step: 0.01, value: 1, off: 1, hint: "above 1: words that were used come less often" },
+  { name: "max_tokens", label: "Longest answer", min: 10, max: 2000, step: 10, value: 300, unit: " tokens", hint: "the answer ends here at the latest" },
 ];
 
 export class Settings {

@@ -152,6 +152,7 @@ def test_the_other_forms_stand_next_to_the_export_and_the_model_answers_over_htt
         assert form.bytes == sum(file.bytes for file in form.files) == sum(f.stat().st_size for f in folder.iterdir())
     served = run.do(SERVED)
     assert served.completion and served.tokens_per_second > 0 and served.seconds_to_first_token > 0
+    assert "float32" in served.backend
     assert "POST /v1/chat/completions 200" in (run.paths.logs / "server.log").read_text()
 
 
@@ -160,6 +161,7 @@ def test_smaller_models_are_made_of_the_export_where_the_budget_has_time_for_the
     monkeypatch.setattr(budget_shares, "compression_seconds", lambda budget: 0.0)
     left_out = run.do(COMPRESSED)
     assert left_out.table is None and "leaves no time" in left_out.not_made
+    assert left_out.by_hand.startswith("nanogpt compress ") and "/char --out " in left_out.by_hand
     assert not (run.paths.exports / "best-smaller").exists()
     monkeypatch.setattr(budget_shares, "compression_seconds", lambda budget: 5.0)
     shutil.copytree(run.paths.workspace.parent / "data/char", run.paths.data / "char")

@@ -113,7 +113,7 @@ def test_tests_that_were_stopped_are_named_with_the_command_that_tries_again(run
 def test_what_was_made_of_the_model_stands_in_the_report(run, tmp_path):
     report, _ = render(run[0], tmp_path)
     readme = (tmp_path / "README.md").read_text()
-    assert "| gguf | `exports/night/tiny-gguf` | 40.5 MiB | llama.cpp, Ollama |" in report
+    assert "| GGUF | `exports/night/tiny-gguf` | 40.5 MiB | llama.cpp, Ollama |" in report
     assert "- mlx is left out: its head is not tied." in report
     assert "exports/night/tiny-gguf" in readme and "exports/night/tiny-smaller" in readme
     assert "| int8 | weights of 8 bits |" in report
@@ -124,10 +124,11 @@ def test_what_was_made_of_the_model_stands_in_the_report(run, tmp_path):
 
 
 def test_what_was_not_made_of_the_model_is_never_shown_as_made(run, tmp_path):
-    not_made = Compressed("tiny", "", None, "a budget of 2 min leaves no time for it")
+    not_made = Compressed("tiny", "", None, "a budget of 2 min leaves no time for it", "nanogpt compress a b")
     facts = replace(run[0], steps=run[0].steps | {COMPRESSED.step: to_json(not_made)})
     report, _ = render(facts, tmp_path)
-    assert "Not made: a budget of 2 min leaves no time for it." in report and "| int8 |" not in report
+    assert "Not made: a budget of 2 min leaves no time for it. By hand: `nanogpt compress a b`" in report
+    assert "| int8 |" not in report
     phase = facts.phase("deployment")
     steps = [replace(step, state="failed", reason="port was taken") if step.name == SERVED.step else step
              for step in phase.steps]  # fmt: skip
@@ -136,7 +137,7 @@ def test_what_was_not_made_of_the_model_is_never_shown_as_made(run, tmp_path):
     report, _ = render(replace(facts, steps=left), tmp_path)
     served, forms = report.split("## Served")[1].split("## ")[0], report.split("### In other forms")[1].split("## ")[0]
     assert "**Failed:** port was taken." in served and "answered after" not in served
-    assert "Hugging Face" in forms and "gguf" not in forms and "Deployment, failed" in forms
+    assert "Hugging Face" in forms and "GGUF" not in forms and "Deployment, failed" in forms
     assert BROKEN not in report
 
 
@@ -310,6 +311,17 @@ def test_the_readme_says_how_to_use_the_model_where_it_is(run):
     for command in ("chat", "generate", "serve"):
         assert f"nanogpt {command} /home/ada/nanogpt-autopilot/exports/night/tiny" in text
     assert "from_pretrained" in text
+
+
+def test_the_readme_names_a_model_in_the_checkout_as_it_is_typed_there(run, tmp_path):
+    render(replace(run[0], workspace=str(documents.CHECKOUT)), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "nanogpt chat exports/night/tiny\n" in text
+
+
+def test_examples_that_a_late_run_left_out_are_named(run, tmp_path):
+    report, _ = render(with_step(run[0], EXAMPLES, left_out=["chat_bot"]), tmp_path)
+    assert "The run was late, so these were left out: `chat_bot`." in report
 
 
 def test_troubleshooting_marks_what_happened_here(run):

@@ -227,7 +227,7 @@ def test_a_failure_is_found_again_by_the_next_run(tmp_path, suite):
 
 def test_a_budget_too_short_for_them_is_said_and_they_are_not_run(tmp_path, suite):
     facts = do(run_of(tmp_path, "--budget", "90s"))
-    assert facts.not_run == "5% of the budget, 4.5 s, are too little for them" and suite.starts == 0
+    assert facts.not_run == "5% of the budget, 4.5 s, is too little for them" and suite.starts == 0
     assert do(run_of(tmp_path, "--budget", "10m")).passed == 700  # with time for them, they are run
 
 

@@ -1,5 +1,6 @@
 """The library in C is built once for a machine, whoever builds at the same time and whatever becomes of the file."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt.decoders import compiled
+from nanogpt.decoders.c_decoder import _typed
 from nanogpt.decoders.cache_folder import VARIABLE, cache_folder
 from nanogpt.decoders.unavailable import Unavailable
 
@@ -31,10 +33,10 @@ def compilations(monkeypatch) -> list[list[str]]:
     seen: list[list[str]] = []
     run = compiled._run
 
-    def counted(command):
+    def counted(command, seconds):
         if "--version" not in command:
             seen.append(list(command))
-        return run(command)
+        return run(command, seconds)
 
     monkeypatch.setattr(compiled, "_run", counted)
     return seen
@@ -48,8 +50,10 @@ def compiler(path: Path, script: str) -> str:
 
 
 def test_built_once(cache, compilations):
-    assert [compiled.load().panel() for _ in range(2)] == [7, 7]
+    messages: list[str] = []
+    assert [compiled.load(messages.append).panel() for _ in range(2)] == [7, 7]
     assert len(compilations) == 1
+    assert messages == [compiled.BUILDING]
 
 
 def test_another_source_or_compiler_is_built_anew(cache, compilations, tmp_path, monkeypatch):
@@ -94,9 +98,64 @@ def test_what_a_compiler_complains_of_is_said(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", compiler(tmp_path / "broken", broken))
     with pytest.raises(Unavailable, match=r"could not build it \(decoder\.c:1: error: no stdint\.h here\)"):
         compiled.load()
-    assert list(cache.iterdir()) == []
+    assert [path.name for path in cache.iterdir()] == ["building.lock"]
     monkeypatch.setenv("CC", str(tmp_path / "absent"))
     with pytest.raises(Unavailable, match=r"no C compiler \(.*absent\) is installed"):
+        compiled.load()
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_compiler_may_print_anything(cache, tmp_path, monkeypatch, exit_code):
+    script = f"printf '\\377\\033[2J\\n' >&2; printf '\\376'; exit {exit_code}"
+    monkeypatch.setenv("CC", compiler(tmp_path / "noisy", script))
+    with pytest.raises(Unavailable) as refusal:
+        compiled.load()
+    assert "\033" not in str(refusal.value)
+
+
+def test_a_compiler_that_hangs_is_given_up_once(cache, compilations, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiled, "SECONDS", 0.2)
+    monkeypatch.setenv("CC", compiler(tmp_path / "hanging", 'test "$1" = --version || exec sleep 60'))
+    with pytest.raises(Unavailable, match=r"hanging takes longer than 0\.2 s"):
+        compiled.load()
+    assert len(compilations) == 1
+    monkeypatch.setattr(compiled, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setenv("CC", compiler(tmp_path / "silent", "exec sleep 60"))
+    with pytest.raises(Unavailable, match="silent takes longer"):
+        compiled.load()
+
+
+def test_a_compiler_reads_nothing_of_what_is_typed(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", compiler(tmp_path / "reading", 'test -z "$(head -c 1)" || exit 1; exec cc "$@"'))
+    reading, writing = os.pipe()
+    os.write(writing, b"ROMEO:")
+    typed = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        assert compiled.load().panel() == 7
+    finally:
+        os.dup2(typed, 0)
+        for descriptor in (reading, writing, typed):
+            os.close(descriptor)
+
+
+def test_a_mistyped_cc_is_said(cache, monkeypatch):
+    monkeypatch.setenv("CC", "'gcc")
+    with pytest.raises(Unavailable, match="CC='gcc is no command"):
+        compiled.load()
+
+
+def test_a_library_without_its_functions_is_not_used(cache):
+    with pytest.raises(Unavailable, match=r"lacks create\(\)"):
+        _typed(compiled.load())
+
+
+def test_a_full_disk_is_said(cache, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiled.tempfile, "TemporaryDirectory", fails)
+    with pytest.raises(Unavailable, match=r"the cache folder .*cache cannot be used \(No space left on device\)"):
         compiled.load()
 
 
@@ -117,7 +176,10 @@ def test_the_folder_is_the_users_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_may_build_at_once(cache):
+def test_of_two_processes_one_builds(cache, tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    slow = f'case "$*" in *--version*) ;; *) echo built >> {log}; sleep 0.5;; esac; exec cc "$@"'
+    monkeypatch.setenv("CC", compiler(tmp_path / "slowcc", slow))
     program = (
         "import sys; from pathlib import Path; from nanogpt.decoders import compiled; "
         "compiled.SOURCE = Path(sys.argv[1]); print(compiled.load().panel())"
@@ -126,4 +188,5 @@ def test_two_processes_may_build_at_once(cache):
     both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in "ab"]
     assert [process.communicate(timeout=120)[0].strip() for process in both] == ["7", "7"]
     assert compiled.load().panel() == 7
+    assert log.read_text().splitlines() == ["built"]
     assert not [path for path in cache.iterdir() if path.is_dir()]

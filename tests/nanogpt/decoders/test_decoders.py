@@ -192,7 +192,7 @@ def test_narrower_vectors_compute_the_same(flags, tmp_path, monkeypatch):
     subprocess.run(
         [*compiled.find_compiler(), "-O3", *flags, *compiled.COMMON_FLAGS, "-o", library, *source], check=True
     )
-    monkeypatch.setattr(compiled, "load", lambda: ctypes.CDLL(str(library)))
+    monkeypatch.setattr(compiled, "load", lambda notify: ctypes.CDLL(str(library)))
     for precision in ("float32", "int8"):
         narrow = CDecoder(MODEL.config, arrays_of(MODEL), 2, precision)
         cache = narrow.new_cache()
