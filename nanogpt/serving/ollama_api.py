@@ -40,7 +40,7 @@ class OllamaOptions(Shape):
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     typical_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     repeat_penalty: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
-    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="below 0: a fresh one each time")
     stop: list[str] | None = None
 
 
@@ -65,7 +65,7 @@ class OllamaRequest(Shape):
             min_p=asked.min_p,
             typical_p=asked.typical_p,
             repetition_penalty=usual.repetition_penalty if asked.repeat_penalty is None else asked.repeat_penalty,
-            seed=asked.seed,
+            seed=None if (asked.seed or 0) < 0 else asked.seed,
             stop=(*(asked.stop or ()), *stops),
             json_schema=ANY_OBJECT if self.format == "json" else self.format or None,
         )

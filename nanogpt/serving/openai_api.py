@@ -14,7 +14,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
 from nanogpt.inference.conversation import Play
-from nanogpt.inference.options import Alternative, Options, Piece, Token
+from nanogpt.inference.options import LARGEST_SEED, Alternative, Options, Piece, Token
 from nanogpt.serving import orders
 from nanogpt.serving.models import Models, Offered
 from nanogpt.serving.openai_shapes import (
@@ -261,7 +261,7 @@ def _options(
         else request.repetition_penalty,
         logit_bias=orders.bias_by_token(request.logit_bias, limits),
         stop=tuple(stops),
-        seed=request.seed,
+        seed=None if request.seed is None else request.seed % (LARGEST_SEED + 1),
         alternatives=alternatives,
     )
 

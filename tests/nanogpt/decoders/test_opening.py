@@ -1,5 +1,6 @@
 """A model is opened on the fastest backend that computes it; each that is passed over is reported once."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -131,6 +132,13 @@ def test_the_fastest_is_taken_with_its_threads(opening, monkeypatch):
     monkeypatch.setattr(choosing, "seconds_of_a_step", lambda decoder, texts=1: speeds[decoder.name, decoder.threads])
     assert opening().decoder.description == "onnxruntime, float32, 2 threads"
     assert opening("c").decoder.description == "C, float32, 2 threads"
+
+
+def test_a_busy_machine_does_not_slow_a_backend_down(opening, monkeypatch):
+    decoder = opening("c").decoder
+    step, waits = decoder.step, itertools.cycle([0.02, 0.0, 0.02])
+    monkeypatch.setattr(decoder, "step", lambda *arguments: (time.sleep(next(waits)), step(*arguments))[1])
+    assert choosing.seconds_of_a_step(decoder) < 0.01
 
 
 def test_several_texts_may_have_other_threads_than_one(opening, monkeypatch):

@@ -60,7 +60,7 @@ def error_of(answer: bytes) -> tuple[int, str]:
     (None, 200), ("localhost:99", 200), ("box.example", 200), ("[::1]:8484", 200), ("evil.example", 403), ("", 403),
     ("127.0.0.1.evil.example", 403), ("localhost@evil.example", 403), ("[::1", 403), ("10.0.0.1", 403),
 ])  # fmt: skip
-def test_only_its_own_names_are_heeded_against_dns_rebinding(server, host, status):
+def test_only_its_own_names_are_taken_against_dns_rebinding(server, host, status):
     headers = {} if host is None else {"host": host}
     assert server.client.get("/v1/models", headers=headers).status_code == status
 

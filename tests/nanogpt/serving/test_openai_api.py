@@ -173,6 +173,15 @@ def test_no_body_is_too_strange_for_an_answer(server, body):
     assert answer.status_code in (400, 404) and set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+def test_any_seed_of_64_bits_gives_one_text(client, server):
+    asked = dict(model=MODEL, prompt="abc", max_tokens=9)
+    for seed in (-1, -(2**63), 2**63 - 1):
+        texts = {client.completions.create(**asked, seed=seed).choices[0].text for _ in range(2)}
+        assert texts == {complete("abc", max_new_tokens=9, seed=seed % 2**63)}
+    fresh = {"model": MODEL, "prompt": "abc", "stream": False, "options": {"seed": -1, "num_predict": 30}}
+    assert len({server.post("/api/generate", fresh).json()["response"] for _ in range(4)}) > 1
+
+
 @pytest.mark.parametrize("temperature", [0, 1e-9, 99.9])
 def test_the_ends_of_the_temperature(client, temperature):
     answer = client.completions.create(model=MODEL, prompt="abc", max_tokens=12, seed=1, temperature=temperature)
