@@ -7,6 +7,7 @@ rows go, and a short training follows. distilled: a smaller model learns from th
 from __future__ import annotations
 
 import argparse
+import sys
 
 from nanogpt.commands.arguments import add_device, chosen_device, named, path, positive, print_note, require_folder
 
@@ -53,6 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
         device=chosen_device(arguments.device),
         notify=print_note,
     )
-    print(table.as_markdown(found), end="")
+    written = table.as_markdown(found)
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(written))  # a table that is as wide as the terminal
+    else:
+        print(written, end="")
     print(f"\nThe models and this table are in {arguments.out}.")
     return 0

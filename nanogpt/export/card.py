@@ -131,10 +131,12 @@ def _prompt_option(prompt: str) -> str:
 
 
 def _opening(card: ModelCard) -> str:
-    """The first words of the sample's prompt, few enough to leave most of the context free."""
+    """A short line of the sample's prompt, or its first words: few enough to leave most of the context free."""
     given = card.sample.prompt if card.sample and card.sample.prompt.strip() else card.opening
-    line = markdown.printable(given).strip("\n").split("\n")[0]
+    line, *others = markdown.printable(given).strip("\n").split("\n")
     most = max(1, min(OPENING_CHARACTERS, card.shape.block_size // 4))
+    if short := [other for other in others if 0 < len(other) <= most and "'" not in other]:
+        return short[0]  # the first line of a prompt may begin within a word
     words = line if len(line) <= most else line[: most + 1].rpartition(" ")[0] or line[:most]
     return words or card.opening
 

@@ -242,3 +242,10 @@ def test_it_needs_no_torch():
     code = f"import sys; from nanogpt.export import card; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.fast
+def test_the_example_of_use_begins_with_a_line_and_not_within_a_word():
+    prompt = "rance ta'en\nAs shall with either part's agreement stand?\n\nBAPTISTA:\n"
+    found = card.text(replace(BARE, sample=Sample(temperature=0.8, prompt=prompt, text="Oh")))
+    assert "--prompt BAPTISTA:" in found and "rance" not in found.split("## How to use it")[1].split("\n## ")[0]

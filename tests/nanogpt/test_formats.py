@@ -495,7 +495,7 @@ def blocks(language: str) -> list[str]:
 
 def test_what_the_document_says_to_type_works(pairs, tmp_path, monkeypatch, capsys):
     pytest.importorskip("transformers")
-    write_model(pairs.model, pairs.tokenizer, FORMATS["hf"], tmp_path / "models/micro", "# A model\n")
+    write_model(pairs.model, pairs.tokenizer, FORMATS["hf"], tmp_path / "checkpoints/default/micro", "# A model\n")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("console") for line in block.splitlines()]
     for line in commands:

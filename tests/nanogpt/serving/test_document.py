@@ -20,7 +20,7 @@ URL = "http://127.0.0.1:8484"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(make_export(tmp_path_factory.mktemp("models") / "run" / "micro")) as running:
+    with serving(make_export(tmp_path_factory.mktemp("models") / "default" / "best")) as running:
         yield running
 
 
