@@ -4,8 +4,11 @@ import json
 
 import openai
 import pytest
+from pydantic import ValidationError
 
 from nanogpt.inference.conversation import Message, Play
+from nanogpt.serving.ollama_api import OllamaChatRequest
+from nanogpt.serving.openai_shapes import ChatRequest, CompletionRequest
 from tests.nanogpt.serving.serving_case import LETTERS, make_export, serving, table_engine
 
 pytestmark = pytest.mark.slow
@@ -168,6 +171,20 @@ def test_a_mistake_is_the_clients_error_and_names_the_field(client, error, chang
 def test_no_body_is_too_strange_for_an_answer(server, body):
     answer = server.client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 404) and set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/completions", '{"prompt": [%s]}'), ("/v1/completions", '{"stop": [%s]}'),
+    ("/v1/chat/completions", '{"messages": [%s]}'),
+    ("/v1/chat/completions", '{"messages": [{"role": "user", "content": [%s]}]}'),
+    ("/api/chat", '{"model": "a", "messages": [%s]}'),
+])  # fmt: skip
+def test_a_thousand_mistakes_are_looked_at_no_longer_than_one(path, body):
+    """All of them listed, 1 MB of them keeps everybody else waiting for seconds."""
+    shape = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest, "/api/chat": OllamaChatRequest}
+    with pytest.raises(ValidationError) as caught:
+        shape[path].model_validate(json.loads(body % ", ".join(["1"] * 1000)))
+    assert caught.value.error_count() <= 3  # one for each type that the field may have
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-9, 99.9])
