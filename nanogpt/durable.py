@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -44,6 +45,23 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+UNFINISHED = re.compile(r"^\..*\.(\d+)\.tmp$")  # what write_pieces() calls what it writes, with its process
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether `path` is what a process had begun to write that has ended."""
+    found = UNFINISHED.match(path.name)
+    if found is None:
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it lives, and is somebody else's
+        return False
+    return False
 
 
 def make_parents(path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import resource
 import shutil
 import time
@@ -31,7 +30,6 @@ LEAST = 1 << 20  # bytes; what a step without large files writes
 SPACE_FACTOR = 1.5  # as nanogpt.weights.reserve wants it
 MOST_DOUBLINGS = 2  # of the room that is asked for: a figure that a person can free
 MOST_TIMES = 12  # that one piece of work is begun again; with more room at first
-UNFINISHED = re.compile(r"^\..*\.(\d+)\.tmp$")  # as nanogpt.durable names what it writes, with its process
 
 
 class Unwritable(RuntimeError):
@@ -114,7 +112,7 @@ class DiskSpace:
             yield from sorted(model.rglob(".step-*.tmp"))
             yield from sorted(model.rglob(f"*{durable.DAMAGED}"))
         for folder in self._paths.folders():
-            yield from (path for path in sorted(folder.rglob(".*.tmp")) if _is_abandoned(path))
+            yield from (path for path in sorted(folder.rglob(".*.tmp")) if durable.is_abandoned(path))
         yield from (model for model in models if model.name.endswith(".previous"))
         for model in models:
             if not model.name.endswith(".previous"):
@@ -174,20 +172,6 @@ def _why_unwritable(folder: Path, error: OSError) -> str:
         return f"{folder} is gone (unmounted, moved or removed); when it is back, the same command continues"
     reason = "is on a disk that fails" if error.errno == errno.EIO else "cannot be written"
     return f"{folder} {reason} ({error.strerror}); when it can, the same command continues"
-
-
-def _is_abandoned(path: Path) -> bool:
-    """Whether an unfinished file is of a process that has ended."""
-    found = UNFINISHED.match(path.name)
-    if found is None:
-        return False
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it lives, and is somebody else's
-        return False
-    return False
 
 
 def older_than_the_newest_whole(checkpoints: Path) -> list[Path]:

@@ -97,8 +97,19 @@ def _started(model: Path, port: int, log: IO[str]) -> Iterator[subprocess.Popen[
             process.wait()
 
 
+# A run that is killed leaves no server: it ends when process number argv[1], which started it, is gone.
+SERVE = """
+import sys
+from nanogpt.training.stopping import end_with
+end_with(int(sys.argv.pop(1)))
+from nanogpt.cli import main
+sys.exit(main())
+"""
+
+
 def _command(model: Path, port: int) -> list[str]:
-    return [sys.executable, "-m", "nanogpt.cli", "serve", str(model), "--host", HOST, "--port", str(port)]
+    parent = str(os.getpid())
+    return [sys.executable, "-c", SERVE, parent, "serve", str(model), "--host", HOST, "--port", str(port)]
 
 
 def _own_environment() -> dict[str, str]:

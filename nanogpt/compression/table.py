@@ -81,6 +81,8 @@ def compress(
     left_out: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
     recovery.remove_leftovers(out)
+    for name in (PAGE, TABLE):  # of an earlier time: models that are half made anew are not what they say
+        durable.remove(out / name)
     each = seconds / max(1, sum(method in TRAINED for method in methods))
     for method in methods:
         if method in TRAINED and each < LEAST_SECONDS:

@@ -49,8 +49,8 @@ def export(
     holds anything but such an export.
     """
     require_target(folder, FILES, is_export, sources)
-    durable.write_text(folder / MODELFILE, _modelfile(model.config))
     with placing.weights_of(folder, [WEIGHTS]) as temporary:
+        durable.write_text(folder / MODELFILE, _modelfile(model.config))  # first: an export that is cut is known by it
         tensors = published_shapes.tensors_of(model)
         write_gguf(temporary / WEIGHTS, model.config, tensors, tokenizer, precision, name)
         if card is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,15 @@ def weights_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     Those of an older export go first, their digests come before the new ones, and the last of `names` comes last: half
     an export is never taken for a whole one. Raises OSError with nothing of the new weights in place.
     """
+    remove_abandoned(folder)
     for name in reversed(names):
         durable.remove(folder / name)
     temporary = folder / f".weights.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     durable.make_parents(temporary / "x")
     try:
-        yield temporary
+        with _short_writes_explained(folder):
+            yield temporary
         written = [name for name in names if (temporary / name).is_file()]
         for name in written:
             with open(temporary / name, "rb+") as file:
@@ -36,3 +39,21 @@ def weights_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     durable.fsync_folder(folder)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what an export that was killed had begun to write: nobody else would, and weights are large."""
+    for path in folder.glob(".*.tmp"):
+        if durable.is_abandoned(path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _short_writes_explained(folder: Path) -> Iterator[None]:
+    """numpy, which gguf writes with, says how many bytes are missing and not why."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise OSError(errno.ENOSPC, f"the disk is full, or takes no file of that size ({error})", str(folder)) from None

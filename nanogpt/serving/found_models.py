@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Literal
 
 import yaml
 
+from nanogpt import durable
 from nanogpt.faults import UserError
 
 Kind = Literal["export", "best", "final", "step"]
@@ -64,7 +66,7 @@ def version_of(path: Path) -> tuple[int, int, int] | None:
             status = file.stat()
         except OSError:
             continue
-        if not file.is_dir():
+        if stat.S_ISREG(status.st_mode):
             return status.st_ino, status.st_size, status.st_mtime_ns
     return None
 
@@ -77,19 +79,22 @@ def _names(name: str) -> Iterator[str]:
         number += 1
 
 
+# os.path's questions are answered with no where a folder may not be read; Path's raise PermissionError.
+
+
 def _models_in(path: Path, depth: int) -> Iterator[FoundModel]:
     path = Path(os.path.abspath(os.path.expanduser(path)))
-    if path.is_file():
+    if os.path.isfile(path):
         yield from _described(path, "export", path.parent.name, path.stem, f"{path.parent.name}/{path.stem}")
-    elif (path / TRAINING_CONFIG).is_file():
+    elif os.path.isfile(path / TRAINING_CONFIG):
         yield from _of_training(path)
-    elif (path / EXPORT_CONFIG).is_file():
+    elif os.path.isfile(path / EXPORT_CONFIG):
         if not path.name.endswith(OTHER_PROGRAMS):
             yield from _described(path, "export", path.parent.name, path.name, f"{path.parent.name}/{path.name}")
-    elif (path / MANIFEST).is_file():
+    elif os.path.isfile(path / MANIFEST):
         yield from _checkpoint(path, _training_above(path))
-    elif depth > 0 and path.is_dir():
-        shelves = [path / name for name in SHELVES if (path / name).is_dir()]
+    elif depth > 0 and os.path.isdir(path):
+        shelves = [path / name for name in SHELVES if os.path.isdir(path / name)]
         for folder in shelves or _folders_in(path):
             yield from _models_in(folder, depth - (not shelves))
 
@@ -104,7 +109,7 @@ def _of_training(folder: Path) -> Iterator[FoundModel]:
 def _folders_in(folder: Path) -> list[Path]:
     """The folders in `folder`, by name; none where it is not there, or gone meanwhile."""
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if os.path.isdir(path) and not path.name.startswith("."))
     except OSError:
         return []
 
@@ -113,13 +118,13 @@ def _checkpoint(folder: Path, training: Path) -> Iterator[FoundModel]:
     """A checkpoint of `training`."""
     kind: Kind = "best" if folder.name == "best" else "final" if folder.name == "final" else "step"
     name = f"{training.parent.name}/{training.name}@{folder.name}"
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):
         yield from _described(folder, kind, training.parent.name, training.name, name)
 
 
 def _training_above(folder: Path) -> Path:
     above = (folder.parent, folder.parent.parent)
-    return next((path for path in above if (path / TRAINING_CONFIG).is_file()), folder.parent)
+    return next((path for path in above if os.path.isfile(path / TRAINING_CONFIG)), folder.parent)
 
 
 def _described(path: Path, kind: Kind, run: str, model: str, name: str) -> Iterator[FoundModel]:
@@ -127,7 +132,13 @@ def _described(path: Path, kind: Kind, run: str, model: str, name: str) -> Itera
     if version is not None:
         step, parameters, block_size = _figures(path, version)
         changed = version[2] // 1_000_000_000
+        name, run, model = map(as_text, (name, run, model))
         yield FoundModel(name, path, kind, run, model, step, parameters, block_size, version, changed)
+
+
+def as_text(name: object) -> str:
+    """The name of a file as JSON can state it: bytes that are no UTF-8 as escapes."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @lru_cache(maxsize=10_000)
@@ -154,7 +165,7 @@ def _block_size(path: Path, training: Path) -> int | None:
 def _read(file: Path) -> dict[str, object]:
     """A JSON or YAML mapping; empty where there is none: what is damaged is reported when the model is opened."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = durable.read_text(file)
         content = json.loads(text) if file.suffix == ".json" else yaml.load(text, _YAML)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
@@ -167,13 +178,13 @@ _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def _parameters(path: Path) -> int | None:
     """How many numbers a safetensors file holds, from its header."""
     try:
-        with open(path / WEIGHTS[0], "rb") as file:
+        with durable.open_plain(path / WEIGHTS[0]) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > LONGEST_HEADER:
                 return None
             header = json.loads(file.read(length))
         return sum(int(math.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +14,7 @@ from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.options import Options
 from nanogpt.serving import orders
 from nanogpt.serving.openai_api import Responses, TheLimits, TheModels
-from nanogpt.serving.openai_shapes import ANY_OBJECT, Shape
+from nanogpt.serving.openai_shapes import ANY_OBJECT, FirstMistake, Shape, Strings
 from nanogpt.serving.orders import Stream, Texts
 from nanogpt.serving.refusals import Refusal
 from nanogpt.serving.settings import Limits
@@ -41,7 +41,7 @@ class OllamaOptions(Shape):
     typical_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     repeat_penalty: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63, description="below 0: a fresh one each time")
-    stop: list[str] | None = None
+    stop: Strings | None = None
 
 
 class OllamaRequest(Shape):
@@ -84,7 +84,7 @@ class OllamaMessage(Shape):
 
 
 class OllamaChatRequest(OllamaRequest):
-    messages: list[OllamaMessage] = Field(min_length=1)
+    messages: Annotated[list[OllamaMessage], FirstMistake()] = Field(min_length=1)
 
 
 class _Answer(BaseModel):

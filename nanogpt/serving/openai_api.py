@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from nanogpt.inference.conversation import Play
 from nanogpt.inference.options import LARGEST_SEED, Alternative, Options, Piece, Token
 from nanogpt.serving import orders
+from nanogpt.serving.found_models import as_text
 from nanogpt.serving.models import Models, Offered
 from nanogpt.serving.openai_shapes import (
     Chat,
@@ -85,7 +86,7 @@ async def one_model(model: str, models: TheModels) -> Model:
 def _model(offered: Offered) -> Model:
     found = offered.found
     facts = ModelFacts(
-        path=str(found.path),
+        path=as_text(found.path),
         kind=found.kind,
         run=found.run,
         model=found.model,

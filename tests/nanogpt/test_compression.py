@@ -355,6 +355,20 @@ def test_a_mistake_is_one_line(tmp_path, capsys, options, words):
     assert words in said and said.count("\n") == 1
 
 
+def test_models_that_are_half_made_anew_have_no_table(trained, tmp_path, monkeypatch):
+    folder, data = trained
+    table.compress(folder, data, tmp_path, 0.5, methods=("int8",))
+    assert (tmp_path / "table.json").is_file()
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table, "_make", killed)
+    with pytest.raises(KeyboardInterrupt):
+        table.compress(folder, data, tmp_path, 0.5, methods=("int8",))
+    assert not (tmp_path / "table.json").exists() and not (tmp_path / "table.md").exists()
+
+
 def test_what_fits_no_such_model_is_left_out_and_named(trained, tmp_path):
     folder, data = trained
     larger = load_config(folder / "config.yaml").with_changes({"model.n_layer": 4})

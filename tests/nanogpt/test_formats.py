@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import urllib.request
 from dataclasses import dataclass
@@ -393,6 +395,35 @@ def test_a_write_that_is_cut_leaves_no_weights_and_can_be_done_again(name, chara
             write_model(characters.model, characters.tokenizer, form, tmp_path)
     assert not (tmp_path / form.weights).exists() and not list(tmp_path.glob(".*.tmp"))
     assert write_model(characters.model, characters.tokenizer, form, tmp_path) == files
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_a_killed_export_had_begun_is_removed(name, characters, tmp_path):
+    ended = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout.strip()
+    theirs = tmp_path / f".weights.{os.getppid()}.tmp"
+    for folder in (tmp_path / f".weights.{ended}.tmp", theirs):
+        folder.mkdir()
+        (folder / "half").write_bytes(b"x")
+    (tmp_path / f".README.md.{ended}.tmp").write_text("half")
+    write_model(characters.model, characters.tokenizer, FORMATS[name], tmp_path)
+    assert list(tmp_path.glob(".*.tmp")) == [theirs]  # of a process that may be writing still
+
+
+def test_a_full_disk_is_said_where_gguf_writes(characters, tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    write_model(characters.model, characters.tokenizer, FORMATS["gguf"], tmp_path)
+    written = (tmp_path / "Modelfile").stat()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        with pytest.raises(OSError, match="the disk is full, or takes no file of that size"):
+            write_model(characters.model, characters.tokenizer, FORMATS["gguf"], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "model.gguf").exists() and not list(tmp_path.glob(".*.tmp"))
+    assert (tmp_path / "Modelfile").stat().st_ino != written.st_ino
 
 
 def test_weights_that_rot_are_noticed(characters, tmp_path):

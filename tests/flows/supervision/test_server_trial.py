@@ -1,12 +1,19 @@
 """The server that a run starts and talks to: what goes wrong with it is an error in one line, and nothing is left."""
 
+import contextlib
 import io
 import json
+import subprocess
+import sys
+import time
 
+import numpy as np
 import psutil
 import pytest
 import requests
+import safetensors.numpy
 
+from flows.context.paths import CHECKOUT
 from flows.supervision import server_trial
 from flows.supervision.server_trial import serve_and_talk
 
@@ -52,3 +59,33 @@ def test_a_server_that_does_not_answer_is_killed(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="no answer within"):
         serve_and_talk(tmp_path, "Once", tmp_path / "server.log")
     assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "1000.5"]]
+
+
+@pytest.mark.slow
+def test_the_server_ends_with_the_run_that_started_it(tmp_path):
+    weights = safetensors.numpy.save({"a": np.zeros(3, np.float32)})
+    for name in ("one", "another"):  # with a single one that cannot be opened it would end by itself
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    program = (
+        "import sys, time; from pathlib import Path; from flows.supervision import server_trial as trial\n"
+        "with open(sys.argv[2], 'w') as log, trial._started(Path(sys.argv[1]), trial._free_port(), log) as server:\n"
+        "    print(server.pid, flush=True); time.sleep(60)"
+    )
+    log = tmp_path / "server.log"
+    command = [sys.executable, "-c", program, str(tmp_path), str(log)]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as run:
+        server = psutil.Process(int(run.stdout.readline()))
+        try:
+            until = time.monotonic() + 30
+            while "Ctrl-C ends it" not in log.read_text() and time.monotonic() < until:
+                time.sleep(0.05)
+            assert server.is_running() and "Ctrl-C ends it" in log.read_text()
+            run.kill()
+            psutil.wait_procs([server], timeout=20)
+            assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+        finally:
+            run.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                server.kill()

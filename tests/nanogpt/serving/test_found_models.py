@@ -1,6 +1,7 @@
 """What a path offers, described without torch: exports, trainings with their steps, workspaces."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -105,3 +106,45 @@ def test_finding_them_loads_no_torch(workspace):
         f"assert find_models([Path({str(workspace)!r})]); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "config.yaml", "config.json"])
+def test_what_is_no_plain_file_keeps_nobody_waiting(workspace, name):
+    """Reading a FIFO would wait for its writer, and the whole server with it."""
+    mkfifo = getattr(os, "mkfifo", None) or pytest.skip("no FIFOs here")
+    found = [path for path in workspace.rglob(name) if path.is_file()]
+    for path in found:
+        path.unlink()
+        mkfifo(path)
+    assert version_of(found[0]) is None
+    find_models([workspace], missing_ok=True)
+
+
+def test_a_header_of_absurd_sizes_is_no_reason_to_fail(workspace):
+    header = b'{"a": {"shape": [1e999]}}'
+    for path in workspace.rglob("model.safetensors"):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert {model.parameters for model in find_models([workspace])} == {None}
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(workspace):
+    folder = workspace / "exports" / "default" / "private"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    folder.chmod(0)
+    program = (
+        "import os, sys; from pathlib import Path; from nanogpt.serving.found_models import find_models; "
+        "os.getuid() or os.setuid(65534); print(len(find_models([Path(sys.argv[1])])))"
+    )
+    for above in (workspace, *workspace.parents[:-2]):
+        above.chmod(above.stat().st_mode | 0o055)
+    command = [sys.executable, "-c", program, str(workspace)]
+    assert subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True).stdout == "5\n"
+    folder.chmod(0o700)
+
+
+def test_a_name_that_is_not_text_can_be_stated(workspace):
+    folder = workspace / "exports" / os.fsdecode(b"run\xff")
+    (workspace / "exports" / "default").rename(folder)
+    [model] = find_models([folder])
+    assert (model.id, model.run) == ("run\\udcff/best", "run\\udcff") and model.path == folder / "best"

@@ -4,10 +4,13 @@ import json
 
 import openai
 import pytest
+from pydantic import ValidationError
 
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.engine import Engine
+from nanogpt.serving.ollama_api import OllamaChatRequest
+from nanogpt.serving.openai_shapes import ChatRequest, CompletionRequest
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.serving.serving_case import LETTERS, make_export, serving, table_engine
 
@@ -180,6 +183,20 @@ def test_any_seed_of_64_bits_gives_one_text(client, server):
         assert texts == {complete("abc", max_new_tokens=9, seed=seed % 2**63)}
     fresh = {"model": MODEL, "prompt": "abc", "stream": False, "options": {"seed": -1, "num_predict": 30}}
     assert len({server.post("/api/generate", fresh).json()["response"] for _ in range(4)}) > 1
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/completions", '{"prompt": [%s]}'), ("/v1/completions", '{"stop": [%s]}'),
+    ("/v1/chat/completions", '{"messages": [%s]}'),
+    ("/v1/chat/completions", '{"messages": [{"role": "user", "content": [%s]}]}'),
+    ("/api/chat", '{"model": "a", "messages": [%s]}'),
+])  # fmt: skip
+def test_a_thousand_mistakes_are_looked_at_no_longer_than_one(path, body):
+    """All of them listed, 1 MB of them keeps everybody else waiting for seconds."""
+    shape = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest, "/api/chat": OllamaChatRequest}
+    with pytest.raises(ValidationError) as caught:
+        shape[path].model_validate(json.loads(body % ", ".join(["1"] * 1000)))
+    assert caught.value.error_count() <= 3  # one for each type that the field may have
 
 
 @pytest.mark.parametrize("temperature", [0, 1e-9, 99.9])
