@@ -7,30 +7,13 @@ import pytest
 
 from nanogpt import cli
 from nanogpt.config import Config, save_config
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.lora import add_adapters
 from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import open_folder
-from tests.nanogpt.model_case import randomised, small
-
-LETTERS = CharTokenizer("abcdefgh \n")
-
-
-def model(seed: int = 0):
-    return randomised(small(vocab_size=LETTERS.vocab_size), seed)
-
-
-def train_into(folder: Path, seed: int = 0) -> Path:
-    """What a training leaves in `folder`."""
-    trained = model(seed)
-    save_config(Config(model=trained.config.model_dump()), folder / "config.yaml")
-    LETTERS.save(folder)
-    (folder / "metrics.jsonl").touch()
-    checkpoint.save_model(folder / "best", trained, step=1, facts={})
-    return folder
+from tests.nanogpt.trained_case import LETTERS, model, train_into
 
 
 def content(folder: Path) -> dict[str, bytes]:

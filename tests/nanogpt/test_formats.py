@@ -30,7 +30,7 @@ from nanogpt.weights import digests
 from nanogpt.weights.folders import open_folder
 from tests.conftest import CHECKOUT
 from tests.nanogpt.model_case import randomised, small
-from tests.nanogpt.test_export_target import train_into
+from tests.nanogpt.trained_case import train_into
 
 # Characters of one to four bytes, some of which begin alike; id 11 of this alphabet, llama.cpp's usual end, is ";".
 TEXT = "\n !'(),-.1:;?A“the cat’s ‘café’ — naïve, über; 🙂🙃 sat on the mat. Привет!\n" * 4

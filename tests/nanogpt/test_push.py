@@ -19,7 +19,7 @@ from nanogpt.export import folder_card
 from nanogpt.export.formats import FORMATS, card_for, write_model
 from nanogpt.weights.sources import source_at
 from tests.nanogpt.model_case import randomised, small
-from tests.nanogpt.test_export_target import train_into
+from tests.nanogpt.trained_case import train_into
 
 TOKEN = "hf_secret"
 # What hub-docs (modelcard.md) and the hub's own validator ask of metadata.

@@ -8,8 +8,7 @@ import pytest
 from nanogpt.serving.found_models import find_models
 from nanogpt.serving.models import open_engine
 from nanogpt.serving.settings import Limits, Settings
-from tests.nanogpt.serving.serving_case import make_export, make_real_export, serving
-from tests.nanogpt.serving.test_worker import streaming
+from tests.nanogpt.serving.serving_case import make_export, make_real_export, serving, streaming
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.serving.settings import Limits
-from tests.nanogpt.serving.serving_case import LETTERS, SECONDS, make_export, serving, table_engine
+from tests.nanogpt.serving.serving_case import LETTERS, SECONDS, make_export, serving, streaming, table_engine
 
 pytestmark = pytest.mark.slow
 
@@ -24,17 +24,6 @@ def ask(server, seed: int, tokens: int = 40, **changes) -> str:
     answer = server.post("/v1/completions", {"prompt": "abc", "max_tokens": tokens, "seed": seed} | changes)
     assert answer.status_code == 200, answer.text
     return answer.json()["choices"][0]["text"]
-
-
-@contextlib.contextmanager
-def streaming(server, tokens: int = 4_000):
-    """A text that is being written; its answer is open inside the block, and hung up behind it."""
-    with httpx.Client(base_url=server.url, timeout=SECONDS) as client:
-        body = {"prompt": "abc", "max_tokens": tokens, "stream": True}
-        with client.stream("POST", "/v1/completions", json=body) as answer:
-            lines = answer.iter_lines()
-            assert "choices" in next(lines)
-            yield lines
 
 
 def test_texts_written_together_are_those_written_alone(export):
