@@ -64,6 +64,13 @@ def is_abandoned(path: Path) -> bool:
     return False
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove from `folder` what is_abandoned(): nobody else would, and weights are large. Raises OSError."""
+    for path in folder.glob(".*.tmp"):
+        if is_abandoned(path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
 def make_parents(path: Path) -> None:
     """The folders above `path`. Raises FolderLostError rather than make one anew that is kept to and is gone."""
     require_kept(path)

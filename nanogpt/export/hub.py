@@ -46,6 +46,8 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         raise UserError(f"--repo {repository}: {_one_line(error)}") from error
     except (ClientError, OSError, RuntimeError, ValueError) as error:
         raise UserError(_refusal(error, repository, api.endpoint)) from error
+    except (AttributeError, KeyError, TypeError) as error:  # JSON of another shape than the client takes apart
+        raise UserError(f"{api.endpoint} does not answer as a hub does ({_one_line(error)})") from error
     return str(made)
 
 

@@ -19,7 +19,6 @@ from nanogpt import durable
 from nanogpt.config import ModelConfig
 from nanogpt.data import tokenizer as tokenizers
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
-from nanogpt.export import placing
 from nanogpt.export.front_matter import CARD
 from nanogpt.export.target import make_way, require_target
 from nanogpt.model.gpt import GPT
@@ -73,7 +72,7 @@ def export_tensors(
     require_target(folder, FILES, is_export, sources)
     names = {name: name.removeprefix(GPT2_PREFIX) for name in tensors}
     weights = save({names[name]: tensor for name, tensor in tensors.items()}, metadata={"format": "pt"})
-    placing.remove_abandoned(folder)
+    durable.remove_abandoned(folder)
     durable.remove(folder / WEIGHTS)
     write_settings(folder, settings, tokenizer, config.block_size)
     if card is not None:

@@ -20,7 +20,7 @@ def weights_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     Those of an older export go first, their digests come before the new ones, and the last of `names` comes last: half
     an export is never taken for a whole one. Raises OSError with nothing of the new weights in place.
     """
-    remove_abandoned(folder)
+    durable.remove_abandoned(folder)
     for name in reversed(names):
         durable.remove(folder / name)
     temporary = folder / f".weights.{os.getpid()}.tmp"
@@ -39,13 +39,6 @@ def weights_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     durable.fsync_folder(folder)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove what an export that was killed had begun to write: nobody else would, and weights are large."""
-    for path in folder.glob(".*.tmp"):
-        if durable.is_abandoned(path):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

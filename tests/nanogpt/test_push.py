@@ -224,3 +224,11 @@ def test_a_token_a_hub_and_privacy_that_are_missing_are_named(exports, hub, caps
 
 def test_the_name_in_a_card_is_the_models(exports):
     assert folder_card.described(source_at(exports / "trained")).name in (exports / "gguf/README.md").read_text()
+
+
+@pytest.mark.parametrize("content", [[1, 2], None, {"nothing": "here"}])
+def test_what_is_no_hub_is_said_in_one_line(exports, hub, monkeypatch, capsys, content):
+    monkeypatch.setattr(Answer, "create", lambda self, asked: self.send(200, content))
+    assert cli.main(["push", str(exports / "hf"), "--repo", "me/poet"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert f"{hub.address} does not answer as a hub does" in said[-1]
