@@ -450,7 +450,7 @@ def test_a_file_that_is_none_of_ours_is_refused_in_a_line(page, tmp_path):
         page.one("#file").send_keys(str(tmp_path / "file.json"))
         page.wait(lambda wrong=wrong: wrong in page.text("#notice"))
         assert page.text("#notice").startswith("file.json: ") and "\n" not in page.text("#notice")
-        assert page.text(".pane .tokens") == "Ay, my good lord." and page.browser.title == "nanoGPT"
+        assert page.text(".pane .tokens") == "Ay, my good lord." and page.browser.title == "nanogpt"
 
 
 def test_text_is_never_html(page, tmp_path):
@@ -468,7 +468,7 @@ def test_text_is_never_html(page, tmp_path):
     page.wait(lambda: page.text(".failure p") == HOSTILE)
     page.alt("a")
     page.wait(lambda: HOSTILE in page.text("#attention-strip"))
-    assert page.browser.title == "nanoGPT" and not page.all("img, main script")
+    assert page.browser.title == "nanogpt" and not page.all("img, main script")
 
 
 # Failures
