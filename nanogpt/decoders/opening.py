@@ -69,8 +69,9 @@ def _fast(source: Source, backend: str, notify: Notify, precision: Precision) ->
     if found is None and precision != "float32":
         raise UserError(f"precision {precision}: {' and '.join(FAST)} cannot be used here; allowed is float32 "
                         f"({'; '.join(reasons)})")  # fmt: skip
-    for reason in reasons:
-        notify(reason)
+    if found is None or found.name != backends[0]:  # otherwise the first choice computes, and nothing was lost
+        for reason in reasons:
+            notify(reason)
     return found if found is not None else _torch(source, "cpu")
 
 

@@ -280,8 +280,9 @@ def test_the_script_in_each_card_continues_a_text(name, quick_case, monkeypatch,
     needs = {"gguf": "xllamacpp", "mlx": "mlx.core"}
     if name in needs:
         pytest.importorskip(needs[name])
-    written = run_python_of(quick_case.folder(name) / "README.md", monkeypatch, capsys)
-    assert len(written.strip()) > 4, name
+    card = quick_case.folder(name) / "README.md"
+    written = (run_python_of(card, monkeypatch, capsys) for _ in range(5))  # drawn: some are blank or end at once
+    assert any(len(text.strip()) > 4 for text in written), name
 
 
 @pytest.mark.parametrize("end", [0, 5, None])

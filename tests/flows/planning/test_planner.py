@@ -82,7 +82,7 @@ def test_on_a_usual_machine_the_whole_plan_with_its_margin_fits_the_budget(budge
 def test_a_slower_machine_is_never_given_a_larger_model(speeds, budget, slowness):
     slow = [dataclasses.replace(speed, seconds_per_step=slowness * speed.seconds_per_step) for speed in speeds]
     quick, slowed = (plan(LADDER, machine, budget).ladder[-1] for machine in (speeds, slow))
-    # The same model may get more steps: in a training of seconds, an evaluation fewer leaves a third more time for them.
+    # The same model may get more steps: an evaluation fewer leaves a training of seconds a third more time for them.
     assert slowed.parameters <= quick.parameters or slowed.tokens <= quick.tokens
     # Whole evaluations move the plan by a hair; of similar models the larger is taken.
     assert slowed.expected_bits_per_byte >= quick.expected_bits_per_byte / planner.SIMILAR / 1.01
