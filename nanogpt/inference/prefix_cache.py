@@ -27,7 +27,8 @@ class PrefixCache:
     """The caches of the texts that ended last, as many whole contexts of `config` as fit into `most_bytes`.
 
     Measured on one busy core, decoder in C: of a prompt to GPT-2 124M with 500 tokens that were read before and 22 new
-    ones, the first token comes after 0.33 s instead of 6.1; with 0.8 M parameters, 40 and 15: 0.9 ms instead of 1.8.
+    ones, the first token comes after 0.33 s instead of 6.1; with 0.8 M parameters, 40 and 15: 0.9 ms instead of 1.8,
+    but one round of three was slower with it.
     """
 
     def __init__(self, config: ModelConfig, most_bytes: int):
