@@ -22,9 +22,10 @@ def speculate(model: Model, draft: Decoder, writing: Writing) -> Iterator[Piece]
     accepted where the model decides the same: the text keeps to its seed.
 
     Measured on busy cores, one thread, the ladder's 0.8 M parameters guessing for its 4.85 M (tiny Shakespeare, 100
-    tokens, the third-fastest of 7, alternating): decoders in C 1.8 times as fast at temperature 0.8 and 1.6 times greedily, 3.1 and 3.2
-    tokens a pass; with 2 or 6 guesses 1.6 to 1.7 times. With onnxruntime 0.9 to 1.3 times: its passes over few tokens
-    cost twice a step. Guesses looked up in the text itself were right too rarely to pay (1.05 tokens a pass).
+    tokens, the third-fastest of 7, alternating): decoders in C 1.8 times as fast at temperature 0.8 and 1.6 times
+    greedily, 3.1 and 3.2 tokens a pass; with 2 or 6 guesses 1.6 to 1.7 times. With onnxruntime 0.9 to 1.3 times: its
+    passes over few tokens cost twice a step. Guesses looked up in the text itself were right too rarely to pay (1.05
+    tokens a pass).
     Raises writing.error where the text ends with one.
     """
     options = writing.options
