@@ -20,7 +20,6 @@ WEIGHTS, MODELFILE = "model.gguf", "Modelfile"
 FILES = {WEIGHTS, MODELFILE, CARD, digests.FILE}
 MARK = "# Written by nanogpt export. To use it: ollama create NAME -f Modelfile"  # a folder of ours is known by it
 LIBRARY = "gguf"
-OTHER_ACTIVATIONS = ("gelu_erf", "relu2")
 
 
 def refusal(config: ModelConfig, tokenizer: Tokenizer) -> str:
@@ -29,7 +28,7 @@ def refusal(config: ModelConfig, tokenizer: Tokenizer) -> str:
     llama.cpp computes GPT-2's GELU by tanh, whatever the file says.
     """
     published_settings.settings_of(config)
-    if config.activation in OTHER_ACTIVATIONS:
+    if config.activation in published_settings.OTHER_ACTIVATIONS:
         return f"model.activation is {config.activation}; llama.cpp computes gelu, by tanh, and swiglu"
     return gguf_vocabulary.refusal(tokenizer, config.vocab_size or 0)
 

@@ -10,7 +10,6 @@ from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.weights import published_settings
 
 LIBRARY = "mlx"
-OTHER_ACTIVATIONS = ("gelu_erf", "relu2")
 
 
 def refusal(config: ModelConfig, tokenizer: Tokenizer) -> str:
@@ -21,7 +20,7 @@ def refusal(config: ModelConfig, tokenizer: Tokenizer) -> str:
     published_settings.settings_of(config)
     if published_settings.is_qwen3(config):
         return ""
-    if config.activation in OTHER_ACTIVATIONS:
+    if config.activation in published_settings.OTHER_ACTIVATIONS:
         return f"model.activation is {config.activation}; mlx-lm's GPT-2 computes gelu, by tanh"
     if not published_settings.is_tied(config):
         option = "embedding_norm is true" if config.tie_weights else "tie_weights is false"

@@ -8,6 +8,7 @@ from nanogpt.faults import UserError
 # The parts by which the two are known; everything else of a configuration is a number in them.
 GPT2_SHAPE = dict(norm="layernorm", position="learned", qk_norm=False)
 QWEN3_SHAPE = dict(norm="rmsnorm", position="rope", qk_norm=True, activation="swiglu", bias=False)
+OTHER_ACTIVATIONS = ("gelu_erf", "relu2")  # which llama.cpp and mlx-lm read, and compute as GELU by tanh
 GPT2_ACTIVATIONS = {"gelu": "gelu_new", "gelu_erf": "gelu", "relu2": "relu2"}
 
 
