@@ -175,7 +175,7 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
     ("nanogpt/data/data_loader.py", {"configuration.measure", "training.micro", "evaluation.models",
                                      "deployment.compression"}),
     ("nanogpt/evaluation/baselines.py", {"evaluation.baselines", "evaluation.samples"}),
-    ("nanogpt/plots.py", {"documentation.figures", "documentation.report"}),
+    ("nanogpt/plots/training.py", {"documentation.figures", "documentation.report"}),
     ("templates/training_report.md.j2", {"documentation.report"}),
     ("examples/complete.py", {"deployment.examples"}),
 ])  # fmt: skip

@@ -84,9 +84,9 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.commands",
-        "nanogpt.serving nanogpt.measure nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
-        "nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data nanogpt.config "
-        f"nanogpt.device {BASICS}",
+        "nanogpt.serving nanogpt.measure nanogpt.study nanogpt.compression nanogpt.export nanogpt.evaluation "
+        "nanogpt.training nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data "
+        f"nanogpt.config nanogpt.device {BASICS}",
         "nanogpt.cli nanogpt.commands",
     ),
     Room(

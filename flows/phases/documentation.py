@@ -34,7 +34,9 @@ def documentation(run: Run) -> None:
 
 
 def draw_figures(run: Run) -> StepResult[NoFacts]:
-    from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
+    # matplotlib: 0.5 s, only where something is drawn
+    from nanogpt.plots.models import baselines_plot, comparison_plot
+    from nanogpt.plots.training import learning_rate_plot, loss_plot, speed_plot
 
     folder = run.paths.reports / "figures"
     begun = {name: run.paths.model(name) for name in run.models()}
@@ -42,27 +44,27 @@ def draw_figures(run: Run) -> StepResult[NoFacts]:
     figures: list[Path] = []
     for name, model in begun.items():
         for kind, plot in (
-            ("loss", plots.loss_plot),
-            ("learning-rate", plots.learning_rate_plot),
-            ("speed", plots.speed_plot),
+            ("loss", loss_plot),
+            ("learning-rate", learning_rate_plot),
+            ("speed", speed_plot),
         ):
             figures.append(plot(model, folder / f"{name}-{kind}.svg"))
     baselines, evaluated = facts_of(run, BASELINES), facts_of(run, EVALUATED)
     bits = baselines.bits_per_byte if baselines else {}
     five_gram = {name: value for name, value in bits.items() if name.startswith("5-gram")}
     tested = {name: figures_.test.bits_per_byte for name, figures_ in (evaluated.models if evaluated else {}).items()}
-    figures.append(plots.comparison_plot(begun, folder / "comparison.svg", five_gram))
-    figures.append(plots.baselines_plot(bits, tested, folder / "baselines.svg"))
+    figures.append(comparison_plot(begun, folder / "comparison.svg", five_gram))
+    figures.append(baselines_plot(bits, tested, folder / "baselines.svg"))
     return StepResult(NoFacts(), figures)
 
 
 def write_report(run: Run) -> StepResult[Reported]:
-    from nanogpt import plots  # matplotlib, as above
+    from nanogpt.plots.run import phase_times_plot  # matplotlib, as above
 
     facts = collect(run)
     times = run.paths.reports / "figures" / "phase-times.svg"
     rows = [(f"{phase.number} {phase.title}", phase.planned_seconds, phase.seconds) for phase in facts.phases]
-    plots.phase_times_plot(rows, times)
+    phase_times_plot(rows, times)
     figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}
     durable.write_json(run.paths.reports / FACTS, to_json(facts))
     card_files = _cards(run, facts)
@@ -102,7 +104,7 @@ def _criterion_row(criterion: Criterion) -> dict[str, str]:
 
 
 THIS = "flows/phases/documentation.py"
-CURVES = ("nanogpt/plots.py", "nanogpt/training/record/metrics.py")
+CURVES = ("nanogpt/plots/**", "nanogpt/training/record/metrics.py")
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:

@@ -107,6 +107,6 @@ class TrainerWatch:
 
 
 def draw_loss(folder: Path) -> None:
-    from nanogpt import plots  # matplotlib: 0.5 s, only where something is drawn
+    from nanogpt.plots.training import loss_plot  # matplotlib: 0.5 s, only where something is drawn
 
-    plots.loss_plot(folder, folder / "loss.svg")
+    loss_plot(folder, folder / "loss.svg")

@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(table(found, rates))
     print(conclusion(found, rates))
     if arguments.picture:
-        from nanogpt import plots
+        from nanogpt.plots.measurements import learning_rate_range_plot
 
-        plots.learning_rate_range_plot(found, config.name, arguments.picture)
+        learning_rate_range_plot(found, config.name, arguments.picture)
         print(f"picture: {arguments.picture}")
     return 0
 

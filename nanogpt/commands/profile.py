@@ -38,10 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     found = profile(config, arguments.steps, tokens, split, arguments.trace)
     show_profile(config.name, found)
     if arguments.picture:
-        from nanogpt import plots
+        from nanogpt.plots.measurements import profile_plot
 
         facts = {**asdict(found), "shares": found.shares}
-        print(f"picture  {plots.profile_plot(config.name, facts, arguments.picture)}")
+        print(f"picture  {profile_plot(config.name, facts, arguments.picture)}")
     if arguments.trace:
         print(f"trace    {arguments.trace}")
     return 0

@@ -1,1 +1,1 @@
-"""Proofs of the model's parts, each with its figure and its limit."""
+"""What a model has learned and how it computes: proofs of its parts, attention, predictions layer by layer."""

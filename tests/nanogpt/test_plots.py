@@ -7,9 +7,14 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-from nanogpt import plots
+from nanogpt.plots.measurements import profile_plot
+from nanogpt.plots.models import baselines_plot, comparison_plot
+from nanogpt.plots.run import phase_times_plot
+from nanogpt.plots.style import MOST_POINTS, PART_COLORS, STYLE, smoothed, thinned
+from nanogpt.plots.training import _shade_cool_down, learning_rate_plot, loss_plot, speed_plot
+from nanogpt.training.record.metrics import read_metrics
 
-PLOTS_OF_A_MODEL = [plots.loss_plot, plots.learning_rate_plot, plots.speed_plot]
+PLOTS_OF_A_MODEL = [loss_plot, learning_rate_plot, speed_plot]
 
 
 def model_folder(path: Path, steps: int = 40, decay_start: int = 20) -> Path:
@@ -37,7 +42,7 @@ def test_a_figure_is_a_whole_picture_and_the_same_numbers_give_the_same_bytes(pl
 
 
 def test_png_is_drawn_when_the_path_says_so(tmp_path):
-    picture = plots.loss_plot(model_folder(tmp_path / "tiny"), tmp_path / "loss.png").read_bytes()
+    picture = loss_plot(model_folder(tmp_path / "tiny"), tmp_path / "loss.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
 
 
@@ -55,22 +60,22 @@ def test_values_that_are_no_finite_numbers_are_left_out(tmp_path):
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for plot in PLOTS_OF_A_MODEL:
         plot(folder, tmp_path / "a.svg")
-    plots.comparison_plot({"tiny": folder}, tmp_path / "b.svg", {"5-gram": 2.4})
+    comparison_plot({"tiny": folder}, tmp_path / "b.svg", {"5-gram": 2.4})
 
 
 def test_averaged_weights_have_a_curve_and_may_be_the_best(tmp_path, monkeypatch):
     folder = model_folder(tmp_path / "tiny")
-    plain = plots.loss_plot(folder, tmp_path / "a.svg").read_bytes()
+    plain = loss_plot(folder, tmp_path / "a.svg").read_bytes()
     with open(folder / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"kind": "eval", "step": 40, "val_loss": 1.4, "average_val_loss": 0.9}) + "\n")
     marked = []
-    monkeypatch.setattr(plots, "_mark_best", lambda axes, steps, values: marked.append(min(values)))
-    assert plots.loss_plot(folder, tmp_path / "b.svg").read_bytes() != plain
+    monkeypatch.setattr("nanogpt.plots.training._mark_best", lambda axes, steps, values: marked.append(min(values)))
+    assert loss_plot(folder, tmp_path / "b.svg").read_bytes() != plain
     assert marked == [0.9]
 
 
 def test_a_plateau_and_a_fall_are_a_cool_down_and_a_cosine_is_none(tmp_path):
-    stable = plots.read_metrics(model_folder(tmp_path / "stable"))[0]
+    stable = read_metrics(model_folder(tmp_path / "stable"))[0]
     cosine = [dict(row, learning_rate=1 / row["step"]) for row in stable]
     drawn = []
 
@@ -78,40 +83,40 @@ def test_a_plateau_and_a_fall_are_a_cool_down_and_a_cosine_is_none(tmp_path):
         def axvspan(self, start, end, **_):
             drawn.append((start, end))
 
-    plots._shade_cool_down(Axes(), stable)
-    plots._shade_cool_down(Axes(), cosine)
+    _shade_cool_down(Axes(), stable)
+    _shade_cool_down(Axes(), cosine)
     assert drawn == [(21, 40)]  # the row at step 21 still has the peak's rate
 
 
 def test_bars_take_any_names_and_missing_times(tmp_path):
     names = {"<b>&": 6.0, "$x_1$": 2.0, "": 1.0}
-    ElementTree.parse(plots.baselines_plot(names, {"model": 1.5}, tmp_path / "a.svg"))
-    ElementTree.parse(plots.baselines_plot({}, {}, tmp_path / "b.svg"))
-    ElementTree.parse(plots.phase_times_plot([("1 A", 3.0, None), ("2 B", None, 7200.0)], tmp_path / "c.svg"))
-    ElementTree.parse(plots.phase_times_plot([], tmp_path / "d.svg"))
+    ElementTree.parse(baselines_plot(names, {"model": 1.5}, tmp_path / "a.svg"))
+    ElementTree.parse(baselines_plot({}, {}, tmp_path / "b.svg"))
+    ElementTree.parse(phase_times_plot([("1 A", 3.0, None), ("2 B", None, 7200.0)], tmp_path / "c.svg"))
+    ElementTree.parse(phase_times_plot([], tmp_path / "d.svg"))
 
 
 def test_drawing_touches_no_global_state(tmp_path):
-    before = {key: matplotlib.rcParams[key] for key in plots.STYLE}
-    plots.loss_plot(model_folder(tmp_path / "tiny"), tmp_path / "a.svg")
-    assert {key: matplotlib.rcParams[key] for key in plots.STYLE} == before
+    before = {key: matplotlib.rcParams[key] for key in STYLE}
+    loss_plot(model_folder(tmp_path / "tiny"), tmp_path / "a.svg")
+    assert {key: matplotlib.rcParams[key] for key in STYLE} == before
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 60, 301])
 def test_smoothing_keeps_length_range_and_a_straight_line(length):
     zigzag = [(-1.0) ** i * i for i in range(length)]
-    smooth = plots._smooth(zigzag)
+    smooth = smoothed(zigzag)
     assert len(smooth) == length
     assert all(min(zigzag) <= value <= max(zigzag) for value in smooth)
     line = [0.5 * i for i in range(length)]
-    assert plots._smooth(line) == pytest.approx(line)
+    assert smoothed(line) == pytest.approx(line)
 
 
 @pytest.mark.parametrize("length", [0, 1, 499, 500, 501, 4999])
 def test_thinning_keeps_the_ends_and_few_points(length):
     xs = [float(x) for x in range(length)]
-    kept, _ = plots._thin(xs, xs)
-    assert len(kept) <= plots.MOST_POINTS + 1
+    kept, _ = thinned(xs, xs)
+    assert len(kept) <= MOST_POINTS + 1
     assert not xs or (kept[0], kept[-1]) == (xs[0], xs[-1])
 
 
@@ -126,9 +131,9 @@ def profile(**changed) -> dict:
 
 
 def test_a_profile_is_drawn_with_a_bar_for_each_part(tmp_path):
-    first = plots.profile_plot("tiny", profile(), tmp_path / "a.svg")
-    again = plots.profile_plot("tiny", profile(), tmp_path / "b.svg")
-    more = plots.profile_plot("tiny", profile(evaluation=0.01, checkpoint=0.001), tmp_path / "c.svg")
+    first = profile_plot("tiny", profile(), tmp_path / "a.svg")
+    again = profile_plot("tiny", profile(), tmp_path / "b.svg")
+    more = profile_plot("tiny", profile(evaluation=0.01, checkpoint=0.001), tmp_path / "c.svg")
     assert first.read_bytes() == again.read_bytes()
     height = [float(ElementTree.parse(path).getroot().get("viewBox").split()[3]) for path in (first, more)]
     assert height[0] < height[1]
@@ -137,5 +142,5 @@ def test_a_profile_is_drawn_with_a_bar_for_each_part(tmp_path):
 def test_every_part_of_a_profile_has_its_colour():
     from nanogpt.measure.profiler import PARTS
 
-    assert set(plots.PART_COLORS) == set(PARTS)
-    assert len(set(plots.PART_COLORS.values())) == len(PARTS)
+    assert set(PART_COLORS) == set(PARTS)
+    assert len(set(PART_COLORS.values())) == len(PARTS)

@@ -225,12 +225,12 @@ class Lines:
 
 def draw(folder: Path) -> None:
     """loss.svg; without it nothing is lost."""
-    from nanogpt import plots
+    from nanogpt.plots.training import loss_plot
 
     if not (folder / "metrics.jsonl").is_file():
         return
     try:
-        plots.loss_plot(folder, folder / "loss.svg")
+        loss_plot(folder, folder / "loss.svg")
     except Exception as error:
         print(f"no loss plot: {type(error).__name__}: {error}", file=sys.stderr)
 

@@ -69,8 +69,10 @@ from flows.ledger.facts import (
 from flows.report.facts import ModelFacts, PhaseFacts, RunFacts, UnfinishedTraining
 from flows.runner.milestones import Milestone
 from flows.runner.step_runner import StepRecord
-from nanogpt import plots
 from nanogpt.config import Config
+from nanogpt.plots.models import baselines_plot, comparison_plot
+from nanogpt.plots.run import phase_times_plot
+from nanogpt.plots.training import learning_rate_plot, loss_plot, speed_plot
 from nanogpt.records import to_json
 from nanogpt.results import (
     Coherence,
@@ -261,16 +263,16 @@ def draw_figures(facts: RunFacts, folder: Path) -> dict[str, Path]:
     figures = []
     folders = {model.name: Path(model.folder) for model in facts.models}
     for name, model in folders.items():
-        figures.append(plots.loss_plot(model, folder / f"{name}-loss.svg"))
-        figures.append(plots.learning_rate_plot(model, folder / f"{name}-learning-rate.svg"))
-        figures.append(plots.speed_plot(model, folder / f"{name}-speed.svg"))
+        figures.append(loss_plot(model, folder / f"{name}-loss.svg"))
+        figures.append(learning_rate_plot(model, folder / f"{name}-learning-rate.svg"))
+        figures.append(speed_plot(model, folder / f"{name}-speed.svg"))
     baselines, evaluated = facts.of(BASELINES).bits_per_byte, facts.of(EVALUATED).models
     tested = {name: figures_.test.bits_per_byte for name, figures_ in evaluated.items()}
     times = [(f"{phase.number} {phase.title}", phase.planned_seconds, phase.seconds) for phase in facts.phases]
     five_gram = {"5-gram": baselines["5-gram"]}
-    figures.append(plots.comparison_plot(folders, folder / "comparison.svg", five_gram))
-    figures.append(plots.baselines_plot(baselines, tested, folder / "baselines.svg"))
-    figures.append(plots.phase_times_plot(times, folder / "phase-times.svg"))
+    figures.append(comparison_plot(folders, folder / "comparison.svg", five_gram))
+    figures.append(baselines_plot(baselines, tested, folder / "baselines.svg"))
+    figures.append(phase_times_plot(times, folder / "phase-times.svg"))
     return {path.stem: path for path in figures}
 
 

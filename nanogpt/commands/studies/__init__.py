@@ -1,0 +1,1 @@
+"""One file for each `nanogpt study`: HELP, add_arguments(parser), run(arguments)."""

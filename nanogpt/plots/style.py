@@ -1,0 +1,173 @@
+"""The one style of every figure, and what figures are drawn with."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nanogpt import durable
+
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
+Line = tuple[str, Any]  # a colour and a dash, by matplotlib's words or lengths
+LINES: list[Line] = [
+    (BLUE, "-"),
+    (VERMILION, "--"),
+    (GREEN, "-."),
+    (PURPLE, (0, (5, 1, 1, 1, 1, 1))),
+    (ORANGE, ":"),
+    (SKY, "-"),
+]
+STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.9,
+    "svg.hashsalt": "nanogpt",
+    "svg.fonttype": "path",
+    "path.simplify_threshold": 0.3,
+}
+PART_COLORS = {  # the optimizer's parts in warm colours, the passes in blue
+    "data": SOFT,
+    "forward": SKY,
+    "backward": BLUE,
+    "gradient norm": "#f3d38a",
+    "AdamW": ORANGE,
+    "Muon": VERMILION,
+    "weight average": "#8c510a",
+    "evaluation": GREEN,
+    "checkpoint": PURPLE,
+}
+LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read on
+MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
+_style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
+
+Row = dict[str, Any]
+
+
+def write_figure(draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6) -> Path:
+    """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`."""
+    kind = path.suffix.lstrip(".")
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    data = io.BytesIO()
+    with _style_lock, matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+    durable.write_bytes(path, data.getvalue())
+    return path
+
+
+def set_title(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    # parse_math off: a model named "$x$" is a name, not a formula
+    axes.set_title(title, parse_math=False)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+
+
+def write_behind_bar(axes: Axes, text: str, end: tuple[float, float], **style: Any) -> None:
+    """`text` behind the end of a bar."""
+    axes.annotate(text, end, xytext=(5, 0), textcoords="offset points", va="center", **style)
+
+
+def say_empty(axes: Axes, message: str) -> None:
+    axes.text(0.5, 0.5, message, ha="center", va="center", color=SOFT, transform=axes.transAxes)
+
+
+def categories(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names, color=INK, parse_math=False)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
+    """The two named columns where both are finite numbers."""
+    pairs = [(row.get(x), row.get(y)) for row in rows]
+    finite = [
+        (a, b)
+        for a, b in pairs
+        if isinstance(a, int | float) and isinstance(b, int | float) and math.isfinite(a) and math.isfinite(b)
+    ]
+    return [a for a, _ in finite], [b for _, b in finite]
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Mean of a centred window of a 25th of the points."""
+    reach = max(1, len(values) // 50)
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    smooth = []
+    for place in range(len(values)):
+        near = min(reach, place, len(values) - 1 - place)  # the window shrinks at the ends, and stays centred
+        smooth.append((sums[place + near + 1] - sums[place - near]) / (2 * near + 1))
+    return smooth
+
+
+def thinned(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """At most about MOST_POINTS of the points, the last among them."""
+    stride = max(1, math.ceil(len(xs) / MOST_POINTS))
+    keep = sorted({*range(0, len(xs), stride), len(xs) - 1} if xs else ())
+    return [xs[i] for i in keep], [ys[i] for i in keep]
+
+
+def level_line(axes: Axes, name: str, value: float) -> None:
+    low, high = axes.get_ylim()
+    if low < value < high:
+        axes.axhline(value, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        axes.annotate(
+            f"{name} {value:.3f}",
+            (0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=8.5,
+            parse_math=False,
+        )
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    if longest >= 2 * 3600:
+        return 3600, "hours"
+    return (60, "minutes") if longest >= 180 else (1, "seconds")
+
+
+def give_room(axes: Axes, train: list[float], evaluations: list[float]) -> None:
+    """Cut the first steep fall off the top, so that the later, slow gains can be seen."""
+    values = train[len(train) // 33 :] + evaluations
+    if values and max(values) > min(values):
+        reach = max(values) - min(values)
+        axes.set_ylim(min(values) - 0.06 * reach, max(values) + 0.12 * reach)
+
+
+def endless(items: Sequence[Line]) -> Iterator[Line]:
+    while True:
+        yield from items

@@ -1,0 +1,130 @@
+"""What a training did, drawn from its metrics files: loss, learning rate, gradient norm, speed, memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from nanogpt.plots.style import (
+    BLUE,
+    GREEN,
+    INK,
+    SHADE,
+    SKY,
+    VERMILION,
+    Row,
+    column,
+    give_room,
+    say_empty,
+    set_title,
+    smoothed,
+    thinned,
+    time_unit,
+    write_figure,
+)
+from nanogpt.training.record.metrics import read_metrics
+from nanogpt.units import GIB
+
+
+def loss_plot(model_folder: Path, path: Path) -> Path:
+    """Loss over steps: training, validation, the best evaluation, the cool-down shaded. Takes 0.1 to 0.2 s, because it
+    is drawn again while the model trains."""
+    train, evaluations = read_metrics(model_folder)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        set_title(axes, f"Loss of {model_folder.name}", "step", "cross-entropy (nats per token)")
+        if not train and not evaluations:
+            return say_empty(axes, "no metrics yet")
+        steps, losses = column(train, "step", "loss")
+        axes.plot(*thinned(steps, losses), color=SKY, linewidth=0.9, alpha=0.75, label="train, as logged")
+        smooth = smoothed(losses)
+        axes.plot(*thinned(steps, smooth), color=BLUE, linestyle="--", label="train, smoothed")
+        steps, values = column(evaluations, "step", "val_loss")
+        axes.plot(steps, values, color=VERMILION, marker="o", markersize=3.5, label="validation")
+        averaged_at, averaged = column(evaluations, "step", "average_val_loss")
+        if averaged:
+            axes.plot(averaged_at, averaged, color=GREEN, linestyle="-.", label="validation, averaged weights")
+        if values:
+            _mark_best(axes, [*steps, *averaged_at], [*values, *averaged])
+        _shade_cool_down(axes, train)
+        give_room(axes, smooth, [*values, *averaged])
+        axes.legend(loc="upper right")
+
+    return write_figure(draw, path, height=3.5)
+
+
+def learning_rate_plot(model_folder: Path, path: Path) -> Path:
+    """Learning rate and, under it, gradient norm over steps."""
+    train, _ = read_metrics(model_folder)
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True)
+        set_title(above, f"Learning rate and gradient norm of {model_folder.name}", "", "learning rate")
+        set_title(below, "", "step", "gradient norm")
+        if not train:
+            return say_empty(above, "no metrics yet")
+        above.plot(*thinned(*column(train, "step", "learning_rate")), color=BLUE)
+        above.set_ylim(bottom=0)
+        steps, norms = column(train, "step", "grad_norm")
+        below.plot(*thinned(steps, norms), color=SKY, linewidth=0.9)
+        below.plot(*thinned(steps, smoothed(norms)), color=BLUE)
+        if norms and min(norms) > 0 and max(norms) > 20 * sorted(norms)[len(norms) // 2]:
+            below.set_yscale("log")
+        for axes in (above, below):
+            _shade_cool_down(axes, train)
+
+    return write_figure(draw, path, height=4.2)
+
+
+def speed_plot(model_folder: Path, path: Path) -> Path:
+    """Tokens a second and memory over training time."""
+    train, _ = read_metrics(model_folder)
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, sharex=True)
+        set_title(above, f"Speed and memory of {model_folder.name}", "", "tokens per second")
+        scale, unit = time_unit(max(column(train, "step", "seconds")[1], default=0))
+        set_title(below, "", f"training time ({unit})", "memory (GiB)")
+        if not train:
+            return say_empty(above, "no metrics yet")
+        seconds, speeds = column(train, "seconds", "tokens_per_second")
+        times = [second / scale for second in seconds]
+        above.plot(*thinned(times, speeds), color=SKY, linewidth=0.9)
+        above.plot(*thinned(times, smoothed(speeds)), color=BLUE)
+        above.set_ylim(0, 1.15 * max(speeds, default=1))
+        above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        seconds, memory = column(train, "seconds", "memory_bytes")
+        times = [second / scale for second in seconds]
+        below.plot(*thinned(times, [value / GIB for value in memory]), color=GREEN)
+        below.set_ylim(0, 1.15 * max(memory, default=GIB) / GIB)
+
+    return write_figure(draw, path, height=4.2)
+
+
+def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:
+    best = min(range(len(values)), key=values.__getitem__)
+    axes.plot(
+        [steps[best]],
+        [values[best]],
+        marker="*",
+        markersize=13,
+        color=INK,
+        linestyle="none",
+        label=f"best validation: {values[best]:.4f} at step {steps[best]:,.0f}",
+        zorder=5,
+    )
+
+
+def _shade_cool_down(axes: Axes, train: list[Row]) -> None:
+    """Shade from the last step at the peak rate on, where the rate had a plateau (warm-up, stable, decay)."""
+    steps, rates = column(train, "step", "learning_rate")
+    if not steps or rates[-1] > 0.97 * max(rates):
+        return
+    plateau = [step for step, rate in zip(steps, rates, strict=True) if rate >= 0.999 * max(rates)]
+    # a cosine is within 0.1 % of its peak for 2 % of its steps only
+    if plateau[-1] - plateau[0] > 0.05 * steps[-1]:
+        axes.axvspan(plateau[-1], steps[-1], color=SHADE, zorder=0, label="cool-down")
