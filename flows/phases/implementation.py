@@ -86,6 +86,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/weights/manifest.py",
             "nanogpt/decoders/protocol.py",
             "nanogpt/decoders/torch_decoder.py",
+            "nanogpt/decoders/recorded_step.py",
             "nanogpt/decoders/torch_step.py",
         ),
     )

@@ -53,7 +53,7 @@ def open_decoder(
             where = "backend torch" if device == "cpu" else f"device {device}"
             raise UserError(f"precision {precision}: not with {where}; allowed is float32, or on the cpu the backends "
                             f"auto, {' and '.join(FAST)}")  # fmt: skip
-        decoder = _torch(source, device)
+        decoder = _torch(source, device, notify)
     else:
         decoder = _fast(source, backend, notify, precision)
     return OpenedModel(decoder, tokenizer, source.path)
@@ -72,11 +72,12 @@ def _fast(source: Source, backend: str, notify: Notify, precision: Precision) ->
     if found is None or found.name != backends[0]:  # otherwise the first choice computes, and nothing was lost
         for reason in reasons:
             notify(reason)
-    return found if found is not None else _torch(source, "cpu")
+    return found if found is not None else _torch(source, "cpu", notify)
 
 
-def _torch(source: Source, device: str) -> Decoder:
+def _torch(source: Source, device: str, notify: Notify) -> Decoder:
+    from nanogpt.decoders.recorded_step import record_on
     from nanogpt.decoders.torch_decoder import TorchDecoder  # 1.5 s that the others do not need
     from nanogpt.weights.folders import model_of
 
-    return TorchDecoder(model_of(source), device)
+    return TorchDecoder(model_of(source), device, record_on(device), notify)

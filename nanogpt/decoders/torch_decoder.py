@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanogpt.config import ModelConfig
 from nanogpt.decoders.protocol import Cache, Logits, check_lengths
+from nanogpt.decoders.recorded_step import Record, RecordedStep
 from nanogpt.decoders.torch_step import TorchStep
 from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT
@@ -43,14 +44,25 @@ class TorchCache:
 
 
 class TorchDecoder:
-    """`model`, moved to `device` and set to evaluation, as a Decoder."""
+    """`model`, moved to `device` and set to evaluation, as a Decoder.
+
+    `record`: what records its steps, such as recorded_step.record_on(device); it takes some steps' time to save that
+    of Python in each later one. `notify` gets a line if it cannot.
+    """
 
     name = "torch"
 
-    def __init__(self, model: GPT, device: str = "cpu"):
+    def __init__(
+        self,
+        model: GPT,
+        device: str = "cpu",
+        record: Record | None = None,
+        notify: Callable[[str], None] = lambda message: None,
+    ):
         self.model = model.to(device).eval()
         self.device = device
         self.one_token = TorchStep(self.model) if TorchStep.suits(self.model) else None
+        self.recorded = RecordedStep(self.one_token, record, notify) if record and self.one_token else None
 
     @property
     def config(self) -> ModelConfig:
@@ -59,6 +71,8 @@ class TorchDecoder:
     @property
     def description(self) -> str:
         precision = str(self.model.token_embedding.weight.dtype).removeprefix("torch.")
+        if self.recorded is not None and self.recorded.is_recorded:
+            return f"torch on {self.device}, {precision}, recorded steps"
         return f"torch on {self.device}, {precision}, {torch.get_num_threads()} threads"
 
     def new_cache(self) -> TorchCache:
@@ -87,6 +101,8 @@ class TorchDecoder:
     def step(self, tokens: npt.NDArray[np.int64], cache: Cache) -> Logits:
         assert isinstance(cache, TorchCache)
         check_lengths(self.config, [cache.kept.length + 1])
+        if self.recorded is not None:
+            return self.recorded.logits(tokens, cache.kept).cpu().numpy()
         newest = torch.from_numpy(tokens).to(self.device)  # (B,)
         if self.one_token is None:
             return self._logits(self.model.hidden(newest[:, None], cache.kept)[:, 0])

@@ -7,14 +7,30 @@ and views are not needed for one position.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.model.attention import KVCache
 from nanogpt.model.gpt import GPT, Block
 from nanogpt.model.positional import Places
+
+
+class StepCache(Protocol):
+    """What a step needs of a cache; nanogpt.model.attention.KVCache says what each does.
+
+    `visible`: a mask that broadcasts to (B, n_kv_head, query heads of each, keys); None: all.
+    """
+
+    @property
+    def visible(self) -> Tensor | None: ...
+
+    def reserve(self, count: int) -> Places: ...
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def advance(self, count: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class TorchStep:
         maps = [module for name, module in model.named_modules() if name.endswith((".qkv", ".output", ".up", ".down"))]
         return all(type(module) is nn.Linear for module in maps)
 
-    def hidden(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: StepCache) -> Tensor:
         """What the head reads: tokens (B,) at the next place of each row -> (B, n_embd). The cache then holds them."""
         config, B = self.config, len(tokens)
         H, KV, D = config.n_head, config.kv_heads, config.head_width

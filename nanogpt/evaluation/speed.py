@@ -11,6 +11,7 @@ import torch
 
 from nanogpt import device as devices
 from nanogpt.decoders.protocol import Decoder
+from nanogpt.decoders.recorded_step import record_on
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.inference.options import Options
 from nanogpt.inference.sampling import Sampler, choose
@@ -49,7 +50,7 @@ def decoding_speed(
 ) -> DecodingSpeed:
     """timing() of torch, with what it reads and needs."""
     devices.reset_peak_memory(device)
-    found = timing(TorchDecoder(model, device), prompt_tokens, max_seconds)
+    found = timing(TorchDecoder(model, device, record_on(device)), prompt_tokens, max_seconds)
     weight_bytes = bytes_per_token(model)
     return DecodingSpeed(
         tokens_per_second=found.tokens_per_second,
