@@ -289,6 +289,8 @@ class PrefectDisplay(PlainDisplay):
             if isinstance(call.error, Exception) and call.error is not self._explained:
                 self._explained = call.error  # once, in the step's log; the phase around it only fails with it
                 self.note(explanation(call.error), "error")
+            if call.left_out:
+                self.note(f"left out: {call.left_out}")
             return ending()
 
         task = Task(

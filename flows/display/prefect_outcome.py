@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.display.plain import Scope
-from flows.display.protocol import T, one_line
+from flows.display.protocol import LeftOut, T, one_line
 from nanogpt.faults import UserError
 
 DISPLAY_FILES = ("flows/display/plain.py", "flows/display/terminal.py", "flows/display/prefect_display.py",
@@ -43,6 +43,11 @@ class Call(Generic[T]):
         return cast(T, self._value)
 
     @property
+    def left_out(self) -> str:
+        """Why a step's work was not done; "" otherwise."""
+        return self._value.reason if isinstance(self._value, LeftOut) else ""
+
+    @property
     def was_interrupted(self) -> bool:
         return self.error is not None and not isinstance(self.error, Exception)
 
@@ -52,6 +57,8 @@ def cached(reason: str) -> State[Any]:
 
 
 def task_state(call: Call[T], message: str | None = None) -> State[Any]:
+    if call.left_out:
+        return Completed(name="Left out", message=call.left_out)
     if call.error is None:
         return Completed(message=message)
     if call.was_interrupted:

@@ -88,6 +88,13 @@ class BackgroundStep(Future[T]):
         return super().result(timeout)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """What a step returns that did not do its work, and why not."""
+
+    reason: str
+
+
 class Display(Protocol):
     """What phases see. Titles are shown to people; a key names what is shown again and again."""
 
@@ -102,7 +109,7 @@ class Display(Protocol):
         """Run `function` as the phase `label`, "1 Environment"; one whose steps are all kept is shown as Cached."""
 
     def step(self, title: str, function: Callable[[], T]) -> T:
-        """Run `function` as a step of the phase."""
+        """Run `function` as a step of the phase; one that returns LeftOut is shown as left out."""
 
     def step_kept(self, title: str, reason: str) -> None:
         """A step whose earlier result is kept, and why."""

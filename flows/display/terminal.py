@@ -25,6 +25,7 @@ from flows.display.live_table import Budget, Phase, Picture, State
 from flows.display.protocol import (
     BackgroundStep,
     Display,
+    LeftOut,
     Level,
     Log,
     Opening,
@@ -341,7 +342,9 @@ class OnTerminal:
                 ending = f"{'failed: ' if isinstance(error, Exception) else ''}{one_line(error)}"
                 self._show(lambda: self._terminal.step_ended(title, ending))
                 raise
-            self._show(lambda: self._terminal.step_ended(title, f"done in {duration(time.monotonic() - began)}"))
+            done = f"done in {duration(time.monotonic() - began)}"
+            how = f"left out: {value.reason}" if isinstance(value, LeftOut) else done
+            self._show(lambda: self._terminal.step_ended(title, how))
             return value
 
         return shown

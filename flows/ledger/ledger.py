@@ -91,6 +91,8 @@ class Ledger:
             return Decision(False, found, damage=found)
         damage = "; ".join(filter(None, [damage, found]))
         finished = f"finished {marker.finished_at[:16]}"
+        if marker.left_out:
+            finished = f"left out {marker.finished_at[:16]}: {marker.left_out}"
         if older:
             reason = f"made by older code of {_some(older)}; --redo {step.name} to run it again"
         elif damage:
@@ -203,6 +205,7 @@ class Ledger:
             outputs=files,
             facts=facts,
             output_digest=durable.digest(_plain(identity)),
+            left_out=result.left_out,
         )
         self._end(finished)
         for file in files if step.decides else []:

@@ -57,6 +57,7 @@ class Marker:
     outputs: list[Output] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     output_digest: str = ""
+    left_out: str = ""  # why the work of a finished step was not done
     failed_at: str = ""
     cause: str = ""
 

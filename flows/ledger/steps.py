@@ -40,8 +40,13 @@ class StepSpec(Generic[F]):
 
 @dataclass(frozen=True)
 class StepResult(Generic[F]):
-    """What a step's work returns. `identity` is what later steps depend on; by default the files and the facts."""
+    """What a step's work returns.
+
+    `identity` is what later steps depend on; by default the files and the facts. `left_out`: why the work was not done
+    this time, such as "the run is late"; its facts say what that means for what follows.
+    """
 
     facts: F
     files: list[Path] = field(default_factory=list)  # outputs, under the workspace
     identity: Any = None
+    left_out: str = ""

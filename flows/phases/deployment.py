@@ -200,9 +200,8 @@ def compress(run: Run) -> StepResult[Compressed]:
     if not seconds or run.is_late:
         reason = "the run is late" if seconds else _too_short(run)
         places = [_from_checkout(place) for place in (run.paths.workspace / exported.folder, data, folder)]
-        run.journal.message(f"no smaller models are made: {reason}")
         by_hand = shlex.join(["nanogpt", "compress", places[0], "--data", places[1], "--out", places[2]])
-        return StepResult(Compressed(exported.model, "", None, reason, by_hand))
+        return StepResult(Compressed(exported.model, "", None, reason, by_hand), left_out=reason)
 
     def work(device: str) -> CompressionTable:
         table: CompressionTable = run.worker.call(

@@ -131,8 +131,7 @@ def run_fast_tests(run: Run) -> StepResult[Tests]:
         return StepResult(before, identity={"failed": 0})
     if not seconds or (run.is_late and not is_asked_for):
         reason = own_tests.LATE if seconds else own_tests.too_little(run.config.budget)
-        run.journal.message(f"the project's tests are not run: {reason}")
-        return StepResult(own_tests.not_run(reason), identity={"failed": 0})
+        return StepResult(own_tests.not_run(reason), identity={"failed": 0}, left_out=reason)
     facts = own_tests.run_own_tests(seconds, log, run.pulse)
     where = run.paths.relative(log)
     if facts.failed:

@@ -13,6 +13,7 @@ from flows.context import stop_signal
 from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
 from flows.context.provenance import code_commit
+from flows.display.protocol import LeftOut
 from flows.ledger.facts import Key, Remedy
 from flows.ledger.ledger import Decision, Ledger
 from flows.ledger.steps import Json, StepResult, StepSpec
@@ -21,7 +22,7 @@ from nanogpt.faults import CORRUPT_FILE, DISK_FULL, classify
 
 F = TypeVar("F")
 T = TypeVar("T")
-State = Literal["done", "kept", "failed"]
+State = Literal["done", "left out", "kept", "failed"]
 SECONDS_BETWEEN_PULSES, MOST_PULSES = 10.0, 360  # while a step in the background is waited for: an hour
 
 
@@ -33,7 +34,7 @@ class Blocked(Exception):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What became of a step in this session."""
+    """What became of a step in this session, and why."""
 
     name: str
     title: str
@@ -135,7 +136,7 @@ class StepRunner:
             self._journal.record(work.name, CORRUPT_FILE, decision.damage, "put back from its copy", "kept")
         return decision, settings
 
-    def _run(self, work: Work[F], settings: Json, decision: Decision) -> None:
+    def _run(self, work: Work[F], settings: Json, decision: Decision) -> LeftOut | None:
         self._journal.log(f"{work.name}: started ({decision.reason})")
         self._pulse()
         began, earlier = self._clock.spent, len(self._journal.remedies)
@@ -160,9 +161,14 @@ class StepRunner:
             self._record(work, "failed", cause, seconds)
             self._journal.log(f"{work.name}: failed: {cause}", "error")
             raise
+        self._pulse()
+        if result.left_out:
+            self._record(work, "left out", result.left_out, seconds)
+            self._journal.log(f"{work.name}: left out: {result.left_out}")
+            return LeftOut(result.left_out)
         self._record(work, "done", decision.reason, seconds)
         self._journal.log(f"{work.name}: finished in {seconds:.1f} s")
-        self._pulse()
+        return None
 
     def _with_room(self, work: Work[F], action: Callable[[], T]) -> T:
         """action(), again when there was no room on the disk and there is some again.
@@ -182,9 +188,7 @@ class StepRunner:
         self._clock.save()
         return self.facts(work.key)
 
-    def _record(
-        self, work: StepSpec[Any], state: Literal["done", "kept", "failed"], reason: str, seconds: float
-    ) -> None:
+    def _record(self, work: StepSpec[Any], state: State, reason: str, seconds: float) -> None:
         with self._lock:
             self._records.pop(work.name, None)
             self._records[work.name] = StepRecord(work.name, work.title, state, reason, seconds)

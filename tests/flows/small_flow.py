@@ -51,6 +51,7 @@ class Flow:
         self.workspace.mkdir()
         self.worked: list[str] = []  # names of the steps that ran, in order
         self.failing: dict[str, BaseException] = {}
+        self.left_out: dict[str, str] = {}  # why the work of a step is not done
         self.settings: dict[str, dict] = {}
 
     def work(self, key: Key[Made], **more) -> Work[Made]:
@@ -73,6 +74,8 @@ class Flow:
         self.worked.append(name)
         if name in self.failing:
             raise self.failing[name]
+        if name in self.left_out:
+            return StepResult(Made("nothing"), left_out=self.left_out[name])
         output = self.workspace / "data/default" / f"{name}.bin"
         durable.write_text(output, name)
         return StepResult(Made(name), [output])

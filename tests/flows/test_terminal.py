@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.display.live_table import Picture
 from flows.display.plain import PlainDisplay
-from flows.display.protocol import TrainingProgress
+from flows.display.protocol import LeftOut, TrainingProgress
 from flows.display.terminal import OnTerminal, Terminal
 
 pytestmark = pytest.mark.fast
@@ -47,6 +47,7 @@ def test_each_event_is_a_line():
 
     def environment():
         display.step_kept("Make the folders", "finished 2026-11-20 23:50")
+        display.step("Make it smaller", lambda: LeftOut("the run is late"))
         return display.step("Compute", lambda: 7)
 
     assert display.phase("1 Environment", environment) == 7
@@ -54,9 +55,11 @@ def test_each_event_is_a_line():
     assert lines() == [
         "1 Environment",
         "  Make the folders: kept (finished 2026-11-20 23:50)",
+        "  Make it smaller ...",
+        "  Make it smaller: left out: the run is late",
         "  Compute ...",
         "  Compute: done in T",
-        "1 Environment: done in T, 1 of 2 steps kept",
+        "1 Environment: done in T, 1 of 3 steps kept",
         "warning: [bold] out of memory: micro-batch 12 -> 6, and a long line that must not be wrapped",
     ]
 

@@ -45,6 +45,23 @@ def test_a_second_start_keeps_everything_and_says_why(flow):
     assert "inputs and outputs unchanged" in kept.reason and f"kept ({kept.reason})" in flow.log
 
 
+def test_a_step_that_is_left_out_says_so_wherever_it_is_named(flow):
+    flow.left_out[TRAIN.step] = "a budget of 1 min leaves no time for it"
+    parts = Parts(flow)
+    assert parts.do(FETCH, TRAIN) == [Made("dataset.fetch"), Made("nothing")]
+    [record] = parts.steps.records("training")
+    assert (record.state, record.reason) == ("left out", flow.left_out[TRAIN.step])
+    assert f"training.micro: left out: {record.reason}" in flow.log and "training.micro: finished" not in flow.log
+    parts = Parts(flow)
+    parts.do(FETCH, TRAIN)
+    [record] = parts.steps.records("training")
+    assert record.state == "kept" and f": {flow.left_out[TRAIN.step]}, inputs" in record.reason
+    assert record.reason.startswith("left out ")
+    flow.left_out.clear()
+    flow.settings[TRAIN.step] = {"budget": 600}
+    assert parts.do(TRAIN) == [Made("training.micro")] and parts.states()[TRAIN.step] == "done"
+
+
 def test_a_changed_setting_runs_its_step_again_and_only_that_when_the_output_is_the_same(flow):
     Parts(flow).do(*EVERY)
     flow.worked.clear()
