@@ -385,6 +385,68 @@ class Baseline:
     seconds: float
 
 
+# ---- what a model has learned (nanogpt.study); layers and heads count from 1, as on the page of nanogpt serve
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one attention head does. `entropy` is in nats, the mean over the positions of a text; the others are the
+    mean weight that it gives to one place: the token before, the first token, and, on random tokens that come twice,
+    the token that followed the first time (None where the window is too short for that)."""
+
+    layer: int
+    head: int
+    entropy: float
+    previous_token: float
+    first_token: float
+    induction: float | None
+    role: str  # "previous token", "first token", "induction", "broad" or "mixed"
+
+    @property
+    def name(self) -> str:
+        return f"layer {self.layer} head {self.head}"
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Random tokens, `length` of them and then the same again: nats a token, the first and the second time."""
+
+    length: int
+    first: float
+    second: float
+    chance: float  # the weight on the place that induction looks at, of heads that look at all places evenly
+
+
+@dataclass(frozen=True)
+class EntropyAtStep:
+    """Attention entropy of a checkpoint on the text of the study: nats, by layer and head."""
+
+    step: int
+    entropy: list[list[float]]
+
+
+@dataclass(frozen=True)
+class AttentionStudy:
+    """`even_entropy` and `chance`: of heads that look at all places evenly; `chance` on the token before."""
+
+    model: str
+    tokens: list[str]
+    heads: list[Head]
+    even_entropy: float
+    chance: float
+    repetition: Repetition | None
+    checkpoints: list[EntropyAtStep]  # of a training folder, by step; empty for others
+    findings: list[str]
+
+    @property
+    def layers(self) -> int:
+        return max(head.layer for head in self.heads)
+
+    def entropies(self, layer: int) -> list[float]:
+        """Of each head of a layer."""
+        return [head.entropy for head in self.heads if head.layer == layer]
+
+
 # ---- smaller and faster models (nanogpt.compression)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -115,12 +116,13 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.dropout = config.dropout
+        self.watch: Callable[[Tensor], None] | None = None  # is given weights() of each pass without a cache
 
     def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd); `rotation` are the rotary tables of these T positions, or None."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, n_head + 2 n_kv_head, head_dim)
         dropout = self.dropout if self.training else 0.0
-        if cache is None and not dropout and short_attention.applies(heads):
+        if cache is None and self.watch is None and not dropout and short_attention.applies(heads):
             y = self.attend_short(heads, rotation)
         else:
             y = self.attend_any(heads, rotation, cache)
@@ -156,6 +158,12 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each position attends to itself and those before it."""
+        if self.watch is not None:
+            weights = self.weights(q, k)  # (B, n_head, T, T)
+            self.watch(weights)
+            with torch.autocast(q.device.type, enabled=False):
+                y: Tensor = (weights @ self.share(v).to(weights.dtype)).to(v.dtype)
+            return y
         dropout = self.dropout if self.training else 0.0
         k, v = self.share(k), self.share(v)
         dtype = v.dtype
@@ -164,6 +172,19 @@ class Attention(nn.Module):
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         with torch.autocast(q.device.type, enabled=False):
             return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """By which the values are mixed: softmax(q k / sqrt(head_dim)) over the present and the past.
+
+        q (B, n_head, T, head_dim), k (B, n_kv_head, T, head_dim) -> (B, n_head, T, T), in float32 at least. torch's
+        kernels keep them to themselves.
+        """
+        T, dtype = q.size(2), torch.promote_types(q.dtype, torch.float32)
+        with torch.autocast(q.device.type, enabled=False):
+            scores = q.to(dtype) @ self.share(k).to(dtype).mT * self.head_dim**-0.5
+        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+        weights: Tensor = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+        return weights
 
     def attend_cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:
         """The same with the keys and values of `cache` before these T positions."""
@@ -179,3 +200,9 @@ class Attention(nn.Module):
         """Repeat each key/value head for its group of query heads: (B, n_kv_head, ...) -> (B, n_head, ...)."""
         groups = self.n_head // self.n_kv_head
         return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def entropy(weights: Tensor) -> Tensor:
+    """Of each distribution over the keys, in nats: (..., T) -> (...). 0: all on one token; log(n): evenly on n."""
+    nats: Tensor = torch.special.entr(weights).sum(dim=-1)
+    return nats

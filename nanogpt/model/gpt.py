@@ -4,8 +4,9 @@ Sources: Radford et al. 2019 (GPT-2), Karpathy's nanoGPT (initialisation, FLOP e
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -77,6 +78,18 @@ def weight_of(module: nn.Module) -> nn.Parameter:
     return cast(nn.Parameter, module.weight)
 
 
+@dataclass
+class Trace:
+    """What a forward pass computes on its way, layer by layer, as GPT.traced() fills it.
+
+    attention: of each layer, what was kept of its weights (B, n_head, T, T). residual, where it was asked for: the
+    stream (B, T, n_embd) as it enters the first block, then as it leaves each.
+    """
+
+    attention: list[Tensor] = field(default_factory=list)
+    residual: list[Tensor] = field(default_factory=list)
+
+
 class GPT(nn.Module):
     """A language model over `config.vocab_size` tokens.
 
@@ -105,14 +118,22 @@ class GPT(nn.Module):
             self.initialise(torch.Generator().manual_seed(seed))
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        cache: KVCache | None = None,
+        return_attention: bool = False,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """tokens (B, T) int64 -> (logits (B, T, vocab_size), None); with targets (B, T), (None, loss).
+        """tokens (B, T) int64 -> (logits (B, T, vocab_size), None); with targets (B, T), (None, loss); with
+        return_attention (no targets, no cache), (logits, weights (n_layer, B, n_head, T, T)).
 
         The loss is the mean cross entropy in nats over targets other than -1, float32. Logits are not returned with
         it, so that they never have to exist as a whole. With a cache the T tokens follow those that it holds.
         Raises ValueError when the sequence is longer than block_size.
         """
+        if return_attention:
+            with self.traced() as trace:
+                return self.head(self.hidden(tokens)), torch.stack(trace.attention)
         x = self.hidden(tokens, cache)
         if targets is None:
             return self.head(x), None
@@ -139,6 +160,34 @@ class GPT(nn.Module):
             cache.advance(T)
         normed: Tensor = self.final_norm(x)
         return normed
+
+    @contextmanager
+    def traced(self, keep: Callable[[Tensor], Tensor] = Tensor.detach, residual: bool = False) -> Iterator[Trace]:
+        """Passes without a cache fill the Trace; `keep` says what is kept of each layer's attention weights.
+
+        They compute what any other pass does, except that the weights exist as a whole: T² numbers a head.
+        """
+        trace = Trace()
+
+        def entered(_block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            trace.residual.append(inputs[0].detach())
+
+        def left(_block: nn.Module, _inputs: tuple[Tensor, ...], x: Tensor) -> None:
+            trace.residual.append(x.detach())
+
+        layers, hooks = self.layers, []
+        if residual:
+            hooks = [layers[0].register_forward_pre_hook(entered)]
+            hooks += [layer.register_forward_hook(left) for layer in layers]
+        for layer in layers:
+            layer.attention.watch = lambda weights: trace.attention.append(keep(weights))
+        try:
+            yield trace
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for layer in layers:
+                layer.attention.watch = None
 
     def embed(self, tokens: Tensor, places: Places) -> Tensor:
         """tokens (B, T) at `places` -> (B, T, n_embd), with learned positions where the model has them."""

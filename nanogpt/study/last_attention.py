@@ -16,24 +16,15 @@ from nanogpt.weights.folders import open_folder, source_at
 def last_attention(model: GPT, tokens: Tensor) -> Tensor:
     """tokens (T,) -> weights (n_layer, n_head, T), float32 on the CPU, each head's a distribution over the tokens.
 
-    They are those by which the last token, before it says what comes next, mixes the values: softmax(q k / sqrt(D)),
-    with the model's own projections, QK-norm and rotation. Raises ValueError for no token, or more than block_size.
+    They are those by which the last token, before it says what comes next, mixes the values. Raises ValueError for no
+    token, or more than block_size.
     """
     T = len(tokens)
     if not 0 < T <= model.config.block_size:
         raise ValueError(f"expected 1 to {model.config.block_size} tokens, found {T}")
-    places = slice(0, T)
-    x = model.embed(tokens[None], places)  # (1, T, n_embd)
-    rotation = model.rotary(places) if model.rotary is not None else None
-    layers = []
-    for block in model.layers:
-        attention = block.attention
-        heads = attention.qkv(block.attention_norm(x)).unflatten(-1, (-1, attention.head_dim))
-        q, k, _ = attention.queries_keys_values(heads, rotation)  # (1, n_head, T, D), (1, n_kv_head, T, D)
-        scores = q[:, :, -1:].float() @ attention.share(k).float().mT / attention.head_dim**0.5  # (1, n_head, 1, T)
-        layers.append(scores.softmax(dim=-1)[0, :, 0])  # (n_head, T)
-        x = block(x, rotation, None)
-    return torch.stack(layers).cpu()
+    with model.traced(keep=lambda weights: weights[0, :, -1].clone()) as trace:  # (n_head, T)
+        model.hidden(tokens[None])
+    return torch.stack(trace.attention).cpu()
 
 
 def attention_of_text(folder: Path, text: str) -> tuple[list[str], Tensor]:

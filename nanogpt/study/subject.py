@@ -11,7 +11,7 @@ from torch import Tensor
 from nanogpt.config import load_config
 from nanogpt.data.shards import MOST_UNKNOWN
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
-from nanogpt.faults import UserError
+from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.weights.folders import model_of
 from nanogpt.weights.sources import source_at, tokenizer_of
@@ -48,6 +48,12 @@ class Subject:
     def pieces(self, ids: Tensor) -> list[str]:
         """Each of `ids` (T,) as a person reads it."""
         return [self.tokenizer.decode([token]) for token in ids.tolist()]
+
+
+def require_finite(logits: Tensor, name: str) -> None:
+    """Raise NonFiniteError for logits of any shape that no probabilities come of."""
+    if not logits.isfinite().all():
+        raise NonFiniteError(f"{name}: computes NaN or infinity instead of logits; nothing can be seen in it")
 
 
 def open_subject(place: str, data_folder: Path | None = None, text: str = "") -> Subject:

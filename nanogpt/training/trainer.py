@@ -208,6 +208,7 @@ class Trainer:
         with self.clock.aside("evaluation"):
             self.val_loss = val_loss = self.validator.validation_loss(self.stepper.micro_batches.size)
             average_val_loss = self.average_validation_loss()
+            attention_entropy = self.validator.attention_entropy(self.stepper.micro_batches.size)
             best_here = min(filter(math.isfinite, (val_loss, average_val_loss)), default=math.inf)
             better = best_here < (math.inf if progress.best_val_loss is None else progress.best_val_loss)
             if better:
@@ -222,6 +223,7 @@ class Trainer:
             "bits_per_byte": val_loss / math.log(2) * len(split.tokens) / split.bytes,
             "seconds": round(self.clock.seconds(), 3),
             "best": better,
+            "attention_entropy": [round(nats, 5) for nats in attention_entropy],  # by layer, of the weights of the step
         }
         self.folder.row(row)
         self.folder.shown["val_loss"] = val_loss

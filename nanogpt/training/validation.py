@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from nanogpt import device as devices
@@ -12,12 +13,14 @@ from nanogpt.data.data_loader import IGNORED, windows
 from nanogpt.data.shards import Split
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.inference.engine import Engine
+from nanogpt.model.attention import entropy
 from nanogpt.model.gpt import GPT
 from nanogpt.model.limits import TOKENS_AT_ONCE
 from nanogpt.training.numerics import Numerics
 from nanogpt.training.stopping import StopRequest
 
 SAMPLE_TOKENS = 200
+ENTROPY_TOKENS, ENTROPY_WINDOW = 2048, 256  # of the validation split; its attention weights are 25 MB at 12 heads
 
 
 @dataclass
@@ -46,6 +49,27 @@ class Validator:
             total = sum(torch.stack(sums).tolist())
         self.model.train()
         return float(total / count)
+
+    @torch.no_grad()
+    def attention_entropy(self, micro_batch: int) -> list[float]:
+        """Of each layer, nats: the mean over the heads and over the positions of the validation split's first windows.
+
+        A plain number of how sharply the model looks; it falls as heads find what to look for. Reads, and draws
+        nothing: the training goes on as without it. Empty where a layer shows no weights.
+        """
+        window = min(self.context, ENTROPY_WINDOW, len(self.split.tokens))
+        count = max(1, min(ENTROPY_TOKENS, len(self.split.tokens)) // window)
+        piece = torch.from_numpy(np.asarray(self.split.tokens[: count * window], dtype=np.int64)).view(count, window)
+        device, sums = self.numerics.device, []
+        self.model.eval()
+        with self.stop.interruptible(), devices.autocast(device, self.numerics.precision):
+            for rows in piece.split(rows_at_once(window, micro_batch)):
+                with self.model.traced(keep=lambda weights: entropy(weights).mean(dim=(1, 2)).sum()) as trace:
+                    self.model.hidden(rows.to(device))
+                sums.append(trace.attention)
+                self.beat("evaluating")
+        self.model.train()
+        return [float(torch.stack(layer).sum()) / count for layer in zip(*sums, strict=True)]
 
     def sample(self, temperature: float, seed: int) -> str:
         """What the model writes now, from a generator of its own: training does not notice."""

@@ -23,7 +23,7 @@ from nanogpt.training.initial_weights import (
 )
 from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import digest_of
-from tests.nanogpt.model_case import randomised, small, some_tokens
+from tests.nanogpt.model_case import nanogpt_checkpoint, randomised, small, some_tokens
 
 LETTERS = CharTokenizer("abcdefgh \n")
 
@@ -52,32 +52,6 @@ def trained(folder: Path, model: GPT, tokenizer=LETTERS) -> Path:
     for name in ("best", "final"):
         checkpoint.save_model(folder / name, model, step=2, facts={})
     return folder
-
-
-def nanogpt_checkpoint(path: Path, model: GPT, prefix: str = "", **changes) -> Path:
-    """The file that nanoGPT's train.py writes for a model of these weights."""
-    tensors = {
-        "transformer.wte.weight": model.token_embedding.weight, "lm_head.weight": model.head.weight,
-        "transformer.wpe.weight": model.position_embedding.weight, "transformer.ln_f.weight": model.final_norm.weight,
-    }  # fmt: skip
-    names = {"attention_norm": "ln_1", "attention.qkv": "attn.c_attn", "attention.output": "attn.c_proj",
-             "feedforward_norm": "ln_2", "feedforward.up": "mlp.c_fc", "feedforward.down": "mlp.c_proj"}  # fmt: skip
-    modules = {f"transformer.h.{layer}.{theirs}": block.get_submodule(ours)
-               for layer, block in enumerate(model.blocks) for ours, theirs in names.items()}  # fmt: skip
-    for name, module in {**modules, "transformer.ln_f": model.final_norm}.items():
-        tensors[f"{name}.weight"] = module.weight
-        if module.bias is not None:
-            tensors[f"{name}.bias"] = module.bias
-    shape = {key: getattr(model.config, key)
-             for key in ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")}  # fmt: skip
-    content = {
-        "model": {prefix + name: tensor.detach() for name, tensor in tensors.items()},
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.99)}]},
-        "model_args": shape, "iter_num": 3, "best_val_loss": torch.tensor(1.5),
-        "config": {"out_dir": "out", "device": "cpu", "compile": False, "learning_rate": 1e-3},
-    }  # fmt: skip
-    torch.save({**content, **changes}, path)
-    return path
 
 
 @pytest.mark.parametrize("place", ["", "best", "final", "checkpoints/step-00000002"])
