@@ -101,8 +101,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.study",
-        "nanogpt.inference nanogpt.decoders nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.data "
-        f"nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference "
+        f"nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.compression",
@@ -149,7 +149,7 @@ HOUSE = [  # from the top down
     ),
     Room("nanogpt.process", BASICS),
     Room(
-        "nanogpt.records", "nanogpt.basics", "nanogpt.records nanogpt.results",
+        "nanogpt.records", "nanogpt.basics", "nanogpt.records nanogpt.results nanogpt.study_results",
         idea="What crosses a wall: results as records, without torch, and records as JSON.",
     ),
     Room(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.config import load_config
-from nanogpt.data.shards import MOST_UNKNOWN
+from nanogpt.data.shards import MOST_UNKNOWN, Ids
 from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
@@ -28,7 +28,11 @@ class Subject:
     tokenizer: Tokenizer
 
     def tokens_of(self, text: str) -> Tensor:
-        """The text's first tokens, block_size at most: (T,) int64.
+        """The text's first tokens, block_size at most: (T,) int64. Raises as ids_of()."""
+        return torch.from_numpy(self.ids_of(text)[: self.model.config.block_size].astype("int64"))
+
+    def ids_of(self, text: str) -> Ids:
+        """All tokens of the text, (T,).
 
         Raises UserError when there is none, and when more than a tenth of the text is outside the vocabulary: the
         model never saw such a text.
@@ -40,10 +44,10 @@ class Subject:
                 f"the text: {unknown:,} of its {len(text):,} characters are outside the vocabulary of {self.name}, "
                 f"at most {MOST_UNKNOWN:.0%} may be; it is not of the kind that this model knows"
             )
-        ids = self.tokenizer.encode(text)[: self.model.config.block_size]
+        ids = self.tokenizer.encode(text)
         if not len(ids):
             raise UserError("the text: is empty; at least one character is needed")
-        return torch.from_numpy(ids.astype("int64"))
+        return ids
 
     def pieces(self, ids: Tensor) -> list[str]:
         """Each of `ids` (T,) as a person reads it."""
