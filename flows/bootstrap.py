@@ -44,6 +44,7 @@ NEWS_INTERVAL = 30  # seconds between two lines of news in a file or pipe
 REDRAW_INTERVAL = 0.5  # on a terminal, where one line is rewritten in place
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SIGNS_OF_NVIDIA = ("/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1")  # Linux; Windows' own driver in WSL
+STOPPED = "Stopped. The same command continues."
 HOPS = "NANOGPT_BOOTSTRAP_HOPS"  # environment variable: from interpreter to interpreter, so far
 
 # Measured on x86_64 Linux with Python 3.11: gigabytes to fetch, and on disk with the bytecode that a run needs. With
@@ -283,8 +284,13 @@ def set_up(extras: Sequence[str], outlives_terminal: bool) -> None:
                 install(state, sorted(set(extras) | stamped_extras()), lock)
                 say(f"The environment is ready after {time.monotonic() - started:.0f} s.")
     except KeyboardInterrupt:
-        give_up("Stopped. The same command continues.", code=130)
+        give_up(STOPPED, code=130)
     except OSError as error:
+        # rmtree() closes a folder a second time when a signal ends it right behind the first: the signal counts.
+        if isinstance(error.__context__, SystemExit):
+            raise error.__context__ from None
+        if isinstance(error.__context__, KeyboardInterrupt):
+            give_up(STOPPED, code=130)
         give_up(f"Cannot make .venv: {error}")
 
 

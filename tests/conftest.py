@@ -14,6 +14,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 # Before torch is imported: at the tests' shapes two threads wait for one another, on a busy machine 30 times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test asks for two all the same, the one that waits sleeps: spinning, it took 15 s of processor time, not 4.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What runs behind `nohup` or `&` ignores these signals, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -225,6 +225,31 @@ def test_whatever_ends_it_in_the_middle_the_next_start_makes_it_again(project):
     assert json.loads(seen)["prefix"] == str(project.venv) and project.stamp.exists() and project.has("leaf")
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(("end", "code"), [(KeyboardInterrupt(), 130), (SystemExit(129), 129)])
+def test_a_signal_while_a_half_made_one_goes_is_no_failure(tmp_path, monkeypatch, end, code):
+    """As rmtree() has it when a signal comes right behind its close() of a folder: it closes it a second time."""
+
+    def interrupted(*_):
+        try:
+            raise end
+        finally:
+            os.close(-1)
+
+    monkeypatch.setattr(bootstrap, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(bootstrap, "venv_state", lambda extras: "half-made")
+    monkeypatch.setattr(bootstrap, "stamped_extras", set)
+    monkeypatch.setattr(bootstrap, "install", interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            bootstrap.set_up((), outlives_terminal=False)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == code
+
+
 def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_path, monkeypatch):
     venv = tmp_path / ".venv"
     monkeypatch.setattr(bootstrap, "VENV", str(venv))

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 import nanogpt.serving
 
@@ -87,25 +88,20 @@ class ScriptedServer:
             status, message, headers = self.refusals.pop(0)
             return JSONResponse({"error": {"message": message, "type": "x", "code": "x"}}, status, headers)
         text = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
-        return StreamingResponse(self.events(text), media_type="text/event-stream")
+        return Counted(self, self.events(text))
 
     async def events(self, text: str) -> AsyncIterator[str]:
-        whole = False
-        try:
-            for place, character in enumerate(text):
-                if place == self.broken:
-                    yield event({"error": {"message": "the model computed NaN", "type": "server_error", "code": "nan"}})
-                    break
-                await asyncio.sleep(self.pace)
-                yield event({"choices": [choice(place, character)]})
-            yield event({"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": self.finish}]})
-            facts = {"tokens_per_second": 1234.5, "slid": False, "unknown": None} | self.extra
-            usage = {"prompt_tokens": 9, "completion_tokens": len(text)}
-            yield event({"choices": [], "usage": usage, "nanogpt": facts})
-            yield "data: [DONE]\n\n"
-            whole = True
-        finally:
-            self.left += not whole
+        for place, character in enumerate(text):
+            if place == self.broken:
+                yield event({"error": {"message": "the model computed NaN", "type": "server_error", "code": "nan"}})
+                break
+            await asyncio.sleep(self.pace)
+            yield event({"choices": [choice(place, character)]})
+        yield event({"choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": self.finish}]})
+        facts = {"tokens_per_second": 1234.5, "slid": False, "unknown": None} | self.extra
+        usage = {"prompt_tokens": 9, "completion_tokens": len(text)}
+        yield event({"choices": [], "usage": usage, "nanogpt": facts})
+        yield "data: [DONE]\n\n"
 
     async def attention(self, request: Request) -> dict:
         asked = await request.json()
@@ -115,6 +111,26 @@ class ScriptedServer:
             "tokens": tokens,
             "layers": [[look(len(tokens), layer, head) for head in (1, 2, 3)] for layer in (1, 2)],
         }
+
+
+class Counted(StreamingResponse):
+    """Counts itself in `left` when its reader goes before the end. The events' own `finally` would not do: where the
+    reader goes while a piece is being sent, it runs when Python's garbage collector comes."""
+
+    def __init__(self, server: ScriptedServer, content: AsyncIterator[str]) -> None:
+        super().__init__(self.until_the_end(content), media_type="text/event-stream")
+        self._server, self._whole = server, False
+
+    async def until_the_end(self, content: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for piece in content:
+            yield piece
+        self._whole = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._server.left += not self._whole
 
 
 def choice(place: int, character: str) -> dict:
