@@ -67,6 +67,7 @@ OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a 
 OF_MEASURING = {**OF_PLANNING,
                 **{f"nanogpt.data.{name}": "what a pattern keeps a text to; the measured samples have none"
                    for name in ("tokenizer", "preprocessing", "part")}}  # fmt: skip
+OF_REPORT = {f"nanogpt.{name}": "named in a command that a person types" for name in ("cli", "standard_streams")}
 OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
 OF_SERVER = {"nanogpt.cli": "finds the command", "nanogpt.commands.arguments": "how words become values",
              "nanogpt.standard_streams": "how it prints",
@@ -81,7 +82,7 @@ OF_COMPRESSION = {
 MORE = {"deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
         "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
         "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLANNING,
-        "evaluation.speed": OF_SPEED}  # fmt: skip
+        "evaluation.speed": OF_SPEED, "documentation.report": OF_REPORT}  # fmt: skip
 
 
 def is_neutral(module: str, step: str) -> bool:

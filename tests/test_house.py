@@ -56,8 +56,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "flows.report",
-        "flows.runner flows.supervision flows.context flows.ledger nanogpt.export nanogpt.evaluation "
-        f"nanogpt.training.record nanogpt.data nanogpt.config {BASICS}",
+        "flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger nanogpt.export "
+        f"nanogpt.evaluation nanogpt.training.record nanogpt.data nanogpt.config {BASICS}",
     ),
     Room(
         "flows.runner",

@@ -107,7 +107,7 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     handlers = {number: signal.signal(number, stop_signal.interrupt) for number in _stop_signals()}
     server, stopped = None, False
     try:
-        run.conditions.begin()
+        run.conditions.begin(continues=run.session.number > 1)
         server = _server(run, terminal) if run.options.ui else None
         run.journal.display = OnTerminal(open_display(server, run.journal.log), terminal, run.journal.log)
         run.journal.display.flow(lambda: flow(run), _opening(run))

@@ -13,6 +13,7 @@ from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
 from flows.machine import power
 from flows.machine.awake import Awake
+from flows.machine.energy import EnergyMeter
 from flows.machine.power import Battery, Heat
 from nanogpt.units import duration
 
@@ -25,16 +26,21 @@ CHARGED_ABOVE = 5.0  # percent over the set charge: else a run would stop again 
 class MachineConditions:
     """The machine's state as last looked at. Training waits for power below `min_charge` percent."""
 
-    def __init__(self, journal: Journal, clock: BudgetClock, min_charge: float, pulse: Callable[[], None]):
+    def __init__(
+        self, journal: Journal, clock: BudgetClock, min_charge: float, pulse: Callable[[], None], energy: EnergyMeter
+    ):
         self._journal, self._clock, self._min_charge, self._pulse = journal, clock, min_charge, pulse
+        self.energy = energy
         self._awake = Awake()
         self._battery: Battery | None = None
         self._heat: Heat | None = None
         self._looked_at = self._felt_at = float("-inf")
 
-    def begin(self) -> None:
-        """Keep the machine awake, and log how things stand at the start of a session."""
+    def begin(self, continues: bool = False) -> None:
+        """Keep the machine awake, and log how things stand at the start of a session; `continues`: of a run that an
+        earlier one began."""
         self._journal.log(self._awake.hold())
+        self.energy.begin(continues)
         self._battery, self._heat = power.battery(), power.heat()
         self._looked_at = self._felt_at = time.monotonic()
         known = [str(state) for state in (self._battery, self._heat) if state is not None]
@@ -50,6 +56,7 @@ class MachineConditions:
         if now - self._looked_at < SECONDS_BETWEEN_LOOKS:
             return
         self._looked_at = now
+        self.energy.look()
         self.report_sleep(step)
         before, self._battery = self._battery, power.battery()
         if before and self._battery and before.discharging != self._battery.discharging:

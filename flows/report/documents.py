@@ -10,9 +10,12 @@ The same facts give the same bytes.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import os
 import re
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -29,7 +32,9 @@ from flows.context.paths import CHECKOUT
 from flows.ledger.facts import DEVICE, SYSTEM, System
 from flows.report import markdown
 from flows.report.commands import with_option
+from flows.report.curves import Chart, charts
 from flows.report.facts import PhaseFacts, RunFacts
+from flows.report.first_screen import answers
 from flows.report.judgement import best_model, criteria, trained_models
 from flows.report.recommendations import recommendations
 from flows.report.verdict import verdict
@@ -46,6 +51,14 @@ TEMPLATES = CHECKOUT / "templates"
 UNEXPECTED_FACTS = (UndefinedError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 MANY_COLUMNS, SEVERAL_COLUMNS = 8, 5
 LONG_CELL = 60  # characters; six columns of less fit on a page
+FOLDED = (  # parts that few readers want at once
+    "The machine",
+    "Component checks",
+    "The project's own tests",
+    "What ran and what was kept",
+    "Git commits",
+    "The same again",
+)
 PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -65,8 +78,8 @@ def render(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> list[Path
     written = [report, page, *guides, system]
     context = _context(replace(facts, documents=[path.name for path in written]), folder, figures)
     _render("training_report.md.j2", report, context)
-    title = f"Training report of {facts.run}"
-    durable.write_text(page, to_html(report.read_text(encoding="utf-8"), title, folder, list(figures.values())))
+    text, title = report.read_text(encoding="utf-8"), f"Training report of {facts.run}"
+    durable.write_text(page, to_html(text, title, folder, list(figures.values()), charts(facts)))
     return written
 
 
@@ -80,25 +93,68 @@ def render_system_report(
     return _render("system_report.md.j2", path, {"steps": steps})
 
 
-def to_html(markdown: str, title: str, folder: Path, pictures: list[Path]) -> str:
+def to_html(
+    markdown: str, title: str, folder: Path, pictures: list[Path], curves: Mapping[str, Chart] | None = None
+) -> str:
     """One self-contained page: `markdown` with tables, raw HTML shown as text, `pictures` inside as data URIs.
 
-    Pictures are named in the Markdown by their path relative to `folder`.
+    Pictures are named in the Markdown by their path relative to `folder`; one whose name is among `curves` can be
+    zoomed into, where JavaScript runs.
     """
-    sources = {_relative(path, folder): _data_uri(path) for path in pictures}
+    sources = {_relative(path, folder): path for path in pictures}
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
     contents = _name_headings(tokens)
     _label_cells(tokens)
-    for token in tokens:
-        for child in token.children or ():
-            if child.type == "image" and child.attrs["src"] in sources:
-                child.attrs["src"] = sources[child.attrs["src"]]
-    body = parser.renderer.render(tokens, parser.options, {})
+    for paragraph, inline in pairwise(tokens):
+        for child in inline.children or ():
+            if child.type == "image" and (path := sources.get(str(child.attrs["src"]))):
+                child.attrs["src"] = _data_uri(path)
+                paragraph.attrs["class"] = "figure"
+                if path.stem in (curves or {}):
+                    paragraph.attrs["data-chart"] = path.stem
+    body = parser.renderer.render(_in_parts(tokens), parser.options, {})
     # a table wider than the page scrolls by itself, the page does not
     body = re.sub("(<table[ >])", r'<div class="table">\1', body).replace("</table>", "</table></div>")
+    # a figure holds what no paragraph may: the curves that the script puts there
+    body = re.sub('<p class="figure"(.*?)</p>', r'<div class="figure"\1</div>', body, flags=re.DOTALL)
     page = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True)
-    return page.get_template("page.html.j2").render(title=title, body=Markup(body), contents=contents)
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return page.get_template("page.html.j2").render(
+        title=title,
+        body=Markup(body),
+        contents=contents,
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        curves=Markup(_json_in_html({name: to_json(chart) for name, chart in (curves or {}).items()})),
+    )
+
+
+def _json_in_html(value: Any) -> str:
+    """JSON that no text in it can end early."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _in_parts(tokens: list[Token]) -> list[Token]:
+    """The first screen in one element, and each second-level heading with what follows it in a part that folds."""
+    parts, closing = [], ""
+    for place, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag == "h1":
+            parts.append(_raw('<header class="first-screen">'))
+            closing = "</header>"
+        if token.type == "heading_open" and token.tag == "h2":
+            anchor, title = token.attrs.pop("id", ""), tokens[place + 1].content
+            is_open = "" if title in FOLDED else " open"
+            parts.append(_raw(f'{closing}<details class="part" id="{anchor}"{is_open}><summary>'))
+            closing = "</details>"
+        parts.append(token)
+        if token.type == "heading_close" and token.tag == "h2":
+            parts.append(_raw("</summary>"))
+    return [*parts, _raw(closing)]
+
+
+def _raw(html: str) -> Token:
+    return Token("html_block", "", 0, content=html)
 
 
 @cache
@@ -137,7 +193,12 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "trained": [view_of(model.name) for model in trained_models(facts)],
         "verdict": verdict(facts),
         "criteria": lambda: criteria(facts),
+        "answers": lambda: answers(facts),
         "recommendations": lambda: recommendations(facts),
+        "ran": lambda step: any(record.name == step for record in phases[step.partition(".")[0]].steps),
+        "findings": lambda step: (
+            _findings(view["steps"].get(step), figure) or _without(phases[step.partition(".")[0]], step)
+        ),
         "curve": _curve,
         "reached": _best_bits_per_byte,
         "written_while_training": _last_samples,
@@ -172,6 +233,14 @@ def _without(phase: PhaseFacts, name: str) -> Markup:
     """Why one step left no figures: its own failure, or else what became of its phase."""
     failed = next((step for step in phase.steps if step.name == name and step.state == "failed"), None)
     return Markup(f"**Failed:** {_sentence(failed.reason)}") if failed else _absent(phase)
+
+
+def _findings(found: View | None, figure: Callable[[str, str], Markup]) -> Markup:
+    """What a step of the evaluation found, as bullets, and its figures, each with its name as the text of it."""
+    if found is None:
+        return Markup("")
+    pictures = [figure(name, name.replace("-", " ")) for name in found.get("figures", [])]
+    return Markup("\n").join([markdown.bullets(found["findings"]), Markup(""), *pictures])
 
 
 def _sentence(text: str | None) -> Markup:

@@ -19,6 +19,7 @@ from flows.ledger.facts import (
     trained,
 )
 from flows.ledger.markers import FAILED
+from flows.machine.energy import Energy
 from flows.runner.milestones import Milestone
 from flows.runner.run import Run
 from flows.runner.step_runner import StepRecord
@@ -92,6 +93,7 @@ class RunFacts:
     milestone_problem: str = ""  # why there are none, or why they are on an unusual branch
     documents: list[str] | None = None  # names of those that were written; None before any
     length_settings: list[str] = field(default_factory=list)  # that a person made: what ends a training
+    energy: Energy = field(default_factory=Energy)  # that the machine used meanwhile
 
     def of(self, key: Key[F]) -> F | None:
         """The facts of a step, or None where it did not finish, or left facts of another form."""
@@ -133,6 +135,7 @@ def collect(run: Run) -> RunFacts:
         milestone_problem=run.milestones.problem() if run.config.milestones else "milestones are off",
         configs={name: config for name in names if (config := _config(run, name))},
         length_settings=sorted(run.options.length_settings),
+        energy=run.conditions.energy.look(),
     )
 
 

@@ -15,6 +15,7 @@ from flows.ledger.ledger import Ledger
 from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
+from flows.machine.energy import EnergyMeter
 from flows.planning.memory_limits import MemoryLimits
 from flows.planning.slow_trainings import SlowTrainings
 from flows.runner.milestones import Milestones
@@ -45,7 +46,8 @@ def assemble(options: RunOptions, phases: Sequence[Phase]) -> Run:
 
     worker = Worker(paths.logs / "worker.log", worker_died, watchdog.beat)
     disk = DiskSpace(paths, journal, clock, pulse, worker.close)
-    conditions = MachineConditions(journal, clock, options.config.min_charge, pulse)
+    energy = EnergyMeter(paths.state / "energy.json")
+    conditions = MachineConditions(journal, clock, options.config.min_charge, pulse, energy)
     step_runner = StepRunner(ledger, journal, disk, clock, options.redo, pulse, conditions.look)
     names = [phase.name for phase in phases]
     phase_runner = PhaseRunner(names, journal, step_runner, clock, options.only, options.command)

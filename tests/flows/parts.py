@@ -30,6 +30,7 @@ from flows.ledger.steps import StepResult, StepSpec
 from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
+from flows.machine.energy import EnergyMeter
 from flows.planning.memory_limits import MemoryLimits
 from flows.planning.site import Site
 from flows.runner.assembly import assemble
@@ -91,7 +92,8 @@ class Parts:
         self.worker = StandInWorker()
         self.pulses = 0
         self.disk = DiskSpace(self.paths, self.journal, self.clock, self.pulse, self.worker.close)
-        self.conditions = MachineConditions(self.journal, self.clock, min_charge, self.pulse)
+        energy = EnergyMeter(self.paths.state / "energy.json")
+        self.conditions = MachineConditions(self.journal, self.clock, min_charge, self.pulse, energy)
         self.accelerator = Accelerator(self.paths.state / "device.json", self.journal, self.worker)
         self.limits = MemoryLimits(self.paths.all_states, self.journal, frozenset(), lambda: "")
 

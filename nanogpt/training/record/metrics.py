@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 import json
 import math
@@ -129,6 +130,24 @@ def read_metrics(model_folder: Path) -> tuple[list[Row], list[Row]]:
     """(train rows, eval rows) of a model's metrics.jsonl."""
     rows = list(read_rows(model_folder / "metrics.jsonl"))
     return [row for row in rows if row.get("kind") == "train"], [row for row in rows if row.get("kind") == "eval"]
+
+
+def evaluations_with_tokens(train: list[Row], evaluations: list[Row]) -> list[Row]:
+    """The eval rows, each with the `tokens` that had been learned from: between two train rows, in proportion."""
+    known = [(row["step"], row["tokens"]) for row in train if row.get("step") and row.get("tokens")]
+    return [{**row, "tokens": _tokens_at(row["step"], known)} if row.get("step") else row for row in evaluations]
+
+
+def _tokens_at(step: int, known: list[tuple[int, int]]) -> int | None:
+    """`known`: (step, tokens) of the rows that were logged."""
+    if not known:
+        return None
+    place = bisect.bisect_left(known, (step, 0))
+    if place == len(known):  # it has gone on since the last row
+        last_step, tokens = known[-1]
+        return round(tokens * step / last_step)
+    (before, less), (after, more) = known[place - 1] if place else (0, 0), known[place]
+    return round(less + (more - less) * (step - before) / (after - before))
 
 
 def as_event(row: Row) -> TrainerEvent | None:

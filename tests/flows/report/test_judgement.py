@@ -1,15 +1,19 @@
 """Each criterion follows its figures, and says so; each recommendation names the number that caused it."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flows.ledger.facts import BASELINES, EVALUATED, FORMATS, MEASURED, PLANNED, SAMPLES, SERVED, SYSTEM, TESTS
+from flows.planning.forecast import expected_bits_per_byte
 from flows.report.facts import RunFacts
 from flows.report.judgement import GUIDES, REPORT, criteria
-from flows.report.recommendations import recommendations, with_option
+from flows.report.recommendations import MOST, recommendations, with_option
 from tests.flows.report import report_facts
 from tests.flows.report.report_facts import with_phase, with_step, with_training
 
@@ -93,31 +97,37 @@ def test_a_phase_that_missed_its_plan_by_more_than_a_moment_is_named_with_the_pl
 
 
 def advice(facts: RunFacts, word: str) -> str:
-    lines = [line for line in recommendations(facts) if word in line]
-    assert len(lines) == 1, (word, recommendations(facts))
-    return lines[0]
+    """The one recommendation that says a word: its advice, reasons, expected gain and command."""
+    found = [text for row in recommendations(facts) if word in (text := " ".join(asdict(row).values()))]
+    assert len(found) == 1, (word, recommendations(facts))
+    return found[0]
 
 
 def test_a_remedy_becomes_a_permanent_setting(facts):
     line = advice(facts, "out_of_memory")
-    assert "--set training.batch_size=6 --set training.gradient_accumulation=8" in line
+    assert "--set training.batch_size=6 --set training.gradient_accumulation=8" in line and "14.2 s" in line
 
 
 def test_a_gap_between_train_and_validation_is_overfitting(facts):
     line = advice(facts, "overfits")
-    assert "1.5200 against 1.3600" in line and "model.dropout=0.1" in line
+    assert "1.5200 against 1.3600" in line and "model.dropout=0.1" in line and "at most 0.23 bits per byte" in line
 
 
 def test_a_loss_that_still_falls_asks_for_time(facts):
     write_curve(facts, [(step, 4 - step / 1000, 4 - step / 1000) for step in range(100, 2100, 100)])
     line = advice(facts, "was still learning")
     assert "fell by 1.000 per 1,000 steps" in line and "--budget 40m" in line
+    trained, tokens = facts.model("tiny").trained, 1_003_854
+    now, then = (expected_bits_per_byte(10_650_000, times * trained.tokens, tokens) for times in (1, 4))
+    assert f"about {now - then:.2f} bits per byte, from 2.24 to {2.236 - (now - then):.2f}" in line
 
 
-def test_a_loss_that_rose_again_asks_to_stop_early(facts):
+def test_a_loss_that_rose_again_asks_to_stop_early_and_for_no_more_time(facts):
     write_curve(facts, [(step, 2 + abs(step - 500) / 1000, 1.0) for step in range(100, 1100, 100)])
     line = advice(facts, "trained past its best")
     assert "2.0000 at step 500" in line and "training.early_stopping_patience=3" in line
+    assert "3 min 19 s of training" in line  # half of 398 s
+    assert not any(row.advice == "Train longer" for row in recommendations(facts))
 
 
 def write_curve(facts: RunFacts, curve: list[tuple[int, float, float]]) -> None:
@@ -134,24 +144,49 @@ def test_figures_that_stand_out_are_named_with_their_number(facts):
     slow = replace(measured["micro"], share_of_matmul=0.04)
     facts = with_step(facts, MEASURED, models={**measured, "micro": slow})
     facts = with_phase(facts, "evaluation", seconds=90)
-    assert "2.683 against 2.410" in advice(facts, "no better than 5-gram")
-    assert "2,300 steps" in advice(facts, "beats tiny")
-    assert not any("matrix-product peak" in line for line in recommendations(facts)), "memory ran out in this run"
+    line = advice(facts, "no better than 5-gram")
+    assert "2.683 against 2.410" in line and "micro beats tiny, which saw only 2,300 steps" in line
+    assert not any("matrix-product peak" in row.because for row in recommendations(facts)), "memory ran out in this run"
     facts = replace(facts, remedies=[row for row in facts.remedies if row.symptom != "out_of_memory"])
     assert "4.0 %" in advice(facts, "matrix-product peak")
-    assert "1 min 30 s, planned 40.0 s" in advice(facts, "Phase 6 Evaluation took")
+    assert "1 min 30 s, planned 40.0 s" in advice(facts, "phase 6 Evaluation took")
 
 
 def test_more_time_is_advised_only_for_a_model_that_time_is_wanting_for(facts):
     facts = with_training(facts, "tiny", peak_memory_bytes=2**28)
-    assert "the plan can add small:" in advice(facts, "Memory is not the limit")
+    assert "the plan can add small" in advice(facts, "memory is not the limit")
     facts = with_step(facts, PLANNED, left_out=facts.of(PLANNED).left_out[:-1])
-    assert not any("Memory is not the limit" in line for line in recommendations(facts))
+    assert not any("memory is not the limit" in row.because for row in recommendations(facts))
 
 
 def test_a_failed_phase_is_the_first_thing_to_do(tmp_path):
     first = recommendations(report_facts.failed_facts(tmp_path))[0]
-    assert first.startswith("**Phase 5 Training failed:**") and "device.type=cpu" in first
+    assert first.advice == "Mend phase 5 Training" and "device.type=cpu" in first.command
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    curve=st.lists(st.floats(0.5, 5.0), min_size=3, max_size=12),
+    shares=st.lists(st.floats(0.01, 0.3), min_size=2, max_size=2),
+    late=st.sets(st.sampled_from(["evaluation", "dataset", "deployment", "implementation"])),
+    symptoms=st.lists(st.sampled_from(["out_of_memory", "non_finite", "stall", "asleep"]), max_size=4),
+)
+def test_no_two_recommendations_repeat_each_other_and_none_is_past_five(facts, curve, shares, late, symptoms):
+    write_curve(facts, [(100 * step, loss, 0.8 * loss) for step, loss in enumerate(curve, 1)])
+    measured = facts.of(MEASURED).models
+    slow = {name: replace(measured[name], share_of_matmul=share) for name, share in zip(measured, shares, strict=True)}
+    facts = with_step(facts, MEASURED, models=slow)
+    for name in late:
+        facts = with_phase(facts, name, seconds=500.0)
+    remedy, names = facts.remedies[0], ("training.micro", "training.tiny") * 2
+    remedies = [replace(remedy, symptom=symptom, step=name) for symptom, name in zip(symptoms, names, strict=False)]
+    facts = replace(facts, remedies=remedies)
+    found = recommendations(facts)
+    assert len(found) <= MOST
+    assert len({row.advice for row in found}) == len(found) and len({row.command for row in found}) == len(found)
+    assert all(row.expected and row.because for row in found)
+    gains = [float(gain) for row in found if (gain := "".join(re.findall(r"^about ([\d.]+) bits", row.expected)))]
+    assert gains == sorted(gains, reverse=True)
 
 
 def test_an_option_is_replaced_a_setting_is_added():
