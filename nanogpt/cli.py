@@ -14,6 +14,7 @@ COMMANDS = (  # in the order of --help
     "prepare",
     "import-data",
     "train",
+    "watch",
     "lr-range",
     "plan",
     "batch-size",

@@ -84,11 +84,12 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.commands",
-        "nanogpt.serving nanogpt.measure nanogpt.study nanogpt.compression nanogpt.export nanogpt.evaluation "
-        "nanogpt.training nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data "
-        f"nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.watch nanogpt.serving nanogpt.measure nanogpt.study nanogpt.compression nanogpt.export "
+        "nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.inference nanogpt.decoders "
+        f"nanogpt.weights nanogpt.data nanogpt.config nanogpt.device {BASICS}",
         "nanogpt.cli nanogpt.commands",
     ),
+    Room("nanogpt.watch", f"nanogpt.serving nanogpt.training.record {BASICS}"),
     Room(
         "nanogpt.serving",
         "nanogpt.study nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data nanogpt.config nanogpt.device "

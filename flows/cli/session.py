@@ -22,6 +22,7 @@ from flows.display.prefect_server import Server
 from flows.display.protocol import Opening
 from flows.display.terminal import OnTerminal, Terminal
 from flows.machine.disk import Unwritable
+from flows.report import commands
 from flows.runner.assembly import assemble
 from flows.runner.run import Phase, Run
 from nanogpt import durable
@@ -108,6 +109,7 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     server, stopped = None, False
     try:
         run.conditions.begin(continues=run.session.number > 1)
+        terminal.message(f"Watch it: {commands.watch(run.paths.checkpoints)} (--page: in a browser)")
         server = _server(run, terminal) if run.options.ui else None
         run.journal.display = OnTerminal(open_display(server, run.journal.log), terminal, run.journal.log)
         run.journal.display.flow(lambda: flow(run), _opening(run))

@@ -29,6 +29,11 @@ def serve(model: Path) -> str:
     return _nanogpt("serve", near(model))
 
 
+def watch(models: Path) -> str:
+    """The command that shows how the run trains the models in the folder `models`."""
+    return _nanogpt("watch", near(models))
+
+
 def _nanogpt(*words: str) -> str:
     """A command of the library, by the name that this shell knows it by, else by its place."""
     program = Path(sys.executable).with_name("nanogpt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanogpt import durable
+from nanogpt.training.record.curves import MOST_POINTS as MOST_POINTS  # part of this module's interface
+from nanogpt.training.record.curves import Row as Row
+from nanogpt.training.record.curves import column as column
+from nanogpt.training.record.curves import smoothed as smoothed
+from nanogpt.training.record.curves import thinned as thinned
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
@@ -65,10 +69,7 @@ PART_COLORS = {  # the optimizer's parts in warm colours, the passes in blue
     "checkpoint": PURPLE,
 }
 LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read on
-MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
-
-Row = dict[str, Any]
 
 
 def write_figure(draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6) -> Path:
@@ -105,37 +106,6 @@ def categories(axes: Axes, names: Sequence[str]) -> None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-
-
-def column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
-    """The two named columns where both are finite numbers."""
-    pairs = [(row.get(x), row.get(y)) for row in rows]
-    finite = [
-        (a, b)
-        for a, b in pairs
-        if isinstance(a, int | float) and isinstance(b, int | float) and math.isfinite(a) and math.isfinite(b)
-    ]
-    return [a for a, _ in finite], [b for _, b in finite]
-
-
-def smoothed(values: list[float]) -> list[float]:
-    """Mean of a centred window of a 25th of the points."""
-    reach = max(1, len(values) // 50)
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
-    smooth = []
-    for place in range(len(values)):
-        near = min(reach, place, len(values) - 1 - place)  # the window shrinks at the ends, and stays centred
-        smooth.append((sums[place + near + 1] - sums[place - near]) / (2 * near + 1))
-    return smooth
-
-
-def thinned(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
-    """At most about MOST_POINTS of the points, the last among them."""
-    stride = max(1, math.ceil(len(xs) / MOST_POINTS))
-    keep = sorted({*range(0, len(xs), stride), len(xs) - 1} if xs else ())
-    return [xs[i] for i in keep], [ys[i] for i in keep]
 
 
 def level_line(axes: Axes, name: str, value: float) -> None:

@@ -59,7 +59,7 @@ def create_app(
         lifespan=lifespan,
         generate_unique_id_function=lambda route: f"{route.name}{route.path_format}",
     )
-    guard = Guard(app, settings, metrics, _files_of_the_page())
+    guard = Guard(app, settings, metrics, files_of_page(PAGE))
     app.state.settings, app.state.models, app.state.guard = settings, models, guard
     app.state.model_folder = lambda name: _folder(models, name)
     app.include_router(openai_api.router)
@@ -67,12 +67,17 @@ def create_app(
     app.include_router(attention.router, responses=openai_api.ERRORS)
     app.include_router(examples.router, responses=openai_api.ERRORS)
     _add_monitoring(app, guard, models, metrics)
+    answer_errors(app)
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    return guard
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Every error of `app` is answered as JSON in OpenAI's form."""
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _refused)
     app.add_exception_handler(Exception, _refused)  # it goes on to the guard, which logs it
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
-    return guard
 
 
 def _add_monitoring(app: FastAPI, guard: Guard, models: Models, metrics: Metrics) -> None:
@@ -91,9 +96,9 @@ def _add_monitoring(app: FastAPI, guard: Guard, models: Models, metrics: Metrics
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _files_of_the_page() -> frozenset[str]:
+def files_of_page(page: Path) -> frozenset[str]:
     """The paths that a browser loads before anyone can have typed a token."""
-    return frozenset(f"/{file.relative_to(PAGE).as_posix()}" for file in PAGE.rglob("*") if file.is_file())
+    return frozenset(f"/{file.relative_to(page).as_posix()}" for file in page.rglob("*") if file.is_file())
 
 
 def _folder(models: Models, name: str) -> Path:

@@ -84,19 +84,17 @@ def _free_port(host: str, port: int) -> int | None:
     return None
 
 
-class Server(uvicorn.Server):
-    """uvicorn's, with an end of its own: the application answers 503 while it finishes what it has begun."""
+class GuardedServer(uvicorn.Server):
+    """uvicorn's around a guarded application, with an end of its own: it answers 503 while it finishes what it has
+    begun."""
 
-    def __init__(self, settings: Settings, notify: Callable[[str], None], opening: OpenEngine = open_engine):
-        self.settings, self.notify = settings, notify
-        self.guard: Guard = create_app(settings, notify, opening)
-        self.models: Models = self.guard.app.state.models  # type: ignore[attr-defined]
-        self.failure: BaseException | None = None
+    def __init__(self, guard: Guard, settings: Settings, notify: Callable[[str], None]):
+        self.guard, self.settings, self.notify = guard, settings, notify
         self._background: set[asyncio.Task[None]] = set()
         limits = settings.limits
         super().__init__(
             uvicorn.Config(
-                self.guard,
+                guard,
                 http=guarded(limits),
                 ws="none",
                 loop="asyncio",
@@ -116,21 +114,14 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         assert sockets, "it is given the socket that it listens on"
-        self.notify(f"serving {_listed(self.models.names)}")
-        self.notify(f"http://{_address(sockets[0])} (Ctrl-C ends it)")
-        self._in_background(self._load_first())
+        self.has_started(f"http://{_address(sockets[0])}")
 
-    async def _load_first(self) -> None:
-        """The first model is loaded before anyone asks for it; where it is the only one, the server needs it."""
-        try:
-            worker = self.models.worker(self.models.find(None))
-        except Refusal:  # it is gone already, or others keep all places busy
-            return
-        while worker.state == "loading":
-            await asyncio.sleep(LOOK_AGAIN)
-        if worker.state == "failed" and len(self.models.names) == 1:
-            self.failure = worker.error
-            self.should_exit = True
+    def has_started(self, address: str) -> None:
+        """It listens there now."""
+        self.notify(f"{address} (Ctrl-C ends it)")
+
+    async def close(self) -> None:
+        """Once no request is running any more, or their time is up."""
 
     def drain(self) -> None:
         """Finish running requests, refuse new ones, then end; the second call ends at once."""
@@ -138,7 +129,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
             return
         self.guard.draining = True
-        self._in_background(self._finish())
+        self.in_background(self._finish())
 
     async def _finish(self) -> None:
         running, seconds = self.guard.running, self.settings.limits.drain_seconds
@@ -148,10 +139,11 @@ class Server(uvicorn.Server):
         until = asyncio.get_running_loop().time() + seconds
         while self.guard.running and not self.should_exit and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(LOOK_AGAIN)
-        await self.models.close(seconds=0.5)  # what is still written ends with an error
+        await self.close()
         self.should_exit = True
 
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+    def in_background(self, work: Coroutine[None, None, None]) -> None:
+        """Let `work` run while the server does."""
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -170,6 +162,36 @@ class Server(uvicorn.Server):
         finally:
             for number in caught:
                 loop.remove_signal_handler(number)
+
+
+class Server(GuardedServer):
+    """That of nanogpt serve, with the models behind it."""
+
+    def __init__(self, settings: Settings, notify: Callable[[str], None], opening: OpenEngine = open_engine):
+        guard = create_app(settings, notify, opening)
+        self.models: Models = guard.app.state.models  # type: ignore[attr-defined]
+        self.failure: BaseException | None = None
+        super().__init__(guard, settings, notify)
+
+    def has_started(self, address: str) -> None:
+        self.notify(f"serving {_listed(self.models.names)}")
+        super().has_started(address)
+        self.in_background(self._load_first())
+
+    async def close(self) -> None:
+        await self.models.close(seconds=0.5)  # what is still written ends with an error
+
+    async def _load_first(self) -> None:
+        """The first model is loaded before anyone asks for it; where it is the only one, the server needs it."""
+        try:
+            worker = self.models.worker(self.models.find(None))
+        except Refusal:  # it is gone already, or others keep all places busy
+            return
+        while worker.state == "loading":
+            await asyncio.sleep(LOOK_AGAIN)
+        if worker.state == "failed" and len(self.models.names) == 1:
+            self.failure = worker.error
+            self.should_exit = True
 
 
 def _listed(names: list[str]) -> str:

@@ -1,0 +1,41 @@
+"""Curves from metrics rows: two columns of them, smoothed, and as many points as a screen can show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
+
+Row = dict[str, Any]
+
+
+def column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
+    """The two named columns where both are finite numbers."""
+    pairs = [(row.get(x), row.get(y)) for row in rows]
+    finite = [
+        (a, b)
+        for a, b in pairs
+        if isinstance(a, int | float) and isinstance(b, int | float) and math.isfinite(a) and math.isfinite(b)
+    ]
+    return [a for a, _ in finite], [b for _, b in finite]
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Mean of a centred window of a 25th of the points."""
+    reach = max(1, len(values) // 50)
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    smooth = []
+    for place in range(len(values)):
+        near = min(reach, place, len(values) - 1 - place)  # the window shrinks at the ends, and stays centred
+        smooth.append((sums[place + near + 1] - sums[place - near]) / (2 * near + 1))
+    return smooth
+
+
+def thinned(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
+    """At most about MOST_POINTS of the points, the last among them."""
+    stride = max(1, math.ceil(len(xs) / MOST_POINTS))
+    keep = sorted({*range(0, len(xs), stride), len(xs) - 1} if xs else ())
+    return [xs[i] for i in keep], [ys[i] for i in keep]

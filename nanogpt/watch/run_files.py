@@ -1,0 +1,208 @@
+"""The files that a run of the autopilot keeps in state/RUN, as far as they are shown; read, and never written.
+
+They are the run's own: session.json, plan.json, clock.json, remedies.json and a marker for each step. A file that is
+not there, or not as expected, leaves out what it would have said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from nanogpt import durable
+from nanogpt.records import from_json
+from nanogpt.watch.views import Happening, PhaseState, PhaseView, RunState
+
+Kind = TypeVar("Kind")
+ENDINGS: dict[str, PhaseState] = {"done": "done", "kept": "done", "skipped": "done", "running": "running"}
+
+
+@dataclass(frozen=True)
+class PhaseNote:
+    number: int
+    title: str
+    status: str = "waiting"
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SessionNote:
+    state: RunState
+    pid: int
+    prefect_url: str | None = None
+    phases: list[PhaseNote] = field(default_factory=list)
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "running" and psutil.pid_exists(self.pid)
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    name: str
+    parameters: int
+    max_iters: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    number: int
+    planned_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanNote:
+    budget_seconds: float | None = None
+    ladder: list[PlannedModel] = field(default_factory=list)
+    phases: list[PlannedPhase] = field(default_factory=list)
+
+    def seconds_of(self, phase: int) -> float | None:
+        return next((planned.planned_seconds for planned in self.phases if planned.number == phase), None)
+
+
+@dataclass(frozen=True)
+class ClockNote:
+    budget_seconds: float
+    spent_seconds: float
+
+
+@dataclass(frozen=True)
+class MarkerNote:
+    """The newest attempt at a step."""
+
+    step: str
+    state: str
+    started_at: str = ""
+    finished_at: str = ""
+    failed_at: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ended_at(self) -> str:
+        return self.finished_at or self.failed_at
+
+
+@dataclass(frozen=True)
+class RemedyNote:
+    time: str
+    step: str
+    symptom: str
+    evidence: str
+    remedy: str
+    outcome: str = ""
+
+
+class RunFiles:
+    """state/RUN of a workspace."""
+
+    def __init__(self, state: Path):
+        self.state = state
+
+    @property
+    def exists(self) -> bool:
+        return (self.state / "session.json").is_file()
+
+    def session(self) -> SessionNote | None:
+        return self._note(SessionNote, "session.json")
+
+    def plan(self) -> PlanNote:
+        return self._note(PlanNote, "plan.json") or PlanNote()
+
+    def clock(self, is_running: bool) -> ClockNote | None:
+        """The budget and what is spent of it; of a running session also the time since that was noted."""
+        noted = self._note(ClockNote, "clock.json")
+        if noted is None or not is_running:
+            return noted
+        try:
+            since = max(0.0, time.time() - (self.state / "clock.json").stat().st_mtime)
+        except OSError:
+            since = 0.0
+        return ClockNote(noted.budget_seconds, noted.spent_seconds + since)
+
+    def remedies(self) -> list[Happening]:
+        """What went wrong and was mended, the latest last."""
+        note, _ = durable.read_note(self.state / "remedies.json")
+        rows = (note or {}).get("remedies", [])
+        found = []
+        for row in rows if isinstance(rows, list) else []:
+            try:
+                remedy = from_json(RemedyNote, row)
+            except ValueError:
+                continue
+            words = f"{remedy.symptom}: {remedy.evidence} -> {remedy.remedy}"
+            words += f" ({remedy.outcome})" if remedy.outcome else ""
+            found.append(Happening(_seconds(remedy.time), remedy.step, words, is_trouble=True))
+        return found
+
+    def phases(self, session: SessionNote, plan: PlanNote) -> list[PhaseView]:
+        """Each phase: of a session that is over as its record says, of a running one by the markers of its steps."""
+        if not session.is_running:
+            ended = [(phase, ENDINGS.get(phase.status, "failed")) for phase in session.phases]
+            return [
+                PhaseView(
+                    phase.number,
+                    phase.title,
+                    "waiting" if phase.status in ("waiting", "running") else state,
+                    phase.seconds,
+                    plan.seconds_of(phase.number),
+                )
+                for phase, state in ended
+            ]
+        markers = list(self._markers())
+        at = _phase_at_work(session.phases, markers)
+        return [self._phase(phase, markers, at, plan) for phase in session.phases]
+
+    def _phase(self, phase: PhaseNote, markers: list[MarkerNote], at: int, plan: PlanNote) -> PhaseView:
+        own = [marker for marker in markers if _phase_of(marker) == phase.title.lower()]
+        has_failed = any(marker.state == "failed" for marker in own)
+        state: PhaseState = "waiting"
+        if phase.number == at:
+            state = "running"
+        elif phase.number < at:
+            state = "failed" if has_failed else "done"
+        started = [_seconds(marker.started_at) for marker in own if marker.state == "started"]
+        seconds = sum(marker.seconds for marker in own if marker.state == "finished") if phase.number <= at else 0.0
+        running = max(0.0, time.time() - min(started)) if started and phase.number == at else 0.0
+        return PhaseView(phase.number, phase.title, state, seconds + running, plan.seconds_of(phase.number))
+
+    def _markers(self) -> Iterator[MarkerNote]:
+        for path in sorted((self.state / "markers").glob("*.json")):
+            if (marker := self._note(MarkerNote, f"markers/{path.name}")) is not None:
+                yield marker
+
+    def _note(self, kind: type[Kind], name: str) -> Kind | None:
+        try:
+            return from_json(kind, durable.read_json(self.state / name))
+        except (OSError, ValueError):
+            return None
+
+
+def _phase_of(marker: MarkerNote) -> str:
+    return marker.step.partition(".")[0]
+
+
+def _phase_at_work(phases: list[PhaseNote], markers: list[MarkerNote]) -> int:
+    """The number of the phase that is under way: the first with a step at work; steps of later ones may run in the
+    background. Between two steps, the phase of the one that ended last."""
+    numbers = {phase.title.lower(): phase.number for phase in phases}
+    known = [marker for marker in markers if _phase_of(marker) in numbers]
+    at_work = [numbers[_phase_of(marker)] for marker in known if marker.state == "started"]
+    if at_work:
+        return min(at_work)
+    latest = max(known, key=lambda marker: marker.ended_at, default=None)
+    return numbers[_phase_of(latest)] if latest is not None else 1
+
+
+def _seconds(written: str) -> float:
+    """Since the epoch; 0 for a time that cannot be read."""
+    try:
+        return datetime.fromisoformat(written).timestamp()
+    except ValueError:
+        return 0.0
