@@ -15,7 +15,7 @@ from nanogpt.inference.options import Options, Piece
 from nanogpt.serving.models import Models
 from nanogpt.serving.refusals import bad_field
 from nanogpt.serving.settings import Limits
-from nanogpt.serving.worker import Begun, Ended, Event, Order, Worker, Wrote
+from nanogpt.serving.worker import Begun, Ended, Event, Order, Worker, Wrote, as_one
 
 
 @dataclass
@@ -111,13 +111,6 @@ def joined(events: Sequence[Wrote]) -> list[tuple[int, Piece]]:
     for event in events:
         pieces.setdefault(event.index, []).append(event.piece)
     return [(index, as_one(parts)) for index, parts in pieces.items()]
-
-
-def as_one(parts: Sequence[Piece]) -> Piece:
-    if len(parts) == 1:
-        return parts[0]
-    tokens = tuple(token for part in parts for token in part.tokens)
-    return Piece("".join(part.text for part in parts), tokens, parts[-1].finish if parts else None)
 
 
 async def begin(models: Models, limits: Limits, name: str | None, prompts: Sequence[str], options: Options, copies: int
