@@ -342,6 +342,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/training/*.py",
             "nanogpt/training/update/**",
             "nanogpt/evaluation/speed.py",
+            "nanogpt/evaluation/window_losses.py",
             "nanogpt/inference/**",
             "nanogpt/decoders/**",
             "nanogpt/data/data_loader.py",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.compression import distillation, pruning, recovery, rounding, structured
-from nanogpt.compression.losses import Floats, Windows, estimate, losses
 from nanogpt.compression.recommendation import recommend
 from nanogpt.compression.variant import Variant, copy_of, dense
 from nanogpt.config import Config
@@ -20,6 +19,7 @@ from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.opening import open_decoder
 from nanogpt.decoders.protocol import Decoder
 from nanogpt.evaluation.speed import timing
+from nanogpt.evaluation.window_losses import Floats, Windows, estimate, losses
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanogpt import cli
-from nanogpt.compression import distillation, losses, pruning, recovery, rounding, structured, table
+from nanogpt.compression import distillation, pruning, recovery, rounding, structured, table
 from nanogpt.compression.recommendation import recommend
 from nanogpt.config import load_config
 from nanogpt.data.data_loader import Samples
@@ -17,7 +17,7 @@ from nanogpt.data.shards import open_split
 from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.evaluation.perplexity import evaluate_split
 from nanogpt.export.formats import FORMATS, write_model
-from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.results import CompressedModel, CompressionTable, Estimate
 from nanogpt.training.trainer import train
@@ -232,49 +232,6 @@ def test_the_loss_of_a_student_is_its_cross_entropy_with_text_and_teacher():
     assert not teacher.head.weight.grad
     same = distillation.distillation_loss(student, student, tokens, targets)
     assert same.item() == pytest.approx((text / 2).item(), rel=1e-5)
-
-
-# ---- judging
-
-
-def test_windows_cost_what_the_evaluation_says(trained):
-    model, data = open_folder(trained[0])[0], trained[1]
-    split, window = open_split(data, "test"), model.config.block_size
-    windows = losses.Windows.of(split, window)
-    nats = losses.losses(model, windows)
-    whole = evaluate_split(model, data, "test", window)
-    assert nats.sum() / (len(windows) * window) == pytest.approx(whole.loss, rel=0.01)  # but for the short last window
-    assert windows.bits_per_byte(nats).mean() == pytest.approx(whole.bits_per_byte, rel=0.01)
-
-
-@pytest.mark.fast
-def test_an_interval_holds_the_mean_of_most_samples_and_shrinks_with_their_number():
-    generator = np.random.default_rng(1)
-    found = [losses.estimate(generator.normal(2.0, 1.0, 60)) for _ in range(20)]
-    assert 15 <= sum(estimate.low <= 2.0 <= estimate.high for estimate in found) <= 20
-    few, many = (losses.estimate(generator.normal(2.0, 1.0, count)) for count in (50, 5000))
-    assert many.high - many.low < 0.2 * (few.high - few.low)
-
-
-@pytest.mark.fast
-def test_windows_are_spread_over_the_whole_split(data):
-    split = open_split(data, "test")
-    windows = losses.Windows.of(split, 8, most_tokens=80)
-    assert len(windows) == 10 and windows.tokens.shape == (10, 9)
-    assert windows.tokens[0].tolist() == split.tokens[:9].tolist()
-    last = ((len(split.tokens) - 1) // 8 - 1) * 8
-    assert windows.tokens[-1].tolist() == split.tokens[last : last + 9].tolist()
-    with pytest.raises(UserError, match="two windows"):
-        losses.Windows.of(split, len(split.tokens))
-
-
-@pytest.mark.fast
-def test_a_model_of_nan_is_not_judged(data):
-    model = randomised(small(vocab_size=open_split(data, "test").vocab_size))
-    with torch.no_grad():
-        model.head.weight[:] = torch.nan
-    with pytest.raises(NonFiniteError):
-        losses.losses(model, losses.Windows.of(open_split(data, "test"), 16))
 
 
 # ---- what is recommended

@@ -1,0 +1,58 @@
+"""The loss of each window of a split, and the interval of what is drawn from them."""
+
+import numpy as np
+import pytest
+import torch
+
+from nanogpt.data.shards import open_split
+from nanogpt.evaluation.perplexity import evaluate_split
+from nanogpt.evaluation.window_losses import Windows, estimate, losses
+from nanogpt.faults import NonFiniteError, UserError
+from tests.nanogpt.model_case import randomised, small
+from tests.nanogpt.training_case import make_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.fast
+def test_windows_cost_what_the_evaluation_says(data):
+    split, window = open_split(data, "test"), 16
+    model = randomised(small(vocab_size=split.vocab_size))
+    windows = Windows.of(split, window)
+    nats = losses(model, windows)
+    whole = evaluate_split(model, data, "test", window)
+    assert nats.sum() / (len(windows) * window) == pytest.approx(whole.loss, rel=0.01)  # but for the short last window
+    assert windows.bits_per_byte(nats).mean() == pytest.approx(whole.bits_per_byte, rel=0.01)
+
+
+@pytest.mark.fast
+def test_an_interval_holds_the_mean_of_most_samples_and_shrinks_with_their_number():
+    generator = np.random.default_rng(1)
+    found = [estimate(generator.normal(2.0, 1.0, 60)) for _ in range(20)]
+    assert 15 <= sum(estimate.low <= 2.0 <= estimate.high for estimate in found) <= 20
+    few, many = (estimate(generator.normal(2.0, 1.0, count)) for count in (50, 5000))
+    assert many.high - many.low < 0.2 * (few.high - few.low)
+
+
+@pytest.mark.fast
+def test_windows_are_spread_over_the_whole_split(data):
+    split = open_split(data, "test")
+    windows = Windows.of(split, 8, most_tokens=80)
+    assert len(windows) == 10 and windows.tokens.shape == (10, 9)
+    assert windows.tokens[0].tolist() == split.tokens[:9].tolist()
+    last = ((len(split.tokens) - 1) // 8 - 1) * 8
+    assert windows.tokens[-1].tolist() == split.tokens[last : last + 9].tolist()
+    with pytest.raises(UserError, match="two windows"):
+        Windows.of(split, len(split.tokens))
+
+
+@pytest.mark.fast
+def test_a_model_of_nan_is_not_judged(data):
+    model = randomised(small(vocab_size=open_split(data, "test").vocab_size))
+    with torch.no_grad():
+        model.head.weight[:] = torch.nan
+    with pytest.raises(NonFiniteError):
+        losses(model, Windows.of(open_split(data, "test"), 16))
