@@ -252,6 +252,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             code=(
                 *ENGINE,
                 "nanogpt/evaluation/coherence.py",
+                "nanogpt/evaluation/training_spans.py",
                 "nanogpt/evaluation/baselines.py",
             ),
         ),

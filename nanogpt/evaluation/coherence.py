@@ -11,8 +11,10 @@ It judges words and spelling, loops and copying; it does not see whether sentenc
 """
 
 import re
+from collections.abc import Sequence
 
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey
+from nanogpt.evaluation.training_spans import TrainingSpans
 from nanogpt.results import CoherenceFigures, CoherenceVerdict
 
 KNOWN_WORDS_SHARE = 0.7  # of the reference's
@@ -33,14 +35,22 @@ class Judge:
         if not training_text or not held_out_text:
             raise ValueError("both texts must hold something")
         self._training_text = training_text[-LARGEST_TRAINING_TEXT:]
-        self._vocabulary = set(_words(self._training_text))
+        self._vocabulary = set(words_of(self._training_text))
         self._language = KneserNey(self._training_text.encode("utf-8"))
-        self._held_out = held_out_text[:REFERENCE_LENGTH]
-        self.reference = self.measure(self._held_out)
+        self.training = TrainingSpans(self._training_text)
+        self.reference = self.measure(held_out_text[:REFERENCE_LENGTH])
 
     def judge(self, sample: str) -> CoherenceVerdict:
         """The verdict on one sample (its prompt left out)."""
-        figures, reference = self.measure(sample), self.reference
+        return self.judge_all([sample])[0]
+
+    def judge_all(self, samples: Sequence[str]) -> list[CoherenceVerdict]:
+        """The verdict on each of several, which is faster than one by one."""
+        copied = self.training.longest_in_each(samples)
+        return [self._verdict(self._measure(*pair)) for pair in zip(samples, copied, strict=True)]
+
+    def _verdict(self, figures: CoherenceFigures) -> CoherenceVerdict:
+        reference = self.reference
         reasons = []
         if figures.characters < SHORTEST_SAMPLE:
             reasons.append(f"{figures.characters} characters are too few to judge (at least {SHORTEST_SAMPLE})")
@@ -59,31 +69,26 @@ class Judge:
 
     def measure(self, text: str) -> CoherenceFigures:
         """The four figures of any text; a text without words has no known ones."""
-        words = _words(text)
+        return self._measure(text, self.training.longest_in_each([text])[0])
+
+    def _measure(self, text: str, copied: str) -> CoherenceFigures:
+        words = words_of(text)
         known = sum(word in self._vocabulary for word in words)
         return CoherenceFigures(
             known_words=known / len(words) if words else 0.0,
             surprise=self._language.bits_per_byte(text.encode("utf-8")) if text else 0.0,
-            repetition=_repetition(words),
-            longest_copy=_longest_copy(text, self._training_text),
+            repetition=repetition(words),
+            longest_copy=len(copied),
             characters=len(text),
         )
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """Its words in small letters, without numbers and punctuation."""
     return [word.lower() for word in _WORD.findall(text)]
 
 
-def _repetition(words: list[str], length: int = 4) -> float:
+def repetition(words: list[str], length: int = 4) -> float:
     """The share of word 4-grams that occurred before in the same text."""
     grams = [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _longest_copy(text: str, source: str) -> int:
-    """Length of the longest substring of `text` that `source` holds."""
-    longest = 0
-    for start in range(len(text)):
-        while start + longest < len(text) and text[start : start + longest + 1] in source:
-            longest += 1
-    return longest

@@ -19,13 +19,14 @@ UNLIKE = {"seconds", "tokens_per_second", "memory_bytes"}
 TEXT = "".join(f"the {n} sheep and {n * 7 % 13} goats went over hill {n % 5}.\n" for n in range(400))
 
 
-def make_data(folder: Path, text: str = TEXT) -> Path:
+def make_data(folder: Path, text: str = TEXT, config: DataConfig | None = None) -> Path:
     """A character-level data folder."""
+    config = config or DataConfig()
     source = folder / "text.txt"
     folder.mkdir(parents=True, exist_ok=True)
     source.write_text(text)
-    preprocessing.prepare([source], folder / "text", DataConfig())
-    shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
+    preprocessing.prepare([source], folder / "text", config)
+    shards.tokenise(folder / "text", "char", folder / "char", config)
     return folder / "char"
 
 

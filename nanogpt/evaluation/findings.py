@@ -1,0 +1,98 @@
+"""What the figures of quality and writing say, in plain sentences that follow from them by rule."""
+
+from __future__ import annotations
+
+from nanogpt.evaluation.quality import as_difference
+from nanogpt.results import ModelScores, ScoreComparison, WritingFigures, WritingQuality
+
+NOTICEABLE_ERROR = 0.02  # of probabilities: below it a figure with two digits hardly changes
+MEMORISED_SPAN = 32  # characters
+MEMORISED_TIMES, MEMORISED_SHARE = 3.0, 0.02  # what is copied beyond held-out text, and at least
+REPETITIVE = 0.1  # above the repetition of held-out text
+NARROW = 0.8  # of held-out text's different word pairs
+
+
+def of_comparison(comparison: ScoreComparison) -> list[str]:
+    """Which model is best, and of that one how far its probabilities and its context can be relied on."""
+    best = min(comparison.models, key=lambda model: model.bits_per_byte.value)
+    bits = best.bits_per_byte
+    lines = [
+        f"{best.model} needs {bits.value:.3f} bits per byte of {comparison.split} ({bits.low:.3f} to {bits.high:.3f} "
+        f"with 95 % confidence), a perplexity of {best.perplexity.value:.2f} a token."
+    ]
+    if comparison.verdict:
+        lines.append(comparison.verdict)
+    lines += [
+        f"{difference.model} needs {as_difference(difference.bits_per_byte)} bits per byte, compared with "
+        f"{difference.best}{'' if difference.is_clear else ': not clear'}."
+        for difference in comparison.differences
+        if len(comparison.differences) > 1 or not difference.is_clear
+    ]
+    return [*lines, _calibration(best), *_context(best)]
+
+
+def _calibration(model: ModelScores) -> str:
+    sure = sum(row.share * row.confidence for row in model.calibration)
+    right = model.accuracy
+    figures = f"the most probable token of {model.model} is right {right.value:.1%} of the time and gets {sure:.1%}"
+    if model.calibration_error < NOTICEABLE_ERROR:
+        ending = f"its probabilities can be believed (off by {100 * model.calibration_error:.1f} points in the mean)"
+    else:
+        tendency = "too sure" if sure > right.value else "not sure enough"
+        ending = f"it is {tendency} (off by {100 * model.calibration_error:.1f} points in the mean)"
+    return f"{figures[0].upper()}{figures[1:]}: {ending}."
+
+
+def _context(model: ModelScores) -> list[str]:
+    if len(model.by_position) < 3 or (gain := model.by_position[-1].gain) is None:
+        return []
+    first, last = model.by_position[0], model.by_position[-1]
+    interval = f"{gain.value:+.3f}, {gain.low:+.3f} to {gain.high:+.3f}"
+    ending = f"still gains ({interval})" if gain.low > 0 else f"gains nothing that is clear ({interval})"
+    return [
+        f"Context helps: {first.loss.value:.2f} nats a token at the beginning of a window, {last.loss.value:.2f} from "
+        f"token {last.first} on; the last doubling {ending}."
+    ]
+
+
+def of_writing(found: WritingQuality) -> list[str]:
+    """How varied, how original and how coherent the samples are, next to what people wrote."""
+    samples, people = found.samples, found.held_out
+    return [
+        f"{samples.coherent} of {found.count} samples of {found.model} read like the text, {people.coherent} of "
+        f"{found.count} of the held-out text itself.",
+        _diversity(samples, people),
+        _novelty(samples, people),
+    ]
+
+
+def _diversity(samples: WritingFigures, people: WritingFigures) -> str:
+    pairs, reference = samples.distinct[1], people.distinct[1]
+    if samples.repetition > people.repetition + REPETITIVE:
+        judged = "the samples repeat themselves"
+    elif pairs < NARROW * reference:
+        judged = "the samples are less varied than the text"
+    else:
+        judged = "the samples are about as varied as the text"
+    return (
+        f"{pairs:.0%} of the samples' word pairs are different ({reference:.0%} in held-out text), self-BLEU "
+        f"{samples.self_bleu:.2f} ({people.self_bleu:.2f}), {samples.repetition:.0%} repeated within a sample "
+        f"({people.repetition:.0%}): {judged}."
+    )
+
+
+def memorises(samples: WritingFigures, people: WritingFigures) -> bool:
+    """Whether far more of the samples stands in the training text than of held-out text."""
+    ours, theirs = (
+        next((row.share for row in figures.seen if row.characters == MEMORISED_SPAN), 0.0)
+        for figures in (samples, people)
+    )
+    return ours > max(MEMORISED_SHARE, MEMORISED_TIMES * theirs)
+
+
+def _novelty(samples: WritingFigures, people: WritingFigures) -> str:
+    shares = {row.characters: row.share for row in samples.seen}
+    copied = f"the longest passage that the training text holds too has {samples.longest_copy} characters"
+    share = f"{shares.get(MEMORISED_SPAN, 0.0):.1%} of the spans of {MEMORISED_SPAN} characters are in it"
+    judged = "the model recites" if memorises(samples, people) else "no sign of memorising"
+    return f"{copied[0].upper()}{copied[1:]} ({people.longest_copy} in held-out text), {share}: {judged}."

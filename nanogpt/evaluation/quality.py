@@ -1,0 +1,188 @@
+"""How good models are on the same text, with intervals, and whether one of them is better than the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from nanogpt.data.shards import open_split
+from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
+from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey, unigram_distribution
+from nanogpt.evaluation.block_bootstrap import MOST_BLOCKS, BlockMean, Blocks, Numbers, draws, summed
+from nanogpt.evaluation.token_scores import TokenisedText, TokenScores, beginning, in_order, score, split_text
+from nanogpt.evaluation.verdict import FIVE_GRAM, UNIGRAM
+from nanogpt.evaluation.window_losses import Floats
+from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.model.gpt import GPT
+from nanogpt.results import (
+    BaselineScore,
+    CalibrationBin,
+    Estimate,
+    ModelScores,
+    PositionLoss,
+    ScoreComparison,
+    ScoreDifference,
+)
+
+BINS = 10  # of probability
+FEWEST_WINDOWS = 20  # for the loss by position
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    """A model to judge, and the data folder whose split it reads; `window` and `stride` in its own tokens."""
+
+    name: str
+    model: GPT
+    tokenizer: Tokenizer
+    data_folder: Path
+    window: int
+    stride: int
+
+
+def judge(
+    models: Iterable[JudgedModel],
+    split: str,
+    device: str = "cpu",
+    most_bytes: int | None = None,
+    baselines_of: Path | None = None,
+) -> ScoreComparison:
+    """Models on the beginning of a split, the whole by default, one after the other. `baselines_of`: a data folder on
+    whose training split a unigram and a 5-gram of bytes learn, to be compared with.
+
+    Raises UserError, NonFiniteError; both name the model.
+    """
+    found, bits = list[ModelScores](), dict[str, BlockMean]()
+    for judged in models:
+        text = split_text(judged.data_folder, split, judged.tokenizer, judged.name)
+        text = text if most_bytes is None else beginning(text, most_bytes)
+        try:
+            scores = score(judged.model, text.tokens, judged.window, judged.stride, device)
+        except (UserError, NonFiniteError) as error:
+            raise type(error)(f"{judged.name}: {error}") from error
+        bits[judged.name] = bits_per_byte(text, in_order(scores)[0])
+        found.append(model_scores(judged, text, scores, bits[judged.name]))
+    simple = _baselines(baselines_of, split, most_bytes) if baselines_of is not None else {}
+    return compare(split, found, bits, simple)
+
+
+def _baselines(data_folder: Path, split: str, most_bytes: int | None) -> dict[str, BlockMean]:
+    tokenizer = load_tokenizer(data_folder)
+    train, text = (tokenizer.decode_bytes(open_split(data_folder, name).tokens.tolist()) for name in ("train", split))
+    train, text = train[-LARGEST_TRAINING_TEXT:], text[:most_bytes]
+    by_byte = np.frombuffer(text, dtype=np.uint8)
+    return {
+        UNIGRAM: bits_of_bytes(unigram_distribution(train)[by_byte]),
+        FIVE_GRAM: bits_of_bytes(KneserNey(train).probabilities(text)),
+    }
+
+
+def bits_per_byte(text: TokenisedText, nats: Floats) -> BlockMean:
+    """Of a model; the first token of the text, which nothing predicts, costs the mean."""
+    blocks = Blocks.of(text.bytes)
+    bits = blocks.sums(text.starts, np.concatenate([[nats.mean()], nats]) / math.log(2))
+    return BlockMean(bits, blocks.sizes, draws(blocks.count))
+
+
+def bits_of_bytes(probabilities: Floats) -> BlockMean:
+    """Of a model that gives each byte of the text this probability, (bytes,)."""
+    blocks = Blocks.of(len(probabilities))
+    bits = blocks.sums(np.arange(len(probabilities)), -np.log2(probabilities))
+    return BlockMean(bits, blocks.sizes, draws(blocks.count))
+
+
+def model_scores(judged: JudgedModel, text: TokenisedText, scores: TokenScores, bits: BlockMean) -> ModelScores:
+    """Every figure of one model on `text`."""
+    nats, confidence, is_right = in_order(scores)
+    blocks, starts, drawn = Blocks.of(text.bytes), text.starts[1:], bits.drawn
+    tokens = blocks.sums(starts, np.ones_like(nats))
+    loss = BlockMean(blocks.sums(starts, nats), tokens, drawn).estimate()
+    calibration = _calibration(blocks, starts, confidence, is_right, drawn)
+    return ModelScores(
+        model=judged.name,
+        tokenizer=judged.tokenizer.name,
+        parameters=judged.model.num_parameters(),
+        tokens=len(nats),
+        window=judged.window,
+        stride=judged.stride,
+        loss=loss,
+        perplexity=Estimate(*(math.exp(min(value, 700.0)) for value in (loss.value, loss.low, loss.high))),
+        bits_per_byte=bits.estimate(),
+        accuracy=BlockMean(blocks.sums(starts, is_right), tokens, drawn).estimate(),
+        calibration_error=sum(row.share * abs(row.accuracy.value - row.confidence) for row in calibration),
+        calibration=calibration,
+        by_position=_by_position(scores),
+    )
+
+
+def _calibration(
+    blocks: Blocks, starts: Numbers, confidence: Floats, is_right: Floats, drawn: Floats
+) -> list[CalibrationBin]:
+    """Bins of equal width over the probability of the first choice; empty ones are left out."""
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    found = []
+    for place in np.unique(bins):
+        inside = bins == place
+        counts = blocks.sums(starts[inside], np.ones(inside.sum()))
+        accuracy = BlockMean(blocks.sums(starts[inside], is_right[inside]), counts, drawn).estimate()
+        found.append(CalibrationBin(float(confidence[inside].mean()), accuracy, float(inside.mean())))
+    return found
+
+
+def _by_position(scores: TokenScores) -> list[PositionLoss]:
+    """Loss at positions 0, 1, 2-3, 4-7, ... of a window; none where there are too few windows to tell."""
+    rows, window = scores.nats.shape
+    if rows < FEWEST_WINDOWS:
+        return []
+    count = min(rows, MOST_BLOCKS)
+    groups = np.arange(rows) * count // rows  # neighbouring windows together
+    drawn = draws(count)
+    found = list[PositionLoss]()
+    before: BlockMean | None = None
+    edges = [0, *(2**power for power in range(window.bit_length()) if 2**power < window), window]
+    for first, end in pairwise(edges):
+        nats = scores.nats[:, first:end].astype(np.float64)  # (R, end - first)
+        counts = np.isfinite(nats).sum(axis=1).astype(np.float64)
+        here = BlockMean(summed(groups, np.nansum(nats, axis=1), count), summed(groups, counts, count), drawn)
+        found.append(PositionLoss(first, end - 1, here.estimate(), before.less(here) if before else None))
+        before = here
+    return found
+
+
+def compare(
+    split: str, models: Sequence[ModelScores], bits: Mapping[str, BlockMean], baselines: Mapping[str, BlockMean]
+) -> ScoreComparison:
+    """Of `models`, whose `bits` are of the same text, which is the best, or that none is."""
+    order = sorted((model.model for model in models), key=lambda name: bits[name].value)
+    best, sizes = order[0], bits[order[0]].sizes
+    differences = [ScoreDifference(name, best, bits[name].less(bits[best])) for name in order[1:]]
+    unclear = [difference.model for difference in differences if not difference.is_clear]
+    return ScoreComparison(
+        split=split,
+        bytes=int(sizes.sum()),
+        blocks=len(sizes),
+        models=list(models),
+        baselines=[BaselineScore(name, simple.estimate()) for name, simple in baselines.items()],
+        differences=differences,
+        winner=None if unclear else best,
+        verdict=_verdict(best, differences, unclear),
+    )
+
+
+def _verdict(best: str, differences: Sequence[ScoreDifference], unclear: Sequence[str]) -> str:
+    if not differences:
+        return ""
+    if unclear:
+        names = " and ".join([best, *unclear])
+        return f"No clear winner among {names}: the intervals of their differences hold zero."
+    nearest = differences[0]
+    return f"{best} is better: {nearest.model} needs {as_difference(nearest.bits_per_byte)} bits per byte."
+
+
+def as_difference(estimate: Estimate) -> str:
+    return f"{estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f})"
