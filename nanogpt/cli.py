@@ -22,6 +22,7 @@ COMMANDS = (  # in the order of --help
     "chat",
     "serve",
     "eval",
+    "compare",
     "study",
     "export",
     "push",

@@ -9,6 +9,7 @@ HELP = "look into a model: attention, predictions by layer, gradients"
 STUDIES: tuple[str, ...] = (
     "gradients",
     "components",
+    "scaling",
 )  # each is a module of nanogpt.commands.studies, in the order of --help
 
 
