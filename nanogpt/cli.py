@@ -23,6 +23,7 @@ COMMANDS = (  # in the order of --help
     "chat",
     "serve",
     "eval",
+    "compare",
     "study",
     "export",
     "push",
