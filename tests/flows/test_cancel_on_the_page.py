@@ -40,7 +40,7 @@ class RunWithPages:
         self.environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
         command = [
             sys.executable, "-m", "flows.full_run", "--no-bootstrap", "--workspace", str(self.workspace), "--config",
-            str(folder / "small.yaml"), "--data", str(folder / "text.txt"), "--budget", "10m", "--set", "tests=false",
+            str(folder / "small.yaml"), "--data", str(folder / "text.txt"), "--budget", "9m", "--set", "tests=false",
             "--set", "milestones=false", "--set", f"port={self.url.rpartition(':')[2]}",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, text=True,

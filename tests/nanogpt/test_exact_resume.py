@@ -130,7 +130,7 @@ def trainings(draw) -> Config:
 
 
 # Not shrunk: a smaller failing case would take minutes to find.
-@settings(max_examples=20, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 @given(
     config=trainings(), interruptions=st.lists(st.tuples(STOPS | CRASHES, st.sampled_from(SESSIONS)), min_size=1),
     bad=st.none() | st.integers(2, 15),

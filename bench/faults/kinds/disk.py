@@ -385,12 +385,13 @@ KINDS = [
     Kind("checkpoints' folder gone with the first", "disk", gone_with_its_first, small=False, template="fresh"),
 ]  # fmt: skip
 if hasattr(resource, "prlimit"):
-    KINDS.append(Kind("limit on the size of files", "disk", limit_of_file_size))
+    KINDS.append(Kind("limit on the size of files", "disk", limit_of_file_size, small=False))
 if sys.platform == "linux" and os.geteuid() == 0:  # who else may not mount
     KINDS += [
         Kind("log on a full disk", "disk", log_takes_nothing, template="whole"),
         Kind("disk fills while it trains", "disk", fills_while_it_trains),
-        Kind("disk full while speed is measured", "disk", full_while_speed_is_measured, template="whole"),
+        Kind("disk full while speed is measured", "disk", full_while_speed_is_measured, template="whole",
+             small=False),
         Kind("disk of 400 MiB", "disk", small_from_the_beginning, small=False, template="fresh"),
         Kind("disk stays full for a while", "disk", stays_full_for_a_while, small=False),
         Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, small=False,

@@ -255,7 +255,7 @@ def every_region(scene: Scene) -> Finding:
 KINDS = [
     Kind("three checkpoints", "files", three_checkpoints, seconds=FIVE_RUNS),
     Kind("all checkpoints", "files", all_checkpoints, small=False),
-    Kind("every region of a checkpoint", "files", every_region),
+    Kind("every region of a checkpoint", "files", every_region, small=False),
     Kind("best weights", "files", best_weights, seconds=FIVE_RUNS),
     Kind("state before the cool-down", "files", before_the_cool_down, template="whole", exact=None, seconds=FIVE_RUNS),
     Kind("metrics and samples", "files", metrics_and_samples, seconds=FIVE_RUNS),
@@ -263,6 +263,6 @@ KINDS = [
     Kind("markers", "files", markers, template="whole", seconds=FIVE_RUNS),
     Kind("markers and their copies", "files", markers_and_copies, template="whole", seconds=FIVE_RUNS, small=False),
     Kind("what may be lost", "files", unimportant, seconds=FIVE_RUNS),
-    Kind("half-written files", "files", half_written),
+    Kind("half-written files", "files", half_written, small=False),
     Kind("folders deleted", "files", folders, template="whole", small=False),
 ]

@@ -353,11 +353,11 @@ LIMITS = [
 ]
 KINDS = [
     *(LIMITS if sys.platform == "linux" else []),  # elsewhere no process can limit another, and RLIMIT_AS limits none
-    _kind("memory, shorter windows", inflict=windows, exact=None),
+    _kind("memory, shorter windows", inflict=windows, exact=None, small=False),
     _kind("memory, the next smaller model", inflict=next_smaller, exact=None, small=False),
-    _kind("memory, MemoryError in a step", inflict=memory_error, exact=False),
+    _kind("memory, MemoryError in a step", inflict=memory_error, exact=False, small=False),
     _kind("memory, bad_alloc in an update", inflict=bad_alloc, exact=False, small=False),
     _kind("memory, Rust's allocator aborts", inflict=rust, exact=False, small=False),
-    _kind("memory, killed by the system", inflict=killed, exact=False),
+    _kind("memory, killed by the system", inflict=killed, exact=False, small=False),
     _kind("memory, comes back", inflict=comes_back, exact=False, small=False),
 ]

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import psutil
 
@@ -137,10 +138,11 @@ def _struck(scene: Scene, phase: str, strikes: Sequence[tuple[str, str]], *argum
 
 
 def two_starts(scene: Scene) -> Finding:
-    """The command is started a second time while it trains, from another folder, by a link to the same workspace."""
+    """The command is started a second time while it trains, by a link to the same workspace; both times from another
+    folder than that in which the run was begun."""
     link = scene.workspace.with_name(f"{scene.workspace.name}.link")
     link.symlink_to(scene.workspace)
-    process = training(scene)
+    process = training(scene, cwd=scene.workspace)
     second = scene.run("--workspace", str(link), code=2, cwd=scene.workspace)
     link.unlink()
     if not re.search(rf"process {process.pid}\b", second.output):
@@ -222,10 +224,10 @@ def days_between(events: list[Row]) -> list[int]:
     return [round((after[-1] - before[-1]) / DAY) for before, after in itertools.pairwise(times)]
 
 
-def training(scene: Scene, env: Mapping[str, str] | None = None) -> Process:
+def training(scene: Scene, env: Mapping[str, str] | None = None, cwd: Path = CHECKOUT) -> Process:
     """The command, started, in the moment in which it has trained for a few steps."""
     now, before = time.time(), scene.last_step()
-    process = scene.start(env=env)
+    process = scene.start(env=env, cwd=cwd)
     process.wait_for(lambda: trains_since(scene, now) and scene.last_step() >= before + FEW_STEPS, "some steps")
     return process
 
@@ -266,11 +268,17 @@ KINDS = [
     Kind("orchestrator and trainer, kill -9", "processes", both_killed, small=False),
     Kind("all, kill -9 between outcome and marker", "processes", killed_before_the_marker),
     Kind("worker, kill -9", "processes", worker_killed, template="whole"),
-    Kind("measuring worker, SIGTERM, SIGSEGV and SIGBUS", "processes", measuring_worker_killed, template="whole"),
-    Kind("judging worker, SIGTERM and SIGSEGV", "processes", judging_worker_killed, template="whole"),
+    Kind(
+        "measuring worker, SIGTERM, SIGSEGV and SIGBUS",
+        "processes",
+        measuring_worker_killed,
+        template="whole",
+        small=False,
+    ),
+    Kind("judging worker, SIGTERM and SIGSEGV", "processes", judging_worker_killed, template="whole", small=False),
     Kind("orchestrator, SIGSTOP and SIGCONT", "processes", paused),
     Kind("two starts at once", "processes", two_starts),
     Kind("lock of a killed run, its holder's number another program's", "processes", stale_holder),
-    Kind("start from another folder", "processes", from_another_folder),
+    Kind("start from another folder", "processes", from_another_folder, small=False),
     Kind("calendar, set ahead and back", "processes", calendar_set),
 ]

@@ -143,11 +143,11 @@ def counted(scene: Scene, fault: Fault, name: str) -> Fault:
 KINDS = [
     Kind("NaN in gradients", "steps", poisoned, seconds=600.0, small=False),
     Kind("a spike in gradients", "steps", spike, seconds=600.0, small=False),
-    Kind("NaN three steps in a row", "steps", rewound, seconds=600.0),
+    Kind("NaN three steps in a row", "steps", rewound, seconds=600.0, small=False),
     Kind("a crash at a step", "steps", crash, small=False),
     Kind("a crash at the same step for ever", "steps", crash_always),
     Kind("a segmentation fault", "steps", segfault, small=False),
-    Kind("SIGKILL at the same step, three times", "steps", killed_thrice),
+    Kind("SIGKILL at the same step, three times", "steps", killed_thrice, small=False),
     Kind("a hang in Python", "steps", hang, small=False),
     Kind("a hang in C", "steps", hang_in_c, small=False),
     Kind("a frozen trainer (SIGSTOP)", "steps", frozen),

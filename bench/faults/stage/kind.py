@@ -31,7 +31,8 @@ class Kind:
     `template`: what the scene is a copy of (see scene.py). `exact`: False where the remedy changes how things are
     computed, so that the loss curve must be within rounding instead of the weights to the byte; None where no other run
     is like it, and the kind has compared what can be. `small`: also in the small form, which the tests run; variants of
-    another kind, in place or wording, are not. `seconds`: after so long it is not survived.
+    another kind, in place or wording, are not, nor kinds whose fault and remedy other tests inflict and see. `seconds`:
+    after so long it is not survived.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Each file that a finished run left, replaced by what is no file: --status answers, and a start ends as it should."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -15,14 +16,14 @@ def _files(flow: Flow) -> list[Path]:
     return sorted(path for path in flow.workspace.rglob("*") if path.is_file() and path.suffix != ".bad")
 
 
-@each_kind
-def test_each_file_of_a_finished_run(tmp_path, capsys, put):
+def test_each_file_of_a_finished_run(tmp_path, capsys):
+    """Alone, each by one kind in turn; all at once are replaced by each kind below."""
     flow = Flow(tmp_path)
     flow.session()
     flow.session()  # what only a second start writes
     files = _files(flow)
     assert {path.parent.name for path in files} >= {"markers", "copies", "default"} and len(files) > 12
-    for path in files:
+    for path, put in zip(files, itertools.cycle(KINDS.values()), strict=False):
         path.unlink()
         put(path)
         assert status.show(flow.run("--status")) == 0
