@@ -40,8 +40,10 @@ class Room:
 BASICS = "nanogpt.records nanogpt.basics"
 HOUSE = [  # from the top down
     Room(
-        "flows.full_run", "flows.bootstrap flows.cli flows.phases flows.runner nanogpt.basics",
-        idea="The one command: eight phases in order, on one screen.",
+        "flows.full_run",
+        "flows.bootstrap flows.cli flows.phases flows.runner flows.context flows.ledger nanogpt.study nanogpt.basics",
+        "flows.full_run flows.ablations",
+        idea="The commands, each on one screen: the eight phases in order, and the ablations.",
     ),
     Room(
         "flows.cli",
@@ -51,7 +53,7 @@ HOUSE = [  # from the top down
     Room(
         "flows.phases",
         "flows.report flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger "
-        "nanogpt.serving nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
+        "nanogpt.serving nanogpt.study nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
         f"nanogpt.training.record nanogpt.data nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
@@ -61,8 +63,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "flows.runner",
-        "flows.supervision flows.planning flows.machine flows.context flows.ledger flows.display nanogpt.process "
-        f"{BASICS}",
+        "flows.supervision flows.planning flows.machine flows.context flows.ledger flows.display nanogpt.device "
+        f"nanogpt.process {BASICS}",
     ),
     Room(
         "flows.supervision",

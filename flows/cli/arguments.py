@@ -19,11 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """The words of a command line, checked as far as no file needs to be read. Raises UserError."""
     given = make_parser().parse_args(argv)
-    if given.budget is not None:
-        try:
-            seconds_of(given.budget)
-        except ValueError as error:
-            raise UserError(f"--budget: {error}") from None
+    check_budget(given.budget)
     if given.only is not None and given.only not in PHASES:
         known = ", ".join(PHASES)
         raise UserError(f"--only {given.only}: no such phase{nearest(given.only, PHASES)}; phases are {known}")
@@ -34,7 +30,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return given
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A mistake in the command line is one line, as every other mistake."""
 
     def error(self, message: str) -> NoReturn:
@@ -43,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{near}; --help lists the options")
 
 
-def _named(text: str) -> str:
+def named(text: str) -> str:
     """A name or a path, which a shell makes empty where a variable is not set. Raises argparse.ArgumentTypeError."""
     if not text:
         raise argparse.ArgumentTypeError("is empty")
@@ -56,10 +52,10 @@ def _named(text: str) -> str:
     return text
 
 
-def _path(text: str) -> Path:
+def path(text: str) -> Path:
     """A path, with a person's folder in place of ~. Raises argparse.ArgumentTypeError."""
     try:
-        return Path(_named(text)).expanduser()
+        return Path(named(text)).expanduser()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"{text} is in the home of a user who does not exist") from None
 
@@ -73,7 +69,7 @@ class _ShowVersion(argparse.Action):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m flows.full_run",
         allow_abbrev=False,
         description="From nothing to a trained, evaluated, exported and documented GPT. "
@@ -81,28 +77,47 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
     )
     add = parser.add_argument
-    add("--budget", metavar="TIME", help="wall clock for the whole run: 2m, 10m, 1h, 8h (default 6h)")
-    add("--data", metavar="NAME|PATH", type=_named, help="tiny_shakespeare, embedded, a text file or a folder of them")
-    add("--run", metavar="NAME", help="name of the run (default: default)")
-    add("--workspace", metavar="DIR", type=_path, default=CHECKOUT, help="where results go (default: the checkout)")
-    add("--config", metavar="FILE", type=_path, help="a model's YAML (trains exactly that) or a run's YAML")
-    add("--set", metavar="KEY=VALUE", action="append", default=[],
-        help="change a setting: training.learning_rate=3e-4, data.mirror=DIR,URL (repeatable)")  # fmt: skip
-    add("--status", action="store_true", help="table of steps with state and reason, then end")
+    add_run_options(
+        parser,
+        budget="wall clock for the whole run: 2m, 10m, 1h, 8h (default 6h)",
+        run="default",
+        config="a model's YAML (trains exactly that) or a run's YAML",
+    )
     add("--plan", action="store_true", help="what would run, with expected time and memory; changes nothing")
     add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")
     add("--redo", metavar="STEP", action="append", default=[], help="run a step again, such as training.micro")
+    add("--install-at-boot", action="store_true",
+        help="let launchd or systemd start this command at every boot until the run is done")  # fmt: skip
+    add("--uninstall", action="store_true", help="undo --install-at-boot")
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, budget: str, run: str, config: str) -> None:
+    """What every run is asked for. `budget` and `config` are their help, `run` is the default of --run."""
+    add = parser.add_argument
+    add("--budget", metavar="TIME", help=budget)
+    add("--data", metavar="NAME|PATH", type=named, help="tiny_shakespeare, embedded, a text file or a folder of them")
+    add("--run", metavar="NAME", help=f"name of the run (default: {run})")
+    add("--workspace", metavar="DIR", type=path, default=CHECKOUT, help="where results go (default: the checkout)")
+    add("--config", metavar="FILE", type=path, help=config)
+    add("--set", metavar="KEY=VALUE", action="append", default=[],
+        help="change a setting: training.learning_rate=3e-4, data.mirror=DIR,URL (repeatable)")  # fmt: skip
+    add("--status", action="store_true", help="table of steps with state and reason, then end")
     add("--fresh", action="store_true", help="begin anew; what this run had made is set aside")
     add("--on-hangup", metavar="WHAT", help="when the terminal is closed: continue (default), or save and stop")
     add("--min-charge", metavar="PERCENT",
         help="on battery below this, training saves and waits for power (default 20; 0: never)")  # fmt: skip
-    add("--install-at-boot", action="store_true",
-        help="let launchd or systemd start this command at every boot until the run is done")  # fmt: skip
-    add("--uninstall", action="store_true", help="undo --install-at-boot")
     add("--no-ui", action="store_true", help="without the Prefect server and its pages")
     add("--no-bootstrap", action="store_true", help="use this Python as it is, install nothing")
     add("--version", action=_ShowVersion, nargs=0, help="show the version and the checkout's commit, then end")
-    return parser
+
+
+def check_budget(budget: str | None) -> None:
+    """Raises UserError."""
+    try:
+        seconds_of("6h" if budget is None else budget)
+    except ValueError as error:
+        raise UserError(f"--budget: {error}") from None
 
 
 def _commit() -> str:

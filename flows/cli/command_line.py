@@ -39,17 +39,8 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
     if remembered:
         argv = [*remembered, *argv]
         given = parse_arguments(argv)
-    values, model_file = _read_files(given)
-    model_changes = [override for override in given.set if _is_of_model(override)]
-    run_changes = [override for override in given.set if not _is_of_model(override)]
-    _check_sections(run_changes)
-    origins = apply_overrides(values, run_changes)
-    for key in ("run", "budget", "on_hangup", "min_charge"):
-        if (value := getattr(given, key)) is not None:
-            values[key], origins[key] = value, f"--{key.replace('_', '-')}"
-    if given.data is not None:
-        set_key(values, "data.source", _absolute(given.data))
-    config = validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins)
+    values, model_file = read_files(given)
+    config, model_changes = run_config(given, values)
     files = [model_file] if model_file is not None else _model_files(config)
     candidates = tuple(candidate_in(file, config, model_changes) for file in files)
     _check_steps(given.redo, phases, candidates)
@@ -59,7 +50,7 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         candidates=candidates,
         fixed=model_file is not None,
         pinned=frozenset(map(_key, model_changes)),
-        workspace=_workspace(given.workspace, only_looks=any(getattr(given, option) for option in LOOK_ONLY)),
+        workspace=workspace_at(given.workspace, only_looks=any(getattr(given, option) for option in LOOK_ONLY)),
         ui=not given.no_ui,
         status=given.status,
         plan=given.plan,
@@ -73,17 +64,35 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
     )
 
 
-def run_words(argv: Sequence[str]) -> list[str]:
-    """The words of a command line that say what a run is; paths are absolute unless they start at the checkout."""
+def run_config(given: argparse.Namespace, values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
+    """The run of `values`, a file's, with what the command line says on top, and those of its changes that are of a
+    model. Raises UserError."""
+    model_changes = [override for override in given.set if _is_of_model(override)]
+    run_changes = [override for override in given.set if not _is_of_model(override)]
+    _check_sections(run_changes)
+    origins = apply_overrides(values, run_changes)
+    for key in ("run", "budget", "on_hangup", "min_charge"):
+        if (value := getattr(given, key)) is not None:
+            values[key], origins[key] = value, f"--{key.replace('_', '-')}"
+    if given.data is not None:
+        set_key(values, "data.source", _absolute(given.data))
+    return validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins), model_changes
+
+
+def run_words(argv: Sequence[str], left_out: Sequence[str] = ("--redo", "--only")) -> list[str]:
+    """The words of a command line that say what a run is; paths are absolute unless they start at the checkout.
+
+    left_out: options that are not among them, each with its value.
+    """
     kept: list[str] = []
     words = iter(argv)
     for word in words:
         option, equals, value = word.partition("=")
-        if option in ("--redo", "--only"):
+        if option in left_out:
             value if equals else next(words, "")
         elif option in PATHS:
             kept += [option, _as_seen_from_the_checkout(value if equals else next(words, ""))]
-        elif option not in OF_ONE_START:
+        elif option in ("--redo", "--only") or option not in OF_ONE_START:
             kept.append(word)
     return kept
 
@@ -127,7 +136,7 @@ def _from_the_checkout(path: str) -> str:
     return str(CHECKOUT / path) if (CHECKOUT / path).exists() else path
 
 
-def _read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
+def read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
     """The run's values and, when --config names a model's file, that file."""
     defaults = read_yaml(DEFAULTS)
     if given.config is None:
@@ -195,7 +204,7 @@ def _check_sections(overrides: Sequence[str]) -> None:
             raise UserError(f"--set {key}: unknown key{nearest_key(key, known, in_full=True)}")
 
 
-def _workspace(folder: Path, only_looks: bool) -> Path:
+def workspace_at(folder: Path, only_looks: bool) -> Path:
     folder = folder.resolve()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir():

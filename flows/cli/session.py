@@ -34,12 +34,24 @@ STOPPED = 130
 
 
 def main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
-    return at_boot.code_for_manager(_main(argv, phases, flow))
+    def asked() -> tuple[RunOptions, Sequence[Phase]]:
+        return parse([word for word in argv if word != "--no-bootstrap"], phases), phases
+
+    return at_boot.code_for_manager(start(asked, flow, farewell, "--no-bootstrap" in argv))
 
 
-def _main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
+def start(
+    asked: Callable[[], tuple[RunOptions, Sequence[Phase]]],
+    flow: Callable[[Run], None],
+    last_words: Callable[[Run], list[str]],
+    is_bare: bool = False,
+) -> int:
+    """Do what `asked` says of a run; the exit code. What it raises as UserError is a person's mistake.
+
+    `last_words`: the lines for a run that ended by itself. `is_bare`: started with --no-bootstrap.
+    """
     try:
-        options = parse([word for word in argv if word != "--no-bootstrap"], phases)
+        options, phases = asked()
         run = assemble(options, phases)
         if options.remembered:
             print(f"Run {options.run} continues with the options of before: {options.remembered}", file=sys.stderr)
@@ -51,9 +63,9 @@ def _main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None])
             return at_boot.uninstall(run)
         check_before_writing(options)
         if options.install_at_boot:
-            return at_boot.install(run, [word for word in argv if word == "--no-bootstrap"])
+            return at_boot.install(run, ["--no-bootstrap"] if is_bare else [])
         with exclusive(run.paths, options.run), hangup.lasting_output(), durable.keep_to(run.paths.workspace):
-            code = _run_in_session(run, flow)
+            code = _run_in_session(run, flow, last_words)
             if code != STOPPED and options.only is None and run.phase_runner.is_over():
                 at_boot.take_off_when_done(run)
                 code = at_boot.code_for_manager(code, is_over=True)
@@ -89,7 +101,7 @@ def check_before_writing(options: RunOptions) -> None:
         )
 
 
-def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
+def _run_in_session(run: Run, flow: Callable[[Run], None], last_words: Callable[[Run], list[str]]) -> int:
     _quiet_environment()
     run.session.begin()
     labels = [record.label for record in run.phase_runner.records]
@@ -98,7 +110,7 @@ def _run_in_session(run: Run, flow: Callable[[Run], None]) -> int:
     run.watchdog.start()
     with hangup.handle_hangup(run.config.on_hangup, lambda: _record_hangup(run)):
         stopped = _run_flow(run, flow, terminal)
-        return _farewell(run, stopped)
+        return _farewell(run, stopped, last_words)
 
 
 def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool:
@@ -198,11 +210,11 @@ def _quiet_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def _farewell(run: Run, stopped: bool) -> int:
+def _farewell(run: Run, stopped: bool, last_words: Callable[[Run], list[str]]) -> int:
     """Print what a person reads last; the exit code."""
     if stopped:
         print(f"Stopped. What was done is kept; continue with:\n  {to_be_typed(run.options.command)}")
         return STOPPED
-    for line in farewell(run):
+    for line in last_words(run):
         print(line)
     return 1 if any(record.has_failed for record in run.phase_runner.records) else 0

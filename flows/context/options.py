@@ -80,6 +80,7 @@ class RunOptions:
     uninstall: bool
     words: tuple[str, ...] = field(repr=False)  # of the command line that reproduces this run; one may hold a password
     remembered: str = ""  # of an earlier start: which of its options count again, and which have to be given again
+    program: str = "flows.full_run"
 
     @property
     def run(self) -> str:
@@ -88,7 +89,7 @@ class RunOptions:
     @property
     def command(self) -> str:
         """What continues, or reproduces, this run, fit to be shown."""
-        return redacted(shlex.join(["python3", "-m", "flows.full_run", *self.words]))
+        return redacted(shlex.join(["python3", "-m", self.program, *self.words]))
 
     @property
     def length_settings(self) -> set[str]:

@@ -80,7 +80,7 @@ class Worker:
         pool = self._open()
         self._pressure = MemoryPressure()  # what ran out during another call says nothing of this one
         try:
-            answer = pool.submit(_invoke, target, arguments)  # Ctrl-C may come before it returns, too
+            answer = pool.submit(invoke, target, arguments)  # Ctrl-C may come before it returns, too
             [self._process] = pool._processes.values()
             self._wait_for(answer, timeout)
             return answer.result(timeout=0)
@@ -165,7 +165,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _invoke(target: str, arguments: dict[str, Any]) -> Any:
+def invoke(target: str, arguments: dict[str, Any]) -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(importlib.import_module(module), name)(**arguments)

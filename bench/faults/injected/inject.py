@@ -26,7 +26,7 @@ BEFORE = {
 }
 UPDATE = ("nanogpt.training.update.optimizer", "Optimizer", "step")  # "update": behind it
 GRADIENTS = ("nanogpt.training.update.optimizer", "Optimizer", "gradient_norm")  # "gradients": before it
-WORKER = ("nanogpt.process.worker", "_invoke")  # "call": before it
+WORKER = ("nanogpt.process.worker", "invoke")  # "call": before it
 
 Method = Callable[..., Any]
 

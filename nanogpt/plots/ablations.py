@@ -1,0 +1,96 @@
+"""The ablations in one figure: what each change costs, and how the most telling ones learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nanogpt.plots.style import (
+    GREEN,
+    INK,
+    LINES,
+    SOFT,
+    VERMILION,
+    categories,
+    set_title,
+    thinned,
+    write_figure,
+)
+from nanogpt.results import Ablation, AblationRow, AblationTable
+
+MOST_CURVES = 5  # next to the control's
+REACH = 0.25  # nats a token: what is further away is written at the edge
+MARKS = {  # shape and colour of a verdict; a clear one is filled
+    "worse": ("o", VERMILION, VERMILION),
+    "better": ("D", GREEN, GREEN),
+    "no clear difference": ("o", SOFT, "white"),
+    "not known": ("s", SOFT, "white"),
+}
+
+
+def ablations_plot(table: AblationTable, ablations: Sequence[Ablation], path: Path) -> Path:
+    """Difference from the control with its 95 % interval, every variant; below, the training loss over the steps."""
+    rows = sorted(table.rows[1:], key=_place)
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, height_ratios=[max(2.0, 0.34 * len(rows)), 2.9])
+        _draw_differences(above, rows)
+        _draw_curves(below, table, rows, ablations)
+
+    return write_figure(draw, path, height=1.6 + max(2.0, 0.34 * len(rows)) + 2.9)
+
+
+def _place(row: AblationRow) -> float:
+    """Worst first; what broke is the worst."""
+    return -(float("inf") if row.verdict == "not finite" else row.difference or 0.0)
+
+
+def _draw_differences(axes: Axes, rows: Sequence[AblationRow]) -> None:
+    set_title(
+        axes, "What each change costs", "validation loss minus the control's (nats a token); worse to the right", ""
+    )
+    axes.axvline(0, color=INK, linewidth=1)
+    reach = min(REACH, 1.15 * max([0.02, *(abs(row.difference or 0.0) + (row.margin or 0.0) for row in rows)]))
+    axes.set_xlim(-reach, reach)
+    for place, row in enumerate(rows):
+        if row.verdict == "not finite" or row.difference is None:
+            _write(axes, place, "not finite", fontweight="bold")
+            continue
+        marker, edge, face = MARKS[row.verdict]
+        margin = row.margin or 0.0
+        if abs(row.difference) > reach:  # off this scale
+            arrow = {"arrowstyle": "-|>", "color": edge, "linewidth": 1.6}
+            axes.annotate("", (reach, place), xytext=(0.8 * reach, place), arrowprops=arrow)
+        else:
+            axes.errorbar(row.difference, place, xerr=margin, fmt="none", ecolor=edge, elinewidth=1.6, capsize=3)
+            axes.plot(row.difference, place, marker=marker, markersize=6.5, markeredgecolor=edge, markerfacecolor=face)
+        is_clear = row.verdict in ("worse", "better")
+        figures = f"{row.difference:+.3f}" + ("" if row.margin is None else f" ± {margin:.3f}")
+        _write(axes, place, figures, fontweight="bold" if is_clear else "normal")
+    categories(axes, [row.title for row in rows])
+
+
+def _write(axes: Axes, place: float, text: str, **style: Any) -> None:
+    axes.annotate(
+        text, (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points", va="center",
+        fontsize=9, annotation_clip=False, **style,
+    )  # fmt: skip
+
+
+def _draw_curves(axes: Axes, table: AblationTable, rows: Sequence[AblationRow], ablations: Sequence[Ablation]) -> None:
+    set_title(axes, "How the control and the furthest from it learn", "step", "training loss (nats a token)")
+    furthest = sorted(rows, key=lambda row: -abs(_place(row)))[:MOST_CURVES]
+    for (color, dash), row in zip(LINES, [table.rows[0], *furthest], strict=False):
+        curves = [dict(run.curve) for run in ablations if run.variant == row.variant]
+        steps = sorted(set(curves[0]).intersection(*curves[1:]))
+        means = [sum(curve[step] for curve in curves) / len(curves) for step in steps]
+        width = 2.4 if row is table.rows[0] else 1.7
+        axes.plot(
+            *thinned(list(map(float, steps)), means), color=color, linestyle=dash, linewidth=width, label=row.title
+        )
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)

@@ -1,0 +1,153 @@
+"""What the ablations came to: each variant against the control with the same seeds, in figures and in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from nanogpt.config import Config
+from nanogpt.results import Ablation, AblationRow, AblationTable, AsExpected, KernelTimes, Verdict
+from nanogpt.study.variants import BY_NAME, CONTROL, Variant
+
+# 97.5 % points of Student's t, by degrees of freedom from 1 on: a few seeds say little of their own spread.
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+SAME = 0.01  # nats a token: less is no difference that anybody would act on
+CHEATS = 0.05  # nats a token that a model loses when it may no longer see what it was trained to see
+
+
+def make_table(
+    control: Config, ablations: Sequence[Ablation], kernels: Sequence[KernelTimes], missing: Sequence[str]
+) -> AblationTable:
+    """Raises ValueError where the control is not among the ablations."""
+    of_control = {run.seed: run for run in ablations if run.variant == CONTROL.name}
+    if not of_control:
+        raise ValueError("the control was not trained: there is nothing to compare with")
+    names = dict.fromkeys([CONTROL.name, *(run.variant for run in ablations)])
+    groups = {name: [run for run in ablations if run.variant == name] for name in names}
+    rows = [_row(BY_NAME[name], runs, of_control) for name, runs in groups.items()]
+    first = next(iter(of_control.values()))
+    return AblationTable(
+        control=control.name,
+        steps=first.steps,
+        tokens=first.steps * control.tokens_per_step,
+        rows=rows,
+        kernels=list(kernels),
+        findings=[
+            _in_short(rows, first.steps),
+            *(_finding(row, groups[row.variant], rows[0]) for row in rows[1:]),
+            *_of_kernels(kernels),
+        ],
+        device=first.device,
+        precision=first.precision,
+        missing=list(missing),
+    )
+
+
+def _row(variant: Variant, runs: Sequence[Ablation], of_control: dict[int, Ablation]) -> AblationRow:
+    losses = [run.val_loss for run in runs if run.val_loss is not None]
+    pairs = [(run.val_loss, of_control[run.seed].val_loss) for run in runs if run.seed in of_control]
+    differences = [ours - control for ours, control in pairs if ours is not None and control is not None]
+    is_control = variant.name == CONTROL.name
+    difference = fmean(differences) if differences and not is_control else None
+    margin = _margin(differences) if difference is not None else None
+    verdict = _verdict(variant, len(losses) < len(runs), difference, margin)
+    return AblationRow(
+        variant=variant.name,
+        title=variant.title,
+        shows=variant.shows,
+        parameters=runs[0].parameters,
+        losses=losses,
+        loss=fmean(losses) if losses else None,
+        spread=stdev(losses) if len(losses) > 1 else None,
+        difference=difference,
+        margin=margin,
+        verdict=verdict,
+        as_expected=_as_expected(variant, verdict, difference),
+        seconds=fmean(run.seconds for run in runs),
+    )
+
+
+def _margin(differences: Sequence[float]) -> float | None:
+    count = len(differences)
+    if count < 2:
+        return None
+    return STUDENT_T[min(count - 1, len(STUDENT_T)) - 1] * stdev(differences) / math.sqrt(count)
+
+
+def _verdict(variant: Variant, has_broken: bool, difference: float | None, margin: float | None) -> Verdict:
+    if variant.name == CONTROL.name:
+        return "control"
+    if has_broken:
+        return "not finite"
+    if difference is None or margin is None:
+        return "not known"
+    if abs(difference) <= margin:
+        return "no clear difference"
+    return "worse" if difference > 0 else "better"
+
+
+def _as_expected(variant: Variant, verdict: Verdict, difference: float | None) -> AsExpected:
+    if variant.expected == "open" or verdict in ("control", "not known"):
+        return ""
+    if variant.expected == "same":
+        return "yes" if verdict == "no clear difference" or abs(difference or 0) < SAME else "no"
+    if verdict in ("worse", "not finite"):
+        return "yes"
+    return "no" if verdict == "better" else "not seen"
+
+
+def _in_short(rows: Sequence[AblationRow], steps: int) -> str:
+    broken = [row.title for row in rows if row.verdict == "not finite"]
+    worse = sorted((row for row in rows if row.verdict == "worse"), key=lambda row: -(row.difference or 0))
+    better = [row.title for row in rows if row.verdict == "better"]
+    unclear = sum(row.verdict == "no clear difference" for row in rows)
+    seeds = max(len(row.losses) for row in rows)
+    parts = [f"{len(rows) - 1} changes, each trained {steps:,} steps with {seeds} seed{'s' if seeds > 1 else ''}"]
+    parts += [f"not finite: {', '.join(broken)}"] if broken else []
+    parts += [f"clearly worse, worst first: {', '.join(row.title for row in worse)}"] if worse else []
+    parts += [f"clearly better: {', '.join(better)}"] if better else []
+    parts += [f"no clear difference: {unclear}"] if unclear else []
+    return "; ".join(parts) + "."
+
+
+def _finding(row: AblationRow, runs: Sequence[Ablation], control: AblationRow) -> str:
+    title = row.title[0].upper() + row.title[1:]
+    steps = runs[0].steps
+    if row.verdict == "not finite":
+        broken = [run for run in runs if run.val_loss is None]
+        after = min(run.diverged_at if run.diverged_at is not None else steps for run in broken)
+        return f"{title}: no longer finite in {len(broken)} of {len(runs)} seeds, first after {after:,} steps."
+    if row.difference is None or row.loss is None or control.loss is None:
+        return f"{title}: nothing to compare, as the control has no finite loss."
+    figures = f"{row.difference:+.3f}" + ("" if row.margin is None else f" ± {row.margin:.3f}")
+    perplexities = f"perplexity {math.exp(row.loss):.2f}, control {math.exp(control.loss):.2f}"
+    if row.verdict == "not known":
+        text = f"{title}: {figures} nats a token with one seed, of whose noise nothing is known ({perplexities})."
+    elif row.verdict == "no clear difference":
+        text = f"{title}: no clear difference, {figures} nats a token over {len(runs)} seeds."
+        if row.as_expected == "not seen":
+            text += f" It was expected to be worse; {steps:,} steps of a model of this size do not show it."
+    else:
+        text = f"{title}: {row.verdict}, {figures} nats a token ({perplexities})."
+        if row.as_expected == "no":
+            text += " The opposite was expected."
+    return text + _of_cheating(row, runs)
+
+
+def _of_cheating(row: AblationRow, runs: Sequence[Ablation]) -> str:
+    as_trained = [run.val_loss_as_trained for run in runs if run.val_loss_as_trained is not None]
+    if not as_trained or row.loss is None or row.loss - fmean(as_trained) < CHEATS:
+        return ""
+    return f" As it was trained, with the answer in sight, it has {fmean(as_trained):.3f}: that loss measures copying."
+
+
+def _of_kernels(kernels: Sequence[KernelTimes]) -> list[str]:
+    if not kernels:
+        return []
+    ratios = [f"{row.written_out / row.fused:.1f} times as long with windows of {row.window:,}" for row in kernels]
+    difference = max(row.difference for row in kernels)
+    return [
+        f"Attention alone, forward and backward, takes written out {', '.join(ratios)}; outputs and gradients differ "
+        f"by {difference:.0e} of the largest at most."
+    ]
