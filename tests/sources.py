@@ -210,7 +210,7 @@ class Reach:
             self.add(work[1], work[2])
         elif "." in text and text in self.known:
             self.add(text)
-        elif text.endswith(".j2") and (CHECKOUT / "templates" / text).is_file():
+        elif text.endswith((".j2", ".js")) and (CHECKOUT / "templates" / text).is_file():
             self._add_template(text)
 
     def _add_template(self, name: str) -> None:

@@ -161,7 +161,7 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file, steps", [
-    ("flows/planning/forecast.py", {"configuration.plan", "configuration.measure"}),
+    ("flows/planning/forecast.py", {"configuration.plan", "configuration.measure", "documentation.report"}),
     ("flows/planning/planner.py", {"configuration.plan", "configuration.measure"}),
     ("nanogpt/data/download.py", {"dataset.fetch", "dataset.characters", "dataset.bpe"}),
     ("nanogpt/training/record/live_view.py", set()),
