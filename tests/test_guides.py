@@ -6,14 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.command_line import parse
+from flows.full_run import PHASES
 from nanogpt import cli
 from nanogpt.config import Config, load_config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-GUIDES = [
-    CHECKOUT / "docs" / name
-    for name in ("training_guide.md", "weights.md", "formats.md", "study_gradients.md", "comparing.md")
-]
+NAMES = (
+    "quick_start",
+    "choosing",
+    "resume",
+    "sharing",
+    "troubleshooting",
+    "training_guide",
+    "weights",
+    "formats",
+    "study_gradients",
+    "comparing",
+)
+GUIDES = [CHECKOUT / "docs" / f"{name}.md" for name in NAMES]
+FILES = {"model.safetensors", "model.gguf", "model.onnx"}
 GUIDE = "\n".join(path.read_text(encoding="utf-8") for path in GUIDES)
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
 pytestmark = pytest.mark.fast
@@ -28,8 +40,18 @@ def test_the_commands_and_the_settings_in_them_are_understood(command):
         load_config(CHECKOUT / parsed.config, [*parsed.set, *init])
 
 
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "flows.full_run" in line])
+def test_the_run_commands_are_understood(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "one.txt").write_text("Dear Ada, " * 1000)
+    words = shlex.split(command)
+    assert words[:3] == ["python3", "-m", "flows.full_run"]
+    parse([str(Path(word).expanduser()) if word.startswith("~") else word for word in words[3:]], PHASES)
+
+
 def test_every_setting_in_the_tables_exists():
-    for key in set(re.findall(r"`((?:training|device|model)\.[a-z_]+)`", GUIDE)) - {"model.safetensors"}:
+    for key in set(re.findall(r"`((?:training|device|model)\.[a-z_]+)`", GUIDE)) - FILES:
         section, name = key.split(".")
         assert name in type(getattr(Config(), section)).model_fields, key
 

@@ -24,6 +24,7 @@ DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
 MIRROR = "data.mirror"
 PATHS = ("--workspace", "--config", "--data")
 OF_ONE_START = ("--only", "--redo", "--fresh", "--status", "--plan", "--install-at-boot", "--uninstall")
+ONLY_IN_A_FILE = ("notify", "notify.webhook", "notify.command")
 LOOK_ONLY = ("status", "plan", "uninstall")
 
 
@@ -202,6 +203,9 @@ def _check_sections(overrides: Sequence[str]) -> None:
     for key, _ in parse_overrides(overrides):
         if key.split(".")[0] not in RunConfig.model_fields:
             raise UserError(f"--set {key}: unknown key{nearest_key(key, known, in_full=True)}")
+        if key in ONLY_IN_A_FILE:
+            raise UserError(f"--set {key}: may hold a secret, and command lines are kept in logs; write it in a run's "
+                            "YAML and give that with --config")  # fmt: skip
 
 
 def workspace_at(folder: Path, only_looks: bool) -> Path:

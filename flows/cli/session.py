@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from flows.cli import at_boot, hangup, status
+from flows.cli import at_boot, hangup, notification, status
 from flows.cli.command_line import parse
 from flows.cli.farewell import farewell
 from flows.cli.lock import exclusive
+from flows.cli.notification import Ending
 from flows.context import stop_signal
 from flows.context.options import RunOptions
 from flows.display.plain import PlainDisplay
@@ -109,8 +110,15 @@ def _run_in_session(run: Run, flow: Callable[[Run], None], last_words: Callable[
     run.journal.display = OnTerminal(PlainDisplay(), terminal, run.journal.log)
     run.watchdog.start()
     with hangup.handle_hangup(run.config.on_hangup, lambda: _record_hangup(run)):
-        stopped = _run_flow(run, flow, terminal)
-        return _farewell(run, stopped, last_words)
+        try:
+            stopped = _run_flow(run, flow, terminal)
+        except Exception as error:
+            _notify(run, "failed", " ".join(str(error).split()))
+            raise
+        code = _farewell(run, stopped, last_words)
+        if not stopped:
+            _notify(run, "failed" if code else "finished", _headline(run, last_words))
+        return code
 
 
 def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool:
@@ -208,6 +216,21 @@ def _quiet_environment() -> None:
     """Set before any child starts: no telemetry, all cores for the tokenizers."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _notify(run: Run, state: str, headline: str) -> None:
+    report = str(run.paths.report) if run.paths.report.exists() else ""
+    ending = Ending(run.options.run, state, headline, report)
+    for problem in notification.notify(run.config.notify, ending, run.journal.log):
+        print(f"warning: {problem}", file=sys.stderr)
+
+
+def _headline(run: Run, last_words: Callable[[Run], list[str]]) -> str:
+    """What failed first, or how good the model is."""
+    for record in run.phase_runner.records:
+        if record.has_failed:
+            return f"{record.label} {record.status}: {record.cause}"
+    return next(iter(last_words(run)), "")
 
 
 def _farewell(run: Run, stopped: bool, last_words: Callable[[Run], list[str]]) -> int:

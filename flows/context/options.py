@@ -22,6 +22,32 @@ RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_RUN_NAME - 1}}}")
 STEPS, SECONDS, PATIENCE = "training.max_iters", "training.max_seconds", "training.early_stopping_patience"
 
 
+class NotifyConfig(Section):
+    """Who hears that a run has ended, and how; nobody by default. An address or a command may hold a secret."""
+
+    when: Literal["always", "failure"] = "always"
+    desktop: bool = False
+    webhook: str | None = Field(None, repr=False)
+    command: str | None = Field(None, repr=False)
+
+    @field_validator("webhook")
+    @classmethod
+    def _webhook_is_an_address(cls, address: str | None) -> str | None:
+        """The message does not show it."""
+        if address is not None and not (
+            re.match(r"https?://[^\s/?#]+", address) and address.isprintable() and " " not in address
+        ):
+            raise ValueError("should be an address that begins with https:// or http://")
+        return address
+
+    @field_validator("command")
+    @classmethod
+    def _command_is_not_empty(cls, command: str | None) -> str | None:
+        if command is not None and not command.strip():
+            raise ValueError("is empty; name a command, or null for none")
+        return command
+
+
 class RunConfig(Section):
     """A run, as configs/runs/*.yaml writes it."""
 
@@ -35,6 +61,7 @@ class RunConfig(Section):
     port: int = Field(4200, ge=1024, le=65535)
     on_hangup: Literal["continue", "save"] = "continue"
     min_charge: float = Field(20.0, ge=0, le=90)
+    notify: NotifyConfig = NotifyConfig()
 
     @field_validator("run")
     @classmethod

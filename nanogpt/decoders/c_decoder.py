@@ -87,8 +87,8 @@ class CCache:
 
 
 class Layout:
-    """How decoder.c lays out a text's cache: keys [head][panel of places][head_dim][PANEL], values [head][panel of
-    head_dim][place][PANEL], the heads of all layers one behind the other."""
+    """How decoder.c lays out a text's cache: keys `[head][panel of places][head_dim][PANEL]`, values
+    `[head][panel of head_dim][place][PANEL]`, the heads of all layers one behind the other."""
 
     def __init__(self, config: ModelConfig, panel: int):
         heads = config.n_layer * config.kv_heads

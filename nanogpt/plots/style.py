@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nanogpt import durable
-from nanogpt.training.record.curves import MOST_POINTS as MOST_POINTS  # part of this module's interface
-from nanogpt.training.record.curves import Row as Row
-from nanogpt.training.record.curves import column as column
-from nanogpt.training.record.curves import smoothed as smoothed
-from nanogpt.training.record.curves import thinned as thinned
+from nanogpt.plots.curves import MOST_POINTS as MOST_POINTS  # part of this module's interface
+from nanogpt.plots.curves import Row as Row
+from nanogpt.plots.curves import column as column
+from nanogpt.plots.curves import smoothed as smoothed
+from nanogpt.plots.curves import thinned as thinned
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"

@@ -13,9 +13,9 @@ from typing import Any
 
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.plots.curves import column, smoothed, thinned
 from nanogpt.records import from_json
 from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
-from nanogpt.training.record.curves import column, smoothed, thinned
 from nanogpt.training.record.metrics import as_event, read_heartbeat, read_rows
 from nanogpt.watch.run_files import PlanNote, RunFiles, SessionNote
 from nanogpt.watch.views import Happening, ModelState, ModelView, PhaseView, RunView, Sample, Series, View

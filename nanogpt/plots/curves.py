@@ -1,4 +1,4 @@
-"""Curves from metrics rows: two columns of them, smoothed, and as many points as a screen can show."""
+"""Curves from metrics rows, without matplotlib: two columns, smoothed, and as many points as a screen can show."""
 
 from __future__ import annotations
 
