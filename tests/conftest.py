@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def _turn(item: pytest.Item) -> int:
     """0 for slow(first=True), which makes what others would wait for, 1 for what else is slow, 2 for the others."""
     slow = item.get_closest_marker("slow")
     return 2 if slow is None else 0 if slow.kwargs.get("first") else 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What ends in tests are processes, not power: fsync was a third of a short training. The processes that tests
+    start have the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -435,15 +435,25 @@ def test_a_persons_own_venv_is_filled(project):
 
 
 @pytest.mark.slow
-def test_an_old_python_goes_on_with_a_newer_one(project):
+def test_an_old_python_goes_on_with_a_newer_one_and_what_is_a_persons_own_is_set_aside_or_left_alone(project):
+    """A .venv without a Python, and the activated environment (that of these tests), which lacks something."""
     project.program("python3.13", "echo 'pyenv: python3.13: command not found'; exit 127")
     project.program("python3.12", f'exec "{BASE_PYTHON}" "$@"')
+    project.venv.mkdir()
+    (project.venv / "precious").touch()
     code, stdout, said = project.run("-c", OLD_PYTHON)
     assert code == 0, said
     assert "python3.12 is used instead" in said
     assert json.loads(stdout)["argv"] == ["--budget", "10m"]
+    (aside,) = project.folder.glob(".venv.old-*")
+    assert (aside / "precious").exists()
     code, stdout, said = project.run("-c", OLD_PYTHON)
     assert (code, said) == (0, ""), "once .venv is there, an old Python finds it at once"
+
+    seen, said = project.command(python=sys.executable)
+    assert seen["prefix"] == str(project.venv)
+    if sys.prefix != sys.base_prefix:
+        assert "activated environment lacks leaf" in said
 
 
 def test_an_old_python_asks_uv(project):
@@ -481,19 +491,6 @@ def test_an_environment_that_has_everything_is_used_as_it_is(project):
     project.require("packaging>=20", 'leaf; sys_platform == "nowhere"')
     seen, said = project.command("x", python=sys.executable)
     assert (seen["prefix"], said) == (sys.prefix, "") and not project.venv.exists()
-
-
-@pytest.mark.slow
-def test_what_is_a_persons_own_is_set_aside_or_left_alone(project):
-    """A .venv without a Python, and the activated environment (that of these tests), which lacks something."""
-    project.venv.mkdir()
-    (project.venv / "precious").touch()
-    seen, said = project.command(python=sys.executable)
-    assert seen["prefix"] == str(project.venv)
-    (aside,) = project.folder.glob(".venv.old-*")
-    assert (aside / "precious").exists()
-    if sys.prefix != sys.base_prefix:
-        assert "activated environment lacks leaf" in said
 
 
 @pytest.mark.fast

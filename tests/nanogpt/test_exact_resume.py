@@ -32,11 +32,10 @@ from tests.nanogpt.training_case import (
 
 
 @pytest.fixture(autouse=True, scope="module")
-def short_samples_and_no_waiting_for_the_disk():
-    """200 tokens a sample took more time than all else here; what ends here are processes, not power."""
+def short_samples():
+    """200 tokens a sample took more time than all else here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "SAMPLE_TOKENS", 40)
-        patch.setattr("os.fsync", lambda descriptor: None)
         yield
 
 

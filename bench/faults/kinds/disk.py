@@ -401,4 +401,4 @@ if sys.platform == "linux" and os.geteuid() == 0:  # who else may not mount
         Kind("file system unmounted while it trains", "disk", unmounted, small=False),
     ]  # fmt: skip
 if can_be_immutable():
-    KINDS.append(Kind("model's folder read-only while it trains", "disk", may_not_be_written))
+    KINDS.append(Kind("model's folder read-only while it trains", "disk", may_not_be_written, small=False))

@@ -258,7 +258,7 @@ KINDS = [
     Kind("every region of a checkpoint", "files", every_region, small=False),
     Kind("best weights", "files", best_weights, seconds=FIVE_RUNS),
     Kind("state before the cool-down", "files", before_the_cool_down, template="whole", exact=None, seconds=FIVE_RUNS),
-    Kind("metrics and samples", "files", metrics_and_samples, seconds=FIVE_RUNS),
+    Kind("metrics and samples", "files", metrics_and_samples, seconds=FIVE_RUNS, small=False),
     Kind("outputs of every step", "files", outputs_of_every_step, template="whole", seconds=FIVE_RUNS),
     Kind("markers", "files", markers, template="whole", seconds=FIVE_RUNS),
     Kind("markers and their copies", "files", markers_and_copies, template="whole", seconds=FIVE_RUNS, small=False),

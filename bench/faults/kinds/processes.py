@@ -267,7 +267,7 @@ KINDS = [
     Kind("orchestrator, kill -9 without a death signal", "processes", orchestrator_killed_without_death_signal),
     Kind("orchestrator and trainer, kill -9", "processes", both_killed, small=False),
     Kind("all, kill -9 between outcome and marker", "processes", killed_before_the_marker),
-    Kind("worker, kill -9", "processes", worker_killed, template="whole"),
+    Kind("worker, kill -9", "processes", worker_killed, template="whole", small=False),
     Kind(
         "measuring worker, SIGTERM, SIGSEGV and SIGBUS",
         "processes",

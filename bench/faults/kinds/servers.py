@@ -236,10 +236,11 @@ TAKEN = "no database to write to"
 PAGES_SECONDS = 900.0  # of patience: a server's start alone takes a minute on a very busy machine
 _kind = partial(Kind, group="processes", seconds=PAGES_SECONDS)
 KINDS = [
-    _kind("Prefect server, killed", inflict=killed),
+    _kind("Prefect server, killed", inflict=killed, small=False),
     _kind("Prefect server, hanging", inflict=hanging, small=False),
     _kind("killed with its pages open", inflict=crashed_run, small=False),
-    _kind("port of the pages, taken by another program", inflict=port_of_another_program, template="whole"),
+    _kind("port of the pages, taken by another program", inflict=port_of_another_program, template="whole",
+          small=False),
     _kind("port of the pages, taken by another workspace", inflict=port_of_another_workspace, template="whole",
           small=False),
     _kind("server's record, naming another process", inflict=record_of_another_process, template="whole", small=False),
