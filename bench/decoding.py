@@ -164,7 +164,8 @@ def report(given: argparse.Namespace, folder: Path) -> Iterator[str]:
         "When it first opens a model, `--backend auto` checks the logits of C and onnxruntime, measures both with each",
         "number of threads for a fraction of a second, and remembers the fastest for this model and machine in a",
         "cache folder of yours (`NANOGPT_CACHE` names another). What was measured on a busy machine is measured again",
-        "after ten minutes, and `--backend measure` measures at once. On CUDA torch decodes, each step a CUDA graph; on MPS torch.",
+        "after ten minutes, and `--backend measure` measures at once. On CUDA and MPS torch decodes; on CUDA a step is",
+        "a graph that is launched as a whole, which was never tried on a GPU.",
     ]
     yield from shown(opening)
     contenders = [*CONTENDERS, *(of_a_build(given.llama_bench) if given.llama_bench else [])]
