@@ -48,6 +48,7 @@ from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.export.card import text
 from nanogpt.export.front_matter import CARD
+from nanogpt.export.titles import OPENED_BY
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import CompressionTable
@@ -57,11 +58,7 @@ EXAMPLE_SECONDS = 90
 EXPORT_SECONDS = 600.0
 AS_BEFORE = ("--seed", "1")  # so that the same model gives the same examples
 BEST = "best"  # the export's folder, whichever model it is: what people type stays the same
-MORE_FORMATS = {  # besides the Hugging Face folder; by name, what opens them
-    "gguf": "llama.cpp, Ollama, LM Studio",
-    "onnx": "onnxruntime",
-    "mlx": "mlx-lm",
-}
+MORE_FORMATS = ("gguf", "onnx", "mlx")  # besides the Hugging Face folder
 COMPRESSION_PATIENCE = 4.0  # times the seconds that it should take, and EXPORT_SECONDS
 LEARNING, JUDGING = 0.5, 0.25  # shares of the compression's seconds; measuring and writing take the rest
 PROMPT = "\n"  # for the server, where there are no samples whose prompt could be taken
@@ -153,7 +150,7 @@ def export_formats(run: Run) -> StepResult[Formats]:
     source = run.paths.workspace / exported.folder
     card = source / CARD
     formats, refused, files = [], {}, []
-    for name, opens_in in MORE_FORMATS.items():
+    for name in MORE_FORMATS:
         folder = source.with_name(f"{BEST}-{name}")
         try:
             with _set_aside(run, folder):
@@ -171,7 +168,7 @@ def export_formats(run: Run) -> StepResult[Formats]:
             run.journal.message(f"{name}: {error}", "warning")
             continue
         rows = _rows(run, found)
-        formats.append(ExportedFormat(name, opens_in, run.paths.relative(folder), rows, _bytes(rows)))
+        formats.append(ExportedFormat(name, OPENED_BY[name], run.paths.relative(folder), rows, _bytes(rows)))
         files += found
     return StepResult(Formats(exported.model, formats, refused), files)
 

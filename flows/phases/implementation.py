@@ -84,6 +84,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/training/update/optimizer.py",
             "nanogpt/weights/checkpoint.py",
             "nanogpt/weights/manifest.py",
+            "nanogpt/decoders/affine.py",
             "nanogpt/decoders/protocol.py",
             "nanogpt/decoders/torch_decoder.py",
             "nanogpt/decoders/recorded_step.py",

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from nanogpt import durable
@@ -35,7 +36,8 @@ TRAINED = ("pruned", "distilled")  # these learn, and share the seconds
 TABLE, PAGE = "table.json", "table.md"
 LEAST_SECONDS = 1.0  # of learning for one model
 WINDOWS_TO_TIME = 32
-BATCHES = 8  # that the importance of heads and rows is measured on
+BATCHES = 8  # that the importance of heads and rows is measured on, at most
+LOOKING = 0.1  # share of a pruned model's seconds in which that is measured; on a busy machine 8 batches took 40 s
 ROUNDS, SECONDS_OF_A_ROUND = 3, 0.3  # of the speed's measurement: every model in turn, so that noise falls on all
 
 
@@ -136,8 +138,11 @@ def _prune(original: Original, seconds: float, out: Path) -> Variant:
     """Heads and rows go, and a short training mends what that broke."""
     model, batch_size = original.model, recovery.TRAINING.batch_size
     samples = Samples(open_split(original.data_folder, "train").tokens, model.config.block_size, seed=0)
-    batches = (samples.batch(index * batch_size, batch_size) for index in range(BATCHES))
+    began = time.monotonic()
+    in_time = takewhile(lambda index: not index or time.monotonic() - began < LOOKING * seconds, range(BATCHES))
+    batches = (samples.batch(index * batch_size, batch_size) for index in in_time)
     narrow = structured.pruned(copy_of(model), batches)
+    seconds = max(LEAST_SECONDS, seconds - (time.monotonic() - began))
     mended = recovery.recovered(narrow, original.tokenizer, original.data_folder, seconds, original.device, out)
     before, now = model.config, mended.config
     how = (

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from nanogpt.config import ModelConfig
+from nanogpt.decoders.affine import Affine
 from nanogpt.weights.safe_loading import Array
 
-
-@dataclass(frozen=True)
-class Linear:
-    """weight (out, in), bias (out,)."""
-
-    weight: Array
-    bias: Array | None
-
-
-@dataclass(frozen=True)
-class Norm:
-    """LayerNorm or RMSNorm, as the configuration says: weight and bias (width,)."""
-
-    weight: Array
-    bias: Array | None
+Linear: TypeAlias = Affine[Array]
+Norm: TypeAlias = Affine[Array]
 
 
 @dataclass(frozen=True)

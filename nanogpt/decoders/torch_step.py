@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanogpt.decoders.affine import Affine
 from nanogpt.model.gpt import GPT, Block
 from nanogpt.model.positional import Places
 
@@ -34,24 +35,16 @@ class StepCache(Protocol):
 
 
 @dataclass(frozen=True)
-class Affine:
-    """The weight and bias of a linear map or a norm."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-@dataclass(frozen=True)
 class Layer:
     """A block's weights. `qk_norm` (n_head + n_kv_head, head_dim): those of all queries and keys."""
 
-    attention_norm: Affine
-    qkv: Affine
+    attention_norm: Affine[Tensor]
+    qkv: Affine[Tensor]
     qk_norm: Tensor | None
-    output: Affine
-    feedforward_norm: Affine
-    up: Affine
-    down: Affine
+    output: Affine[Tensor]
+    feedforward_norm: Affine[Tensor]
+    up: Affine[Tensor]
+    down: Affine[Tensor]
 
 
 class TorchStep:
@@ -107,12 +100,12 @@ class TorchStep:
             x = x + self.model.position_embedding.weight[places]
         return x
 
-    def _norm(self, x: Tensor, norm: Affine) -> Tensor:
+    def _norm(self, x: Tensor, norm: Affine[Tensor]) -> Tensor:
         if self.config.norm == "rmsnorm":
             return F.rms_norm(x, (x.size(-1),), norm.weight, self.config.norm_eps)
         return F.layer_norm(x, (x.size(-1),), norm.weight, norm.bias, self.config.norm_eps)
 
-    def _linear(self, x: Tensor, linear: Affine) -> Tensor:
+    def _linear(self, x: Tensor, linear: Affine[Tensor]) -> Tensor:
         return F.linear(x, linear.weight, linear.bias)
 
     def _activate(self, hidden: Tensor) -> Tensor:
@@ -140,7 +133,7 @@ class TorchStep:
         )
 
 
-def _affine(module: nn.Module) -> Affine:
+def _affine(module: nn.Module) -> Affine[Tensor]:
     weight, bias = module.weight, getattr(module, "bias", None)
     assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
     return Affine(weight.detach(), None if bias is None else bias.detach())

@@ -10,6 +10,7 @@ from nanogpt.config import ModelConfig
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export import card as cards
 from nanogpt.export import folder_card, gguf_file, gguf_folder, huggingface, mlx_folder, onnx_folder, target
+from nanogpt.export.titles import OPENED_BY
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
 from nanogpt.weights import hugging_face, published_settings
@@ -40,7 +41,6 @@ class Format:
     """
 
     name: str
-    title: str
     library: str
     precisions: tuple[str, ...]
     weights: str
@@ -49,6 +49,10 @@ class Format:
     refusal: Callable[[ModelConfig, Tokenizer], str]
     write: Callable[[Writing], list[Path]]
     use: Callable[[ModelConfig, Tokenizer, str, str], str] | None = None
+
+    @property
+    def title(self) -> str:
+        return OPENED_BY[self.name]
 
 
 def _published_refusal(config: ModelConfig, tokenizer: Tokenizer) -> str:
@@ -73,7 +77,6 @@ FORMATS = {
     for found in (
         Format(
             name="hf",
-            title="transformers, vLLM and others",
             library="transformers",
             precisions=tuple(huggingface.PRECISIONS),
             weights=hugging_face.WEIGHTS,
@@ -84,7 +87,6 @@ FORMATS = {
         ),
         Format(
             name="gguf",
-            title="llama.cpp, Ollama and LM Studio",
             library=gguf_folder.LIBRARY,
             precisions=tuple(gguf_file.PRECISIONS),
             weights=gguf_folder.WEIGHTS,
@@ -96,7 +98,6 @@ FORMATS = {
         ),
         Format(
             name="onnx",
-            title="onnxruntime",
             library=onnx_folder.LIBRARY,
             precisions=tuple(onnx_folder.PRECISIONS),
             weights=onnx_folder.WEIGHTS,
@@ -108,7 +109,6 @@ FORMATS = {
         ),
         Format(
             name="mlx",
-            title="mlx-lm on Apple's chips",
             library=mlx_folder.LIBRARY,
             precisions=tuple(huggingface.PRECISIONS),
             weights=hugging_face.WEIGHTS,

@@ -170,7 +170,7 @@ import os, signal, sys, time
 from pathlib import Path
 from flows.display import prefect_server
 from flows.display.opening import open_display
-from flows.display.protocol import Opening, TrainingProgress
+from flows.display.protocol import LeftOut, Opening, TrainingProgress
 logged, ran = [], []
 server = prefect_server.connect(Path({home!r}), logged.append, {port})
 display = open_display(server, logged.append)
@@ -210,6 +210,7 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
         def dataset():
             display.step_kept("Fetch", "unchanged")
             tokenise = display.start_in_background("Tokenise", lambda: 7)
+            display.step("Make it smaller", lambda: LeftOut("the run is late"))
             display.note("a line", "warning")
             display.table("Component_checks", [{"a": 1}], "a table")
             display.progress(TrainingProgress("small", 1, 4))
@@ -244,9 +245,10 @@ def test_pages_show_what_ran_what_was_kept_and_what_failed(stage):
             "1 Environment": ("Cached", "2 of 2 steps kept"),
             "Make {folders}": ("Cached", "unchanged"),
             "Freeze packages": ("Cached", "unchanged"),
-            "4 Dataset": ("Completed", "1 of 2 steps kept"),
+            "4 Dataset": ("Completed", "1 of 3 steps kept"),
             "Fetch": ("Cached", "unchanged"),
             "Tokenise": ("Completed", None),
+            "Make it smaller": ("Left out", "the run is late"),
             "5 Training": ("Failed", "ZeroDivisionError: division by zero"),
             "Train": ("Failed", "ZeroDivisionError: division by zero"),
             "6 Evaluation": ("Blocked", "training has not finished"),

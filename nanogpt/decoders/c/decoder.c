@@ -38,7 +38,9 @@ float32 in both. */
 #define BLOCK 32       /* columns that share a scale; as nanogpt.weights.quantization */
 #define CHUNK 64       /* tokens that pass through the layers together */
 #define HUGE_PAGE (2u << 20)
-#define UNITS 4        /* of a phase for each thread */
+#define UNITS 4        /* of a phase for each thread, at most */
+#define UNIT 16384     /* weights of a unit, at least: 1 us of reading them. Steps of micro in which two threads computed
+                          took 36 us with 2 units in a phase, 41 with 8 */
 #define SPINS 2000     /* of waiting for a helper's unit before other processes may run */
 #define IDLE_SPINS 20000 /* between calls before a helper sleeps: about the time that drawing a token takes */
 
@@ -106,8 +108,9 @@ struct Model {
     pid_t process;
     /* What there is to do, in one number so that a unit is taken in one step: layer * PHASES + phase << 32, the next
        unit << 16, units. A number that comes back in a later call stands for the same work of that call. */
-    _Atomic uint64_t open;
-    atomic_int phase, finished, calls, sleeping, stop; /* phases so far; units finished in this one */
+    _Alignas(64) _Atomic uint64_t open; /* on a cache line of its own: all threads write it */
+    _Alignas(64) atomic_int finished;   /* units of this phase */
+    _Alignas(64) atomic_int phase, calls, sleeping, stop; /* phase: how many so far */
     pthread_mutex_t lock;
     pthread_cond_t wake;
 };
@@ -243,7 +246,7 @@ static const float *dequantized(const Matrix *m, int panel, float *numbers) {
 /* y (count, rows) = x (count, columns) times the panels first..last of a matrix, plus bias; `add`: added to y. */
 static void multiply(const Matrix *m, int first, int last, int count, const float *x, size_t x_stride, float *y,
                      size_t y_stride, int add, float *weights) {
-    float out[TILE * PANEL];
+    _Alignas(64) float out[TILE * PANEL];
     for (int p = first; p < last; p++) {
         const float *panel = m->numbers + (size_t)p * m->columns * PANEL, *bias = m->bias + p * PANEL;
         int row = p * PANEL, rows = m->rows - row < PANEL ? m->rows - row : PANEL;
@@ -403,7 +406,7 @@ static void attend(Model *m, int layer, int g, int from, int to, Scratch *scratc
     }
     const int at_once = group < TILE ? TILE / group : 1;
     const float scale = 1.0f / sqrtf((float)D);
-    float out[TILE * PANEL];
+    _Alignas(64) float out[TILE * PANEL];
     for (int begin = from; begin < to; begin += at_once) {
         int tokens = to - begin < at_once ? to - begin : at_once, count = tokens * group;
         int end = job->places[begin + tokens - 1] + 1;
@@ -473,6 +476,28 @@ static int items_of(const Model *m, int layer, int phase) {
     }
 }
 
+/* How long an item of a phase takes, in weights that one token reads meanwhile. */
+static int64_t size_of_item(const Model *m, int layer, int phase) {
+    const Matrix *matrices = m->layers[layer].matrices;
+    const int64_t of_panel = m->job.count < 8 ? PANEL : PANEL * (int64_t)m->job.count / 4;
+    switch (phase) {
+    case ASK: return of_panel * matrices[QKV].columns;
+    case ATTEND: return 2 * (int64_t)m->job.places[0] * m->shape.head_dim;
+    case ANSWER: return of_panel * matrices[OUTPUT].columns;
+    case EXPAND: return of_panel * (matrices[UP].columns + (matrices[GATE].rows ? matrices[GATE].columns : 0));
+    case CONTRACT: return of_panel * matrices[DOWN].columns;
+    default: return of_panel * m->head.columns;
+    }
+}
+
+/* Into how many units a phase is cut: the same number for each thread, at most UNITS, as far as there are items. */
+static int units_of(const Model *m, int layer, int phase) {
+    const int items = items_of(m, layer, phase), threads = m->active;
+    const int64_t each = items * size_of_item(m, layer, phase) / UNIT / threads;
+    const int units = threads * (int)(each < 1 ? 1 : each < UNITS ? each : UNITS);
+    return units < items ? units : items;
+}
+
 /* One unit of a phase. */
 static void work(Model *m, int layer_number, int phase, int unit, int units, Scratch *scratch) {
     const Shape *s = &m->shape;
@@ -536,7 +561,7 @@ static void run_phase(Model *m, int layer, int phase) {
         work(m, layer, phase, 0, 1, m->scratch);
         return;
     }
-    int items = items_of(m, layer, phase), most = m->active * UNITS, units = items < most ? items : most;
+    int units = units_of(m, layer, phase);
     atomic_store_explicit(&m->finished, 0, memory_order_relaxed);
     atomic_store_explicit(&m->open, (uint64_t)(layer * PHASES + phase) << 32 | units, memory_order_release);
     while (help(m, m->scratch)) continue;
@@ -640,8 +665,9 @@ int set_threads(Model *m, int threads) {
 int panel(void) { return PANEL; }
 
 Model *create(const int32_t *shape, float eps) {
-    Model *m = calloc(1, sizeof(Model));
+    Model *m = aligned(sizeof(Model));
     if (!m) return 0;
+    memset(m, 0, sizeof(Model));
     memcpy(&m->shape, shape, sizeof(Shape));
     const Shape *s = &m->shape;
     m->eps = eps;
