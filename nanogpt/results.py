@@ -501,8 +501,11 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class BaselineScore:
+    """`difference`: its bits per byte less those of the best model, on the same blocks of the text."""
+
     name: str
     bits_per_byte: Estimate
+    difference: Estimate
 
 
 @dataclass(frozen=True)
@@ -610,11 +613,12 @@ class GreedySamples:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """What `nanogpt eval` finds; `findings` say it in plain sentences."""
+    """What `nanogpt eval` finds; `findings` say it in plain sentences. `figures`: the names of drawn ones."""
 
     comparison: ScoreComparison
     writing: list[WritingQuality]
     findings: list[str]
+    figures: list[str] = field(default_factory=list)
 
 
 # ---- smaller and faster models (nanogpt.compression)

@@ -69,6 +69,7 @@ OF_MEASURING = {**OF_PLANNING,
                    for name in ("tokenizer", "preprocessing", "part")}}  # fmt: skip
 OF_REPORT = {f"nanogpt.{name}": "named in a command that a person types" for name in ("cli", "standard_streams")}
 OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
+OF_QUALITY = {"flows.planning.budget_shares": "whether there is time for it, which is in the settings"}
 OF_SERVER = {"nanogpt.cli": "finds the command", "nanogpt.commands.arguments": "how words become values",
              "nanogpt.standard_streams": "how it prints",
              **{f"nanogpt.data.{name}": "where gpt2's vocabulary comes from; an export has its own"
@@ -82,7 +83,7 @@ OF_COMPRESSION = {
 MORE = {"deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
         "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
         "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLANNING,
-        "evaluation.speed": OF_SPEED, "documentation.report": OF_REPORT}  # fmt: skip
+        "evaluation.speed": OF_SPEED, "evaluation.quality": OF_QUALITY, "documentation.report": OF_REPORT}  # fmt: skip
 
 
 def is_neutral(module: str, step: str) -> bool:
@@ -175,7 +176,7 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
                                                   "deployment.compression"}),
     ("nanogpt/data/data_loader.py", {"configuration.measure", "training.micro", "evaluation.models",
                                      "deployment.compression"}),
-    ("nanogpt/evaluation/baselines.py", {"evaluation.baselines", "evaluation.samples"}),
+    ("nanogpt/evaluation/baselines.py", {"evaluation.baselines", "evaluation.samples", "evaluation.quality"}),
     ("nanogpt/plots/training.py", {"documentation.figures", "documentation.report"}),
     ("templates/training_report.md.j2", {"documentation.report"}),
     ("examples/complete.py", {"deployment.examples"}),
@@ -187,6 +188,7 @@ def test_an_edit_is_noticed_where_it_counts_and_only_there(checkout, file, steps
 @pytest.mark.parametrize("file", ["attention.py", "gpt.py", "norm.py", "feedforward.py", "positional.py"])
 def test_an_edit_of_the_model_is_noticed_by_all_that_compute_with_it(checkout, file):
     computing = {"implementation.checks", "configuration.measure", "training.micro", "evaluation.models",
-                 "evaluation.samples", "evaluation.speed", "deployment.export", "deployment.formats",
-                 "deployment.server", "deployment.compression", "deployment.examples"}  # fmt: skip
+                 "evaluation.samples", "evaluation.speed", "evaluation.quality", "deployment.export",
+                 "deployment.formats", "deployment.server", "deployment.compression",
+                 "deployment.examples"}  # fmt: skip
     assert steps_with_other_code(checkout, f"nanogpt/model/{file}") == computing

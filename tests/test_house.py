@@ -120,8 +120,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.evaluation",
-        "nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device "
-        f"{BASICS}",
+        "nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data "
+        f"nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.training",

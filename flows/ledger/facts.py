@@ -18,10 +18,12 @@ from nanogpt.results import (
     JudgedSamples,
     ModelFigures,
     Rehearsal,
+    ScoreComparison,
     TextStatistics,
     TokenSplit,
     TokenStatistics,
     TrainingOutcome,
+    WritingQuality,
 )
 
 F = TypeVar("F")
@@ -279,6 +281,21 @@ class Tests:
         return not self.timed_out and self.not_run is None
 
 
+@dataclass(frozen=True)
+class Quality:
+    """The models compared, with intervals, and the samples of the best one. `left_out`: why not, "" where it was done.
+
+    `figures` are the names of files in the report's figures.
+    """
+
+    findings: list[str]
+    figures: list[str]
+    model: str
+    comparison: ScoreComparison | None
+    writing: list[WritingQuality]
+    left_out: str = ""
+
+
 # ---- 7 deployment
 
 
@@ -393,6 +410,7 @@ EVALUATED = Key("evaluation.models", Evaluated)
 SAMPLES = Key("evaluation.samples", Samples)
 DECODED = Key("evaluation.speed", Decoded)
 BASELINES = Key("evaluation.baselines", Baselines)
+QUALITY = Key("evaluation.quality", Quality)
 TESTS = Key("evaluation.tests", Tests)
 EXPORTED = Key("deployment.export", Exported)
 FORMATS = Key("deployment.formats", Formats)

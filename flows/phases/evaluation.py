@@ -15,27 +15,32 @@ from flows.ledger.facts import (
     EVALUATED,
     FETCHED,
     PLANNED,
+    QUALITY,
     SAMPLES,
     TESTS,
     Baselines,
     Decoded,
     Evaluated,
+    Key,
+    Quality,
     Samples,
     Tests,
     trained,
 )
 from flows.ledger.steps import StepResult
+from flows.machine.disk import Unwritable
 from flows.planning import budget_shares
 from flows.report.facts import collect
 from flows.report.verdict import verdict
 from flows.runner.phase_runner import GoalMissed
 from flows.runner.repair import remake_damaged
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
+from flows.runner.step_runner import cause_of
 from flows.supervision import own_tests
 from nanogpt.config import Config, load_config
 from nanogpt.data import sources
 from nanogpt.records import to_json
-from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures
+from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, QualityReport
 from nanogpt.units import duration
 
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -51,6 +56,7 @@ def evaluation(run: Run) -> None:
     evaluated = run.do(EVALUATED)
     run.do(SAMPLES)
     run.do(DECODED)
+    do_if_possible(run, QUALITY)
     baselines()
     if run.config.tests:
         run.do(TESTS)
@@ -66,6 +72,16 @@ def evaluation(run: Run) -> None:
     judged = verdict(collect(run))
     if judged is not None and not judged.has_learned:
         raise GoalMissed(judged.headline, judged.command, "Not learned")
+
+
+def do_if_possible(run: Run, key: Key[Any]) -> None:
+    """A step that nothing depends on: its failure is shown and recorded as one, and costs neither phase nor run."""
+    try:
+        run.do(key)
+    except Unwritable:  # no later step could write, either
+        raise
+    except Exception as error:
+        run.journal.message(f"{key.step} failed, the run goes on without it: {cause_of(error)}", "warning")
 
 
 def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
@@ -112,6 +128,38 @@ def measure_decoding(run: Run) -> StepResult[Decoded]:
         run, "nanogpt.evaluation.summary:decoding", model_folder=run.paths.model(best), max_seconds=seconds
     )
     return StepResult(Decoded(**asdict(speed), model=best), identity={})
+
+
+def judge_quality(run: Run) -> StepResult[Quality]:
+    """Compare the models with intervals, and judge samples of the best; a short or a late run leaves it out."""
+    evaluated = run.facts(EVALUATED)
+    if left_out := _no_time_for_quality(run):
+        run.journal.message(f"the models are not compared in depth: {left_out}; nanogpt eval does it at any time")
+        return StepResult(Quality([], [], evaluated.best, None, [], left_out), identity={})
+    figures = run.paths.reports / "figures"
+    report: QualityReport = _on_device(
+        run,
+        "nanogpt.evaluation.quality_summary:judge_trained",
+        models={name: run.paths.model(name) for name in evaluated.models},
+        data_folders={name: _data_folder(run, name) for name in evaluated.models},
+        text_folder=run.paths.data / "text",
+        best=evaluated.best,
+        figures=figures,
+    )
+    for line in report.findings:
+        run.journal.log(line)
+    facts = Quality(report.findings, report.figures, evaluated.best, report.comparison, report.writing)
+    return StepResult(facts, [figures / f"{name}.svg" for name in report.figures], identity={})
+
+
+def _no_time_for_quality(run: Run) -> str:
+    if not _long_enough_for_quality(run):
+        return f"a budget of {duration(run.config.budget)} has no time for it"
+    return "the run is late" if run.is_late else ""
+
+
+def _long_enough_for_quality(run: Run) -> bool:
+    return run.config.budget >= budget_shares.BUDGET_FOR_QUALITY
 
 
 def compare_baselines(run: Run) -> StepResult[Baselines]:
@@ -207,16 +255,17 @@ def _validation_loss(run: Run, name: str) -> float:
 
 
 THIS = "flows/phases/evaluation.py"
-MODELS = (
+OPENING = (
     THIS,
-    "nanogpt/evaluation/summary.py",
     "nanogpt/model/**",
     "nanogpt/weights/**",
     "nanogpt/data/tokenizer.py",
     "nanogpt/data/vocabulary.py",
     "nanogpt/data/preprocessing.py",
 )
-ENGINE = (*MODELS, "nanogpt/inference/**", "nanogpt/decoders/**")
+MODELS = (*OPENING, "nanogpt/evaluation/summary.py")
+WRITING = ("nanogpt/inference/**", "nanogpt/decoders/**")
+ENGINE = (*MODELS, *WRITING)
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:
@@ -261,6 +310,31 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=measure_decoding,
             needs=("evaluation.models",),
             code=(*ENGINE, "nanogpt/evaluation/speed.py", "nanogpt/device.py"),
+        ),
+        Step(
+            key=QUALITY,
+            title="Compare the models, and judge what they write",
+            work=judge_quality,
+            settings=lambda run: {"is_long_enough": _long_enough_for_quality(run)},
+            needs=("evaluation.models", "dataset.clean"),
+            code=(
+                *OPENING,
+                *WRITING,
+                "nanogpt/evaluation/baselines.py",
+                "nanogpt/evaluation/block_bootstrap.py",
+                "nanogpt/evaluation/coherence.py",
+                "nanogpt/evaluation/findings.py",
+                "nanogpt/evaluation/quality.py",
+                "nanogpt/evaluation/quality_summary.py",
+                "nanogpt/evaluation/token_scores.py",
+                "nanogpt/evaluation/training_spans.py",
+                "nanogpt/evaluation/verdict.py",
+                "nanogpt/evaluation/window_losses.py",
+                "nanogpt/evaluation/writing.py",
+                "nanogpt/plots/evaluation.py",
+                "nanogpt/plots/style.py",
+                "nanogpt/data/shards.py",
+            ),
         ),
         *([_TESTS] if wanted.with_tests else []),
     ]

@@ -26,8 +26,8 @@ def judge(arguments: argparse.Namespace) -> None:
     """Print the figures of every model. Raises UserError before anything is printed, NonFiniteError."""
     verify(arguments.data)
     device = chosen_device(arguments.device)
-    models, text = _models(arguments), arguments.data if arguments.baselines else None
-    comparison = quality.judge(models, arguments.split, device, baselines_of=text)
+    baselines = quality.simple_models(*_texts(arguments)) if arguments.baselines else {}
+    comparison = quality.judge(_models(arguments), arguments.split, device, baselines=baselines)
     writing = _writing(arguments, device) if arguments.samples else []
     if arguments.save_samples:
         save_samples(arguments, device)
@@ -67,11 +67,15 @@ def _models(arguments: argparse.Namespace) -> Iterator[JudgedModel]:
         yield JudgedModel(name, subject.model, subject.tokenizer, arguments.data, window, stride)
 
 
-def _writing(arguments: argparse.Namespace, device: str) -> list[WritingQuality]:
+def _texts(arguments: argparse.Namespace) -> tuple[bytes, bytes]:
+    """Of the training split and of the one to judge by."""
     tokenizer = load_tokenizer(arguments.data)
-    train, held_out = (
-        tokenizer.decode(open_split(arguments.data, split).tokens.tolist()) for split in ("train", arguments.split)
-    )
+    train, held_out = (open_split(arguments.data, split).tokens.tolist() for split in ("train", arguments.split))
+    return tokenizer.decode_bytes(train), tokenizer.decode_bytes(held_out)
+
+
+def _writing(arguments: argparse.Namespace, device: str) -> list[WritingQuality]:
+    train, held_out = (text.decode("utf-8", errors="replace") for text in _texts(arguments))
     found, reader = [], Judge(train, held_out)
     for name, place in zip(short_names(arguments.folders), arguments.folders, strict=True):
         subject = open_subject(place, arguments.data)

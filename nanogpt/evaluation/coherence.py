@@ -36,7 +36,7 @@ class Judge:
             raise ValueError("both texts must hold something")
         self._training_text = training_text[-LARGEST_TRAINING_TEXT:]
         self._vocabulary = set(words_of(self._training_text))
-        self._language = KneserNey(self._training_text.encode("utf-8"))
+        self.language = KneserNey(self._training_text.encode("utf-8"))
         self.training = TrainingSpans(self._training_text)
         self.reference = self.measure(held_out_text[:REFERENCE_LENGTH])
 
@@ -76,7 +76,7 @@ class Judge:
         known = sum(word in self._vocabulary for word in words)
         return CoherenceFigures(
             known_words=known / len(words) if words else 0.0,
-            surprise=self._language.bits_per_byte(text.encode("utf-8")) if text else 0.0,
+            surprise=self.language.bits_per_byte(text.encode("utf-8")) if text else 0.0,
             repetition=repetition(words),
             longest_copy=len(copied),
             characters=len(text),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nanogpt.evaluation.quality import as_difference
+from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.results import ModelScores, ScoreComparison, WritingFigures, WritingQuality
 
 NOTICEABLE_ERROR = 0.02  # of probabilities: below it a figure with two digits hardly changes
@@ -27,6 +28,12 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
         f"{difference.best}{'' if difference.is_clear else ': not clear'}."
         for difference in comparison.differences
         if len(comparison.differences) > 1 or not difference.is_clear
+    ]
+    lines += [
+        f"Counting which letter follows which four others (a 5-gram) needs {as_difference(simple.difference)} bits per "
+        f"byte, compared with {best.model}."
+        for simple in comparison.baselines
+        if simple.name == FIVE_GRAM
     ]
     return [*lines, _calibration(best), *_context(best)]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
-from nanogpt.data.shards import open_split
-from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
+from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey, unigram_distribution
 from nanogpt.evaluation.block_bootstrap import MOST_BLOCKS, BlockMean, Blocks, Numbers, draws, summed
 from nanogpt.evaluation.token_scores import TokenisedText, TokenScores, beginning, in_order, score, split_text
@@ -50,10 +50,10 @@ def judge(
     split: str,
     device: str = "cpu",
     most_bytes: int | None = None,
-    baselines_of: Path | None = None,
+    baselines: Mapping[str, BlockMean] = MappingProxyType({}),
 ) -> ScoreComparison:
-    """Models on the beginning of a split, the whole by default, one after the other. `baselines_of`: a data folder on
-    whose training split a unigram and a 5-gram of bytes learn, to be compared with.
+    """Models on the beginning of a split, the whole by default, one after the other. `baselines`: the bits of simple
+    models on the same bytes.
 
     Raises UserError, NonFiniteError; both name the model.
     """
@@ -67,19 +67,14 @@ def judge(
             raise type(error)(f"{judged.name}: {error}") from error
         bits[judged.name] = bits_per_byte(text, in_order(scores)[0])
         found.append(model_scores(judged, text, scores, bits[judged.name]))
-    simple = _baselines(baselines_of, split, most_bytes) if baselines_of is not None else {}
-    return compare(split, found, bits, simple)
+    return compare(split, found, bits, baselines)
 
 
-def _baselines(data_folder: Path, split: str, most_bytes: int | None) -> dict[str, BlockMean]:
-    tokenizer = load_tokenizer(data_folder)
-    train, text = (tokenizer.decode_bytes(open_split(data_folder, name).tokens.tolist()) for name in ("train", split))
-    train, text = train[-LARGEST_TRAINING_TEXT:], text[:most_bytes]
-    by_byte = np.frombuffer(text, dtype=np.uint8)
-    return {
-        UNIGRAM: bits_of_bytes(unigram_distribution(train)[by_byte]),
-        FIVE_GRAM: bits_of_bytes(KneserNey(train).probabilities(text)),
-    }
+def simple_models(train: bytes, text: bytes, language: KneserNey | None = None) -> dict[str, BlockMean]:
+    """The bits of a unigram and a 5-gram of bytes on `text`. `language`: the 5-gram, where it has learned already."""
+    language = language or KneserNey(train[-LARGEST_TRAINING_TEXT:])
+    unigram = unigram_distribution(train)[np.frombuffer(text, dtype=np.uint8)]
+    return {UNIGRAM: bits_of_bytes(unigram), FIVE_GRAM: bits_of_bytes(language.probabilities(text))}
 
 
 def bits_per_byte(text: TokenisedText, nats: Floats) -> BlockMean:
@@ -167,7 +162,9 @@ def compare(
         bytes=int(sizes.sum()),
         blocks=len(sizes),
         models=list(models),
-        baselines=[BaselineScore(name, simple.estimate()) for name, simple in baselines.items()],
+        baselines=[
+            BaselineScore(name, simple.estimate(), simple.less(bits[best])) for name, simple in baselines.items()
+        ],
         differences=differences,
         winner=None if unclear else best,
         verdict=_verdict(best, differences, unclear),

@@ -138,11 +138,11 @@ def test_tokenizers_are_compared_on_the_same_bytes(data):
         judged("bpe", data / "bpe"),
         judged("bpe on char", data / "char", own=data / "bpe"),
     ]
-    found = quality.judge(models, "test", baselines_of=data / "char")
+    train, test = ((data / "text" / f"{name}.txt").read_bytes() for name in ("train", "test"))
+    found = quality.judge(models, "test", baselines=quality.simple_models(train, test))
     char, bpe, anew = found.models
     assert found.bytes == open_split(data / "char", "test").bytes
     assert bpe.bits_per_byte == anew.bits_per_byte and bpe.tokens < char.tokens
-    train, test = ((data / "text" / f"{name}.txt").read_bytes() for name in ("train", "test"))
     five_gram = next(row for row in found.baselines if row.name == FIVE_GRAM)
     assert five_gram.bits_per_byte.value == pytest.approx(KneserNey(train).bits_per_byte(test), rel=1e-6)
     assert from_json(ScoreComparison, to_json(found)) == found

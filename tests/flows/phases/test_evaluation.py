@@ -2,10 +2,11 @@
 
 import pytest
 
-from flows.ledger.facts import trained
+from flows.ledger.facts import EVALUATED, QUALITY, Evaluated, trained
 from flows.phases import evaluation
 from flows.runner.run import StepsWanted
 from flows.supervision import own_tests
+from nanogpt.faults import UserError
 from tests.flows.real_run import real_run
 
 pytestmark = pytest.mark.fast
@@ -28,7 +29,7 @@ def test_tests_that_are_not_wanted_are_no_step(tmp_path, wanted):
     run = real_run(tmp_path, "--set", f"tests={str(wanted).lower()}")
     assert ("evaluation.tests" in [step.name for step in run.steps()]) is wanted
     assert ("evaluation.tests" in run.steps()[-1].needs) is wanted
-    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 4 + wanted
+    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 5 + wanted
 
 
 def test_a_long_run_of_the_tests_shows_that_the_run_is_alive(tmp_path, monkeypatch):
@@ -54,3 +55,29 @@ def test_tests_that_take_too_long_are_reported_and_cost_no_phase(tmp_path, monke
     assert facts.timed_out and (facts.passed, facts.failed) == (0, 0) and "12%" in facts.tail
     assert "12%" in (run.paths.logs / "tests.log").read_text()
     assert "were stopped after" in (run.paths.logs / "automation_log.txt").read_text()
+
+
+def test_a_comparison_that_fails_is_recorded_as_failed_and_costs_neither_phase_nor_run(tmp_path, monkeypatch):
+    run = real_run(tmp_path)
+    evaluation.do_if_possible(run, QUALITY)  # its models are not judged
+    monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
+    run.step_runner.finished |= {EVALUATED.step, "dataset.clean"}
+    monkeypatch.setattr(evaluation, "_on_device", _failing)
+    evaluation.do_if_possible(run, QUALITY)
+    log = (run.paths.logs / "automation_log.txt").read_text()
+    assert "evaluation.quality failed, the run goes on without it: evaluation.models has not finished" in log
+    assert "evaluation.quality failed, the run goes on without it: no such text" in log
+    records = run.step_runner.records("evaluation")
+    assert [(record.name, record.state) for record in records] == [("evaluation.quality", "failed")]
+
+
+def _failing(*_, **__):
+    raise UserError("no such text")
+
+
+def test_a_budget_too_short_to_compare_in_depth_leaves_it_out_and_says_so(tmp_path, monkeypatch):
+    run = real_run(tmp_path, "--budget", "2m")
+    monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
+    found = evaluation.judge_quality(run)
+    assert found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
+    assert "not compared in depth: a budget of 2 min 00 s" in (run.paths.logs / "automation_log.txt").read_text()

@@ -27,6 +27,7 @@ from flows.ledger.facts import (
     MEASURED,
     PACKAGES,
     PLANNED,
+    QUALITY,
     REPORTED,
     SAMPLES,
     SERVED,
@@ -55,6 +56,7 @@ from flows.ledger.facts import (
     Planned,
     PlannedModel,
     PlannedPhase,
+    Quality,
     Remedy,
     Reported,
     Samples,
@@ -100,7 +102,7 @@ STEPS = {
     "configuration": [MEASURED, PLANNED],
     "dataset": [FETCHED, CLEANED, CHARACTERS, BYTE_PAIRS],
     "training": [trained("micro"), trained("tiny")],
-    "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, TESTS],
+    "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, QUALITY, TESTS],
     "deployment": [EXPORTED, FORMATS, SERVED, COMPRESSED, EXAMPLES],
     "documentation": [FIGURES, REPORTED],
 }
@@ -592,6 +594,13 @@ def _evaluation() -> dict[Key, object]:
         SAMPLES: Samples(["ROMEO:"], samples, coherence, model="tiny"),
         DECODED: decoded,
         BASELINES: Baselines(bits, {"5-gram": "four bytes of context, interpolated modified Kneser-Ney"}),
+        QUALITY: Quality(
+            ["tiny is better: micro needs +0.1257 (+0.1106 to +0.1417) bits per byte."],
+            ["tiny-calibration", "tiny-position", "tiny-size", "tiny-novelty"],
+            model="tiny",
+            comparison=None,
+            writing=[],
+        ),
         TESTS: Tests("python -m pytest -m fast", 212, 0, 3, 13.8, timed_out=False, tail=tail),
     }
 
