@@ -101,8 +101,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.study",
-        "nanogpt.inference nanogpt.decoders nanogpt.training.update nanogpt.weights nanogpt.model nanogpt.data "
-        f"nanogpt.config nanogpt.device {BASICS}",
+        "nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders nanogpt.weights "
+        f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.compression",

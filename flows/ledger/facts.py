@@ -17,6 +17,7 @@ from nanogpt.results import (
     DeviceProof,
     JudgedSamples,
     ModelFigures,
+    ModelStudy,
     Rehearsal,
     TextStatistics,
     TokenSplit,
@@ -279,6 +280,14 @@ class Tests:
         return not self.timed_out and self.not_run is None
 
 
+@dataclass(frozen=True)
+class Studied(ModelStudy):
+    """What is to be seen in the best model. `left_out`: why nobody looked, "" where somebody did."""
+
+    model: str
+    left_out: str = ""
+
+
 # ---- 7 deployment
 
 
@@ -393,6 +402,7 @@ EVALUATED = Key("evaluation.models", Evaluated)
 SAMPLES = Key("evaluation.samples", Samples)
 DECODED = Key("evaluation.speed", Decoded)
 BASELINES = Key("evaluation.baselines", Baselines)
+STUDIED = Key("evaluation.study", Studied)
 TESTS = Key("evaluation.tests", Tests)
 EXPORTED = Key("deployment.export", Exported)
 FORMATS = Key("deployment.formats", Formats)

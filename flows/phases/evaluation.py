@@ -16,26 +16,31 @@ from flows.ledger.facts import (
     FETCHED,
     PLANNED,
     SAMPLES,
+    STUDIED,
     TESTS,
     Baselines,
     Decoded,
     Evaluated,
+    Key,
     Samples,
+    Studied,
     Tests,
     trained,
 )
 from flows.ledger.steps import StepResult
+from flows.machine.disk import Unwritable
 from flows.planning import budget_shares
 from flows.report.facts import collect
 from flows.report.verdict import verdict
 from flows.runner.phase_runner import GoalMissed
 from flows.runner.repair import remake_damaged
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
+from flows.runner.step_runner import cause_of
 from flows.supervision import own_tests
 from nanogpt.config import Config, load_config
 from nanogpt.data import sources
 from nanogpt.records import to_json
-from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures
+from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, ModelStudy
 from nanogpt.units import duration
 
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -43,6 +48,7 @@ SAMPLE_TOKENS, SAMPLE_TOKENS_WHEN_LATE = 400, 200
 LEAST_DECODING_SECONDS = 0.3
 WORKER_SECONDS = 3600.0  # what hangs must not hold a night's run for longer
 LEAST_PATIENCE = 300.0  # with an accelerator
+STUDY_PATIENCE = 60.0  # seconds; 4 are usual
 
 
 def evaluation(run: Run) -> None:
@@ -51,6 +57,7 @@ def evaluation(run: Run) -> None:
     evaluated = run.do(EVALUATED)
     run.do(SAMPLES)
     run.do(DECODED)
+    do_if_possible(run, STUDIED)
     baselines()
     if run.config.tests:
         run.do(TESTS)
@@ -66,6 +73,16 @@ def evaluation(run: Run) -> None:
     judged = verdict(collect(run))
     if judged is not None and not judged.has_learned:
         raise GoalMissed(judged.headline, judged.command, "Not learned")
+
+
+def do_if_possible(run: Run, key: Key[Any]) -> None:
+    """A step that nothing depends on: its failure is shown and recorded as one, and costs neither phase nor run."""
+    try:
+        run.do(key)
+    except Unwritable:  # no later step could write, either
+        raise
+    except Exception as error:
+        run.journal.message(f"{key.step} failed, the run goes on without it: {cause_of(error)}", "warning")
 
 
 def evaluate_models(run: Run, names: Sequence[str]) -> StepResult[Evaluated]:
@@ -112,6 +129,31 @@ def measure_decoding(run: Run) -> StepResult[Decoded]:
         run, "nanogpt.evaluation.summary:decoding", model_folder=run.paths.model(best), max_seconds=seconds
     )
     return StepResult(Decoded(**asdict(speed), model=best), identity={})
+
+
+def study_best(run: Run) -> StepResult[Studied]:
+    """Look into the best model; a short or a late run leaves it out and says so."""
+    best = run.facts(EVALUATED).best
+    if left_out := _no_time_to_study(run):
+        run.journal.message(f"nobody looks into {best}: {left_out}; nanogpt study does at any time")
+        return StepResult(Studied([], [], best, left_out), identity={})
+    figures = run.paths.reports / "figures"
+    study: ModelStudy = run.worker.call(
+        "nanogpt.study.summary:study_trained",
+        model_folder=run.paths.model(best),
+        data_folder=_data_folder(run, best),
+        figures=figures,
+        timeout=STUDY_PATIENCE,
+    )
+    return StepResult(
+        Studied(**asdict(study), model=best), [figures / f"{name}.svg" for name in study.figures], identity={}
+    )
+
+
+def _no_time_to_study(run: Run) -> str:
+    if run.config.budget < budget_shares.BUDGET_FOR_STUDY:
+        return f"a budget of {duration(run.config.budget)} has no time for it"
+    return "the run is late" if run.is_late else ""
 
 
 def compare_baselines(run: Run) -> StepResult[Baselines]:
@@ -208,15 +250,14 @@ def _validation_loss(run: Run, name: str) -> float:
 
 
 THIS = "flows/phases/evaluation.py"
-MODELS = (
-    THIS,
-    "nanogpt/evaluation/summary.py",
+READ = (  # a model and its tokenizer
     "nanogpt/model/**",
     "nanogpt/weights/**",
     "nanogpt/data/tokenizer.py",
     "nanogpt/data/vocabulary.py",
     "nanogpt/data/preprocessing.py",
 )
+MODELS = (THIS, "nanogpt/evaluation/summary.py", *READ)
 ENGINE = (*MODELS, "nanogpt/inference/**", "nanogpt/decoders/**")
 
 
@@ -261,6 +302,23 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=measure_decoding,
             needs=("evaluation.models",),
             code=(*ENGINE, "nanogpt/evaluation/speed.py", "nanogpt/device.py"),
+        ),
+        Step(
+            key=STUDIED,
+            title="Look into the best model",
+            work=study_best,
+            settings=lambda run: {"is_long_enough": run.config.budget >= budget_shares.BUDGET_FOR_STUDY},
+            needs=("evaluation.models",),
+            code=(
+                THIS,
+                *READ,
+                "flows/planning/budget_shares.py",
+                "nanogpt/data/shards.py",
+                "nanogpt/study/**",
+                "nanogpt/plots/study.py",
+                "nanogpt/plots/style.py",
+                "nanogpt/training/record/metrics.py",
+            ),
         ),
         *([_TESTS] if wanted.with_tests else []),
     ]

@@ -23,15 +23,17 @@ NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by l
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget
+BUDGET_FOR_STUDY = 180.0  # seconds from which on there is time to look into the best model
 BUDGET_FOR_COMPRESSION = 600.0  # seconds from which on smaller models are made of the best one
 COMPRESSION_SHARE, COMPRESSION_SECONDS = 0.05, 900.0  # of the budget, at most so many seconds
+STUDY_SECONDS = 5.0  # on one core: 2.1 s for micro, 4.0 for tiny_model, figures included
 
 # Steps whose time depends on the machine and the text alone: what the last run took is the best forecast.
 STEPS = {
     "environment": ("folders", "system", "device", "packages"),
     "implementation": ("checks",),
     "dataset": ("clean", "characters", "bpe"),
-    "evaluation": ("samples", "speed", "baselines"),
+    "evaluation": ("samples", "speed", "baselines", "study"),
     "deployment": ("export", "formats", "server", "examples"),
     "documentation": ("figures", "report"),
 }
@@ -96,7 +98,10 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         "dataset": 0.5 + 0.7 * megabytes,
         # Without the project's tests: 6.5 s (of 2 min) and 11.3 s (of 10 min) for samples, decoding and baselines on
         # 1.1 MB (2 cores of an AMD EPYC).
-        "evaluation": 7.5 + 1.2 * decoding_seconds(budget) + 1.5 * min(megabytes, LARGEST_BASELINE_TEXT),
+        "evaluation": 7.5
+        + 1.2 * decoding_seconds(budget)
+        + 1.5 * min(megabytes, LARGEST_BASELINE_TEXT)
+        + (STUDY_SECONDS if budget >= BUDGET_FOR_STUDY else 0.0),
         # Without the compression: 0.5 s for the export, 1.0 for the other forms, 3.1 for the server and 3.1 for the
         # examples, with other work on both cores.
         "deployment": 10.0,

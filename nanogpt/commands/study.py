@@ -6,7 +6,11 @@ import argparse
 from importlib import import_module
 
 HELP = "look into a model: attention, predictions by layer, gradients"
-STUDIES: tuple[str, ...] = ("attention",)  # each is a module of nanogpt.commands.studies, in the order of --help
+STUDIES: tuple[str, ...] = (
+    "attention",
+    "lens",
+    "embeddings",
+)  # each is a module of nanogpt.commands.studies, in the order of --help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.ledger.facts import trained
+from flows.ledger.facts import EVALUATED, STUDIED, Evaluated, trained
 from flows.phases import evaluation
 from flows.runner.run import StepsWanted
 from flows.supervision import own_tests
@@ -28,7 +28,7 @@ def test_tests_that_are_not_wanted_are_no_step(tmp_path, wanted):
     run = real_run(tmp_path, "--set", f"tests={str(wanted).lower()}")
     assert ("evaluation.tests" in [step.name for step in run.steps()]) is wanted
     assert ("evaluation.tests" in run.steps()[-1].needs) is wanted
-    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 4 + wanted
+    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 5 + wanted
 
 
 def test_a_long_run_of_the_tests_shows_that_the_run_is_alive(tmp_path, monkeypatch):
@@ -54,3 +54,25 @@ def test_tests_that_take_too_long_are_reported_and_cost_no_phase(tmp_path, monke
     assert facts.timed_out and (facts.passed, facts.failed) == (0, 0) and "12%" in facts.tail
     assert "12%" in (run.paths.logs / "tests.log").read_text()
     assert "were stopped after" in (run.paths.logs / "automation_log.txt").read_text()
+
+
+def test_a_study_that_fails_is_recorded_as_failed_and_costs_neither_phase_nor_run(tmp_path, monkeypatch):
+    run = real_run(tmp_path)
+    evaluation.do_if_possible(run, STUDIED)  # its models are not judged
+    monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
+    run.step_runner.finished.add(EVALUATED.step)
+    evaluation.do_if_possible(run, STUDIED)  # its model has no configuration
+    log = (run.paths.logs / "automation_log.txt").read_text()
+    assert "evaluation.study failed, the run goes on without it: evaluation.models has not finished" in log
+    assert f"evaluation.study failed, the run goes on without it: {run.paths.config('micro')}: cannot be read" in log
+    assert [(record.name, record.state) for record in run.step_runner.records("evaluation")] == [
+        ("evaluation.study", "failed")
+    ]
+
+
+def test_a_budget_too_short_for_a_study_leaves_it_out_and_says_so(tmp_path, monkeypatch):
+    run = real_run(tmp_path, "--budget", "2m")
+    monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
+    found = evaluation.study_best(run)
+    assert found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
+    assert "nobody looks into micro: a budget of 2 min 00 s" in (run.paths.logs / "automation_log.txt").read_text()

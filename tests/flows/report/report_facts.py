@@ -30,6 +30,7 @@ from flows.ledger.facts import (
     REPORTED,
     SAMPLES,
     SERVED,
+    STUDIED,
     SYSTEM,
     TESTS,
     Baselines,
@@ -59,6 +60,7 @@ from flows.ledger.facts import (
     Reported,
     Samples,
     Served,
+    Studied,
     System,
     SystemCheck,
     Tests,
@@ -100,7 +102,7 @@ STEPS = {
     "configuration": [MEASURED, PLANNED],
     "dataset": [FETCHED, CLEANED, CHARACTERS, BYTE_PAIRS],
     "training": [trained("micro"), trained("tiny")],
-    "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, TESTS],
+    "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, STUDIED, TESTS],
     "deployment": [EXPORTED, FORMATS, SERVED, COMPRESSED, EXAMPLES],
     "documentation": [FIGURES, REPORTED],
 }
@@ -592,6 +594,11 @@ def _evaluation() -> dict[Key, object]:
         SAMPLES: Samples(["ROMEO:"], samples, coherence, model="tiny"),
         DECODED: decoded,
         BASELINES: Baselines(bits, {"5-gram": "four bytes of context, interpolated modified Kneser-Ney"}),
+        STUDIED: Studied(
+            ["7 of 24 heads look mostly at the token before.", "The text costs 1.48 nats a token."],
+            ["tiny-attention-entropy", "tiny-attention-heads", "tiny-lens", "tiny-embeddings"],
+            model="tiny",
+        ),
         TESTS: Tests("python -m pytest -m fast", 212, 0, 3, 13.8, timed_out=False, tail=tail),
     }
 
