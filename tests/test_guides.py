@@ -10,7 +10,7 @@ from nanogpt import cli
 from nanogpt.config import Config, load_config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-GUIDES = [CHECKOUT / "docs" / name for name in ("training_guide.md", "weights.md", "formats.md")]
+GUIDES = [CHECKOUT / "docs" / name for name in ("training_guide.md", "weights.md", "formats.md", "study.md")]
 GUIDE = "\n".join(path.read_text(encoding="utf-8") for path in GUIDES)
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]
 pytestmark = pytest.mark.fast
