@@ -621,6 +621,88 @@ class QualityReport:
     figures: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Guess:
+    """A token that may come next, as a person reads it, and how probable the model finds it."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LensLayer:
+    """What the head says of the residual stream behind a layer (0: the embeddings), over a text.
+
+    loss: nats a token against what really follows. agreement: share of places whose likeliest token is that of the last
+    layer. divergence: nats, Kullback and Leibler's, of the last layer's probabilities from these.
+    """
+
+    layer: int
+    loss: float
+    agreement: float
+    divergence: float
+
+
+@dataclass(frozen=True)
+class LensStudy:
+    """`guesses`: the likeliest token of each layer after each of the first tokens, [layer][place]."""
+
+    model: str
+    tokens: list[str]
+    layers: list[LensLayer]
+    guesses: list[list[Guess]]
+    findings: list[str]
+
+
+@dataclass(frozen=True)
+class SeenToken:
+    """A token of a text: how little the model expected it (nats), its place among all tokens (1: the likeliest), and
+    the likeliest ones there. None for the first, which nothing predicts."""
+
+    text: str
+    nats: float | None
+    rank: int | None
+    guesses: list[Guess]
+
+
+@dataclass(frozen=True)
+class SurpriseStudy:
+    model: str
+    tokens: list[SeenToken]
+    nats: float  # a token, on average
+    findings: list[str]
+
+
+@dataclass(frozen=True)
+class PlacedToken:
+    """A token on the map of the embeddings, with the tokens nearest to it by cosine (token, similarity)."""
+
+    token: str
+    kind: str
+    x: float
+    y: float
+    nearest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class EmbeddingStudy:
+    """`table`: "embedding" or "head". `explained`: shares of the variance that both axes of the map show."""
+
+    model: str
+    table: str
+    tokens: list[PlacedToken]  # the most frequent ones of the text, the commonest first
+    explained: tuple[float, float]
+    findings: list[str]
+
+
+@dataclass(frozen=True)
+class ModelStudy:
+    """What was seen in one model, in sentences, and the stems of the figures that show it."""
+
+    findings: list[str]
+    figures: list[str]
+
+
 # ---- smaller and faster models (nanogpt.compression)
 
 

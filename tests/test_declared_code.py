@@ -188,7 +188,7 @@ def test_an_edit_is_noticed_where_it_counts_and_only_there(checkout, file, steps
 @pytest.mark.parametrize("file", ["attention.py", "gpt.py", "norm.py", "feedforward.py", "positional.py"])
 def test_an_edit_of_the_model_is_noticed_by_all_that_compute_with_it(checkout, file):
     computing = {"implementation.checks", "configuration.measure", "training.micro", "evaluation.models",
-                 "evaluation.samples", "evaluation.speed", "evaluation.quality", "deployment.export",
-                 "deployment.formats", "deployment.server", "deployment.compression",
+                 "evaluation.samples", "evaluation.speed", "evaluation.quality", "evaluation.study",
+                 "deployment.export", "deployment.formats", "deployment.server", "deployment.compression",
                  "deployment.examples"}  # fmt: skip
     assert steps_with_other_code(checkout, f"nanogpt/model/{file}") == computing

@@ -23,6 +23,7 @@ NAMES = (
     "formats",
     "study_gradients",
     "comparing",
+    "study",
 )
 GUIDES = [CHECKOUT / "docs" / f"{name}.md" for name in NAMES]
 FILES = {"model.safetensors", "model.gguf", "model.onnx"}

@@ -17,6 +17,7 @@ from nanogpt.results import (
     DeviceProof,
     JudgedSamples,
     ModelFigures,
+    ModelStudy,
     Rehearsal,
     ScoreComparison,
     TextStatistics,
@@ -296,6 +297,14 @@ class Quality:
     left_out: str = ""
 
 
+@dataclass(frozen=True)
+class Studied(ModelStudy):
+    """What is to be seen in the best model. `left_out`: why nobody looked, "" where somebody did."""
+
+    model: str
+    left_out: str = ""
+
+
 # ---- 7 deployment
 
 
@@ -411,6 +420,7 @@ SAMPLES = Key("evaluation.samples", Samples)
 DECODED = Key("evaluation.speed", Decoded)
 BASELINES = Key("evaluation.baselines", Baselines)
 QUALITY = Key("evaluation.quality", Quality)
+STUDIED = Key("evaluation.study", Studied)
 TESTS = Key("evaluation.tests", Tests)
 EXPORTED = Key("deployment.export", Exported)
 FORMATS = Key("deployment.formats", Formats)

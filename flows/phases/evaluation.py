@@ -17,6 +17,7 @@ from flows.ledger.facts import (
     PLANNED,
     QUALITY,
     SAMPLES,
+    STUDIED,
     TESTS,
     Baselines,
     Decoded,
@@ -24,6 +25,7 @@ from flows.ledger.facts import (
     Key,
     Quality,
     Samples,
+    Studied,
     Tests,
     trained,
 )
@@ -40,7 +42,7 @@ from flows.supervision import own_tests
 from nanogpt.config import Config, load_config
 from nanogpt.data import sources
 from nanogpt.records import to_json
-from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, QualityReport
+from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, ModelStudy, QualityReport
 from nanogpt.units import duration
 
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -48,6 +50,7 @@ SAMPLE_TOKENS, SAMPLE_TOKENS_WHEN_LATE = 400, 200
 LEAST_DECODING_SECONDS = 0.3
 WORKER_SECONDS = 3600.0  # what hangs must not hold a night's run for longer
 LEAST_PATIENCE = 300.0  # with an accelerator
+STUDY_PATIENCE = 60.0  # seconds; 4 are usual
 
 
 def evaluation(run: Run) -> None:
@@ -57,6 +60,7 @@ def evaluation(run: Run) -> None:
     run.do(SAMPLES)
     run.do(DECODED)
     do_if_possible(run, QUALITY)
+    do_if_possible(run, STUDIED)
     baselines()
     if run.config.tests:
         run.do(TESTS)
@@ -133,7 +137,7 @@ def measure_decoding(run: Run) -> StepResult[Decoded]:
 def judge_quality(run: Run) -> StepResult[Quality]:
     """Compare the models with intervals, and judge samples of the best; a short or a late run leaves it out."""
     evaluated = run.facts(EVALUATED)
-    if left_out := _no_time_for_quality(run):
+    if left_out := _no_time(run, budget_shares.BUDGET_FOR_QUALITY):
         run.journal.message(f"the models are not compared in depth: {left_out}; nanogpt eval does it at any time")
         return StepResult(Quality([], [], evaluated.best, None, [], left_out), identity={})
     figures = run.paths.reports / "figures"
@@ -152,14 +156,30 @@ def judge_quality(run: Run) -> StepResult[Quality]:
     return StepResult(facts, [figures / f"{name}.svg" for name in report.figures], identity={})
 
 
-def _no_time_for_quality(run: Run) -> str:
-    if not _long_enough_for_quality(run):
+def study_best(run: Run) -> StepResult[Studied]:
+    """Look into the best model; a short or a late run leaves it out and says so."""
+    best = run.facts(EVALUATED).best
+    if left_out := _no_time(run, budget_shares.BUDGET_FOR_STUDY):
+        run.journal.message(f"nobody looks into {best}: {left_out}; nanogpt study does at any time")
+        return StepResult(Studied([], [], best, left_out), identity={})
+    figures = run.paths.reports / "figures"
+    study: ModelStudy = run.worker.call(
+        "nanogpt.study.summary:study_trained",
+        model_folder=run.paths.model(best),
+        data_folder=_data_folder(run, best),
+        figures=figures,
+        timeout=STUDY_PATIENCE,
+    )
+    return StepResult(
+        Studied(**asdict(study), model=best), [figures / f"{name}.svg" for name in study.figures], identity={}
+    )
+
+
+def _no_time(run: Run, least_budget: float) -> str:
+    """Why a step is left out that needs `least_budget` seconds of a run; "" where there is time."""
+    if run.config.budget < least_budget:
         return f"a budget of {duration(run.config.budget)} has no time for it"
     return "the run is late" if run.is_late else ""
-
-
-def _long_enough_for_quality(run: Run) -> bool:
-    return run.config.budget >= budget_shares.BUDGET_FOR_QUALITY
 
 
 def compare_baselines(run: Run) -> StepResult[Baselines]:
@@ -255,7 +275,7 @@ def _validation_loss(run: Run, name: str) -> float:
 
 
 THIS = "flows/phases/evaluation.py"
-OPENING = (
+OPENING = (  # a model and its tokenizer
     THIS,
     "nanogpt/model/**",
     "nanogpt/weights/**",
@@ -315,7 +335,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             key=QUALITY,
             title="Compare the models, and judge what they write",
             work=judge_quality,
-            settings=lambda run: {"is_long_enough": _long_enough_for_quality(run)},
+            settings=lambda run: {"is_long_enough": run.config.budget >= budget_shares.BUDGET_FOR_QUALITY},
             needs=("evaluation.models", "dataset.clean"),
             code=(
                 *OPENING,
@@ -334,6 +354,22 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/plots/evaluation.py",
                 "nanogpt/plots/style.py",
                 "nanogpt/data/shards.py",
+            ),
+        ),
+        Step(
+            key=STUDIED,
+            title="Look into the best model",
+            work=study_best,
+            settings=lambda run: {"is_long_enough": run.config.budget >= budget_shares.BUDGET_FOR_STUDY},
+            needs=("evaluation.models",),
+            code=(
+                *OPENING,
+                "flows/planning/budget_shares.py",
+                "nanogpt/data/shards.py",
+                "nanogpt/study/**",
+                "nanogpt/plots/study.py",
+                "nanogpt/plots/style.py",
+                "nanogpt/training/record/metrics.py",
             ),
         ),
         *([_TESTS] if wanted.with_tests else []),

@@ -25,15 +25,17 @@ LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget
 BUDGET_FOR_QUALITY = 180.0  # seconds from which on the models are compared with intervals, and samples judged
 QUALITY_SECONDS = 15.0  # on two cores, for micro and tiny_model on 55,770 bytes; MOST_PRODUCTS keeps others to it
+BUDGET_FOR_STUDY = 180.0  # seconds from which on there is time to look into the best model
 BUDGET_FOR_COMPRESSION = 600.0  # seconds from which on smaller models are made of the best one
 COMPRESSION_SHARE, COMPRESSION_SECONDS = 0.05, 900.0  # of the budget, at most so many seconds
+STUDY_SECONDS = 5.0  # on one core: 2.1 s for micro, 4.0 for tiny_model, figures included
 
 # Steps whose time depends on the machine and the text alone: what the last run took is the best forecast.
 STEPS = {
     "environment": ("folders", "system", "device", "packages"),
     "implementation": ("checks",),
     "dataset": ("clean", "characters", "bpe"),
-    "evaluation": ("samples", "speed", "baselines", "quality"),
+    "evaluation": ("samples", "speed", "baselines", "quality", "study"),
     "deployment": ("export", "formats", "server", "examples"),
     "documentation": ("figures", "report"),
 }
@@ -101,7 +103,8 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         "evaluation": 7.5
         + 1.2 * decoding_seconds(budget)
         + 1.5 * min(megabytes, LARGEST_BASELINE_TEXT)
-        + (QUALITY_SECONDS if budget >= BUDGET_FOR_QUALITY else 0.0),
+        + (QUALITY_SECONDS if budget >= BUDGET_FOR_QUALITY else 0.0)
+        + (STUDY_SECONDS if budget >= BUDGET_FOR_STUDY else 0.0),
         # Without the compression: 0.5 s for the export, 1.0 for the other forms, 3.1 for the server and 3.1 for the
         # examples, with other work on both cores.
         "deployment": 10.0,

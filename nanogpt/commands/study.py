@@ -7,7 +7,7 @@ from importlib import import_module
 
 HELP = "look into a model: attention, predictions by layer, gradients"
 # Each is a module of nanogpt.commands.studies; in the order of --help.
-STUDIES: tuple[str, ...] = ("attention", "gradients", "components", "scaling")
+STUDIES: tuple[str, ...] = ("attention", "lens", "embeddings", "gradients", "components", "scaling")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

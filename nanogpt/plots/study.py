@@ -13,11 +13,15 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nanogpt.plots.style import (
     BLUE,
+    GREEN,
     INK,
     LINES,
+    ORANGE,
+    PURPLE,
     SKY,
     SOFT,
     VERMILION,
@@ -26,7 +30,7 @@ from nanogpt.plots.style import (
     set_title,
     write_figure,
 )
-from nanogpt.results import AttentionStudy
+from nanogpt.results import AttentionStudy, EmbeddingStudy, LensStudy
 from nanogpt.training.record.metrics import read_metrics
 
 Floats = npt.NDArray[np.float64]
@@ -36,6 +40,16 @@ DARK = 0.55  # of the scale of SHADES, from which on letters are white
 MOST_WRITTEN = 8  # cells in a row that have room for their figure
 MOST_LABELLED = 40  # tokens along an axis
 HEAD_MARKERS = "osv^D<>P"
+KINDS = {  # of tokens: a colour and a marker
+    "lower case": (BLUE, "o"),
+    "upper case": (VERMILION, "s"),
+    "digit": (GREEN, "D"),
+    "sign": (PURPLE, "^"),
+    "space": (ORANGE, "P"),
+}
+MOST_NAMED_POINTS = 120
+MOST_LAYERS = 13  # that a table of guesses shows
+LETTERS_IN_A_CELL = 6
 
 
 def heads_plot(study: AttentionStudy, path: Path) -> Path:
@@ -120,9 +134,7 @@ def head_plot(tokens: Sequence[str], weights: Floats, name: str, path: Path) -> 
         axes.set_xticks(range(T), labels, rotation=0 if upright else 90, fontsize=size, color=INK, parse_math=False)
         axes.set_yticks(range(T), labels, fontsize=size, color=INK, parse_math=False)
         axes.tick_params(length=0)
-        bar = figure.colorbar(picture, ax=axes, shrink=0.7, pad=0.02)
-        bar.set_label("attention weight")
-        bar.outline.set_visible(False)
+        _bar(figure, axes, picture, "attention weight")
 
     return write_figure(draw, path, height=6.4)
 
@@ -199,6 +211,90 @@ def _over_training(curves: dict[str, list[tuple[int, float]]], even: float | Non
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return write_figure(draw, path, height=3.5)
+
+
+def lens_plot(study: LensStudy, path: Path) -> Path:
+    """What would come next, read behind each layer: the likeliest token, shaded by its probability."""
+    every = math.ceil(len(study.layers) / MOST_LAYERS)
+    kept = sorted({*range(0, len(study.layers), every), len(study.layers) - 1}, reverse=True)  # the last layer above
+    rows = [study.guesses[layer] for layer in kept]
+    labels = ["embeddings" if layer == 0 else f"layer {layer}" for layer in kept]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        set_title(
+            axes, "The likeliest next token, read behind each layer", "the text; each cell guesses what follows", ""
+        )
+        values = np.array([[guess.probability for guess in row] for row in rows])
+        picture = axes.imshow(values, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        tokens = [_short(token) for token in study.tokens[: values.shape[1]]]
+        turned = 0 if max(map(len, tokens)) <= 3 else 60
+        axes.set_xticks(range(len(tokens)), tokens, color=INK, rotation=turned, parse_math=False)
+        axes.set_yticks(range(len(labels)), labels, color=INK)
+        for place, row in enumerate(rows):
+            for column_, guess in enumerate(row):
+                ink = "white" if guess.probability > DARK else INK
+                axes.annotate(_short(guess.token), (column_, place), ha="center", va="center", fontsize=8.5, color=ink,
+                              parse_math=False)  # fmt: skip
+        _bar(figure, axes, picture, "its probability")
+
+    return write_figure(draw, path, height=1.3 + 0.34 * len(rows))
+
+
+def lens_layers_plot(study: LensStudy, path: Path) -> Path:
+    """Loss behind each layer, and how often its likeliest token is already the final one."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        layers = [layer.layer for layer in study.layers]
+        set_title(left, "Loss behind each layer", "layer (0: embeddings)", "cross-entropy (nats per token)")
+        left.plot(layers, [layer.loss for layer in study.layers], color=BLUE, marker="o", markersize=4)
+        left.set_ylim(bottom=0)
+        set_title(right, "Agrees with the last layer", "layer (0: embeddings)", "share of tokens (%)")
+        agreement = [100 * layer.agreement for layer in study.layers]
+        right.plot(layers, agreement, color=VERMILION, linestyle="--", marker="s", markersize=4)
+        right.set_ylim(0, 104)
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+    return write_figure(draw, path, height=3.2)
+
+
+def embeddings_plot(study: EmbeddingStudy, path: Path) -> Path:
+    """A map of the most frequent tokens: those that the model treats alike lie near each other."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        across, up = (f"{axis} principal component ({share:.0%} of the variance)"
+                      for axis, share in zip(("first", "second"), study.explained, strict=True))  # fmt: skip
+        title = "Tokens by their embedding" if study.table == "embedding" else "Tokens by their row of the head"
+        set_title(axes, title, across, up)
+        for kind, (color, marker) in KINDS.items():
+            points = [(token.x, token.y) for token in study.tokens if token.kind == kind]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), color=color, marker=marker, markersize=4.5, linestyle="none", label=kind
+                )
+        for token in study.tokens[:MOST_NAMED_POINTS]:
+            axes.annotate(_short(token.token), (token.x, token.y), xytext=(4, 2.5), textcoords="offset points",
+                          fontsize=9, color=INK, parse_math=False)  # fmt: skip
+        axes.margins(0.06)
+        axes.legend(loc="best")
+
+    return write_figure(draw, path, height=5.4)
+
+
+def _bar(figure: Figure, axes: Axes, picture: Any, label: str) -> None:
+    bar = figure.colorbar(picture, ax=axes, shrink=0.9, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def _short(token: str) -> str:
+    shown = _shown(token)
+    return shown if len(shown) <= LETTERS_IN_A_CELL else f"{shown[: LETTERS_IN_A_CELL - 1]}…"
 
 
 def _shown(token: str) -> str:

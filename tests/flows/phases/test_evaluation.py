@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.ledger.facts import EVALUATED, QUALITY, Evaluated, trained
+from flows.ledger.facts import EVALUATED, QUALITY, STUDIED, Evaluated, trained
 from flows.phases import evaluation
 from flows.runner.run import StepsWanted
 from flows.supervision import own_tests
@@ -81,3 +81,25 @@ def test_a_budget_too_short_to_compare_in_depth_leaves_it_out_and_says_so(tmp_pa
     found = evaluation.judge_quality(run)
     assert found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
     assert "not compared in depth: a budget of 2 min 00 s" in (run.paths.logs / "automation_log.txt").read_text()
+
+
+def test_a_study_that_fails_is_recorded_as_failed_and_costs_neither_phase_nor_run(tmp_path, monkeypatch):
+    run = real_run(tmp_path)
+    evaluation.do_if_possible(run, STUDIED)  # its models are not judged
+    monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
+    run.step_runner.finished.add(EVALUATED.step)
+    evaluation.do_if_possible(run, STUDIED)  # its model has no configuration
+    log = (run.paths.logs / "automation_log.txt").read_text()
+    assert "evaluation.study failed, the run goes on without it: evaluation.models has not finished" in log
+    assert f"evaluation.study failed, the run goes on without it: {run.paths.config('micro')}: cannot be read" in log
+    assert [(record.name, record.state) for record in run.step_runner.records("evaluation")] == [
+        ("evaluation.study", "failed")
+    ]
+
+
+def test_a_budget_too_short_for_a_study_leaves_it_out_and_says_so(tmp_path, monkeypatch):
+    run = real_run(tmp_path, "--budget", "2m")
+    monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
+    found = evaluation.study_best(run)
+    assert found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
+    assert "nobody looks into micro: a budget of 2 min 00 s" in (run.paths.logs / "automation_log.txt").read_text()

@@ -31,6 +31,7 @@ from flows.ledger.facts import (
     REPORTED,
     SAMPLES,
     SERVED,
+    STUDIED,
     SYSTEM,
     TESTS,
     Baselines,
@@ -61,6 +62,7 @@ from flows.ledger.facts import (
     Reported,
     Samples,
     Served,
+    Studied,
     System,
     SystemCheck,
     Tests,
@@ -102,7 +104,7 @@ STEPS = {
     "configuration": [MEASURED, PLANNED],
     "dataset": [FETCHED, CLEANED, CHARACTERS, BYTE_PAIRS],
     "training": [trained("micro"), trained("tiny")],
-    "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, QUALITY, TESTS],
+    "evaluation": [EVALUATED, SAMPLES, DECODED, BASELINES, QUALITY, STUDIED, TESTS],
     "deployment": [EXPORTED, FORMATS, SERVED, COMPRESSED, EXAMPLES],
     "documentation": [FIGURES, REPORTED],
 }
@@ -600,6 +602,11 @@ def _evaluation() -> dict[Key, object]:
             model="tiny",
             comparison=None,
             writing=[],
+        ),
+        STUDIED: Studied(
+            ["7 of 24 heads look mostly at the token before.", "The text costs 1.48 nats a token."],
+            ["tiny-attention-entropy", "tiny-attention-heads", "tiny-lens", "tiny-embeddings"],
+            model="tiny",
         ),
         TESTS: Tests("python -m pytest -m fast", 212, 0, 3, 13.8, timed_out=False, tail=tail),
     }
