@@ -249,7 +249,7 @@ def findings(study: ScalingStudy, unique_tokens: int | None = None) -> list[str]
     now = min(points, key=lambda point: point.loss)
     for prediction in study.predictions:
         words.append(
-            f"{prediction.what[0].upper()}{prediction.what[1:]} ({count(prediction.parameters)} parameters, "
+            f"In {TIMES} times the time, {prediction.what} ({count(prediction.parameters)} parameters, "
             f"{count(prediction.tokens)} tokens, about {duration(prediction.seconds)}) would come to a loss of "
             f"{prediction.loss.value:.3f} ({prediction.loss.low:.3f} to {prediction.loss.high:.3f}); "
             f"{now.run} has {now.loss:.3f}."
@@ -282,4 +282,4 @@ def _powers_in_words(study: ScalingStudy) -> list[str]:
              "data_power": "the power of data (b)"}  # fmt: skip
     known = [f"{name} {part.value:.2f} ({part.low:.2f} to {part.high:.2f})"
              for key, name in names.items() if (part := study.parts.get(key))]  # fmt: skip
-    return [f"Within the noise: {', '.join(known)}."]
+    return [f"With 95 % confidence: {', '.join(known)}."]
