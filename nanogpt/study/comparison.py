@@ -19,7 +19,7 @@ from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.evaluation.block_bootstrap import BlockMean
 from nanogpt.evaluation.quality import bits_per_byte
 from nanogpt.evaluation.token_scores import in_order, score, split_text
-from nanogpt.faults import UserError
+from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.study.runs import TrainedRun, distinct_names
 from nanogpt.study_results import ComparedRun, RunComparison, RunDifference, SeedSpread, SettingDifference
 from nanogpt.training.progress import DIGEST_SHOWN, NOT_THE_TRAJECTORY
@@ -71,8 +71,11 @@ def _bits(run: TrainedRun, name: str, data_folder: Path, split: str, device: str
     """What the run's best weights cost, block by block; each token has half a window before it at least."""
     source = TrainedFolder(run.folder)
     text = split_text(data_folder, split, load_tokenizer(run.folder), name)
-    window = source.config.block_size
-    scores = score(model_of(source), text.tokens, window, max(1, window // 2), device)
+    window = min(source.config.block_size, len(text.tokens) - 1)
+    try:
+        scores = score(model_of(source), text.tokens, window, max(1, window // 2), device)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{name}: {error}") from error
     return bits_per_byte(text, in_order(scores)[0])
 
 
