@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from nanogpt.plots.style import (
 )
 from nanogpt.study_results import RunComparison
 
+MARKERS = "osD^vPX"  # one more than there are lines: the seventh run has the first one's colour and another marker
 Curves = Mapping[str, tuple[list[Row], list[Row]]]  # {name of the run: (train rows, eval rows) of its metrics}
 
 
@@ -42,12 +44,13 @@ def curves_plot(curves: Curves, path: Path) -> Path:
         scale, unit = time_unit(_longest(curves, "seconds"))
         thousands, counted = (1e6, "millions") if _longest(curves, "tokens") >= 2e6 else (1e3, "thousands")
         set_title(left, "Over tokens", f"tokens seen ({counted})", "bits per byte, validation")
-        set_title(right, "Over time", f"training time ({unit})", "")
+        set_title(right, "Over time (thin: training loss)", f"training time ({unit})", "")
         shown: list[float] = []
-        for (name, (rows, evaluations)), line in zip(curves.items(), endless(LINES), strict=False):
-            evaluations = _with_tokens(rows, evaluations)
-            for axes, x, divided in ((left, "tokens", thousands), (right, "seconds", scale)):
-                shown += _draw_run(axes, name, rows, evaluations, x, divided, line)
+        styles = zip(endless(LINES), cycle(MARKERS), strict=False)
+        for (name, (rows, evaluations)), style in zip(curves.items(), styles, strict=False):
+            run = rows, _with_tokens(rows, evaluations)
+            for axes, x in ((left, ("tokens", thousands)), (right, ("seconds", scale))):
+                shown += _draw_run(axes, name, run, x, style)
         left.xaxis.set_major_locator(MaxNLocator(6))
         give_room(left, [], shown)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(curves)))
@@ -56,18 +59,17 @@ def curves_plot(curves: Curves, path: Path) -> Path:
 
 
 def _draw_run(
-    axes: Axes, name: str, rows: list[Row], evaluations: list[Row], x: str, divided: float, line: Line
+    axes: Axes, name: str, run: tuple[list[Row], list[Row]], x: tuple[str, float], style: tuple[Line, str]
 ) -> list[float]:
-    """The values of the thick line."""
-    color, dash = line
-    at, bits = column(evaluations, x, "bits_per_byte")
-    axes.plot(
-        [place / divided for place in at], bits, color=color, linestyle=dash, marker="o", markersize=3, label=name
-    )
+    """Over x: its column and unit. The values of the thick line."""
+    (rows, evaluations), (key, unit), ((color, dash), marker) = run, x, style
+    at, bits = column(evaluations, key, "bits_per_byte")
+    places = [place / unit for place in at]
+    axes.plot(places, bits, color=color, linestyle=dash, marker=marker, markersize=4, label=name)
     if bits and evaluations[-1].get("val_loss"):
         per_nat = evaluations[-1]["bits_per_byte"] / evaluations[-1]["val_loss"]
-        seen, losses = column(rows, x, "loss")
-        xs, ys = thinned([place / divided for place in seen], [loss * per_nat for loss in smoothed(losses)])
+        seen, losses = column(rows, key, "loss")
+        xs, ys = thinned([place / unit for place in seen], [loss * per_nat for loss in smoothed(losses)])
         axes.plot(xs, ys, color=color, linewidth=0.7, alpha=0.55)
     return bits
 

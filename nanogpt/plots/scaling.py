@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from nanogpt.plots.style import INK, LINES, SOFT, endless, set_title, write_figure
 from nanogpt.study_results import ScalingLaw, ScalingPoint, ScalingStudy
@@ -59,7 +59,7 @@ def scaling_plot(study: ScalingStudy, path: Path) -> Path:
 
 def _plain_ticks(axes: Axes) -> None:
     low, high = axes.get_ylim()
-    axes.set_yticks([tick for tick in np.round(np.geomspace(low, high, 6), 2) if low <= tick <= high])
+    axes.set_yticks([tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high and tick > 0])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))

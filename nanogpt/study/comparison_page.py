@@ -12,18 +12,18 @@ from nanogpt.results import Estimate
 from nanogpt.study_results import ComparedRun, RunComparison
 from nanogpt.units import count, duration
 
-COLUMNS = ("run", "parameters", "steps", "tokens", "time", "seed", "bits per byte", "behind the best")
+COLUMNS = ("run", "bits per byte", "behind the best", "parameters", "steps", "tokens", "time", "seed")
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #6b7280; --line: #d1d5db; --back: #fff; --shade: #f3f4f6 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e5e7eb; --soft: #9ca3af; --line: #374151; --back: #111827; --shade: #1f2937 } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back); margin: 2rem auto;
-  max-width: 62rem; padding: 0 1rem }
+  max-width: 68rem; padding: 0 1rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0 }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .8rem; text-align: right; white-space: nowrap }
 th { color: var(--soft); font-weight: 600 } th:first-child, td:first-child { text-align: left }
-tbody tr:first-child { background: var(--shade) }
+.best-first tbody tr:first-child { background: var(--shade) }
 figure { margin: 1.5rem 0; background: #fff; border-radius: 8px; padding: .5rem }
 figure svg { width: 100%; height: auto; display: block }
 p.small { color: var(--soft); font-size: .9rem }
@@ -35,7 +35,7 @@ def rows(comparison: RunComparison) -> list[list[str]]:
     """One row a run, from the best, in COLUMNS."""
     behind = {found.run: found for found in comparison.differences}
 
-    def last(run: ComparedRun) -> str:
+    def behind_best(run: ComparedRun) -> str:
         found = behind.get(run.name)
         if found is None:
             return "best"
@@ -45,13 +45,13 @@ def rows(comparison: RunComparison) -> list[list[str]]:
     return [
         [
             run.name,
+            interval(run.bits_per_byte),
+            behind_best(run),
             count(run.parameters),
             f"{run.steps:,}",
             count(run.tokens),
             duration(run.seconds),
             str(run.seed),
-            interval(run.bits_per_byte),
-            last(run),
         ]
         for run in comparison.runs
     ]
@@ -86,7 +86,7 @@ def as_html(comparison: RunComparison, figures: Sequence[tuple[str, Path]]) -> s
     parts = [
         f"<h1>Compared: {escape(names)}</h1>",
         "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in comparison.findings) + "</ul>",
-        _html_table(COLUMNS, rows(comparison)),
+        f'<div class="best-first">{_html_table(COLUMNS, rows(comparison))}</div>',
         f'<p class="small">Bits per byte: best weights of each on the {escape(comparison.split)} split, with the '
         "interval that holds 95 % of bootstrap draws over blocks of the text. Behind the best: what the run needs "
         "more, and what chance alone may make of it (another text and another seed).</p>",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from statistics import fmean, median
 import torch
 from torch import Tensor, nn
 
-from nanogpt.config import Config, load_config
+from nanogpt.config import Config, load_config, parse_overrides
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import Ids, open_split
 from nanogpt.faults import NonFiniteError, UserError
@@ -57,18 +57,19 @@ UNLIKE_A_STEP = {  # what makes a training's beginning special, or its folder
 }
 
 
-def settings_of(place: str) -> Config:
+def settings_of(place: str, overrides: Sequence[str] = ()) -> Config:
     """The settings that the model at `place` was, or is to be, trained with; defaults for one that brings none.
+    `overrides`: KEY=VALUE, on top.
 
     Raises UserError.
     """
     if place.startswith(RANDOM):
-        return load_config(place.removeprefix(RANDOM))
+        return load_config(place.removeprefix(RANDOM), overrides)
     source = source_at(place)
     if isinstance(source, TrainedFolder):
-        return load_config(source.model_folder / CONFIG)
+        return load_config(source.model_folder / CONFIG, overrides)
     sequences = max(1, DEFAULT_TOKENS // source.config.block_size)
-    return Config().with_changes({"training.batch_size": sequences})
+    return Config().with_changes({"training.batch_size": sequences, **dict(parse_overrides(overrides))})
 
 
 def last_factor(place: str, config: Config) -> float | None:

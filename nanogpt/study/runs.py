@@ -16,7 +16,7 @@ from nanogpt.results import TrainingData, TrainingOutcome
 from nanogpt.training.record.metrics import Row, read_metrics
 from nanogpt.weights.trained_folder import CONFIG, TrainedFolder
 
-NEITHER = "neither a model's training folder nor checkpoints/RUN of a workspace"
+NEITHER = "neither a model's training folder nor checkpoints/RUN of a workspace; an export has no metrics"
 
 
 @dataclass(frozen=True)

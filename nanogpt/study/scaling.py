@@ -82,7 +82,7 @@ def _form(points: Sequence[ScalingPoint]) -> str:
     if amounts == 1 and sizes >= FEWEST[SIZE]:
         return SIZE
     raise UserError(
-        f"found {len(points)} finished trainings of {sizes} sizes and {amounts} numbers of tokens; a law needs 4 "
+        f"found {len(points)} finished trainings (sizes: {sizes}, numbers of tokens: {amounts}); a law needs 4 "
         "numbers of tokens at one size, 4 sizes at one number of tokens, or 6 trainings of 3 sizes and 3 numbers of "
         "tokens"
     )
@@ -249,7 +249,7 @@ def findings(study: ScalingStudy, unique_tokens: int | None = None) -> list[str]
     now = min(points, key=lambda point: point.loss)
     for prediction in study.predictions:
         words.append(
-            f"{prediction.what[0].upper()}{prediction.what[1:]} ({count(prediction.parameters)} parameters, "
+            f"In {TIMES} times the time, {prediction.what} ({count(prediction.parameters)} parameters, "
             f"{count(prediction.tokens)} tokens, about {duration(prediction.seconds)}) would come to a loss of "
             f"{prediction.loss.value:.3f} ({prediction.loss.low:.3f} to {prediction.loss.high:.3f}); "
             f"{now.run} has {now.loss:.3f}."
@@ -282,4 +282,4 @@ def _powers_in_words(study: ScalingStudy) -> list[str]:
              "data_power": "the power of data (b)"}  # fmt: skip
     known = [f"{name} {part.value:.2f} ({part.low:.2f} to {part.high:.2f})"
              for key, name in names.items() if (part := study.parts.get(key))]  # fmt: skip
-    return [f"Within the noise: {', '.join(known)}."]
+    return [f"With 95 % confidence: {', '.join(known)}."]

@@ -29,7 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     require_folder("--out", arguments.out)
     from nanogpt import durable  # torch, matplotlib and pydantic: --help does without
     from nanogpt.commands.progress import progress_lines
-    from nanogpt.config import parse_overrides
     from nanogpt.plots.gradients import gradients_plot, residual_plot, updates_plot
     from nanogpt.records import to_json
     from nanogpt.study.gradients import gradient_study, last_factor, settings_of, tokens_of_data
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     has_text = arguments.text is not None or arguments.file is not None
     text = "" if arguments.data is not None and not has_text else text_of(arguments)
     subject = open_subject(arguments.model, arguments.data, text)
-    config = settings_of(arguments.model).with_changes(dict(parse_overrides(arguments.set)))
+    config = settings_of(arguments.model, arguments.set)
     factor = arguments.factor or last_factor(arguments.model, config)
     device = chosen_device(arguments.device)
     tokens = subject.ids_of(text) if has_text else tokens_of_data(subject, arguments.data)
