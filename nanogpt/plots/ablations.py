@@ -38,7 +38,8 @@ def ablations_plot(table: AblationTable, ablations: Sequence[Ablation], path: Pa
     heights = 0.95 + 0.3 * max(3, len(rows)), 2.9  # inches
 
     def draw(figure: Figure) -> None:
-        above, below = figure.subfigures(2, 1, height_ratios=heights)
+        parts: Any = figure.subfigures(2, 1, height_ratios=heights)  # an array of two
+        above, below = parts
         _draw_differences(above.subplots(), rows)
         _draw_curves(below.subplots(), table, rows, ablations)
 

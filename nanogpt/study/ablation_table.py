@@ -52,7 +52,7 @@ def _row(variant: Variant, runs: Sequence[Ablation], of_control: dict[int, Ablat
     difference = fmean(differences) if differences and not is_control else None
     margin = _margin(differences) if difference is not None else None
     of_controls = [run.val_loss for run in of_control.values() if run.val_loss is not None]
-    are_apart = bool(losses and of_controls) and _are_apart(losses, of_controls)
+    are_apart = bool(losses) and _are_apart(losses, of_controls)
     verdict = _verdict(variant, len(losses) < len(runs), difference, margin, are_apart)
     return AblationRow(
         variant=variant.name,
@@ -74,14 +74,20 @@ def _margin(differences: Sequence[float]) -> float | None:
     count = len(differences)
     if count < 2:
         return None
-    return STUDENT_T[min(count - 1, len(STUDENT_T)) - 1] * stdev(differences) / math.sqrt(count)
+    return _student_t(count) * stdev(differences) / math.sqrt(count)
+
+
+def _student_t(count: int) -> float:
+    return STUDENT_T[min(count - 1, len(STUDENT_T)) - 1]
 
 
 def _are_apart(losses: Sequence[float], control: Sequence[float]) -> bool:
-    """Whether each loss is further outside the range of the control's than that range is wide: a change that makes
-    seeds differ much has a wide interval, and may still be worse with every one of them."""
-    low, high = min(control), max(control)
-    return min(losses) > high + (high - low) or max(losses) < low - (high - low)
+    """Whether every loss is outside the 95 % prediction interval of one more control: a change that makes seeds differ
+    much has a wide interval of its own, and may still be worse with each of them."""
+    if len(control) < 2:
+        return False
+    reach = _student_t(len(control)) * stdev(control) * math.sqrt(1 + 1 / len(control))
+    return min(losses) > fmean(control) + reach or max(losses) < fmean(control) - reach
 
 
 def _verdict(

@@ -219,7 +219,7 @@ def test_seeds_are_compared_in_pairs_and_noise_is_no_finding():
 
 @pytest.mark.fast
 def test_what_is_worse_with_every_seed_is_worse_however_much_seeds_differ():
-    table = table_of(control=[2.0, 2.01, 2.02], no_residual=[2.4, 3.9, 2.5], relu=[2.03, 2.3, 2.03])
+    table = table_of(control=[2.0, 2.01, 2.02], no_residual=[2.4, 3.9, 2.5], relu=[2.03, 2.3, 2.07])
     assert table.rows[1].margin > table.rows[1].difference
     assert [row.verdict for row in table.rows] == ["control", "worse", "no clear difference"]
 
