@@ -292,7 +292,7 @@ TRAINING = (
 def show(run: Run, table: AblationTable) -> None:
     """The table and the figure in the pages."""
     run.journal.display.markdown("ablations", as_markdown(table), "What each change costs")
-    run.journal.display.image("ablations", figure_of(run), "What each change costs")
+    run.journal.display.image("ablations-figure", figure_of(run), "What each change costs")
 
 
 def figure_of(run: Run) -> Path:
