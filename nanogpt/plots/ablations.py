@@ -53,7 +53,9 @@ def _place(row: AblationRow) -> float:
 
 def _draw_differences(axes: Axes, rows: Sequence[AblationRow]) -> None:
     scale = "validation loss minus the control's (nats a token): worse to the right"
-    set_title(axes, "What each change costs", scale, "")
+    seeds = max(len(row.losses) for row in rows)
+    of_what = f"mean and 95 % interval of {seeds} seeds" if seeds > 1 else "one seed"
+    set_title(axes, f"What each change costs: {of_what}", scale, "")
     ends = [(row.difference + sign * (row.margin or 0.0)) for row in rows if row.difference is not None
             for sign in (-1, 1)]  # fmt: skip
     axes.set_xlim(max(-REACH, min([-0.02, *ends]) - 0.01), min(REACH, max([0.05, *ends]) + 0.01))
