@@ -16,6 +16,7 @@ if __name__ == "__main__":  # before any other import: outside a suitable enviro
 from collections.abc import Sequence
 
 from flows.cli import ablation_options, session
+from flows.cli.command_line import check_steps
 from flows.context.options import RunOptions
 from flows.ledger.facts import BYTE_PAIRS, CHARACTERS, CLEANED, FETCHED, Key, Tokenised
 from flows.phases import ablations, dataset
@@ -53,7 +54,9 @@ def main(argv: list[str]) -> int:
             control, variants, options.seeds, options.steps, tokens, options.task_runner, options.workers,
             options.address,
         )  # fmt: skip
-        return options.run, (text_as(tokens), *ablations.phases(study))
+        phases = (text_as(tokens), *ablations.phases(study))
+        check_steps(options.run.redo, phases, [control])
+        return options.run, phases
 
     return session.start(asked, do_phases, ablations.last_words)
 

@@ -804,7 +804,9 @@ class AblationRow:
     """A variant over its seeds, against the control with the same seeds. Losses are nats a token, validation split.
 
     `difference` is the mean of variant minus control, `margin` half the width of its 95 % interval over the seeds
-    (Student's t); None with a single seed. `verdict`: "not finite" when a seed broke, "not known" with a single seed.
+    (Student's t); None with a single seed. A difference is clear that is larger than it, or where every loss is outside
+    the 95 % prediction interval of the control's. `verdict`: "not finite" when a seed broke, "not known" with a single
+    seed.
     """
 
     variant: str

@@ -10,15 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from flows import ablations
 from flows.full_run import PHASES
 from flows.ledger.code_digests import CodeDigests
 from flows.runner.run import AnyStep, steps_of
+from nanogpt.config import Config
+from nanogpt.study.variants import CONTROL
 from tests.sources import CHECKOUT, PACKAGES, Reach, modules
 
 pytestmark = pytest.mark.fast
 
 KNOWN = modules((*PACKAGES, "examples"))
-STEPS = {step.name: step for step in steps_of(PHASES, ["micro"])}
+STUDY = ablations.ablations.Study(Config(), [CONTROL], seeds=1, steps=None, tokens=ablations.CHARACTERS)
+STEPS = {step.name: step for step in steps_of((*PHASES, *ablations.ablations.phases(STUDY)), ["micro"])}
+TRAININGS = {"ablations.plan", "ablations.control-1"}  # with the trainer's own step
 STARTED_AS_PROGRAMS = {"training.micro": ["nanogpt.training.child"],
                        "deployment.server": ["nanogpt.commands.serve"],
                        "deployment.examples": [name for name in KNOWN if name.startswith("examples.")]}  # fmt: skip
@@ -80,7 +85,18 @@ OF_COMPRESSION = {
     "nanogpt.fit": "in which pieces a step fits",
     "nanogpt.measure": "how large the shipped models are, by which the student is chosen",
 }
-MORE = {"deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
+OF_ABLATION = {
+    "flows.phases.dataset": "where the tokens are, which count by their digest",
+    "nanogpt.training.record": "nothing is written down",
+    "nanogpt.inference": "no samples are drawn",
+    "nanogpt.weights": "nothing is saved or loaded",
+    "nanogpt.data": "ids are what the dataset's steps gave; which of them a step sees is declared (data_loader)",
+    "nanogpt.fit": "in which pieces a step fits",
+    "nanogpt.decoders": "as with samples",
+    "nanogpt.evaluation": "as with samples",
+}
+MORE = {"ablations.plan": OF_ABLATION, "ablations.control-1": OF_ABLATION, "ablations.kernels": OF_ABLATION,
+        "deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
         "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
         "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLANNING,
         "evaluation.speed": OF_SPEED, "evaluation.quality": OF_QUALITY, "documentation.report": OF_REPORT}  # fmt: skip
@@ -173,7 +189,7 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
     ("flows/cli/status.py", set()),
     ("nanogpt/commands/train.py", set()),
     ("nanogpt/training/update/optimizer.py", {"implementation.checks", "configuration.measure", "training.micro",
-                                                  "deployment.compression"}),
+                                                  "deployment.compression", *TRAININGS}),
     ("nanogpt/data/data_loader.py", {"configuration.measure", "training.micro", "evaluation.models",
                                      "deployment.compression"}),
     ("nanogpt/evaluation/baselines.py", {"evaluation.baselines", "evaluation.samples", "evaluation.quality"}),
@@ -190,5 +206,5 @@ def test_an_edit_of_the_model_is_noticed_by_all_that_compute_with_it(checkout, f
     computing = {"implementation.checks", "configuration.measure", "training.micro", "evaluation.models",
                  "evaluation.samples", "evaluation.speed", "evaluation.quality", "evaluation.study",
                  "deployment.export", "deployment.formats", "deployment.server", "deployment.compression",
-                 "deployment.examples"}  # fmt: skip
+                 "deployment.examples", *TRAININGS}  # fmt: skip
     assert steps_with_other_code(checkout, f"nanogpt/model/{file}") == computing

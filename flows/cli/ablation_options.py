@@ -55,11 +55,11 @@ def parse(argv: list[str]) -> AblationOptions:
         status=given.status,
         plan=False,
         only=None,
-        redo=(),
+        redo=tuple(given.redo),
         fresh=given.fresh,
         install_at_boot=False,
         uninstall=False,
-        words=tuple(run_words(argv, left_out=())),
+        words=tuple(run_words(argv, left_out=("--redo",))),
         program=PROGRAM,
     )
     only = tuple(name.strip() for names in given.only for name in names.split(",") if name.strip())
@@ -83,6 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--only", metavar="NAMES", action="append", default=[],
         help="some of the changes or experiments, separated by commas: no-mask,norm (default: all)")  # fmt: skip
+    add("--redo", metavar="STEP", action="append", default=[],
+        help="run a step again, such as ablations.no-mask-1")  # fmt: skip
     add("--seeds", metavar="N", type=_whole(MOST_SEEDS), default=SEEDS, help=f"trainings of each (default {SEEDS})")
     add("--steps", metavar="N", type=_whole(10**6), help="of each training (default: what the budget allows)")
     add("--task-runner", metavar="WHERE", default="local",

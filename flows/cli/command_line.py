@@ -44,7 +44,7 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
     config, model_changes = run_config(given, values)
     files = [model_file] if model_file is not None else _model_files(config)
     candidates = tuple(candidate_in(file, config, model_changes) for file in files)
-    _check_steps(given.redo, phases, candidates)
+    check_steps(given.redo, phases, candidates)
     _check_from_scratch(candidates)
     return RunOptions(
         config=config,
@@ -178,7 +178,7 @@ def _absolute(text: str) -> str:
     return str(path.resolve()) if path.exists() or os.sep in text else text
 
 
-def _check_steps(names: Sequence[str], phases: Sequence[Phase], candidates: Sequence[Config]) -> None:
+def check_steps(names: Sequence[str], phases: Sequence[Phase], candidates: Sequence[Config]) -> None:
     known = [step.name for step in steps_of(phases, [candidate.name for candidate in candidates])]
     for name in names:
         if name not in known:

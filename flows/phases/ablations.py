@@ -200,9 +200,10 @@ def kernels_step(study: Study) -> Step[Kernels]:
         title="Time attention, fused and written out",
         work=lambda run: time_kernels(run, study),
         settings=lambda run: settings_of(study.control),
-        code=("flows/phases/ablations.py", "nanogpt/study/attention_kernels.py", "nanogpt/study/surgery.py"),
+        code=("flows/phases/ablations.py", "nanogpt/study/attention_kernels.py", "nanogpt/study/surgery.py",
+              "nanogpt/study/variants.py", "nanogpt/device.py", "nanogpt/training/numerics.py"),
         costly=True,
-    )
+    )  # fmt: skip
 
 
 def time_kernels(run: Run, study: Study) -> StepResult[Kernels]:
@@ -277,7 +278,10 @@ def compare(run: Run, study: Study) -> StepResult[AblationTable]:
 TRAINING = (
     "nanogpt/study/ablation.py",
     "nanogpt/study/surgery.py",
+    "nanogpt/study/variants.py",
+    "nanogpt/device.py",
     "nanogpt/model/**",
+    "nanogpt/training/*.py",
     "nanogpt/training/update/**",
 )
 
@@ -288,7 +292,7 @@ TRAINING = (
 def show(run: Run, table: AblationTable) -> None:
     """The table and the figure in the pages."""
     run.journal.display.markdown("ablations", as_markdown(table), "What each change costs")
-    run.journal.display.image("ablations", figure_of(run), "What each change costs")
+    run.journal.display.image("ablations-figure", figure_of(run), "What each change costs")
 
 
 def figure_of(run: Run) -> Path:

@@ -68,7 +68,7 @@ def open_trainers(run: Run, kind: TaskRunner, workers: int | None, address: str 
     from prefect_dask.task_runners import DaskTaskRunner
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails reaches us as an exception
-    local = {"n_workers": workers or physical_cores(), "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": workers or physical_cores(), "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     runner = DaskTaskRunner(
         address=address,
         cluster_kwargs=None if address else {**local, "silence_logs": logging.CRITICAL},

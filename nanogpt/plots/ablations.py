@@ -22,7 +22,7 @@ from nanogpt.plots.style import (
 )
 from nanogpt.results import Ablation, AblationRow, AblationTable
 
-MOST_CURVES = 5  # next to the control's
+MOST_CURVES = 3  # next to the control's
 REACH = 0.25  # nats a token: what is further away is written at the edge
 MARKS = {  # shape and colour of a verdict; a clear one is filled
     "worse": ("o", VERMILION, VERMILION),
@@ -35,13 +35,15 @@ MARKS = {  # shape and colour of a verdict; a clear one is filled
 def ablations_plot(table: AblationTable, ablations: Sequence[Ablation], path: Path) -> Path:
     """Difference from the control with its 95 % interval, every variant; below, the training loss over the steps."""
     rows = sorted(table.rows[1:], key=_place)
+    heights = 0.95 + 0.3 * max(3, len(rows)), 2.9  # inches
 
     def draw(figure: Figure) -> None:
-        above, below = figure.subplots(2, 1, height_ratios=[max(2.0, 0.34 * len(rows)), 2.9])
-        _draw_differences(above, rows)
-        _draw_curves(below, table, rows, ablations)
+        parts: Any = figure.subfigures(2, 1, height_ratios=heights)  # an array of two
+        above, below = parts
+        _draw_differences(above.subplots(), rows)
+        _draw_curves(below.subplots(), table, rows, ablations)
 
-    return write_figure(draw, path, height=1.6 + max(2.0, 0.34 * len(rows)) + 2.9)
+    return write_figure(draw, path, height=sum(heights))
 
 
 def _place(row: AblationRow) -> float:
@@ -50,28 +52,35 @@ def _place(row: AblationRow) -> float:
 
 
 def _draw_differences(axes: Axes, rows: Sequence[AblationRow]) -> None:
-    set_title(
-        axes, "What each change costs", "validation loss minus the control's (nats a token); worse to the right", ""
-    )
+    scale = "validation loss minus the control's (nats a token): worse to the right"
+    seeds = max(len(row.losses) for row in rows)
+    of_what = f"mean and 95 % interval of {seeds} seeds" if seeds > 1 else "one seed"
+    set_title(axes, f"What each change costs: {of_what}", scale, "")
+    ends = [(row.difference + sign * (row.margin or 0.0)) for row in rows if row.difference is not None
+            for sign in (-1, 1)]  # fmt: skip
+    axes.set_xlim(max(-REACH, min([-0.02, *ends]) - 0.01), min(REACH, max([0.05, *ends]) + 0.01))
     axes.axvline(0, color=INK, linewidth=1)
-    reach = min(REACH, 1.15 * max([0.02, *(abs(row.difference or 0.0) + (row.margin or 0.0) for row in rows)]))
-    axes.set_xlim(-reach, reach)
     for place, row in enumerate(rows):
-        if row.verdict == "not finite" or row.difference is None:
-            _write(axes, place, "not finite", fontweight="bold")
-            continue
-        marker, edge, face = MARKS[row.verdict]
-        margin = row.margin or 0.0
-        if abs(row.difference) > reach:  # off this scale
-            arrow = {"arrowstyle": "-|>", "color": edge, "linewidth": 1.6}
-            axes.annotate("", (reach, place), xytext=(0.8 * reach, place), arrowprops=arrow)
-        else:
-            axes.errorbar(row.difference, place, xerr=margin, fmt="none", ecolor=edge, elinewidth=1.6, capsize=3)
-            axes.plot(row.difference, place, marker=marker, markersize=6.5, markeredgecolor=edge, markerfacecolor=face)
-        is_clear = row.verdict in ("worse", "better")
-        figures = f"{row.difference:+.3f}" + ("" if row.margin is None else f" ± {margin:.3f}")
-        _write(axes, place, figures, fontweight="bold" if is_clear else "normal")
+        _draw_row(axes, place, row)
     categories(axes, [row.title for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _draw_row(axes: Axes, place: int, row: AblationRow) -> None:
+    if row.verdict == "not finite" or row.difference is None:
+        _write(axes, place, row.verdict, fontweight="bold")
+        return
+    marker, edge, face = MARKS[row.verdict]
+    margin, (_, last) = row.margin or 0.0, axes.get_xlim()
+    if row.difference > last:  # off this scale
+        arrow = {"arrowstyle": "-|>", "color": edge, "linewidth": 1.8, "mutation_scale": 14, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (last, place), xytext=(0.86 * last, place), arrowprops=arrow)
+    else:
+        axes.errorbar(row.difference, place, xerr=margin, fmt="none", ecolor=edge, elinewidth=1.6, capsize=3)
+        axes.plot(row.difference, place, marker=marker, markersize=6.5, markeredgecolor=edge, markerfacecolor=face)
+    is_clear = row.verdict in ("worse", "better")
+    figures = f"{row.difference:+.3f}" + ("" if row.margin is None else f" ± {margin:.3f}")
+    _write(axes, place, figures, fontweight="bold" if is_clear else "normal")
 
 
 def _write(axes: Axes, place: float, text: str, **style: Any) -> None:
@@ -82,15 +91,16 @@ def _write(axes: Axes, place: float, text: str, **style: Any) -> None:
 
 
 def _draw_curves(axes: Axes, table: AblationTable, rows: Sequence[AblationRow], ablations: Sequence[Ablation]) -> None:
-    set_title(axes, "How the control and the furthest from it learn", "step", "training loss (nats a token)")
+    title = "How the control and the furthest from it learn"
+    set_title(axes, title, "step", "training loss (nats a token)")
     furthest = sorted(rows, key=lambda row: -abs(_place(row)))[:MOST_CURVES]
     for (color, dash), row in zip(LINES, [table.rows[0], *furthest], strict=False):
         curves = [dict(run.curve) for run in ablations if run.variant == row.variant]
         steps = sorted(set(curves[0]).intersection(*curves[1:]))
         means = [sum(curve[step] for curve in curves) / len(curves) for step in steps]
-        width = 2.4 if row is table.rows[0] else 1.7
-        axes.plot(
-            *thinned(list(map(float, steps)), means), color=color, linestyle=dash, linewidth=width, label=row.title
-        )
+        width = 2.6 if row is table.rows[0] else 1.7
+        points = thinned([float(step) for step in steps], means)
+        axes.plot(*points, color=color, linestyle=dash, linewidth=width, label=row.title)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    axes.set_xlim(0, table.steps)
+    axes.legend(loc="best", handlelength=3.2)

@@ -51,7 +51,9 @@ def _row(variant: Variant, runs: Sequence[Ablation], of_control: dict[int, Ablat
     is_control = variant.name == CONTROL.name
     difference = fmean(differences) if differences and not is_control else None
     margin = _margin(differences) if difference is not None else None
-    verdict = _verdict(variant, len(losses) < len(runs), difference, margin)
+    of_controls = [run.val_loss for run in of_control.values() if run.val_loss is not None]
+    are_apart = bool(losses) and _are_apart(losses, of_controls)
+    verdict = _verdict(variant, len(losses) < len(runs), difference, margin, are_apart)
     return AblationRow(
         variant=variant.name,
         title=variant.title,
@@ -72,17 +74,32 @@ def _margin(differences: Sequence[float]) -> float | None:
     count = len(differences)
     if count < 2:
         return None
-    return STUDENT_T[min(count - 1, len(STUDENT_T)) - 1] * stdev(differences) / math.sqrt(count)
+    return _student_t(count) * stdev(differences) / math.sqrt(count)
 
 
-def _verdict(variant: Variant, has_broken: bool, difference: float | None, margin: float | None) -> Verdict:
+def _student_t(count: int) -> float:
+    return STUDENT_T[min(count - 1, len(STUDENT_T)) - 1]
+
+
+def _are_apart(losses: Sequence[float], control: Sequence[float]) -> bool:
+    """Whether every loss is outside the 95 % prediction interval of one more control: a change that makes seeds differ
+    much has a wide interval of its own, and may still be worse with each of them."""
+    if len(control) < 2:
+        return False
+    reach = _student_t(len(control)) * stdev(control) * math.sqrt(1 + 1 / len(control))
+    return min(losses) > fmean(control) + reach or max(losses) < fmean(control) - reach
+
+
+def _verdict(
+    variant: Variant, has_broken: bool, difference: float | None, margin: float | None, are_apart: bool
+) -> Verdict:
     if variant.name == CONTROL.name:
         return "control"
     if has_broken:
         return "not finite"
     if difference is None or margin is None:
         return "not known"
-    if abs(difference) <= margin:
+    if abs(difference) <= margin and not are_apart:
         return "no clear difference"
     return "worse" if difference > 0 else "better"
 
@@ -102,8 +119,9 @@ def _in_short(rows: Sequence[AblationRow], steps: int) -> str:
     worse = sorted((row for row in rows if row.verdict == "worse"), key=lambda row: -(row.difference or 0))
     better = [row.title for row in rows if row.verdict == "better"]
     unclear = sum(row.verdict == "no clear difference" for row in rows)
-    seeds = max(len(row.losses) for row in rows)
-    parts = [f"{len(rows) - 1} changes, each trained {steps:,} steps with {seeds} seed{'s' if seeds > 1 else ''}"]
+    fewest, most = (count(len(row.losses) for row in rows) for count in (min, max))
+    seeds = "1 seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+    parts = [f"{len(rows) - 1} changes, each trained {steps:,} steps with {seeds}"]
     parts += [f"not finite: {', '.join(broken)}"] if broken else []
     parts += [f"clearly worse, worst first: {', '.join(row.title for row in worse)}"] if worse else []
     parts += [f"clearly better: {', '.join(better)}"] if better else []

@@ -63,10 +63,6 @@ def _with_activation(activation: str) -> Callable[[Config], Changes]:
     return changes
 
 
-def _other_tying(control: Config) -> Changes:
-    return {"model.tie_weights": not control.model.tie_weights}
-
-
 def _one_head(control: Config) -> Changes:
     """As wide as all heads together."""
     model = control.model
@@ -127,8 +123,14 @@ VARIANTS = (
         surgery="heat_attention",
     ),
     Variant(
-        "other-tying", "tying", "embedding and head tied the other way",
-        "one matrix for embedding and head saves parameters; two can each do their own", "open", _other_tying,
+        "tied", "tying", "embedding and head tied",
+        "one matrix for embedding and head saves parameters, and has to serve both", "open",
+        lambda _: {"model.tie_weights": True},
+    ),
+    Variant(
+        "untied", "tying", "embedding and head untied",
+        "two matrices cost more parameters, and each has one thing to do", "open",
+        lambda _: {"model.tie_weights": False},
     ),
     Variant(
         "one-head", "heads", "one head as wide as all",

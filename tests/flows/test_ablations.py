@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -176,6 +178,7 @@ def test_a_training_that_fails_costs_its_row_and_the_exit_code(asked, capsys):
     ("--workers 2", "--workers: is for --task-runner dask"),
     ("--task-runner dask --workers 2 --dask-address 127.0.0.1:1", "--workers, --dask-address: give one of them"),
     ("--budget 5", "--budget: found 5, the shortest budget is 60s"),
+    ("--redo ablations.no-mask", "--redo ablations.no-mask: no such step (did you mean"),
     ("--config nowhere.yaml", "nowhere.yaml"),
     ("--seed 3", 'unrecognized arguments: --seed 3 (did you mean "--seeds"?)'),
 ])  # fmt: skip
@@ -184,3 +187,13 @@ def test_a_mistake_is_one_line(words, mistake, tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and mistake in said, said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fast
+def test_the_commands_of_the_guide_are_understood():
+    guide = (CHECKOUT / "docs/ablations.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python3 -m flows\.ablations(.*)$", guide, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        options = ablation_options.parse(shlex.split(command, comments=True))
+        assert chosen(options.only, options.control)

@@ -130,13 +130,15 @@ def test_activations_have_as_many_parameters_and_relu_is_relu():
 
 @pytest.mark.fast
 def test_what_a_person_asks_for_is_found_or_named():
-    assert [variant.name for variant in chosen([], SMALL)] == [v.name for v in VARIANTS if v.name != "swiglu"]
+    assert [variant.name for variant in chosen([], SMALL)] == [
+        v.name for v in VARIANTS if v.name not in ("swiglu", "untied")
+    ]
     assert [variant.name for variant in chosen(["norm", "relu"], SMALL)] == ["post-norm", "no-norm", "relu"]
     with pytest.raises(UserError, match=r"--only no-maks: no such ablation .*no-mask"):
         chosen(["no-maks"], SMALL)
     with pytest.raises(UserError, match="--only swiglu: that is what the control, small, has already"):
         chosen(["swiglu"], SMALL)
-    assert "swiglu" in [variant.name for variant in chosen(["activation"], GPT2)]
+    assert [variant.name for variant in chosen(["activation", "tying"], GPT2)] == ["relu", "relu2", "swiglu", "untied"]
 
 
 # ---- trained
@@ -213,6 +215,13 @@ def test_seeds_are_compared_in_pairs_and_noise_is_no_finding():
     assert "No positions: worse, +0.103 ± 0.014 nats a token" in words
     assert "no longer finite in 1 of 3 seeds, first after 40 steps" in words
     assert "written out 2.0 times as long with windows of 64, 3.5 times as long with windows of 256" in words
+
+
+@pytest.mark.fast
+def test_what_is_worse_with_every_seed_is_worse_however_much_seeds_differ():
+    table = table_of(control=[2.0, 2.01, 2.02], no_residual=[2.4, 3.9, 2.5], relu=[2.03, 2.3, 2.07])
+    assert table.rows[1].margin > table.rows[1].difference
+    assert [row.verdict for row in table.rows] == ["control", "worse", "no clear difference"]
 
 
 @pytest.mark.fast
