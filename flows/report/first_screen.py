@@ -103,7 +103,7 @@ def _known_models(facts: RunFacts) -> Iterator[str]:
     bits, loss = figures.test.bits_per_byte, figures.nanogpt_loss
     simple = baselines.bits_per_byte if baselines else {}
     known = [(value, SIMPLE[name]) for name, value in simple.items() if name in SIMPLE]
-    unsure = f", {in_words(facts, bits)}" if facts.of(CLEANED) else ""
+    unsure = f". So it is {in_words(facts, bits)}" if facts.of(CLEANED) else ""
     yield f"Bits per byte on text that it never saw (fewer is better): {_scale(known, bits, best.name)}{unsure}."
     if loss is not None and (fetched := facts.of(FETCHED)) and fetched.source == "tiny_shakespeare":
         recipes = [

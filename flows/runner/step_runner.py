@@ -137,6 +137,7 @@ class StepRunner:
 
     def _run(self, work: Work[F], settings: Json, decision: Decision) -> None:
         self._journal.log(f"{work.name}: started ({decision.reason})")
+        self._journal.timeline.note("step began", work.name)
         self._pulse()
         began, earlier = self._clock.spent, len(self._journal.remedies)
         remade: Remedy | None = None
@@ -158,9 +159,11 @@ class StepRunner:
             with suppress(OSError):  # a full disk: the step then counts as interrupted
                 self._ledger.fail(work, cause, seconds, self._journal.remedies[earlier:])
             self._record(work, "failed", cause, seconds)
+            self._journal.timeline.note("step ended", work.name, "failed")
             self._journal.log(f"{work.name}: failed: {cause}", "error")
             raise
         self._record(work, "done", decision.reason, seconds)
+        self._journal.timeline.note("step ended", work.name, "done")
         self._journal.log(f"{work.name}: finished in {seconds:.1f} s")
         self._pulse()
 

@@ -138,22 +138,6 @@ def thinned(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]
     return [xs[i] for i in keep], [ys[i] for i in keep]
 
 
-def level_line(axes: Axes, name: str, value: float) -> None:
-    low, high = axes.get_ylim()
-    if low < value < high:
-        axes.axhline(value, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        axes.annotate(
-            f"{name} {value:.3f}",
-            (0, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
-            textcoords="offset points",
-            color=SOFT,
-            fontsize=8.5,
-            parse_math=False,
-        )
-
-
 def time_unit(longest: float) -> tuple[float, str]:
     if longest >= 2 * 3600:
         return 3600, "hours"
