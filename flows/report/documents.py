@@ -117,7 +117,8 @@ def to_html(
     # a table wider than the page scrolls by itself, the page does not
     body = re.sub("(<table[ >])", r'<div class="table">\1', body).replace("</table>", "</table></div>")
     # a figure holds what no paragraph may: the curves that the script puts there
-    body = re.sub('<p class="figure"(.*?)</p>', r'<div class="figure"\1</div>', body, flags=re.DOTALL)
+    framed = r'<div class="figure"\1><div class="picture">\2</div></div>'
+    body = re.sub('<p class="figure"([^>]*)>(.*?)</p>', framed, body, flags=re.DOTALL)
     data = Markup(_json_in_html({name: to_json(chart) for name, chart in (curves or {}).items()}))
     return render_page("page.html.j2", title=title, body=Markup(body), contents=contents, curves=data)
 
