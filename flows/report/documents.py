@@ -233,7 +233,10 @@ def _findings(found: View | None, figure: Callable[[str, str], Markup]) -> Marku
     """What a step of the evaluation found, as bullets, and its figures, each with its name as the text of it."""
     if found is None:
         return Markup("")
-    pictures = [figure(name, name.replace("-", " ")) for name in found.get("figures", [])]
+    if found.get("left_out"):
+        return Markup(f"Left out: {_sentence(found['left_out'])}")
+    names = [Path(name).stem for name in found.get("figures", [])]
+    pictures = [figure(name, name.replace("-", " ")) for name in names]
     return Markup("\n").join([markdown.bullets(found["findings"]), Markup(""), *pictures])
 
 

@@ -211,7 +211,8 @@ def _what_next(facts: RunFacts) -> tuple[str, list[str]]:
         f"{safe(first.advice)}: {code(first.command)} (expected gain: {safe(first.expected)})" for first in advice[:1]
     ]
     if any(phase.status == "failed" for phase in facts.phases):
-        return "Mend it, and go on.", [*improve, *use]
+        has_not_learned = found is not None and not found.has_learned
+        return "Give it more time." if has_not_learned else "Mend it, and go on.", [*improve, *use]
     if use:
         return "Use it, or make it better." if improve else "Use it: nothing is pressing.", [*use, *improve]
     return ("Make it better.", improve) if improve else ("Nothing is pressing.", [])
