@@ -229,8 +229,9 @@
       const whole = this.extent();
       const [low, high] = this.range ?? whole;
       const lines = this.lines();
-      const isWhole = !this.range;
-      const from = isWhole && !this.isLog ? low + 0.03 * (high - low) : low;  // the first steep fall hides the later, slow gains
+      // the first steep fall hides the later, slow gains: of a long curve, it is cut off the top at first
+      const isLong = !this.range && !this.isLog && lines.some((line) => line.points.length > 60);
+      const from = isLong ? low + 0.03 * (high - low) : low;
       let ys = lines.flatMap((line) => line.points.filter(([x]) => x >= from && x <= high).map(([, y]) => y));
       if (!ys.length) ys = lines.flatMap((line) => line.points.map(([, y]) => y));
       let bottom = Math.min(...ys), top = Math.max(...ys);
@@ -263,6 +264,8 @@
         if (!line.points.length) continue;
         const path = line.points.map(([x, y], i) => `${i ? "L" : "M"}${toX(x).toFixed(1)} ${toY(y).toFixed(1)}`).join("");
         inner.append(make("path", { d: path, class: `line line-${line.i % 6}`, "stroke-dasharray": DASHES[line.i % 6] }));
+        if (line.points.length > 40) continue;
+        for (const [x, y] of line.points) inner.append(make("circle", { class: `dot line-${line.i % 6}`, cx: toX(x), cy: toY(y), r: 2.5 }));
       }
       this.cursor = make("g");
       inner.append(this.cursor);

@@ -210,11 +210,11 @@ class Reach:
             self.add(work[1], work[2])
         elif "." in text and text in self.known:
             self.add(text)
-        elif text.endswith((".j2", ".js")) and (CHECKOUT / "templates" / text).is_file():
+        elif text.endswith((".j2", ".js", ".css")) and (CHECKOUT / "templates" / text).is_file():
             self._add_template(text)
 
     def _add_template(self, name: str) -> None:
         self.files.add(f"templates/{name}")
-        for other in re.findall(r'"([\w.]+\.j2)"', (CHECKOUT / "templates" / name).read_text(encoding="utf-8")):
+        for other in re.findall(r'"([\w.]+\.(?:j2|css))"', (CHECKOUT / "templates" / name).read_text(encoding="utf-8")):
             if f"templates/{other}" not in self.files:
                 self._add_template(other)

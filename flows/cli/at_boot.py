@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flows.context.options import RunOptions
-from flows.context.paths import CHECKOUT
+from flows.context.paths import CHECKOUT, TEMPLATES
 from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.faults import UserError
@@ -29,7 +29,6 @@ VARIABLE = "NANOGPT_AT_BOOT"  # set by the service: its name
 # What a person has set for this machine's network and caches; a service manager knows nothing of it.
 INHERITED = ("PATH", "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy",
              "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "HF_HOME", "TIKTOKEN_CACHE_DIR")  # fmt: skip
-TEMPLATES = CHECKOUT / "templates"
 LINGERING = Path("/var/lib/systemd/linger")  # users whose own systemd starts at boot: loginctl(1)
 MANAGER_SECONDS = 30.0
 Say = Callable[[str], None]

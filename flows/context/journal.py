@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.context.action_log import ActionLog
+from flows.context.timeline import Timeline
 from flows.display.plain import PlainDisplay
 from flows.display.protocol import Display, Level
 from flows.ledger.facts import Remedy
@@ -30,6 +31,7 @@ class Journal:
         self.file = file
         self.remedies: list[Remedy] = []  # of this session
         self.past_remedies = _remedies_in(file)
+        self.timeline = Timeline(file.with_name("timeline.jsonl"))
         self._log = log
         self._said_once: set[str] = set()
         self._lock = threading.Lock()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+TEMPLATES = CHECKOUT / "templates"  # of everything that a run writes for people
 
 
 class Paths:

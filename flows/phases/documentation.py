@@ -5,11 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from flows.ledger.facts import BASELINES, EVALUATED, EXPORTED, FIGURES, REPORTED, Criterion, NoFacts, Reported
+from flows.ledger.facts import (
+    BASELINES,
+    BYTE_PAIRS,
+    CHARACTERS,
+    EVALUATED,
+    EXPORTED,
+    FIGURES,
+    MEASURED,
+    REPORTED,
+    Criterion,
+    NoFacts,
+    Reported,
+)
 from flows.ledger.steps import Json, StepResult
-from flows.report import cards, documents
+from flows.report import cards, documents, gallery
+from flows.report.curves import flops_per_token
 from flows.report.facts import RunFacts, all_remedies, collect, facts_of
 from flows.report.judgement import criteria, trained_models
+from flows.report.timeline import timeline
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from nanogpt import durable
 from nanogpt.records import to_json
@@ -35,6 +49,7 @@ def documentation(run: Run) -> None:
 
 def draw_figures(run: Run) -> StepResult[NoFacts]:
     # matplotlib: 0.5 s, only where something is drawn
+    from nanogpt.plots.data import token_statistics_plot
     from nanogpt.plots.models import baselines_plot, comparison_plot
     from nanogpt.plots.training import learning_rate_plot, loss_plot, speed_plot
 
@@ -53,24 +68,36 @@ def draw_figures(run: Run) -> StepResult[NoFacts]:
     bits = baselines.bits_per_byte if baselines else {}
     five_gram = {name: value for name, value in bits.items() if name.startswith("5-gram")}
     tested = {name: figures_.test.bits_per_byte for name, figures_ in (evaluated.models if evaluated else {}).items()}
-    figures.append(comparison_plot(begun, folder / "comparison.svg", five_gram))
+    costs = flops_per_token(facts_of(run, MEASURED))
+    figures.append(comparison_plot(begun, folder / "comparison.svg", five_gram, costs))
+    if vocabularies := [found for key in (CHARACTERS, BYTE_PAIRS) if (found := facts_of(run, key))]:
+        figures.append(token_statistics_plot(vocabularies, folder / "tokens.svg"))
     figures.append(baselines_plot(bits, tested, folder / "baselines.svg"))
     return StepResult(NoFacts(), figures)
 
 
 def write_report(run: Run) -> StepResult[Reported]:
-    from nanogpt.plots.run import phase_times_plot  # matplotlib, as above
-
     facts = collect(run)
-    times = run.paths.reports / "figures" / "phase-times.svg"
-    rows = [(f"{phase.number} {phase.title}", phase.planned_seconds, phase.seconds) for phase in facts.phases]
-    phase_times_plot(rows, times)
+    times = _draw_times(facts, run.paths.reports / "figures")
     figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}
     durable.write_json(run.paths.reports / FACTS, to_json(facts))
     card_files = _cards(run, facts)
     files = [*documents.render(facts, run.paths.reports, figures), *card_files]
+    gallery.write(run.paths.reports.parent)  # of all runs: none of this step's outputs, for other runs write it too
     judged = criteria(replace(facts, documents=[file.name for file in files]))
-    return StepResult(Reported(judged), [*files, times, run.paths.reports / FACTS])
+    return StepResult(Reported(judged), [*files, *times, run.paths.reports / FACTS])
+
+
+def _draw_times(facts: RunFacts, folder: Path) -> list[Path]:
+    """What is known only now: the time of each phase, and the time line of all sessions."""
+    from nanogpt.plots.run import phase_times_plot, timeline_plot  # matplotlib, as above
+
+    rows = [(f"{phase.number} {phase.title}", phase.planned_seconds, phase.seconds) for phase in facts.phases]
+    drawn = [phase_times_plot(rows, folder / "phase-times.svg")]
+    if found := timeline(facts):
+        file = folder / "timeline.svg"
+        drawn.append(timeline_plot(found.lanes, found.spans, found.marks, found.breaks, file))
+    return drawn
 
 
 def _cards(run: Run, facts: RunFacts) -> list[Path]:
@@ -117,7 +144,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=draw_figures,
             settings=_troubles,
             needs=needs,
-            code=(THIS, "flows/report/facts.py", *CURVES),
+            code=(THIS, "flows/report/facts.py", "flows/report/curves.py", *CURVES),
             needs_at_least="none",
         ),
         Step(
@@ -133,6 +160,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "flows/supervision/remedies.py",
                 "flows/planning/forecast.py",
                 "templates/*.j2",
+                "templates/page.css",
                 "templates/page.js",
                 "nanogpt/units.py",
                 "nanogpt/evaluation/known_results.py",

@@ -10,7 +10,6 @@ The same facts give the same bytes.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from flows.context.paths import CHECKOUT
+from flows.context.paths import CHECKOUT, TEMPLATES
 from flows.ledger.facts import DEVICE, SYSTEM, System
 from flows.report import markdown
 from flows.report.commands import with_option
@@ -36,6 +35,7 @@ from flows.report.curves import Chart, charts
 from flows.report.facts import PhaseFacts, RunFacts
 from flows.report.first_screen import answers
 from flows.report.judgement import best_model, criteria, trained_models
+from flows.report.pages import render_page
 from flows.report.recommendations import recommendations
 from flows.report.verdict import verdict
 from flows.supervision import remedies
@@ -44,12 +44,12 @@ from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.records import to_json
 from nanogpt.results import DeviceProof
 from nanogpt.spelling import to_be_typed
-from nanogpt.training.record.metrics import read_metrics, read_rows
+from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics, read_rows
 
 View = dict[str, Any]  # what a template sees: facts as they stand in facts.json
-TEMPLATES = CHECKOUT / "templates"
 UNEXPECTED_FACTS = (UndefinedError, LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 MANY_COLUMNS, SEVERAL_COLUMNS = 8, 5
+LENGTH_OF_SAMPLE = 110  # characters
 LONG_CELL = 60  # characters; six columns of less fit on a page
 FOLDED = (  # parts that few readers want at once
     "The machine",
@@ -66,7 +66,7 @@ def render(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> list[Path
     """Write all documents of a run into `folder`; returns their paths, the report first. Raises OSError.
 
     `figures` go into the report by name: {model}-loss, {model}-learning-rate, {model}-speed, comparison, baselines,
-    phase-times; one that is not there is left out.
+    tokens, timeline, phase-times; one that is not there is left out.
     """
     system = render_system_report(facts.of(SYSTEM), facts.of(DEVICE), folder / "system_report.md", facts)
     context = _context(facts, folder, figures)
@@ -117,17 +117,10 @@ def to_html(
     # a table wider than the page scrolls by itself, the page does not
     body = re.sub("(<table[ >])", r'<div class="table">\1', body).replace("</table>", "</table></div>")
     # a figure holds what no paragraph may: the curves that the script puts there
-    body = re.sub('<p class="figure"(.*?)</p>', r'<div class="figure"\1</div>', body, flags=re.DOTALL)
-    page = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True)
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    return page.get_template("page.html.j2").render(
-        title=title,
-        body=Markup(body),
-        contents=contents,
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        curves=Markup(_json_in_html({name: to_json(chart) for name, chart in (curves or {}).items()})),
-    )
+    framed = r'<div class="figure"\1><div class="picture">\2</div></div>'
+    body = re.sub('<p class="figure"([^>]*)>(.*?)</p>', framed, body, flags=re.DOTALL)
+    data = Markup(_json_in_html({name: to_json(chart) for name, chart in (curves or {}).items()}))
+    return render_page("page.html.j2", title=title, body=Markup(body), contents=contents, curves=data)
 
 
 def _json_in_html(value: Any) -> str:
@@ -202,6 +195,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "curve": _curve,
         "reached": _best_bits_per_byte,
         "written_while_training": _last_samples,
+        "samples_over_time": _samples_over_time,
         "absent": lambda name: _absent(phases[name]),
         "without": lambda step: _without(phases[step.partition(".")[0]], step),
         "sentence": _sentence,
@@ -239,7 +233,10 @@ def _findings(found: View | None, figure: Callable[[str, str], Markup]) -> Marku
     """What a step of the evaluation found, as bullets, and its figures, each with its name as the text of it."""
     if found is None:
         return Markup("")
-    pictures = [figure(name, name.replace("-", " ")) for name in found.get("figures", [])]
+    if found.get("left_out"):
+        return Markup(f"Left out: {_sentence(found['left_out'])}")
+    names = [Path(name).stem for name in found.get("figures", [])]
+    pictures = [figure(name, name.replace("-", " ")) for name in names]
     return Markup("\n").join([markdown.bullets(found["findings"]), Markup(""), *pictures])
 
 
@@ -266,6 +263,22 @@ def _last_samples(model: View) -> list[View]:
     """The newest round of samples that were written while training, coolest first."""
     rows = list(read_rows(Path(model["folder"]) / "samples.jsonl"))
     return sorted((row for row in rows if row["step"] == rows[-1]["step"]), key=lambda row: float(row["temperature"]))
+
+
+def _samples_over_time(model: View) -> list[View]:
+    """What each round of samples began with at the lowest temperature, and the loss of then; [] for a single round."""
+    folder = Path(model["folder"])
+    rounds: dict[int, View] = {}
+    for row in read_rows(folder / "samples.jsonl"):
+        rounds[row["step"]] = min(rounds.get(row["step"], row), row, key=lambda one: float(one["temperature"]))
+    judged = evaluations_with_tokens(*read_metrics(folder))
+    rows = []
+    for step, sample in sorted(rounds.items()):
+        before = [row for row in judged if row["step"] <= step]
+        figures = before[-1] if before else {}
+        line = " / ".join(part.strip() for part in sample["text"].splitlines() if part.strip())[:LENGTH_OF_SAMPLE]
+        rows.append({"step": step, "val_loss": figures.get("val_loss"), "tokens": figures.get("tokens"), "text": line})
+    return rows if len(rows) > 1 else []
 
 
 def _render(template_name: str, path: Path, context: View) -> Path:

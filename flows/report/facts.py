@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from flows.context.provenance import versions
+from flows.context.timeline import Moment
 from flows.ledger.facts import (
     BASELINES,
     EVALUATED,
@@ -94,6 +95,7 @@ class RunFacts:
     documents: list[str] | None = None  # names of those that were written; None before any
     length_settings: list[str] = field(default_factory=list)  # that a person made: what ends a training
     energy: Energy = field(default_factory=Energy)  # that the machine used meanwhile
+    timeline: list[Moment] = field(default_factory=list)  # of all its sessions
 
     def of(self, key: Key[F]) -> F | None:
         """The facts of a step, or None where it did not finish, or left facts of another form."""
@@ -136,6 +138,7 @@ def collect(run: Run) -> RunFacts:
         configs={name: config for name in names if (config := _config(run, name))},
         length_settings=sorted(run.options.length_settings),
         energy=run.conditions.energy.look(),
+        timeline=run.journal.timeline.moments(),
     )
 
 

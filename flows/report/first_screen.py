@@ -103,7 +103,7 @@ def _known_models(facts: RunFacts) -> Iterator[str]:
     bits, loss = figures.test.bits_per_byte, figures.nanogpt_loss
     simple = baselines.bits_per_byte if baselines else {}
     known = [(value, SIMPLE[name]) for name, value in simple.items() if name in SIMPLE]
-    unsure = f", {in_words(facts, bits)}" if facts.of(CLEANED) else ""
+    unsure = f". So it is {in_words(facts, bits)}" if facts.of(CLEANED) else ""
     yield f"Bits per byte on text that it never saw (fewer is better): {_scale(known, bits, best.name)}{unsure}."
     if loss is not None and (fetched := facts.of(FETCHED)) and fetched.source == "tiny_shakespeare":
         recipes = [
@@ -211,7 +211,8 @@ def _what_next(facts: RunFacts) -> tuple[str, list[str]]:
         f"{safe(first.advice)}: {code(first.command)} (expected gain: {safe(first.expected)})" for first in advice[:1]
     ]
     if any(phase.status == "failed" for phase in facts.phases):
-        return "Mend it, and go on.", [*improve, *use]
+        has_not_learned = found is not None and not found.has_learned
+        return "Give it more time." if has_not_learned else "Mend it, and go on.", [*improve, *use]
     if use:
         return "Use it, or make it better." if improve else "Use it: nothing is pressing.", [*use, *improve]
     return ("Make it better.", improve) if improve else ("Nothing is pressing.", [])

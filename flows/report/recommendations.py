@@ -91,16 +91,18 @@ def _merged(group: list[Finding]) -> Recommendation:
 
 
 def _failures(facts: RunFacts) -> Iterator[Finding]:
+    found = verdict(facts)
     for phase in facts.phases:
         if phase.status == "failed":
+            is_too_short = found is not None and phase.cause == found.headline
             yield Finding(
                 change=f"mend {phase.name}",
-                advice=f"Mend phase {phase.number} {phase.title}",
-                because=f"it failed: {safe((phase.cause or 'no cause was recorded').rstrip('.'))}",
+                advice="Train long enough to learn" if is_too_short else f"Mend phase {phase.number} {phase.title}",
+                because=safe((phase.cause or "no cause was recorded").rstrip(".")),
                 command=phase.next_command or facts.command,
                 kind=Gain.WHOLE_RUN,
                 size=-phase.number,
-                expected="the rest of the run",
+                expected="a model that has learned" if is_too_short else "the rest of the run",
             )
 
 

@@ -97,6 +97,7 @@ class Session:
         self.number = before.sessions + 1 if before else 1
         if before and before.state == "running":
             interruption.record(self._ledger, paths, journal, self._step_names())
+        journal.timeline.note("session began", str(self.number))
         self._save("running")
         journal.log(f"session {self.number} of run {self._options.run}: {self._options.command}")
 
@@ -126,7 +127,9 @@ class Session:
         self._clock.save(finished=not stopped and self._phases.is_over() and not is_part)
         is_all = self._options.only is None or self._phases.have_finished(self._step_names())
         done: State = "finished" if is_all else "partial"
-        self._save("stopped" if stopped else done if whole else "failed")
+        state: State = "stopped" if stopped else done if whole else "failed"
+        self._save(state)
+        self._journal.timeline.note("session ended", str(self.number), state)
         self._journal.log("stopped by a person" if stopped else "ended" if whole else "ended with failures")
 
     def _save(self, state: State) -> None:

@@ -138,6 +138,7 @@ class StepRunner:
 
     def _run(self, work: Work[F], settings: Json, decision: Decision) -> LeftOut | None:
         self._journal.log(f"{work.name}: started ({decision.reason})")
+        self._journal.timeline.note("step began", work.name)
         self._pulse()
         began, earlier = self._clock.spent, len(self._journal.remedies)
         remade: Remedy | None = None
@@ -159,6 +160,7 @@ class StepRunner:
             with suppress(OSError):  # a full disk: the step then counts as interrupted
                 self._ledger.fail(work, cause, seconds, self._journal.remedies[earlier:])
             self._record(work, "failed", cause, seconds)
+            self._journal.timeline.note("step ended", work.name, "failed")
             self._journal.log(f"{work.name}: failed: {cause}", "error")
             raise
         self._pulse()
@@ -167,6 +169,7 @@ class StepRunner:
             self._journal.log(f"{work.name}: left out: {result.left_out}")
             return LeftOut(result.left_out)
         self._record(work, "done", decision.reason, seconds)
+        self._journal.timeline.note("step ended", work.name, "done")
         self._journal.log(f"{work.name}: finished in {seconds:.1f} s")
         return None
 

@@ -5,58 +5,89 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanogpt.plots.style import (
     BLUE,
     LINES,
+    SOFT,
+    Row,
     categories,
     column,
     endless,
     give_room,
-    level_line,
     say_empty,
     set_title,
     time_unit,
     write_behind_bar,
     write_figure,
 )
-from nanogpt.training.record.metrics import read_metrics
+from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics
+from nanogpt.units import si
 
 
-def comparison_plot(folders: Mapping[str, Path], path: Path, baselines: Mapping[str, float] | None = None) -> Path:
-    """Bits per byte on the validation split over training seconds, every model; baselines as level lines."""
-    curves = {name: column(read_metrics(folder)[1], "seconds", "bits_per_byte") for name, folder in folders.items()}
+def comparison_plot(
+    folders: Mapping[str, Path],
+    path: Path,
+    baselines: Mapping[str, float] | None = None,
+    flops_per_token: Mapping[str, float] | None = None,
+) -> Path:
+    """Bits per byte on the validation split of every model over tokens, training time and computation; baselines as
+    level lines. `flops_per_token`: of a training step, by model; without them the last panel is left out."""
+    curves = {name: _evaluations(folder, (flops_per_token or {}).get(name)) for name, folder in folders.items()}
+    panels = ["tokens", "seconds"] + (["flop"] if flops_per_token else [])
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        longest = max((max(seconds, default=0) for seconds, _ in curves.values()), default=0)
-        shortest = min((max(seconds) for seconds, _ in curves.values() if seconds), default=0)
+        row = figure.subplots(1, len(panels), sharey=True)
+        longest = max(
+            (max(column(rows, "seconds", "bits_per_byte")[0], default=0) for rows in curves.values()), default=0
+        )
         scale, unit = time_unit(longest)
-        set_title(axes, "All models", f"training time ({unit})", "bits per byte, validation")
+        labels = {"tokens": "tokens", "seconds": f"training time ({unit})", "flop": "computation (FLOP)"}
+        set_title(row[0], "All models", labels["tokens"], "bits per byte, validation")
         if not longest:
-            return say_empty(axes, "no evaluations yet")
-        for (name, (seconds, values)), (color, dash) in zip(curves.items(), endless(LINES), strict=False):
-            axes.plot(
-                [s / scale for s in seconds],
-                values,
-                color=color,
-                linestyle=dash,
-                marker="o",
-                markersize=3.5,
-                label=name,
-            )
-        if longest > 12 * shortest:
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        everything = [value for _, values in curves.values() for value in values]
-        give_room(axes, [], everything)
-        for name, value in (baselines or {}).items():
-            level_line(axes, name, value)
-        axes.legend(loc="upper right")
+            return say_empty(row[0], "no evaluations yet")
+        everything = [value for rows in curves.values() for value in column(rows, "seconds", "bits_per_byte")[1]]
+        give_room(row[0], [], everything)
+        for axes, panel in zip(row, panels, strict=True):
+            axes.set_xlabel(labels[panel])
+            _draw_curves(axes, curves, panel, scale if panel == "seconds" else 1.0)
+            low, high = axes.get_ylim()
+            for name, value in (baselines or {}).items():
+                if low < value < high:
+                    axes.axhline(value, color=SOFT, linewidth=1.1, linestyle=(0, (2, 2)), label=f"{name} {value:.3f}")
+        figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
-    return write_figure(draw, path, height=3.5)
+    return write_figure(draw, path, height=3.7)
+
+
+def _evaluations(folder: Path, flops: float | None) -> list[Row]:
+    rows = evaluations_with_tokens(*read_metrics(folder))
+    if flops is None:
+        return rows
+    return [{**row, "flop": flops * row["tokens"]} if row.get("tokens") else row for row in rows]
+
+
+def _draw_curves(axes: Axes, curves: Mapping[str, list[Row]], x: str, scale: float) -> None:
+    """Bits per byte of every model over `x`; on a logarithmic axis where one came much further than another."""
+    ends = []
+    for (name, rows), (color, dash) in zip(curves.items(), endless(LINES), strict=False):
+        places, values = column(rows, x, "bits_per_byte")
+        ends += places[-1:]
+        axes.plot(
+            [place / scale for place in places], values, color=color, linestyle=dash, marker="o", markersize=3.5,
+            label=name,
+        )  # fmt: skip
+    if ends and max(ends) > 12 * min(ends):
+        axes.set_xscale("log")
+    if x == "seconds":
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value) if value > 0 else "0"))
+        if axes.get_xscale() == "linear":
+            axes.xaxis.set_major_locator(MaxNLocator(3))
 
 
 def baselines_plot(baselines: Mapping[str, float], models: Mapping[str, float], path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -25,8 +26,11 @@ from nanogpt.plots.style import (
     time_unit,
     write_figure,
 )
-from nanogpt.training.record.metrics import read_metrics
+from nanogpt.training.record.metrics import as_event, read_metrics, read_rows
 from nanogpt.units import GIB
+
+EXPECTED = {"started", "finished", "cool-down", "parity", "initial weights", "extended", "batch"}  # of every training
+EVENT_SIGNS = "XDvs^P*o"
 
 
 def loss_plot(model_folder: Path, path: Path) -> Path:
@@ -81,8 +85,9 @@ def learning_rate_plot(model_folder: Path, path: Path) -> Path:
 
 
 def speed_plot(model_folder: Path, path: Path) -> Path:
-    """Tokens a second and memory over training time."""
+    """Tokens a second and memory over training time, with what happened on the way: kills, faults, remedies."""
     train, _ = read_metrics(model_folder)
+    happened = _happened(model_folder, train)
 
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, sharex=True)
@@ -101,8 +106,30 @@ def speed_plot(model_folder: Path, path: Path) -> Path:
         times = [second / scale for second in seconds]
         below.plot(*thinned(times, [value / GIB for value in memory]), color=GREEN)
         below.set_ylim(0, 1.15 * max(memory, default=GIB) / GIB)
+        for label, (moments, sign) in happened.items():
+            for axes in (above, below):
+                for moment in moments:
+                    axes.axvline(moment / scale, color=INK, linewidth=0.9, linestyle=(0, (3, 2)), zorder=4)
+            heights = [0.12 * above.get_ylim()[1]] * len(moments)
+            places = [moment / scale for moment in moments]
+            above.plot(places, heights, sign, color=INK, markeredgecolor="white", markersize=9, label=label, zorder=5)
+        if happened:
+            figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
-    return write_figure(draw, path, height=4.2)
+    return write_figure(draw, path, height=4.2 if not happened else 4.6)
+
+
+def _happened(model_folder: Path, train: list[Row]) -> dict[str, tuple[list[float], str]]:
+    """Training seconds at which something went otherwise, by what it was, with a sign for each."""
+    steps, seconds = column(train, "step", "seconds")
+    moments: dict[str, list[float]] = {}
+    for row in read_rows(model_folder / "events.jsonl"):
+        event = as_event(row)
+        if event is not None and event.event not in EXPECTED and steps:
+            place = min(bisect.bisect_left(steps, event.step), len(steps) - 1)
+            moments.setdefault(event.event.replace("_", " "), []).append(seconds[place])
+    shown = list(moments.items())[: len(EVENT_SIGNS)]
+    return {name: (found, sign) for (name, found), sign in zip(shown, EVENT_SIGNS, strict=False)}
 
 
 def _mark_best(axes: Axes, steps: list[float], values: list[float]) -> None:

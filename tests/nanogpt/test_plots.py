@@ -7,12 +7,15 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from nanogpt.plots.data import token_statistics_plot
 from nanogpt.plots.measurements import profile_plot
 from nanogpt.plots.models import baselines_plot, comparison_plot
-from nanogpt.plots.run import phase_times_plot
+from nanogpt.plots.run import phase_times_plot, timeline_plot
+from nanogpt.plots.spans import Break, Mark, Span
 from nanogpt.plots.style import MOST_POINTS, PART_COLORS, STYLE, smoothed, thinned
 from nanogpt.plots.training import _shade_cool_down, learning_rate_plot, loss_plot, speed_plot
-from nanogpt.training.record.metrics import read_metrics
+from nanogpt.results import TokenStatistics
+from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics
 
 PLOTS_OF_A_MODEL = [loss_plot, learning_rate_plot, speed_plot]
 
@@ -144,3 +147,49 @@ def test_every_part_of_a_profile_has_its_colour():
 
     assert set(PART_COLORS) == set(PARTS)
     assert len(set(PART_COLORS.values())) == len(PARTS)
+
+
+def test_evaluations_know_the_tokens_of_their_step():
+    train = [{"step": 1, "tokens": 10}, {"step": 5, "tokens": 50}, {"step": 7, "tokens": 90}]
+    found = evaluations_with_tokens(train, [{"step": step} for step in (1, 3, 6, 14)])
+    assert [row["tokens"] for row in found] == [10, 30, 70, 180]  # past the last row at its pace
+    assert evaluations_with_tokens([], [{"step": 3}]) == [{"step": 3, "tokens": None}]
+
+
+def test_all_models_stand_over_tokens_time_and_computation(tmp_path):
+    folders = {name: model_folder(tmp_path / name, steps) for name, steps in (("micro", 40), ("$x$", 400))}
+    costs = {"micro": 5e6, "$x$": 3e7}
+    with_costs = comparison_plot(folders, tmp_path / "a.svg", {"5-gram": 2.4}, costs).read_bytes()
+    assert with_costs == comparison_plot(folders, tmp_path / "b.svg", {"5-gram": 2.4}, costs).read_bytes()
+    assert with_costs != comparison_plot(folders, tmp_path / "c.svg", {"5-gram": 2.4}).read_bytes()
+
+
+def test_what_happened_to_a_training_is_marked_and_what_always_does_is_not(tmp_path):
+    folder = model_folder(tmp_path / "tiny")
+    plain = speed_plot(folder, tmp_path / "a.svg").read_bytes()
+    rows = [{"event": "started", "step": 0, "message": ""}, {"event": "finished", "step": 40, "message": ""}]
+    (folder / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert speed_plot(folder, tmp_path / "b.svg").read_bytes() == plain
+    with open(folder / "events.jsonl", "a") as file:
+        file.write(json.dumps({"event": "out_of_memory", "step": 13, "message": ""}) + "\n")
+    assert speed_plot(folder, tmp_path / "c.svg").read_bytes() != plain
+
+
+def test_a_time_line_has_room_for_a_night_in_which_nothing_ran(tmp_path):
+    night = 40_000.0
+    spans = [Span("5 Training", 0, 60, "cut short"), Span("5 Training", 60 + night, 200 + night, "done"),
+             Span("6 $Evaluation$", 200 + night, 200 + night, "failed")]  # fmt: skip
+    marks = [Mark("", 60, "killed"), Mark("5 Training", 100 + night, "out of memory")]
+    breaks = [Break(60, 60 + night, "not running"), Break(70, 90, "asleep")]
+    lanes = ["5 Training", "6 $Evaluation$"]
+    first = timeline_plot(lanes, spans, marks, breaks, tmp_path / "a.svg").read_bytes()
+    assert first == timeline_plot(lanes, spans, marks, breaks, tmp_path / "b.svg").read_bytes()
+    assert ElementTree.fromstring(first).tag.endswith("svg")
+    timeline_plot([], [], [], [], tmp_path / "c.svg")
+
+
+@pytest.mark.filterwarnings("error")
+def test_tokens_that_no_font_has_are_drawn_by_their_code(tmp_path):
+    found = TokenStatistics("char", 4, 4, 10, {"train": 10}, 1.0, [(" ", 5), ("\n", 3), ("\u6f22", 1), ("$", 1)], " ")
+    assert ElementTree.parse(token_statistics_plot([found], tmp_path / "a.svg")).getroot().tag.endswith("svg")
+    token_statistics_plot([], tmp_path / "b.svg")

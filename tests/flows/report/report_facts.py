@@ -4,10 +4,12 @@ import json
 import math
 import random
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from flows.context.command_words import PHASES
+from flows.context.timeline import Moment
 from flows.ledger.facts import (
     BASELINES,
     BYTE_PAIRS,
@@ -70,12 +72,15 @@ from flows.ledger.facts import (
     Trained,
     trained,
 )
+from flows.report.curves import flops_per_token
 from flows.report.facts import ModelFacts, PhaseFacts, RunFacts, UnfinishedTraining
+from flows.report.timeline import timeline
 from flows.runner.milestones import Milestone
 from flows.runner.step_runner import StepRecord
 from nanogpt.config import Config
+from nanogpt.plots.data import token_statistics_plot
 from nanogpt.plots.models import baselines_plot, comparison_plot
-from nanogpt.plots.run import phase_times_plot
+from nanogpt.plots.run import phase_times_plot, timeline_plot
 from nanogpt.plots.training import learning_rate_plot, loss_plot, speed_plot
 from nanogpt.records import to_json
 from nanogpt.results import (
@@ -178,7 +183,26 @@ def complete_facts(folder: Path) -> RunFacts:
                            "2026-11-20 23:48:20+01:00"),
         ],
         configs={model.name: _config(model) for model in (PLANNED_MODEL, _planned_tiny())},
+        timeline=moments(),
     )  # fmt: skip
+
+
+def moments() -> list[Moment]:
+    """What complete_facts() did when: killed in the second training, away for ten minutes, then to its end."""
+    start = datetime.fromisoformat("2026-11-20 23:40:02").timestamp()
+    found = [Moment(start, "session began", "1")]
+    now = start + 1
+    for name, seconds in zip(PHASES, ACTUAL_SECONDS, strict=True):
+        for key in STEPS[name]:
+            found.append(Moment(now, "step began", key.step))
+            if key == trained("tiny"):
+                found += [Moment(now + 90, "killed"), Moment(now + 690, "session began", "2")]
+                now += 691
+                found.append(Moment(now, "step began", key.step))
+            now += (seconds or 0) / len(STEPS[name])
+            if key != REPORTED:
+                found.append(Moment(now, "step ended", key.step, "done"))
+    return found
 
 
 def failed_facts(folder: Path) -> RunFacts:
@@ -256,8 +280,8 @@ def with_phase(facts: RunFacts, name: str, **changes: object) -> RunFacts:
     """`facts` in which a phase went otherwise; one that did not end well did none of its steps."""
     phase = facts.phase(name)
     if changes.get("status") in ("failed", "blocked"):
-        state, cause = changes["status"], changes["cause"]
-        steps = [replace(step, state=state, reason=cause, seconds=0.0) for step in phase.steps]
+        failed = phase.steps if changes["status"] == "failed" else []
+        steps = [replace(step, state="failed", reason=changes["cause"], seconds=0.0) for step in failed]
         changes = {"next_command": None, "seconds": None, "steps": steps, **changes}
     return replace(facts, phases=[replace(row, **changes) if row is phase else row for row in facts.phases])
 
@@ -273,8 +297,12 @@ def draw_figures(facts: RunFacts, folder: Path) -> dict[str, Path]:
     baselines, evaluated = facts.of(BASELINES).bits_per_byte, facts.of(EVALUATED).models
     tested = {name: figures_.test.bits_per_byte for name, figures_ in evaluated.items()}
     times = [(f"{phase.number} {phase.title}", phase.planned_seconds, phase.seconds) for phase in facts.phases]
-    five_gram = {"5-gram": baselines["5-gram"]}
-    figures.append(comparison_plot(folders, folder / "comparison.svg", five_gram))
+    five_gram, costs = {"5-gram": baselines["5-gram"]}, flops_per_token(facts.of(MEASURED))
+    figures.append(comparison_plot(folders, folder / "comparison.svg", five_gram, costs))
+    vocabularies = [facts.of(CHARACTERS), facts.of(BYTE_PAIRS)]
+    figures.append(token_statistics_plot(vocabularies, folder / "tokens.svg"))
+    found = timeline(facts)
+    figures.append(timeline_plot(found.lanes, found.spans, found.marks, found.breaks, folder / "timeline.svg"))
     figures.append(baselines_plot(baselines, tested, folder / "baselines.svg"))
     figures.append(phase_times_plot(times, folder / "phase-times.svg"))
     return {path.stem: path for path in figures}

@@ -124,6 +124,28 @@ def test_what_was_made_of_the_model_stands_in_the_report(run, tmp_path):
     assert "completion began after 21 ms" in report and "A gentleman." in report
 
 
+def test_what_the_evaluation_found_stands_as_bullets_with_its_figures_and_a_step_that_failed_says_so(run, tmp_path):
+    facts, figures, _ = run
+    found = {
+        "findings": ["tiny is | 2 % too sure", "no <b>clear</b> winner"],
+        "figures": ["tiny-loss.svg", "not-drawn"],
+    }
+    phase = facts.phase("evaluation")
+    failed = replace(phase.steps[0], name="evaluation.study", state="failed", reason="NaN logits in layer 2")
+    facts = with_phase(facts, "evaluation", steps=[*phase.steps, failed])
+    documents.render(replace(facts, steps=facts.steps | {"evaluation.quality": found}), tmp_path, figures)
+    report = (tmp_path / "training_report.md").read_text()
+    quality = report.split("## How good the models are")[1].split("## ")[0]
+    assert "- tiny is \\| 2 % too sure\n- no" in quality and "<b>" not in quality and "tiny-loss.svg" in quality
+    assert "**Failed:** NaN logits in layer 2." in report.split("## Inside the best model")[1].split("## ")[0]
+    late = {**found, "left_out": "the run was late"}
+    documents.render(replace(facts, steps=facts.steps | {"evaluation.quality": late}), tmp_path, figures)
+    assert (
+        "## How good the models are\n\nLeft out: the run was late.\n" in (tmp_path / "training_report.md").read_text()
+    )
+    assert BROKEN not in report and "How good the models are" not in (run[2] / "training_report.md").read_text()
+
+
 def test_what_was_not_made_of_the_model_is_never_shown_as_made(run, tmp_path):
     not_made = Compressed("tiny", "", None, "a budget of 2 min leaves no time for it", "nanogpt compress a b")
     facts = replace(run[0], steps=run[0].steps | {COMPRESSED.step: to_json(not_made)})
@@ -224,7 +246,8 @@ def test_the_newest_samples_of_a_training_are_shown_at_each_temperature(run):
     _, _, folder = run
     markdown = (folder / "training_report.md").read_text()
     assert markdown.index("step 420 at 0.6") < markdown.index("step 420 at 1.0")
-    assert "step 210 at" not in markdown
+    assert "| 210 | 1.884 | 0.16 M | step 210 at 0.6 / ROMEO: / Why" in markdown  # how it changed: one line
+    assert "step 210 at 1.0" not in markdown
 
 
 def test_the_best_models_figures_stand_in_the_first_part(run):

@@ -7,8 +7,9 @@ import pytest
 from flows.ledger.facts import BASELINES, EVALUATED, FETCHED
 from flows.machine.energy import Energy
 from flows.report.first_screen import answers
+from flows.report.verdict import verdict
 from tests.flows.report import report_facts
-from tests.flows.report.report_facts import with_step
+from tests.flows.report.report_facts import with_phase, with_step
 
 pytestmark = pytest.mark.fast
 
@@ -70,7 +71,13 @@ def test_without_a_model_nothing_is_claimed_of_one():
 def test_a_weak_model_is_called_weak(complete, bits, work, good):
     figures = complete.of(EVALUATED).models["tiny"]
     weak = replace(figures, test=replace(figures.test, bits_per_byte=bits))
-    found = answered(with_step(complete, EVALUATED, models={"tiny": weak}))
+    facts = with_step(complete, EVALUATED, models={"tiny": weak})
+    headline = verdict(facts).headline
+    if bits > 4:
+        facts = with_phase(facts, "evaluation", status="failed", cause=headline, next_command=verdict(facts).command)
+        assert answers(facts)[-1].verdict == "Give it more time."
+        assert answers(facts)[-1].lines[0].startswith("Train long enough to learn: `python3 -m flows.full_run")
+    found = answered(facts)
     assert found["Did it work?"].startswith(work) and found["How good is it?"].startswith(good)
 
 
