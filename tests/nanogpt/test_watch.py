@@ -19,7 +19,7 @@ from rich.console import Console
 from nanogpt import cli
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
-from nanogpt.watch.page import create_app
+from nanogpt.watch.server import create_app
 from nanogpt.watch.views import Series
 from nanogpt.watch.watched import Watched
 from tests.conftest import CHECKOUT

@@ -63,7 +63,7 @@ export function drawChart(figure, { lines, x, y, height, fromZero = false, words
     svg.append(drawn("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: down(value), y2: down(value) }));
     svg.append(drawn("text", { x: MARGIN.left - 8, y: down(value) + 4, "text-anchor": "end" }, y.show(value, high - low)));
   }
-  for (const value of ticks(left, right, Math.max(2, Math.floor(width / 85)), x.sizes)) {
+  for (const value of ticks(left, right, Math.max(2, Math.floor(width / 70)), x.sizes)) {
     if (across(value) > width - 60) continue; // the axis' own label stands there
     svg.append(drawn("text", { x: across(value), y: height - 8, "text-anchor": "middle" }, x.show(value)));
   }
