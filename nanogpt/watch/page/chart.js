@@ -73,6 +73,7 @@ export function drawChart(figure, { lines, x, y, height, fromZero = false, words
     const stroke = `stroke: ${colourOf(line.place)}`;
     if (line.raw?.xs.length) curves.append(styled(drawn("path", { class: "raw", d: path(line.raw) }), stroke));
     if (line.curve?.xs.length) curves.append(styled(drawn("path", { class: "curve", d: path(line.curve), "stroke-dasharray": dashOf(line.place) }), stroke));
+    if (line.curve?.xs.length === 1) curves.append(styled(drawn("circle", { r: 2.5, cx: across(line.curve.xs[0]), cy: down(line.curve.ys[0]) }), `fill: ${colourOf(line.place)}`));
     for (const [place, value] of (line.points?.xs ?? []).entries())
       curves.append(styled(drawn("circle", { class: "point", r: 4.5, cx: across(value), cy: down(line.points.ys[place]) }), `fill: ${colourOf(line.place)}`));
   }
