@@ -27,9 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     watched = Watched(arguments.folder)
     if arguments.page:
-        from nanogpt.watch import page
+        from nanogpt.watch import server
 
-        page.serve(watched, arguments.port, print_note)
+        server.serve(watched, arguments.port, print_note)
         return 0
     from nanogpt.watch import terminal
 

@@ -35,10 +35,10 @@ def loss_chart(curve: Series, points: Series, width: int, height: int) -> list[T
         down = round((high - min(y, high)) / (high - low) * (rows - 1))
         return across, down
 
+    begins = next((place for place, value in enumerate(curve.values) if value <= high), 0)
     cells = [[0] * plot_width for _ in range(plot_height)]
-    dots = [
-        place(x, y, plot_width * ACROSS, plot_height * DOWN) for x, y in zip(curve.steps, curve.values, strict=True)
-    ]
+    drawn = list(zip(curve.steps, curve.values, strict=True))[begins:]
+    dots = [place(x, y, plot_width * ACROSS, plot_height * DOWN) for x, y in drawn]
     for across, down in _joined(dots):
         cells[down // DOWN][across // ACROSS] |= DOTS[across % ACROSS][down % DOWN]
     marks = {place(x, y, plot_width, plot_height) for x, y in zip(points.steps, points.values, strict=True)}

@@ -29,6 +29,7 @@ class PhaseNote:
     title: str
     status: str = "waiting"
     seconds: float = 0.0
+    cause: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,15 @@ class RunFiles:
             words += f" ({remedy.outcome})" if remedy.outcome else ""
             found.append(Happening(_seconds(remedy.time), remedy.step, words, is_trouble=True))
         return found
+
+    def failures(self, session: SessionNote) -> list[Happening]:
+        """The phases that failed in a session that is over, with the cause."""
+        failed = [phase for phase in session.phases if phase.cause and not session.is_running]
+        ended = (self.state / "session.json").stat().st_mtime if failed else 0.0
+        return [
+            Happening(ended, f"{phase.number} {phase.title}", f"{phase.status}: {phase.cause}", is_trouble=True)
+            for phase in failed
+        ]
 
     def phases(self, session: SessionNote, plan: PlanNote) -> list[PhaseView]:
         """Each phase: of a session that is over as its record says, of a running one by the markers of its steps."""

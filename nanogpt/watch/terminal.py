@@ -22,7 +22,7 @@ from nanogpt.watch.watched import Watched
 
 LOOK_SECONDS = 1.0
 LINE_SECONDS = 10.0  # between lines in a pipe
-MOST_CHART_LINES, MOST_SAMPLE_LINES, MOST_HAPPENINGS = 16, 8, 6
+MOST_CHART_LINES, MOST_SAMPLE_LINES, MOST_HAPPENINGS = 20, 8, 6
 LEAST_CHART_LINES = 4
 PHASE_MARKS = {
     "done": ("✓", "green"),
@@ -107,14 +107,14 @@ def screen(view: View, width: int, height: int | None, draws: bool = True) -> Re
     if view.run is not None:
         heading.append(_phases(view.run.phases, width))
     heading += [_models(view, width)]
-    taken = len(heading) + max(1, len(view.models)) + 1  # the table has a line of titles
+    taken = len(heading) + max(1, len(view.models))  # the table has a line of titles
     left = (height if height is not None else 10_000) - taken
-    happenings = _happenings(view, width, min(MOST_HAPPENINGS, max(1, left // 4)))
+    happenings = _happenings(view, width, min(MOST_HAPPENINGS, max(1, left // 5)))
     left -= len(happenings) + bool(happenings)
     model = view.shown_model
-    sample = _sample(model, width, min(MOST_SAMPLE_LINES, max(0, left // 3))) if model else []
+    sample = _sample(model, width, min(MOST_SAMPLE_LINES, max(0, left // 4))) if model else []
     left -= len(sample) + bool(sample)
-    chart = _chart(model, width, min(MOST_CHART_LINES, left - 2)) if model and draws else []
+    chart = _chart(model, width, min(MOST_CHART_LINES, left - 1)) if model and draws else []
     parts = [part for part in (chart, sample, happenings) if part]
     return Group(*heading, *(line for part in parts for line in (Text(), *part)))
 
@@ -146,7 +146,7 @@ def _models(view: View, width: int) -> Table:
     if width >= NARROW:
         table.add_column("bits/byte", justify="right", no_wrap=True)
     for model in view.models:
-        left = model.seconds if model.is_over or view.is_over else model.eta_seconds
+        left = model.seconds if view.is_over else None if model.is_over else model.eta_seconds
         cells = [
             _figure(f"{model.step:,}/{model.max_iters:,}" if model.max_iters else ""),
             _figure(f"{model.loss:.3f}" if model.loss is not None else ""),

@@ -74,6 +74,7 @@ class Watched:
         for folder in trainings:
             events = [event for event in self._events(folder) if not self._run or event.event != NOTED_BY_THE_RUN]
             happenings += _happenings(events, folder.name)
+        happenings += self._run.failures(session) if self._run and session else []
         happenings.sort(key=lambda one: one.time)
         run = self._run_view(self._run, session, plan, models) if self._run and session else None
         is_over = run.is_over if run else bool(models) and all(model.is_over for model in models)

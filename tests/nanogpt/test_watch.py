@@ -19,7 +19,7 @@ from rich.console import Console
 from nanogpt import cli
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
-from nanogpt.watch.page import create_app
+from nanogpt.watch.server import create_app
 from nanogpt.watch.views import Series
 from nanogpt.watch.watched import Watched
 from tests.conftest import CHECKOUT
@@ -97,6 +97,14 @@ def test_a_workspace_means_its_latest_run_and_a_killed_one_is_interrupted(tmp_pa
     case.make_run(tmp_path, pid=DEAD)
     view = Watched(tmp_path).view()
     assert (view.run.state, view.is_over) == ("interrupted", True)
+
+
+def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):
+    view = Watched(case.make_run(tmp_path, state="failed")).view()
+    assert (view.run.state, view.run.phases[5].state, view.is_over) == ("failed", "failed", True)
+    assert (view.happenings[-1].where, view.happenings[-1].what) == (
+        "6 Evaluation", "failed: the model has not learned",
+    )  # fmt: skip
 
 
 def test_a_run_that_has_not_begun_to_train_is_shown_too(tmp_path):

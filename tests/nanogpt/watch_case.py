@@ -61,6 +61,8 @@ def make_run(workspace: Path, *, state: str = "running", pid: int | None = None)
     """checkpoints/default of a run that trains: micro has ended, tiny_model is at work, small_model is to come."""
     notes = workspace / "state" / "default"
     phases = [{"number": number, "title": title, "status": "waiting"} for number, title in enumerate(PHASES, 1)]
+    if state == "failed":
+        phases[5] |= {"status": "failed", "cause": "the model has not learned"}
     session = {"started": "", "sessions": 1, "state": state, "pid": pid or os.getpid(), "command": "", "phases": phases}
     durable.write_note(notes / "session.json", session)
     models = [("micro", 60.0), ("tiny_model", 300.0), ("small_model", 500.0)]

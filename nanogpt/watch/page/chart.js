@@ -63,7 +63,7 @@ export function drawChart(figure, { lines, x, y, height, fromZero = false, words
     svg.append(drawn("line", { class: "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: down(value), y2: down(value) }));
     svg.append(drawn("text", { x: MARGIN.left - 8, y: down(value) + 4, "text-anchor": "end" }, y.show(value, high - low)));
   }
-  for (const value of ticks(left, right, Math.max(2, Math.floor(width / 85)), x.sizes)) {
+  for (const value of ticks(left, right, Math.max(2, Math.floor(width / 70)), x.sizes)) {
     if (across(value) > width - 60) continue; // the axis' own label stands there
     svg.append(drawn("text", { x: across(value), y: height - 8, "text-anchor": "middle" }, x.show(value)));
   }
@@ -73,6 +73,7 @@ export function drawChart(figure, { lines, x, y, height, fromZero = false, words
     const stroke = `stroke: ${colourOf(line.place)}`;
     if (line.raw?.xs.length) curves.append(styled(drawn("path", { class: "raw", d: path(line.raw) }), stroke));
     if (line.curve?.xs.length) curves.append(styled(drawn("path", { class: "curve", d: path(line.curve), "stroke-dasharray": dashOf(line.place) }), stroke));
+    if (line.curve?.xs.length === 1) curves.append(styled(drawn("circle", { r: 2.5, cx: across(line.curve.xs[0]), cy: down(line.curve.ys[0]) }), `fill: ${colourOf(line.place)}`));
     for (const [place, value] of (line.points?.xs ?? []).entries())
       curves.append(styled(drawn("circle", { class: "point", r: 4.5, cx: across(value), cy: down(line.points.ys[place]) }), `fill: ${colourOf(line.place)}`));
   }
