@@ -86,7 +86,7 @@ def _are_apart(losses: Sequence[float], control: Sequence[float]) -> bool:
     much has a wide interval of its own, and may still be worse with each of them."""
     if len(control) < 2:
         return False
-    reach = _student_t(len(control)) * stdev(control) * math.sqrt(1 + 1 / len(control))
+    reach = max(SAME, _student_t(len(control)) * stdev(control) * math.sqrt(1 + 1 / len(control)))
     return min(losses) > fmean(control) + reach or max(losses) < fmean(control) - reach
 
 

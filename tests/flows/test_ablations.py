@@ -24,7 +24,7 @@ from nanogpt.results import Ablation, KernelTimes
 from nanogpt.study.variants import CONTROL, chosen
 from tests.flows.test_full_run import SMALL, _english
 
-STEPS, SEEDS = 12, 2
+STEPS = 12
 NAMES = ["control", "no-mask", "relu"]
 
 
@@ -59,7 +59,7 @@ def losses(workspace: Path) -> dict[tuple[str, int], float]:
 @pytest.mark.slow
 def test_killed_and_continued_and_on_a_cluster_they_come_to_the_same(asked, tmp_path):
     workspace = tmp_path / "workspace"
-    arguments = [*asked, "--seeds", str(SEEDS), "--steps", str(STEPS)]
+    arguments = [*asked, "--seeds", "1", "--steps", str(STEPS)]
     marker = workspace / "state/ablations/markers/ablations.control-1.json"
     process = start(*arguments)
     for _ in range(3000):
@@ -72,8 +72,8 @@ def test_killed_and_continued_and_on_a_cluster_they_come_to_the_same(asked, tmp_
 
     output = done(*arguments)
     assert marker.read_bytes() == before, "a training that had finished was made again"
-    assert output.count(", seed ") >= SEEDS * len(NAMES) - 1
-    assert set(losses(workspace)) == {(name, seed) for name in NAMES for seed in (1, 2)}
+    assert output.count(", seed 1: ") == len(NAMES)
+    assert set(losses(workspace)) == {(name, 1) for name in NAMES}
     table = (workspace / "reports/ablations/ablations.md").read_text()
     assert all(line in output for line in json.loads(
         (workspace / "reports/ablations/ablations.json").read_text())["table"]["findings"])  # fmt: skip
