@@ -645,7 +645,7 @@ class LensLayer:
 
 @dataclass(frozen=True)
 class LensStudy:
-    """`guesses`: the likeliest token of each layer after each of the first tokens, [layer][place]."""
+    """`guesses`: the likeliest token of each layer after each of the first tokens, `[layer][place]`."""
 
     model: str
     tokens: list[str]

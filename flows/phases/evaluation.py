@@ -138,8 +138,7 @@ def judge_quality(run: Run) -> StepResult[Quality]:
     """Compare the models with intervals, and judge samples of the best; a short or a late run leaves it out."""
     evaluated = run.facts(EVALUATED)
     if left_out := _no_time(run, budget_shares.BUDGET_FOR_QUALITY):
-        run.journal.message(f"the models are not compared in depth: {left_out}; nanogpt eval does it at any time")
-        return StepResult(Quality([], [], evaluated.best, None, [], left_out), identity={})
+        return StepResult(Quality([], [], evaluated.best, None, [], left_out), identity={}, left_out=left_out)
     figures = run.paths.reports / "figures"
     report: QualityReport = _on_device(
         run,
@@ -160,8 +159,7 @@ def study_best(run: Run) -> StepResult[Studied]:
     """Look into the best model; a short or a late run leaves it out and says so."""
     best = run.facts(EVALUATED).best
     if left_out := _no_time(run, budget_shares.BUDGET_FOR_STUDY):
-        run.journal.message(f"nobody looks into {best}: {left_out}; nanogpt study does at any time")
-        return StepResult(Studied([], [], best, left_out), identity={})
+        return StepResult(Studied([], [], best, left_out), identity={}, left_out=left_out)
     figures = run.paths.reports / "figures"
     study: ModelStudy = run.worker.call(
         "nanogpt.study.summary:study_trained",
@@ -353,6 +351,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/evaluation/writing.py",
                 "nanogpt/plots/evaluation.py",
                 "nanogpt/plots/style.py",
+                "nanogpt/plots/curves.py",
                 "nanogpt/data/shards.py",
             ),
         ),
@@ -369,6 +368,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/study/**",
                 "nanogpt/plots/study.py",
                 "nanogpt/plots/style.py",
+                "nanogpt/plots/curves.py",
                 "nanogpt/training/record/metrics.py",
             ),
         ),

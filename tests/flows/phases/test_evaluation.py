@@ -29,7 +29,7 @@ def test_tests_that_are_not_wanted_are_no_step(tmp_path, wanted):
     run = real_run(tmp_path, "--set", f"tests={str(wanted).lower()}")
     assert ("evaluation.tests" in [step.name for step in run.steps()]) is wanted
     assert ("evaluation.tests" in run.steps()[-1].needs) is wanted
-    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 5 + wanted
+    assert len(evaluation.steps(StepsWanted(["micro"], wanted, ()))) == 6 + wanted
 
 
 def test_a_long_run_of_the_tests_shows_that_the_run_is_alive(tmp_path, monkeypatch):
@@ -79,8 +79,7 @@ def test_a_budget_too_short_to_compare_in_depth_leaves_it_out_and_says_so(tmp_pa
     run = real_run(tmp_path, "--budget", "2m")
     monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
     found = evaluation.judge_quality(run)
-    assert found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
-    assert "not compared in depth: a budget of 2 min 00 s" in (run.paths.logs / "automation_log.txt").read_text()
+    assert found.left_out == found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
 
 
 def test_a_study_that_fails_is_recorded_as_failed_and_costs_neither_phase_nor_run(tmp_path, monkeypatch):
@@ -101,5 +100,4 @@ def test_a_budget_too_short_for_a_study_leaves_it_out_and_says_so(tmp_path, monk
     run = real_run(tmp_path, "--budget", "2m")
     monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
     found = evaluation.study_best(run)
-    assert found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
-    assert "nobody looks into micro: a budget of 2 min 00 s" in (run.paths.logs / "automation_log.txt").read_text()
+    assert found.left_out == found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
