@@ -150,6 +150,15 @@ def test_tokenizers_are_compared_on_the_same_bytes(data):
     assert from_json(ScoreComparison, to_json(found)) == found
 
 
+def test_a_vocabulary_that_lacks_a_few_characters_is_named(data):
+    known = "".join(set(load_tokenizer(data / "char").alphabet) - {"w"})
+    case = replace(judged("partial", data / "char"), tokenizer=CharTokenizer(known))
+    found = quality.judge([case], "test")
+    test = (data / "text" / "test.txt").read_text()
+    assert found.models[0].unknown == test.count("w") > 0 and found.bytes == len(test)
+    assert any("are outside the vocabulary of partial" in line for line in findings.of_comparison(found))
+
+
 def test_a_uniform_model_is_calibrated_and_a_loud_one_is_too_sure(data):
     quiet, loud = judged("quiet", data / "char"), judged("loud", data / "char")
     with torch.no_grad():
