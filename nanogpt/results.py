@@ -497,6 +497,7 @@ class ModelScores:
     calibration_error: float
     calibration: list[CalibrationBin]
     by_position: list[PositionLoss]
+    unknown: int = 0  # characters of the text outside its vocabulary: one token stands for all, which is easy to guess
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
         for simple in comparison.baselines
         if simple.name == FIVE_GRAM
     ]
+    lines += [
+        f"{model.unknown:,} characters of the text are outside the vocabulary of {model.model}: its figures are better "
+        "than it is."
+        for model in comparison.models
+        if model.unknown
+    ]
     return [*lines, _calibration(best), *_context(best)]
 
 

@@ -112,6 +112,7 @@ def model_scores(judged: JudgedModel, text: TokenisedText, scores: TokenScores, 
         calibration_error=sum(row.share * abs(row.accuracy.value - row.confidence) for row in calibration),
         calibration=calibration,
         by_position=_by_position(scores),
+        unknown=text.unknown,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,15 @@ Singles = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class TokenisedText:
-    """A text as one tokenizer reads it: tokens (T,), and the byte of the text at which each begins, (T,)."""
+    """A text as one tokenizer reads it: tokens (T,), and the byte of the text at which each begins, (T,).
+
+    `unknown`: characters outside its vocabulary, which one token stands for.
+    """
 
     tokens: Ids
     starts: Numbers
     bytes: int
+    unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def split_text(data_folder: Path, split: str, tokenizer: Tokenizer, reader: str)
             f"{data_folder}: {unknown:,} of the {len(text):,} characters of its {split} split are outside the "
             f"vocabulary of {reader}; {allowed}"
         )
-    return _placed(tokenizer.encode(text), opened.bytes, tokenizer)
+    return replace(_placed(tokenizer.encode(text), opened.bytes, tokenizer), unknown=unknown)
 
 
 def beginning(text: TokenisedText, most_bytes: int) -> TokenisedText:
@@ -73,7 +77,7 @@ def beginning(text: TokenisedText, most_bytes: int) -> TokenisedText:
     if text.bytes <= most_bytes:
         return text
     end = int(np.searchsorted(text.starts, most_bytes))
-    return TokenisedText(text.tokens[:end], text.starts[:end], most_bytes)
+    return replace(text, tokens=text.tokens[:end], starts=text.starts[:end], bytes=most_bytes)
 
 
 def _placed(tokens: Ids, size: int, tokenizer: Tokenizer) -> TokenisedText:

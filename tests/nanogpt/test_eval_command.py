@@ -44,21 +44,21 @@ def evaluate(*arguments: object) -> int:
 
 def test_models_of_every_kind_are_judged_and_compared(models, data, tmp_path, capsys):
     (tmp_path / "new.yaml").write_text("model: {n_layer: 1, n_head: 2, n_embd: 16, block_size: 8}")
-    places = [models / "ckpt.pt", models / "modern", models / "other", f"random:{tmp_path / 'new.yaml'}"]
+    places = [models / "ckpt.pt", models / "modern", f"random:{tmp_path / 'new.yaml'}"]
     file, figures = tmp_path / "e.json", tmp_path / "figures"
     options = ["--window", 8, "--stride", 4, "--baselines", "--samples", 2, "--json", file, "--figures", figures]
     assert evaluate(*places, "--data", data, *options) == 0
     output = capsys.readouterr().out
     report = from_json(QualityReport, json.loads(file.read_text()))
-    assert [model.model for model in report.comparison.models] == ["ckpt.pt", "modern", "other", "new.yaml"]
-    assert len(report.comparison.differences) == 3 and len(report.writing) == 4
+    assert [model.model for model in report.comparison.models] == ["ckpt.pt", "modern", "new.yaml"]
+    assert len(report.comparison.differences) == 2 and len(report.writing) == 3
     assert report.comparison.verdict in output and all(line in output for line in report.findings)
     for model in report.comparison.models:
         assert f"{model.model}: test: {model.tokens:,} tokens, windows of 8, one every 4" in output
         assert f"{model.bits_per_byte.value:.4f} ({model.bits_per_byte.low:.4f} to" in output
     assert "5-gram" in output
-    drawn = ["ckpt.pt-novelty.svg", "calibration.svg", "new.yaml-novelty.svg", "modern-novelty.svg",
-             "other-novelty.svg", "position.svg", "size.svg"]  # fmt: skip
+    drawn = ["ckpt.pt-novelty.svg", "calibration.svg", "modern-novelty.svg", "new.yaml-novelty.svg",
+             "position.svg", "size.svg"]  # fmt: skip
     assert sorted(path.name for path in figures.iterdir()) == sorted(drawn)
 
 

@@ -1,6 +1,7 @@
 """Judging models by a text: every token once, the same figures as before, intervals that compare across tokenizers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from nanogpt.evaluation.quality import JudgedModel
 from nanogpt.evaluation.token_scores import beginning, in_order, score, split_text
 from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.plots.evaluation import calibration_plot, position_plot, size_plot
 from nanogpt.records import from_json, to_json
 from nanogpt.results import Estimate, ModelScores, ScoreComparison
 from tests.nanogpt.model_case import randomised, small
@@ -148,6 +150,15 @@ def test_tokenizers_are_compared_on_the_same_bytes(data):
     assert from_json(ScoreComparison, to_json(found)) == found
 
 
+def test_a_vocabulary_that_lacks_a_few_characters_is_named(data):
+    known = "".join(set(load_tokenizer(data / "char").alphabet) - {"w"})
+    case = replace(judged("partial", data / "char"), tokenizer=CharTokenizer(known))
+    found = quality.judge([case], "test")
+    test = (data / "text" / "test.txt").read_text()
+    assert found.models[0].unknown == test.count("w") > 0 and found.bytes == len(test)
+    assert any("are outside the vocabulary of partial" in line for line in findings.of_comparison(found))
+
+
 def test_a_uniform_model_is_calibrated_and_a_loud_one_is_too_sure(data):
     quiet, loud = judged("quiet", data / "char"), judged("loud", data / "char")
     with torch.no_grad():
@@ -175,6 +186,22 @@ def test_loss_by_position_is_the_mean_of_each_place_in_the_window(data):
     assert rows[0].loss.value == pytest.approx(np.mean(at_first), rel=1e-5)
     gain = rows[1].gain
     assert gain.value == pytest.approx(rows[0].loss.value - rows[1].loss.value) and rows[0].gain is None
+
+
+# ---- figures
+
+
+def test_the_same_figures_are_drawn_from_the_same_numbers(data, tmp_path):
+    case = judged("<b>$x$", data / "char")
+    found = quality.judge([case], "test")
+    for plot, drawn in (
+        (calibration_plot, found.models),
+        (position_plot, found.models),
+        (position_plot, [replace(found.models[0], by_position=[])]),
+        (size_plot, found),
+    ):
+        once, again = (plot(drawn, tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+        assert once == again and once.startswith(b"<?xml")
 
 
 # ---- what cannot be judged

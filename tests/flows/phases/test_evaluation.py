@@ -1,13 +1,23 @@
 """The models that are judged, and the project's own tests."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
-from flows.ledger.facts import EVALUATED, QUALITY, STUDIED, Evaluated, trained
+from flows.ledger.facts import CHECKS, EVALUATED, QUALITY, STUDIED, Evaluated, Quality, trained
 from flows.phases import evaluation
 from flows.runner.run import StepsWanted
 from flows.supervision import own_tests
+from nanogpt.config import Config, save_config
+from nanogpt.data.shards import open_split
+from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.faults import UserError
+from nanogpt.records import from_json, to_json
 from tests.flows.real_run import real_run
+from tests.nanogpt.model_case import randomised, small
+from tests.nanogpt.test_initial_weights import trained as trained_folder
+from tests.nanogpt.training_case import make_data
 
 pytestmark = pytest.mark.fast
 
@@ -69,6 +79,32 @@ def test_a_comparison_that_fails_is_recorded_as_failed_and_costs_neither_phase_n
     assert "evaluation.quality failed, the run goes on without it: no such text" in log
     records = run.step_runner.records("evaluation")
     assert [(record.name, record.state) for record in records] == [("evaluation.quality", "failed")]
+
+
+@pytest.mark.slow
+def test_models_are_compared_and_samples_judged_in_the_worker(tmp_path, monkeypatch):
+    run = real_run(tmp_path)
+    data = make_data(tmp_path / "made", "".join(f"the {n} sheep went over hill {n % 5}.\n" for n in range(4000)))
+    shutil.copytree(data.parent, run.paths.data)
+    for seed, name in enumerate(["micro", "tiny_model"]):
+        model = randomised(small(vocab_size=load_tokenizer(data).vocab_size), seed)
+        trained_folder(run.paths.model(name), model, load_tokenizer(data))
+        save_config(Config(model=model.config.model_dump(), data={"tokenizer": "char"}), run.paths.config(name))
+    facts = {
+        EVALUATED: Evaluated("micro", dict.fromkeys(["micro", "tiny_model"])),
+        CHECKS: SimpleNamespace(device="cpu"),
+    }
+    monkeypatch.setattr(type(run), "facts", lambda run, key: facts[key])
+    found = evaluation.judge_quality(run)
+    run.worker.close()
+    quality = found.facts
+    assert [model.model for model in quality.comparison.models] == ["micro", "tiny_model"]
+    assert quality.comparison.models[0].tokens == len(open_split(data, "test").tokens) - 1
+    assert [row.name for row in quality.comparison.baselines] == ["unigram", "5-gram"]
+    assert [file.stem for file in found.files] == quality.figures and all(file.is_file() for file in found.files)
+    assert found.files[0] == run.paths.reports / "figures" / "micro-calibration.svg"
+    assert any("samples of micro read like the text" in line for line in quality.findings)
+    assert from_json(Quality, to_json(quality)) == quality
 
 
 def _failing(*_, **__):
