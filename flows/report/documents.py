@@ -188,7 +188,6 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "criteria": lambda: criteria(facts),
         "answers": lambda: answers(facts),
         "recommendations": lambda: recommendations(facts),
-        "ran": lambda step: any(record.name == step for record in phases[step.partition(".")[0]].steps),
         "findings": lambda step: (
             _findings(view["steps"].get(step), figure) or _without(phases[step.partition(".")[0]], step)
         ),
