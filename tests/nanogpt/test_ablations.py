@@ -225,6 +225,12 @@ def test_what_is_worse_with_every_seed_is_worse_however_much_seeds_differ():
 
 
 @pytest.mark.fast
+def test_a_difference_that_nobody_would_act_on_is_none_however_sure_it_is():
+    table = table_of(control=[2.0, 2.2, 2.4], manual_attention=[2.002, 2.2021, 2.402], relu=[2.02, 2.221, 2.42])
+    assert [row.verdict for row in table.rows] == ["control", "no clear difference", "worse"]
+
+
+@pytest.mark.fast
 def test_one_seed_says_nothing_of_noise_and_a_cheat_is_called_one():
     runs = [run_of("control", 1, 2.0), run_of("no-mask", 1, 3.0, as_trained=0.2)]
     table = make_table(SMALL, runs, [], ["no-mask-2"])

@@ -18,6 +18,7 @@ from nanogpt.evaluation.baselines import KneserNey
 from nanogpt.evaluation.block_bootstrap import BlockMean, Blocks, draws
 from nanogpt.evaluation.perplexity import evaluate, evaluate_split
 from nanogpt.evaluation.quality import JudgedModel
+from nanogpt.evaluation.students_t import student_t
 from nanogpt.evaluation.token_scores import beginning, in_order, score, split_text
 from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.faults import NonFiniteError, UserError
@@ -91,10 +92,17 @@ def test_bytes_of_tokens_add_up_for_every_tokenizer(data):
 # ---- intervals
 
 
-def test_intervals_of_blocks_hold_the_truth_about_as_often_as_they_say():
-    generator, sizes = np.random.default_rng(0), np.full(60, 100.0)
-    means = [BlockMean(generator.normal(200.0, 30.0, 60), sizes, draws(60, seed)).estimate() for seed in range(40)]
-    assert 34 <= sum(mean.low <= 2.0 <= mean.high for mean in means) <= 40
+@pytest.mark.parametrize("count", [2, 5, 60])
+def test_intervals_of_blocks_hold_the_truth_about_as_often_as_they_say(count):
+    generator, sizes, drawn = np.random.default_rng(0), np.full(count, 100.0), draws(count)
+    means = [BlockMean(generator.normal(200.0, 30.0, count), sizes, drawn).estimate() for _ in range(100)]
+    assert 89 <= sum(mean.low <= 2.0 <= mean.high for mean in means) <= 99
+
+
+def test_students_t_falls_towards_the_normal_distributions():
+    factors = [student_t(freedom) for freedom in range(1, 200)]
+    assert factors == sorted(factors, reverse=True) and factors[6] == 2.36 and 1.96 < factors[-1] < 1.98
+    assert factors[29] == pytest.approx(2.042, abs=0.01) and factors[48] == pytest.approx(2.010, abs=0.01)
 
 
 def test_a_difference_is_known_more_exactly_than_either_figure():
