@@ -158,9 +158,12 @@ def _of_cheating(row: AblationRow, runs: Sequence[Ablation]) -> str:
 def _of_kernels(kernels: Sequence[KernelTimes]) -> list[str]:
     if not kernels:
         return []
-    ratios = [f"{row.written_out / row.fused:.1f} times as long with windows of {row.window:,}" for row in kernels]
+    first, *others = (
+        (f"{row.written_out / row.fused:.1f} times", f"with windows of {row.window:,}") for row in kernels
+    )
+    ratios = [" as long as the fused kernel ".join(first), *map(" ".join, others)]
     difference = max(row.difference for row in kernels)
     return [
-        f"Attention alone, forward and backward, takes written out {', '.join(ratios)}; outputs and gradients differ "
-        f"by {difference:.0e} of the largest at most."
+        f"Attention written out takes, forward and backward, {', '.join(ratios)}; outputs and gradients differ by "
+        f"{difference:.0e} of the largest at most."
     ]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nanogpt.cli import main
 from nanogpt.data.tokenizer import BPETokenizer
-from nanogpt.results import Guess, SeenToken, SurpriseStudy
-from nanogpt.study.lens import study_lens, study_surprise
+from nanogpt.results import Guess, LensLayer, SeenToken, SurpriseStudy
+from nanogpt.study.lens import _of_lens, study_lens, study_surprise
 from nanogpt.study.subject import Subject
 from nanogpt.study.surprise_page import shade, write_page
 from nanogpt.units import percent
@@ -69,6 +69,17 @@ def test_every_token_but_the_first_is_judged_once_with_half_a_window_before_it(t
         assert token.rank == 1 + int((expected > expected[ids[place]]).sum())
         likeliest = expected.exp().topk(5).values.tolist()
         assert [guess.probability for guess in token.guesses] == pytest.approx(likeliest, abs=1e-4)
+
+
+def test_that_the_last_layer_agrees_with_itself_is_no_finding():
+    def sentences(*losses_and_agreements: tuple[float, float]) -> str:
+        return " ".join(_of_lens([LensLayer(n, *pair, 0.1) for n, pair in enumerate(losses_and_agreements)]))
+
+    late = sentences((3.0, 0.1), (2.0, 0.4), (1.9, 1.0))
+    assert "Before the last layer the likeliest next token is the final one for less than 50" in late
+    assert "layer 1 lowers it most (1.00)" in late
+    early = sentences((3.0, 0.1), (3.2, 0.7), (3.3, 1.0))
+    assert "Behind layer 1 the likeliest" in early and "no layer lowers it" in early
 
 
 def test_byte_pairs_are_pieces_of_the_text():

@@ -24,7 +24,7 @@ from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.plots.evaluation import calibration_plot, position_plot, size_plot
 from nanogpt.records import from_json, to_json
-from nanogpt.results import Estimate, ModelScores, ScoreComparison
+from nanogpt.results import CalibrationBin, Estimate, ModelScores, ScoreComparison
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.training_case import make_data
 
@@ -178,6 +178,18 @@ def test_a_uniform_model_is_calibrated_and_a_loud_one_is_too_sure(data):
     assert flat.calibration_error < 0.1 and sure.calibration_error > 0.5
     assert sum(row.share for row in sure.calibration) == pytest.approx(1)
     assert any("loud is right" in line and "too sure" in line for line in findings.of_comparison(_alone(sure)))
+
+
+def test_a_model_is_too_sure_only_where_that_is_more_than_chance(data):
+    found = quality.judge([judged("a", data / "char")], "test").models[0]
+
+    def sentence(low: float, high: float) -> str:
+        row = CalibrationBin(0.5, Estimate(0.45, low, high), 1.0)
+        scores = replace(found, accuracy=row.accuracy, calibration_error=0.05, calibration=[row])
+        return findings.of_comparison(_alone(scores))[1]
+
+    assert "it is too sure" in sentence(0.42, 0.48)
+    assert "in no clear direction (off by 5.0 points" in sentence(0.3, 0.6)
 
 
 def _alone(model: ModelScores) -> ScoreComparison:
