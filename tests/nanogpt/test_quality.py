@@ -224,6 +224,14 @@ def test_the_same_figures_are_drawn_from_the_same_numbers(data, tmp_path):
         assert once == again and once.startswith(b"<?xml")
 
 
+def test_no_model_is_missing_from_a_figure(data, tmp_path):
+    scores = quality.judge([judged("a", data / "char")], "test").models[0]
+    many = [replace(scores, model=f"model{number}") for number in range(9)]
+    for plot in (calibration_plot, position_plot):
+        drawn = plot(many, tmp_path / "many.svg").read_text()
+        assert all(model.model in drawn for model in many)
+
+
 # ---- what cannot be judged
 
 
