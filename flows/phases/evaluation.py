@@ -367,6 +367,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "flows/planning/budget_shares.py",
                 "nanogpt/data/shards.py",
                 "nanogpt/study/**",
+                "nanogpt/study_results.py",
                 "nanogpt/plots/study.py",
                 "nanogpt/plots/style.py",
                 "nanogpt/training/record/metrics.py",

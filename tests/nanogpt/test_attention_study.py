@@ -12,7 +12,6 @@ from nanogpt.data.shards import open_split
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.attention import entropy
-from nanogpt.results import AttentionStudy, EntropyAtStep
 from nanogpt.study.attention import (
     _of_training,
     even_weights,
@@ -22,6 +21,7 @@ from nanogpt.study.attention import (
     study_attention,
 )
 from nanogpt.study.subject import Subject, open_subject
+from nanogpt.study_results import AttentionStudy, EntropyAtStep
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.training.trainer import train
 from nanogpt.training.validation import Validator

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from nanogpt.cli import main
 from nanogpt.data.tokenizer import BPETokenizer
-from nanogpt.results import Guess, LensLayer, SeenToken, SurpriseStudy
 from nanogpt.study.lens import _of_lens, study_lens, study_surprise
 from nanogpt.study.subject import Subject
 from nanogpt.study.surprise_page import shade, write_page
+from nanogpt.study_results import Guess, LensLayer, SeenToken, SurpriseStudy
 from nanogpt.units import percent
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.trained_case import LETTERS, model, train_into
