@@ -1,5 +1,6 @@
 """What a model would say behind each layer, and how surprised it is: held against the model's own losses."""
 
+import argparse
 import json
 from html.parser import HTMLParser
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.cli import main
+from nanogpt.commands.studies.subjects import text_of
 from nanogpt.data.tokenizer import BPETokenizer
 from nanogpt.study.lens import _of_lens, study_lens, study_surprise
 from nanogpt.study.subject import Subject
@@ -124,3 +126,15 @@ def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
     assert main(["study", "lens", str(folder), "--text", text, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_a_long_file_is_cut_between_characters_and_what_cannot_be_read_is_one_line(tmp_path, capsys):
+    file = tmp_path / "long.txt"
+    file.write_bytes("a".encode() + "中".encode() * 1_400_000)
+    assert text_of(argparse.Namespace(text=None, file=file, data=None)) == "a" + "中" * 999_999
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    folder = train_into(tmp_path / "model")
+    for name, words in [("latin.txt", "is not UTF-8 text"), ("nothing.txt", "o such file")]:
+        assert main(["study", "lens", str(folder), "--file", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
