@@ -59,7 +59,9 @@ def scaling_study(runs: Sequence[TrainedRun], seed: int = 0) -> ScalingStudy:
 
 
 def _points(runs: Sequence[TrainedRun]) -> list[ScalingPoint]:
-    finished = [run for run in runs if run.outcome and run.outcome.final_val_loss is not None]
+    """Of each training once, where it began with weights of its own: the law says nothing of fine-tuning."""
+    from_scratch = {run.folder.resolve(): run for run in runs if run.config.training.init_from is None}
+    finished = [run for run in from_scratch.values() if run.outcome and run.outcome.final_val_loss is not None]
     texts = {run.data.manifest_sha256: run.name for run in finished if run.data}
     if len(texts) > 1:
         first, second, *_ = texts.values()
@@ -82,9 +84,9 @@ def _form(points: Sequence[ScalingPoint]) -> str:
     if amounts == 1 and sizes >= FEWEST[SIZE]:
         return SIZE
     raise UserError(
-        f"found {len(points)} finished trainings (sizes: {sizes}, numbers of tokens: {amounts}); a law needs 4 "
-        "numbers of tokens at one size, 4 sizes at one number of tokens, or 6 trainings of 3 sizes and 3 numbers of "
-        "tokens"
+        f"found {len(points)} finished trainings from scratch (sizes: {sizes}, numbers of tokens: {amounts}); a law "
+        "needs 4 numbers of tokens at one size, 4 sizes at one number of tokens, or 6 trainings of 3 sizes and 3 "
+        "numbers of tokens"
     )
 
 

@@ -130,7 +130,7 @@ def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
 
 def test_a_long_file_is_cut_between_characters_and_what_cannot_be_read_is_one_line(tmp_path, capsys):
     file = tmp_path / "long.txt"
-    file.write_bytes("a".encode() + "中".encode() * 1_400_000)
+    file.write_bytes(b"a" + "中".encode() * 1_400_000)
     assert text_of(argparse.Namespace(text=None, file=file, data=None)) == "a" + "中" * 999_999
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     folder = train_into(tmp_path / "model")
