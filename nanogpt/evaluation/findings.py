@@ -63,8 +63,9 @@ def _context(model: ModelScores) -> list[str]:
     first, last = model.by_position[0], model.by_position[-1]
     interval = f"{gain.value:+.3f}, {gain.low:+.3f} to {gain.high:+.3f}"
     ending = f"still gains ({interval})" if gain.low > 0 else f"gains nothing that is clear ({interval})"
+    helps = "Context helps" if last.loss.high < first.loss.low else "Context does not clearly help"
     return [
-        f"Context helps: {first.loss.value:.2f} nats a token at the beginning of a window, {last.loss.value:.2f} from "
+        f"{helps}: {first.loss.value:.2f} nats a token at the beginning of a window, {last.loss.value:.2f} from "
         f"token {last.first} on; the last doubling {ending}."
     ]
 

@@ -192,6 +192,14 @@ def test_a_model_is_too_sure_only_where_that_is_more_than_chance(data):
     assert "in no clear direction (off by 5.0 points" in sentence(0.3, 0.6)
 
 
+def test_context_is_said_to_help_only_where_it_does(data):
+    case = judged("a", data / "char")
+    with torch.no_grad():
+        case.model.head.weight.zero_()  # every token costs the same
+    (sentence,) = findings.of_comparison(_alone(quality.judge([case], "test").models[0]))[-1:]
+    assert sentence.startswith("Context does not clearly help: ") and "gains nothing that is clear" in sentence
+
+
 def _alone(model: ModelScores) -> ScoreComparison:
     return ScoreComparison("test", 1000, 10, [model], [], [], model.model, "")
 
