@@ -1,10 +1,155 @@
-"""What studies and comparisons give back: records without torch, which figures are drawn from."""
+"""What studies and comparisons give back: records without torch, which figures are drawn from.
+
+What a run keeps of them is in nanogpt.results.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from nanogpt.results import ComponentCheck, Estimate
+
+# ---- attention; layers and heads count from 1, as on the page of nanogpt serve
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one attention head does. `entropy` is in nats, the mean over the positions of a text; the others are the
+    mean weight that it gives to one place: the token before, the first token, and, on random tokens that come twice,
+    the token that followed the first time (None where the window is too short for that)."""
+
+    layer: int
+    head: int
+    entropy: float
+    previous_token: float
+    first_token: float
+    induction: float | None
+    role: str  # "previous token", "first token", "induction", "broad" or "mixed"
+
+    @property
+    def name(self) -> str:
+        return f"layer {self.layer} head {self.head}"
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Random tokens, `length` of them and then the same again: nats a token, the first and the second time."""
+
+    length: int
+    first: float
+    second: float
+    chance: float  # the weight on the place that induction looks at, of heads that look at all places evenly
+
+
+@dataclass(frozen=True)
+class EntropyAtStep:
+    """Attention entropy of a checkpoint on the text of the study: nats, by layer and head."""
+
+    step: int
+    entropy: list[list[float]]
+
+
+@dataclass(frozen=True)
+class AttentionStudy:
+    """`even_entropy` and `chance`: of heads that look at all places evenly; `chance` on the token before."""
+
+    model: str
+    tokens: list[str]
+    heads: list[Head]
+    even_entropy: float
+    chance: float
+    repetition: Repetition | None
+    checkpoints: list[EntropyAtStep]  # of a training folder, by step; empty for others
+    findings: list[str]
+
+    @property
+    def layers(self) -> int:
+        return max(head.layer for head in self.heads)
+
+    def entropies(self, layer: int) -> list[float]:
+        """Of each head of a layer."""
+        return [head.entropy for head in self.heads if head.layer == layer]
+
+
+# ---- lens and surprise
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A token that may come next, as a person reads it, and how probable the model finds it."""
+
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LensLayer:
+    """What the head says of the residual stream behind a layer (0: the embeddings), over a text.
+
+    loss: nats a token against what really follows. agreement: share of places whose likeliest token is that of the last
+    layer. divergence: nats, Kullback and Leibler's, of the last layer's probabilities from these.
+    """
+
+    layer: int
+    loss: float
+    agreement: float
+    divergence: float
+
+
+@dataclass(frozen=True)
+class LensStudy:
+    """`guesses`: the likeliest token of each layer after each of the first tokens, `[layer][place]`."""
+
+    model: str
+    tokens: list[str]
+    layers: list[LensLayer]
+    guesses: list[list[Guess]]
+    findings: list[str]
+
+
+@dataclass(frozen=True)
+class SeenToken:
+    """A token of a text: how little the model expected it (nats), its place among all tokens (1: the likeliest), and
+    the likeliest ones there. None for the first, which nothing predicts."""
+
+    text: str
+    nats: float | None
+    rank: int | None
+    guesses: list[Guess]
+
+
+@dataclass(frozen=True)
+class SurpriseStudy:
+    model: str
+    tokens: list[SeenToken]
+    nats: float  # a token, on average
+    findings: list[str]
+
+
+# ---- embeddings
+
+
+@dataclass(frozen=True)
+class PlacedToken:
+    """A token on the map of the embeddings, with the tokens nearest to it by cosine (token, similarity)."""
+
+    token: str
+    kind: str
+    x: float
+    y: float
+    nearest: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class EmbeddingStudy:
+    """`table`: "embedding" or "head". `explained`: shares of the variance that both axes of the map show."""
+
+    model: str
+    table: str
+    tokens: list[PlacedToken]  # the most frequent ones of the text, the commonest first
+    explained: tuple[float, float]
+    findings: list[str]
+
 
 # ---- gradients
 

@@ -299,7 +299,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Studied(ModelStudy):
-    """What is to be seen in the best model. `left_out`: why nobody looked, "" where somebody did."""
+    """What is to be seen in the best model. `left_out`: why the study was not made, "" where it was."""
 
     model: str
     left_out: str = ""

@@ -254,9 +254,9 @@ def table_step(study: Study) -> Step[AblationTable]:
         work=lambda run: compare(run, study),
         needs=(KERNELS.step, *(key.step for key in study.keys)),
         needs_at_least="one",
-        code=("flows/phases/ablations.py", "nanogpt/study/ablation_table.py", "nanogpt/study/variants.py",
-              "nanogpt/plots/ablations.py", "nanogpt/plots/style.py", "nanogpt/plots/curves.py",
-              "nanogpt/markdown.py", "nanogpt/units.py"),
+        code=("flows/phases/ablations.py", "nanogpt/evaluation/students_t.py", "nanogpt/study/ablation_table.py",
+              "nanogpt/study/variants.py", "nanogpt/plots/ablations.py", "nanogpt/plots/style.py",
+              "nanogpt/plots/curves.py", "nanogpt/markdown.py", "nanogpt/units.py"),
     )  # fmt: skip
 
 

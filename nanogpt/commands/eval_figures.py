@@ -12,6 +12,7 @@ from nanogpt.commands.eval_samples import save_samples
 from nanogpt.data.shards import open_split, verify
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.evaluation import findings, quality
+from nanogpt.evaluation.block_bootstrap import BlockMean
 from nanogpt.evaluation.coherence import Judge
 from nanogpt.evaluation.quality import JudgedModel
 from nanogpt.evaluation.writing import judge_writing
@@ -26,7 +27,7 @@ def judge(arguments: argparse.Namespace) -> None:
     """Print the figures of every model. Raises UserError before anything is printed, NonFiniteError."""
     verify(arguments.data)
     device = chosen_device(arguments.device)
-    baselines = quality.simple_models(*_texts(arguments)) if arguments.baselines else {}
+    baselines = _baselines(arguments) if arguments.baselines else {}
     comparison = quality.judge(_models(arguments), arguments.split, device, baselines=baselines)
     writing = _writing(arguments, device) if arguments.samples else []
     if arguments.save_samples:
@@ -65,6 +66,16 @@ def _models(arguments: argparse.Namespace) -> Iterator[JudgedModel]:
         if stride > window:
             raise UserError(f"--stride {stride}: is longer than the window of {window}, so tokens would be left out")
         yield JudgedModel(name, subject.model, subject.tokenizer, arguments.data, window, stride)
+
+
+def _baselines(arguments: argparse.Namespace) -> dict[str, BlockMean]:
+    train, held_out = _texts(arguments)
+    if len(held_out) != (there := open_split(arguments.data, arguments.split).bytes):
+        raise UserError(
+            f"--baselines: the tokens of {arguments.data} give {len(held_out):,} bytes, its text had {there:,}: it has "
+            "characters outside its vocabulary, and no bytes to count in their place"
+        )
+    return quality.simple_models(train, held_out)
 
 
 def _texts(arguments: argparse.Namespace) -> tuple[bytes, bytes]:

@@ -20,7 +20,7 @@ from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.opening import open_decoder
 from nanogpt.decoders.protocol import Decoder
 from nanogpt.evaluation.speed import timing
-from nanogpt.evaluation.window_losses import Floats, Windows, estimate, losses
+from nanogpt.evaluation.window_losses import Windows, losses, mean
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
@@ -173,8 +173,8 @@ def _table(
     left_out: dict[str, str],
 ) -> CompressionTable:
     speeds = measured_speeds(decoders)
-    bits: dict[str, Floats] = {
-        name: windows.bits_per_byte(losses(variant.model, windows, original.device))
+    bits = {
+        name: mean(windows.bits_per_byte(losses(variant.model, windows, original.device)))
         for name, variant in variants.items()
     }
     rows = [
@@ -183,8 +183,8 @@ def _table(
             how=variant.how,
             parameters=variant.model.num_parameters(),
             bytes=variant.bytes,
-            bits_per_byte=estimate(bits[name]),
-            difference=estimate(bits[name] - bits[ORIGINAL]),
+            bits_per_byte=bits[name].estimate(),
+            difference=bits[name].less(bits[ORIGINAL]),
             tokens_per_second=speeds.get(name, speeds[ORIGINAL]),
             speed_of=name if name in speeds else ORIGINAL,
             backend=decoders.get(name, decoders[ORIGINAL]).description,

@@ -5,22 +5,30 @@ models of different tokenizers are compared block by block, and what is hard or 
 because neighbouring windows of a text are alike: on tiny Shakespeare's test split the standard error of the mean loss
 is 0.012 nats by windows of 64 characters and 0.029 by blocks of 1024; of the difference between two models, 0.0037 and
 0.0056.
+
+Few blocks say little of their own spread: the plain percentiles of two blocks would hold the truth in 53 of 100 cases,
+of five in 83, of fifty in 93. So both ends are moved away from the value as Student's t is wider than the normal
+distribution, and the sample's deviation than that of the draws; then it is 94 to 96 of 100 for all of these.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt.evaluation.window_losses import DRAWS, PERCENTILES, Floats
+from nanogpt.evaluation.students_t import NORMAL, student_t
 from nanogpt.faults import UserError
 from nanogpt.results import Estimate
 
+DRAWS = 2000
+PERCENTILES = (2.5, 97.5)
 BLOCKS, MOST_BLOCKS = 50, 1000  # of a text; more than BLOCKS where they would be longer than LONGEST_BLOCK
 SHORTEST_BLOCK, LONGEST_BLOCK = 64, 8192  # bytes
 
+Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -76,19 +84,22 @@ class BlockMean:
     def value(self) -> float:
         return float(self.sums.sum() / self.sizes.sum())
 
-    def estimate(self) -> Estimate:
-        return _estimate(self.value, self._drawn_values())
+    def estimate(self, most: float = math.inf) -> Estimate:
+        """With its interval; nothing that is averaged here is below 0, or above `most`."""
+        found = self._estimate(self.value, self._drawn_values())
+        return Estimate(found.value, max(0.0, found.low), min(most, found.high))
 
     def less(self, other: BlockMean) -> Estimate:
         """This mean less another of the same text, on the same draws: what is hard in the text cancels."""
-        return _estimate(self.value - other.value, self._drawn_values() - other._drawn_values())
+        return self._estimate(self.value - other.value, self._drawn_values() - other._drawn_values())
 
     def _drawn_values(self) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):  # a draw without any of the few that there are
             values: Floats = (self.drawn @ self.sums) / (self.drawn @ self.sizes)
         return values
 
-
-def _estimate(value: float, drawn_values: Floats) -> Estimate:
-    low, high = np.nanpercentile(drawn_values, PERCENTILES)
-    return Estimate(value, float(low), float(high))
+    def _estimate(self, value: float, drawn_values: Floats) -> Estimate:
+        low, high = (float(end) for end in np.nanpercentile(drawn_values, PERCENTILES))
+        count = int(np.count_nonzero(self.sizes))
+        wider = student_t(count - 1) / NORMAL * math.sqrt(count / max(1, count - 1))
+        return Estimate(value, value + wider * (low - value), value + wider * (high - value))

@@ -36,8 +36,8 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
         if simple.name == FIVE_GRAM
     ]
     lines += [
-        f"{model.unknown:,} characters of the text are outside the vocabulary of {model.model}: its figures are better "
-        "than it is."
+        f"{model.unknown:,} characters of the text are outside the vocabulary of {model.model}, which reads all of "
+        "them as one sign that is easy to guess: its figures look better than they are."
         for model in comparison.models
         if model.unknown
     ]
@@ -47,13 +47,14 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
 def _calibration(model: ModelScores) -> str:
     sure = sum(row.share * row.confidence for row in model.calibration)
     right = model.accuracy
-    figures = f"the most probable token of {model.model} is right {right.value:.1%} of the time and gets {sure:.1%}"
+    figures = f"The most probable token of {model.model} is right {right.value:.1%} of the time and gets {sure:.1%}"
     if model.calibration_error < NOTICEABLE_ERROR:
-        ending = f"its probabilities can be believed (off by {100 * model.calibration_error:.1f} points in the mean)"
+        judged = "its probabilities can be believed"
+    elif right.low <= sure <= right.high:
+        judged = "its probabilities are off in no clear direction"
     else:
-        tendency = "too sure" if sure > right.value else "not sure enough"
-        ending = f"it is {tendency} (off by {100 * model.calibration_error:.1f} points in the mean)"
-    return f"{figures[0].upper()}{figures[1:]}: {ending}."
+        judged = "it is too sure" if sure > right.high else "it is not sure enough"
+    return f"{figures}: {judged} (off by {100 * model.calibration_error:.1f} points in the mean)."
 
 
 def _context(model: ModelScores) -> list[str]:
@@ -62,8 +63,9 @@ def _context(model: ModelScores) -> list[str]:
     first, last = model.by_position[0], model.by_position[-1]
     interval = f"{gain.value:+.3f}, {gain.low:+.3f} to {gain.high:+.3f}"
     ending = f"still gains ({interval})" if gain.low > 0 else f"gains nothing that is clear ({interval})"
+    helps = "Context helps" if last.loss.high < first.loss.low else "Context does not clearly help"
     return [
-        f"Context helps: {first.loss.value:.2f} nats a token at the beginning of a window, {last.loss.value:.2f} from "
+        f"{helps}: {first.loss.value:.2f} nats a token at the beginning of a window, {last.loss.value:.2f} from "
         f"token {last.first} on; the last doubling {ending}."
     ]
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey, unigram_distribution
-from nanogpt.evaluation.block_bootstrap import MOST_BLOCKS, BlockMean, Blocks, Numbers, draws, summed
+from nanogpt.evaluation.block_bootstrap import BlockMean, Blocks, Floats, Numbers, draws, summed
 from nanogpt.evaluation.token_scores import TokenisedText, TokenScores, beginning, in_order, score, split_text
 from nanogpt.evaluation.verdict import FIVE_GRAM, UNIGRAM
-from nanogpt.evaluation.window_losses import Floats
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.results import (
@@ -108,10 +107,10 @@ def model_scores(judged: JudgedModel, text: TokenisedText, scores: TokenScores, 
         loss=loss,
         perplexity=Estimate(*(math.exp(min(value, 700.0)) for value in (loss.value, loss.low, loss.high))),
         bits_per_byte=bits.estimate(),
-        accuracy=BlockMean(blocks.sums(starts, is_right), tokens, drawn).estimate(),
+        accuracy=BlockMean(blocks.sums(starts, is_right), tokens, drawn).estimate(most=1.0),
         calibration_error=sum(row.share * abs(row.accuracy.value - row.confidence) for row in calibration),
         calibration=calibration,
-        by_position=_by_position(scores),
+        by_position=_by_position(scores, blocks.count),
         unknown=text.unknown,
     )
 
@@ -125,18 +124,18 @@ def _calibration(
     for place in np.unique(bins):
         inside = bins == place
         counts = blocks.sums(starts[inside], np.ones(inside.sum()))
-        accuracy = BlockMean(blocks.sums(starts[inside], is_right[inside]), counts, drawn).estimate()
+        accuracy = BlockMean(blocks.sums(starts[inside], is_right[inside]), counts, drawn).estimate(most=1.0)
         found.append(CalibrationBin(float(confidence[inside].mean()), accuracy, float(inside.mean())))
     return found
 
 
-def _by_position(scores: TokenScores) -> list[PositionLoss]:
+def _by_position(scores: TokenScores, blocks: int) -> list[PositionLoss]:
     """Loss at positions 0, 1, 2-3, 4-7, ... of a window; none where there are too few windows to tell."""
     rows, window = scores.nats.shape
     if rows < FEWEST_WINDOWS:
         return []
-    count = min(rows, MOST_BLOCKS)
-    groups = np.arange(rows) * count // rows  # neighbouring windows together
+    count = min(rows, blocks)
+    groups = np.arange(rows) * count // rows  # windows of the same block of text together
     drawn = draws(count)
     found = list[PositionLoss]()
     before: BlockMean | None = None

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from nanogpt.data.shards import MOST_UNKNOWN, Ids, open_split
 from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
-from nanogpt.evaluation.block_bootstrap import Numbers
-from nanogpt.evaluation.window_losses import Floats
+from nanogpt.evaluation.block_bootstrap import Floats, Numbers
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE

@@ -1,7 +1,7 @@
-"""Bits per byte on the same windows of a split for every model, with intervals by bootstrap over the windows.
+"""Bits per byte on the same windows of a split for every model, with intervals.
 
-Source: Efron and Tibshirani 1993, chapter 13 (percentile intervals). Two models are compared window by window, which
-cancels what is hard or easy in the text: a difference is known far more exactly than either figure.
+Two models are compared window by window, which cancels what is hard or easy in the text: a difference is known far more
+exactly than either figure.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ import numpy.typing as npt
 import torch
 
 from nanogpt.data.shards import Ids, Split
+from nanogpt.evaluation.block_bootstrap import BLOCKS, BlockMean, Floats, draws, summed
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.results import Estimate
 
 MOST_TOKENS = 2**18  # judged on: 4,096 windows of 64
-DRAWS = 2000
-PERCENTILES = (2.5, 97.5)
 TOKENS_AT_ONCE = 8192
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -84,9 +80,8 @@ def losses(model: GPT, judged: Windows, device: str = "cpu") -> Floats:
     return nats
 
 
-def estimate(figures: Floats, seed: int = 0) -> Estimate:
-    """The mean of `figures` (W,), of bits per byte or of their differences, with its interval."""
-    generator = np.random.default_rng(seed)
-    means = [figures[generator.integers(len(figures), size=len(figures))].mean() for _ in range(DRAWS)]
-    low, high = np.percentile(means, PERCENTILES)
-    return Estimate(float(figures.mean()), float(low), float(high))
+def mean(figures: Floats) -> BlockMean:
+    """Of bits per byte of windows in order, (W,): neighbours together in one block, because they are alike."""
+    count = min(BLOCKS, len(figures))
+    blocks = np.arange(len(figures)) * count // len(figures)
+    return BlockMean(summed(blocks, figures, count), summed(blocks, np.ones_like(figures), count), draws(count))

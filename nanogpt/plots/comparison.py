@@ -22,7 +22,6 @@ from nanogpt.plots.style import (
     Row,
     categories,
     column,
-    endless,
     give_room,
     set_title,
     smoothed,
@@ -46,7 +45,7 @@ def curves_plot(curves: Curves, path: Path) -> Path:
         set_title(left, "Over tokens", f"tokens seen ({counted})", "bits per byte, validation")
         set_title(right, "Over time (thin: training loss)", f"training time ({unit})", "")
         shown: list[float] = []
-        styles = zip(endless(LINES), cycle(MARKERS), strict=False)
+        styles = zip(cycle(LINES), cycle(MARKERS), strict=False)
         for (name, (rows, evaluations)), style in zip(curves.items(), styles, strict=False):
             run = rows, _with_tokens(rows, evaluations)
             for axes, x in ((left, ("tokens", thousands)), (right, ("seconds", scale))):

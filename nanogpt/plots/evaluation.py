@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from nanogpt.results import Estimate, ModelScores, ScoreComparison, WritingQuali
 from nanogpt.units import count
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
 FEWEST = 0.002  # share of the predictions that a bin needs to be drawn
 
 
@@ -36,7 +38,7 @@ def calibration_plot(models: Sequence[ModelScores], path: Path) -> Path:
         above.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (2, 2)))
         above.annotate("as sure as right", (0.72, 0.74), color=SOFT, fontsize=8.5, ha="right")
         width = 0.09 / max(1, len(models))
-        for place, (model, line, marker) in enumerate(zip(models, LINES, MARKERS, strict=False)):
+        for place, (model, line, marker) in enumerate(zip(models, cycle(LINES), cycle(MARKERS), strict=False)):
             shown = [row for row in model.calibration if row.share >= FEWEST]
             _with_intervals(
                 above,
@@ -49,7 +51,7 @@ def calibration_plot(models: Sequence[ModelScores], path: Path) -> Path:
             offset = (place - (len(models) - 1) / 2) * width
             middles = [0.1 * int(min(row.confidence, 0.999) * 10) + 0.05 + offset for row in model.calibration]
             shares = [row.share for row in model.calibration]
-            hatch = ("", "///", "...", "xxx", "\\\\\\", "+++")[place]
+            hatch = HATCHES[place % len(HATCHES)]
             below.bar(middles, shares, width=width, color=line[0], edgecolor="white", linewidth=0.5, hatch=hatch)
         above.set_xlim(0, 1)
         above.set_ylim(0, 1)
@@ -72,7 +74,7 @@ def position_plot(models: Sequence[ModelScores], path: Path) -> Path:
         if not placed:
             return say_empty(axes, "too few windows in this text")
         axes.set_xscale("log", base=2)
-        for model, line, marker in zip(placed, LINES, MARKERS, strict=False):
+        for model, line, marker in zip(placed, cycle(LINES), cycle(MARKERS), strict=False):
             middles = [(row.first + row.last) / 2 + 1 for row in model.by_position]
             _with_intervals(axes, middles, [row.loss for row in model.by_position], line, marker, model.model)
         largest = max(row.last + 1 for model in placed for row in model.by_position)

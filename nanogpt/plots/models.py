@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,7 +17,6 @@ from nanogpt.plots.style import (
     Row,
     categories,
     column,
-    endless,
     give_room,
     say_empty,
     set_title,
@@ -73,7 +73,7 @@ def _evaluations(folder: Path, flops: float | None) -> list[Row]:
 def _draw_curves(axes: Axes, curves: Mapping[str, list[Row]], x: str, scale: float) -> None:
     """Bits per byte of every model over `x`; on a logarithmic axis where one came much further than another."""
     ends = []
-    for (name, rows), (color, dash) in zip(curves.items(), endless(LINES), strict=False):
+    for (name, rows), (color, dash) in zip(curves.items(), cycle(LINES), strict=False):
         places, values = column(rows, x, "bits_per_byte")
         ends += places[-1:]
         axes.plot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from nanogpt.plots.style import INK, LINES, SOFT, endless, set_title, write_figure
+from nanogpt.plots.style import INK, LINES, SOFT, set_title, write_figure
 from nanogpt.study_results import ScalingLaw, ScalingPoint, ScalingStudy
 from nanogpt.units import count
 
@@ -32,7 +33,7 @@ def scaling_plot(study: ScalingStudy, path: Path) -> Path:
         axes.set_yscale("log")
         groups = _grouped(study.points, over_size)
         furthest = max((_x(p.parameters, p.tokens, over_size) for p in study.predictions), default=0)
-        for (fixed, points), (color, dash), marker in zip(groups, endless(LINES), MARKERS * len(groups), strict=False):
+        for (fixed, points), (color, dash), marker in zip(groups, cycle(LINES), MARKERS * len(groups), strict=False):
             at = [_x(point.parameters, point.tokens, over_size) for point in points]
             line = np.geomspace(min(at) / 1.3, max(furthest, max(at)) * 1.15, 60)
             axes.plot(line, _curve(study.law, line, fixed, over_size), color=color, linestyle=dash, linewidth=1.4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,12 +26,11 @@ from nanogpt.plots.style import (
     SKY,
     SOFT,
     VERMILION,
-    endless,
     say_empty,
     set_title,
     write_figure,
 )
-from nanogpt.results import AttentionStudy, EmbeddingStudy, LensStudy
+from nanogpt.study_results import AttentionStudy, EmbeddingStudy, LensStudy
 from nanogpt.training.record.metrics import read_metrics
 
 Floats = npt.NDArray[np.float64]
@@ -202,7 +202,7 @@ def _over_training(curves: dict[str, list[tuple[int, float]]], even: float | Non
         set_title(axes, title, "step", "entropy (nats)")
         if not any(curves.values()):
             return say_empty(axes, "no evaluation noted it")
-        for (name, points), (color, dash) in zip(curves.items(), endless(LINES), strict=False):
+        for (name, points), (color, dash) in zip(curves.items(), cycle(LINES), strict=False):
             steps, values = [step for step, _ in points], [value for _, value in points]
             axes.plot(steps, values, color=color, linestyle=dash, marker="o", markersize=3.5, label=name)
         if even is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,3 @@ def give_room(axes: Axes, train: list[float], evaluations: list[float]) -> None:
     if values and max(values) > min(values):
         reach = max(values) - min(values)
         axes.set_ylim(min(values) - 0.06 * reach, max(values) + 0.12 * reach)
-
-
-def endless(items: Sequence[Line]) -> Iterator[Line]:
-    while True:
-        yield from items

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from nanogpt.config import Config
+from nanogpt.evaluation.students_t import student_t
 from nanogpt.results import Ablation, AblationRow, AblationTable, AsExpected, KernelTimes, Verdict
 from nanogpt.study.variants import BY_NAME, CONTROL, Variant
 
-# 97.5 % points of Student's t, by degrees of freedom from 1 on: a few seeds say little of their own spread.
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 SAME = 0.01  # nats a token: less is no difference that anybody would act on
 CHEATS = 0.05  # nats a token that a model loses when it may no longer see what it was trained to see
 
@@ -65,7 +64,7 @@ def _row(variant: Variant, runs: Sequence[Ablation], of_control: dict[int, Ablat
         difference=difference,
         margin=margin,
         verdict=verdict,
-        as_expected=_as_expected(variant, verdict, difference),
+        as_expected=_as_expected(variant, verdict),
         seconds=fmean(run.seconds for run in runs),
     )
 
@@ -74,11 +73,7 @@ def _margin(differences: Sequence[float]) -> float | None:
     count = len(differences)
     if count < 2:
         return None
-    return _student_t(count) * stdev(differences) / math.sqrt(count)
-
-
-def _student_t(count: int) -> float:
-    return STUDENT_T[min(count - 1, len(STUDENT_T)) - 1]
+    return student_t(count - 1) * stdev(differences) / math.sqrt(count)
 
 
 def _are_apart(losses: Sequence[float], control: Sequence[float]) -> bool:
@@ -86,7 +81,7 @@ def _are_apart(losses: Sequence[float], control: Sequence[float]) -> bool:
     much has a wide interval of its own, and may still be worse with each of them."""
     if len(control) < 2:
         return False
-    reach = max(SAME, _student_t(len(control)) * stdev(control) * math.sqrt(1 + 1 / len(control)))
+    reach = max(SAME, student_t(len(control) - 1) * stdev(control) * math.sqrt(1 + 1 / len(control)))
     return min(losses) > fmean(control) + reach or max(losses) < fmean(control) - reach
 
 
@@ -99,16 +94,16 @@ def _verdict(
         return "not finite"
     if difference is None or margin is None:
         return "not known"
-    if abs(difference) <= margin and not are_apart:
+    if abs(difference) < SAME or (abs(difference) <= margin and not are_apart):
         return "no clear difference"
     return "worse" if difference > 0 else "better"
 
 
-def _as_expected(variant: Variant, verdict: Verdict, difference: float | None) -> AsExpected:
+def _as_expected(variant: Variant, verdict: Verdict) -> AsExpected:
     if variant.expected == "open" or verdict in ("control", "not known"):
         return ""
     if variant.expected == "same":
-        return "yes" if verdict == "no clear difference" or abs(difference or 0) < SAME else "no"
+        return "yes" if verdict == "no clear difference" else "no"
     if verdict in ("worse", "not finite"):
         return "yes"
     return "no" if verdict == "better" else "not seen"
@@ -163,9 +158,12 @@ def _of_cheating(row: AblationRow, runs: Sequence[Ablation]) -> str:
 def _of_kernels(kernels: Sequence[KernelTimes]) -> list[str]:
     if not kernels:
         return []
-    ratios = [f"{row.written_out / row.fused:.1f} times as long with windows of {row.window:,}" for row in kernels]
+    first, *others = (
+        (f"{row.written_out / row.fused:.1f} times", f"with windows of {row.window:,}") for row in kernels
+    )
+    ratios = [" as long as the fused kernel ".join(first), *map(" ".join, others)]
     difference = max(row.difference for row in kernels)
     return [
-        f"Attention alone, forward and backward, takes written out {', '.join(ratios)}; outputs and gradients differ "
-        f"by {difference:.0e} of the largest at most."
+        f"Attention written out takes, forward and backward, {', '.join(ratios)}; outputs and gradients differ by "
+        f"{difference:.0e} of the largest at most."
     ]

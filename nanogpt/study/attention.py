@@ -17,15 +17,16 @@ from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.attention import entropy
 from nanogpt.model.gpt import GPT
-from nanogpt.results import AttentionStudy, EntropyAtStep, Head, Repetition
 from nanogpt.study.checkpoints import models_of_training
 from nanogpt.study.subject import Subject, require_finite
+from nanogpt.study_results import AttentionStudy, EntropyAtStep, Head, Repetition
 from nanogpt.units import percent
 
 MOST_POSITIONS = 256  # of a text: the weights of 12 layers of 12 heads are 38 MB then
 LEAST_WEIGHT = 0.4  # on average on one place, for a role
 BROAD = 0.85  # of the entropy of heads that look at all places evenly
 REPETITIONS, LEAST_REPEATED = 16, 8  # pairs of copies; tokens in each
+NOTICEABLE = 0.02  # nats, of the mean entropy
 MOST_NAMED = 3  # heads that a sentence lists
 
 
@@ -191,8 +192,9 @@ def _of_training(study: AttentionStudy) -> list[str]:
     if len(study.checkpoints) < 2:
         return []
     first, last = ((at.step, mean(map(mean, at.entropy))) for at in (study.checkpoints[0], study.checkpoints[-1]))
-    went = "fell" if last[1] < first[1] else "rose"
+    change = last[1] - first[1]
+    went = "hardly changed" if abs(change) < NOTICEABLE else "fell" if change < 0 else "rose"
     return [
-        f"From step {first[0]:,} to step {last[0]:,} the mean attention entropy {went} from {first[1]:.2f} to "
+        f"From step {first[0]:,} to step {last[0]:,} the mean attention entropy {went}, from {first[1]:.2f} to "
         f"{last[1]:.2f} nats."
     ]

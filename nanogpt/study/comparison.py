@@ -18,6 +18,7 @@ from nanogpt.data.shards import read_manifest
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.evaluation.block_bootstrap import BlockMean
 from nanogpt.evaluation.quality import bits_per_byte
+from nanogpt.evaluation.students_t import student_t
 from nanogpt.evaluation.token_scores import in_order, score, split_text
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.study.runs import TrainedRun, distinct_names
@@ -31,8 +32,6 @@ from nanogpt.weights.trained_folder import TrainedFolder
 # byte of the validation split, 2.515 in the mean, with a deviation of 0.0271.
 SEEDS = SeedSpread(deviation=0.0108, runs=8, source="8 seeds of configs/micro.yaml, 300 steps on tiny Shakespeare")
 FEWEST_REPEATS = 4  # degrees of freedom, before the spread of the runs at hand counts instead of SEEDS
-# Student's t: 97.5 % points for 1, 2, 3 ... degrees of freedom (Fisher and Yates 1963, table III).
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 SEED = "training.seed"
 
 
@@ -97,16 +96,9 @@ def _as_compared(run: TrainedRun, name: str, bits: BlockMean) -> ComparedRun:
 def _difference(run: ComparedRun, best: ComparedRun, judged: dict[str, BlockMean], spread: SeedSpread) -> RunDifference:
     by_text = judged[run.name].less(judged[best.name])
     size = fmean([run.bits_per_byte.value, best.bits_per_byte.value])
-    by_seed = student(spread.runs - 1) * math.sqrt(2) * spread.deviation * size
+    by_seed = student_t(spread.runs - 1) * math.sqrt(2) * spread.deviation * size
     reach = max(by_text.value - by_text.low, by_text.high - by_text.value)
     return RunDifference(run.name, best.name, by_text, by_seed, math.hypot(reach, by_seed), run.weights == best.weights)
-
-
-def student(freedom: int) -> float:
-    """How many deviations hold 95 of 100 values, where the deviation was estimated with so many degrees of freedom."""
-    if freedom <= len(STUDENT):
-        return STUDENT[max(0, freedom - 1)]
-    return 1.96 + (STUDENT[-1] - 1.96) * len(STUDENT) / freedom
 
 
 def seed_spread(runs: Sequence[TrainedRun], bits: Sequence[float]) -> SeedSpread:

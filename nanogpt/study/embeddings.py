@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import weight_of
-from nanogpt.results import EmbeddingStudy, PlacedToken
 from nanogpt.study.subject import Subject, require_finite
+from nanogpt.study_results import EmbeddingStudy, PlacedToken
 from nanogpt.units import percent
 
 Table = Literal["embedding", "head"]
@@ -33,9 +33,7 @@ def study_embeddings(subject: Subject, text: str, table: Table = "embedding") ->
 
     Raises UserError for fewer than LEAST_TOKENS different tokens or another vocabulary, NonFiniteError.
     """
-    subject.tokens_of(text)  # refuses what the model does not know
-    encoded = subject.tokenizer.encode(subject.tokenizer.normalise(text))
-    ids, counts = torch.from_numpy(encoded.astype("int64")).unique(return_counts=True)
+    ids, counts = torch.from_numpy(subject.ids_of(text).astype("int64")).unique(return_counts=True)
     if len(ids) < LEAST_TOKENS:
         raise UserError(f"the text: has {len(ids)} different tokens; a map needs at least {LEAST_TOKENS}")
     ids = ids[counts.argsort(descending=True, stable=True)][:MOST_TOKENS]

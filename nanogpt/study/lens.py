@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nanogpt.faults import UserError
-from nanogpt.results import Guess, LensLayer, LensStudy, SeenToken, SurpriseStudy
 from nanogpt.study.subject import Subject, require_finite
+from nanogpt.study_results import Guess, LensLayer, LensStudy, SeenToken, SurpriseStudy
 from nanogpt.units import percent
 
 MOST_POSITIONS = 256  # for the lens: the logits of one layer are 51 MB with GPT-2's vocabulary
@@ -23,6 +23,7 @@ SHOWN = 16  # places of the text whose guesses are kept
 MOST_TOKENS = 2000  # whose surprise is measured
 GUESSES = 5  # likeliest tokens at each place
 MOST_NAMED = 3
+SETTLED = 0.5  # share of a text, for a layer's guesses to be called the final ones
 
 
 @torch.no_grad()
@@ -59,29 +60,25 @@ def _of_lens(layers: list[LensLayer]) -> list[str]:
     first, last = layers[0], layers[-1]
     gains = {after.layer: before.loss - after.loss for before, after in pairwise(layers)}
     largest = max(gains, key=gains.__getitem__)
-    sentences = [
+    brings = f"layer {largest} lowers it most ({gains[largest]:.2f})" if gains[largest] > 0 else "no layer lowers it"
+    settled = next(layer for layer in layers if layer.agreement >= SETTLED)
+    if settled is last:
+        when = f"Before the last layer the likeliest next token is the final one for less than {percent(SETTLED)}"
+    else:
+        place = f"layer {settled.layer}" if settled.layer else "the embeddings"
+        when = f"Behind {place} the likeliest next token is already the final one for {percent(settled.agreement)}"
+    return [
         f"Read behind each layer, the loss goes from {first.loss:.2f} nats at the embeddings to {last.loss:.2f} behind "
-        f"layer {last.layer}; layer {largest} brings the most ({gains[largest]:.2f})."
+        f"layer {last.layer}; {brings}.",
+        f"{when} of the text.",
     ]
-    settled = next(layer for layer in layers if layer.agreement >= 0.5)
-    sentences.append(
-        f"Behind {_place(settled.layer)} the likeliest next token is already the final one for "
-        f"{percent(settled.agreement)} of the text."
-    )
-    return sentences
-
-
-def _place(layer: int) -> str:
-    return f"layer {layer}" if layer else "the embeddings"
 
 
 @torch.no_grad()
 def study_surprise(subject: Subject, text: str) -> SurpriseStudy:
     """How little the model expected each of the first MOST_TOKENS tokens of `text`, with half a window of context at
     least behind the first window. Raises as study_lens()."""
-    subject.tokens_of(text)  # refuses what the model does not know
-    encoded = subject.tokenizer.encode(subject.tokenizer.normalise(text))[:MOST_TOKENS]
-    ids = torch.from_numpy(encoded.astype("int64"))
+    ids = torch.from_numpy(subject.ids_of(text)[:MOST_TOKENS].astype("int64"))
     _require_two(ids)
     seen = [SeenToken(subject.pieces(ids[:1])[0], None, None, [])]
     for place, log_probabilities in enumerate(_predictions(subject, ids), 1):  # (vocab_size,) each

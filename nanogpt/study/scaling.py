@@ -52,14 +52,16 @@ def scaling_study(runs: Sequence[TrainedRun], seed: int = 0) -> ScalingStudy:
     error = _error(points, law, form)
     draws = _draws(points, law, form, error, seed)
     parts = {name: _estimate(getattr(law, name), [getattr(each, name) for each in draws]) for name in _parts(form)}
-    predictions = _predictions(points, law, draws, form)
+    predictions = _predictions(points, law, _as_runs(draws, error, seed), form)
     study = ScalingStudy(form, points, law, draws, error, parts, predictions, [])
     study.findings.extend(findings(study, _unique_tokens(runs)))
     return study
 
 
 def _points(runs: Sequence[TrainedRun]) -> list[ScalingPoint]:
-    finished = [run for run in runs if run.outcome and run.outcome.final_val_loss is not None]
+    """Of each training once, where it began with weights of its own: the law says nothing of fine-tuning."""
+    from_scratch = {run.folder.resolve(): run for run in runs if run.config.training.init_from is None}
+    finished = [run for run in from_scratch.values() if run.outcome and run.outcome.final_val_loss is not None]
     texts = {run.data.manifest_sha256: run.name for run in finished if run.data}
     if len(texts) > 1:
         first, second, *_ = texts.values()
@@ -82,9 +84,9 @@ def _form(points: Sequence[ScalingPoint]) -> str:
     if amounts == 1 and sizes >= FEWEST[SIZE]:
         return SIZE
     raise UserError(
-        f"found {len(points)} finished trainings (sizes: {sizes}, numbers of tokens: {amounts}); a law needs 4 "
-        "numbers of tokens at one size, 4 sizes at one number of tokens, or 6 trainings of 3 sizes and 3 numbers of "
-        "tokens"
+        f"found {len(points)} finished trainings from scratch (sizes: {sizes}, numbers of tokens: {amounts}); a law "
+        "needs 4 numbers of tokens at one size, 4 sizes at one number of tokens, or 6 trainings of 3 sizes and 3 "
+        "numbers of tokens"
     )
 
 
@@ -184,6 +186,22 @@ def _draws(points: Sequence[ScalingPoint], law: ScalingLaw, form: str, error: fl
     return [_fit(sizes, fitted * (1 + error * generator.standard_normal(len(points))), form) for _ in range(DRAWS)]
 
 
+@dataclass(frozen=True)
+class _DrawnRun:
+    """A law as it may be, and by how much a single run misses it: `off` is relative."""
+
+    law: ScalingLaw
+    off: float
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        return self.law.loss(parameters, tokens) * (1 + self.off)
+
+
+def _as_runs(draws: Sequence[ScalingLaw], error: float, seed: int) -> list[_DrawnRun]:
+    misses = error * np.random.default_rng([seed, 1]).standard_normal(len(draws))
+    return [_DrawnRun(law, float(off)) for law, off in zip(draws, misses, strict=True)]
+
+
 def _estimate(value: float, drawn: Sequence[float]) -> Estimate:
     low, high = np.percentile(drawn, (2.5, 97.5))
     return Estimate(value, min(value, float(low)), max(value, float(high)))
@@ -198,9 +216,10 @@ def _parts(form: str) -> list[str]:
 
 
 def _predictions(
-    points: Sequence[ScalingPoint], law: ScalingLaw, draws: Sequence[ScalingLaw], form: str
+    points: Sequence[ScalingPoint], law: ScalingLaw, draws: Sequence[_DrawnRun], form: str
 ) -> list[Prediction]:
-    """From the run with the lowest loss: all time into data, or, where the law knows both, the best split.
+    """From the run with the lowest loss: all time into data, or, where the law knows both, the best split. Each with
+    the interval in which one more run would end: the law is not known, and a run misses it.
 
     A step takes as long as the model has parameters, so time goes as N D.
     """

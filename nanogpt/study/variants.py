@@ -92,7 +92,7 @@ VARIANTS = (
     ),
     Variant(
         "no-norm", "norm", "no norms at all",
-        "without norms the size of activations is nobody's care: learning is slower or breaks",
+        "without norms nothing limits the size of activations: learning is slower or breaks",
         "worse", lambda _: {"model.qk_norm": False, "model.embedding_norm": False}, "drop_norms",
     ),
     Variant(
@@ -101,7 +101,8 @@ VARIANTS = (
     ),
     Variant(
         "relu", "activation", "ReLU",
-        "the oldest one; the others are to show what smoothness is worth", "open", _with_activation("gelu"), "use_relu",
+        "the oldest of them; compared with GELU it shows what smoothness is worth", "open",
+        _with_activation("gelu"), "use_relu",
     ),
     Variant(
         "relu2", "activation", "ReLU squared",
@@ -139,7 +140,7 @@ VARIANTS = (
     ),
     Variant(
         "no-warmup", "warm-up", "no warm-up",
-        "the first steps at the full rate: they cost a model without norms its life, others hardly anything", "open",
+        "the first steps at the full rate: a model without norms may diverge, others hardly notice", "open",
         lambda _: {"training.warmup_iters": 0},
     ),
     Variant(

@@ -214,7 +214,7 @@ def test_seeds_are_compared_in_pairs_and_noise_is_no_finding():
     words = "\n".join(table.findings)
     assert "No positions: worse, +0.103 ± 0.014 nats a token" in words
     assert "no longer finite in 1 of 3 seeds, first after 40 steps" in words
-    assert "written out 2.0 times as long with windows of 64, 3.5 times as long with windows of 256" in words
+    assert "2.0 times as long as the fused kernel with windows of 64, 3.5 times with windows of 256; outputs" in words
 
 
 @pytest.mark.fast
@@ -222,6 +222,12 @@ def test_what_is_worse_with_every_seed_is_worse_however_much_seeds_differ():
     table = table_of(control=[2.0, 2.01, 2.02], no_residual=[2.4, 3.9, 2.5], relu=[2.03, 2.3, 2.07])
     assert table.rows[1].margin > table.rows[1].difference
     assert [row.verdict for row in table.rows] == ["control", "worse", "no clear difference"]
+
+
+@pytest.mark.fast
+def test_a_difference_that_nobody_would_act_on_is_none_however_sure_it_is():
+    table = table_of(control=[2.0, 2.2, 2.4], manual_attention=[2.002, 2.2021, 2.402], relu=[2.02, 2.221, 2.42])
+    assert [row.verdict for row in table.rows] == ["control", "no clear difference", "worse"]
 
 
 @pytest.mark.fast

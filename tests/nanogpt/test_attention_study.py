@@ -12,8 +12,16 @@ from nanogpt.data.shards import open_split
 from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.attention import entropy
-from nanogpt.study.attention import even_weights, heads_of, repeated_tokens, role_of, study_attention
+from nanogpt.study.attention import (
+    _of_training,
+    even_weights,
+    heads_of,
+    repeated_tokens,
+    role_of,
+    study_attention,
+)
 from nanogpt.study.subject import Subject, open_subject
+from nanogpt.study_results import AttentionStudy, EntropyAtStep
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.training.trainer import train
 from nanogpt.training.validation import Validator
@@ -144,6 +152,13 @@ def run(*arguments):
     return main(["study", "attention", *map(str, arguments)])
 
 
+@pytest.mark.parametrize("last, words", [(3.0, "hardly changed, from 3.01 to 3.00"), (2.0, "fell"), (3.2, "rose")])
+def test_an_entropy_that_hardly_moves_is_not_said_to_fall(last, words):
+    at = [EntropyAtStep(0, [[3.01]]), EntropyAtStep(100, [[last]])]
+    study = AttentionStudy("a", ["x", "y"], [], 0.3, 0.5, None, at, [])
+    assert f"the mean attention entropy {words}" in _of_training(study)[0]
+
+
 def test_of_a_training_the_command_draws_its_heads_and_its_checkpoints(trained, tmp_path, capsys):
     folder, data = trained
     assert run(folder, "--data", data, "--layer", 2, "--out", tmp_path) == 0
@@ -156,7 +171,9 @@ def test_of_a_training_the_command_draws_its_heads_and_its_checkpoints(trained, 
     assert [row["step"] for row in study["checkpoints"]] == [0, 8, 16]
     assert study["checkpoints"][0]["entropy"] != study["checkpoints"][1]["entropy"]
     assert study["findings"] == lines[: len(study["findings"])]
-    assert re.search(r"From step 0 to step 16 the mean attention entropy (fell|rose) from", " ".join(lines))
+    assert re.search(
+        r"From step 0 to step 16 the mean attention entropy (hardly changed|fell|rose), from", " ".join(lines)
+    )
 
 
 @pytest.mark.parametrize("kind", ["random", "hugging face", "nanoGPT"])

@@ -117,3 +117,13 @@ def test_names_are_as_short_as_they_tell_models_apart():
     assert short_names(["runs/a/best", "runs/b/best"]) == ["a/best", "b/best"]
     assert short_names(["x/a", "y/b"]) == ["a", "b"]
     assert short_names(["x/a", "x/a", "b"]) == ["a", "a (2)", "b"]
+
+
+def test_simple_models_are_not_compared_on_other_bytes(models, data, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text(TEXT.replace("over", "\u00fcber"), encoding="utf-8")
+    prepared = ["--out", tmp_path / "data", "--tokenizer-of", data, "--allow-unknown"]
+    assert cli.main(["prepare", *map(str, [tmp_path / "text.txt", *prepared])]) == 0
+    capsys.readouterr()
+    assert evaluate(models / "modern", "--data", tmp_path / "data", "--baselines") == 2
+    error = capsys.readouterr().err
+    assert "it has characters outside its vocabulary" in error and error.count("\n") == 1

@@ -1,5 +1,6 @@
 """What a model would say behind each layer, and how surprised it is: held against the model's own losses."""
 
+import argparse
 import json
 from html.parser import HTMLParser
 
@@ -10,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.cli import main
+from nanogpt.commands.studies.subjects import text_of
 from nanogpt.data.tokenizer import BPETokenizer
-from nanogpt.results import Guess, SeenToken, SurpriseStudy
-from nanogpt.study.lens import study_lens, study_surprise
+from nanogpt.study.lens import _of_lens, study_lens, study_surprise
 from nanogpt.study.subject import Subject
 from nanogpt.study.surprise_page import shade, write_page
+from nanogpt.study_results import Guess, LensLayer, SeenToken, SurpriseStudy
 from nanogpt.units import percent
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.trained_case import LETTERS, model, train_into
@@ -71,6 +73,17 @@ def test_every_token_but_the_first_is_judged_once_with_half_a_window_before_it(t
         assert [guess.probability for guess in token.guesses] == pytest.approx(likeliest, abs=1e-4)
 
 
+def test_that_the_last_layer_agrees_with_itself_is_no_finding():
+    def sentences(*losses_and_agreements: tuple[float, float]) -> str:
+        return " ".join(_of_lens([LensLayer(n, *pair, 0.1) for n, pair in enumerate(losses_and_agreements)]))
+
+    late = sentences((3.0, 0.1), (2.0, 0.4), (1.9, 1.0))
+    assert "Before the last layer the likeliest next token is the final one for less than 50" in late
+    assert "layer 1 lowers it most (1.00)" in late
+    early = sentences((3.0, 0.1), (3.2, 0.7), (3.3, 1.0))
+    assert "Behind layer 1 the likeliest" in early and "no layer lowers it" in early
+
+
 def test_byte_pairs_are_pieces_of_the_text():
     tokenizer = BPETokenizer.train("the sheep and the goats " * 50, 270)
     network = randomised(small(vocab_size=tokenizer.vocab_size))
@@ -113,3 +126,15 @@ def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
     assert main(["study", "lens", str(folder), "--text", text, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_a_long_file_is_cut_between_characters_and_what_cannot_be_read_is_one_line(tmp_path, capsys):
+    file = tmp_path / "long.txt"
+    file.write_bytes(b"a" + "中".encode() * 1_400_000)
+    assert text_of(argparse.Namespace(text=None, file=file, data=None)) == "a" + "中" * 999_999
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    folder = train_into(tmp_path / "model")
+    for name, words in [("latin.txt", "is not UTF-8 text"), ("nothing.txt", "o such file")]:
+        assert main(["study", "lens", str(folder), "--file", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1

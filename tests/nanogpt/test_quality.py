@@ -18,12 +18,13 @@ from nanogpt.evaluation.baselines import KneserNey
 from nanogpt.evaluation.block_bootstrap import BlockMean, Blocks, draws
 from nanogpt.evaluation.perplexity import evaluate, evaluate_split
 from nanogpt.evaluation.quality import JudgedModel
+from nanogpt.evaluation.students_t import student_t
 from nanogpt.evaluation.token_scores import beginning, in_order, score, split_text
 from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.plots.evaluation import calibration_plot, position_plot, size_plot
 from nanogpt.records import from_json, to_json
-from nanogpt.results import Estimate, ModelScores, ScoreComparison
+from nanogpt.results import CalibrationBin, Estimate, ModelScores, ScoreComparison
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.training_case import make_data
 
@@ -91,10 +92,17 @@ def test_bytes_of_tokens_add_up_for_every_tokenizer(data):
 # ---- intervals
 
 
-def test_intervals_of_blocks_hold_the_truth_about_as_often_as_they_say():
-    generator, sizes = np.random.default_rng(0), np.full(60, 100.0)
-    means = [BlockMean(generator.normal(200.0, 30.0, 60), sizes, draws(60, seed)).estimate() for seed in range(40)]
-    assert 34 <= sum(mean.low <= 2.0 <= mean.high for mean in means) <= 40
+@pytest.mark.parametrize("count", [2, 5, 60])
+def test_intervals_of_blocks_hold_the_truth_about_as_often_as_they_say(count):
+    generator, sizes, drawn = np.random.default_rng(0), np.full(count, 100.0), draws(count)
+    means = [BlockMean(generator.normal(200.0, 30.0, count), sizes, drawn).estimate() for _ in range(100)]
+    assert 89 <= sum(mean.low <= 2.0 <= mean.high for mean in means) <= 99
+
+
+def test_students_t_falls_towards_the_normal_distributions():
+    factors = [student_t(freedom) for freedom in range(1, 200)]
+    assert factors == sorted(factors, reverse=True) and factors[6] == 2.36 and 1.96 < factors[-1] < 1.98
+    assert factors[29] == pytest.approx(2.042, abs=0.01) and factors[48] == pytest.approx(2.010, abs=0.01)
 
 
 def test_a_difference_is_known_more_exactly_than_either_figure():
@@ -172,6 +180,26 @@ def test_a_uniform_model_is_calibrated_and_a_loud_one_is_too_sure(data):
     assert any("loud is right" in line and "too sure" in line for line in findings.of_comparison(_alone(sure)))
 
 
+def test_a_model_is_too_sure_only_where_that_is_more_than_chance(data):
+    found = quality.judge([judged("a", data / "char")], "test").models[0]
+
+    def sentence(low: float, high: float) -> str:
+        row = CalibrationBin(0.5, Estimate(0.45, low, high), 1.0)
+        scores = replace(found, accuracy=row.accuracy, calibration_error=0.05, calibration=[row])
+        return findings.of_comparison(_alone(scores))[1]
+
+    assert "it is too sure" in sentence(0.42, 0.48)
+    assert "in no clear direction (off by 5.0 points" in sentence(0.3, 0.6)
+
+
+def test_context_is_said_to_help_only_where_it_does(data):
+    case = judged("a", data / "char")
+    with torch.no_grad():
+        case.model.head.weight.zero_()  # every token costs the same
+    (sentence,) = findings.of_comparison(_alone(quality.judge([case], "test").models[0]))[-1:]
+    assert sentence.startswith("Context does not clearly help: ") and "gains nothing that is clear" in sentence
+
+
 def _alone(model: ModelScores) -> ScoreComparison:
     return ScoreComparison("test", 1000, 10, [model], [], [], model.model, "")
 
@@ -202,6 +230,14 @@ def test_the_same_figures_are_drawn_from_the_same_numbers(data, tmp_path):
     ):
         once, again = (plot(drawn, tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
         assert once == again and once.startswith(b"<?xml")
+
+
+def test_no_model_is_missing_from_a_figure(data, tmp_path):
+    scores = quality.judge([judged("a", data / "char")], "test").models[0]
+    many = [replace(scores, model=f"model{number}") for number in range(9)]
+    for plot in (calibration_plot, position_plot):
+        drawn = plot(many, tmp_path / "many.svg").read_text()
+        assert all(model.model in drawn for model in many)
 
 
 # ---- what cannot be judged

@@ -13,6 +13,7 @@ from nanogpt.plots.scaling import scaling_plot
 from nanogpt.records import from_json, to_json
 from nanogpt.results import TokenSplit, TrainingData, TrainingOutcome
 from nanogpt.study import scaling
+from nanogpt.study.runs import trained_runs
 from nanogpt.study_results import ScalingLaw, ScalingPoint, ScalingStudy
 from tests.nanogpt.training_case import tiny
 
@@ -52,9 +53,9 @@ def test_the_best_split_is_the_lowest_of_all_splits():
     assert losses[1] == min(losses)
 
 
-def a_run(folder, point: ScalingPoint, text: str = "a" * 64):
+def a_run(folder, point: ScalingPoint, text: str = "a" * 64, **settings: object):
     folder.mkdir(parents=True)
-    save_config(tiny(), folder / "config.yaml")
+    save_config(tiny(**settings), folder / "config.yaml")
     rows = [{"kind": "eval", "step": 10, "val_loss": point.loss, "bits_per_byte": point.loss * 1.44, "seconds": 1.0}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     outcome = TrainingOutcome(
@@ -84,10 +85,25 @@ def test_the_command_fits_runs_and_predicts_within_its_interval(tmp_path, capsys
     assert scaling_plot(study, tmp_path / "a.svg").read_bytes() == (tmp_path / "out/scaling.svg").read_bytes()
 
 
+def test_a_prediction_allows_for_the_seed_of_the_run_however_sure_the_law_is():
+    runs = scaling._as_runs([LAW] * 200, error=0.01, seed=0)
+    for prediction in scaling._predictions(points(LAW), LAW, runs, scaling.BOTH):
+        loss = prediction.loss
+        assert loss.high - loss.low == pytest.approx(2 * 1.96 * 0.01 * loss.value, rel=0.15)
+
+
+def test_a_training_counts_once_and_one_that_began_with_trained_weights_not_at_all(tmp_path):
+    first, second = points(LAW)[:2]
+    a_run(tmp_path / "run/scratch", first)
+    a_run(tmp_path / "run/tuned", second, init_from="models/scratch")
+    runs = [*trained_runs(tmp_path / "run"), *trained_runs(tmp_path / "run/../run/scratch")]
+    assert [point.run for point in scaling._points(runs)] == ["scratch"]
+
+
 @pytest.mark.parametrize(
     "kept, texts, words",
     [
-        (3, ["a" * 64], "found 3 finished trainings (sizes: 1, numbers of tokens: 3); a law needs 4"),
+        (3, ["a" * 64], "found 3 finished trainings from scratch (sizes: 1, numbers of tokens: 3); a law needs 4"),
         (12, ["a" * 64, "b" * 64], "learned from different tokens; one law is of one text"),
     ],
 )

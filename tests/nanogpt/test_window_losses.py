@@ -6,7 +6,7 @@ import torch
 
 from nanogpt.data.shards import open_split
 from nanogpt.evaluation.perplexity import evaluate_split
-from nanogpt.evaluation.window_losses import Windows, estimate, losses
+from nanogpt.evaluation.window_losses import Windows, losses, mean
 from nanogpt.faults import NonFiniteError, UserError
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.training_case import make_data
@@ -31,10 +31,18 @@ def test_windows_cost_what_the_evaluation_says(data):
 @pytest.mark.fast
 def test_an_interval_holds_the_mean_of_most_samples_and_shrinks_with_their_number():
     generator = np.random.default_rng(1)
-    found = [estimate(generator.normal(2.0, 1.0, 60)) for _ in range(20)]
+    found = [mean(generator.normal(2.0, 1.0, 60)).estimate() for _ in range(20)]
     assert 15 <= sum(estimate.low <= 2.0 <= estimate.high for estimate in found) <= 20
-    few, many = (estimate(generator.normal(2.0, 1.0, count)) for count in (50, 5000))
+    few, many = (mean(generator.normal(2.0, 1.0, count)).estimate() for count in (50, 5000))
     assert many.high - many.low < 0.2 * (few.high - few.low)
+
+
+@pytest.mark.fast
+def test_windows_that_are_like_their_neighbours_say_less():
+    generator = np.random.default_rng(2)
+    passages = np.repeat(generator.normal(2.0, 0.5, 50), 20) + generator.normal(0.0, 0.1, 1000)
+    alike, apart = (mean(figures).estimate() for figures in (passages, generator.permutation(passages)))
+    assert alike.high - alike.low > 3 * (apart.high - apart.low)
 
 
 @pytest.mark.fast

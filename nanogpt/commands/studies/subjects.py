@@ -33,7 +33,8 @@ def text_of(arguments: argparse.Namespace) -> str:
         return str(arguments.text)
     if arguments.file is not None:
         try:
-            return str(arguments.file.read_bytes()[: 4 * LONGEST_TEXT].decode("utf-8")[:LONGEST_TEXT])
+            with arguments.file.open(encoding="utf-8", newline="") as file:
+                return str(file.read(LONGEST_TEXT))
         except UnicodeDecodeError as error:
             raise UserError(f"{arguments.file}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     if arguments.data is not None:
