@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from nanogpt import durable
 from nanogpt.plots.curves import MOST_POINTS as MOST_POINTS  # part of this module's interface
@@ -80,9 +81,17 @@ def write_figure(draw: Callable[[Figure], None], path: Path, height: float, widt
     with _style_lock, matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
+        _names_are_no_formulas(figure)
         figure.savefig(data, format=kind, dpi=150, metadata=metadata)
     durable.write_bytes(path, data.getvalue())
     return path
+
+
+def _names_are_no_formulas(figure: Figure) -> None:
+    """In legends, where models have the names that persons gave them; matplotlib's own ticks are formulas."""
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def set_title(axes: Axes, title: str, x_label: str, y_label: str) -> None:

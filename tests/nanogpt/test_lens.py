@@ -1,6 +1,7 @@
 """What a model would say behind each layer, and how surprised it is: held against the model's own losses."""
 
 import json
+from argparse import Namespace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.cli import main
+from nanogpt.commands.studies.subjects import LONGEST_TEXT, text_of
 from nanogpt.data.tokenizer import BPETokenizer
+from nanogpt.faults import UserError
 from nanogpt.results import Guess, SeenToken, SurpriseStudy
 from nanogpt.study.lens import study_lens, study_surprise
 from nanogpt.study.subject import Subject
@@ -113,3 +116,16 @@ def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
     assert main(["study", "lens", str(folder), "--text", text, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_the_beginning_of_a_long_text_may_end_within_a_character_and_an_endless_one_is_refused(tmp_path, capsys):
+    file = tmp_path / "text.txt"
+    file.write_text("a" + "é" * (2 * LONGEST_TEXT))
+    text = text_of(Namespace(text=None, file=file))
+    assert text == "a" + "é" * (LONGEST_TEXT - 1)
+    file.write_bytes(b"a\xc3")
+    with pytest.raises(UserError, match=r"is not UTF-8 text .* at byte 1"):
+        text_of(Namespace(text=None, file=file))
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    assert main(["study", "lens", "absent", "--file", str(tmp_path / "endless"), "--out", str(tmp_path / "out")]) == 2
+    assert "endless: not a plain file" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from nanogpt.plots.comparison import curves_plot
 from nanogpt.plots.data import token_statistics_plot
 from nanogpt.plots.measurements import profile_plot
 from nanogpt.plots.models import baselines_plot, comparison_plot
@@ -97,6 +98,13 @@ def test_bars_take_any_names_and_missing_times(tmp_path):
     ElementTree.parse(baselines_plot({}, {}, tmp_path / "b.svg"))
     ElementTree.parse(phase_times_plot([("1 A", 3.0, None), ("2 B", None, 7200.0)], tmp_path / "c.svg"))
     ElementTree.parse(phase_times_plot([], tmp_path / "d.svg"))
+
+
+def test_the_names_in_a_legend_are_no_formulas(tmp_path):
+    rows, evaluations = read_metrics(model_folder(tmp_path / "tiny"))
+    evaluations.append({**evaluations[-1], "bits_per_byte": 10**400})
+    curves = {"a$\\frac$b": (rows, evaluations), "$": (rows, evaluations)}
+    ElementTree.parse(curves_plot(curves, tmp_path / "a.svg"))
 
 
 def test_drawing_touches_no_global_state(tmp_path):
