@@ -1,6 +1,7 @@
 """What a model would say behind each layer, and how surprised it is: held against the model's own losses."""
 
 import json
+import os
 from argparse import Namespace
 from html.parser import HTMLParser
 
@@ -98,7 +99,7 @@ def test_the_page_needs_nothing_else_and_shows_any_text_as_it_is(tmp_path):
 
 
 def test_the_command_writes_figures_page_and_numbers(tmp_path, capsys):
-    folder = train_into(tmp_path / "model")
+    folder = train_into(tmp_path / os.fsdecode(b"model\xff"))
     assert main(["study", "lens", str(folder), "--text", TEXT, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     files = {file.name for file in (tmp_path / "out").iterdir()}
@@ -110,7 +111,15 @@ def test_the_command_writes_figures_page_and_numbers(tmp_path, capsys):
     assert f"{percent(firsts / len(nats))} of its tokens are the model's first guess" in printed
 
 
-@pytest.mark.parametrize("text, words", [("a", "is one token"), ("", "is empty"), ("ΜΗΝΙΝ", "outside the vocabulary")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a", "is one token"),
+        ("", "is empty"),
+        ("ΜΗΝΙΝ", "outside the vocabulary"),
+        ("ab\udcff", "--text: its character 3 is not text in UTF-8"),
+    ],
+)
 def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
     folder = train_into(tmp_path / "model")
     assert main(["study", "lens", str(folder), "--text", text, "--out", str(tmp_path / "out")]) == 2

@@ -32,7 +32,7 @@ def text_of(arguments: argparse.Namespace) -> str:
     if arguments.text is not None and arguments.file is not None:
         raise UserError("--text, --file: give one of them")
     if arguments.text is not None:
-        return str(arguments.text)
+        return _typed(str(arguments.text))
     if arguments.file is not None:
         return _beginning_of(arguments.file)
     if arguments.data is not None:
@@ -42,6 +42,14 @@ def text_of(arguments: argparse.Namespace) -> str:
         tokens = open_split(arguments.data, "test").tokens[:LONGEST_TEXT]
         return load_tokenizer(arguments.data).decode(tokens.tolist())
     raise UserError("which text? --text TEXT, --file FILE, or --data DIR for the beginning of its test split")
+
+
+def _typed(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # a byte of the command line that is no text
+        raise UserError(f"--text: its character {error.start + 1} is not text in UTF-8") from None
+    return text
 
 
 def _beginning_of(file: Path) -> str:
