@@ -9,6 +9,7 @@ from importlib import import_module
 
 from nanogpt import __version__, standard_streams
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
+from nanogpt.printable import printable
 
 COMMANDS = (  # in the order of --help
     "prepare",
@@ -92,7 +93,8 @@ def _greet(_: argparse.Namespace) -> int:
 
 
 def _fail(words: str) -> int:
-    print(f"nanogpt: {words}", file=sys.stderr)
+    one_line = printable(" ".join(words.split()), sys.stderr.encoding or "utf-8")  # whatever a file is called
+    print(f"nanogpt: {one_line}", file=sys.stderr)
     return USER_ERROR
 
 

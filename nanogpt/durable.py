@@ -117,6 +117,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def write_page(path: Path, text: str) -> None:
+    """write_text() for people: a lone surrogate, of a file name that is not UTF-8, is shown as an escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as readable JSON, durably. NaN and infinity are refused (ValueError).
 

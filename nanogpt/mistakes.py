@@ -36,15 +36,29 @@ def explain(kind: type[BaseModel], error: ValidationError, typed: Collection[str
         return key, f"unknown key{nearest_key(key, list(dotted_keys(kind)), in_full=key in typed)}"
     if first["type"] == "value_error":
         return key, str(first["ctx"]["error"])
+    shown = "a value that is not shown" if _is_private(kind, location) else found(first["input"])
     if first["type"] == "model_type":
         section = ", ".join(_keys(kind, location)[:3])
-        return key, f"found {found(first['input'])}, should be a section with {section} ..."
+        return key, f"found {shown}, should be a section with {section} ..."
     # A setting of several types has a mistake for each of them.
     members = [member for member in errors if _location(kind, member["loc"]) == location]
     allowed = ", or ".join(dict.fromkeys(_allowed(member["type"], member["msg"]) for member in members))
     words = [word for member in members for word in re.findall("'([^']+)'", member.get("ctx", {}).get("expected", ""))]
     near = nearest(first["input"], words) if isinstance(first["input"], str) else ""
-    return key, f"found {found(first['input'])}, should {allowed}{near}"
+    return key, f"found {shown}, should {allowed}{near}"
+
+
+def _is_private(kind: type[BaseModel] | None, location: Sequence[str]) -> bool:
+    """Whether the setting at `location` may hold a secret: its field is declared with repr=False."""
+    field = None
+    for part in location:
+        if kind is None or part not in kind.model_fields:  # a place within a value
+            break
+        field = kind.model_fields[part]
+        kind = (
+            field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+        )
+    return field is not None and not field.repr
 
 
 def _allowed(problem: str, message: str) -> str:

@@ -39,8 +39,7 @@ def parse(argv: list[str]) -> AblationOptions:
     given = make_parser().parse_args(argv)
     check_budget(given.budget)
     task_runner = _task_runner(given)
-    values, model_file = read_files(given)
-    values |= {"run": RUN, "budget": BUDGET}
+    values, model_file = read_files(given, run=RUN, budget=BUDGET)
     config, model_changes = run_config(given, values)
     control = candidate_in(model_file or MODEL_CONFIGS / "micro.yaml", config, model_changes)
     if control.training.init_from is not None:

@@ -137,9 +137,9 @@ def _from_the_checkout(path: str) -> str:
     return str(CHECKOUT / path) if (CHECKOUT / path).exists() else path
 
 
-def read_files(given: argparse.Namespace) -> tuple[dict[str, Any], Path | None]:
-    """The run's values and, when --config names a model's file, that file."""
-    defaults = read_yaml(DEFAULTS)
+def read_files(given: argparse.Namespace, **own: Any) -> tuple[dict[str, Any], Path | None]:
+    """The run's values and, when --config names a model's file, that file. `own`: other defaults."""
+    defaults = {**read_yaml(DEFAULTS), **own}
     if given.config is None:
         return defaults, None
     values = read_yaml(given.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from flows.cli.lock import exclusive
 from flows.cli.notification import Ending
 from flows.context import stop_signal
 from flows.context.options import RunOptions
+from flows.context.paths import Paths
 from flows.display.plain import PlainDisplay
 from flows.display.prefect_server import Server
 from flows.display.protocol import Opening
@@ -26,6 +28,7 @@ from flows.machine.disk import Unwritable
 from flows.report import commands
 from flows.runner.assembly import assemble
 from flows.runner.run import Phase, Run
+from flows.runner.sessions import read_session
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.spelling import to_be_typed
@@ -53,6 +56,7 @@ def start(
     """
     try:
         options, phases = asked()
+        require_own_run(options)
         run = assemble(options, phases)
         if options.remembered:
             print(f"Run {options.run} continues with the options of before: {options.remembered}", file=sys.stderr)
@@ -79,6 +83,18 @@ def start(
         return 1
     except KeyboardInterrupt:
         return STOPPED
+
+
+def require_own_run(options: RunOptions) -> None:
+    """Raise UserError where the run's name is that of a run of another program: each would take the other's records
+    and files for its own, and --fresh would set them aside."""
+    paths = Paths(options.workspace, options.run)
+    session = read_session(paths.state)
+    programs = re.findall(r"^python3 -m (flows\.\w+)", session.command) if session else []
+    if programs and programs != [options.program]:
+        raise UserError(
+            f"--run {options.run}: is a run of {programs[0]} in {options.workspace}; choose another --run NAME"
+        )
 
 
 def check_before_writing(options: RunOptions) -> None:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -22,6 +23,16 @@ RUN_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_RUN_NAME - 1}}}")
 STEPS, SECONDS, PATIENCE = "training.max_iters", "training.max_seconds", "training.early_stopping_patience"
 
 
+def _is_address(text: str) -> bool:
+    if not re.match(r"https?://[^\s/?#]+", text) or not text.isprintable() or " " in text:
+        return False
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an address, a port that is no number
+        return False
+
+
 class NotifyConfig(Section):
     """Who hears that a run has ended, and how; nobody by default. An address or a command may hold a secret."""
 
@@ -34,17 +45,15 @@ class NotifyConfig(Section):
     @classmethod
     def _webhook_is_an_address(cls, address: str | None) -> str | None:
         """The message does not show it."""
-        if address is not None and not (
-            re.match(r"https?://[^\s/?#]+", address) and address.isprintable() and " " not in address
-        ):
+        if address is not None and not _is_address(address):
             raise ValueError("should be an address that begins with https:// or http://")
         return address
 
     @field_validator("command")
     @classmethod
     def _command_is_not_empty(cls, command: str | None) -> str | None:
-        if command is not None and not command.strip():
-            raise ValueError("is empty; name a command, or null for none")
+        if command is not None and (not command.strip() or "\0" in command):
+            raise ValueError("is empty or has a NUL character; name a command, or null for none")
         return command
 
 
@@ -61,7 +70,7 @@ class RunConfig(Section):
     port: int = Field(4200, ge=1024, le=65535)
     on_hangup: Literal["continue", "save"] = "continue"
     min_charge: float = Field(20.0, ge=0, le=90)
-    notify: NotifyConfig = NotifyConfig()
+    notify: NotifyConfig = Field(NotifyConfig(), repr=False)
 
     @field_validator("run")
     @classmethod

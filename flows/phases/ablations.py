@@ -256,7 +256,7 @@ def table_step(study: Study) -> Step[AblationTable]:
         needs_at_least="one",
         code=("flows/phases/ablations.py", "nanogpt/evaluation/students_t.py", "nanogpt/study/ablation_table.py",
               "nanogpt/study/variants.py", "nanogpt/plots/ablations.py", "nanogpt/plots/style.py",
-              "nanogpt/plots/curves.py", "nanogpt/markdown.py", "nanogpt/units.py"),
+              "nanogpt/plots/curves.py", "nanogpt/markdown.py", "nanogpt/printable.py", "nanogpt/units.py"),
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ def _criterion_row(criterion: Criterion) -> dict[str, str]:
 
 
 THIS = "flows/phases/documentation.py"
-CURVES = ("nanogpt/plots/**", "nanogpt/training/record/metrics.py")
+CURVES = ("nanogpt/plots/**", "nanogpt/printable.py", "nanogpt/training/record/metrics.py")
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:

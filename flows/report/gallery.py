@@ -43,7 +43,7 @@ class Row:
 def write(reports: Path) -> Path:
     """Write the page of the runs whose reports are in `reports`; the newest first. Raises OSError."""
     rows = sorted(_rows(reports), key=lambda row: (row.ended, row.run), reverse=True)
-    durable.write_text(reports / PAGE, render_page("gallery.html.j2", rows=rows, folder=str(reports)))
+    durable.write_page(reports / PAGE, render_page("gallery.html.j2", rows=rows, folder=str(reports)))
     return reports / PAGE
 
 

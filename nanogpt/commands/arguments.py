@@ -33,6 +33,15 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
     return parse
 
 
+def seed(text: str) -> int:
+    """An argparse type: what torch's generators take."""
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if 0 <= value < 2**63:
+            return value
+    raise argparse.ArgumentTypeError(f"found {text!r}, should be a whole number from 0 to 2^63 - 1")
+
+
 def named(text: str) -> str:
     """An argparse type: a name or a path, which a shell makes empty where a variable is not set."""
     if not text:
@@ -94,6 +103,8 @@ def require_file(option: str, file: Path | None, endings: Sequence[str] = ()) ->
         raise UserError(f"{option} {file}: should end in {' or '.join(endings)}")
     if file.is_dir():
         raise UserError(f"{option} {file}: is a folder; choose a file in it")
+    if file.exists() and not file.is_file():  # a rename would take the place of a device
+        raise UserError(f"{option} {file}: is a device or a pipe; choose a file")
     _require_folders(option, file, file.parents)
 
 

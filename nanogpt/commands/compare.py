@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         ("differences from the best run, with their noise", differences_plot(compared, out / "differences.svg")),
     ]
     durable.write_json(out / "comparison.json", to_json(compared))
-    durable.write_text(out / "comparison.html", as_html(compared, figures))
+    durable.write_page(out / "comparison.html", as_html(compared, figures))
     _print(as_markdown(compared))
     print(
         "\n".join(str(out / name) for name in ("comparison.html", "comparison.json", "curves.svg", "differences.svg"))

@@ -14,6 +14,7 @@ from nanogpt.records import from_json, to_json
 from nanogpt.results import GreedyPiece, GreedySample, GreedySamples
 
 TOKENS, PROMPTS = 64, 8
+MOST_TOKENS = 100_000  # of a kept sample: a damaged number would write for ever
 SHOWN = 40  # characters of a text where it differs
 NEAR_TIE = 1e-3  # nats: kernels that add in another order move a logit by less
 
@@ -67,13 +68,17 @@ def save(samples: GreedySamples, file: Path) -> None:
 
 
 def load(file: Path) -> GreedySamples:
-    """Raises UserError for a file that is not there or holds something else."""
+    """Raises UserError for a file that is not there, holds something else, or nothing to compare with."""
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; --save-samples {file} writes it")
     try:
-        return from_json(GreedySamples, durable.read_json(file))
+        kept = from_json(GreedySamples, durable.read_json(file))
     except ValueError as error:
         raise UserError(f"{file}: holds no samples of --save-samples ({error})") from None
+    if not kept.samples or not 1 <= kept.tokens <= MOST_TOKENS:
+        found = f"{len(kept.samples)} samples of {kept.tokens:,} tokens"
+        raise UserError(f"{file}: holds no samples of --save-samples (found {found})")
+    return kept
 
 
 def _written(engine: Engine, prompt: str, tokens: int) -> list[Piece]:

@@ -41,6 +41,11 @@ def judge_writing(
     return WritingQuality(name, count, temperature, measure(texts, judge), measure(follows, judge))
 
 
+def most_samples(text: str) -> int:
+    """How many prompts, each with what follows it, the held-out `text` has."""
+    return len(text) // (PROMPT_CHARACTERS + CHARACTERS)
+
+
 def prompt_starts(text: str, count: int) -> list[int]:
     """Places spread evenly over `text`, each where a line begins if one does nearby.
 
@@ -48,7 +53,7 @@ def prompt_starts(text: str, count: int) -> list[int]:
     """
     each = len(text) // count
     if each < PROMPT_CHARACTERS + CHARACTERS:
-        most = len(text) // (PROMPT_CHARACTERS + CHARACTERS)
+        most = most_samples(text)
         raise UserError(
             f"the held-out text has {len(text):,} characters: prompts for {count} samples, and what follows them, need "
             f"{count * (PROMPT_CHARACTERS + CHARACTERS):,}; at most {most} samples are possible"

@@ -65,8 +65,9 @@ def _draw_run(
     at, bits = column(evaluations, key, "bits_per_byte")
     places = [place / unit for place in at]
     axes.plot(places, bits, color=color, linestyle=dash, marker=marker, markersize=4, label=name)
-    if bits and evaluations[-1].get("val_loss"):
-        per_nat = evaluations[-1]["bits_per_byte"] / evaluations[-1]["val_loss"]
+    _, nats = column(evaluations, "bits_per_byte", "val_loss")
+    if bits and nats and nats[-1]:
+        per_nat = bits[-1] / nats[-1]
         seen, losses = column(rows, key, "loss")
         xs, ys = thinned([place / unit for place in seen], [loss * per_nat for loss in smoothed(losses)])
         axes.plot(xs, ys, color=color, linewidth=0.7, alpha=0.55)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import sys
+from typing import Any, TypeGuard
 
 MOST_POINTS = 500  # of a line: more than its pixels can show makes the file big and nothing clearer
 
@@ -13,12 +14,13 @@ Row = dict[str, Any]
 def column(rows: list[Row], x: str, y: str) -> tuple[list[float], list[float]]:
     """The two named columns where both are finite numbers."""
     pairs = [(row.get(x), row.get(y)) for row in rows]
-    finite = [
-        (a, b)
-        for a, b in pairs
-        if isinstance(a, int | float) and isinstance(b, int | float) and math.isfinite(a) and math.isfinite(b)
-    ]
+    finite = [(a, b) for a, b in pairs if is_finite(a) and is_finite(b)]
     return [a for a, _ in finite], [b for _, b in finite]
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Whether `value` is a number that a float can hold: neither NaN nor infinity, nor an integer of 400 digits."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def smoothed(values: list[float]) -> list[float]:

@@ -11,6 +11,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from nanogpt import durable
 from nanogpt.plots.curves import MOST_POINTS as MOST_POINTS  # part of this module's interface
@@ -18,6 +20,7 @@ from nanogpt.plots.curves import Row as Row
 from nanogpt.plots.curves import column as column
 from nanogpt.plots.curves import smoothed as smoothed
 from nanogpt.plots.curves import thinned as thinned
+from nanogpt.printable import printable
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
@@ -80,9 +83,20 @@ def write_figure(draw: Callable[[Figure], None], path: Path, height: float, widt
     with _style_lock, matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
+        _write_names_as_they_are(figure)
         figure.savefig(data, format=kind, dpi=150, metadata=metadata)
     durable.write_bytes(path, data.getvalue())
     return path
+
+
+def _write_names_as_they_are(figure: Figure) -> None:
+    """Models have the names that persons gave their folders: in a legend none is a formula, as matplotlib's own ticks
+    are, and what no font can draw is written as an escape."""
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text()))
 
 
 def set_title(axes: Axes, title: str, x_label: str, y_label: str) -> None:
@@ -102,7 +116,7 @@ def say_empty(axes: Axes, message: str) -> None:
 
 
 def categories(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names, color=INK, parse_math=False)
+    axes.set_yticks(range(len(names)), [printable(name) for name in names], color=INK, parse_math=False)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)

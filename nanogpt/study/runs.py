@@ -11,11 +11,13 @@ from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.data.shards import MANIFEST, identity
 from nanogpt.faults import UserError
+from nanogpt.plots.curves import is_finite
 from nanogpt.records import from_json
 from nanogpt.results import TrainingData, TrainingOutcome
 from nanogpt.training.record.metrics import Row, read_metrics
 from nanogpt.weights.trained_folder import CONFIG, TrainedFolder
 
+OF_AN_EVALUATION = ("step", "seconds", "bits_per_byte")  # without them a row says nothing
 NEITHER = "neither a model's training folder nor checkpoints/RUN of a workspace; an export has no metrics"
 
 
@@ -99,7 +101,7 @@ def trained_runs(place: Path) -> list[TrainedRun]:
 def read_training(folder: Path) -> TrainedRun | None:
     """The training in `folder`; None before its first evaluation. Raises UserError for settings that cannot be read."""
     rows, evaluations = read_metrics(folder)
-    evaluations = [row for row in evaluations if isinstance(row.get("bits_per_byte"), float)]
+    evaluations = [row for row in evaluations if all(is_finite(row.get(key)) for key in OF_AN_EVALUATION)]
     if not evaluations:
         return None
     name = f"{folder.resolve().parent.name}/{folder.resolve().name}"

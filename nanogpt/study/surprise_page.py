@@ -20,7 +20,7 @@ def write_page(study: SurpriseStudy, path: Path) -> Path:
     environment.globals |= {"shade": shade, "visible": visible}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     levels = [0.0, 1.0, 2.0, 4.0, FULL_COLOUR]
-    durable.write_text(path, page.render(study=study, levels=levels, least_expected=least_expected(study)))
+    durable.write_page(path, page.render(study=study, levels=levels, least_expected=least_expected(study)))
     return path
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -20,6 +20,7 @@ from nanogpt.records import from_json
 from nanogpt.watch.views import Happening, PhaseState, PhaseView, RunState
 
 Kind = TypeVar("Kind")
+LARGEST = 1e15  # of a number that is shown: bytes of memory have the most digits
 ENDINGS: dict[str, PhaseState] = {"done": "done", "kept": "done", "skipped": "done", "running": "running"}
 
 
@@ -134,7 +135,7 @@ class RunFiles:
         found = []
         for row in rows if isinstance(rows, list) else []:
             try:
-                remedy = from_json(RemedyNote, row)
+                remedy = from_json(RemedyNote, sound(row))
             except ValueError:
                 continue
             words = f"{remedy.symptom}: {remedy.evidence} -> {remedy.remedy}"
@@ -189,9 +190,23 @@ class RunFiles:
 
     def _note(self, kind: type[Kind], name: str) -> Kind | None:
         try:
-            return from_json(kind, durable.read_json(self.state / name))
+            return from_json(kind, sound(durable.read_json(self.state / name)))
         except (OSError, ValueError):
             return None
+
+
+def sound(value: Any) -> Any:
+    """A JSON value with None for each number that no file of a training has: NaN, infinity, and beyond LARGEST; and
+    without lone surrogates, which have no bytes in UTF-8."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, int | float):
+        return value if abs(value) <= LARGEST else None  # NaN is not
+    if isinstance(value, list):
+        return [sound(part) for part in value]
+    if isinstance(value, dict):
+        return {key: sound(part) for key, part in value.items()}
+    return value
 
 
 def _phase_of(marker: MarkerNote) -> str:

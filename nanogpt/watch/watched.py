@@ -16,8 +16,8 @@ from nanogpt.faults import UserError
 from nanogpt.plots.curves import column, smoothed, thinned
 from nanogpt.records import from_json
 from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
-from nanogpt.training.record.metrics import as_event, read_heartbeat, read_rows
-from nanogpt.watch.run_files import PlanNote, RunFiles, SessionNote
+from nanogpt.training.record.metrics import as_event, read_rows
+from nanogpt.watch.run_files import PlanNote, RunFiles, SessionNote, sound
 from nanogpt.watch.views import Happening, ModelState, ModelView, PhaseView, RunView, Sample, Series, View
 
 SIGNS = ("heartbeat", "metrics.jsonl", "outcome.json")  # of a folder in which a model is or was trained
@@ -26,6 +26,8 @@ SAMPLES_SHOWN, HAPPENINGS_SHOWN = 12, 60
 ORDINARY = {"started", "resumed", "extended", "warmed again", "initial weights", "batch", "parity", "cool-down"}
 ORDINARY |= {"stopped", "finished"}
 NOTED_BY_THE_RUN = "remedy"  # such an event is a remedy of the run too, with more words
+
+LATEST = 1e11  # seconds since the epoch, in a few thousand years: what is later, a calendar cannot show
 
 Row = dict[str, Any]
 
@@ -112,8 +114,8 @@ class Watched:
     def _model(self, folder: Path) -> ModelView:
         rows = self._rows_of(folder / "metrics.jsonl")
         train = [row for row in rows if row.get("kind") == "train"]
-        evaluations = [row for row in rows if row.get("kind") == "eval"]
-        heartbeat, outcome = read_heartbeat(folder) or Heartbeat(), _outcome_in(folder)
+        evaluations = [row for row in rows if row.get("kind") == "eval" and isinstance(row.get("step"), int)]
+        heartbeat, outcome = _heartbeat_in(folder), _outcome_in(folder)
         silent = max(0.0, time.time() - heartbeat.time) if heartbeat.time else None
         state, note = _state(heartbeat, outcome, silent)
         best = min(evaluations, key=_val_loss, default=None)
@@ -131,7 +133,7 @@ class Watched:
             val_loss=heartbeat.val_loss,
             best_val_loss=best["val_loss"] if best and has_best else None,
             best_step=best["step"] if best and has_best else None,
-            bits_per_byte=best.get("bits_per_byte") if best and has_best else None,
+            bits_per_byte=_number(best.get("bits_per_byte")) if best and has_best else None,
             tokens_per_second=heartbeat.tokens_per_second,
             memory_bytes=heartbeat.memory_bytes,
             eta_seconds=heartbeat.eta_seconds,
@@ -152,7 +154,7 @@ class Watched:
             return []
         version = status.st_mtime_ns, status.st_size
         if path not in self._rows or self._rows[path][0] != version:
-            self._rows[path] = version, list(read_rows(path))
+            self._rows[path] = version, [sound(row) for row in read_rows(path)]
         return self._rows[path][1]
 
 
@@ -184,10 +186,18 @@ def _nothing_in(folder: Path) -> str:
     return f"{folder}: holds no training; expected the --folder of nanogpt train, checkpoints/RUN or a workspace"
 
 
+def _heartbeat_in(folder: Path) -> Heartbeat:
+    """The latest one; one that says nothing where there is none."""
+    try:
+        return from_json(Heartbeat, sound(durable.read_json(folder / "heartbeat")))
+    except (OSError, ValueError):
+        return Heartbeat()
+
+
 def _outcome_in(folder: Path) -> TrainingOutcome | TrainingFailure | None:
     """How the training ended; None while it has not."""
     try:
-        written = durable.read_json(folder / "outcome.json")
+        written = sound(durable.read_json(folder / "outcome.json"))
     except (OSError, ValueError):
         return None
     with suppress(ValueError):
@@ -227,7 +237,7 @@ def _seconds_left(phases: Sequence[PhaseView], models: Sequence[ModelView], plan
 def _happenings(events: Sequence[TrainerEvent], where: str) -> list[Happening]:
     return [
         Happening(
-            event.time,
+            event.time if 0 <= event.time <= LATEST else 0.0,
             f"{where} step {event.step:,}".strip(),
             f"{event.event.replace('_', ' ')}: {event.message}",
             event.event not in ORDINARY,
@@ -237,8 +247,12 @@ def _happenings(events: Sequence[TrainerEvent], where: str) -> list[Happening]:
 
 
 def _val_loss(row: Row) -> float:
-    value = row.get("val_loss")
-    return float(value) if isinstance(value, int | float) else float("inf")
+    value = _number(row.get("val_loss"))
+    return float("inf") if value is None else value
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _series(rows: list[Row], key: str) -> Series:

@@ -19,7 +19,10 @@ from flows.context.paths import CHECKOUT
 from flows.phases.ablations import KERNELS, PLAN, TABLE, AblationPlan, Study, ablation
 from flows.runner.assembly import assemble
 from flows.runner.run import Run
+from flows.runner.sessions import SessionRecord
+from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.records import to_json
 from nanogpt.results import Ablation, KernelTimes
 from nanogpt.study.variants import CONTROL, chosen
 from tests.flows.test_full_run import SMALL, _english
@@ -197,3 +200,24 @@ def test_the_commands_of_the_guide_are_understood():
     for command in commands:
         options = ablation_options.parse(shlex.split(command, comments=True))
         assert chosen(options.only, options.control)
+
+
+def test_a_runs_own_name_and_budget_count_and_a_run_of_the_other_program_is_left_alone(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text("run: mine\nbudget: 7m\n")
+    assert ablation_options.parse([]).run.config.budget == 20 * 60
+    options = ablation_options.parse(["--config", str(file), "--workspace", str(tmp_path)]).run
+    assert (options.run, options.config.budget) == ("mine", 7 * 60)
+
+    state = tmp_path / "state/mine"
+    record = SessionRecord("", 1, "finished", 1, "python3 -m flows.full_run --run mine")
+    durable.write_note(state / "session.json", to_json(record))
+    before = (state / "session.json").read_bytes()
+    for more in ([], ["--fresh"]):
+        assert ablations.main(["--no-ui", "--workspace", str(tmp_path), "--run", "mine", *more]) == 2
+        assert (
+            capsys.readouterr().err
+            == f"error: --run mine: is a run of flows.full_run in {tmp_path}; choose another --run NAME\n"
+        )
+        assert [path.name for path in state.iterdir()] == ["session.json"]
+    assert (state / "session.json").read_bytes() == before

@@ -93,11 +93,13 @@ def test_eval_covers_the_split(exported, data, capsys):
         (["generate", "MODEL", "--seed", "99999999999999999999"], "seed: found 99999999999999999999"),
         (["generate", "MODEL", "--top-k", "0"], "top_k: found 0"),
         (["generate", "~nobody-of-that-name/m"], "~nobody-of-that-name/m: there is no such file or folder"),
+        (["generate", "a\x1b[31m\nb"], "a\\x1b[31m b: there is no such file or folder"),
+        (["watch", "a\x1b[31m\nb"], "a\\x1b[31m b: there is no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, message, exported, data, capsys):
     arguments = [{"MODEL": str(exported), "DATA": str(data)}.get(word, word) for word in arguments]
-    assert cli.main([*arguments, "--device", "cpu"]) == 2
+    assert cli.main([*arguments, *(["--device", "cpu"] if arguments[0] != "watch" else [])]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1

@@ -1,5 +1,7 @@
 """Where a command cannot write what it makes: one line with option, path and remedy, before any work."""
 
+import os
+
 import pytest
 
 from nanogpt import cli
@@ -62,3 +64,11 @@ def test_a_picture_that_cannot_be_written_is_refused(refused, command, path, pro
 def test_a_trace_that_cannot_be_written_is_refused(refused):
     message = refused("profile", "absent.yaml", "--trace", "mine/trace.json")
     assert message == "nanogpt: --trace mine/trace.json: mine is a file; choose a folder\n"
+
+
+def test_a_device_or_a_pipe_keeps_its_place(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        assert cli.main(["eval", "absent", "--json", str(tmp_path / name)]) == 2
+        assert f"{name}: is a device or a pipe; choose a file" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """What a model would say behind each layer, and how surprised it is: held against the model's own losses."""
 
-import argparse
 import json
+import os
+from argparse import Namespace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.cli import main
-from nanogpt.commands.studies.subjects import text_of
+from nanogpt.commands.studies.subjects import LONGEST_TEXT, text_of
 from nanogpt.data.tokenizer import BPETokenizer
+from nanogpt.faults import UserError
 from nanogpt.study.lens import _of_lens, study_lens, study_surprise
 from nanogpt.study.subject import Subject
 from nanogpt.study.surprise_page import shade, write_page
@@ -108,7 +110,7 @@ def test_the_page_needs_nothing_else_and_shows_any_text_as_it_is(tmp_path):
 
 
 def test_the_command_writes_figures_page_and_numbers(tmp_path, capsys):
-    folder = train_into(tmp_path / "model")
+    folder = train_into(tmp_path / os.fsdecode(b"model\xff"))
     assert main(["study", "lens", str(folder), "--text", TEXT, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     files = {file.name for file in (tmp_path / "out").iterdir()}
@@ -120,7 +122,15 @@ def test_the_command_writes_figures_page_and_numbers(tmp_path, capsys):
     assert f"{percent(firsts / len(nats))} of its tokens are the model's first guess" in printed
 
 
-@pytest.mark.parametrize("text, words", [("a", "is one token"), ("", "is empty"), ("ΜΗΝΙΝ", "outside the vocabulary")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a", "is one token"),
+        ("", "is empty"),
+        ("ΜΗΝΙΝ", "outside the vocabulary"),
+        ("ab\udcff", "--text: its character 3 is not text in UTF-8"),
+    ],
+)
 def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
     folder = train_into(tmp_path / "model")
     assert main(["study", "lens", str(folder), "--text", text, "--out", str(tmp_path / "out")]) == 2
@@ -128,13 +138,14 @@ def test_a_mistake_is_one_line(text, words, tmp_path, capsys):
     assert words in error and error.count("\n") == 1
 
 
-def test_a_long_file_is_cut_between_characters_and_what_cannot_be_read_is_one_line(tmp_path, capsys):
-    file = tmp_path / "long.txt"
-    file.write_bytes(b"a" + "中".encode() * 1_400_000)
-    assert text_of(argparse.Namespace(text=None, file=file, data=None)) == "a" + "中" * 999_999
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    folder = train_into(tmp_path / "model")
-    for name, words in [("latin.txt", "is not UTF-8 text"), ("nothing.txt", "o such file")]:
-        assert main(["study", "lens", str(folder), "--file", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
-        error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1
+def test_the_beginning_of_a_long_text_may_end_within_a_character_and_an_endless_one_is_refused(tmp_path, capsys):
+    file = tmp_path / "text.txt"
+    file.write_text("a" + "é" * (2 * LONGEST_TEXT))
+    text = text_of(Namespace(text=None, file=file))
+    assert text == "a" + "é" * (LONGEST_TEXT - 1)
+    file.write_bytes(b"a\xc3")
+    with pytest.raises(UserError, match=r"is not UTF-8 text .* at byte 1"):
+        text_of(Namespace(text=None, file=file))
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    assert main(["study", "lens", "absent", "--file", str(tmp_path / "endless"), "--out", str(tmp_path / "out")]) == 2
+    assert "endless: not a plain file" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from nanogpt.plots.comparison import curves_plot
 from nanogpt.plots.data import token_statistics_plot
 from nanogpt.plots.measurements import profile_plot
 from nanogpt.plots.models import baselines_plot, comparison_plot
@@ -92,11 +93,18 @@ def test_a_plateau_and_a_fall_are_a_cool_down_and_a_cosine_is_none(tmp_path):
 
 
 def test_bars_take_any_names_and_missing_times(tmp_path):
-    names = {"<b>&": 6.0, "$x_1$": 2.0, "": 1.0}
+    names = {"<b>&": 6.0, "$x_1$": 2.0, "": 1.0, "\udcff\x1b": 1.5}
     ElementTree.parse(baselines_plot(names, {"model": 1.5}, tmp_path / "a.svg"))
     ElementTree.parse(baselines_plot({}, {}, tmp_path / "b.svg"))
     ElementTree.parse(phase_times_plot([("1 A", 3.0, None), ("2 B", None, 7200.0)], tmp_path / "c.svg"))
     ElementTree.parse(phase_times_plot([], tmp_path / "d.svg"))
+
+
+def test_the_names_in_a_legend_are_no_formulas(tmp_path):
+    rows, evaluations = read_metrics(model_folder(tmp_path / "tiny"))
+    evaluations.append({**evaluations[-1], "bits_per_byte": 10**400})
+    curves = {"a$\\frac$b": (rows, evaluations), "$": (rows, evaluations), "\udcff\x1b": (rows, evaluations)}
+    ElementTree.parse(curves_plot(curves, tmp_path / "a.svg"))
 
 
 def test_drawing_touches_no_global_state(tmp_path):

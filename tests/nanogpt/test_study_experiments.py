@@ -30,3 +30,10 @@ def test_an_experiment_holds_only_if_its_check_tells_whole_from_broken(found, br
     experiment = Experiment("x", "a", "b", check(found), "c", check(broken))
     assert experiment.holds is holds
     assert ("NOT" in experiments.in_words(experiment)) is not holds
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**63), "nan", "1" * 5000])
+def test_a_seed_that_no_generator_takes_is_refused(seed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["study", "components", "--seed", seed])
+    assert ended.value.code == 2 and "should be a whole number from 0 to 2^63 - 1" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """nanogpt watch: what it reads, its screen at two sizes, its lines in a pipe, its page in a browser."""
 
 import io
+import json
+import math
 import os
 import pty
 import re
@@ -17,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from nanogpt import cli
+from nanogpt.records import to_json
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
 from nanogpt.watch.server import create_app
@@ -79,6 +82,44 @@ def test_damaged_rows_and_values_that_are_no_numbers_are_left_out(tmp_path):
     (folder / "heartbeat").write_text("{")
     (model,) = Watched(folder).view().models
     assert model.smooth.steps[-1] < 301 and model.validation.steps == [100, 200, 300] and model.samples == []
+
+
+HOSTILE = [
+    ("checkpoints/default/tiny_model/heartbeat", "time", -math.inf),
+    ("checkpoints/default/tiny_model/heartbeat", "seconds", math.inf),
+    ("checkpoints/default/tiny_model/heartbeat", "eta_seconds", math.nan),
+    ("checkpoints/default/tiny_model/metrics.jsonl", "step", 10**400),
+    ("checkpoints/default/tiny_model/metrics.jsonl", "step", None),
+    ("checkpoints/default/tiny_model/metrics.jsonl", "val_loss", 10**400),
+    ("checkpoints/default/tiny_model/metrics.jsonl", "val_loss", 1e308),
+    ("checkpoints/default/tiny_model/metrics.jsonl", "bits_per_byte", "2"),
+    ("checkpoints/default/tiny_model/samples.jsonl", "text", "\ud800"),
+    ("checkpoints/default/tiny_model/events.jsonl", "time", math.nan),
+    ("checkpoints/default/tiny_model/events.jsonl", "time", 1e14),
+    ("state/default/session.json", "pid", 10**30),
+    ("state/default/clock.json", "spent_seconds", math.nan),
+]
+
+
+def test_no_value_in_a_file_ends_the_view(tmp_path):
+    """The screen is drawn, and the page's answer is JSON, without NaN."""
+    folder = case.make_run(tmp_path) / "tiny_model"
+    watched = Watched(tmp_path)
+    for name, key, value in HOSTILE:
+        file = tmp_path / name
+        whole = file.read_text()
+        *before, last = whole.splitlines() if file.suffix == ".jsonl" else [whole]
+        row = {other: kept for other, kept in json.loads(last).items() if other not in (key, "sha256")}
+        best = {"val_loss": 0.1} if "metrics" in name else {}  # the figures of the best one are shown
+        damaged = {**row, **best, **({} if value is None else {key: value})}
+        file.write_text("\n".join([*before, json.dumps(damaged)]) + "\n")
+        view = watched.view()
+        shown(view, 120, 40)
+        json.dumps(to_json(view), allow_nan=False, ensure_ascii=False).encode()
+        file.write_text(whole)
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write("[" * 100_000 + "\n")
+    assert watched.view().models[1].validation.steps == [100, 200, 300]
 
 
 def test_a_run_has_its_phases_all_its_models_its_remedies_and_the_time_left(tmp_path):

@@ -1,6 +1,7 @@
 """What a model writes: copies of the training text are found, variety is measured, greedy samples are compared."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,3 +99,7 @@ def test_greedy_samples_tell_another_model_from_the_same(tmp_path):
     file.write_text("[]")
     with pytest.raises(UserError, match="holds no samples of --save-samples"):
         greedy_samples.load(file)
+    for damaged in (replace(kept, samples=[]), replace(kept, tokens=0), replace(kept, tokens=10**12)):
+        greedy_samples.save(damaged, file)  # nothing compared is not the same, and 10^12 tokens would never end
+        with pytest.raises(UserError, match=r"holds no samples of --save-samples \(found \d samples of [\d,]+ tokens"):
+            greedy_samples.load(file)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 from pathlib import Path
 
+from nanogpt import durable
 from nanogpt.commands.arguments import named, path
 from nanogpt.faults import UserError
 
@@ -30,13 +32,9 @@ def text_of(arguments: argparse.Namespace) -> str:
     if arguments.text is not None and arguments.file is not None:
         raise UserError("--text, --file: give one of them")
     if arguments.text is not None:
-        return str(arguments.text)
+        return _typed(str(arguments.text))
     if arguments.file is not None:
-        try:
-            with arguments.file.open(encoding="utf-8", newline="") as file:
-                return str(file.read(LONGEST_TEXT))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{arguments.file}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+        return _beginning_of(arguments.file)
     if arguments.data is not None:
         from nanogpt.data.shards import open_split
         from nanogpt.data.tokenizer import load_tokenizer
@@ -44,3 +42,22 @@ def text_of(arguments: argparse.Namespace) -> str:
         tokens = open_split(arguments.data, "test").tokens[:LONGEST_TEXT]
         return load_tokenizer(arguments.data).decode(tokens.tolist())
     raise UserError("which text? --text TEXT, --file FILE, or --data DIR for the beginning of its test split")
+
+
+def _typed(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # a byte of the command line that is no text
+        raise UserError(f"--text: its character {error.start + 1} is not text in UTF-8") from None
+    return text
+
+
+def _beginning_of(file: Path) -> str:
+    with durable.open_plain(file) as opened:
+        content = opened.read(4 * LONGEST_TEXT + 1)
+    try:
+        # What is cut off may end within a character.
+        is_whole = len(content) <= 4 * LONGEST_TEXT
+        return codecs.getincrementaldecoder("utf-8")().decode(content, final=is_whole)[:LONGEST_TEXT]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -120,7 +120,7 @@ def _rows_in(content: bytes | bytearray) -> Iterator[Row]:
     for line in content.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row

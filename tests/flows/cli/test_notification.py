@@ -163,7 +163,21 @@ def test_mistakes_in_a_setting_are_one_line(tmp_path, setting, words, capsys):
     assert words in line and SECRET not in line
 
 
-@pytest.mark.parametrize("webhook", [f"ftp://host/{SECRET}", f"host/{SECRET}", "https://"])
+@pytest.mark.parametrize("notify", [
+    f"https://host/{SECRET}", {"webhook": [f"https://host/{SECRET}"]}, {"command": ["mail", SECRET]},
+    {"command": f"{SECRET}\0"},
+])  # fmt: skip
+def test_what_is_written_in_the_wrong_place_is_not_shown_either(tmp_path, notify, capsys):
+    (tmp_path / "run.yaml").write_text(json.dumps({"notify": notify}))
+    flow = Flow(tmp_path)
+    assert session.main(flow.arguments("--config", str(tmp_path / "run.yaml")), flow.phases(), flow.do_phases) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "run.yaml: notify" in line and SECRET not in line
+
+
+@pytest.mark.parametrize("webhook", [
+    f"ftp://host/{SECRET}", f"host/{SECRET}", "https://", f"http://[::{SECRET}/", f"http://host:99999/{SECRET}",
+])  # fmt: skip
 def test_an_address_that_is_none_is_refused_without_being_shown(tmp_path, webhook, capsys):
     flow = Flow(tmp_path)
     assert session.main(run_file(tmp_path, webhook=webhook), flow.phases(), flow.do_phases) == 2
