@@ -34,6 +34,12 @@ def watch(models: Path) -> str:
     return _nanogpt("watch", near(models))
 
 
+def as_here(command: str) -> str:
+    """A command that was run, as a person types it here: `nanogpt` by the name or the place that this shell finds."""
+    words = shlex.split(command)
+    return _nanogpt(*words[1:]) if words[:1] == ["nanogpt"] else command
+
+
 def _nanogpt(*words: str) -> str:
     """A command of the library, by the name that this shell knows it by, else by its place."""
     program = Path(sys.executable).with_name("nanogpt")

@@ -1,4 +1,4 @@
-"""What a model would say behind each layer (logit lens), and how surprised it is by each token of a text.
+"""What a model would say after each layer (logit lens), and how surprised it is by each token of a text.
 
 Source: nostalgebraist 2020, "interpreting GPT: the logit lens": the final norm and the head read the residual stream
 of any layer, because all layers add to the same stream.
@@ -60,12 +60,12 @@ def _of_lens(layers: list[LensLayer]) -> list[str]:
     gains = {after.layer: before.loss - after.loss for before, after in pairwise(layers)}
     largest = max(gains, key=gains.__getitem__)
     sentences = [
-        f"Read behind each layer, the loss goes from {first.loss:.2f} nats at the embeddings to {last.loss:.2f} behind "
+        f"Read after each layer, the loss goes from {first.loss:.2f} nats at the embeddings to {last.loss:.2f} after "
         f"layer {last.layer}; layer {largest} brings the most ({gains[largest]:.2f})."
     ]
     settled = next(layer for layer in layers if layer.agreement >= 0.5)
     sentences.append(
-        f"Behind {_place(settled.layer)} the likeliest next token is already the final one for "
+        f"After {_place(settled.layer)} the likeliest next token is already the final one for "
         f"{percent(settled.agreement)} of the text."
     )
     return sentences
@@ -78,7 +78,7 @@ def _place(layer: int) -> str:
 @torch.no_grad()
 def study_surprise(subject: Subject, text: str) -> SurpriseStudy:
     """How little the model expected each of the first MOST_TOKENS tokens of `text`, with half a window of context at
-    least behind the first window. Raises as study_lens()."""
+    least after the first window. Raises as study_lens()."""
     subject.tokens_of(text)  # refuses what the model does not know
     encoded = subject.tokenizer.encode(subject.tokenizer.normalise(text))[:MOST_TOKENS]
     ids = torch.from_numpy(encoded.astype("int64"))

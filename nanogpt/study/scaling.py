@@ -82,7 +82,7 @@ def _form(points: Sequence[ScalingPoint]) -> str:
     if amounts == 1 and sizes >= FEWEST[SIZE]:
         return SIZE
     raise UserError(
-        f"found {len(points)} finished trainings (sizes: {sizes}, numbers of tokens: {amounts}); a law needs 4 "
+        f"finished trainings found: {len(points)} (sizes: {sizes}, numbers of tokens: {amounts}); a law needs 4 "
         "numbers of tokens at one size, 4 sizes at one number of tokens, or 6 trainings of 3 sizes and 3 numbers of "
         "tokens"
     )

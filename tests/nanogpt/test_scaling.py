@@ -87,7 +87,7 @@ def test_the_command_fits_runs_and_predicts_within_its_interval(tmp_path, capsys
 @pytest.mark.parametrize(
     "kept, texts, words",
     [
-        (3, ["a" * 64], "found 3 finished trainings (sizes: 1, numbers of tokens: 3); a law needs 4"),
+        (3, ["a" * 64], "finished trainings found: 3 (sizes: 1, numbers of tokens: 3); a law needs 4"),
         (12, ["a" * 64, "b" * 64], "learned from different tokens; one law is of one text"),
     ],
 )
