@@ -35,9 +35,14 @@ def watch(models: Path) -> str:
 
 
 def as_here(command: str) -> str:
-    """A command that was run, as a person types it here: `nanogpt` by the name or the place that this shell finds."""
-    words = shlex.split(command)
-    return _nanogpt(*words[1:]) if words[:1] == ["nanogpt"] else command
+    """A command that was run, as a person types it here: `nanogpt` as this shell finds it, and the Python of the run.
+
+    Another Python has no packages of the project, and no example runs with it.
+    """
+    program, *words = shlex.split(command)
+    if program == "nanogpt":
+        return _nanogpt(*words)
+    return shlex.join([near(Path(sys.executable)), *words]) if program in ("python", "python3") else command
 
 
 def _nanogpt(*words: str) -> str:
