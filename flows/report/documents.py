@@ -162,7 +162,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, finalize=markdown.safe, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters.update(markdown.FILTERS, to_be_typed=to_be_typed, as_here=as_here)
+    environment.filters.update(markdown.FILTERS, to_be_typed=to_be_typed)
     environment.filters["markdown"] = Markup  # for text that this package wrote itself
     return environment
 
@@ -192,6 +192,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "trained": [view_of(model.name) for model in trained_models(facts)],
         "verdict": verdict(facts),
         "criteria": lambda: criteria(facts),
+        "as_here": as_here,
         "answers": lambda: answers(facts),
         "recommendations": lambda: recommendations(facts),
         "findings": lambda step: (

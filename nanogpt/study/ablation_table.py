@@ -121,7 +121,7 @@ def _in_short(rows: Sequence[AblationRow], steps: int) -> str:
     unclear = sum(row.verdict == "no clear difference" for row in rows)
     fewest, most = (count(len(row.losses) for row in rows) for count in (min, max))
     seeds = "1 seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
-    parts = [f"{len(rows) - 1} changes, each trained {steps:,} steps with {seeds}"]
+    parts = [f"{len(rows) - 1} change{'s' if len(rows) > 2 else ''}, each trained {steps:,} steps with {seeds}"]
     parts += [f"not finite: {', '.join(broken)}"] if broken else []
     parts += [f"clearly worse, worst first: {', '.join(row.title for row in worse)}"] if worse else []
     parts += [f"clearly better: {', '.join(better)}"] if better else []
@@ -166,6 +166,6 @@ def _of_kernels(kernels: Sequence[KernelTimes]) -> list[str]:
     ratios = [f"{row.written_out / row.fused:.1f} times as long with windows of {row.window:,}" for row in kernels]
     difference = max(row.difference for row in kernels)
     return [
-        f"Attention alone, forward and backward, takes written out {', '.join(ratios)}; outputs and gradients differ "
-        f"by {difference:.0e} of the largest at most."
+        f"Attention alone, forward and backward: written out, it takes {', '.join(ratios)}; outputs and gradients "
+        f"differ by {difference:.0e} of the largest at most."
     ]

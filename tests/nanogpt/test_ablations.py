@@ -214,7 +214,7 @@ def test_seeds_are_compared_in_pairs_and_noise_is_no_finding():
     words = "\n".join(table.findings)
     assert "No positions: worse, +0.103 ± 0.014 nats a token" in words
     assert "no longer finite in 1 of 3 seeds, first after 40 steps" in words
-    assert "written out 2.0 times as long with windows of 64, 3.5 times as long with windows of 256" in words
+    assert "written out, it takes 2.0 times as long with windows of 64, 3.5 times as long with windows of 256" in words
 
 
 @pytest.mark.fast
