@@ -21,7 +21,6 @@ NAMES = (
     "training_guide",
     "weights",
     "formats",
-    "study_gradients",
     "comparing",
     "study",
 )

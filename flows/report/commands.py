@@ -34,6 +34,17 @@ def watch(models: Path) -> str:
     return _nanogpt("watch", near(models))
 
 
+def as_here(command: str) -> str:
+    """A command that was run, as a person types it here: `nanogpt` as this shell finds it, and the Python of the run.
+
+    Another Python has no packages of the project, and no example runs with it.
+    """
+    program, *words = shlex.split(command)
+    if program == "nanogpt":
+        return _nanogpt(*words)
+    return shlex.join([near(Path(sys.executable)), *words]) if program in ("python", "python3") else command
+
+
 def _nanogpt(*words: str) -> str:
     """A command of the library, by the name that this shell knows it by, else by its place."""
     program = Path(sys.executable).with_name("nanogpt")

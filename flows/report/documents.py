@@ -30,7 +30,7 @@ from markupsafe import Markup
 from flows.context.paths import CHECKOUT, TEMPLATES
 from flows.ledger.facts import DEVICE, SYSTEM, System
 from flows.report import markdown
-from flows.report.commands import with_option
+from flows.report.commands import as_here, with_option
 from flows.report.curves import Chart, charts
 from flows.report.facts import PhaseFacts, RunFacts
 from flows.report.first_screen import answers
@@ -117,10 +117,16 @@ def to_html(
     # a table wider than the page scrolls by itself, the page does not
     body = re.sub("(<table[ >])", r'<div class="table">\1', body).replace("</table>", "</table></div>")
     # a figure holds what no paragraph may: the curves that the script puts there
+    body = re.sub("<code.*?</code>", _unbroken, body, flags=re.DOTALL)
     framed = r'<div class="figure"\1><div class="picture">\2</div></div>'
     body = re.sub('<p class="figure"([^>]*)>(.*?)</p>', framed, body, flags=re.DOTALL)
     data = Markup(_json_in_html({name: to_json(chart) for name, chart in (curves or {}).items()}))
     return render_page("page.html.j2", title=title, body=Markup(body), contents=contents, curves=data)
+
+
+def _unbroken(code: re.Match[str]) -> str:
+    """Options of a command stay in one piece at the end of a line, where a browser breaks after a hyphen."""
+    return re.sub(r"(?<=[\s>])--\w[\w-]*", r'<span class="option">\g<0></span>', code[0])
 
 
 def _json_in_html(value: Any) -> str:
@@ -186,6 +192,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "trained": [view_of(model.name) for model in trained_models(facts)],
         "verdict": verdict(facts),
         "criteria": lambda: criteria(facts),
+        "as_here": as_here,
         "answers": lambda: answers(facts),
         "recommendations": lambda: recommendations(facts),
         "findings": lambda step: (

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.ledger.facts import BASELINES, CLEANED, DEVICE, EVALUATED, EXPORTED, FETCHED, SAMPLES, SYSTEM
+from flows.ledger.facts import BASELINES, CLEANED, DEVICE, EVALUATED, EXPORTED, FETCHED, SAMPLES, SYSTEM, TESTS
 from flows.report import commands
 from flows.report.facts import RunFacts
 from flows.report.judgement import best_model, criteria
@@ -22,7 +22,8 @@ from nanogpt.units import byte_size, count, duration, number, percent
 LENGTH_OF_SAMPLE = 110  # characters
 MOST_FAULTS = 3  # that are named one by one
 JOULES_PER_WATT_HOUR = 3600.0
-SIMPLE = {"unigram": "counting letters", "xz (after train)": "the compressor xz", "5-gram": "a 5-gram"}
+COUNTING = "counting what follows each four letters"  # a 5-gram, for people who do not know the word
+SIMPLE = {"unigram": "counting letters", "xz (after train)": "the compressor xz", "5-gram": COUNTING}
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def _what_was_made(facts: RunFacts) -> Iterator[str]:
 def _goals(facts: RunFacts) -> Iterator[str]:
     judged = criteria(facts)
     missed = [goal.name for goal in judged if goal.met is False]
-    unknown = [goal.name for goal in judged if goal.met is None]
+    unknown = [goal for goal in judged if goal.met is None]
     text = f"{sum(goal.met is True for goal in judged)} of {len(judged)} goals were reached"
     text += f"; not reached: {_listed(missed)}" if missed else ""
-    text += f"; not known: {_listed(unknown)}" if unknown else ""
+    if unknown:
+        text += f"; not known: {_listed([goal.name for goal in unknown])}"
+        text += f" ({safe(unknown[0].evidence)})" if len(unknown) == 1 else ""
     yield f"{text}."
 
 
@@ -86,7 +89,7 @@ def _how_good(facts: RunFacts) -> str:
     if found.level == "not learned":
         return "It has not learned: counting letters predicts better."
     if found.level == "undertrained":
-        return "Weak: a simple 5-gram predicts as well or better."
+        return f"Weak: {COUNTING} predicts as well or better."
     if samples is None:
         return "It predicts better than simple models do."
     words = f"{percent(samples.coherence.figures.known_words)} of its words are real"
@@ -103,14 +106,15 @@ def _known_models(facts: RunFacts) -> Iterator[str]:
     bits, loss = figures.test.bits_per_byte, figures.nanogpt_loss
     simple = baselines.bits_per_byte if baselines else {}
     known = [(value, SIMPLE[name]) for name, value in simple.items() if name in SIMPLE]
-    unsure = f". So it is {in_words(facts, bits)}" if facts.of(CLEANED) else ""
+    unsure = f". {safe(best.name)} is {in_words(facts, bits)}" if facts.of(CLEANED) else ""
     yield f"Bits per byte on text that it never saw (fewer is better): {_scale(known, bits, best.name)}{unsure}."
     if loss is not None and (fetched := facts.of(FETCHED)) and fetched.source == "tiny_shakespeare":
         recipes = [
             (NANOGPT_CPU_RECIPE.loss, "nanoGPT's recipe for CPUs"),
-            (NANOGPT_GPU_RECIPE.loss, "nanoGPT's recipe for one A100"),
+            (NANOGPT_GPU_RECIPE.loss, "nanoGPT's recipe for one A100 GPU"),
         ]
-        yield f"Loss by nanoGPT's own measure (lower is better): {_scale(recipes, loss, best.name)}."
+        measure = "Loss by the measure of nanoGPT, a well-known program for small GPTs (lower is better)"
+        yield f"{measure}: {_scale(recipes, loss, best.name)}."
 
 
 def _scale(known: Sequence[tuple[float, str]], ours: float, name: str) -> str:
@@ -198,6 +202,9 @@ def _warnings(facts: RunFacts) -> Iterator[str]:
         yield _sentence(device.warning)
     if fetched and fetched.fallback_reason:
         yield f"Another text was taken: {_sentence(fetched.fallback_reason)}"
+    if (tests := facts.of(TESTS)) and tests.timed_out:
+        had = duration(tests.seconds)
+        yield f"The project's own tests had only {had} and did not end; that says nothing of the model."
     if not any(phase.status == "failed" for phase in facts.phases):
         for goal in criteria(facts):
             if goal.met is False:

@@ -18,7 +18,8 @@ def against(actual: float | None, planned: float | None) -> Markup:
     """How far off a plan was: 107 against 100 -> '+7 %'."""
     if actual is None or not planned:
         return Markup(NOTHING)
-    return Markup(f"{100 * (actual / planned - 1):+.0f} %".replace("-", "−"))
+    off = round(100 * (actual / planned - 1))
+    return Markup(f"{off:+d} %".replace("-", "−") if off else "0 %")
 
 
 def safe(value: Any) -> Markup:

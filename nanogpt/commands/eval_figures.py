@@ -131,7 +131,7 @@ def _draw(comparison: ScoreComparison, writing: Sequence[WritingQuality], folder
     files = [
         calibration_plot(comparison.models, folder / "calibration.svg"),
         position_plot(comparison.models, folder / "position.svg"),
-        size_plot(comparison, folder / "size.svg"),
+        *([size_plot(comparison, folder / "size.svg")] if len(comparison.models) > 1 else []),
     ]
     names = [found.model.replace("/", "-") for found in writing]
     return files + [

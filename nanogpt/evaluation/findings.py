@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt.evaluation.quality import as_difference
+from nanogpt.evaluation.quality import as_more, is_nothing
 from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.results import ModelScores, ScoreComparison, WritingFigures, WritingQuality
 
@@ -18,20 +18,20 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
     best = min(comparison.models, key=lambda model: model.bits_per_byte.value)
     bits = best.bits_per_byte
     lines = [
-        f"{best.model} needs {bits.value:.3f} bits per byte of {comparison.split} ({bits.low:.3f} to {bits.high:.3f} "
-        f"with 95 % confidence), a perplexity of {best.perplexity.value:.2f} a token."
+        f"{best.model} needs {bits.value:.3f} bits per byte of the {comparison.split} text ({bits.low:.3f} to "
+        f"{bits.high:.3f} with 95 % confidence); its perplexity is {best.perplexity.value:.2f} per token."
     ]
     if comparison.verdict:
         lines.append(comparison.verdict)
     lines += [
-        f"{difference.model} needs {as_difference(difference.bits_per_byte)} bits per byte, compared with "
-        f"{difference.best}{'' if difference.is_clear else ': not clear'}."
+        f"Compared with {difference.best}, {difference.model} needs {as_more(difference.bits_per_byte)} bits per byte"
+        f"{'' if difference.is_clear else ': not clear'}."
         for difference in comparison.differences
-        if len(comparison.differences) > 1 or not difference.is_clear
+        if not is_nothing(difference.bits_per_byte) and (len(comparison.differences) > 1 or not difference.is_clear)
     ]
     lines += [
-        f"Counting which letter follows which four others (a 5-gram) needs {as_difference(simple.difference)} bits per "
-        f"byte, compared with {best.model}."
+        f"Compared with {best.model}, counting which letter follows which four others (a 5-gram) needs "
+        f"{as_more(simple.difference)} bits per byte."
         for simple in comparison.baselines
         if simple.name == FIVE_GRAM
     ]
@@ -47,13 +47,14 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
 def _calibration(model: ModelScores) -> str:
     sure = sum(row.share * row.confidence for row in model.calibration)
     right = model.accuracy
-    figures = f"The most probable token of {model.model} is right {right.value:.1%} of the time and gets {sure:.1%}"
+    first = f"{model.model} gives its first choice a probability of {sure:.1%}"
+    figures = f"{first}; it is right {right.value:.1%} of the time"
     if model.calibration_error < NOTICEABLE_ERROR:
-        judged = "its probabilities can be believed"
+        judged = "these probabilities can be believed"
     elif right.low <= sure <= right.high:
-        judged = "its probabilities are off in no clear direction"
+        judged = "these probabilities are off in no clear direction"
     else:
-        judged = "it is too sure" if sure > right.high else "it is not sure enough"
+        judged = f"the model is {'too sure' if sure > right.high else 'not sure enough'}"
     return f"{figures}: {judged} (off by {100 * model.calibration_error:.1f} points in the mean)."
 
 
@@ -65,7 +66,7 @@ def _context(model: ModelScores) -> list[str]:
     ending = f"still gains ({interval})" if gain.low > 0 else f"gains nothing that is clear ({interval})"
     helps = "Context helps" if last.loss.high < first.loss.low else "Context does not clearly help"
     return [
-        f"{helps}: {first.loss.value:.2f} nats a token at the beginning of a window, {last.loss.value:.2f} from "
+        f"{helps}: {first.loss.value:.2f} nats per token at the beginning of a window, {last.loss.value:.2f} from "
         f"token {last.first} on; the last doubling {ending}."
     ]
 
@@ -90,9 +91,9 @@ def _diversity(samples: WritingFigures, people: WritingFigures) -> str:
     else:
         judged = "the samples are about as varied as the text"
     return (
-        f"{pairs:.0%} of the samples' word pairs are different ({reference:.0%} in held-out text), self-BLEU "
-        f"{samples.self_bleu:.2f} ({people.self_bleu:.2f}), {samples.repetition:.0%} repeated within a sample "
-        f"({people.repetition:.0%}): {judged}."
+        f"{pairs:.0%} of the samples' word pairs are different ({reference:.0%} in held-out text), likeness to each "
+        f"other (self-BLEU) {samples.self_bleu:.2f} ({people.self_bleu:.2f}), {samples.repetition:.0%} repeated within "
+        f"a sample ({people.repetition:.0%}): {judged}."
     )
 
 

@@ -176,10 +176,22 @@ def _verdict(best: str, differences: Sequence[ScoreDifference], unclear: Sequenc
         return ""
     if unclear:
         names = " and ".join([best, *unclear])
+        if all(is_nothing(difference.bits_per_byte) for difference in differences if difference.model in unclear):
+            return f"No clear winner among {names}: they predict exactly alike."
         return f"No clear winner among {names}: the intervals of their differences hold zero."
     nearest = differences[0]
-    return f"{best} is better: {nearest.model} needs {as_difference(nearest.bits_per_byte)} bits per byte."
+    return f"{best} is better: {nearest.model} needs {as_more(nearest.bits_per_byte)} bits per byte."
 
 
-def as_difference(estimate: Estimate) -> str:
+def is_nothing(estimate: Estimate) -> bool:
+    """Whether a difference is none at all, as between two copies of one model."""
+    return estimate.value == estimate.low == estimate.high == 0.0
+
+
+def as_more(estimate: Estimate) -> str:
+    """A difference before its unit: `0.069 (0.053 to 0.084) fewer`; with signs where the interval holds zero."""
+    if estimate.low > 0:
+        return f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f}) more"
+    if estimate.high < 0:
+        return f"{-estimate.value:.4f} ({-estimate.high:.4f} to {-estimate.low:.4f}) fewer"
     return f"{estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f})"

@@ -46,7 +46,7 @@ def judge_trained(
     drawn = [
         calibration_plot(comparison.models, figures / f"{best}-calibration.svg"),
         position_plot(comparison.models, figures / f"{best}-position.svg"),
-        size_plot(comparison, figures / f"{best}-size.svg"),
+        *([size_plot(comparison, figures / f"{best}-size.svg")] if len(comparison.models) > 1 else []),
         *(novelty_plot(of_best, figures / f"{best}-novelty.svg") for of_best in writing),
     ]
     sentences = findings.of_comparison(comparison)

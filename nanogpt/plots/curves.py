@@ -24,16 +24,31 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Mean of a centred window of a 25th of the points."""
+    """Mean of a centred window of a 25th of the points; at the end, a line through the last window.
+
+    The last point alone would look like a sudden rise or fall.
+    """
     reach = max(1, len(values) // 50)
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
     smooth = []
     for place in range(len(values)):
-        near = min(reach, place, len(values) - 1 - place)  # the window shrinks at the ends, and stays centred
+        near = min(
+            reach, place, len(values) - 1 - place
+        )  # at the steep beginning the window shrinks, and stays centred
         smooth.append((sums[place + near + 1] - sums[place - near]) / (2 * near + 1))
-    return smooth
+    last = values[-(2 * reach + 1) :]
+    return smooth[:-reach] + _line_through(last)[-reach:] if len(last) > reach else smooth
+
+
+def _line_through(values: list[float]) -> list[float]:
+    """The straight line of least squares, kept within the values."""
+    places = [place - (len(values) - 1) / 2 for place in range(len(values))]
+    mean = sum(values) / len(values)
+    squares = sum(place * place for place in places)
+    slope = sum(place * value for place, value in zip(places, values, strict=True)) / squares if squares else 0.0
+    return [min(max(mean + slope * place, min(values)), max(values)) for place in places]
 
 
 def thinned(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:

@@ -116,7 +116,7 @@ def updates_plot(study: GradientStudy, path: Path) -> Path:
 
 
 def residual_plot(study: GradientStudy, path: Path) -> Path:
-    """Root mean square of the residual stream behind each block, and what attention and feed-forward add to it; below,
+    """Root mean square of the residual stream after each block, and what attention and feed-forward add to it; below,
     the share of dead units."""
 
     def draw(figure: Figure) -> None:
@@ -161,7 +161,7 @@ def residual_plot(study: GradientStudy, path: Path) -> Path:
             axes.set_xlim(-0.3, layers + 0.4)
             axes.set_xticks(*_thinned_names(["embedding", *map(str, blocks)]))
         legend_below(above, columns=2)
-        set_title(below, "", "behind block", "dead units")
+        set_title(below, "", "after block", "dead units")
         below.bar(
             [b - 0.15 for b in blocks],
             _dead(study.before),

@@ -214,7 +214,7 @@ def _over_training(curves: dict[str, list[tuple[int, float]]], even: float | Non
 
 
 def lens_plot(study: LensStudy, path: Path) -> Path:
-    """What would come next, read behind each layer: the likeliest token, shaded by its probability."""
+    """What would come next, read after each layer: the likeliest token, shaded by its probability."""
     every = math.ceil(len(study.layers) / MOST_LAYERS)
     kept = sorted({*range(0, len(study.layers), every), len(study.layers) - 1}, reverse=True)  # the last layer above
     rows = [study.guesses[layer] for layer in kept]
@@ -223,7 +223,7 @@ def lens_plot(study: LensStudy, path: Path) -> Path:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         set_title(
-            axes, "The likeliest next token, read behind each layer", "the text; each cell guesses what follows", ""
+            axes, "The likeliest next token, read after each layer", "the text; each cell guesses what follows", ""
         )
         values = np.array([[guess.probability for guess in row] for row in rows])
         picture = axes.imshow(values, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
@@ -244,12 +244,12 @@ def lens_plot(study: LensStudy, path: Path) -> Path:
 
 
 def lens_layers_plot(study: LensStudy, path: Path) -> Path:
-    """Loss behind each layer, and how often its likeliest token is already the final one."""
+    """Loss after each layer, and how often its likeliest token is already the final one."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         layers = [layer.layer for layer in study.layers]
-        set_title(left, "Loss behind each layer", "layer (0: embeddings)", "cross-entropy (nats per token)")
+        set_title(left, "Loss after each layer", "layer (0: embeddings)", "cross-entropy (nats per token)")
         left.plot(layers, [layer.loss for layer in study.layers], color=BLUE, marker="o", markersize=4)
         left.set_ylim(bottom=0)
         set_title(right, "Agrees with the last layer", "layer (0: embeddings)", "share of tokens (%)")

@@ -116,7 +116,7 @@ def _in_short(rows: Sequence[AblationRow], steps: int) -> str:
     unclear = sum(row.verdict == "no clear difference" for row in rows)
     fewest, most = (count(len(row.losses) for row in rows) for count in (min, max))
     seeds = "1 seed" if most == 1 else f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
-    parts = [f"{len(rows) - 1} changes, each trained {steps:,} steps with {seeds}"]
+    parts = [f"{len(rows) - 1} change{'s' if len(rows) > 2 else ''}, each trained {steps:,} steps with {seeds}"]
     parts += [f"not finite: {', '.join(broken)}"] if broken else []
     parts += [f"clearly worse, worst first: {', '.join(row.title for row in worse)}"] if worse else []
     parts += [f"clearly better: {', '.join(better)}"] if better else []

@@ -139,10 +139,10 @@ def findings_of(study: AttentionStudy) -> list[str]:
 
 def _of_roles(study: AttentionStudy) -> list[str]:
     places: dict[str, tuple[str, Callable[[Head], float], float]] = {
-        "previous token": ("look mostly at the token before", lambda head: head.previous_token, study.chance),
-        "first token": ("look mostly at the first token", lambda head: head.first_token, study.chance),
+        "previous token": ("mostly at the token before", lambda head: head.previous_token, study.chance),
+        "first token": ("mostly at the first token", lambda head: head.first_token, study.chance),
         "induction": (
-            "look, at a token that came before, at what followed it",
+            "at what followed the same token earlier",
             lambda head: head.induction or 0.0,
             study.repetition.chance if study.repetition else 0.0,
         ),
@@ -152,9 +152,10 @@ def _of_roles(study: AttentionStudy) -> list[str]:
         playing = sorted((head for head in study.heads if head.role == role), key=weight, reverse=True)
         if playing:
             named = ", ".join(f"{head.name} ({percent(weight(head))})" for head in playing[:MOST_NAMED])
-            more = "the clearest: " if len(playing) > MOST_NAMED else ""
+            more = "most clearly " if len(playing) > MOST_NAMED else ""
+            looks = "looks" if len(playing) == 1 else "look"
             sentences.append(
-                f"{len(playing)} of {len(study.heads)} heads {does}; {more}{named}; "
+                f"{len(playing)} of {len(study.heads)} heads {looks} {does}: {more}{named}; "
                 f"even attention would put {percent(chance)} there."
             )
     if not sentences:

@@ -112,7 +112,7 @@ def gradients_reach(device: str, seed: int) -> list[ComponentCheck]:
         model(tokens[:, :-1], tokens[:, 1:])[1].backward()
         missing += sum(p.grad is None or not p.grad.isfinite().all() or not p.grad.any() for p in model.parameters())
     explanation = "every parameter of both presets receives a finite gradient that is not zero"
-    return [check("gradients reach every parameter", missing, 0, "parameters without", explanation)]
+    return [check("gradients reach every parameter", missing, 0, "parameters without a gradient", explanation)]
 
 
 def weight_tying(device: str, seed: int) -> list[ComponentCheck]:
@@ -137,7 +137,7 @@ def initial_loss(device: str, seed: int) -> list[ComponentCheck]:
         with torch.no_grad():
             off.append(abs(model(_tokens(seed).to(device), targets)[1].item() - math.log(VOCAB_SIZE)))
     explanation = f"the loss before training is ln {VOCAB_SIZE} = {math.log(VOCAB_SIZE):.3f}"
-    return [check("initial loss", _worst(off), 0.1, "nats from it", explanation)]
+    return [check("initial loss", _worst(off), 0.1, "nats from ln(vocabulary)", explanation)]
 
 
 def cached_decoding(device: str, seed: int) -> list[ComponentCheck]:

@@ -237,4 +237,4 @@ def in_words(experiment: Experiment) -> str:
 
 
 def _figure(check: ComponentCheck) -> str:
-    return f"{check.unit} {check.measured:.3g}"
+    return f"{check.unit}: {check.measured:.3g}"

@@ -226,7 +226,7 @@ def residual_flow(model: GPT, tokens: Tensor) -> Flow:
 
 @contextmanager
 def _watch(model: GPT) -> Iterator[tuple[list[_Watched], list[Tensor]]]:
-    """What passes through each block while the context is open, and the stream behind the last one."""
+    """What passes through each block while the context is open, and the stream after the last one."""
     blocks, last = [_Watched() for _ in model.layers], list[Tensor]()
     handles = [model.final_norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))]
     for block, seen in zip(model.layers, blocks, strict=True):
@@ -335,5 +335,5 @@ def _stream_in_words(study: GradientStudy) -> str:
     after = study.after
     sizes = [after.embedded, *(layer.stream for layer in after.layers)]
     steepest = max(range(1, len(sizes)), key=lambda place: sizes[place] / sizes[place - 1] if sizes[place - 1] else 0)
-    grows = f"from {sizes[0]:.3g} behind the embedding to {sizes[-1]:.3g} behind the last block"
+    grows = f"from {sizes[0]:.3g} after the embedding to {sizes[-1]:.3g} after the last block"
     return f"The residual stream goes {grows}; it grows most in block {steepest}."

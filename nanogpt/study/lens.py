@@ -1,4 +1,4 @@
-"""What a model would say behind each layer (logit lens), and how surprised it is by each token of a text.
+"""What a model would say after each layer (logit lens), and how surprised it is by each token of a text.
 
 Source: nostalgebraist 2020, "interpreting GPT: the logit lens": the final norm and the head read the residual stream
 of any layer, because all layers add to the same stream.
@@ -66,9 +66,9 @@ def _of_lens(layers: list[LensLayer]) -> list[str]:
         when = f"Before the last layer the likeliest next token is the final one for less than {percent(SETTLED)}"
     else:
         place = f"layer {settled.layer}" if settled.layer else "the embeddings"
-        when = f"Behind {place} the likeliest next token is already the final one for {percent(settled.agreement)}"
+        when = f"After {place} the likeliest next token is already the final one for {percent(settled.agreement)}"
     return [
-        f"Read behind each layer, the loss goes from {first.loss:.2f} nats at the embeddings to {last.loss:.2f} behind "
+        f"Read after each layer, the loss goes from {first.loss:.2f} nats at the embeddings to {last.loss:.2f} after "
         f"layer {last.layer}; {brings}.",
         f"{when} of the text.",
     ]
@@ -77,7 +77,7 @@ def _of_lens(layers: list[LensLayer]) -> list[str]:
 @torch.no_grad()
 def study_surprise(subject: Subject, text: str) -> SurpriseStudy:
     """How little the model expected each of the first MOST_TOKENS tokens of `text`, with half a window of context at
-    least behind the first window. Raises as study_lens()."""
+    least after the first window. Raises as study_lens()."""
     ids = torch.from_numpy(subject.ids_of(text)[:MOST_TOKENS].astype("int64"))
     _require_two(ids)
     seen = [SeenToken(subject.pieces(ids[:1])[0], None, None, [])]

@@ -1,4 +1,4 @@
-"""What a model would say behind each layer, and how surprised it is: held against the model's own losses."""
+"""What a model would say after each layer, and how surprised it is: held against the model's own losses."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def subject():
     return Subject("letters", model(), LETTERS)
 
 
-def test_behind_the_last_layer_the_lens_says_what_the_model_says():
+def test_after_the_last_layer_the_lens_says_what_the_model_says():
     looked_at = subject()
     study = study_lens(looked_at, TEXT)
     ids = looked_at.tokens_of(TEXT)

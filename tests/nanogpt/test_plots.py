@@ -123,6 +123,11 @@ def test_smoothing_keeps_length_range_and_a_straight_line(length):
     assert smoothed(line) == pytest.approx(line)
 
 
+@pytest.mark.parametrize("last", [0.0, 2.0])
+def test_one_noisy_point_at_the_end_is_no_fall_and_no_rise(last):
+    assert smoothed([*[1.0] * 499, last])[-1] == pytest.approx(1, abs=0.25)
+
+
 @pytest.mark.parametrize("length", [0, 1, 499, 500, 501, 4999])
 def test_thinning_keeps_the_ends_and_few_points(length):
     xs = [float(x) for x in range(length)]

@@ -1,6 +1,7 @@
 """Judging models by a text: every token once, the same figures as before, intervals that compare across tokenizers."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_a_text_is_cut_into_enough_blocks_and_no_byte_is_lost(size):
 # ---- comparing
 
 
+@pytest.mark.parametrize("estimate, words", [
+    (Estimate(0.07, 0.05, 0.08), "0.0700 (0.0500 to 0.0800) more"),
+    (Estimate(-0.07, -0.08, -0.05), "0.0700 (0.0500 to 0.0800) fewer"),
+    (Estimate(0.01, -0.01, 0.03), "+0.0100 (-0.0100 to +0.0300)"),
+])  # fmt: skip
+def test_a_difference_is_more_or_fewer_and_has_signs_only_where_it_is_unclear(estimate, words):
+    assert quality.as_more(estimate) == words
+
+
 def test_a_model_is_no_better_than_itself_and_better_than_a_worse_one(data):
     good, same, bad = (judged(name, data / "char") for name in ("good", "same", "bad"))
     with torch.no_grad():
@@ -136,10 +146,14 @@ def test_a_model_is_no_better_than_itself_and_better_than_a_worse_one(data):
     even = quality.judge([good, same], "test")
     assert even.winner is None and even.verdict.startswith("No clear winner among good and same")
     assert even.differences[0].bits_per_byte == Estimate(0.0, 0.0, 0.0)
+    assert even.verdict.endswith("they predict exactly alike.") and not any(
+        line.startswith("Compared with good, same") for line in findings.of_comparison(even)
+    )
     clear = quality.judge([bad, good], "test")
     assert clear.winner == "good" and clear.differences[0].model == "bad"
-    assert clear.differences[0].bits_per_byte.low > 0 and "good is better: bad needs +" in clear.verdict
-    assert any("bad needs +" in line for line in findings.of_comparison(clear))
+    assert clear.differences[0].bits_per_byte.low > 0
+    assert re.fullmatch(r"good is better: bad needs \d.* more bits per byte\.", clear.verdict)
+    assert any("bad needs" in line and "more bits" in line for line in findings.of_comparison(clear))
 
 
 def test_tokenizers_are_compared_on_the_same_bytes(data):
@@ -177,7 +191,10 @@ def test_a_uniform_model_is_calibrated_and_a_loud_one_is_too_sure(data):
     assert [row.confidence for row in flat.calibration] == [pytest.approx(1 / size, rel=1e-4)]
     assert flat.calibration_error < 0.1 and sure.calibration_error > 0.5
     assert sum(row.share for row in sure.calibration) == pytest.approx(1)
-    assert any("loud is right" in line and "too sure" in line for line in findings.of_comparison(_alone(sure)))
+    assert any(
+        "loud gives its first choice a probability of" in line and "too sure" in line
+        for line in findings.of_comparison(_alone(sure))
+    )
 
 
 def test_a_model_is_too_sure_only_where_that_is_more_than_chance(data):

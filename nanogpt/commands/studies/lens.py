@@ -1,4 +1,4 @@
-"""What the model would say behind each layer, and how surprised it is by each token: figures and a coloured page."""
+"""What the model would say after each layer, and how surprised it is by each token: figures and a coloured page."""
 
 from __future__ import annotations
 

@@ -10,7 +10,10 @@ from nanogpt import durable
 from nanogpt.commands.arguments import named, path
 from nanogpt.faults import UserError
 
-MODEL = "a training folder, a checkpoint in it, a Hugging Face folder, nanoGPT's ckpt.pt, or random:CONFIG.yaml"
+MODEL = (
+    "an export, a training folder or a checkpoint in it, a Hugging Face folder, nanoGPT's ckpt.pt, or "
+    "random:CONFIG.yaml"
+)
 LONGEST_TEXT = 1_000_000  # characters; a study looks at one window
 
 

@@ -81,7 +81,7 @@ function modelOf(model) {
     ["loss", number(model.loss, 3)],
     ["validation", number(model.val_loss, 4)],
     ["best validation", number(model.best_val_loss, 4)],
-    ["bits a byte", number(model.bits_per_byte, 3)],
+    ["bits per byte", number(model.bits_per_byte, 3)],
     ["tokens a second", model.tokens_per_second === null ? null : count(Math.round(model.tokens_per_second))],
     ["memory", model.memory_bytes ? `${count(Math.round(model.memory_bytes / MIB))} MiB` : null],
     ["trained", model.seconds ? time(model.seconds) : null],
@@ -125,7 +125,7 @@ function showSamples(models) {
   if (byId("samples").dataset.signature === signature) return; // what was opened stays open
   byId("samples").dataset.signature = signature;
   const written = models.filter((model) => model.samples.length).toReversed();
-  byId("samples").replaceChildren(...(written.length ? written.map(samplesOf) : [element("p", { class: "soft" }, "nothing yet: it writes at its evaluations")]));
+  byId("samples").replaceChildren(...(written.length ? written.map(samplesOf) : [element("p", { class: "soft" }, "nothing yet: a model writes a few times in its training")]));
 }
 
 function samplesOf(model) {

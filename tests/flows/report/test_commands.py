@@ -36,6 +36,14 @@ def test_a_shared_command_has_no_place_of_a_machine(words, shared):
     assert shareable(shareable(f"{RUN} {words}")) == f"{RUN} {shared}"
 
 
+def test_a_command_that_a_step_ran_is_shown_as_it_runs_here():
+    typed = shlex.split(commands.as_here("nanogpt serve /a/best"))
+    assert typed[-2:] == ["serve", "/a/best"]
+    assert subprocess.run([*typed[:-2], "--version"], capture_output=True).returncode == 0
+    assert shlex.split(commands.as_here("python3 examples/complete.py")) == [sys.executable, "examples/complete.py"]
+    assert commands.as_here("git log") == "git log"
+
+
 @pytest.mark.parametrize("installed, on_the_path", [(True, True), (True, False), (False, False)])
 def test_the_command_that_talks_runs_when_it_is_typed(installed, on_the_path, tmp_path, monkeypatch):
     programs = tmp_path / ".venv/bin"

@@ -223,6 +223,13 @@ def test_the_markdown_names_its_figures_by_paths_that_exist(run):
     assert sorted(paths) == sorted(f"figures/{path.name}" for path in figures.values())
 
 
+def test_no_line_ends_within_an_option_of_a_command(run):
+    page = (run[2] / "training_report.html").read_text()
+    codes = re.findall("<code.*?</code>", page, re.DOTALL)
+    assert '<span class="option">--budget</span> 10m' in "".join(codes)
+    assert not [code for code in codes if re.search(r"(?<!>)--(budget|set|run|workspace)\b", code)]
+
+
 def test_the_same_facts_give_the_same_bytes(run, tmp_path):
     facts, figures, folder = run
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}

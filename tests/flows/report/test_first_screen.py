@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flows.ledger.facts import BASELINES, EVALUATED, FETCHED
+from flows.ledger.facts import BASELINES, EVALUATED, FETCHED, TESTS
 from flows.machine.energy import Energy
 from flows.report.first_screen import answers
 from flows.report.verdict import verdict
@@ -27,8 +27,11 @@ def test_a_run_that_went_well_is_answered_in_words_and_figures(complete):
     work, good, cost, wrong, following = answered(complete).values()
     assert work.startswith("Yes.") and "tiny (10.7 M parameters)" in work and "on tiny_shakespeare" in work
     assert "what it writes looks like its text (93 % of its words are real)" in good
-    assert "counting letters 4.79, the compressor xz 2.66, a 5-gram 2.41, **tiny 2.24**" in good
-    assert "nanoGPT's recipe for CPUs 1.89, **tiny 1.61**, nanoGPT's recipe for one A100 1.47" in good
+    assert (
+        "counting letters 4.79, the compressor xz 2.66, counting what follows each four letters 2.41, **tiny 2.24**"
+        in good
+    )
+    assert "nanoGPT's recipe for CPUs 1.89, **tiny 1.61**, nanoGPT's recipe for one A100 GPU 1.47" in good
     assert "And I will speak with thee" in good
     assert cost.startswith("8 min 59 s, of a budget of 10 min.") and "cpu, 2 cores" in cost
     assert wrong.startswith("One fault, which was mended. Out of memory in training.tiny: halve the micro-batch")
@@ -65,7 +68,11 @@ def test_without_a_model_nothing_is_claimed_of_one():
     "bits, work, good",
     [
         (5.0, "No: a model was trained, and it has not learned.", "It has not learned"),
-        (2.5, "Yes, but the model is weak.", "Weak: a simple 5-gram predicts as well or better."),
+        (
+            2.5,
+            "Yes, but the model is weak.",
+            "Weak: counting what follows each four letters predicts as well or better.",
+        ),
     ],
 )
 def test_a_weak_model_is_called_weak(complete, bits, work, good):
@@ -79,6 +86,15 @@ def test_a_weak_model_is_called_weak(complete, bits, work, good):
         assert answers(facts)[-1].lines[0].startswith("Train long enough to learn: `python3 -m flows.full_run")
     found = answered(facts)
     assert found["Did it work?"].startswith(work) and found["How good is it?"].startswith(good)
+
+
+def test_what_could_not_be_judged_is_said_with_its_reason(complete):
+    written = replace(complete, documents=["training_report.md", "training_report.html", "README.md",
+                                           "troubleshooting.md", "system_report.md"])  # fmt: skip
+    stopped = answered(with_step(written, TESTS, timed_out=True, seconds=12.0))
+    reason = "not finished: they were stopped after 12.0 s"
+    assert f"9 of 10 goals were reached; not known: The project's tests pass ({reason})." in stopped["Did it work?"]
+    assert "The project's own tests had only 12.0 s and did not end" in stopped["What went wrong?"]
 
 
 def test_figures_of_another_text_are_not_compared_with_nanogpts(complete):

@@ -48,7 +48,8 @@ def test_a_template_that_misspells_a_fact_is_noticed():
 
 
 @pytest.mark.parametrize(
-    "actual, planned, words", [(107, 100, "+7 %"), (93, 100, "−7 %"), (100, 100, "+0 %"), (None, 1, "–"), (1, 0, "–")]
+    "actual, planned, words",
+    [(107, 100, "+7 %"), (93, 100, "−7 %"), (100, 100, "0 %"), (99.8, 100, "0 %"), (None, 1, "–"), (1, 0, "–")],
 )
 def test_how_far_off_a_plan_was(actual, planned, words):
     assert markdown.against(actual, planned) == words
