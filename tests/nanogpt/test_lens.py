@@ -83,7 +83,7 @@ def test_that_the_last_layer_agrees_with_itself_is_no_finding():
     assert "Before the last layer the likeliest next token is the final one for less than 50" in late
     assert "layer 1 lowers it most (1.00)" in late
     early = sentences((3.0, 0.1), (3.2, 0.7), (3.3, 1.0))
-    assert "Behind layer 1 the likeliest" in early and "no layer lowers it" in early
+    assert "After layer 1 the likeliest" in early and "no layer lowers it" in early
 
 
 def test_byte_pairs_are_pieces_of_the_text():

@@ -205,7 +205,7 @@ def test_a_model_is_too_sure_only_where_that_is_more_than_chance(data):
         scores = replace(found, accuracy=row.accuracy, calibration_error=0.05, calibration=[row])
         return findings.of_comparison(_alone(scores))[1]
 
-    assert "it is too sure" in sentence(0.42, 0.48)
+    assert "the model is too sure" in sentence(0.42, 0.48)
     assert "in no clear direction (off by 5.0 points" in sentence(0.3, 0.6)
 
 
