@@ -25,7 +25,7 @@ from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import Ablation, KernelTimes
 from nanogpt.study.variants import CONTROL, chosen
-from tests.flows.test_full_run import SMALL, _english
+from tests.flows.small_model import SMALL, english
 
 STEPS = 12
 NAMES = ["control", "no-mask", "relu"]
@@ -35,7 +35,7 @@ NAMES = ["control", "no-mask", "relu"]
 def asked(tmp_path) -> list[str]:
     """A small control and a small text."""
     (tmp_path / "small.yaml").write_text(SMALL)
-    (tmp_path / "text.txt").write_text(_english()[:30_000])
+    (tmp_path / "text.txt").write_text(english()[:30_000])
     return ["--workspace", str(tmp_path / "workspace"), "--config", str(tmp_path / "small.yaml"),
             "--data", str(tmp_path / "text.txt"), "--only", "no-mask,relu"]  # fmt: skip
 

@@ -21,17 +21,11 @@ import pytest
 
 from flows.context.command_words import PHASES
 from nanogpt import durable
+from tests.flows.small_model import SMALL, english
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 TITLES = {f"{number} {phase.capitalize()}" for number, phase in enumerate(PHASES, 1)}
-SMALL = """\
-model: {preset: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 32, dropout: 0.1}
-training: {batch_size: 8, gradient_accumulation: 2, max_iters: 300, warmup_iters: 10, eval_interval: 60,
-           sample_interval: 150, checkpoint_interval: 25, log_interval: 5, learning_rate: 0.01}
-data: {tokenizer: char}
-device: {type: cpu, mixed_precision: false, threads: 1}
-"""
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full_run")]
 
 
@@ -55,7 +49,7 @@ class Copy:
         self.config = folder / "small.yaml"
         self.config.write_text(SMALL)
         self.text = folder / "text.txt"
-        self.text.write_text(_english()[:60_000])
+        self.text.write_text(english()[:60_000])
         self.port = _free_port()
         self.environment = {**os.environ, "PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1", "NO_COLOR": "1",
                             "COLUMNS": "200"}  # fmt: skip
@@ -223,7 +217,7 @@ def _at_home(copy: Copy, folder: Path) -> Callable[[str], str]:
     for name in ("examples", "configs"):
         (folder / name).symlink_to(copy.checkout / name)
     (folder / "letters").mkdir()
-    (folder / "letters/one.txt").write_text(_english()[60_000:100_000])
+    (folder / "letters/one.txt").write_text(english()[60_000:100_000])
     programs = folder / ".venv/bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f"export PATH={programs}:$PATH\n")
@@ -318,9 +312,3 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-def _english() -> str:
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(topics[name] for name in sorted(topics))

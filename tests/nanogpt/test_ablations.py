@@ -19,7 +19,7 @@ from nanogpt.study.ablation import train_variant
 from nanogpt.study.ablation_table import make_table
 from nanogpt.study.variants import BY_NAME, CONTROL, VARIANTS, chosen
 from nanogpt.training.trainer import train
-from tests.flows.test_full_run import _english
+from tests.flows.small_model import english
 
 WINDOW, STEPS = 16, 20
 SMALL = Config(
@@ -149,7 +149,7 @@ def data(tmp_path_factory):
     from nanogpt.data import preprocessing
 
     folder = tmp_path_factory.mktemp("data")
-    (folder / "text.txt").write_text(_english()[:12_000])
+    (folder / "text.txt").write_text(english()[:12_000])
     config = SMALL.data.model_copy(update={"source": str(folder / "text.txt")})
     preprocessing.prepare([folder / "text.txt"], folder / "text", config)
     shards.tokenise(folder / "text", "char", folder / "char", config)

@@ -13,8 +13,7 @@ from nanogpt.evaluation.quality import JudgedModel, judge
 from nanogpt.export import huggingface
 from nanogpt.records import from_json
 from nanogpt.results import QualityReport
-from tests.nanogpt.model_case import randomised, small
-from tests.nanogpt.test_initial_weights import nanogpt_checkpoint
+from tests.nanogpt.model_case import nanogpt_checkpoint, randomised, small
 from tests.nanogpt.training_case import make_data
 
 pytestmark = pytest.mark.fast

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt import cli, plots
+from nanogpt import cli
 from nanogpt.commands import lr_range
 from nanogpt.config import load_config, save_config
 from nanogpt.measure import learning_rate_range as lrr
+from nanogpt.plots.measurements import learning_rate_range_plot
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import make_data, tiny
@@ -133,4 +134,4 @@ def test_a_mistake_is_one_line_and_code_2(case, capsys, more, words):
 
 def test_without_a_suggestion_the_picture_is_drawn_all_the_same(tmp_path):
     flat = lrr.judged(FACTORS[:20], [4.2] * 20)
-    assert plots.learning_rate_range_plot(flat, "$x$", tmp_path / "a.svg").stat().st_size > 1000
+    assert learning_rate_range_plot(flat, "$x$", tmp_path / "a.svg").stat().st_size > 1000

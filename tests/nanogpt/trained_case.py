@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from nanogpt.config import Config, save_config
-from nanogpt.data.tokenizer import CharTokenizer
+from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
+from nanogpt.model.gpt import GPT
 from nanogpt.weights import checkpoint
 from tests.nanogpt.model_case import randomised, small
 
@@ -16,9 +17,13 @@ def model(seed: int = 0):
 
 def train_into(folder: Path, seed: int = 0) -> Path:
     """What a training leaves in `folder`."""
-    trained = model(seed)
+    return lay_down(folder, model(seed), LETTERS)
+
+
+def lay_down(folder: Path, trained: GPT, tokenizer: Tokenizer) -> Path:
+    """The same of a model and a tokenizer."""
     save_config(Config(model=trained.config.model_dump()), folder / "config.yaml")
-    LETTERS.save(folder)
+    tokenizer.save(folder)
     (folder / "metrics.jsonl").touch()
     checkpoint.save_model(folder / "best", trained, step=1, facts={})
     return folder

@@ -249,7 +249,7 @@ def test_a_run_continues_when_nobody_reads_its_output_any_more(flow):
     arguments = ["--workspace", str(flow.workspace), "--data", "embedded", "--no-ui"]
     process = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=CHECKOUT, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    assert "1 Environment" in process.stdout.readline()
+    assert "nanogpt watch" in process.stdout.readline() and "1 Environment" in process.stdout.readline()
     process.stdout.close()
     _, complaints = process.communicate("\n" * len(PHASES), timeout=60)
     assert (process.returncode, complaints) == (0, "")

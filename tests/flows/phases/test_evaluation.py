@@ -16,7 +16,7 @@ from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from tests.flows.real_run import real_run
 from tests.nanogpt.model_case import randomised, small
-from tests.nanogpt.test_initial_weights import trained as trained_folder
+from tests.nanogpt.trained_case import lay_down
 from tests.nanogpt.training_case import make_data
 
 pytestmark = pytest.mark.fast
@@ -88,7 +88,7 @@ def test_models_are_compared_and_samples_judged_in_the_worker(tmp_path, monkeypa
     shutil.copytree(data.parent, run.paths.data)
     for seed, name in enumerate(["micro", "tiny_model"]):
         model = randomised(small(vocab_size=load_tokenizer(data).vocab_size), seed)
-        trained_folder(run.paths.model(name), model, load_tokenizer(data))
+        lay_down(run.paths.model(name), model, load_tokenizer(data))
         save_config(Config(model=model.config.model_dump(), data={"tokenizer": "char"}), run.paths.config(name))
     facts = {
         EVALUATED: Evaluated("micro", dict.fromkeys(["micro", "tiny_model"])),
