@@ -86,7 +86,7 @@ def study_surprise(subject: Subject, text: str) -> SurpriseStudy:
         likeliest = log_probabilities.topk(min(GUESSES, len(log_probabilities)))
         names = subject.pieces(likeliest.indices)
         guesses = [Guess(name, value) for name, value in zip(names, likeliest.values.exp().tolist(), strict=True)]
-        rank = 1 + int((log_probabilities > own).sum())
+        rank = int((log_probabilities >= own).sum())  # of equals the last: even probabilities are no first guess
         seen.append(SeenToken(subject.pieces(ids[place : place + 1])[0], -float(own), rank, guesses))
     nats = [token.nats for token in seen if token.nats is not None]
     return SurpriseStudy(subject.name, seen, mean(nats), _of_surprise(seen, nats))
