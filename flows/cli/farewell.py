@@ -29,6 +29,10 @@ def _lines(run: Run) -> Iterator[str]:
     for record in troubles:
         if not (record.is_over and is_judged):  # else the model's headline says it
             yield f"{record.label} {record.status}: {record.cause}"
+    for record in run.phase_runner.records:
+        failed = [step for step in run.step_runner.records(record.name) if step.state == "failed"]
+        if not record.has_failed:  # the run went on without them
+            yield from (f"{record.label}: {step.title}: failed: {step.reason}" for step in failed)
     if run.has_finished(REPORTED) and (reported := run.ledger.facts(REPORTED)):
         yield _criteria(reported.criteria)
     if run.paths.report.exists():

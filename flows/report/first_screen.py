@@ -16,6 +16,7 @@ from flows.report.judgement import best_model, criteria
 from flows.report.markdown import code, safe
 from flows.report.recommendations import recommendations
 from flows.report.verdict import in_words, verdict
+from flows.runner.step_runner import StepRecord
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE, NANOGPT_GPU_RECIPE
 from nanogpt.units import byte_size, count, duration, number, percent
 
@@ -173,15 +174,26 @@ def _what_went_wrong(facts: RunFacts) -> str:
     failed, mended = sum(phase.status == "failed" for phase in facts.phases), len(facts.remedies)
     if failed:
         return "One phase failed." if failed == 1 else f"{failed} phases failed."
+    if without := len(_failed_steps(facts)):
+        steps = "One step" if without == 1 else f"{without} steps"
+        return f"{steps} failed; the run went on without {'it' if without == 1 else 'them'}."
     if mended:
         return "One fault, which was mended." if mended == 1 else f"{mended} faults, which were mended."
     return "Nothing: no phase failed, and no remedy was needed."
+
+
+def _failed_steps(facts: RunFacts) -> list[StepRecord]:
+    """Those whose phase came to a good end without them."""
+    ended = [phase for phase in facts.phases if phase.status not in ("failed", "blocked")]
+    return [step for phase in ended for step in phase.steps if step.state == "failed"]
 
 
 def _failures(facts: RunFacts) -> Iterator[str]:
     for phase in facts.phases:
         if phase.status == "failed":
             yield f"Phase {phase.number} {phase.title} failed: {_sentence(phase.cause)}"
+    for step in _failed_steps(facts):
+        yield f"{safe(step.title)}: failed: {_sentence(step.reason)}"
     blocked = [f"{phase.number} {phase.title}" for phase in facts.phases if phase.status == "blocked"]
     if blocked:
         yield f"Not run for that: {_listed(blocked)}."

@@ -88,6 +88,14 @@ def test_a_weak_model_is_called_weak(complete, bits, work, good):
     assert found["Did it work?"].startswith(work) and found["How good is it?"].startswith(good)
 
 
+def test_a_step_that_failed_in_a_phase_that_went_on_is_something_that_went_wrong(complete):
+    phase = complete.phase("evaluation")
+    failed = replace(phase.steps[-1], name="evaluation.study", title="Look", state="failed", reason="NaN logits")
+    facts = replace(with_phase(complete, "evaluation", steps=[*phase.steps, failed]), remedies=[])
+    wrong = answered(facts)["What went wrong?"]
+    assert wrong.startswith("One step failed; the run went on without it. Look: failed: NaN logits.")
+
+
 def test_what_could_not_be_judged_is_said_with_its_reason(complete):
     written = replace(complete, documents=["training_report.md", "training_report.html", "README.md",
                                            "troubleshooting.md", "system_report.md"])  # fmt: skip
