@@ -13,6 +13,7 @@ from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, EXPORTED, REPORTED
 from flows.report import commands
 from flows.report.facts import RunFacts
 from flows.runner.phase_runner import GoalMissed
+from flows.runner.step_runner import StepRecord
 from flows.runner.run import Run
 from tests.flows import parts
 from tests.flows.real_run import finish_now, real_run
@@ -54,6 +55,13 @@ def has_failed(run: Run, phase: str) -> None:
         raise RuntimeError("no remedy is left")
 
     run.phase_runner.run(phase, work)
+
+
+def test_a_step_that_failed_while_its_phase_went_on_is_named(tmp_path, facts, monkeypatch):
+    run = run_with(tmp_path, facts)
+    failed = StepRecord("evaluation.study", "Look into the best model", "failed", "NaN logits", 1.0)
+    monkeypatch.setattr(run.step_runner, "records", lambda phase: [failed] if phase == "evaluation" else [])
+    assert "6 Evaluation: Look into the best model: failed: NaN logits" in farewell(run)
 
 
 def test_how_good_it_is_what_it_writes_and_how_to_use_it(tmp_path, facts):
