@@ -13,8 +13,8 @@ from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, EXPORTED, REPORTED
 from flows.report import commands
 from flows.report.facts import RunFacts
 from flows.runner.phase_runner import GoalMissed
-from flows.runner.step_runner import StepRecord
 from flows.runner.run import Run
+from flows.runner.step_runner import StepRecord
 from tests.flows import parts
 from tests.flows.real_run import finish_now, real_run
 from tests.flows.report import report_facts
