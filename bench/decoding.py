@@ -33,7 +33,6 @@ from bench.this_machine import this_machine
 from flows.context.options import CHECKOUT
 from nanogpt import durable
 from nanogpt.config import ModelConfig, load_config
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.decoders.cache_folder import VARIABLE
 from nanogpt.decoders.choosing import thread_counts
 from nanogpt.export import formats, huggingface
@@ -41,6 +40,9 @@ from nanogpt.inference.options import Options
 from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.machine import cores
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 REPORT = CHECKOUT / "docs/decoding.md"
 CHARACTERS = "".join(chr(code) for code in range(32, 96))  # 64 and the unknown one

@@ -21,7 +21,7 @@ from flows.planning.budget_shares import MEASURE_SECONDS, by_experience
 from flows.planning.measure import CHOOSING_SHARE
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config, save_config
-from nanogpt.data import preprocessing, shards
+from nanogpt.corpus import preparation, tokenising
 from nanogpt.process.worker import Worker
 from nanogpt.results import Rehearsal, StepSpeed
 
@@ -47,8 +47,8 @@ def main() -> int:
 
 def measure(text: Path, folder: Path, models: list[str] | None) -> list[dict]:
     """One row a training: predicted and taken."""
-    statistics = preprocessing.prepare([text], folder / "text", DataConfig())
-    shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
+    statistics = preparation.prepare([text], folder / "text", DataConfig())
+    tokenising.tokenise(folder / "text", "char", folder / "char", DataConfig())
     alphabet = len(statistics.alphabet)
     corpus = forecast.Corpus(statistics.bytes, statistics.characters, alphabet, DataConfig().val_fraction,
                              DataConfig().test_fraction, 1.0)  # fmt: skip

@@ -28,7 +28,7 @@ from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config
-from nanogpt.data import preprocessing, shards
+from nanogpt.corpus import preparation, tokenising
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
@@ -85,8 +85,8 @@ def main() -> int:
     studies = read_studies(STUDIES)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        preprocessing.prepare([given.data], Path(folder, "text"), DataConfig())
-        shards.tokenise(Path(folder, "text"), "char", Path(folder, "char"), DataConfig())
+        preparation.prepare([given.data], Path(folder, "text"), DataConfig())
+        tokenising.tokenise(Path(folder, "text"), "char", Path(folder, "char"), DataConfig())
         for study in studies:
             for key, variant, seed in study.trials():
                 if given.only in key and key not in results:

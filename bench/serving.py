@@ -195,9 +195,9 @@ def percentiles(values: list[float]) -> tuple[float, float, float]:
 def larger(folder: Path) -> Path:
     """An export of a random model of 85 M parameters with the alphabet of tiny Shakespeare's size."""
     from nanogpt.config import ModelConfig
-    from nanogpt.data.tokenizer import CharTokenizer
     from nanogpt.export import huggingface
     from nanogpt.model.gpt import GPT
+    from nanogpt.tokenizers.characters import CharTokenizer
 
     letters = CharTokenizer([chr(code) for code in [10, *range(32, 127), *range(192, 205)]])
     huggingface.export(GPT(ModelConfig(**LARGER), seed=0), letters, folder)

@@ -29,13 +29,14 @@ from flows.context.options import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig
-from nanogpt.data import preprocessing, shards
-from nanogpt.data.vocabulary import GPT2_SIZE
+from nanogpt.corpus import preparation, tokenising
+from nanogpt.data import shards
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE, NANOGPT_GPU_RECIPE, KnownResult
 from nanogpt.evaluation.perplexity import evaluate
 from nanogpt.measure.profiler import choose_precision_and_threads
 from nanogpt.measure.real_step import RealStep
 from nanogpt.records import to_json
+from nanogpt.tokenizers.vocabulary import GPT2_SIZE
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.weights.folders import open_folder
 
@@ -183,8 +184,8 @@ def prepare(nanogpt: Path, text: Path, folder: Path) -> None:
     data = nanogpt / "data/shakespeare_char"
     (data / "input.txt").write_bytes(text.read_bytes())
     subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, capture_output=True)
-    preprocessing.prepare([text], folder / "text", DataConfig())
-    shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
+    preparation.prepare([text], folder / "text", DataConfig())
+    tokenising.tokenise(folder / "text", "char", folder / "char", DataConfig())
 
 
 # ---- to the loss

@@ -60,25 +60,25 @@ OF_TRAINING = {  # more than the above: what a training may do otherwise and end
     "nanogpt.inference": "samples, which are drawn with numbers of their own",
     "nanogpt.weights": "checkpoints give back the bytes that they were given; a run trains from scratch",
     "nanogpt.data": "ids are what the dataset's steps gave; which of them a step sees is declared (data_loader)",
+    "nanogpt.tokenizers": "as above",
+    "nanogpt.sources": "as above",
     "nanogpt.fit": "in which pieces a step fits",
     "nanogpt.measure": "as above",
     "nanogpt.cli": "the trainer's command line",
     "nanogpt.commands": "as above",
 }
 OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 is written without it"}
-OF_SYSTEM = {f"nanogpt.data.{name}": "how large a text is, for the disk that it asks for; nothing depends on that"
-             for name in ("sources", "outputs", "decoding", "detection", "download")}  # fmt: skip
+OF_SYSTEM = {"nanogpt.sources": "how large a text is, for the disk that it asks for; nothing depends on that"}
 OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
 OF_MEASURING = {**OF_PLANNING,
-                **{f"nanogpt.data.{name}": "what a pattern keeps a text to; the measured samples have none"
-                   for name in ("tokenizer", "preprocessing", "part")}}  # fmt: skip
+                **{f"nanogpt.{name}": "what a pattern keeps a text to; the measured samples have none"
+                   for name in ("tokenizers", "sources", "data.texts")}}  # fmt: skip
 OF_REPORT = {f"nanogpt.{name}": "named in a command that a person types" for name in ("cli", "standard_streams")}
 OF_SPEED = {"flows.planning.budget_shares": "for how long it is measured"}
 OF_QUALITY = {"flows.planning.budget_shares": "whether there is time for it, which is in the settings"}
 OF_SERVER = {"nanogpt.cli": "finds the command", "nanogpt.commands.arguments": "how words become values",
              "nanogpt.standard_streams": "how it prints",
-             **{f"nanogpt.data.{name}": "where gpt2's vocabulary comes from; an export has its own"
-                for name in ("sources", "part", "download")}}  # fmt: skip
+             "nanogpt.sources": "where gpt2's vocabulary comes from; an export has its own"}  # fmt: skip
 OF_COMPRESSION = {
     "flows.planning": "for how long, which is in the settings, and which shipped shape the student has",
     "nanogpt.training.record": "what is written down while it trains",
@@ -91,6 +91,8 @@ OF_ABLATION = {
     "nanogpt.inference": "no samples are drawn",
     "nanogpt.weights": "nothing is saved or loaded",
     "nanogpt.data": "ids are what the dataset's steps gave; which of them a step sees is declared (data_loader)",
+    "nanogpt.tokenizers": "as above",
+    "nanogpt.sources": "as above",
     "nanogpt.fit": "in which pieces a step fits",
     "nanogpt.decoders": "as with samples",
     "nanogpt.evaluation": "as with samples",
@@ -180,7 +182,7 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
 @pytest.mark.parametrize("file, steps", [
     ("flows/planning/forecast.py", {"configuration.plan", "configuration.measure", "documentation.report"}),
     ("flows/planning/planner.py", {"configuration.plan", "configuration.measure"}),
-    ("nanogpt/data/download.py", {"dataset.fetch", "dataset.characters", "dataset.bpe"}),
+    ("nanogpt/corpus/tokenising.py", {"dataset.characters", "dataset.bpe"}),
     ("nanogpt/training/record/live_view.py", set()),
     ("nanogpt/training/record/tracking.py", set()),
     ("flows/supervision/recovery.py", set()),

@@ -38,6 +38,7 @@ class Room:
 
 
 BASICS = "nanogpt.records nanogpt.basics"
+DATA = "nanogpt.data nanogpt.tokenizers nanogpt.sources"
 HOUSE = [  # from the top down
     Room(
         "flows.full_run",
@@ -48,18 +49,18 @@ HOUSE = [  # from the top down
     Room(
         "flows.cli",
         "flows.report flows.runner flows.planning flows.machine flows.context flows.ledger flows.display "
-        f"nanogpt.measure nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.measure {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "flows.phases",
         "flows.report flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger "
         "nanogpt.serving nanogpt.study nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
-        f"nanogpt.training.record nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.training.record nanogpt.corpus {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "flows.report",
         "flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger nanogpt.export "
-        f"nanogpt.evaluation nanogpt.training.record nanogpt.data nanogpt.config {BASICS}",
+        f"nanogpt.evaluation nanogpt.training.record {DATA} nanogpt.config {BASICS}",
     ),
     Room(
         "flows.runner",
@@ -73,7 +74,7 @@ HOUSE = [  # from the top down
     ),
     Room(
         "flows.planning",
-        "flows.machine flows.context flows.ledger nanogpt.measure nanogpt.data nanogpt.config nanogpt.device "
+        f"flows.machine flows.context flows.ledger nanogpt.measure {DATA} nanogpt.config nanogpt.device "
         f"nanogpt.process {BASICS}",
     ),
     Room("flows.machine", f"flows.context flows.ledger flows.display nanogpt.process {BASICS}"),
@@ -86,62 +87,68 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.commands",
-        "nanogpt.watch nanogpt.serving nanogpt.measure nanogpt.study nanogpt.compression nanogpt.export "
+        "nanogpt.corpus nanogpt.watch nanogpt.serving nanogpt.measure nanogpt.study nanogpt.compression nanogpt.export "
         "nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.inference nanogpt.decoders "
-        f"nanogpt.weights nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.weights {DATA} nanogpt.config nanogpt.device {BASICS}",
         "nanogpt.cli nanogpt.commands",
     ),
     Room("nanogpt.watch", f"nanogpt.serving nanogpt.training.record {BASICS}"),
     Room(
         "nanogpt.serving",
-        "nanogpt.study nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.data nanogpt.config nanogpt.device "
+        f"nanogpt.study nanogpt.inference nanogpt.decoders nanogpt.weights {DATA} nanogpt.config nanogpt.device "
         f"{BASICS}",
     ),
     Room(
         "nanogpt.measure",
         "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders "
-        f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device nanogpt.process {BASICS}",
+        f"nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device nanogpt.process {BASICS}",
     ),
     Room(
         "nanogpt.study",
         "nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference "
-        f"nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.decoders nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.compression",
         "nanogpt.export nanogpt.evaluation nanogpt.training nanogpt.training.record nanogpt.training.update "
-        "nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device "
+        f"nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device "
         f"{BASICS}",
     ),
     Room(
         "nanogpt.export",
-        "nanogpt.evaluation nanogpt.training.record nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data "
+        f"nanogpt.evaluation nanogpt.training.record nanogpt.decoders nanogpt.weights nanogpt.model {DATA} "
         f"nanogpt.config {BASICS}",
     ),
     Room(
         "nanogpt.evaluation",
-        "nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data "
+        f"nanogpt.training.record nanogpt.inference nanogpt.decoders nanogpt.weights nanogpt.model {DATA} "
         f"nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.training",
         "nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders nanogpt.weights "
-        f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.training.record",
-        f"nanogpt.weights nanogpt.data nanogpt.config {BASICS}",
+        f"nanogpt.weights {DATA} nanogpt.config {BASICS}",
         "nanogpt.training.record nanogpt.plots",
     ),
     Room("nanogpt.training.update", f"nanogpt.model nanogpt.config {BASICS}"),
     Room(
         "nanogpt.inference",
-        f"nanogpt.decoders nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.decoders nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
-    Room("nanogpt.decoders", f"nanogpt.weights nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}"),
-    Room("nanogpt.weights", f"nanogpt.model nanogpt.data nanogpt.config nanogpt.device {BASICS}"),
+    Room("nanogpt.decoders", f"nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}"),
+    Room("nanogpt.weights", f"nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.model", f"nanogpt.config nanogpt.device {BASICS}"),
-    Room("nanogpt.data", f"nanogpt.config {BASICS}"),
+    Room(
+        "nanogpt.corpus",
+        f"{DATA} nanogpt.config nanogpt.process {BASICS}",
+    ),
+    Room("nanogpt.data", f"nanogpt.tokenizers nanogpt.config {BASICS}"),
+    Room("nanogpt.tokenizers", f"nanogpt.sources {BASICS}"),
+    Room("nanogpt.sources", f"nanogpt.config {BASICS}"),
     Room(
         "nanogpt.config", BASICS, "nanogpt.config nanogpt.settings_file nanogpt.mistakes nanogpt.fit",
         idea="Every setting, read from YAML and validated, and how a training is made to fit into memory.",

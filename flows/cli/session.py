@@ -99,16 +99,16 @@ def require_own_run(options: RunOptions) -> None:
 
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
-    from nanogpt.data import sources  # numpy and requests: 0.2 s, which --status does not need
+    from nanogpt.sources import catalogue, fetching, own  # numpy and requests: 0.2 s, which --status does not need
 
     data = options.config.data
-    sources.check_source(data.source, data.mirrors, data.encoding)
-    if data.source == sources.EMBEDDED:
+    fetching.check_source(data.source, data.mirrors, data.encoding)
+    if data.source == catalogue.EMBEDDED:
         return
-    if data.source in sources.CATALOGUE:
-        size = sources.CATALOGUE[data.source].bytes
+    if data.source in catalogue.CATALOGUE:
+        size = catalogue.CATALOGUE[data.source].bytes
     else:
-        size = sum(path.stat().st_size for path in sources.own_documents(data.source))
+        size = sum(path.stat().st_size for path in own.own_documents(data.source))
     smallest = min(config.model.block_size for config in options.candidates)
     least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
     if size < least:

@@ -112,13 +112,13 @@ def _show_expected(run: Run, console: Console) -> None:
     from flows.planning.footprint import disk_needed, fitted, memory_needed
     from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
     from flows.planning.site import Site
-    from nanogpt.data import sources  # numpy and requests: 0.2 s
-    from nanogpt.data.vocabulary import USUAL_ALPHABET
     from nanogpt.machine import memory_bytes
     from nanogpt.measure.sizes import parameters
+    from nanogpt.sources import fetching  # numpy and requests: 0.2 s
+    from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET
 
     budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
-    size = fetched.bytes if fetched else sources.expected_bytes(run.config.data.source)
+    size = fetched.bytes if fetched else fetching.expected_bytes(run.config.data.source)
     characters = fetched.characters if fetched else size
     phases = budget_shares.expected(run.paths.all_states, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."

@@ -287,7 +287,7 @@ PLANNING = (
     "flows/phases/configuration.py",
     "flows/planning/**",
     "nanogpt/measure/sizes.py",
-    "nanogpt/data/vocabulary.py",
+    "nanogpt/tokenizers/vocabulary.py",
     "nanogpt/config.py",
 )
 MEASURING = (

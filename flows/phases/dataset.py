@@ -11,10 +11,10 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
-from nanogpt.data import sources
-from nanogpt.data.decoding import decode
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
+from nanogpt.sources import catalogue, fetching
+from nanogpt.sources.decoding import decode
 from nanogpt.spelling import path_of, spelled
 
 
@@ -34,7 +34,7 @@ def dataset(run: Run) -> None:
 
 def fetch_text(run: Run) -> StepResult[FetchedText]:
     data = run.config.data
-    fetched = _from_its_splits(run) or sources.fetch(
+    fetched = _from_its_splits(run) or fetching.fetch(
         data.source,
         run.paths.downloads,
         data.mirrors,
@@ -50,7 +50,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         text = decode(document.read_bytes(), document, data.encoding).text
         alphabet |= set(text)
         characters += len(text)
-    source = sources.EMBEDDED if fetched.fallback_reason else data.source
+    source = catalogue.EMBEDDED if fetched.fallback_reason else data.source
     facts = FetchedText(
         source=source,
         origin=fetched.origin,
@@ -61,7 +61,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         characters=characters,
         alphabet_size=len(alphabet),
         fallback_reason=fetched.fallback_reason,
-        licence=sources.licence(source),
+        licence=catalogue.licence(source),
     )
     ours = [document for document in fetched.documents if document.is_relative_to(run.paths.downloads)]
     identity = {"sha256": facts.sha256, "bytes": facts.bytes, "characters": characters, "alphabet_size": len(alphabet)}
@@ -77,10 +77,10 @@ def _recorder_of_downloads(run: Run) -> Callable[[str, str], None]:
     return record
 
 
-def _from_its_splits(run: Run) -> sources.Fetched | None:
+def _from_its_splits(run: Run) -> fetching.Fetched | None:
     """A download that is damaged, from the splits that were made of it, if its bytes come out: a network may be gone
     by now, and another Python's documentation is another text."""
-    from nanogpt.data.preprocessing import SPLITS  # numpy: 0.1 s, which --status does without; so below
+    from nanogpt.data.texts import SPLITS  # numpy: 0.1 s, which --status does without; so below
 
     before = last_finished(run.ledger.marker(FETCHED.step))
     if before is None or before.settings != _fetch_settings(run) or len(before.outputs) != 1:
@@ -98,15 +98,17 @@ def _from_its_splits(run: Run) -> sources.Fetched | None:
         return None
     durable.write_bytes(path, text)
     run.journal.message(f"{run.paths.relative(path)} is put together again from its splits")
-    return sources.Fetched([path], facts.origin, facts.sha256, facts.bytes, facts.fallback_reason)
+    return fetching.Fetched([path], facts.origin, facts.sha256, facts.bytes, facts.fallback_reason)
 
 
 def clean_text(run: Run) -> StepResult[CleanedText]:
-    from nanogpt.data import preprocessing
+    from nanogpt.corpus import preparation
+    from nanogpt.data import texts
+    from nanogpt.sources import cleaning
 
     fetched = run.facts(FETCHED)
     documents = [path_of(document) for document in fetched.files]
-    if sources.digest_of(documents) != fetched.sha256:
+    if fetching.digest_of(documents) != fetched.sha256:
         raise UserError(
             f"data.source: {run.config.data.source} has changed since it was read first; start again to learn from it "
             "as it is now"
@@ -115,21 +117,22 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
 
     def clean(text: str) -> str:
         run.pulse()  # a large folder takes minutes
-        return preprocessing.clean(text)
+        return cleaning.clean(text)
 
-    statistics = preprocessing.prepare(documents, folder, run.config.data, clean)
-    for remark in preprocessing.remarks(statistics):
+    statistics = preparation.prepare(documents, folder, run.config.data, clean)
+    for remark in preparation.remarks(statistics):
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
-    files = [folder / f"{split}.txt" for split in preprocessing.SPLITS]
-    return StepResult(facts, [*files, folder / preprocessing.STATISTICS])
+    files = [folder / f"{split}.txt" for split in texts.SPLITS]
+    return StepResult(facts, [*files, folder / texts.STATISTICS])
 
 
 def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
+    from nanogpt.corpus import tokenising
     from nanogpt.data import shards
 
     folder = run.paths.data / kind
-    manifest = shards.tokenise(
+    manifest = tokenising.tokenise(
         run.paths.data / "text",
         kind,
         folder,
@@ -145,8 +148,8 @@ def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data = run.config.data
-    settings = {"source": data.source, "content": sources.fingerprint(data.source), **_encoding_of(run)}
-    return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in sources.CATALOGUE else {})}
+    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_encoding_of(run)}
+    return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in catalogue.CATALOGUE else {})}
 
 
 def _encoding_of(run: Run) -> Json:
@@ -169,20 +172,16 @@ def _bpe_settings(run: Run) -> Json:
 
 CLEANING = (
     "flows/phases/dataset.py",
-    "nanogpt/data/sources.py",
-    "nanogpt/data/outputs.py",
-    "nanogpt/data/preprocessing.py",
-    "nanogpt/data/decoding.py",
-    "nanogpt/data/detection.py",
+    "nanogpt/sources/**",
+    "nanogpt/corpus/preparation.py",
+    "nanogpt/data/texts.py",
 )
 TOKENISING = (
     "flows/phases/dataset.py",
-    "nanogpt/data/sources.py",
-    "nanogpt/data/download.py",
-    "nanogpt/data/part.py",
-    "nanogpt/data/preprocessing.py",
-    "nanogpt/data/tokenizer.py",
-    "nanogpt/data/vocabulary.py",
+    "nanogpt/sources/**",
+    "nanogpt/tokenizers/**",
+    "nanogpt/corpus/tokenising.py",
+    "nanogpt/data/texts.py",
     "nanogpt/data/shards.py",
 )
 STEPS: list[AnyStep] = [
@@ -191,7 +190,7 @@ STEPS: list[AnyStep] = [
         title="Fetch and verify the text",
         work=fetch_text,
         settings=_fetch_settings,
-        code=(*CLEANING, "nanogpt/data/download.py", "nanogpt/data/part.py"),
+        code=("flows/phases/dataset.py", "nanogpt/sources/**", "nanogpt/data/texts.py"),
     ),
     Step(
         key=CLEANED,

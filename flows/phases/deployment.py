@@ -286,9 +286,8 @@ MODEL = (
     "flows/phases/deployment.py",
     "nanogpt/model/**",
     "nanogpt/weights/**",
-    "nanogpt/data/tokenizer.py",
-    "nanogpt/data/vocabulary.py",
-    "nanogpt/data/preprocessing.py",
+    "nanogpt/tokenizers/**",
+    "nanogpt/sources/cleaning.py",
 )
 STEPS: list[AnyStep] = [
     Step(
@@ -345,7 +344,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/decoders/**",
             "nanogpt/data/data_loader.py",
             "nanogpt/data/shards.py",
-            "nanogpt/data/sources.py",
+            "nanogpt/sources/**",
             "nanogpt/device.py",
             "nanogpt/export/huggingface.py",
             "nanogpt/export/target.py",

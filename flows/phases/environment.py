@@ -21,10 +21,10 @@ from flows.planning.footprint import disk_needed_by_run, with_vocabulary
 from flows.report import documents
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
-from nanogpt.data import sources
 from nanogpt.machine import cores, physical_cores, processor_name
 from nanogpt.records import to_json
 from nanogpt.results import DeviceCandidate, DeviceProof
+from nanogpt.sources import fetching
 from nanogpt.units import GIB, byte_size
 
 PATIENCE = 120.0  # seconds, for a proof of five: a device that hangs
@@ -56,7 +56,7 @@ def check_system(run: Run) -> StepResult[System]:
     free = shutil.disk_usage(run.paths.workspace).free
     if free < disk.LEAST:  # it may be full for now only: waited for, as in every step
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-    least, most = disk_needed(run, sources.expected_bytes(run.config.data.source))
+    least, most = disk_needed(run, fetching.expected_bytes(run.config.data.source))
     enough_memory, enough_disk = memory.total >= LEAST_MEMORY, free >= least
     checks = [
         _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,
@@ -167,7 +167,7 @@ STEPS: list[AnyStep] = [
             "flows/phases/environment.py",
             "flows/planning/footprint.py",
             "nanogpt/measure/sizes.py",
-            "nanogpt/data/vocabulary.py",
+            "nanogpt/tokenizers/vocabulary.py",
         ),
     ),
     Step(

@@ -40,9 +40,9 @@ from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.runner.step_runner import cause_of
 from flows.supervision import own_tests
 from nanogpt.config import Config, load_config
-from nanogpt.data import sources
 from nanogpt.records import to_json
 from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, ModelStudy, QualityReport
+from nanogpt.sources import catalogue
 from nanogpt.units import duration
 
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -248,7 +248,7 @@ def _is_nanogpts_text(run: Run) -> bool:
     """nanoGPT's figures are of tiny Shakespeare's last tenth; on other text, or another split, nothing compares."""
     data = run.config.data
     held_out = math.isclose(data.val_fraction + data.test_fraction, 0.1)
-    return held_out and run.facts(FETCHED).sha256 == sources.CATALOGUE["tiny_shakespeare"].sha256
+    return held_out and run.facts(FETCHED).sha256 == catalogue.CATALOGUE["tiny_shakespeare"].sha256
 
 
 def _config(run: Run, name: str) -> Config:
@@ -279,9 +279,8 @@ OPENING = (  # a model and its tokenizer
     THIS,
     "nanogpt/model/**",
     "nanogpt/weights/**",
-    "nanogpt/data/tokenizer.py",
-    "nanogpt/data/vocabulary.py",
-    "nanogpt/data/preprocessing.py",
+    "nanogpt/tokenizers/**",
+    "nanogpt/sources/cleaning.py",
 )
 MODELS = (*OPENING, "nanogpt/evaluation/summary.py")
 WRITING = ("nanogpt/inference/**", "nanogpt/decoders/**")
@@ -309,7 +308,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/device.py",
                 "nanogpt/data/data_loader.py",
                 "nanogpt/data/shards.py",
-                "nanogpt/data/sources.py",
+                "nanogpt/sources/**",
             ),
         ),
         Step(
@@ -322,6 +321,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/evaluation/coherence.py",
                 "nanogpt/evaluation/training_spans.py",
                 "nanogpt/evaluation/baselines.py",
+                "nanogpt/data/texts.py",
             ),
         ),
         Step(
@@ -355,6 +355,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/plots/style.py",
                 "nanogpt/printable.py",
                 "nanogpt/data/shards.py",
+                "nanogpt/data/texts.py",
             ),
         ),
         Step(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nanogpt.config import Config
-from nanogpt.data.vocabulary import USUAL_ALPHABET, likely_size
 from nanogpt.fit import Fit
 from nanogpt.measure import memory
 from nanogpt.measure.sizes import FLOAT32, parameters
+from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET, likely_size
 from nanogpt.units import GIB, MIB
 
 PROCESS_BYTES = int(0.35 * GIB)  # of Python with torch, before the first tensor (measured 0.31 to 0.34)

@@ -27,7 +27,7 @@ CODE = (  # on which the text of a card depends
     "nanogpt/export/front_matter.py",
     "nanogpt/evaluation/verdict.py",
     "nanogpt/weights/published_settings.py",
-    "nanogpt/data/sources.py",
+    "nanogpt/sources/**",
     "nanogpt/markdown.py",
 )
 LEAST_TEMPERATURE = 0.6  # of the sample that is shown: at lower ones a model repeats itself

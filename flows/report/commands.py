@@ -12,7 +12,7 @@ from pathlib import Path
 from flows.context.options import PATIENCE, SECONDS, STEPS
 from flows.ledger.facts import PLANNED
 from flows.report.facts import ModelFacts, RunFacts
-from nanogpt.data import sources
+from nanogpt.sources import own
 
 OUTSIDE = ("/", "~", "..")  # what a path begins with that leads out of the checkout
 MORE_TIME = 4  # times the budget, for a model that is still learning
@@ -131,7 +131,7 @@ def shareable(command: str) -> str:
             continue
         key, equals, value = word.partition("=") if option == "--set" else ("", "", word)
         is_text = option == "--data" or key == "data.source"
-        kept.append(f"{key}{equals}{sources.name_of(value) if is_text else _without_folders(value)}")
+        kept.append(f"{key}{equals}{own.name_of(value) if is_text else _without_folders(value)}")
     return shlex.join(kept)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nanogpt.config import Config, load_config
-from nanogpt.data.vocabulary import likely_size
+from nanogpt.tokenizers.vocabulary import likely_size
 
 
 def model_config(arguments: argparse.Namespace) -> Config:

@@ -10,7 +10,6 @@ from nanogpt import durable
 from nanogpt.commands.arguments import chosen_device
 from nanogpt.commands.eval_samples import save_samples
 from nanogpt.data.shards import open_split, verify
-from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.evaluation import findings, quality
 from nanogpt.evaluation.block_bootstrap import BlockMean
 from nanogpt.evaluation.coherence import Judge
@@ -21,6 +20,7 @@ from nanogpt.inference.engine import Engine
 from nanogpt.records import to_json
 from nanogpt.results import Estimate, ModelScores, QualityReport, ScoreComparison, WritingQuality
 from nanogpt.study.subject import open_subject
+from nanogpt.tokenizers.loading import load_tokenizer
 
 
 def judge(arguments: argparse.Namespace) -> None:

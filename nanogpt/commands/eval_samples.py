@@ -6,11 +6,11 @@ import argparse
 
 from nanogpt.commands.arguments import chosen_device, print_note
 from nanogpt.data.shards import open_split
-from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.evaluation import greedy_samples
 from nanogpt.evaluation.writing import PROMPT_CHARACTERS, prompt_starts
 from nanogpt.inference.engine import Engine
 from nanogpt.study.subject import open_subject
+from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.weights.sources import digest_of
 
 SAME, DIFFERENT = 0, 1  # exit codes

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder and say what is in it."""
     require_folder("--out", arguments.out)
-    from nanogpt.data.nanogpt_format import import_folder
+    from nanogpt.corpus.nanogpt_format import import_folder
 
     manifest = import_folder(
         arguments.source, arguments.out, arguments.mirror,

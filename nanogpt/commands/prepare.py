@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the folder, its text in DIR/text, and print what is in it."""
     from nanogpt.config import Config, apply_overrides, validate
-    from nanogpt.data import preprocessing, shards, sources
-    from nanogpt.data.tokenizer import load_tokenizer
+    from nanogpt.corpus import preparation, tokenising
+    from nanogpt.sources import catalogue, cleaning, fetching, own
+    from nanogpt.tokenizers.loading import load_tokenizer
 
     require_folder("--out", arguments.out)
     _check_keys(arguments.set)
@@ -42,18 +43,18 @@ def run(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = {}
     config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
-    normalise = tokenizer.normalise if tokenizer else preprocessing.clean
+    normalise = tokenizer.normalise if tokenizer else cleaning.clean
 
     text = arguments.out / "text"
-    fetched = sources.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
-    source = sources.EMBEDDED if fetched.fallback_reason else sources.name_of(arguments.source)
-    statistics = preprocessing.prepare(fetched.documents, text, config, normalise)
-    for remark in [*fetched.remarks(), *preprocessing.remarks(statistics)]:
+    fetched = fetching.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
+    source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(arguments.source)
+    statistics = preparation.prepare(fetched.documents, text, config, normalise)
+    for remark in [*fetched.remarks(), *preparation.remarks(statistics)]:
         print_note(remark)
     if tokenizer is not None:
-        manifest = shards.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)
+        manifest = tokenising.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)
     else:
-        manifest = shards.tokenise(text, arguments.tokenizer, arguments.out, config, _warn, source)
+        manifest = tokenising.tokenise(text, arguments.tokenizer, arguments.out, config, _warn, source)
     print(f"{arguments.out}: {manifest.summary()}")
     return 0
 

@@ -10,9 +10,9 @@ import torch
 
 from nanogpt.config import Config, DeviceConfig, TrainingConfig
 from nanogpt.data.shards import read_manifest
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.training.trainer import train
 from nanogpt.weights.folders import open_trained
 

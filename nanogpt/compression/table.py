@@ -16,7 +16,6 @@ from nanogpt.compression.variant import Variant, copy_of, dense
 from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split, verify
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.opening import open_decoder
 from nanogpt.decoders.protocol import Decoder
 from nanogpt.evaluation.speed import timing
@@ -26,6 +25,7 @@ from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
 from nanogpt.records import to_json
 from nanogpt.results import CompressedModel, CompressionTable, Estimate
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import byte_size
 from nanogpt.weights import published_settings
 from nanogpt.weights.folders import open_folder

@@ -1,1 +1,1 @@
-"""Text to token ids: fetched, cleaned, split, tokenised, and read back in an order that a seed decides."""
+"""Token ids in a data folder, and the order in which a training reads them, which a seed decides."""

@@ -20,24 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from nanogpt import durable
-from nanogpt.config import DataConfig
-from nanogpt.data import preprocessing
-from nanogpt.data.part import Notify, say_nothing
-from nanogpt.data.preprocessing import SPLITS
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, gpt2_tokenizer
-from nanogpt.faults import CorruptFileError, UserError, nearest
+from nanogpt.data import texts
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.results import TokenSplit, TokenStatistics
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
 MAGIC = b"NANOGPT\0"
 VERSION = 1
-KINDS = ("char", "bpe", "gpt2")
 AT_ONCE = 1 << 24  # tokens: what is imported may be larger than the memory
 MOST_UNKNOWN = 0.1  # of the characters, unless a person allows more
 _HEADER = struct.Struct("<8sIIQQ32s")
 _DTYPES: dict[int, np.dtype[np.integer[Any]]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
-
 Ids = npt.NDArray[np.integer[Any]]  # (T,)
 
 
@@ -86,69 +81,6 @@ class Manifest:
         return f"{tokens} tokens of a vocabulary of {self.tokenizer.vocab_size:,}"
 
 
-def tokenise(
-    text_folder: Path,
-    kind: str,
-    out_folder: Path,
-    config: DataConfig,
-    notify: Notify = say_nothing,
-    source: str | None = None,
-) -> Manifest:
-    """Tokenise what `preprocessing.prepare` wrote into `text_folder`; return the manifest, which is written last.
-
-    The alphabet is the whole corpus's, so that no split has an unknown character; byte pairs are learned from train
-    alone. `source` is the name of the text. Raises UserError for an unknown `kind`, and for a GPT-2 vocabulary that
-    cannot be obtained.
-    """
-    texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
-    tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
-    return _write_texts(text_folder, texts, tokenizer, out_folder, source=source)
-
-
-def tokenise_with(
-    tokenizer: Tokenizer,
-    text_folder: Path,
-    out_folder: Path,
-    allow_unknown: bool = False,
-    notify: Notify = say_nothing,
-    source: str | None = None,
-) -> Manifest:
-    """tokenise() with an existing tokenizer, such as that of a model to fine-tune.
-
-    `notify` gets the share of characters outside its vocabulary. Raises UserError when that is more than MOST_UNKNOWN
-    and not allowed, or when the tokenizer has no token for them.
-    """
-    texts = {split: preprocessing.read_split(text_folder, split) for split in SPLITS}
-    unknown = tokenizer.unknown_in("".join(texts.values()))
-    if unknown:
-        share = unknown.total() / sum(map(len, texts.values()))
-        commonest = ", ".join(f"{character!r} ({count:,})" for character, count in unknown.most_common(5))
-        found = f"{share:.1%} of the characters are outside the tokenizer's vocabulary, the commonest: {commonest}"
-        if not tokenizer.has_unknown:
-            raise UserError(f"data.source: {found}; it has no token for them")
-        if share > MOST_UNKNOWN and not allow_unknown:
-            raise UserError(f"data.source: {found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
-        notify(found, "each becomes the token for unknown characters, which the model was never trained on")
-    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total(), source)
-
-
-def _write_texts(
-    text_folder: Path,
-    texts: dict[str, str],
-    tokenizer: Tokenizer,
-    out_folder: Path,
-    unknown: int = 0,
-    source: str | None = None,
-) -> Manifest:
-    """The token files of `texts` and the manifest, which is returned. Raises UserError."""
-    splits = {}
-    for split, text in texts.items():
-        tokens = tokenizer.encode(text)
-        splits[split] = tokens, TokenSplit(len(tokens), len(text.encode("utf-8")), len(text))
-    source_sha256 = durable.read_json(text_folder / preprocessing.STATISTICS)["sha256"]
-    return write_folder(out_folder, tokenizer, splits, source_sha256, unknown, source)
-
-
 def write_folder(
     folder: Path,
     tokenizer: Tokenizer,
@@ -169,8 +101,8 @@ def write_folder(
         counts += count_tokens(tokens, tokenizer.vocab_size)
     sizes = {split: size for split, (_, size) in splits.items()}
     statistics = describe(tokenizer, sizes, counts, unknown)
-    durable.write_json(folder / preprocessing.STATISTICS, to_json(statistics, sparse=True))
-    files.append(folder / preprocessing.STATISTICS)
+    durable.write_json(folder / texts.STATISTICS, to_json(statistics, sparse=True))
+    files.append(folder / texts.STATISTICS)
     manifest = Manifest(
         version=VERSION,
         source_sha256=source_sha256,
@@ -191,19 +123,6 @@ def count_tokens(tokens: Ids, vocab_size: int) -> npt.NDArray[np.int64]:
         found = np.bincount(tokens[start : start + AT_ONCE], minlength=vocab_size)
         counts = np.pad(counts, (0, len(found) - len(counts))) + found
     return counts
-
-
-def make_tokenizer(
-    kind: str, texts: dict[str, str], folder: Path, config: DataConfig, notify: Notify = say_nothing
-) -> Tokenizer:
-    """The tokenizer called `kind` for these splits. Raises UserError."""
-    if kind == "char":
-        return CharTokenizer(set().union(*map(set, texts.values())))
-    if kind == "bpe":
-        return BPETokenizer.train(texts["train"], config.bpe_vocab_size)
-    if kind == "gpt2":
-        return gpt2_tokenizer(folder, config.mirrors, notify)
-    raise UserError(f"data.tokenizer: found {kind}, allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
 
 
 def write_split(folder: Path, split: str, tokens: Ids, tokenizer: Tokenizer) -> Path:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.choosing import FAST, Task, fastest
 from nanogpt.decoders.protocol import Decoder, Precision
 from nanogpt.faults import UserError, nearest
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights.source import Source
 from nanogpt.weights.sources import source_at, tokenizer_of
 

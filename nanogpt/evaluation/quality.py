@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey, unigram_distribution
 from nanogpt.evaluation.block_bootstrap import BlockMean, Blocks, Floats, Numbers, draws, summed
 from nanogpt.evaluation.token_scores import TokenisedText, TokenScores, beginning, in_order, score, split_text
@@ -27,6 +26,7 @@ from nanogpt.results import (
     ScoreComparison,
     ScoreDifference,
 )
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 BINS = 10  # of probability
 FEWEST_WINDOWS = 20  # for the loss by position

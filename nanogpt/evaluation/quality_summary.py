@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nanogpt.data.preprocessing import read_split
+from nanogpt.data.texts import read_split
 from nanogpt.evaluation import findings, quality
 from nanogpt.evaluation.coherence import Judge
 from nanogpt.evaluation.quality import JudgedModel

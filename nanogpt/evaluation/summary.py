@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt import device as devices
-from nanogpt.data.preprocessing import read_split
 from nanogpt.data.shards import read_manifest
+from nanogpt.data.texts import read_split
 from nanogpt.evaluation import speed
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
 from nanogpt.evaluation.perplexity import evaluate_split, mean_loss, nanogpt_measure

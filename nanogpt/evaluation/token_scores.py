@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from nanogpt.data.shards import MOST_UNKNOWN, Ids, open_split
-from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.evaluation.block_bootstrap import Floats, Numbers
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from nanogpt.tokenizers.loading import load_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 Singles = npt.NDArray[np.float32]
 

@@ -10,12 +10,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.evaluation.coherence import Judge, repetition, words_of
 from nanogpt.evaluation.training_spans import TrainingSpans
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.results import SpanShare, WritingFigures, WritingQuality
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 CHARACTERS = 400  # of each sample, about
 PROMPT_CHARACTERS = 60

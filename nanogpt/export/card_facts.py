@@ -8,10 +8,10 @@ from typing import Literal
 
 from nanogpt import markdown
 from nanogpt.config import Config, ModelConfig
-from nanogpt.data import sources
 from nanogpt.evaluation import verdict
 from nanogpt.evaluation.verdict import Verdict
 from nanogpt.results import ModelFigures, TokenSplit, TrainingOutcome
+from nanogpt.sources import catalogue, own
 
 Kind = Literal["model", "adapters", "merged"]
 
@@ -30,24 +30,24 @@ class LearnedText:
     @classmethod
     def of(cls, source: str, sha256: str | None = None, splits: Mapping[str, TokenSplit] | None = None) -> LearnedText:
         """The text that a configuration calls `source`. What the catalogue says counts for its own content alone."""
-        entry = sources.CATALOGUE.get(source)
+        entry = catalogue.CATALOGUE.get(source)
         if entry is not None and sha256 != entry.sha256:
-            return cls(sources.UNKNOWN, sha256, splits or {})
+            return cls(catalogue.UNKNOWN, sha256, splits or {})
         return cls(
-            sources.name_of(source),
+            own.name_of(source),
             sha256,
             splits or {},
-            sources.licence(source),
-            sources.language(source),
+            catalogue.licence(source),
+            catalogue.language(source),
             entry.homes[0] if entry else None,
         )
 
     @property
     def shown(self) -> str:
         """Its name as Markdown."""
-        if self.name == sources.EMBEDDED:
+        if self.name == catalogue.EMBEDDED:
             return "Python's own documentation"
-        return "a text of unknown name" if self.name == sources.UNKNOWN else markdown.code(self.name)
+        return "a text of unknown name" if self.name == catalogue.UNKNOWN else markdown.code(self.name)
 
 
 @dataclass(frozen=True)

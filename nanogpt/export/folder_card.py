@@ -8,13 +8,13 @@ from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.config import load_config
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export import card, front_matter
 from nanogpt.export.card_facts import Adapters, Base, LearnedText, ModelCard, Sample
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.results import TrainingData, TrainingOutcome
 from nanogpt.spelling import spelled
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.weights import checkpoint, trained_folder
 from nanogpt.weights.folders import source_at

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export import card as cards
 from nanogpt.export import folder_card, gguf_file, gguf_folder, huggingface, mlx_folder, onnx_folder, target
 from nanogpt.export.titles import OPENED_BY
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import hugging_face, published_settings
 from nanogpt.weights.folders import open_folder, source_at
 

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from nanogpt import durable, markdown
-from nanogpt.data import sources
 from nanogpt.export.card_facts import Base, LearnedText, ModelCard
 from nanogpt.records import from_json, to_json
 from nanogpt.results import ModelFigures
+from nanogpt.sources import catalogue
 from nanogpt.weights.published_settings import architecture
 
 CARD = "README.md"
@@ -154,7 +154,7 @@ def _model_index(card: ModelCard, evaluation: ModelFigures) -> dict[str, Any]:
     metrics = [{"type": name, "value": round(value, 4)} for name, value in figures.items() if math.isfinite(value)]
     result = {
         "task": {"type": "text-generation"},
-        "dataset": {"type": "text", "name": card.text.name if card.text else sources.UNKNOWN, "split": "test"},
+        "dataset": {"type": "text", "name": card.text.name if card.text else catalogue.UNKNOWN, "split": "test"},
         "metrics": metrics,
     }
     return {"name": card.name, "results": [result]}

@@ -23,8 +23,8 @@ from gguf import (
 from torch import Tensor
 
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.export.gguf_vocabulary import vocabulary
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights.published_names import GPT2_PARTS, GPT2_PREFIX
 from nanogpt.weights.published_settings import is_qwen3
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from nanogpt import durable, markdown
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.export import gguf_vocabulary, placing
 from nanogpt.export.front_matter import CARD
 from nanogpt.export.gguf_file import kept_at_f16, write_gguf
 from nanogpt.export.target import require_target
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import digests, published_settings, published_shapes
 
 WEIGHTS, MODELFILE = "model.gguf", "Modelfile"

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from gguf import TokenType
 
-from nanogpt.data.tokenizer import GPT2_PATTERN, UNKNOWN, BPETokenizer, CharTokenizer, Tokenizer, stand_ins
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.byte_pairs import GPT2_PATTERN, BPETokenizer, stand_ins
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import UNKNOWN, Tokenizer
 
 NO_MERGES = "\u0100 \u0100"  # llama.cpp refuses a file without merges; no alphabet has two NUL bytes as one character
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig
-from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.export.front_matter import CARD
 from nanogpt.export.target import make_way, require_target
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import FILE, HF_FILE, UNKNOWN, Tokenizer
 from nanogpt.weights import digests, published_settings, published_shapes
 from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import CONFIG, WEIGHTS
@@ -29,7 +29,7 @@ from nanogpt.weights.published_names import GPT2_PREFIX
 from nanogpt.weights.trained_folder import TrainedFolder
 
 GENERATION = "generation_config.json"
-FILES = {GENERATION, CARD, CONFIG, WEIGHTS, digests.FILE, tokenizers.FILE, tokenizers.HF_FILE}
+FILES = {GENERATION, CARD, CONFIG, WEIGHTS, digests.FILE, FILE, HF_FILE}
 HOW_TO_GENERATE = {"do_sample": True, "temperature": 0.8, "top_k": 50}  # an export of ours is known by it
 END, PADDING = "eos_token_id", "pad_token_id"
 PRECISIONS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -94,9 +94,9 @@ def write_settings(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer,
     content, about = tokenizer.hugging_face()
     about |= {"model_max_length": block_size, "padding_side": "left", "model_input_names": NAMES_OF_INPUTS}
     if ids[PADDING] is not None:
-        about["pad_token"] = about.get("eos_token", tokenizers.UNKNOWN)
-    durable.write_json(folder / tokenizers.FILE, content)
-    durable.write_json(folder / tokenizers.HF_FILE, about)
+        about["pad_token"] = about.get("eos_token", UNKNOWN)
+    durable.write_json(folder / FILE, content)
+    durable.write_json(folder / HF_FILE, about)
     durable.write_json(folder / CONFIG, settings | {END: tokenizer.end_of_text})
 
 

@@ -6,7 +6,8 @@ import shlex
 
 from nanogpt import markdown
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import published_settings
 
 LIBRARY = "mlx"

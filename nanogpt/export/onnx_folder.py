@@ -10,20 +10,21 @@ import onnx
 
 from nanogpt import durable, markdown
 from nanogpt.config import ModelConfig
-from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.decoders import onnx_graph
 from nanogpt.export import placing
 from nanogpt.export.front_matter import CARD
 from nanogpt.export.huggingface import GENERATION, is_export, write_settings
 from nanogpt.export.target import require_target
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers import tokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import digests, published_settings
 from nanogpt.weights.hugging_face import CONFIG
 from nanogpt.weights.safe_loading import Array
 
 WEIGHTS, DATA = "model.onnx", "model.onnx.data"
-FILES = {WEIGHTS, DATA, GENERATION, CARD, CONFIG, digests.FILE, tokenizers.FILE, tokenizers.HF_FILE}
+FILES = {WEIGHTS, DATA, GENERATION, CARD, CONFIG, digests.FILE, tokenizer.FILE, tokenizer.HF_FILE}
 LIBRARY = "onnx"
 PRECISIONS: dict[str, Literal["float32", "int8"]] = {"f32": "float32", "int8": "int8"}
 # A file of protocol buffers ends at 2 GiB; the numbers of a larger model lie next to it.

@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Cache, Decoder, Logits
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.constraint import Constraint
@@ -17,6 +16,7 @@ from nanogpt.inference.prefix_cache import PrefixCache
 from nanogpt.inference.prompts import normalised
 from nanogpt.inference.sampling import NOT_A_TOKEN, Sampler, choose, described
 from nanogpt.inference.text_stream import TextStream
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 
 class Model(Protocol):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.inference.options import Options
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # an optional package
     from llguidance import LLTokenizer

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.opening import Notify, open_decoder
 from nanogpt.decoders.protocol import Decoder, Precision
 from nanogpt.faults import UserError
@@ -16,6 +15,7 @@ from nanogpt.inference.options import Changes, Options, Piece
 from nanogpt.inference.prefix_cache import PrefixCache
 from nanogpt.inference.search import beam_search
 from nanogpt.inference.speculation import speculate
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch takes a second or more to import, and other decoders do without it
     from torch import nn

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 MOST_UNKNOWN = 0.1  # of a prompt's characters, unless a person allows more
 LINE_END_IN_WORDS = re.compile(r"\\[nt]")

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.decoders.protocol import Logits
 from nanogpt.inference.options import Alternative, Options, Token
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 GREEDY_BELOW = 1e-6  # temperature: the likeliest token is all that is left there
 HIGHEST_TEMPERATURE = 1e30  # all tokens are equally likely there; float32 ends at 3e38

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from nanogpt.data.tokenizer import Tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 
 class TextStream:

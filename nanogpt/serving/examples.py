@@ -9,11 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel
 
-from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import CorruptFileError
 from nanogpt.inference import prompts
 from nanogpt.serving.attention import folder_of
+from nanogpt.tokenizers import loading, tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 MOST = 4  # of a kind
 WORDS = (
@@ -60,8 +60,8 @@ def examples(model: Annotated[str, Query(max_length=300)], request: Request) -> 
 def tokenizer_near(folder: Path) -> Tokenizer | None:
     """That of an export, or of the training that a checkpoint lies in; None where there is none."""
     places = (folder, folder.parent, folder.parent.parent)
-    place = next((place for place in places if (place / tokenizers.FILE).is_file()), None)
-    return tokenizers.load_tokenizer(place) if place else None
+    place = next((place for place in places if (place / tokenizer.FILE).is_file()), None)
+    return loading.load_tokenizer(place) if place else None
 
 
 def readable(candidates: Sequence[str], tokenizer: Tokenizer | None) -> list[str]:

@@ -13,13 +13,14 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.attention import entropy
 from nanogpt.model.gpt import GPT
 from nanogpt.study.checkpoints import models_of_training
 from nanogpt.study.subject import Subject, require_finite
 from nanogpt.study_results import AttentionStudy, EntropyAtStep, Head, Repetition
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import percent
 
 MOST_POSITIONS = 256  # of a text: the weights of 12 layers of 12 heads are 38 MB then

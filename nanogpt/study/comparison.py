@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import fmean
 
 from nanogpt.data.shards import read_manifest
-from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.evaluation.block_bootstrap import BlockMean
 from nanogpt.evaluation.quality import bits_per_byte
 from nanogpt.evaluation.students_t import student_t
@@ -23,6 +22,7 @@ from nanogpt.evaluation.token_scores import in_order, score, split_text
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.study.runs import TrainedRun, distinct_names
 from nanogpt.study_results import ComparedRun, RunComparison, RunDifference, SeedSpread, SettingDifference
+from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.training.progress import DIGEST_SHOWN, NOT_THE_TRAJECTORY
 from nanogpt.units import percent
 from nanogpt.weights.folders import model_of

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights.folders import open_folder, source_at
 
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from nanogpt.config import load_config
 from nanogpt.data.shards import MOST_UNKNOWN, Ids
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, load_tokenizer
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights.folders import model_of
 from nanogpt.weights.sources import source_at, tokenizer_of
 

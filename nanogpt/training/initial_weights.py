@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from nanogpt.config import Config, ModelConfig
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import source_at
 from nanogpt.weights.source import Source

@@ -8,10 +8,11 @@ from typing import Any
 
 from nanogpt.config import Config
 from nanogpt.data.shards import identity, open_split, verify
-from nanogpt.data.sources import recorded_name
-from nanogpt.data.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.results import TrainingData
+from nanogpt.sources.catalogue import recorded_name
+from nanogpt.tokenizers.loading import load_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.training.progress import trajectory
 from nanogpt.training.record import tracking
 

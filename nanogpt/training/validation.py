@@ -11,11 +11,11 @@ import torch
 from nanogpt import device as devices
 from nanogpt.data.data_loader import IGNORED, windows
 from nanogpt.data.shards import Split
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.inference.engine import Engine
 from nanogpt.model.attention import entropy
 from nanogpt.model.gpt import GPT
 from nanogpt.model.limits import TOKENS_AT_ONCE
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.training.numerics import Numerics
 from nanogpt.training.stopping import StopRequest
 

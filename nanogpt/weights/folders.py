@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import checkpoint
 from nanogpt.weights.source import Source
 from nanogpt.weights.sources import digest_of as digest_of  # part of this module's interface

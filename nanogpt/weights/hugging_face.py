@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig, validate
-from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
+from nanogpt.tokenizers import loading, tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import digests, published_settings
 from nanogpt.weights.published_names import GPT2_PREFIX, Origin, origins
 from nanogpt.weights.safe_loading import Array, Size, load_arrays, load_sizes
@@ -59,7 +59,7 @@ class HuggingFaceFolder(Source):
             raise UserError(f"{self.path / WEIGHTS}: does not fit {CONFIG}: {error}") from error
 
     def tokenizer(self) -> Tokenizer | None:
-        return tokenizers.load_tokenizer(self.path) if (self.path / tokenizers.FILE).is_file() else None
+        return loading.load_tokenizer(self.path) if (self.path / tokenizer.FILE).is_file() else None
 
     def files(self) -> list[Path]:
         return [self.path / CONFIG, *self._weight_files()]

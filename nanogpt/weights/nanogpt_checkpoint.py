@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanogpt.config import ModelConfig, validate
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights.published_names import GPT2_PREFIX, Origin, of_gpt2
 from nanogpt.weights.safe_loading import Array, Size, arrays_in, load_pickle, sizes_in
 from nanogpt.weights.source import Source

@@ -13,9 +13,9 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
 from nanogpt.machine import memory_bytes
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import byte_size
 from nanogpt.weights.safe_loading import Array, Size
 

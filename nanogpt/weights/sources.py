@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import hugging_face, manifest, trained_folder
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from nanogpt.weights.nanogpt_checkpoint import NanoGPTCheckpoint

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from nanogpt.config import ModelConfig, load_config
-from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import Tokenizer
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.tokenizers import loading
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import manifest
 from nanogpt.weights.safe_loading import Array, Size, load_arrays, load_sizes
 from nanogpt.weights.source import Source
@@ -42,7 +42,7 @@ class TrainedFolder(Source):
         raise UserError(f"{self.path}: a checkpoint without its model's folder: no {CONFIG} in it or above it")
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizers.load_tokenizer(self.model_folder)
+        return loading.load_tokenizer(self.model_folder)
 
     def files(self) -> list[Path]:
         return [self.checkpoint / manifest.WEIGHTS]

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
 
 ALPHABET = "\n .,:?!'" + "abcdefghijklmnopqrstuvwxyz" + "EIJLMORTUVW"
 FOLLOWS = {"g": "o", "o": " "}  # any other character: "g"

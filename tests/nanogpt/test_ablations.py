@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.config import Config
-from nanogpt.data import shards
+from nanogpt.corpus import tokenising
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.plots.ablations import ablations_plot
@@ -146,13 +146,13 @@ def test_what_a_person_asks_for_is_found_or_named():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from nanogpt.data import preprocessing
+    from nanogpt.corpus import preparation
 
     folder = tmp_path_factory.mktemp("data")
     (folder / "text.txt").write_text(english()[:12_000])
     config = SMALL.data.model_copy(update={"source": str(folder / "text.txt")})
-    preprocessing.prepare([folder / "text.txt"], folder / "text", config)
-    shards.tokenise(folder / "text", "char", folder / "char", config)
+    preparation.prepare([folder / "text.txt"], folder / "text", config)
+    tokenising.tokenise(folder / "text", "char", folder / "char", config)
     return folder / "char"
 
 

@@ -9,7 +9,6 @@ import torch
 
 from nanogpt.cli import main
 from nanogpt.data.shards import open_split
-from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.export import huggingface
 from nanogpt.model.attention import entropy
 from nanogpt.study.attention import (
@@ -22,6 +21,7 @@ from nanogpt.study.attention import (
 )
 from nanogpt.study.subject import Subject, open_subject
 from nanogpt.study_results import AttentionStudy, EntropyAtStep
+from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.training.trainer import train
 from nanogpt.training.validation import Validator

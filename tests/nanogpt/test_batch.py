@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.faults import UserError
 from nanogpt.inference.batch import Batch
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options
+from nanogpt.tokenizers.characters import CharTokenizer
 
 from .model_case import randomised, small
 

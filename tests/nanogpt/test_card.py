@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from nanogpt.config import Config
-from nanogpt.data.sources import CATALOGUE
 from nanogpt.export import card, front_matter
 from nanogpt.export.card_facts import Adapters, Base, LearnedText, ModelCard, Sample
 from nanogpt.export.front_matter import Mark
 from nanogpt.markdown import one_line, printable
 from nanogpt.results import Evaluation, ModelFigures, TokenSplit, TrainingOutcome
+from nanogpt.sources.catalogue import CATALOGUE
 from tests.conftest import CHECKOUT
 
 pytestmark = pytest.mark.fast

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 import nanogpt
 from nanogpt import cli
 from nanogpt.config import Config, DataConfig, save_config
-from nanogpt.data import preprocessing, shards
-from nanogpt.data.tokenizer import load_tokenizer
+from nanogpt.corpus import preparation, tokenising
+from nanogpt.data import shards
 from nanogpt.export import huggingface
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.weights import checkpoint, folders
 from tests.nanogpt.model_case import small
 
@@ -32,8 +33,8 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     source = folder / "play.txt"
     source.write_text(TEXT * 40, encoding="utf-8")
-    preprocessing.prepare([source], folder / "text", DataConfig())
-    shards.tokenise(folder / "text", "char", folder / "char", DataConfig())
+    preparation.prepare([source], folder / "text", DataConfig())
+    tokenising.tokenise(folder / "text", "char", folder / "char", DataConfig())
     return folder / "char"
 
 

@@ -14,12 +14,12 @@ from nanogpt.compression.recommendation import recommend
 from nanogpt.config import load_config
 from nanogpt.data.data_loader import Samples
 from nanogpt.data.shards import open_split
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.evaluation.perplexity import evaluate_split
 from nanogpt.export.formats import FORMATS, write_model
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.results import CompressedModel, CompressionTable, Estimate
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.training.trainer import train
 from nanogpt.weights.folders import open_folder
 from nanogpt.weights.published_shapes import tensors_of

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.faults import UserError
 from nanogpt.inference.batch import Batch
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
 
 from .model_case import randomised, small
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.text_stream import TextStream
+from nanogpt.tokenizers.characters import CharTokenizer
 
 pytestmark = pytest.mark.fast
 TALK = [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanogpt.data.decoding import decode
 from nanogpt.faults import UserError
+from nanogpt.sources.decoding import decode
 
 pytestmark = pytest.mark.fast
 PATH = Path("notes.txt")

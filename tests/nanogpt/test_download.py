@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt import durable
-from nanogpt.data import download
-from nanogpt.data import part as parts
-from nanogpt.data.download import Patience
-from nanogpt.data.part import Part, Unobtainable
+from nanogpt.sources import download
+from nanogpt.sources import part as parts
+from nanogpt.sources.download import Patience
+from nanogpt.sources.part import Part, Unobtainable
 from tests.not_a_file import each_kind
 
 TEXT = b"".join(b"%d: the quality of mercy is not strain'd.\n" % number for number in range(900))
@@ -354,8 +354,8 @@ def test_whatever_is_there_as_a_part_the_right_bytes_come_out(part, note):
 CHILD = """
 import sys
 from pathlib import Path
-from nanogpt.data.download import Patience, download
-from nanogpt.data.part import Part
+from nanogpt.sources.download import Patience, download
+from nanogpt.sources.part import Part
 part = Part(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
 with part.alone():
     print("holds", flush=True)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from nanogpt.cli import main
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.study.embeddings import kind_of, principal_plane, study_embeddings
 from nanogpt.study.subject import Subject
 from nanogpt.study.summary import study_trained
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.training.trainer import train
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.trained_case import train_into

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config, ModelConfig, save_config
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.evaluation.speed import bytes_per_token, decoding_speed
 from nanogpt.export import huggingface
@@ -17,6 +16,8 @@ from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.text_stream import TextStream
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.weights import checkpoint
 
 pytestmark = pytest.mark.fast

@@ -8,11 +8,12 @@ import torch
 from nanogpt import cli
 from nanogpt.commands.eval_figures import short_names
 from nanogpt.config import DataConfig
-from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpt.evaluation.quality import JudgedModel, judge
 from nanogpt.export import huggingface
 from nanogpt.records import from_json
 from nanogpt.results import QualityReport
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 from tests.nanogpt.model_case import nanogpt_checkpoint, randomised, small
 from tests.nanogpt.training_case import make_data
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.weights.folders import model_of, open_folder
 from nanogpt.weights.hugging_face import HuggingFaceFolder
 from tests.nanogpt.model_case import randomised, small, some_tokens

@@ -10,13 +10,14 @@ from safetensors import safe_open
 from nanogpt import cli
 from nanogpt.config import Config
 from nanogpt.data import shards
-from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpt.evaluation.perplexity import evaluate_split
 from nanogpt.export import adapters, huggingface
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
 from nanogpt.results import TokenSplit
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.training.initial_weights import config_with_shape_of, put_initial_weights
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import train

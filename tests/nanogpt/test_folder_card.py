@@ -17,8 +17,8 @@ from markdown_it import MarkdownIt
 from nanogpt import cli, durable
 from nanogpt.config import load_config, save_config
 from nanogpt.data import shards
-from nanogpt.data.sources import CATALOGUE
 from nanogpt.export import folder_card, front_matter
+from nanogpt.sources.catalogue import CATALOGUE
 from nanogpt.training.trainer import train
 from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import model_of, source_at

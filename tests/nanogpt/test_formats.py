@@ -21,11 +21,14 @@ from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 
 from nanogpt import cli, durable
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer, Tokenizer, gpt2_tokenizer
 from nanogpt.export import formats, onnx_folder
 from nanogpt.export.formats import FORMATS, write_model
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import digests
 from nanogpt.weights.folders import open_folder
 from tests.conftest import CHECKOUT

@@ -12,10 +12,10 @@ import pytest
 
 from nanogpt import cli
 from nanogpt.commands import texts
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.speculation import speculate
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt import talking_model
 from tests.nanogpt.model_case import randomised, small
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.evaluation.token_scores import in_order, score
 from nanogpt.export import huggingface
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small
 
 TASK = """\

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from nanogpt import cli
 from nanogpt.config import Config, save_config
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import adapters, huggingface
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.lora import add_adapters
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.training.initial_weights import config_with_shape_of
 from nanogpt.weights import checkpoint
 from nanogpt.weights.folders import open_folder

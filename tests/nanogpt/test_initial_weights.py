@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nanogpt.config import Config, ModelConfig, save_config
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.training.initial_weights import (
     check_vocabulary,
     config_with_shape_of,

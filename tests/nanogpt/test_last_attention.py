@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
 from nanogpt.study.last_attention import attention_of_text, last_attention
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small, some_tokens
 
 pytestmark = pytest.mark.fast

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanogpt.config import Config, TrainingConfig, save_config
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import adapters, huggingface
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import adapter_state, add_adapters, plain_weights
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint, folders
 from tests.nanogpt.model_case import randomised, small, some_tokens

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt import cli
+from nanogpt.corpus.nanogpt_format import import_folder
 from nanogpt.data import shards
-from nanogpt.data.nanogpt_format import import_folder
-from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 
 TRAIN, VAL = "the cat sat on the mat, äh, the hat.\n" * 5, "the hat sat.\n"
 

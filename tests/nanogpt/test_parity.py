@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.weights import published_settings, published_shapes
 from nanogpt.weights.folders import model_of
 from nanogpt.weights.hugging_face import HuggingFaceFolder

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from nanogpt.config import DataConfig
-from nanogpt.data import preprocessing, shards
+from nanogpt.corpus import preparation, tokenising
+from nanogpt.data import shards
 from nanogpt.evaluation.perplexity import evaluate, evaluate_split, nanogpt_measure
 from nanogpt.faults import UserError
 
@@ -61,9 +62,9 @@ def test_nothing_to_predict_is_a_mistake():
 
 def test_splits_and_nanogpts_measure(tmp_path):
     (tmp_path / "own.txt").write_text("".join(f"{number} green bottles\n" for number in range(300)))
-    preprocessing.prepare([tmp_path / "own.txt"], tmp_path / "text", DataConfig())
+    preparation.prepare([tmp_path / "own.txt"], tmp_path / "text", DataConfig())
     for kind in ("char", "bpe"):
-        shards.tokenise(tmp_path / "text", kind, tmp_path / kind, DataConfig(bpe_vocab_size=300))
+        tokenising.tokenise(tmp_path / "text", kind, tmp_path / kind, DataConfig(bpe_vocab_size=300))
     val, test = (shards.open_split(tmp_path / "char", split) for split in ("val", "test"))
     model = Bigram(val.vocab_size)
     nats = sum(plain_loop(model, split.tokens, 64) for split in (val, test))

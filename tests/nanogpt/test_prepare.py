@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from nanogpt import cli
-from nanogpt.data import shards, sources
-from nanogpt.data.part import Unobtainable
-from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
+from nanogpt.data import shards
+from nanogpt.sources import fetching
+from nanogpt.sources.part import Unobtainable
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 
 pytestmark = pytest.mark.fast
 TEXT = "the cat sat on the mat, the cat sat on the hat.\n" * 40
@@ -43,7 +45,7 @@ def test_a_text_that_could_not_be_had_is_not_named_as_if_it_had(tmp_path, monkey
     def fail(*arguments):
         raise Unobtainable("no network")
 
-    monkeypatch.setattr(sources, "obtain", fail)
+    monkeypatch.setattr(fetching, "obtain", fail)
     assert cli.main(["prepare", "tiny_shakespeare", "--out", str(tmp_path / "data")]) == 0
     assert shards.read_manifest(tmp_path / "data").source == "embedded"
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data.preprocessing import clean, prepare, read_split, remarks, split_offsets
+from nanogpt.corpus.preparation import prepare, remarks, split_offsets
+from nanogpt.data.texts import read_split
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.results import Reading, TextStatistics
+from nanogpt.sources.cleaning import clean
 
 pytestmark = pytest.mark.fast
 LINES = "".join(f"Line {number}: to be, or not to be.\n" for number in range(200))

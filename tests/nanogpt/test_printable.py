@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.printable import printable, show
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small
 
 CHECKOUT = Path(__file__).parents[2]

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.prompts import checked, known, normalised
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small
 
 pytestmark = pytest.mark.fast

@@ -14,9 +14,9 @@ import yaml
 from huggingface_hub import constants
 
 from nanogpt import cli
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import folder_card
 from nanogpt.export.formats import FORMATS, card_for, write_model
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.weights.sources import source_at
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.trained_case import train_into

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import DataConfig
-from nanogpt.data import shards
+from nanogpt.corpus import tokenising
 from nanogpt.data.shards import open_split
-from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
 from nanogpt.evaluation import findings, quality
 from nanogpt.evaluation.baselines import KneserNey
 from nanogpt.evaluation.block_bootstrap import BlockMean, Blocks, draws
@@ -26,6 +25,8 @@ from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.plots.evaluation import calibration_plot, position_plot, size_plot
 from nanogpt.records import from_json, to_json
 from nanogpt.results import CalibrationBin, Estimate, ModelScores, ScoreComparison
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.training_case import make_data
 
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.fast
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     make_data(folder)
-    shards.tokenise(folder / "text", "bpe", folder / "bpe", DataConfig(bpe_vocab_size=300))
+    tokenising.tokenise(folder / "text", "bpe", folder / "bpe", DataConfig(bpe_vocab_size=300))
     return folder
 
 

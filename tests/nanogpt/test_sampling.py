@@ -7,7 +7,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.faults import UserError
 from nanogpt.inference.options import Options
 from nanogpt.inference.sampling import (
@@ -21,6 +20,7 @@ from nanogpt.inference.sampling import (
     keep_nucleus,
     keep_typical,
 )
+from nanogpt.tokenizers.characters import CharTokenizer
 
 pytestmark = pytest.mark.fast
 logit_lists = st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=20)

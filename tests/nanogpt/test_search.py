@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
 
 from .model_case import randomised, small
 

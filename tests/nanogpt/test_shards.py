@@ -5,10 +5,13 @@ import pytest
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
+from nanogpt.corpus import tokenising
+from nanogpt.corpus.preparation import prepare
 from nanogpt.data import shards
-from nanogpt.data.preprocessing import prepare, read_split
-from nanogpt.data.tokenizer import CharTokenizer, load_tokenizer
+from nanogpt.data.texts import read_split
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 
 pytestmark = pytest.mark.fast
 TEXT = "".join(f"{number} bottles of béer on the wall;\n" for number in range(300))
@@ -23,14 +26,14 @@ def text_folder(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, text_folder):
-    shards.tokenise(text_folder, "char", tmp_path / "char", DataConfig())
+    tokenising.tokenise(text_folder, "char", tmp_path / "char", DataConfig())
     return tmp_path / "char"
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_every_split_comes_back_as_its_text(tmp_path, text_folder, kind):
     folder = tmp_path / kind
-    manifest = shards.tokenise(text_folder, kind, folder, DataConfig(bpe_vocab_size=300))
+    manifest = tokenising.tokenise(text_folder, kind, folder, DataConfig(bpe_vocab_size=300))
     tokenizer = load_tokenizer(folder)
     for name in ("train", "val", "test"):
         split = shards.open_split(folder, name)
@@ -46,14 +49,14 @@ def test_every_split_comes_back_as_its_text(tmp_path, text_folder, kind):
 
 
 def test_the_same_text_gives_the_same_files(tmp_path, text_folder):
-    one, other = (shards.tokenise(text_folder, "bpe", tmp_path / name, DataConfig()) for name in "ab")
+    one, other = (tokenising.tokenise(text_folder, "bpe", tmp_path / name, DataConfig()) for name in "ab")
     assert one == other
 
 
 def test_bpe_learns_from_train_alone(tmp_path, text_folder):
-    before = shards.tokenise(text_folder, "bpe", tmp_path / "a", DataConfig())
+    before = tokenising.tokenise(text_folder, "bpe", tmp_path / "a", DataConfig())
     (text_folder / "test.txt").write_text("zebra quagga okapi " * 40)
-    after = shards.tokenise(text_folder, "bpe", tmp_path / "b", DataConfig())
+    after = tokenising.tokenise(text_folder, "bpe", tmp_path / "b", DataConfig())
     assert before.tokenizer == after.tokenizer
 
 
@@ -77,7 +80,7 @@ def test_truncation_is_noticed_on_opening(data, left):
 
 
 def test_a_missing_file_and_a_foreign_split_are_noticed(tmp_path, text_folder, data):
-    shards.tokenise(text_folder, "bpe", tmp_path / "bpe", DataConfig(bpe_vocab_size=300))
+    tokenising.tokenise(text_folder, "bpe", tmp_path / "bpe", DataConfig(bpe_vocab_size=300))
     (data / "val.bin").write_bytes((tmp_path / "bpe" / "val.bin").read_bytes())
     with pytest.raises(CorruptFileError, match="not made together"):
         shards.open_split(data, "val")
@@ -118,7 +121,7 @@ def test_ids_beyond_sixteen_bits(tmp_path):
 
 def test_unknown_tokenizer_is_a_mistake(tmp_path, text_folder):
     with pytest.raises(UserError, match='did you mean "char"'):
-        shards.tokenise(text_folder, "chars", tmp_path / "x", DataConfig())
+        tokenising.tokenise(text_folder, "chars", tmp_path / "x", DataConfig())
 
 
 def test_a_block_longer_than_the_data_is_a_mistake(data):

@@ -13,10 +13,12 @@ from filelock import FileLock
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data import download, part, sources
-from nanogpt.data.part import Unobtainable
-from nanogpt.data.sources import Entry, check_source, fetch, fingerprint, obtain, own_documents
 from nanogpt.faults import UserError
+from nanogpt.sources import catalogue, download, embedded, own, part
+from nanogpt.sources.catalogue import Entry
+from nanogpt.sources.fetching import check_source, fetch, fingerprint, obtain
+from nanogpt.sources.own import own_documents
+from nanogpt.sources.part import Unobtainable
 from nanogpt.spelling import path_of, spelled
 
 TEXT = b"The quality of mercy is not strain'd.\n" * 400
@@ -161,11 +163,11 @@ def test_one_mirror_or_several(written, places):
 @pytest.fixture
 def short_embedded_corpus(monkeypatch):
     """To gather the whole one takes 2 s; test_embedded_corpus_is_english_big_enough_and_always_the_same does."""
-    monkeypatch.setattr(sources, "_embedded_pieces", lambda: ["A short corpus, embedded."])
+    monkeypatch.setattr(embedded, "_embedded_pieces", lambda: ["A short corpus, embedded."])
 
 
 def test_without_network_and_mirror_the_embedded_corpus_is_taken(tmp_path, monkeypatch, short_embedded_corpus):
-    monkeypatch.setitem(sources.CATALOGUE, "tiny_shakespeare", entry(nowhere()))
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", entry(nowhere()))
     lines = []
     fetched = fetch("tiny_shakespeare", tmp_path, notify=telling(lines))
     assert fetched.origin == "embedded" and "embedded corpus" in fetched.fallback_reason
@@ -181,7 +183,7 @@ def test_embedded_corpus_is_english_big_enough_and_always_the_same(tmp_path):
 
 def test_tiny_shakespeare_from_a_mirror(tmp_path, shared_data):
     fetched = fetch("tiny_shakespeare", tmp_path, [str(shared_data)])
-    assert fetched.bytes == 1_115_394 and fetched.sha256 == sources.CATALOGUE["tiny_shakespeare"].sha256
+    assert fetched.bytes == 1_115_394 and fetched.sha256 == catalogue.CATALOGUE["tiny_shakespeare"].sha256
 
 
 def test_a_persons_own_folder_in_the_order_of_its_paths(tmp_path):
@@ -291,7 +293,7 @@ def test_output_among_texts_is_left_out_and_counted(tmp_path):
     files(tmp_path, "a.txt", "mine/b.md", "mine/.hidden.txt", "data/own/c.txt")
     for folder, names in OUTPUT.items():
         files(tmp_path / "mine" / folder, *names)
-    found = sources.find_own(str(tmp_path))
+    found = own.find_own(str(tmp_path))
     assert [path.relative_to(tmp_path).as_posix() for path in found.documents] == [
         "a.txt",
         "data/own/c.txt",
@@ -345,15 +347,15 @@ def test_names_that_are_not_utf8_can_be_recorded(tmp_path):
 ])  # fmt: skip
 def test_a_text_is_called_by_the_last_part_of_its_path(source, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = sources.name_of(source)
-    assert found == name.replace("HERE", tmp_path.name) and sources.name_of(found) == found
+    found = own.name_of(source)
+    assert found == name.replace("HERE", tmp_path.name) and own.name_of(found) == found
 
 
 def test_a_name_that_is_not_utf8_can_be_recorded(tmp_path):
-    assert sources.name_of(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")) == "caf\\xe9.txt"
+    assert own.name_of(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")) == "caf\\xe9.txt"
 
 
-PLAYS = sources.CATALOGUE["tiny_shakespeare"]
+PLAYS = catalogue.CATALOGUE["tiny_shakespeare"]
 
 
 @pytest.mark.parametrize("of_data, stated, sha256, name", [
@@ -363,4 +365,4 @@ PLAYS = sources.CATALOGUE["tiny_shakespeare"]
     "/home/ada/plays.txt"), (None, "embedded", "00", "embedded"), (None, "unknown", PLAYS.sha256, PLAYS.name),
 ])  # fmt: skip
 def test_what_a_training_calls_its_text(of_data, stated, sha256, name):
-    assert sources.recorded_name(of_data, stated, sha256) == name
+    assert catalogue.recorded_name(of_data, stated, sha256) == name

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.export import huggingface
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options
 from nanogpt.inference.speculation import GUESSES
+from nanogpt.tokenizers.characters import CharTokenizer
 
 from .model_case import randomised, small
 

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from nanogpt.data import tokenizer as tokenizers
-from nanogpt.data.tokenizer import BPETokenizer, CharTokenizer, gpt2_tokenizer, load_tokenizer
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.tokenizers import byte_pairs
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.loading import load_tokenizer
 
 pytestmark = pytest.mark.fast
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer 1,603 slings\n" * 30
@@ -79,7 +82,7 @@ def test_training_is_repeatable_and_bounded(bpe):
 
 
 def test_long_text_is_encoded_in_pieces(bpe, monkeypatch):
-    monkeypatch.setattr(tokenizers, "PIECE", 100)
+    monkeypatch.setattr(byte_pairs, "PIECE", 100)
     assert bpe.decode(bpe.encode(TEXT)) == TEXT
 
 

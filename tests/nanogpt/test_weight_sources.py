@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nanogpt.config import Config, ModelConfig, save_config
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.weights import checkpoint
 from nanogpt.weights.source import sizes_of
 from nanogpt.weights.sources import source_at

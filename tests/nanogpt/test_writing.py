@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.evaluation import findings, greedy_samples, writing
 from nanogpt.evaluation.coherence import Judge
 from nanogpt.evaluation.training_spans import TrainingSpans
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small
 
 pytestmark = pytest.mark.fast

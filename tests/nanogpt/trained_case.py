@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from nanogpt.config import Config, save_config
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import checkpoint
 from tests.nanogpt.model_case import randomised, small
 

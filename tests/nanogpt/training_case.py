@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nanogpt.config import Config, DataConfig
-from nanogpt.data import preprocessing, shards
+from nanogpt.corpus import preparation, tokenising
 from nanogpt.results import TrainingOutcome
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.step import Stepper
@@ -25,8 +25,8 @@ def make_data(folder: Path, text: str = TEXT, config: DataConfig | None = None) 
     source = folder / "text.txt"
     folder.mkdir(parents=True, exist_ok=True)
     source.write_text(text)
-    preprocessing.prepare([source], folder / "text", config)
-    shards.tokenise(folder / "text", "char", folder / "char", config)
+    preparation.prepare([source], folder / "text", config)
+    tokenising.tokenise(folder / "text", "char", folder / "char", config)
     return folder / "char"
 
 

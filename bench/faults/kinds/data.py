@@ -17,12 +17,12 @@ from bench.faults.stage.process import Process
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import shared_data
 from nanogpt import durable
-from nanogpt.data import sources
+from nanogpt.sources import catalogue
 
 STEP = 105  # beyond where the half run stands, between two checkpoints
 HEADER = 64  # bytes of a shard before its ids
 FETCHED = "Fetch and verify the text: done"
-PLAY = sources.CATALOGUE["tiny_shakespeare"]
+PLAY = catalogue.CATALOGUE["tiny_shakespeare"]
 
 
 # -- while it is learned from ----------------------------------------------------------------------------------------

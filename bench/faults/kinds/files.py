@@ -22,10 +22,10 @@ from bench.faults.stage.templates import CONFIG, MODEL, STEPS
 from bench.faults.stage.verdict import judge
 from nanogpt import durable
 from nanogpt.config import load_config
-from nanogpt.data import outputs
 from nanogpt.fit import Fit
 from nanogpt.machine import memory_bytes
 from nanogpt.measure.memory_store import STORE, MemoryStore
+from nanogpt.sources import outputs
 
 BEFORE_COOL_DOWN = "before-cooldown"  # nanogpt.weights.checkpoint has it, with torch
 REGION = 512  # bytes

@@ -22,7 +22,7 @@ from bench.faults.stage.process import Patience
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import CONFIG, HALF, MODEL, SLOW_SECONDS, Reference, Templates, shared_data
 from nanogpt import durable
-from nanogpt.data import sources
+from nanogpt.sources import embedded
 
 CHARACTERS = 40_000
 
@@ -103,5 +103,5 @@ def _stop_in_the_middle(scene: Scene) -> None:
 def _text(folder: Path) -> str:
     """Shakespeare, from the shared copy where there is one, else from the corpus that the project carries."""
     shared = shared_data()
-    text = shared / "tinyshakespeare.txt" if shared else sources.write_embedded(folder)
+    text = shared / "tinyshakespeare.txt" if shared else embedded.write_embedded(folder)
     return text.read_text(encoding="utf-8")[:CHARACTERS]

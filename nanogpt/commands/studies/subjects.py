@@ -40,7 +40,7 @@ def text_of(arguments: argparse.Namespace) -> str:
         return _beginning_of(arguments.file)
     if arguments.data is not None:
         from nanogpt.data.shards import open_split
-        from nanogpt.data.tokenizer import load_tokenizer
+        from nanogpt.tokenizers.loading import load_tokenizer
 
         tokens = open_split(arguments.data, "test").tokens[:LONGEST_TEXT]
         return load_tokenizer(arguments.data).decode(tokens.tolist())

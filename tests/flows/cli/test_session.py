@@ -24,8 +24,8 @@ from flows.display.terminal import Terminal
 from flows.ledger.facts import FETCHED, Key
 from flows.runner import assembly
 from flows.runner.sessions import Session
-from nanogpt.data import sources
 from nanogpt.faults import UserError
+from nanogpt.sources import catalogue
 from tests.flows.small_flow import Flow, Made
 
 
@@ -172,8 +172,8 @@ def test_no_file_of_a_run_holds_the_password_of_a_mirror(tmp_path, monkeypatch, 
 
         def log_message(self, *_): ...
 
-    place = sources.CATALOGUE["tiny_shakespeare"]
-    monkeypatch.setitem(sources.CATALOGUE, "tiny_shakespeare", replace(place, homes=()))
+    place = catalogue.CATALOGUE["tiny_shakespeare"]
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", replace(place, homes=()))
     with ThreadingHTTPServer(("127.0.0.1", 0), Lacking) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"data.mirror=http://me:hunter-two@127.0.0.1:{server.server_port}/a"

@@ -14,9 +14,10 @@ from flows.ledger.facts import CLEANED, FETCHED
 from flows.phases import dataset
 from flows.runner.repair import remake_damaged
 from flows.runner.run import Run
-from nanogpt.data import shards, sources
-from nanogpt.data.sources import Entry
+from nanogpt.data import shards
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.sources import catalogue, fetching
+from nanogpt.sources.catalogue import Entry
 from tests.flows.parts import assembled
 
 TEXT = "".join(f"{number} bottles of beer on the wall;\n" for number in range(300))
@@ -53,7 +54,7 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    monkeypatch.setitem(sources.CATALOGUE, "play", PLAY)
+    monkeypatch.setitem(catalogue.CATALOGUE, "play", PLAY)
     return Desk(tmp_path)
 
 
@@ -138,7 +139,7 @@ def test_a_lost_download_comes_back_without_network_or_mirror(desk):
 
 def test_what_cannot_be_made_again_as_it_was_is_no_data_to_continue_with(desk, monkeypatch):
     run, carried = desk.from_mirror(), desk.workspace / "data/downloads/embedded.txt"
-    monkeypatch.setattr(sources, "write_embedded", lambda folder: (carried.write_text(TEXT[::-1]), carried)[1])
+    monkeypatch.setattr(fetching, "write_embedded", lambda folder: (carried.write_text(TEXT[::-1]), carried)[1])
     shutil.rmtree(desk.mirror)
     desk.mirror.mkdir()
     (desk.workspace / "data/downloads/play.txt").unlink()
@@ -226,4 +227,4 @@ def test_a_run_learns_from_the_folder_that_it_writes_into_and_never_from_what_it
         assert run.facts(CLEANED) == before, "the second time as the first"
         assert run.facts(FETCHED).files == [f"{texts}/caf\\xe9.txt"]
     with pytest.raises(UserError, match="is output"):
-        sources.check_source(str(texts / "default/text"))
+        fetching.check_source(str(texts / "default/text"))

@@ -11,9 +11,9 @@ from flows.runner.run import StepsWanted
 from flows.supervision import own_tests
 from nanogpt.config import Config, save_config
 from nanogpt.data.shards import open_split
-from nanogpt.data.tokenizer import load_tokenizer
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
+from nanogpt.tokenizers.loading import load_tokenizer
 from tests.flows.real_run import real_run
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.trained_case import lay_down

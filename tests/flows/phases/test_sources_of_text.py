@@ -4,7 +4,7 @@ import pytest
 
 from flows.ledger.facts import FETCHED
 from flows.phases import dataset
-from nanogpt.data import sources
+from nanogpt.sources import fetching
 from tests.flows.real_run import real_run
 
 pytestmark = pytest.mark.fast
@@ -14,11 +14,11 @@ def test_the_embedded_corpus_is_not_passed_off_as_what_was_asked_for(tmp_path, m
     text = tmp_path / "embedded.txt"
     text.write_text("help()\n" * 100)
     run = real_run(tmp_path, "--data", "tiny_shakespeare")
-    fetched = sources.Fetched([text], "embedded", "0" * 64, 700, "tiny_shakespeare could not be had")
-    monkeypatch.setattr(sources, "fetch", lambda *arguments, **options: fetched)
+    fetched = fetching.Fetched([text], "embedded", "0" * 64, 700, "tiny_shakespeare could not be had")
+    monkeypatch.setattr(fetching, "fetch", lambda *arguments, **options: fetched)
     facts = dataset.fetch_text(run).facts
     assert facts.source == "embedded" and "PSF" in facts.licence
-    monkeypatch.setattr(sources, "fetch", lambda *arguments, **options: sources.Fetched([text], "url", "0" * 64, 700))
+    monkeypatch.setattr(fetching, "fetch", lambda *arguments, **options: fetching.Fetched([text], "url", "0" * 64, 700))
     facts = dataset.fetch_text(run).facts
     assert facts.source == "tiny_shakespeare" and facts.licence == "public domain"
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.decoders import choosing, compiled
 from nanogpt.decoders.c_decoder import CDecoder
 from nanogpt.decoders.cache_folder import VARIABLE
@@ -22,6 +21,7 @@ from nanogpt.decoders.opening import OpenedModel, open_decoder
 from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.decoders.decoder_case import arrays_of, assert_close, expected_logits
 from tests.nanogpt.model_case import randomised, small
 

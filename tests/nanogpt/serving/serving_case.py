@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 
 from nanogpt.config import ModelConfig
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.inference.engine import Engine
 from nanogpt.serving.server import Server, bind
 from nanogpt.serving.settings import Limits, Settings
+from nanogpt.tokenizers.characters import CharTokenizer
 
 LETTERS = CharTokenizer("abcdefghij :\nROMEJULIT")
 SECONDS = 20  # for anything that a test waits for

@@ -6,9 +6,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.serving import attention, examples
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small
 
 ALPHABETS = {"english": string.printable, "russian": "абвгдежзийклмнопрстуфхцчшщъыьэюяЧЖ -?\n"}

@@ -6,11 +6,11 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.engine import Engine
 from nanogpt.serving.ollama_api import OllamaChatRequest
 from nanogpt.serving.openai_shapes import ChatRequest, CompletionRequest
+from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.model_case import randomised, small
 from tests.nanogpt.serving.serving_case import LETTERS, make_export, serving, table_engine
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.data.tokenizer import CharTokenizer
 from nanogpt.export import huggingface
 from nanogpt.inference.conversation import Message, Play
 from nanogpt.inference.engine import Engine
+from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.weights.folders import open_folder
 from tests.load import allowed
 from tests.nanogpt.model_case import randomised, small

@@ -14,7 +14,7 @@ from pathlib import Path
 from nanogpt import durable
 
 MARK = ".written-by-nanogpt"
-NOTE = "Written by nanogpt-autopilot. No text in this folder is learned from (nanogpt/data/outputs.py).\n"
+NOTE = "Written by nanogpt-autopilot. No text in this folder is learned from (nanogpt/sources/outputs.py).\n"
 _WRITTEN = (  # all files of one of these
     {"train.txt", "val.txt", "statistics.json"},  # what preprocessing.prepare makes of a text
     {"config.yaml", "metrics.jsonl"},  # a training

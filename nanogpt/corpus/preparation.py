@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,31 +18,18 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data import outputs
-from nanogpt.data.decoding import Decoded, decode
+from nanogpt.data.texts import STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import Reading, TextSplit, TextStatistics
+from nanogpt.sources import outputs
+from nanogpt.sources.cleaning import clean
+from nanogpt.sources.decoding import Decoded, decode
 from nanogpt.spelling import spelled
 
-SPLITS = ("train", "val", "test")
-STATISTICS = "statistics.json"
 SHORTEST = 1000  # characters: below this no split says anything
 DOCUMENT_SEPARATOR = "\n\n"
-# What str.splitlines() takes for the end of a line: form feed, vertical tab, the separators of files, groups, records
-# and units, NEL, and U+2028 and U+2029. Without them, the words before and after would become one.
-_LINE_END = re.compile("\r\n?|[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 _WORD = re.compile(r"\w+")
-
-
-def clean(text: str) -> str:
-    """Unix newlines, Unicode's composed form (NFC), no byte-order mark, no control characters but tab and newline.
-
-    Every line end that Unicode knows becomes a newline. Idempotent, and tiny Shakespeare stays byte for byte the same.
-    """
-    text = _CONTROL.sub("", _LINE_END.sub("\n", text))
-    return unicodedata.normalize("NFC", text.lstrip("\ufeff"))
 
 
 def prepare(
@@ -101,11 +87,6 @@ def remarks(statistics: TextStatistics) -> list[str]:
             line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
         lines.append(line)
     return lines
-
-
-def read_split(folder: Path, split: str) -> str:
-    """The text of one split, exactly as `prepare` wrote it (no newline is translated)."""
-    return (folder / f"{split}.txt").read_bytes().decode("utf-8")
 
 
 def distinct(texts: list[str]) -> list[str]:

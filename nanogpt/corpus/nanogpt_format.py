@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nanogpt import durable
-from nanogpt.data import shards, sources
-from nanogpt.data.part import Notify, say_nothing
-from nanogpt.data.tokenizer import CharTokenizer, Tokenizer, gpt2_tokenizer
+from nanogpt.data import shards
 from nanogpt.faults import UserError
 from nanogpt.results import TokenSplit
+from nanogpt.sources import own
+from nanogpt.sources.part import Notify, say_nothing
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
 
 META = "meta.pkl"
 SPLITS = ("train", "val")
@@ -39,7 +42,7 @@ def import_folder(
     tokenizer = _read_tokenizer(meta) if meta.is_file() else gpt2_tokenizer(out_folder, mirrors, notify)
     splits = {split: (tokens, _sizes(tokens, tokenizer, source / f"{split}.bin")) for split, tokens in ids.items()}
     digests = {split: durable.sha256_file(source / f"{split}.bin") for split in SPLITS}
-    name = sources.name_of(str(source))
+    name = own.name_of(str(source))
     return shards.write_folder(out_folder, tokenizer, splits, durable.digest(digests), source=name)
 
 

@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt.data import detection
 from nanogpt.faults import UserError
+from nanogpt.sources import detection
 from nanogpt.spelling import spelled
 
 REPLACEMENT = "\ufffd"

@@ -17,7 +17,7 @@ import requests
 from requests import Response
 from requests.structures import CaseInsensitiveDict
 
-from nanogpt.data.part import Notify, Part, Unobtainable, say_nothing
+from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import redacted, spelled
 
 ATTEMPTS = 3

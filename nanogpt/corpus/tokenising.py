@@ -1,0 +1,95 @@
+"""The splits of a text as token ids in a data folder: with a new tokenizer, or with an existing one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanogpt import durable
+from nanogpt.config import DataConfig
+from nanogpt.data.shards import MOST_UNKNOWN, Manifest, write_folder
+from nanogpt.data.texts import SPLITS, STATISTICS, read_split
+from nanogpt.faults import UserError, nearest
+from nanogpt.results import TokenSplit
+from nanogpt.sources.part import Notify, say_nothing
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.tokenizer import Tokenizer
+
+KINDS = ("char", "bpe", "gpt2")
+
+
+def tokenise(
+    text_folder: Path,
+    kind: str,
+    out_folder: Path,
+    config: DataConfig,
+    notify: Notify = say_nothing,
+    source: str | None = None,
+) -> Manifest:
+    """Tokenise what `preparation.prepare` wrote into `text_folder`; return the manifest, which is written last.
+
+    The alphabet is the whole corpus's, so that no split has an unknown character; byte pairs are learned from train
+    alone. `source` is the name of the text. Raises UserError for an unknown `kind`, and for a GPT-2 vocabulary that
+    cannot be obtained.
+    """
+    texts = {split: read_split(text_folder, split) for split in SPLITS}
+    tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
+    return _write_texts(text_folder, texts, tokenizer, out_folder, source=source)
+
+
+def tokenise_with(
+    tokenizer: Tokenizer,
+    text_folder: Path,
+    out_folder: Path,
+    allow_unknown: bool = False,
+    notify: Notify = say_nothing,
+    source: str | None = None,
+) -> Manifest:
+    """tokenise() with an existing tokenizer, such as that of a model to fine-tune.
+
+    `notify` gets the share of characters outside its vocabulary. Raises UserError when that is more than MOST_UNKNOWN
+    and not allowed, or when the tokenizer has no token for them.
+    """
+    texts = {split: read_split(text_folder, split) for split in SPLITS}
+    unknown = tokenizer.unknown_in("".join(texts.values()))
+    if unknown:
+        share = unknown.total() / sum(map(len, texts.values()))
+        commonest = ", ".join(f"{character!r} ({count:,})" for character, count in unknown.most_common(5))
+        found = f"{share:.1%} of the characters are outside the tokenizer's vocabulary, the commonest: {commonest}"
+        if not tokenizer.has_unknown:
+            raise UserError(f"data.source: {found}; it has no token for them")
+        if share > MOST_UNKNOWN and not allow_unknown:
+            raise UserError(f"data.source: {found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
+        notify(found, "each becomes the token for unknown characters, which the model was never trained on")
+    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total(), source)
+
+
+def _write_texts(
+    text_folder: Path,
+    texts: dict[str, str],
+    tokenizer: Tokenizer,
+    out_folder: Path,
+    unknown: int = 0,
+    source: str | None = None,
+) -> Manifest:
+    """The token files of `texts` and the manifest, which is returned. Raises UserError."""
+    splits = {}
+    for split, text in texts.items():
+        tokens = tokenizer.encode(text)
+        splits[split] = tokens, TokenSplit(len(tokens), len(text.encode("utf-8")), len(text))
+    source_sha256 = durable.read_json(text_folder / STATISTICS)["sha256"]
+    return write_folder(out_folder, tokenizer, splits, source_sha256, unknown, source)
+
+
+def make_tokenizer(
+    kind: str, texts: dict[str, str], folder: Path, config: DataConfig, notify: Notify = say_nothing
+) -> Tokenizer:
+    """The tokenizer called `kind` for these splits. Raises UserError."""
+    if kind == "char":
+        return CharTokenizer(set().union(*map(set, texts.values())))
+    if kind == "bpe":
+        return BPETokenizer.train(texts["train"], config.bpe_vocab_size)
+    if kind == "gpt2":
+        return gpt2_tokenizer(folder, config.mirrors, notify)
+    raise UserError(f"data.tokenizer: found {kind}, allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")

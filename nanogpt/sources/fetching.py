@@ -1,0 +1,197 @@
+"""Where text comes from: a named source of the catalogue, a person's own file or folder, or the embedded corpus.
+
+A download is tried from the mirrors (folders or URLs), then from its public homes, and is used only when its sha256 is
+right. If all of them fail, the run takes the documentation that every CPython carries, and says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from nanogpt import durable
+from nanogpt.faults import UserError
+from nanogpt.sources import outputs
+from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, Entry
+from nanogpt.sources.embedded import write_embedded
+from nanogpt.sources.own import check_document, find_own, own_documents, own_path
+from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
+from nanogpt.spelling import is_redacted, redacted, spelled
+
+NAMED = 100  # documents
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Text on this machine. `sha256` is over the documents' bytes in order; `bytes` is their sum.
+
+    `origin` is an address without password, or a path as `spelled` writes it.
+    """
+
+    documents: list[Path]
+    origin: str
+    sha256: str
+    bytes: int
+    fallback_reason: str | None = None
+    left_out: int = 0  # folders with output instead of text
+
+    def remarks(self) -> list[str]:
+        """What a person should know of what was taken."""
+        folders = "1 folder" if self.left_out == 1 else f"{self.left_out:,} folders"
+        return [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+
+
+def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
+    """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
+    for mirror in mirrors:
+        if is_redacted(mirror):
+            raise UserError(f"data.mirror: {mirror}: *** stands for a password, which is not kept; give it again")
+        if _is_url(mirror) and len(mirror.split()) > 1:  # a password with a blank could not be hidden
+            raise UserError("data.mirror: found a URL with a blank; write it as %20")
+        if not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
+            raise UserError(
+                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
+                "(a name with a comma: in a list)"
+            )
+    if source not in CATALOGUE and source != EMBEDDED:
+        for document in own_documents(source):
+            check_document(document, encoding)
+
+
+def fingerprint(source: str) -> str | dict[str, str]:
+    """What changes when a person's own file or folder does; the digest or name for named sources.
+
+    A digest for each document by its name, so that a message can name what changed; one digest for very many.
+    """
+    if source in CATALOGUE:
+        return CATALOGUE[source].sha256
+    if source == EMBEDDED:
+        return EMBEDDED
+    documents, folder = own_documents(source), own_path(source)
+    named = {
+        spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
+    }
+    return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
+
+
+def fetch(
+    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, encoding: str = "auto"
+) -> Fetched:
+    """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
+
+    A person's own documents stay where they are. `notify` gets each fault and its remedy.
+    Raises UserError as check_source does, OSError when `folder` cannot be written.
+    """
+    check_source(source, mirrors, encoding)
+    if source not in CATALOGUE and source != EMBEDDED:
+        found = find_own(source)
+        return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
+    outputs.mark(folder)
+    if source == EMBEDDED:
+        return _fetched([write_embedded(folder)], EMBEDDED)
+    try:
+        path, origin = obtain(CATALOGUE[source], folder, mirrors, notify)
+    except Unobtainable as error:
+        remedy = "learning from the embedded corpus instead"
+        notify(str(error), remedy)
+        return _fetched([write_embedded(folder)], EMBEDDED, f"{error}; {remedy}")
+    return _fetched([path], origin)
+
+
+def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> tuple[Path, str]:
+    """The verified file of `entry` in `folder`, and where its bytes came from (a file already there: its public home).
+
+    Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. If another process is
+    downloading it without progress, mirrors that are folders are still tried.
+    """
+    part, failures = Part(folder / entry.file, entry.sha256, entry.bytes), list[str]()
+    places = [*mirrors, *entry.homes]
+    urls = [place for place in places if _is_url(place)]
+    with ExitStack() as held:
+        try:
+            held.enter_context(part.alone(notify))
+        except Unobtainable as error:
+            failures.append(str(error))
+            places = [place for place in places if not _is_url(place)]
+        if _is_whole(part, notify):
+            return part.whole, entry.homes[0]
+        from nanogpt.sources.download import Patience, download  # requests: 70 ms, and seconds on a busy machine
+
+        patience = Patience()
+        for place in places:
+            address = entry.at(place)
+            try:
+                if _is_url(place):
+                    download(address, part, patience, place == urls[-1], notify)
+                else:
+                    _copy(entry, own_path(address), part.whole)
+                return part.whole, redacted(address) if _is_url(place) else spelled(address)
+            except Unobtainable as error:
+                failures.append(str(error))
+                if place is not places[-1]:
+                    notify(str(error), "tried the next place")
+    raise Unobtainable(f"{entry.name} could not be obtained ({'; '.join(failures)})")
+
+
+def _is_whole(part: Part, notify: Notify) -> bool:
+    """Whether the file is already there, and right."""
+    if not os.path.lexists(part.whole):
+        return False
+    try:
+        if durable.sha256_file(part.whole) == part.sha256:
+            return True
+        problem = "sha256 differs"
+    except OSError as error:
+        problem = str(error.strerror)
+    notify(f"{spelled(part.whole)} is not what it should be ({problem})", "fetched again")
+    return False
+
+
+def expected_bytes(source: str) -> int:
+    """Bytes of the text that a source gives, as far as they are known before it is fetched. Raises UserError."""
+    if source in (*CATALOGUE, EMBEDDED):
+        return CATALOGUE[source if source in CATALOGUE else "tiny_shakespeare"].bytes
+    return sum(path.stat().st_size for path in own_documents(source))
+
+
+def digest_of(documents: list[Path]) -> str:
+    """sha256 over the documents' bytes in order. Raises UserError when one cannot be read."""
+    try:
+        digests = [durable.sha256_file(path) for path in documents]
+    except OSError as error:
+        raise UserError(f"data.source: {spelled(error.filename)} cannot be read ({error.strerror})") from error
+    return digests[0] if len(digests) == 1 else durable.digest(digests)
+
+
+def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None, left_out: int = 0) -> Fetched:
+    size = sum(path.stat().st_size for path in documents)
+    return Fetched(documents, origin, digest_of(documents), size, fallback_reason, left_out)
+
+
+def _is_url(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
+
+
+def _is_valid_url(place: str) -> bool:
+    try:
+        return _is_url(place) and bool(urlsplit(place).hostname)
+    except ValueError:
+        return False
+
+
+def _copy(entry: Entry, source: Path, path: Path) -> None:
+    if not source.is_file():
+        raise Unobtainable(f"the mirror has no {spelled(source)}")
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise Unobtainable(f"the mirror's {spelled(source)} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise Unobtainable(f"the mirror's {spelled(source)} is not {entry.name} (sha256 differs)")
+    durable.unblock(path)
+    durable.write_bytes(path, content)
