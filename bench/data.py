@@ -21,6 +21,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -294,9 +295,9 @@ def kills_lines(found: Result) -> Iterator[str]:
 def loader_lines(found: Result) -> Iterator[str]:
     yield (
         f"Batches of {found['batch_size']} × {found['block_size']} ids at random places of the shards: "
-        f"{found['loader'] / 1e6:.2f} M tokens/s from one thread. The smallest model here (`configs/micro.yaml`) learns "
-        f"from {found['trainer']:,.0f} tokens/s on this machine: the loader gives {found['loader'] / found['trainer']:.0f} "
-        "times as many."
+        f"{found['loader'] / 1e6:.2f} M tokens/s from one thread. The smallest model here "
+        f"(`configs/micro.yaml`) learns from {found['trainer']:,.0f} tokens/s on this machine: the loader gives "
+        f"{found['loader'] / found['trainer']:.0f} times as many."
     )
 
 
@@ -319,7 +320,7 @@ def stages_table(found: Result) -> Iterator[str]:
     yield ""
     yield (
         f"Computed from {megabytes:,.0f} MB in {documents:,} documents of {a_document:,.0f} bytes on one core of this "
-        "machine, on the assumption that time grows with size and disks and network keep up: 100 workers read and write "
+        "machine, on the assumption that time grows with size and disks and network keep up: 100 workers read "
         f"{100 * megabytes / found['scan']:,.0f} MB/s between them. No cluster of such a size was at hand."
     )
 
@@ -345,21 +346,19 @@ def report(results: Result) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("bench-data"), help="default: %(default)s")
-    parser.add_argument(
-        "--mirror", type=Path, required=True, help="folder with copies of the downloads, tiktoken/ among"
+    add = parser.add_argument
+    add("--folder", type=Path, default=Path(tempfile.gettempdir()) / "nanogpt-bench-data", help="default: %(default)s")
+    add(
+        "--mirror", type=Path, required=True, help="folder with copies of the downloads, and tiktoken's cache tiktoken/"
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all that is not there")
-    parser.add_argument("--megabytes", type=int, default=500, help="of text; default: %(default)s")
-    parser.add_argument(
-        "--small-megabytes", type=int, default=100, help="where it is done many times; default: %(default)s"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help="write the end of docs/data.md")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all that is not there")
+    add("--megabytes", type=int, default=500, help="of text; default: %(default)s")
+    add("--small-megabytes", type=int, default=100, help="of what is done many times; default: %(default)s")
+    add("--rounds", type=int, default=3, help="of throughput; default: %(default)s")
+    add("--write", action="store_true", help="write the end of docs/data.md")
     given = parser.parse_args()
-    bench = Bench(
-        given.folder.absolute(), given.megabytes, given.small_megabytes, given.rounds, given.mirror.absolute()
-    )
+    folder, mirror = given.folder.absolute(), given.mirror.absolute()
+    bench = Bench(folder, given.megabytes, given.small_megabytes, given.rounds, mirror)
     results_file = bench.folder / "results.json"
     results = durable.read_json(results_file) if results_file.is_file() else {}
     results["machine"] = this_machine()
