@@ -20,14 +20,14 @@ try:
 except ImportError:
     raise UserError("--on: needs Dask; pip install 'nanogpt-autopilot[dask]'") from None
 
-HERE = "dask"
+DASK = "dask"
 SECONDS_TO_CONNECT = 10
 THAT_MAKE_THE_BYTES = ("numpy", "pyarrow", "tiktoken", "tokenizers", "rensa", "ftfy", "charset-normalizer")
 
 
 def check(address: str, folder: Path) -> None:
     """Raise UserError unless each worker has the versions of here, by which bytes are made, and sees `folder`."""
-    if address == HERE:
+    if address == DASK:
         return
     here, sign, words = versions(), folder.absolute() / f".seen-{secrets.token_hex(4)}", secrets.token_hex(16)
     with connected(address) as client:
@@ -64,7 +64,7 @@ def connected(address: str, count: int = 1) -> Iterator[Client]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         place: LocalCluster | str = address
-        if address == HERE:
+        if address == DASK:
             quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
             place = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, **quiet))
         try:

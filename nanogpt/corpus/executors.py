@@ -42,13 +42,18 @@ class Workers:
     on: str | None = None
 
 
-ALONE = Workers()
+HERE = Workers()  # in this process
+Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+def no_report(what: str, done: int, of: int) -> None:
+    """For callers who want the result alone."""
 
 
 def run(
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    workers: Workers = ALONE,
+    workers: Workers = HERE,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """`function` of each of `items`, in their order, each as soon as it and all before it are there.
