@@ -8,15 +8,11 @@ from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.data.shards import MOST_UNKNOWN, Manifest, write_folder
 from nanogpt.data.texts import SPLITS, STATISTICS, read_split
-from nanogpt.faults import UserError, nearest
+from nanogpt.faults import UserError
 from nanogpt.results import TokenSplit
 from nanogpt.sources.part import Notify, say_nothing
-from nanogpt.tokenizers.byte_pairs import BPETokenizer
-from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.making import OF_THE_WHOLE_TEXT, make_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
-
-KINDS = ("char", "bpe", "gpt2")
 
 
 def tokenise(
@@ -30,11 +26,11 @@ def tokenise(
     """Tokenise what `preparation.prepare` wrote into `text_folder`; return the manifest, which is written last.
 
     The alphabet is the whole corpus's, so that no split has an unknown character; byte pairs are learned from train
-    alone. `source` is the name of the text. Raises UserError for an unknown `kind`, and for a GPT-2 vocabulary that
-    cannot be obtained.
+    alone. `source` is the name of the text. Raises UserError for a tokenizer that is unknown or cannot be obtained.
     """
     texts = {split: read_split(text_folder, split) for split in SPLITS}
-    tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
+    sample = texts.values() if kind in OF_THE_WHOLE_TEXT else [texts["train"]]
+    tokenizer = make_tokenizer(kind, sample, out_folder, config, notify)
     return _write_texts(text_folder, texts, tokenizer, out_folder, source=source)
 
 
@@ -80,16 +76,3 @@ def _write_texts(
         splits[split] = tokens, TokenSplit(len(tokens), len(text.encode("utf-8")), len(text))
     source_sha256 = durable.read_json(text_folder / STATISTICS)["sha256"]
     return write_folder(out_folder, tokenizer, splits, source_sha256, unknown, source)
-
-
-def make_tokenizer(
-    kind: str, texts: dict[str, str], folder: Path, config: DataConfig, notify: Notify = say_nothing
-) -> Tokenizer:
-    """The tokenizer called `kind` for these splits. Raises UserError."""
-    if kind == "char":
-        return CharTokenizer(set().union(*map(set, texts.values())))
-    if kind == "bpe":
-        return BPETokenizer.train(texts["train"], config.bpe_vocab_size)
-    if kind == "gpt2":
-        return gpt2_tokenizer(folder, config.mirrors, notify)
-    raise UserError(f"data.tokenizer: found {kind}, allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")
