@@ -19,7 +19,8 @@ from nanogpt.faults import UserError
 from nanogpt.sources import outputs
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, Entry
 from nanogpt.sources.embedded import write_embedded
-from nanogpt.sources.own import check_document, find_own, own_documents, own_path
+from nanogpt.sources.formats.family import Wanted
+from nanogpt.sources.own import Search, check_documents, files_of, find_own, measure, own_documents, own_path, parts_of
 from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import is_redacted, redacted, spelled
 
@@ -59,8 +60,7 @@ def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto
                 "(a name with a comma: in a list)"
             )
     if source not in CATALOGUE and source != EMBEDDED:
-        for document in own_documents(source):
-            check_document(document, encoding)
+        check_documents(own_documents(source), Wanted(encoding))
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
@@ -72,10 +72,7 @@ def fingerprint(source: str) -> str | dict[str, str]:
         return CATALOGUE[source].sha256
     if source == EMBEDDED:
         return EMBEDDED
-    documents, folder = own_documents(source), own_path(source)
-    named = {
-        spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
-    }
+    named = {spelled(file.name): digest_of([file.path]) for file in files_of(source, Search())}
     return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
 
 
@@ -90,7 +87,11 @@ def fetch(
     check_source(source, mirrors, encoding)
     if source not in CATALOGUE and source != EMBEDDED:
         found = find_own(source)
-        return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
+        return _fetched(
+            found.documents,
+            ", ".join(spelled(own_path(part).resolve()) for part in parts_of(source)),
+            left_out=len(found.left_out),
+        )
     outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
@@ -156,7 +157,7 @@ def expected_bytes(source: str) -> int:
     """Bytes of the text that a source gives, as far as they are known before it is fetched. Raises UserError."""
     if source in (*CATALOGUE, EMBEDDED):
         return CATALOGUE[source if source in CATALOGUE else "tiny_shakespeare"].bytes
-    return sum(path.stat().st_size for path in own_documents(source))
+    return measure(source)[1]
 
 
 def digest_of(documents: list[Path]) -> str:
