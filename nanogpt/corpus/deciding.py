@@ -59,7 +59,7 @@ class Decisions:
 
     @cached_property
     def index(self) -> npt.NDArray[np.int64]:
-        """(P, 2 + 3 * 5): first document and source of a piece, then the documents and their kept.SIZES in each split."""
+        """(P, 2 + 3 * 5): first document and source of a piece, then documents and their kept.SIZES in each split."""
         return np.fromfile(self.folder / _INDEX, np.int64).reshape(-1, _COLUMNS)
 
     def documents(self, piece: int, split: int) -> npt.NDArray[np.int64]:
@@ -92,7 +92,7 @@ def read_decisions(folder: Path) -> Decisions | None:
     """What was decided of the pieces in `folder`; None where nothing was."""
     note, _ = durable.read_note(folder / _NOTE)
     try:
-        return None if note is None else Decisions(folder, from_json(Decided, note))
+        return None if note is None else Decisions(folder, from_json(Decided, note.get("decided")))
     except (OSError, ValueError):
         return None
 
@@ -125,15 +125,15 @@ def decide(
         for split in range(len(SPLITS)):
             inside = own == split
             index[number, _columns_of(split)] = inside.sum(), *sizes[first:end][inside].sum(axis=0)
-        digest.update(np.ascontiguousarray(prints.digests[first:end][own != LEFT_OUT]))
-        digest.update(own)
+        digest.update(prints.digests[first:end][own != LEFT_OUT].tobytes())
+        digest.update(own.tobytes())
         fates.merge(scanned[number].fates)
         _take_out(fates, kept_file(folder, number), codes.fates[first:end], sizes[first:end, 0])
     fates_of_all = replace(fates.record(), crossings=crossings)
     decided = Decided(key, digest.hexdigest(), is_one_text(pieces), sources, fates_of_all)
     durable.write_bytes(folder / _CODES, codes.splits.tobytes())
     durable.write_bytes(folder / _INDEX, index.tobytes())
-    durable.write_note(folder / _NOTE, to_json(decided))
+    durable.write_note(folder / _NOTE, {"decided": to_json(decided)})
     return Decisions(folder, decided)
 
 

@@ -38,6 +38,14 @@ class Workers:
     on: str | None = None
 
 
+HERE = Workers()  # in this process
+Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+
+
+def no_report(what: str, done: int, of: int) -> None:
+    """For callers who want the result alone."""
+
+
 def run(function: Callable[[Item], Result], items: Sequence[Item], workers: Workers = Workers()) -> Iterator[Result]:
     """`function` of each item, in the order of `items`, each as soon as it and all before it are there.
 

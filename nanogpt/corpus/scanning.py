@@ -1,5 +1,5 @@
-"""The first pass over a corpus: a piece is read, brought into its normal form and filtered, and what is kept lies in one
-file, with what decides about it later.
+"""The first pass: a piece is read, brought into its normal form and filtered; what is kept lies in one file, with what
+decides about it later.
 
 A pure function of the piece and the settings. What it writes is whole or absent, so a piece that was done is not done
 again, and the bytes are the same whoever does it.
