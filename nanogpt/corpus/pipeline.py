@@ -29,7 +29,7 @@ from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
 from nanogpt.corpus.fates import Fate
 from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
-from nanogpt.corpus.shard_making import Made, ShardMaker, ShardTask, planned, separator
+from nanogpt.corpus.shard_making import SHARD_BYTES, Made, ShardMaker, ShardTask, planned, separator
 from nanogpt.corpus.splitting import SPLITS, TRAIN
 from nanogpt.data import shards
 from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdentity
@@ -135,16 +135,17 @@ def tokenise(
     look_for_unknown: bool = False,
     workers: Workers = HERE,
     chapter: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
     pulse: Callable[[], None] = lambda: None,
     report: Progress = no_report,
 ) -> Manifest:
     """The data folder of a large text; its manifest, which is written last.
 
-    `chapter`: how many shards each chapter has, so that a training may begin when the first is there: the manifest then
+    Shards have `shard_bytes` of text or more. `chapter`: how many shards each chapter has, so that a training may begin when the first is there: the manifest then
     comes with it, and again with each other. Raises UserError where there is no room, CorruptFileError, OSError.
     """
     decisions = decisions_of(text_folder)
-    tasks = planned(decisions)
+    tasks = planned(decisions, shard_bytes)
     trains = [task for task in tasks if task.split == TRAIN]
     chapters = None if chapter is None else _chapters(len(trains), chapter)
     plan = durable.digest([
