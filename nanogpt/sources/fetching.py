@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -55,9 +56,11 @@ def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto
             raise UserError(f"data.mirror: {mirror}: *** stands for a password, which is not kept; give it again")
         if _is_url(mirror) and len(mirror.split()) > 1:  # a password with a blank could not be hidden
             raise UserError("data.mirror: found a URL with a blank; write it as %20")
-        if not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
+        if _is_bucket(mirror):
+            _require_s3fs(mirror)
+        elif not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
             raise UserError(
-                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
+                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL or s3://BUCKET "
                 "(a name with a comma: in a list)"
             )
     if hub_address.is_hub_address(source):
@@ -137,8 +140,8 @@ def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Noti
                 if _is_url(place):
                     download(address, part, patience, place == urls[-1], notify)
                 else:
-                    _copy(entry, own_path(address), part.whole)
-                return part.whole, redacted(address) if _is_url(place) else spelled(address)
+                    _copy(entry, address, part.whole)
+                return part.whole, spelled(address) if _is_folder(place) else redacted(address)
             except Unobtainable as error:
                 failures.append(str(error))
                 if place is not places[-1]:
@@ -194,14 +197,37 @@ def _is_valid_url(place: str) -> bool:
         return False
 
 
-def _copy(entry: Entry, source: Path, path: Path) -> None:
+def _is_bucket(place: str) -> bool:
+    return place.startswith("s3://")
+
+
+def _is_folder(place: str) -> bool:
+    return not _is_url(place) and not _is_bucket(place)
+
+
+def _require_s3fs(mirror: str) -> None:
+    if find_spec("s3fs") is None:
+        raise UserError(f"data.mirror: {redacted(mirror)} needs s3fs: pip install s3fs")
+
+
+def _copy(entry: Entry, address: str, path: Path) -> None:
+    content = _from_folder(own_path(address)) if _is_folder(address) else _from_bucket(address)
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise Unobtainable(f"the mirror's {spelled(address)} is not {entry.name} (sha256 differs)")
+    durable.unblock(path)
+    durable.write_bytes(path, content)
+
+
+def _from_folder(source: Path) -> bytes:
     if not source.is_file():
         raise Unobtainable(f"the mirror has no {spelled(source)}")
     try:
-        content = source.read_bytes()
+        return source.read_bytes()
     except OSError as error:
         raise Unobtainable(f"the mirror's {spelled(source)} cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise Unobtainable(f"the mirror's {spelled(source)} is not {entry.name} (sha256 differs)")
-    durable.unblock(path)
-    durable.write_bytes(path, content)
+
+
+def _from_bucket(address: str) -> bytes:
+    from nanogpt.sources.places import whole_file  # fsspec
+
+    return whole_file(address)
