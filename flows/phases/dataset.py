@@ -11,11 +11,13 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
+from nanogpt.config import token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.sources import catalogue, fetching
 from nanogpt.sources.decoding import decode
 from nanogpt.spelling import path_of, spelled
+from nanogpt.tokenizers.vocabulary import content_of
 
 
 def dataset(run: Run) -> None:
@@ -131,7 +133,7 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
     from nanogpt.corpus import tokenising
     from nanogpt.data import shards
 
-    folder = run.paths.data / kind
+    folder = run.paths.data / token_folder(kind)
     manifest = tokenising.tokenise(
         run.paths.data / "text",
         kind,
@@ -163,11 +165,14 @@ def _clean_settings(run: Run) -> Json:
 
 
 def _bpe_kind(run: Run) -> str:
-    return "gpt2" if run.config.data.tokenizer == "gpt2" else "bpe"
+    kind = run.config.data.tokenizer
+    return "bpe" if kind in ("auto", "char") else kind
 
 
 def _bpe_settings(run: Run) -> Json:
-    return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
+    data = run.config.data
+    settings = {"kind": _bpe_kind(run), "bpe_vocab_size": data.bpe_vocab_size, **content_of(_bpe_kind(run))}
+    return {"data": settings | ({"chat_tokens": True} if data.chat_tokens else {})}
 
 
 CLEANING = (
