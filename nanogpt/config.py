@@ -271,6 +271,15 @@ QUALITY_RULES = (
 )  # fmt: skip
 Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
 
+
+def token_folder(tokenizer: str) -> str:
+    """The name of the folder of ids of a data.tokenizer: its own, or one made of a file's path or a hub's address."""
+    if tokenizer in TOKENIZERS:
+        return tokenizer
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", tokenizer.removesuffix("tokenizer.json")).strip("-")[-40:]
+    return f"{readable}-{durable.digest(tokenizer)[:8]}"
+
+
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 

@@ -11,7 +11,7 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
-from nanogpt.config import DataConfig
+from nanogpt.config import DataConfig, token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.sources import catalogue, fetching
@@ -19,6 +19,7 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import path_of, spelled
+from nanogpt.tokenizers.vocabulary import content_of
 
 
 def dataset(run: Run) -> None:
@@ -135,7 +136,7 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
     from nanogpt.corpus import tokenising
     from nanogpt.data import shards
 
-    folder = run.paths.data / kind
+    folder = run.paths.data / token_folder(kind)
     manifest = tokenising.tokenise(
         run.paths.data / "text",
         kind,
@@ -173,11 +174,14 @@ def _clean_settings(run: Run) -> Json:
 
 
 def _bpe_kind(run: Run) -> str:
-    return "gpt2" if run.config.data.tokenizer == "gpt2" else "bpe"
+    kind = run.config.data.tokenizer
+    return "bpe" if kind in ("auto", "char") else kind
 
 
 def _bpe_settings(run: Run) -> Json:
-    return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
+    data = run.config.data
+    settings = {"kind": _bpe_kind(run), "bpe_vocab_size": data.bpe_vocab_size, **content_of(_bpe_kind(run))}
+    return {"data": settings | ({"chat_tokens": True} if data.chat_tokens else {})}
 
 
 CLEANING = (

@@ -141,8 +141,9 @@ def tokenise(
 ) -> Manifest:
     """The data folder of a large text; its manifest, which is written last.
 
-    Shards have `shard_bytes` of text or more. `chapter`: how many shards each chapter has, so that a training may begin when the first is there: the manifest then
-    comes with it, and again with each other. Raises UserError where there is no room, CorruptFileError, OSError.
+    Shards have `shard_bytes` of text or more. `chapter`: how many shards each chapter has, so that a training may begin
+    when the first is there: the manifest then comes with it, and again with each other. Raises UserError where there is
+    no room, CorruptFileError, OSError.
     """
     decisions = decisions_of(text_folder)
     tasks = planned(decisions, shard_bytes)
