@@ -194,7 +194,7 @@ TOKENISING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
     "nanogpt/tokenizers/**",
-    "nanogpt/corpus/tokenising.py",
+    "nanogpt/corpus/**",
     "nanogpt/data/texts.py",
     "nanogpt/data/shard_file.py",
     "nanogpt/data/shards.py",

@@ -12,12 +12,8 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Waiting
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -42,12 +38,10 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.document import Piece
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
-Result = TypeVar("Result")
 SHORTEST = 1000  # characters: below this no split says anything
 SAMPLE_BYTES = 16 << 20  # of training text: for a tokenizer to learn from, and as train.txt for simple models
 SAMPLED_PIECES = 64
 COMMONEST = 20  # characters
-SECONDS_BETWEEN_PULSES = 1.0
 
 
 def prepare(
@@ -62,7 +56,7 @@ def prepare(
     """Write what pieces hold into the text folder `folder`: cleaned, filtered, without duplicates, divided.
 
     train.txt is a sample of the training text; `folder`/pieces has all of it, for tokenise(). `tokenizer`: one that
-    exists already and has a normal form of its own. `pulse` is called every second. Raises UserError where too little
+    exists already and has a normal form of its own. `pulse` is called every moment. Raises UserError where too little
     is left, OSError.
     """
     durable.remove(folder / STATISTICS)
@@ -74,7 +68,7 @@ def prepare(
     tasks = [ScanTask(number, piece) for number, piece in enumerate(pieces)]
     scanned: list[Scanned] = []
     account, alphabet = Account(), Counter[str]()
-    for found in _pulsing(executors.run(scan, tasks, workers), pulse):
+    for found in executors.run(scan, tasks, workers, pulse):
         account.add(found.account)
         alphabet.update(found.alphabet)
         scanned.append(replace(found, alphabet={}, account=Account()))
@@ -157,7 +151,7 @@ def tokenise(
     files = tokenizer.save(out_folder)
     making = Making(out_folder, tokenizer, decisions, plan, chapters, source, files)
     maker = ShardMaker(text_folder / PIECES, out_folder, plan, look_for_unknown)
-    for number, made in enumerate(_pulsing(executors.run(maker, tasks, workers), pulse)):
+    for number, made in enumerate(executors.run(maker, tasks, workers, pulse)):
         making.add(tasks[number], made, maker)
         report("shards written", number + 1, len(tasks))
     manifest = making.write(complete=True)
@@ -298,21 +292,3 @@ def _described(
         readings=[account.readings[name] for name in sorted(account.readings)],
         fates=decisions.decided.fates,
     )
-
-
-def _pulsing(results: Iterator[Result], pulse: Callable[[], None]) -> Iterator[Result]:
-    """`results`, with a pulse every second while the next is made."""
-    with ThreadPoolExecutor(1) as thread:
-        while True:
-            following = thread.submit(lambda: list(islice(results, 1)))
-            while True:
-                pulse()
-                try:
-                    found = following.result(SECONDS_BETWEEN_PULSES)
-                    break
-                except Waiting:
-                    if following.done():
-                        raise
-            if not found:
-                return
-            yield found[0]
