@@ -15,11 +15,21 @@ ARGUMENTS = {"data.source": "SOURCE", "data.tokenizer": "--tokenizer"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", type=named, metavar="SOURCE", help="text file, folder of *.txt and *.md, or tiny_shakespeare"
+        "source",
+        type=named,
+        metavar="SOURCE",
+        help="file, folder, pattern, several with commas between them, - for standard input, or tiny_shakespeare",
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the data folder to write")
     tokenizer = parser.add_mutually_exclusive_group()
-    tokenizer.add_argument("--tokenizer", choices=("char", "bpe", "gpt2"), default="char", help="default: %(default)s")
+    tokenizer.add_argument(
+        "--tokenizer",
+        type=named,
+        default="char",
+        metavar="KIND",
+        help="char, char_bytes, byte, bpe, gpt2, cl100k_base, o200k_base, a tokenizer.json or hf:OWNER/NAME; default: "
+        "%(default)s",
+    )
     tokenizer.add_argument(
         "--tokenizer-of", type=path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
     )
@@ -33,28 +43,36 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the folder, its text in DIR/text, and print what is in it."""
     from nanogpt.config import Config, apply_overrides, validate
     from nanogpt.corpus import preparation, tokenising
-    from nanogpt.sources import catalogue, cleaning, fetching, own
+    from nanogpt.sources import catalogue, cleaning, fetching, mojibake, own
+    from nanogpt.sources.account import Account
+    from nanogpt.sources.formats.family import Wanted
     from nanogpt.tokenizers.loading import load_tokenizer
 
     require_folder("--out", arguments.out)
     _check_keys(arguments.set)
     if arguments.allow_unknown and not arguments.tokenizer_of:
         raise UserError("--allow-unknown goes with --tokenizer-of: other tokenizers are made for the text")
-    values: dict[str, Any] = {}
-    config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
+    values: dict[str, Any] = {"data": {"tokenizer": arguments.tokenizer}}
+    origins = {"data.tokenizer": "--tokenizer", **apply_overrides(values, arguments.set)}
+    config = validate(Config, values, "--set", origins).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
     normalise = tokenizer.normalise if tokenizer else cleaning.clean
 
+    if config.repair:
+        mojibake.require()
     text = arguments.out / "text"
-    fetched = fetching.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
-    source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(arguments.source)
-    statistics = preparation.prepare(fetched.documents, text, config, normalise)
-    for remark in [*fetched.remarks(), *preparation.remarks(statistics)]:
+    named = own.keep_standard_input(arguments.source, arguments.out / "standard-input")
+    wanted = Wanted(config.encoding, config.column, config.repair)
+    fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, wanted)
+    source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(named)
+    account = Account()
+    statistics = preparation.prepare(fetched.documents, text, config, normalise, account)
+    for remark in [*fetched.remarks(), *account.remarks(), *preparation.remarks(statistics)]:
         print_note(remark)
     if tokenizer is not None:
         manifest = tokenising.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)
     else:
-        manifest = tokenising.tokenise(text, arguments.tokenizer, arguments.out, config, _warn, source)
+        manifest = tokenising.tokenise(text, config.tokenizer, arguments.out, config, _warn, source)
     print(f"{arguments.out}: {manifest.summary()}")
     return 0
 
