@@ -301,6 +301,7 @@ MEASURING = (
     "nanogpt/inference/**",
     "nanogpt/decoders/**",
     "nanogpt/data/data_loader.py",
+    "nanogpt/data/order.py",
     "nanogpt/data/shards.py",
     "nanogpt/weights/checkpoint.py",
     "nanogpt/weights/manifest.py",

@@ -211,6 +211,7 @@ WEIGHTS = (
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
     "nanogpt/data/data_loader.py",
+    "nanogpt/data/order.py",
     "nanogpt/device.py",
     "nanogpt/config.py",
 )
