@@ -302,6 +302,7 @@ MEASURING = (
     "nanogpt/decoders/**",
     "nanogpt/data/data_loader.py",
     "nanogpt/data/order.py",
+    "nanogpt/data/shard_file.py",
     "nanogpt/data/shards.py",
     "nanogpt/weights/checkpoint.py",
     "nanogpt/weights/manifest.py",

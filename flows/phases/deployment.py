@@ -344,6 +344,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/decoders/**",
             "nanogpt/data/data_loader.py",
             "nanogpt/data/order.py",
+            "nanogpt/data/shard_file.py",
             "nanogpt/data/shards.py",
             "nanogpt/sources/**",
             "nanogpt/device.py",

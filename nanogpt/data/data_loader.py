@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from nanogpt.data.order import KeyedPermutation
-from nanogpt.data.shards import Ids, check_fits
+from nanogpt.data.shard_file import Ids, Tokens
+from nanogpt.data.shards import check_fits
 
 IGNORED = -1  # a target that does not count
 # Windows of an epoch whose order is a list; that of more is computed by the page. OpenWebText: 8.8 million of 1,024.
@@ -48,8 +49,10 @@ class Loader(ABC):
 class Samples(Loader):
     """Of one text: sample i is window i % windows_per_epoch in the order of epoch i // windows_per_epoch."""
 
-    def __init__(self, tokens: Ids, block_size: int, seed: int):
+    def __init__(self, tokens: Tokens, block_size: int, seed: int):
         """`tokens` (T,) of any unsigned type, T > block_size, in one file or many. Raises UserError when too short."""
+    def __init__(self, tokens: Tokens, block_size: int, seed: int):
+        """`tokens` (T,) of any unsigned type, T > block_size. Raises UserError when it is shorter."""
         check_fits(len(tokens), block_size)
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
         # One window less than fits, so that every phase in [0, block_size) has the same number of windows.
@@ -77,7 +80,7 @@ class Samples(Loader):
         return phase + KeyedPermutation(self.windows_per_epoch, [self.seed, epoch])[positions] * self.block_size
 
 
-def windows(tokens: Ids, window: int, batch_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def windows(tokens: Tokens, window: int, batch_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Every token but the first, once, as a target in one of the non-overlapping windows, in order.
 
     Yields inputs and targets (at most batch_size, window) int64; a short last window is filled with input 0 and
