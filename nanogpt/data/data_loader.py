@@ -51,8 +51,6 @@ class Samples(Loader):
 
     def __init__(self, tokens: Tokens, block_size: int, seed: int):
         """`tokens` (T,) of any unsigned type, T > block_size, in one file or many. Raises UserError when too short."""
-    def __init__(self, tokens: Tokens, block_size: int, seed: int):
-        """`tokens` (T,) of any unsigned type, T > block_size. Raises UserError when it is shorter."""
         check_fits(len(tokens), block_size)
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
         # One window less than fits, so that every phase in [0, block_size) has the same number of windows.
