@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
-from nanogpt.model.attention import Attention, KVCache
+from nanogpt.model.attention import Attention, Documents, KVCache, Scope
 from nanogpt.model.cross_entropy import summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.limits import LOGITS_AT_ONCE
@@ -35,16 +35,16 @@ class Block(nn.Module):
         self.feedforward_norm = norm()
         self.feedforward = FeedForward(config)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, cache)
+    def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, scope)
         x = x + self.feedforward(self.feedforward_norm(x))
         return x
 
 
-def recomputed(block: Block, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
+def recomputed(block: Block, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
     """`block` of x (B, T, n_embd), keeping x alone: the backward pass computes the rest again, dropout included."""
     context = mps_dropout_again if x.device.type == "mps" and block.feedforward.dropout else noop_context_fn
-    x = checkpoint(block, x, rotation, cache, use_reentrant=False, context_fn=context)
+    x = checkpoint(block, x, rotation, scope, use_reentrant=False, context_fn=context)
     return x
 
 
@@ -104,6 +104,7 @@ class GPT(nn.Module):
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
         self.config = config
         self.gradient_checkpointing = False  # for gradients: blocks are computed again in the backward pass
+        self.document_start: int | None = None  # the token at which a document begins that sees none before it
         self.token_embedding = unset_embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned"
         self.position_embedding = unset_embedding(config.block_size, config.n_embd) if learned else None
@@ -150,12 +151,18 @@ class GPT(nn.Module):
         end = T if cache is None else cache.length + T
         if end > self.config.block_size:
             raise ValueError(f"sequence of {end} tokens is longer than block_size {self.config.block_size}")
-        places = slice(0, T) if cache is None else cache.reserve(T)
+        places: Places = slice(0, T)
+        scope: Scope = cache
+        if cache is not None:
+            places = cache.reserve(T)
+        elif self.document_start is not None:
+            scope = Documents.beginning_with(self.document_start, tokens)
+            places = scope.places
         x = self.embed(tokens, places)
         rotation = self.rotary(places) if self.rotary is not None else None
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.layers:
-            x = recomputed(block, x, rotation, cache) if recompute else block(x, rotation, cache)
+            x = recomputed(block, x, rotation, scope) if recompute else block(x, rotation, scope)
         if cache is not None:
             cache.advance(T)
         normed: Tensor = self.final_norm(x)
