@@ -2,8 +2,8 @@
 
     out_folder/  train.bin  val.bin  test.bin  tokenizer.json  tokenizer_config.json  statistics.json  manifest.json
 
-Of a large text the training split is train-00000.bin, train-00001.bin and so on, in this order. While they are made,
-ready.json lists those that are there, so that a training may begin with them.
+Of a large text the training split is train-00000.bin, train-00001.bin and so on, in this order. Where a training is to
+begin while they are made, the manifest comes with the first ones, and again with each that is added.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from nanogpt.results import TokenSplit, TokenStatistics
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
-READY = "ready.json"
 VERSION = 1
 MOST_UNKNOWN = 0.1  # of the characters, unless a person allows more
 
@@ -60,10 +59,11 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard of a split, by the name of its file."""
+    """One shard of a split, by the name of its file; `source` is the name of its text in a mixture."""
 
     file: str
     tokens: int
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Manifest:
 
     `shards`: of each split that is in several files, these in order; any other is in `<split>.bin`. `plan`: the digest
     of all that decides the ids, known before the first of them is written; None where the files alone say it.
+    `chapters`: how many shards of train each chapter has, in order, where a training may begin while later ones are
+    made; until `complete`, the shards of the first chapters are listed, whole, and never written again.
     """
 
     version: int
@@ -83,31 +85,13 @@ class Manifest:
     source: str | None = None
     shards: dict[str, list[ShardEntry]] = field(default_factory=dict)
     plan: str | None = None
+    chapters: list[int] | None = None
+    complete: bool = True
 
     def summary(self) -> str:
         """`train 1,003,854, val 55,770, test 55,770 tokens of a vocabulary of 66`."""
         tokens = ", ".join(f"{name} {split.tokens:,}" for name, split in self.splits.items())
         return f"{tokens} tokens of a vocabulary of {self.tokenizer.vocab_size:,}"
-
-
-@dataclass(frozen=True)
-class Ready:
-    """ready.json: which shards of each split are there while a data folder is made.
-
-    `shards`: the first ones of each split, in order, each whole and never written again; `planned`: how many each split
-    will have. `files`: their sizes and digests, and the tokenizer's. What the manifest will say of all of them is not
-    known yet; its `plan` is.
-    """
-
-    version: int
-    plan: str
-    source_sha256: str
-    tokenizer: TokenizerIdentity
-    shards: dict[str, list[ShardEntry]]
-    planned: dict[str, int]
-    files: dict[str, FileDigest]
-    sizes: dict[str, TokenSplit]  # of the shards that are there
-    source: str | None = None
 
 
 def write_folder(
@@ -172,50 +156,27 @@ def open_split(folder: Path, split: str) -> Split:
         raise UserError(f"{folder / split}.bin: there is no such split; it is one of {', '.join(manifest.splits)}")
     size = manifest.splits[split]
     entries = manifest.shards.get(split) or [ShardEntry(f"{split}.bin", size.tokens)]
-    return _opened(folder, split, entries, size, manifest.tokenizer, MANIFEST)
-
-
-def open_ready(folder: Path, split: str) -> Split:
-    """What is there of one split while the folder is made: as open_split() opens it when all of it is there.
-
-    Raises UserError where the folder is neither being made nor finished, CorruptFileError as open_split() does.
-    """
-    folder = Path(folder)
-    ready = None if (folder / MANIFEST).is_file() else read_ready(folder)
-    if ready is None or split not in ready.sizes:
-        return open_split(folder, split)
-    return _opened(folder, split, ready.shards[split], ready.sizes[split], ready.tokenizer, READY)
+    return _opened(folder, split, entries, size, manifest.tokenizer)
 
 
 def _opened(
-    folder: Path, split: str, entries: list[ShardEntry], size: TokenSplit, tokenizer: TokenizerIdentity, list_of: str
+    folder: Path, split: str, entries: list[ShardEntry], size: TokenSplit, tokenizer: TokenizerIdentity
 ) -> Split:
     parts = []
     for entry in entries:
         path = folder / entry.file
         if not path.is_file():
-            raise UserError(f"{path}: there is no such file; its {list_of} says that there is")
+            raise UserError(f"{path}: there is no such file; its {MANIFEST} says that there is")
         shard = open_shard(path)
         if shard.tokenizer_digest != tokenizer.digest or len(shard.tokens) != entry.tokens:
-            raise CorruptFileError(f"{path} and its {list_of} were not made together")
+            raise CorruptFileError(f"{path} and its {MANIFEST} were not made together")
         parts.append(shard.tokens)
     tokens = parts[0] if len(parts) == 1 else Joined(parts)
     if len(tokens) != size.tokens:
         raise CorruptFileError(
-            f"{folder / list_of}: the shards of {split} have {len(tokens):,} tokens together, it says {size.tokens:,}"
+            f"{folder / MANIFEST}: the shards of {split} have {len(tokens):,} tokens together, it says {size.tokens:,}"
         )
     return Split(split, tokens, size.bytes, size.characters, tokenizer.vocab_size, tokenizer.digest)
-
-
-def read_ready(folder: Path) -> Ready | None:
-    """What is there of a folder that is being made; None where none is. Raises CorruptFileError."""
-    path = Path(folder) / READY
-    try:
-        return from_json(Ready, durable.read_json(path))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not what was written ({error})") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -242,11 +203,9 @@ def identity(folder: Path) -> str:
     """What a training knows its data by: sha256 of the manifest, but for the name of the text, which changes nothing;
     the plan of data that has one, which is the same before and after the last shard is there.
 
-    Raises OSError or ValueError without a manifest and without what is ready.
+    Raises OSError or ValueError without a manifest.
     """
     path = Path(folder) / MANIFEST
-    if not path.is_file() and (ready := read_ready(folder)) is not None:
-        return ready.plan
     content: dict[str, Any] = durable.read_json(path)
     if isinstance(plan := content.get("plan"), str):
         return plan

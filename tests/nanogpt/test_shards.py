@@ -14,7 +14,6 @@ from nanogpt.data.shard_file import write_shard
 from nanogpt.data.texts import read_split
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
-from nanogpt.results import TokenSplit
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 
@@ -161,20 +160,3 @@ def test_a_split_in_several_shards_is_the_same_split(data):
     durable.write_bytes(data / "train-00001.bin", (data / "train-00000.bin").read_bytes())
     with pytest.raises(CorruptFileError, match=r"train-00001\.bin"):
         shards.verify(data)
-
-
-def test_what_is_ready_of_a_folder_can_be_opened_while_the_rest_is_made(data):
-    entries = in_shards(data, 3)
-    manifest = shards.read_manifest(data)
-    train = TokenSplit(sum(entry.tokens for entry in entries[:2]), 1, 1)
-    ready = shards.Ready(
-        1, manifest.plan, manifest.source_sha256, manifest.tokenizer, {"train": entries[:2]}, {"train": 3},
-        manifest.files, {"train": train}, manifest.source,
-    )  # fmt: skip
-    whole = shards.open_ready(data, "train").tokens.tolist()
-    (data / "manifest.json").unlink()
-    durable.write_json(data / "ready.json", to_json(ready))
-    with pytest.raises(UserError, match="not a data folder"):
-        shards.open_split(data, "train")
-    assert shards.open_ready(data, "train").tokens.tolist() == whole[: train.tokens]
-    assert shards.identity(data) == "of this test"
