@@ -300,6 +300,7 @@ MEASURING = (
     "nanogpt/training/update/**",
     "nanogpt/inference/**",
     "nanogpt/decoders/**",
+    "nanogpt/data/augmentation.py",
     "nanogpt/data/data_loader.py",
     "nanogpt/data/order.py",
     "nanogpt/data/shard_file.py",

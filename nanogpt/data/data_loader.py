@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nanogpt.data.augmentation import Augmentation
 from nanogpt.data.order import KeyedPermutation
 from nanogpt.data.shard_file import Ids, Tokens
 from nanogpt.data.shards import check_fits
@@ -28,10 +29,16 @@ class Loader(ABC):
     """Endless training samples by index."""
 
     block_size: int
+    augmentation: Augmentation | None = None
+    names: tuple[str, ...] = ()  # of the texts in a mixture
 
     @abstractmethod
     def window(self, index: int) -> Ids:
         """(block_size + 1,): the tokens of sample `index`, and the one that follows them."""
+
+    def source(self, index: int) -> int:
+        """Which text of a mixture sample `index` is of, by its place in `names`."""
+        return 0
 
     def batch(self, first_index: int, count: int, rank: int = 0, world: int = 1) -> Batch:
         """Samples first_index ... first_index + count - 1: inputs and targets, each (count, block_size) int64.
@@ -43,7 +50,19 @@ class Loader(ABC):
         block = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
         for row, index in zip(block, indices, strict=True):
             row[:] = self.window(index)
-        return torch.from_numpy(block[:, :-1].copy()), torch.from_numpy(block[:, 1:].copy())
+        inputs, targets = block[:, :-1].copy(), block[:, 1:].copy()
+        if self.augmentation:
+            for row, index in zip(inputs, indices, strict=True):
+                self.augmentation.apply(row, index)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def windows_in(tokens: int, block_size: int) -> int:
+    """Windows of an epoch over so many tokens; 0 where there are too few for one.
+
+    One less than fits, so that every phase in [0, block_size) has the same number of windows.
+    """
+    return max(1, tokens // block_size - 1) if tokens > block_size else 0
 
 
 class Samples(Loader):
@@ -53,8 +72,7 @@ class Samples(Loader):
         """`tokens` (T,) of any unsigned type, T > block_size, in one file or many. Raises UserError when too short."""
         check_fits(len(tokens), block_size)
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
-        # One window less than fits, so that every phase in [0, block_size) has the same number of windows.
-        self.windows_per_epoch = max(1, len(tokens) // block_size - 1)
+        self.windows_per_epoch = windows_in(len(tokens), block_size)
         self._phases = min(block_size, len(tokens) - block_size)
         self._page_size = self.windows_per_epoch if self.windows_per_epoch <= MOST_LISTED else PAGE
         self._page, self._starts = (-1, -1), np.zeros(0, np.int64)  # the one that was looked at last

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
 from nanogpt.model.attention import Attention, Documents, KVCache, Scope
-from nanogpt.model.cross_entropy import summed_cross_entropy
+from nanogpt.model.cross_entropy import Groups, summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.limits import LOGITS_AT_ONCE
 from nanogpt.model.norm import make_norm
@@ -141,9 +142,12 @@ class GPT(nn.Module):
         total, count = self._loss_sum(x, targets)
         return None, total / count
 
-    def loss_sum(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed cross entropy in nats (float32) and the number of targets other than -1."""
-        return self._loss_sum(self.hidden(tokens), targets)
+    def loss_sum(self, tokens: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy in nats (float32) and the number of targets other than -1.
+
+        With groups of the rows (B,), the sum is one for each group: (groups,).
+        """
+        return self._loss_sum(self.hidden(tokens), targets, by)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads: tokens (B, T) -> (B, T, n_embd), after the final norm."""
@@ -205,19 +209,22 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[places]
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
-    def _loss_sum(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss_sum(self, x: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
+        if by is not None:
+            by = by.repeated(targets.size(1))
         x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)
         count = (targets != -1).sum()
         rows = max(1, LOGITS_AT_ONCE // self.head.out_features)
         if x.size(0) <= rows:
-            return self._cross_entropy(x, targets), count
+            return self._cross_entropy(x, targets, by), count
         # The logits of a chunk are computed again in the backward pass instead of being kept.
         chunk_loss = partial(checkpoint, self._cross_entropy, use_reentrant=False, preserve_rng_state=False)
-        losses = [chunk_loss(*chunk) for chunk in zip(x.split(rows), targets.split(rows), strict=True)]
-        return torch.stack(losses).sum(), count
+        groups = repeat(None) if by is None else by.split(rows)
+        losses = [chunk_loss(*chunk) for chunk in zip(x.split(rows), targets.split(rows), groups, strict=False)]
+        return torch.stack(losses).sum(dim=0), count
 
-    def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        return summed_cross_entropy(self.head(x), targets)
+    def _cross_entropy(self, x: Tensor, targets: Tensor, by: Groups | None) -> Tensor:
+        return summed_cross_entropy(self.head(x), targets, by)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
