@@ -47,9 +47,12 @@ class Chapters(Loader):
         samples = self._read[1]
         return samples.window(epoch * samples.windows_per_epoch + position)
 
+    def is_ready(self, first_index: int, count: int) -> bool:
+        return self.complete or first_index + count <= self._ends[-1]
+
     def _place(self, index: int) -> tuple[int, int, int]:
         """Epoch, chapter and place in it of sample `index`; waits for the chapter."""
-        if not self.complete and index >= self._ends[-1]:
+        if not self.is_ready(index, 1):
             self._wait_for(index)
         epoch, position = divmod(index, int(self._ends[-1]))
         chapter = int(np.searchsorted(self._ends, position, side="right"))
@@ -57,7 +60,7 @@ class Chapters(Loader):
 
     def _wait_for(self, index: int) -> None:
         began = time.monotonic()
-        while not self.complete and index >= self._ends[-1]:
+        while not self.is_ready(index, 1):
             self.wait()
             before, self.chapters = self._ends[-1], self._look()
             if self._ends[-1] > before:

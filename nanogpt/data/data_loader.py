@@ -40,6 +40,10 @@ class Loader(ABC):
         """Which text of a mixture sample `index` is of, by its place in `names`."""
         return 0
 
+    def is_ready(self, first_index: int, count: int) -> bool:
+        """Whether these samples can be read without waiting."""
+        return True
+
     def batch(self, first_index: int, count: int, rank: int = 0, world: int = 1) -> Batch:
         """Samples first_index ... first_index + count - 1: inputs and targets, each (count, block_size) int64.
 

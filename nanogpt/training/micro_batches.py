@@ -82,7 +82,8 @@ class Feed:
 
     def prefetch(self, piece: Piece) -> None:
         """Begin to load what is probably taken next; on the CPU that would only be done sooner, not faster."""
-        self._prefetched = {} if self.device == "cpu" else {piece: self._load(piece)}
+        wanted = self.device != "cpu" and self.samples.is_ready(*piece)
+        self._prefetched = {piece: self._load(piece)} if wanted else {}
 
     def forget(self) -> None:
         """Drop what is prefetched."""

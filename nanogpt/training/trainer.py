@@ -73,15 +73,6 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
     before = found.facts if found else {}
     numerics, warning = numerical.choose(config.device, before)
     state = TrainingState.at_start(config, numerics, folder, fresh=found is None)
-
-    def wait_for_data() -> None:
-        folder.beat("waiting for more of the data")
-        pause()
-
-    samples = samples_of(data, config, wait_for_data)
-    state.model.document_start = document_start(data, config)
-    size = settled_micro_batch(job, before)
-    micro_batches = MicroBatches(samples, numerics.device, size, config.context, stop)
     forward_alone = len(data.val.tokens) / (3 * config.model.block_size)  # a third of training's work
     clock = TrainingClock(job.max_seconds, forward_alone)
 
@@ -89,6 +80,15 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
         stop.check()
         clock.check()
 
+    def wait_for_data() -> None:
+        interrupt()
+        folder.beat("waiting for more of the data")
+        pause()
+
+    samples = samples_of(data, config, wait_for_data)
+    state.model.document_start = document_start(data, config)
+    size = settled_micro_batch(job, before)
+    micro_batches = MicroBatches(samples, numerics.device, size, config.context, stop)
     stepper = Stepper(config, numerics, state, micro_batches, interrupt, folder)
     validator = Validator(state.model, data.tokenizer, data.val, numerics, config.context, stop, folder.beat)
     saver = Saver(job, numerics, state, micro_batches, folder, clock)
