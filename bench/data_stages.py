@@ -7,11 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from nanogpt.sources.own_pieces import own_pieces
-from nanogpt.tokenizers.making import make_tokenizer
-
 from nanogpt.config import DataConfig
 from nanogpt.corpus import pipeline
+from nanogpt.sources.own_pieces import own_pieces
+from nanogpt.tokenizers.making import make_tokenizer
 
 
 def main() -> None:

@@ -283,6 +283,13 @@ def token_folder(tokenizer: str) -> str:
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 
+class MixedSource(Section):
+    """A text in a mixture."""
+
+    source: str = Field(min_length=1, description="as data.source")
+    weight: Rate = Field(1.0, description="its share of the samples is its part of the sum of all weights")
+
+
 class DataConfig(Section):
     """The text to learn from."""
 
@@ -326,6 +333,14 @@ class DataConfig(Section):
     profanity_limit: Share = Field(0.001, description="share of swear words among a document's words that may stay")
     private_data: Literal["ignore", "count", "redact", "drop"] = Field(
         "count", description="e-mail addresses, phone and card numbers, IP addresses, keys; drop: whole documents"
+    )
+    mixture: list[MixedSource] = Field(
+        [], max_length=100, description="texts by weight, instead of source: [{source: a, weight: 3}, {source: b}]"
+    )
+    cross_documents: bool = Field(True, description="attend across the end of a document; false: each by itself")
+    token_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input tokens replaced by random ones")
+    span_corruption: float = Field(
+        0.0, ge=0, le=0.5, description="share of the input tokens in spans, 3 long on average, replaced by random ones"
     )
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
@@ -377,12 +392,25 @@ class DataConfig(Section):
             return frozenset(self.quality)
         return frozenset({"any": (), "gopher": QUALITY_RULES}.get(self.quality, (self.quality,)))
 
+    @field_validator("mixture")
+    @classmethod
+    def _check_mixture(cls, mixture: list[MixedSource]) -> list[MixedSource]:
+        names = [mixed.source for mixed in mixture]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"found {found(twice[0])} twice, should have each source once")
+        return mixture
+
     @field_serializer("mirror")
     def _without_password(self, mirror: str | list[str] | None, info: FieldSerializationInfo) -> Any:
         """Whoever dumps or saves a configuration gets no password; `with_changes` keeps it."""
         if mirror is None or info.context == WITH_PASSWORDS:
             return mirror
         return redacted(mirror) if isinstance(mirror, str) else [redacted(place) for place in mirror]
+
+    @property
+    def sources(self) -> list[str]:
+        """All texts: those of the mixture, or the only one."""
+        return [mixed.source for mixed in self.mixture] or [self.source]
 
     @property
     def mirrors(self) -> list[str]:
