@@ -265,6 +265,10 @@ QUALITY_RULES = (
 )  # fmt: skip
 Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
 
+CLEANING_CHOICES = (  # settings of DataConfig
+    "unicode", "min_characters", "max_characters", "near_duplicates", "similarity", "quality", "language", "profanity",
+    "profanity_limit", "private_data",
+)  # fmt: skip
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 

@@ -11,6 +11,7 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
+from nanogpt.config import CLEANING_CHOICES
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.sources import catalogue, fetching
@@ -104,7 +105,6 @@ def _from_its_splits(run: Run) -> fetching.Fetched | None:
 def clean_text(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import preparation
     from nanogpt.data import texts
-    from nanogpt.sources import cleaning
 
     fetched = run.facts(FETCHED)
     documents = [path_of(document) for document in fetched.files]
@@ -114,12 +114,7 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
             "as it is now"
         )
     folder = run.paths.data / "text"
-
-    def clean(text: str) -> str:
-        run.pulse()  # a large folder takes minutes
-        return cleaning.clean(text)
-
-    statistics = preparation.prepare(documents, folder, run.config.data, clean)
+    statistics = preparation.prepare(documents, folder, run.config.data, pulse=run.pulse)
     for remark in preparation.remarks(statistics):
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
@@ -159,7 +154,10 @@ def _encoding_of(run: Run) -> Json:
 
 
 def _clean_settings(run: Run) -> Json:
-    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)}
+    """The choices of cleaning where a person made one: runs from before there were any are kept."""
+    data = run.config.data
+    choices = data.model_dump(include={*CLEANING_CHOICES}, exclude_defaults=True)
+    return {"data": data.model_dump(include={"val_fraction", "test_fraction"}) | choices | _encoding_of(run)}
 
 
 def _bpe_kind(run: Run) -> str:
@@ -174,6 +172,15 @@ CLEANING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
     "nanogpt/corpus/preparation.py",
+    "nanogpt/corpus/selection.py",
+    "nanogpt/corpus/fates.py",
+    "nanogpt/corpus/filters.py",
+    "nanogpt/corpus/language.py",
+    "nanogpt/corpus/quality_rules.py",
+    "nanogpt/corpus/profanity.py",
+    "nanogpt/corpus/private_data.py",
+    "nanogpt/corpus/fingerprints.py",
+    "nanogpt/corpus/duplicates.py",
     "nanogpt/data/texts.py",
 )
 TOKENISING = (

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the folder, its text in DIR/text, and print what is in it."""
     from nanogpt.config import Config, apply_overrides, validate
     from nanogpt.corpus import preparation, tokenising
-    from nanogpt.sources import catalogue, cleaning, fetching, own
+    from nanogpt.sources import catalogue, fetching, own
     from nanogpt.tokenizers.loading import load_tokenizer
 
     require_folder("--out", arguments.out)
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = {}
     config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
-    normalise = tokenizer.normalise if tokenizer else cleaning.clean
+    normalise = tokenizer.normalise if tokenizer else None
 
     text = arguments.out / "text"
     fetched = fetching.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
