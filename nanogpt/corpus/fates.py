@@ -42,6 +42,7 @@ class Fate(StrEnum):
     # among all documents
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
+    NOT_NEEDED = "not_needed"  # held out by its publisher, beyond what evaluation reads
 
 
 MEANINGS = {  # of a document that is left out; data.*: the setting that does it
@@ -68,6 +69,7 @@ MEANINGS = {  # of a document that is left out; data.*: the setting that does it
     Fate.PRIVATE_DATA: "private data",
     Fate.DUPLICATE: "the same as another",
     Fate.NEAR_DUPLICATE: "nearly the same as another",
+    Fate.NOT_NEEDED: "held out by its publisher, beyond what evaluation reads",
 }
 
 
