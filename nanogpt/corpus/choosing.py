@@ -21,10 +21,6 @@ from nanogpt.sources.transfers import Report, no_report
 
 SMALL = 64_000_000  # bytes: as one text it takes half a gigabyte of memory
 WORKER_BYTES = 1 << 29  # of memory: a process at a piece took 270 MB
-IN_PIECES_ONLY = {  # what is looked at document by document
-    "unicode", "min_characters", "max_characters", "near_duplicates", "similarity", "quality", "language", "profanity",
-    "private_data",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,8 @@ class Gathered:
     shortfall: str | None = None
 
 
-def is_small(source: str, config: DataConfig) -> bool:
-    """Whether a source goes through memory as one text: it is small, and no filter of documents is asked for.
-
-    Raises UserError where it is a person's own and is not there.
-    """
-    if config.model_dump(include=IN_PIECES_ONLY) != DataConfig().model_dump(include=IN_PIECES_ONLY):
-        return False
+def is_small(source: str) -> bool:
+    """Whether a source goes through memory as one text. Raises UserError where it is a person's own and not there."""
     kind = kind_of(source)
     if kind == "own":
         return own.measure(source)[1] <= SMALL
