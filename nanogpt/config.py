@@ -272,6 +272,8 @@ class DataConfig(Section):
     encoding: str = Field(
         "auto", description="of documents that are not UTF-8, such as cp1252 or gb18030; auto: detected"
     )
+    column: str = Field("auto", min_length=1, description="of the text in .jsonl, .csv, .parquet; auto: text, or so")
+    repair: bool = Field(False, description="mojibake, such as Ã© for é, by ftfy")
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
     )

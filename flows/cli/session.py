@@ -100,9 +100,10 @@ def require_own_run(options: RunOptions) -> None:
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
     from nanogpt.sources import catalogue, fetching, own  # numpy and requests: 0.2 s, which --status does not need
+    from nanogpt.sources.formats.family import Wanted
 
     data = options.config.data
-    fetching.check_source(data.source, data.mirrors, data.encoding)
+    fetching.check_source(data.source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
     if data.source == catalogue.EMBEDDED:
         return
     if data.source in catalogue.CATALOGUE:

@@ -11,10 +11,13 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
+from nanogpt.config import DataConfig
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.sources import catalogue, fetching
-from nanogpt.sources.decoding import decode
+from nanogpt.sources.account import Account
+from nanogpt.sources.formats.family import Wanted
+from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import path_of, spelled
 
 
@@ -39,7 +42,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
-        encoding=data.encoding,
+        wanted=_wanted(run),
     )
     for remark in fetched.remarks():
         run.journal.message(remark)
@@ -47,9 +50,9 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
     characters = 0
     for document in fetched.documents:
         run.pulse()
-        text = decode(document.read_bytes(), document, data.encoding).text
-        alphabet |= set(text)
-        characters += len(text)
+        for text in texts_of(document, _wanted(run), Account()):
+            alphabet |= set(text)
+            characters += len(text)
     source = catalogue.EMBEDDED if fetched.fallback_reason else data.source
     facts = FetchedText(
         source=source,
@@ -119,8 +122,9 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
         run.pulse()  # a large folder takes minutes
         return cleaning.clean(text)
 
-    statistics = preparation.prepare(documents, folder, run.config.data, clean)
-    for remark in preparation.remarks(statistics):
+    account = Account()
+    statistics = preparation.prepare(documents, folder, run.config.data, clean, account)
+    for remark in [*account.remarks(), *preparation.remarks(statistics)]:
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in texts.SPLITS]
@@ -148,18 +152,24 @@ def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data = run.config.data
-    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_encoding_of(run)}
+    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_reading_of(run)}
     return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in catalogue.CATALOGUE else {})}
 
 
-def _encoding_of(run: Run) -> Json:
-    """data.encoding where a person chose one: runs from before there was a choice are kept."""
-    encoding = run.config.data.encoding
-    return {} if encoding == "auto" else {"encoding": encoding}
+def _reading_of(run: Run) -> Json:
+    """How texts are read where a person chose: runs from before there was a choice are kept."""
+    data, defaults = run.config.data, DataConfig()
+    chosen = {name: getattr(data, name) for name in ("encoding", "column", "repair")}
+    return {name: value for name, value in chosen.items() if value != getattr(defaults, name)}
+
+
+def _wanted(run: Run) -> Wanted:
+    data = run.config.data
+    return Wanted(data.encoding, data.column, data.repair)
 
 
 def _clean_settings(run: Run) -> Json:
-    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)}
+    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _reading_of(run)}
 
 
 def _bpe_kind(run: Run) -> str:

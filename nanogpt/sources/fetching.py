@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,10 +18,12 @@ from urllib.parse import urlsplit
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.sources import hub_address, outputs
+from nanogpt.sources.account import Account
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, Entry
 from nanogpt.sources.embedded import write_embedded
+from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.kinds import kind_of
-from nanogpt.sources.own import check_document, find_own, own_documents, own_path
+from nanogpt.sources.own import Search, check_documents, files_of, find_own, measure, own_documents, own_path, parts_of
 from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import is_redacted, redacted, spelled
 
@@ -41,14 +43,16 @@ class Fetched:
     bytes: int
     fallback_reason: str | None = None
     left_out: int = 0  # folders with output instead of text
+    others: Account = field(default_factory=Account)  # what else was found and is no text
 
     def remarks(self) -> list[str]:
         """What a person should know of what was taken."""
         folders = "1 folder" if self.left_out == 1 else f"{self.left_out:,} folders"
-        return [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+        output = [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+        return [*output, *self.others.remarks()]
 
 
-def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
+def check_source(source: str, mirrors: Sequence[str] = (), wanted: Wanted | None = None) -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
     for mirror in mirrors:
         if is_redacted(mirror):
@@ -65,8 +69,7 @@ def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto
     if hub_address.is_hub_address(source):
         hub_address.parse(source)
     elif source not in CATALOGUE and source != EMBEDDED:
-        for document in own_documents(source):
-            check_document(document, encoding)
+        check_documents(own_documents(source), wanted or Wanted())
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
@@ -78,27 +81,25 @@ def fingerprint(source: str) -> str | dict[str, str]:
         return CATALOGUE[source].sha256 or str(CATALOGUE[source].hub)
     if source == EMBEDDED or hub_address.is_hub_address(source):
         return source
-    documents, folder = own_documents(source), own_path(source)
-    named = {
-        spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
-    }
+    named = {spelled(file.name): digest_of([file.path]) for file in files_of(source, Search())}
     return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
 
 
 def fetch(
-    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, encoding: str = "auto"
+    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, wanted: Wanted | None = None
 ) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
     A person's own documents stay where they are. `notify` gets each fault and its remedy.
     Raises UserError as check_source does, OSError when `folder` cannot be written.
     """
-    check_source(source, mirrors, encoding)
+    check_source(source, mirrors, wanted)
     if kind_of(source) == "hub":
         raise UserError(f"data.source: {source} comes in pieces, which this step does not take")
     if source not in CATALOGUE and source != EMBEDDED:
         found = find_own(source)
-        return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
+        origin = ", ".join(spelled(own_path(part).resolve()) for part in parts_of(source))
+        return replace(_fetched(found.documents, origin), left_out=len(found.left_out), others=found.others)
     outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
@@ -168,7 +169,7 @@ def expected_bytes(source: str) -> int:
         return CATALOGUE[source].bytes
     if source == EMBEDDED or hub_address.is_hub_address(source):
         return TINY_SHAKESPEARE.bytes
-    return sum(path.stat().st_size for path in own_documents(source))
+    return measure(source)[1]
 
 
 def digest_of(documents: list[Path]) -> str:
@@ -180,9 +181,9 @@ def digest_of(documents: list[Path]) -> str:
     return digests[0] if len(digests) == 1 else durable.digest(digests)
 
 
-def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None, left_out: int = 0) -> Fetched:
+def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None) -> Fetched:
     size = sum(path.stat().st_size for path in documents)
-    return Fetched(documents, origin, digest_of(documents), size, fallback_reason, left_out)
+    return Fetched(documents, origin, digest_of(documents), size, fallback_reason)
 
 
 def _is_url(place: str) -> bool:

@@ -6,18 +6,19 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
 from nanogpt.sources import articles, catalogue, set_files, transfers
+from nanogpt.sources.account import Account
 from nanogpt.sources.fetching import obtain
 from nanogpt.sources.hub_address import HubAddress, parse
 from nanogpt.sources.kinds import kind_of
 from nanogpt.sources.part import Unobtainable
 from nanogpt.sources.pieces import fetch_pieces, pieces_of
+from nanogpt.sources.reading import read
 from nanogpt.sources.survey import available, survey
 from nanogpt.spelling import path_of
 from tests.nanogpt import hub_case
@@ -44,11 +45,9 @@ def hub(monkeypatch):
 
 
 def texts(pieces, split=None):
-    """The rows of all pieces, or of a split's."""
+    """The documents of all pieces, or of a split's, as workers read them."""
     chosen = [piece for piece in pieces if split is None or piece.options["split"] == split]
-    return [
-        text for piece in chosen for text in pq.read_table(path_of(piece.address))[piece.options["column"]].to_pylist()
-    ]
+    return [document.text for piece in chosen for document in read(piece)]
 
 
 # ---- what each entry of the catalogue gives
@@ -261,16 +260,15 @@ def test_articles_hold_every_line_once(lines):
 
 def test_files_on_this_machine_and_token_ids(tmp_path):
     (tmp_path / "book.txt").write_text("a book")
-    assert texts_of_files(pieces_of(str(tmp_path), None, [], tmp_path / "unused")) == ["a book"]
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    found = fetch_pieces(str(tmp_path), None, [], tmp_path / "unused", account=(account := Account()))
+    assert [document.text for piece in found.pieces for document in read(piece)] == ["a book"]
+    assert found.bytes == 6 and account.left_out["not_a_text_format"] == 1
     for name in ("train.bin", "val.bin"):
         (tmp_path / name).write_bytes(bytes(8))
     assert kind_of(str(tmp_path)) == "nanogpt" and kind_of("hf:a/b") == kind_of("tinystories") == "hub"
     with pytest.raises(UserError, match="nanogpt import-data takes it as it is"):
         pieces_of(str(tmp_path), None, [], tmp_path)
-
-
-def texts_of_files(pieces):
-    return [path_of(piece.address).read_text() for piece in pieces]
 
 
 def test_several_connections_report_their_rate_and_a_standstill_ends_them(monkeypatch):
