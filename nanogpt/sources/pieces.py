@@ -11,7 +11,7 @@ from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
-from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
+from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, licence
 from nanogpt.sources.document import Piece
 from nanogpt.sources.embedded import write_embedded
 from nanogpt.sources.fetching import obtain
@@ -36,6 +36,7 @@ class FetchedPieces:
     origin: str
     bytes: int
     sha256: str
+    licence: str | None = None  # None: nobody says it, or a person's own text, whose licence only they know
     shortfall: str | None = None
 
 
@@ -89,7 +90,7 @@ def fetch_pieces(
         assert file is not None
         path, origin = obtain(file, folder, mirrors, notify)
     piece = Piece("text", spelled(path.absolute()), source)
-    return FetchedPieces([piece], origin, path.stat().st_size, durable.sha256_file(path))
+    return FetchedPieces([piece], origin, path.stat().st_size, durable.sha256_file(path), licence(source))
 
 
 def _own(source: str, wanted: Wanted, account: Account | None) -> FetchedPieces:
@@ -125,4 +126,5 @@ def _of_a_set(
         for span, _ in text.spans
     ]
     digest = durable.digest([held.text_sha256 for _, held in text.spans])
-    return FetchedPieces(pieces, text.origin, text.bytes, digest, text.shortfall)
+    stated = licence(source) or text.chosen.licence
+    return FetchedPieces(pieces, text.chosen.origin, text.bytes, digest, stated, text.shortfall)

@@ -27,7 +27,7 @@ from nanogpt.records import from_json, to_json
 from nanogpt.sources import articles, data_set, outputs
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.part import Notify, Unobtainable, alone
-from nanogpt.sources.places import CONVERTED, Gated, Hub, Listing, Missing, Place, places_of
+from nanogpt.sources.places import CONVERTED, Gated, Listing, Missing, Place, places_of
 from nanogpt.sources.transfers import Report, Transfer, run_all
 from nanogpt.spelling import spelled
 from nanogpt.units import MIB, byte_size
@@ -50,11 +50,13 @@ class SetFile:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The files of one configuration, as they were found first. `revision`: of all later requests."""
+    """The files of one configuration, as they were found first. `revision`: of all later requests; `licence`: what the
+    set's card says."""
 
     origin: str
     revision: str
     files: list[SetFile]
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class SetText:
     """The spans that are here, in their order. `shortfall`: why they are less than was asked for."""
 
     spans: list[tuple[Span, SpanText]]
-    origin: str
+    chosen: Chosen
     shortfall: str | None = None
 
     @property
@@ -132,18 +134,18 @@ class SetCopy:
             for span in self._spans(chosen, None, wanted_bytes, held_out):
                 text = _whole(span.local)
                 if text is None:
-                    return SetText(found, chosen.origin, "not all of it is here") if found else None
+                    return SetText(found, chosen, "not all of it is here") if found else None
                 found.append((span, text))
         except Unobtainable as error:  # the footer of the next file is not here
-            return SetText(found, chosen.origin, str(error)) if found else None
-        return SetText(found, chosen.origin)
+            return SetText(found, chosen, str(error)) if found else None
+        return SetText(found, chosen)
 
     def _fallen_back(self, failures: Sequence[Unobtainable], wanted: int | None, held_out: bool) -> SetText:
         reasons = "; ".join(dict.fromkeys(map(str, failures)))
         here = self.here(wanted, held_out)
         if here is not None and here.bytes:
             self.notify(reasons, f"learning from the {byte_size(here.bytes)} of {self.address} that are here")
-            return SetText(here.spans, here.origin, reasons)
+            return SetText(here.spans, here.chosen, reasons)
         if isinstance(failures[-1], Gated):
             raise UserError(f"data.source: {reasons}; a token of one who did goes into HF_TOKEN")
         if isinstance(failures[-1], Missing):
@@ -160,7 +162,7 @@ class SetCopy:
         whole = [(span, text) for span, text in texts if text is not None]
         if len(whole) < len(spans):
             raise Unobtainable(f"{spelled(self.folder)} was changed while it was written")
-        return SetText(whole, chosen.origin)
+        return SetText(whole, chosen)
 
     def _agreed(self, place: Place) -> Chosen:
         """The files as they were found first, if this place has the same; else, the first time, as it has them."""
@@ -177,7 +179,7 @@ class SetCopy:
     def _choose(self, place: Place) -> Chosen:
         listing, revision = place.listing(self.address.revision), self.address.revision
         splits = data_set.files_of(self.address, listing)
-        if not splits and isinstance(place, Hub):
+        if not splits and place.converts:
             with suppress(Missing):
                 listing, revision = place.listing(CONVERTED), CONVERTED
                 splits = data_set.converted_files_of(self.address, listing)
@@ -189,7 +191,9 @@ class SetCopy:
             for path in paths
         ]
         commit = f" at {listing.commit[:12]}" if listing.commit else ""
-        return Chosen(f"{place.shown}{commit}", listing.commit or revision, files)
+        licence = listing.card.get("license")
+        stated = ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+        return Chosen(f"{place.shown}{commit}", listing.commit or revision, files, str(stated) if stated else None)
 
     def _checked_digest(self, place: Place, listing: Listing, path: str) -> str:
         known, found = self.digests.get(path), listing.digests.get(path)

@@ -2,7 +2,11 @@
 
 import hashlib
 import re
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +125,8 @@ def test_the_text_is_the_same_wherever_it_came_from(hub, tmp_path):
     here = fetch_pieces("wikitext_2", None, [], tmp_path / "a")
     there = fetch_pieces("wikitext_2", None, [str(mirror)], tmp_path / "b")
     assert here.sha256 == there.sha256 and here.bytes == there.bytes
+    assert here.licence == "CC BY-SA 3.0 and GFDL"
+    assert fetch_pieces("hf:roneneldan/TinyStories", 100, [], tmp_path / "b").licence == "cdla-sharing-1.0"
 
 
 # ---- where it breaks
@@ -161,6 +167,52 @@ def test_a_damaged_copy_is_fetched_again(hub, tmp_path, damage):
         victim.write_bytes(victim.read_bytes()[:-9])
     assert fetch_pieces("openwebtext", 30_000, [], tmp_path) == before
     assert texts(before.pieces)[0] == stories(1, "page")[0]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from nanogpt.sources import set_files
+from nanogpt.sources.pieces import pieces_of
+set_files.SPAN_BYTES = 10_000
+pieces_of("hf:a/b", None, [], Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_download_goes_on_where_it_was(hub, tmp_path):
+    """The process is killed while its third span comes: what was there is not asked for again."""
+    hub.repositories["a/b"] = Repository({"a.parquet": parquet(stories(120))})
+    hanging, reached = threading.Event(), threading.Event()
+
+    def hang(request):
+        if sum("/resolve/" in asked.path for asked in hub.requests) > 4:
+            reached.set()
+            hanging.wait(60)
+
+    hub.before_file = hang
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)])
+    try:
+        assert reached.wait(60)
+        while not (whole := list(tmp_path.rglob("*-*.json"))):
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+        hanging.set()
+    hub.before_file = lambda request: None
+    hub.requests.clear()
+    found = fetch_pieces("hf:a/b", None, [], tmp_path)
+    assert texts(found.pieces) == stories(120)
+    spans = [request for request in hub.requests if "/resolve/" in request.path]
+    assert 0 < len(spans) == len(found.pieces) - len(whole) < len(found.pieces)
+
+
+def test_two_runs_share_one_download(hub, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: fetch_pieces("openwebtext", None, [], tmp_path), range(2))
+    assert first == second
+    asked = [(request.path, request.range) for request in hub.requests if "/resolve/" in request.path]
+    assert len(asked) == len(set(asked))
 
 
 def test_a_set_that_changed_meanwhile_is_not_mixed_with_what_was_begun(hub, tmp_path):
