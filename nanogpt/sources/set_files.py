@@ -12,10 +12,11 @@ import hashlib
 import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa  # with parquet, 0.2 s
@@ -94,6 +95,24 @@ class SetText:
         return sum(text.bytes for span, text in self.spans if span.file.split == "train")
 
 
+class _Attempt:
+    """Transfers from one place. Those that are still under way when another place is tried write nothing any more: two
+    threads would write the same file."""
+
+    def __init__(self) -> None:
+        self._is_on, self._lock = True, Lock()
+
+    @contextmanager
+    def writing(self) -> Iterator[bool]:
+        """Yields whether the attempt is on; it stays so meanwhile."""
+        with self._lock:
+            yield self._is_on
+
+    def end(self) -> None:
+        with self._lock:
+            self._is_on = False
+
+
 class SetCopy:
     """The copy of a data set in `folder`, which grows as more is asked for. `digests`: sha256 of files by path, as far
     as they are known here."""
@@ -157,7 +176,14 @@ class SetCopy:
         spans = list(self._spans(chosen, place, wanted, held_out))
         missing = [span for span in spans if _whole(span.local) is None]
         self._require_room(sum(span.stored_bytes for span in missing))
-        run_all([Transfer(span.stored_bytes, partial(self._copy, place, chosen, span)) for span in missing], report)
+        attempt = _Attempt()
+        try:
+            run_all(
+                [Transfer(span.stored_bytes, partial(self._copy, place, chosen, span, attempt)) for span in missing],
+                report,
+            )
+        finally:
+            attempt.end()
         texts = [(span, _whole(span.local)) for span in spans]
         whole = [(span, text) for span, text in texts if text is not None]
         if len(whole) < len(spans):
@@ -245,8 +271,8 @@ class SetCopy:
         durable.write_bytes(path, buffer.getvalue())
         return footer
 
-    def _copy(self, place: Place, chosen: Chosen, span: Span) -> None:
-        """Fetch one span and write its file, then its note."""
+    def _copy(self, place: Place, chosen: Chosen, span: Span, attempt: _Attempt) -> None:
+        """Fetch one span and write its file, then its note; nothing when the attempt has ended meanwhile."""
         footer = self._footer(chosen, place, span.file)
         column = self._column(footer.schema.to_arrow_schema())
         parquet = _parquet(place, chosen, span.file, footer)
@@ -257,9 +283,12 @@ class SetCopy:
         rows = [row or "" for row in table.column(0).to_pylist()]
         if self.address.rows == "wikitext":
             rows = list(articles.joined(rows))
-        durable.write_bytes(span.local, content := _as_parquet(rows))
+        content = _as_parquet(rows)
         text = SpanText(len(rows), sum(len(row.encode()) for row in rows), _digest_of(rows), _sha256(content))
-        durable.write_note(_note_of(span.local), to_json(text))
+        with attempt.writing() as is_on:
+            if is_on:
+                durable.write_bytes(span.local, content)
+                durable.write_note(_note_of(span.local), to_json(text))
 
     def _column(self, schema: pa.Schema) -> str:
         """The one that was asked for, or the likeliest name, or the only one that holds text. Raises UserError."""

@@ -1,6 +1,7 @@
 """Sources as pieces: every entry of the catalogue from a copy of its layout on loopback, and what goes wrong there."""
 
 import hashlib
+import itertools
 import re
 import subprocess
 import sys
@@ -205,6 +206,33 @@ def test_a_killed_download_goes_on_where_it_was(hub, tmp_path):
     assert texts(found.pieces) == stories(120)
     spans = [request for request in hub.requests if "/resolve/" in request.path]
     assert 0 < len(spans) == len(found.pieces) - len(whole) < len(found.pieces)
+
+
+def test_what_still_comes_from_a_place_that_was_given_up_is_not_written(hub, tmp_path):
+    """Of the mirror's answers, two are footers, the third is a span; then it has nothing more, and others hang."""
+    set_of_stories = {"a/b": Repository({"a.parquet": parquet(stories(120)), "b.parquet": parquet(stories(60))})}
+    hub.repositories |= set_of_stories
+    hanging, released, turns = threading.Event(), threading.Event(), itertools.count(1)
+    with hub_case.serving(set_of_stories) as broken:
+
+        def trouble(request):
+            turn = next(turns)
+            if turn == 3:
+                hanging.wait(20)
+                broken.fails.append("parquet")
+            elif turn > 3:
+                hanging.set()
+                released.wait(20)
+
+        broken.before_file = trouble
+        found = fetch_pieces("hf:a/b", None, [broken.address], tmp_path)
+        before = [path_of(piece.address).stat().st_mtime_ns for piece in found.pieces]
+        released.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("download"):
+                thread.join(20)
+        assert [path_of(piece.address).stat().st_mtime_ns for piece in found.pieces] == before
+    assert texts(found.pieces) == stories(120) + stories(60) and next(turns) > 4
 
 
 def test_two_runs_share_one_download(hub, tmp_path):
