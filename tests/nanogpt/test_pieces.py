@@ -180,6 +180,7 @@ pieces_of("hf:a/b", None, [], Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on_where_it_was(hub, tmp_path):
     """The process is killed while its third span comes: what was there is not asked for again."""
     hub.repositories["a/b"] = Repository({"a.parquet": parquet(stories(120))})
