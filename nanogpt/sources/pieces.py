@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,11 +73,12 @@ def fetch_pieces(
     Raises UserError for what a person can mend, Unobtainable when no place has it, OSError (a full disk).
     """
     wanted = wanted or Wanted()
+    mended = {"repair": "true"} if wanted.repair else {}
     kind, address = kind_of(source), hub_address_of(source)
     if address is not None:
         if address.column is None and wanted.column != "auto":
             address = replace(address, column=wanted.column)
-        return _of_a_set(source, address, wanted_bytes, mirrors, folder, notify, report)
+        return _of_a_set(source, address, wanted_bytes, mirrors, folder, notify, report, mended)
     if kind == "nanogpt":
         raise UserError(f"data.source: {source} holds token ids of nanoGPT's; nanogpt import-data takes it as it is")
     if kind == "own":
@@ -89,7 +90,7 @@ def fetch_pieces(
         file = CATALOGUE[source].file
         assert file is not None
         path, origin = obtain(file, folder, mirrors, notify)
-    piece = Piece("text", spelled(path.absolute()), source)
+    piece = Piece("text", spelled(path.absolute()), source, options=mended)
     return FetchedPieces([piece], origin, path.stat().st_size, durable.sha256_file(path), licence(source))
 
 
@@ -109,6 +110,7 @@ def _of_a_set(
     folder: Path,
     notify: Notify,
     report: Report,
+    mended: Mapping[str, str],
 ) -> FetchedPieces:
     from nanogpt.sources.set_files import COLUMN, SetCopy  # pyarrow: 0.2 s
 
@@ -121,7 +123,7 @@ def _of_a_set(
             "parquet",
             spelled(span.local.absolute()),
             source,
-            options={"column": COLUMN, **({"split": span.file.split} if is_divided else {})},
+            options={"column": COLUMN, **({"split": span.file.split} if is_divided else {}), **mended},
         )
         for span, _ in text.spans
     ]

@@ -19,6 +19,7 @@ from nanogpt.faults import UserError
 from nanogpt.sources import articles, catalogue, set_files, transfers
 from nanogpt.sources.account import Account
 from nanogpt.sources.fetching import obtain
+from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.hub_address import HubAddress, parse
 from nanogpt.sources.kinds import kind_of
 from nanogpt.sources.part import Unobtainable
@@ -318,7 +319,9 @@ def test_a_set_in_other_formats_comes_from_the_hubs_own_conversion(hub, tmp_path
 ])  # fmt: skip
 def test_without_a_card_names_say_which_files_to_train_on(hub, tmp_path, files, source, found):
     hub.repositories["a/b"] = Repository({path: parquet([f"text of {path}"]) for path in files})
-    assert texts(pieces_of(source, None, [], tmp_path)) == [f"text of {found}"]
+    wanted = Wanted(column="text", repair=True)
+    pieces = pieces_of(source, None, [], tmp_path, wanted=wanted)
+    assert texts(pieces) == [f"text of {found}"] and pieces[0].options["repair"] == "true"
 
 
 @given(st.from_regex(r"[A-Za-z0-9][\w.-]{0,20}", fullmatch=True).filter(str.isascii), st.sampled_from([None, "x-1"]),
