@@ -32,7 +32,11 @@ def own_pieces(source: str, wanted: Wanted | None = None, account: Account | Non
     the size and time of its files, so that work done on what they were before is told from work on what they are.
     Raises UserError as own.find_own does.
     """
-    wanted, search = wanted or Wanted(), own.Search(Account() if account is None else account)
+    return found_pieces(source, wanted or Wanted(), own.Search(Account() if account is None else account))
+
+
+def found_pieces(source: str, wanted: Wanted, search: own.Search) -> list[Piece]:
+    """own_pieces(), with all that the search came by."""
     if wanted.repair:
         mojibake.require()
     return list(_pieces(own.files_of(source, search), own.name_of(source), wanted, search.account))
