@@ -14,6 +14,7 @@ from nanogpt.data.mixture import Mixture
 from nanogpt.faults import UserError
 from nanogpt.training import trainer
 from nanogpt.training.record.metrics import read_metrics
+from nanogpt.training.record.tracking import curves
 from nanogpt.training.trainer import train
 from tests.nanogpt.shards_case import first_chapters, make_shards, write_manifest
 from tests.nanogpt.training_case import assert_same, make_data, tiny, train_with_stops
@@ -36,6 +37,7 @@ def test_a_mixture_with_noise_of_documents_by_themselves_resumes_to_the_same_byt
         sources = [samples.names[samples.source(index)] for index in range(6 * (row["step"] - 1), 6 * row["step"])]
         assert row["loss_by_source"].keys() == set(sources)
         mean = np.mean([row["loss_by_source"][source] for source in sources])
+        assert dict(curves(row))["loss/train/ships"] == row["loss_by_source"]["ships"]
         assert row["loss"] == pytest.approx(mean, rel=1e-6)
     with pytest.raises(UserError, match=r"data\.token_dropout 0\.1 -> 0\.2"):
         train(config.with_changes({"data.token_dropout": 0.2}), data, tmp_path / "whole")
