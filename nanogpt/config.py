@@ -7,6 +7,8 @@ read, and which of its surprises are refused: settings_file.py.
 from __future__ import annotations
 
 import codecs
+import os
+import re
 from collections.abc import Iterable, Iterator
 from encodings.aliases import aliases
 from pathlib import Path
@@ -258,6 +260,31 @@ class TrainingConfig(Section):
         return self
 
 
+# What data.tokenizer names; anything else is a file, or a repository of a hub.
+TOKENIZERS = ("auto", "char", "char_bytes", "byte", "bpe", "gpt2", "cl100k_base", "o200k_base")
+HUB = "hf:"
+_HUB_TOKENIZER = re.compile(r"hf:[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# Gopher's (Rae et al. 2021, appendix A.1), by what is wrong with a document that breaks one.
+QUALITY_RULES = (
+    "few_words", "many_words", "word_length", "symbols", "bullets", "ellipses", "no_letters", "few_stop_words",
+    "repeated_lines", "repeated_paragraphs", "repeated_phrases",
+)  # fmt: skip
+Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
+
+CLEANING_CHOICES = (  # settings of DataConfig
+    "unicode", "min_characters", "max_characters", "near_duplicates", "similarity", "quality", "language", "profanity",
+    "profanity_limit", "private_data",
+)  # fmt: skip
+
+
+def token_folder(tokenizer: str) -> str:
+    """The name of the folder of ids of a data.tokenizer: its own, or one made of a file's path or a hub's address."""
+    if tokenizer in TOKENIZERS:
+        return tokenizer
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", tokenizer.removesuffix("tokenizer.json")).strip("-")[-40:]
+    return f"{readable}-{durable.digest(tokenizer)[:8]}"
+
+
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 
@@ -274,11 +301,18 @@ class DataConfig(Section):
     source: str = Field(
         "tiny_shakespeare", min_length=1, description="a name of the catalogue, a text file, a folder, or embedded"
     )
-    tokenizer: Literal["auto", "char", "bpe", "gpt2"] = Field("auto", description="auto: characters for small data")
-    bpe_vocab_size: Annotated[Whole, Field(ge=257, le=65536)] = Field(1024, description="tokens of a trained BPE")
+    tokenizer: str = Field(
+        "auto",
+        min_length=1,
+        description=f"{', '.join(TOKENIZERS)}, a tokenizer.json or hf:OWNER/NAME; auto: characters for small data",
+    )
+    bpe_vocab_size: Annotated[Whole, Field(ge=257, le=1_000_000)] = Field(1024, description="tokens of a trained BPE")
+    chat_tokens: bool = Field(False, description="keep the last ids of a trained BPE for the roles of a chat")
     encoding: str = Field(
         "auto", description="of documents that are not UTF-8, such as cp1252 or gb18030; auto: detected"
     )
+    column: str = Field("auto", min_length=1, description="of the text in .jsonl, .csv, .parquet; auto: text, or so")
+    repair: bool = Field(False, description="mojibake, such as Ã© for é, by ftfy")
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
     )
@@ -290,14 +324,48 @@ class DataConfig(Section):
     span_corruption: float = Field(
         0.0, ge=0, le=0.5, description="share of the input tokens in spans, 3 long on average, replaced by random ones"
     )
+    unicode: Literal["nfc", "nfkc"] = Field(
+        "nfc", description="normal form of characters; nfkc: ligatures, full-width letters and the like as plain ones"
+    )
+    min_characters: Count = Field(0, description="shorter documents are left out")
+    max_characters: Positive | None = Field(None, description="longer documents are left out; null: none is too long")
+    near_duplicates: Literal["drop", "together", "ignore"] = Field(
+        "drop", description="documents that are nearly the same: one is kept; all, in one split; not looked for"
+    )
+    similarity: float = Field(
+        0.8, ge=0.5, le=1, description="share of five-word phrases in common that makes near duplicates"
+    )
+    quality: str | list[str] = Field(
+        "any", description=f"gopher: documents that break a rule of Gopher are left out; or some of its rules: "
+        f"{', '.join(QUALITY_RULES)}"
+    )  # fmt: skip
+    language: Language = Field("any", description="documents in other languages are left out, by their commonest words")
+    profanity: Literal["ignore", "count", "drop"] = Field(
+        "ignore", description="documents with swear words: counted, or left out above profanity_limit"
+    )
+    profanity_limit: Share = Field(0.001, description="share of swear words among a document's words that may stay")
+    private_data: Literal["ignore", "count", "redact", "drop"] = Field(
+        "count", description="e-mail addresses, phone and card numbers, IP addresses, keys; drop: whole documents"
+    )
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
 
-    @field_validator("source", mode="before")
+    @field_validator("source", "tokenizer", mode="before")
     @classmethod
     def _source_as_text(cls, source: Any) -> Any:
         """A file name that is not UTF-8, as sources.own_path understands it."""
         return source if not isinstance(source, str) or source.isascii() or _is_utf8(source) else spelled(source)
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _check_tokenizer(cls, tokenizer: str) -> str:
+        is_file = not tokenizer.startswith(HUB) and ("/" in tokenizer or os.sep in tokenizer or ".json" in tokenizer)
+        if tokenizer in TOKENIZERS or is_file or _HUB_TOKENIZER.fullmatch(tokenizer):
+            return tokenizer
+        raise ValueError(
+            f"found {found(tokenizer)}, should be {', '.join(TOKENIZERS)}, the path of a tokenizer.json (with a / in "
+            f"it) or hf:OWNER/NAME{nearest(tokenizer, TOKENIZERS)}"
+        )
 
     @field_validator("encoding")
     @classmethod
@@ -320,6 +388,22 @@ class DataConfig(Section):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"found {found(twice[0])} twice, should have each source once")
         return mixture
+
+    @field_validator("quality")
+    @classmethod
+    def _check_quality(cls, quality: str | list[str]) -> str | list[str]:
+        for rule in quality if isinstance(quality, list) else [quality][quality in ("any", "gopher") :]:
+            if rule not in QUALITY_RULES:
+                allowed = f"any, gopher or some of {', '.join(QUALITY_RULES)}"
+                raise ValueError(f"found {found(rule)}, should be {allowed}{nearest(rule, QUALITY_RULES)}")
+        return quality
+
+    @property
+    def quality_rules(self) -> frozenset[str]:
+        """Names of QUALITY_RULES."""
+        if isinstance(self.quality, list):
+            return frozenset(self.quality)
+        return frozenset({"any": (), "gopher": QUALITY_RULES}.get(self.quality, (self.quality,)))
 
     @field_serializer("mirror")
     def _without_password(self, mirror: str | list[str] | None, info: FieldSerializationInfo) -> Any:

@@ -99,10 +99,14 @@ def require_own_run(options: RunOptions) -> None:
 
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
-    from nanogpt.sources import catalogue, fetching, own  # numpy and requests: 0.2 s, which --status does not need
+    # numpy, requests and tiktoken: 0.2 s, which --status does not need
+    from nanogpt.sources import catalogue, fetching, own
+    from nanogpt.sources.formats.family import Wanted
+    from nanogpt.tokenizers import making
 
     data = options.config.data
-    fetching.check_source(data.source, data.mirrors, data.encoding)
+    fetching.check_source(data.source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
+    making.check_kind(data.tokenizer)
     if data.source == catalogue.EMBEDDED:
         return
     if data.source in catalogue.CATALOGUE:

@@ -11,11 +11,15 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
+from nanogpt.config import CLEANING_CHOICES, DataConfig, token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.sources import catalogue, fetching
-from nanogpt.sources.decoding import decode
+from nanogpt.sources.account import Account
+from nanogpt.sources.formats.family import Wanted
+from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import path_of, spelled
+from nanogpt.tokenizers.vocabulary import content_of
 
 
 def dataset(run: Run) -> None:
@@ -39,7 +43,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
-        encoding=data.encoding,
+        wanted=_wanted(run),
     )
     for remark in fetched.remarks():
         run.journal.message(remark)
@@ -47,9 +51,9 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
     characters = 0
     for document in fetched.documents:
         run.pulse()
-        text = decode(document.read_bytes(), document, data.encoding).text
-        alphabet |= set(text)
-        characters += len(text)
+        for text in texts_of(document, _wanted(run), Account()):
+            alphabet |= set(text)
+            characters += len(text)
     source = catalogue.EMBEDDED if fetched.fallback_reason else data.source
     facts = FetchedText(
         source=source,
@@ -104,7 +108,6 @@ def _from_its_splits(run: Run) -> fetching.Fetched | None:
 def clean_text(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import preparation
     from nanogpt.data import texts
-    from nanogpt.sources import cleaning
 
     fetched = run.facts(FETCHED)
     documents = [path_of(document) for document in fetched.files]
@@ -114,13 +117,9 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
             "as it is now"
         )
     folder = run.paths.data / "text"
-
-    def clean(text: str) -> str:
-        run.pulse()  # a large folder takes minutes
-        return cleaning.clean(text)
-
-    statistics = preparation.prepare(documents, folder, run.config.data, clean)
-    for remark in preparation.remarks(statistics):
+    account = Account()
+    statistics = preparation.prepare(documents, folder, run.config.data, account=account, pulse=run.pulse)
+    for remark in [*account.remarks(), *preparation.remarks(statistics)]:
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in texts.SPLITS]
@@ -131,7 +130,7 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
     from nanogpt.corpus import tokenising
     from nanogpt.data import shards
 
-    folder = run.paths.data / kind
+    folder = run.paths.data / token_folder(kind)
     manifest = tokenising.tokenise(
         run.paths.data / "text",
         kind,
@@ -148,39 +147,60 @@ def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data = run.config.data
-    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_encoding_of(run)}
+    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_reading_of(run)}
     return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in catalogue.CATALOGUE else {})}
 
 
-def _encoding_of(run: Run) -> Json:
-    """data.encoding where a person chose one: runs from before there was a choice are kept."""
-    encoding = run.config.data.encoding
-    return {} if encoding == "auto" else {"encoding": encoding}
+def _reading_of(run: Run) -> Json:
+    """How texts are read where a person chose: runs from before there was a choice are kept."""
+    data, defaults = run.config.data, DataConfig()
+    chosen = {name: getattr(data, name) for name in ("encoding", "column", "repair")}
+    return {name: value for name, value in chosen.items() if value != getattr(defaults, name)}
+
+
+def _wanted(run: Run) -> Wanted:
+    data = run.config.data
+    return Wanted(data.encoding, data.column, data.repair)
 
 
 def _clean_settings(run: Run) -> Json:
-    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)}
+    """The choices of cleaning where a person made one: runs from before there were any are kept."""
+    data = run.config.data
+    choices = data.model_dump(include={*CLEANING_CHOICES}, exclude_defaults=True)
+    return {"data": data.model_dump(include={"val_fraction", "test_fraction"}) | choices | _reading_of(run)}
 
 
 def _bpe_kind(run: Run) -> str:
-    return "gpt2" if run.config.data.tokenizer == "gpt2" else "bpe"
+    kind = run.config.data.tokenizer
+    return "bpe" if kind in ("auto", "char") else kind
 
 
 def _bpe_settings(run: Run) -> Json:
-    return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
+    data = run.config.data
+    settings = {"kind": _bpe_kind(run), "bpe_vocab_size": data.bpe_vocab_size, **content_of(_bpe_kind(run))}
+    return {"data": settings | ({"chat_tokens": True} if data.chat_tokens else {})}
 
 
 CLEANING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
     "nanogpt/corpus/preparation.py",
+    "nanogpt/corpus/selection.py",
+    "nanogpt/corpus/fates.py",
+    "nanogpt/corpus/filters.py",
+    "nanogpt/corpus/language.py",
+    "nanogpt/corpus/quality_rules.py",
+    "nanogpt/corpus/profanity.py",
+    "nanogpt/corpus/private_data.py",
+    "nanogpt/corpus/fingerprints.py",
+    "nanogpt/corpus/duplicates.py",
     "nanogpt/data/texts.py",
 )
 TOKENISING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
     "nanogpt/tokenizers/**",
-    "nanogpt/corpus/tokenising.py",
+    "nanogpt/corpus/**",
     "nanogpt/data/texts.py",
     "nanogpt/data/shard_file.py",
     "nanogpt/data/shards.py",

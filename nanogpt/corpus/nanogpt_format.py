@@ -23,7 +23,7 @@ from nanogpt.results import TokenSplit
 from nanogpt.sources import own
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.published import gpt2_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 META = "meta.pkl"

@@ -10,16 +10,20 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanogpt import durable
 from nanogpt.faults import UserError
-from nanogpt.sources import outputs
-from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, Entry
+from nanogpt.sources import hub_address, outputs
+from nanogpt.sources.account import Account
+from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, Entry
 from nanogpt.sources.embedded import write_embedded
-from nanogpt.sources.own import check_document, find_own, own_documents, own_path
+from nanogpt.sources.formats.family import Wanted
+from nanogpt.sources.kinds import kind_of
+from nanogpt.sources.own import Search, check_documents, files_of, find_own, measure, own_documents, own_path, parts_of
 from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import is_redacted, redacted, spelled
 
@@ -39,28 +43,33 @@ class Fetched:
     bytes: int
     fallback_reason: str | None = None
     left_out: int = 0  # folders with output instead of text
+    others: Account = field(default_factory=Account)  # what else was found and is no text
 
     def remarks(self) -> list[str]:
         """What a person should know of what was taken."""
         folders = "1 folder" if self.left_out == 1 else f"{self.left_out:,} folders"
-        return [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+        output = [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+        return [*output, *self.others.remarks()]
 
 
-def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
+def check_source(source: str, mirrors: Sequence[str] = (), wanted: Wanted | None = None) -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
     for mirror in mirrors:
         if is_redacted(mirror):
             raise UserError(f"data.mirror: {mirror}: *** stands for a password, which is not kept; give it again")
         if _is_url(mirror) and len(mirror.split()) > 1:  # a password with a blank could not be hidden
             raise UserError("data.mirror: found a URL with a blank; write it as %20")
-        if not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
+        if _is_bucket(mirror):
+            _require_s3fs(mirror)
+        elif not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
             raise UserError(
-                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
+                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL or s3://BUCKET "
                 "(a name with a comma: in a list)"
             )
-    if source not in CATALOGUE and source != EMBEDDED:
-        for document in own_documents(source):
-            check_document(document, encoding)
+    if hub_address.is_hub_address(source):
+        hub_address.parse(source)
+    elif source not in CATALOGUE and source != EMBEDDED:
+        check_documents(own_documents(source), wanted or Wanted())
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
@@ -69,33 +78,35 @@ def fingerprint(source: str) -> str | dict[str, str]:
     A digest for each document by its name, so that a message can name what changed; one digest for very many.
     """
     if source in CATALOGUE:
-        return CATALOGUE[source].sha256
-    if source == EMBEDDED:
-        return EMBEDDED
-    documents, folder = own_documents(source), own_path(source)
-    named = {
-        spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
-    }
+        return CATALOGUE[source].sha256 or str(CATALOGUE[source].hub)
+    if source == EMBEDDED or hub_address.is_hub_address(source):
+        return source
+    named = {spelled(file.name): digest_of([file.path]) for file in files_of(source, Search())}
     return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
 
 
 def fetch(
-    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, encoding: str = "auto"
+    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, wanted: Wanted | None = None
 ) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
     A person's own documents stay where they are. `notify` gets each fault and its remedy.
     Raises UserError as check_source does, OSError when `folder` cannot be written.
     """
-    check_source(source, mirrors, encoding)
+    check_source(source, mirrors, wanted)
+    if kind_of(source) == "hub":
+        raise UserError(f"data.source: {source} comes in pieces, which this step does not take")
     if source not in CATALOGUE and source != EMBEDDED:
         found = find_own(source)
-        return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
+        origin = ", ".join(spelled(own_path(part).resolve()) for part in parts_of(source))
+        return replace(_fetched(found.documents, origin), left_out=len(found.left_out), others=found.others)
     outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
+    file = CATALOGUE[source].file
+    assert file is not None
     try:
-        path, origin = obtain(CATALOGUE[source], folder, mirrors, notify)
+        path, origin = obtain(file, folder, mirrors, notify)
     except Unobtainable as error:
         remedy = "learning from the embedded corpus instead"
         notify(str(error), remedy)
@@ -129,8 +140,8 @@ def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Noti
                 if _is_url(place):
                     download(address, part, patience, place == urls[-1], notify)
                 else:
-                    _copy(entry, own_path(address), part.whole)
-                return part.whole, redacted(address) if _is_url(place) else spelled(address)
+                    _copy(entry, address, part.whole)
+                return part.whole, spelled(address) if _is_folder(place) else redacted(address)
             except Unobtainable as error:
                 failures.append(str(error))
                 if place is not places[-1]:
@@ -154,9 +165,11 @@ def _is_whole(part: Part, notify: Notify) -> bool:
 
 def expected_bytes(source: str) -> int:
     """Bytes of the text that a source gives, as far as they are known before it is fetched. Raises UserError."""
-    if source in (*CATALOGUE, EMBEDDED):
-        return CATALOGUE[source if source in CATALOGUE else "tiny_shakespeare"].bytes
-    return sum(path.stat().st_size for path in own_documents(source))
+    if source in CATALOGUE:
+        return CATALOGUE[source].bytes
+    if source == EMBEDDED or hub_address.is_hub_address(source):
+        return TINY_SHAKESPEARE.bytes
+    return measure(source)[1]
 
 
 def digest_of(documents: list[Path]) -> str:
@@ -168,9 +181,9 @@ def digest_of(documents: list[Path]) -> str:
     return digests[0] if len(digests) == 1 else durable.digest(digests)
 
 
-def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None, left_out: int = 0) -> Fetched:
+def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None) -> Fetched:
     size = sum(path.stat().st_size for path in documents)
-    return Fetched(documents, origin, digest_of(documents), size, fallback_reason, left_out)
+    return Fetched(documents, origin, digest_of(documents), size, fallback_reason)
 
 
 def _is_url(place: str) -> bool:
@@ -184,14 +197,37 @@ def _is_valid_url(place: str) -> bool:
         return False
 
 
-def _copy(entry: Entry, source: Path, path: Path) -> None:
+def _is_bucket(place: str) -> bool:
+    return place.startswith("s3://")
+
+
+def _is_folder(place: str) -> bool:
+    return not _is_url(place) and not _is_bucket(place)
+
+
+def _require_s3fs(mirror: str) -> None:
+    if find_spec("s3fs") is None:
+        raise UserError(f"data.mirror: {redacted(mirror)} needs s3fs: pip install s3fs")
+
+
+def _copy(entry: Entry, address: str, path: Path) -> None:
+    content = _from_folder(own_path(address)) if _is_folder(address) else _from_bucket(address)
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise Unobtainable(f"the mirror's {spelled(address)} is not {entry.name} (sha256 differs)")
+    durable.unblock(path)
+    durable.write_bytes(path, content)
+
+
+def _from_folder(source: Path) -> bytes:
     if not source.is_file():
         raise Unobtainable(f"the mirror has no {spelled(source)}")
     try:
-        content = source.read_bytes()
+        return source.read_bytes()
     except OSError as error:
         raise Unobtainable(f"the mirror's {spelled(source)} cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise Unobtainable(f"the mirror's {spelled(source)} is not {entry.name} (sha256 differs)")
-    durable.unblock(path)
-    durable.write_bytes(path, content)
+
+
+def _from_bucket(address: str) -> bytes:
+    from nanogpt.sources.places import whole_file  # fsspec
+
+    return whole_file(address)

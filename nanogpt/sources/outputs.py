@@ -22,6 +22,7 @@ _WRITTEN = (  # all files of one of these
     {"config.json", "model.safetensors"},  # an export, or a model from elsewhere
     {"adapter_config.json", "adapter_model.safetensors"},
     {"session.json", "markers"},  # the state of a run
+    {"clock.json", "timeline.jsonl"},  # as it begins
     {"automation_log.txt"},
     {"training_report.md", "training_report.html"},
 )
@@ -48,7 +49,7 @@ def is_left_out(folder: Path, names: Collection[str]) -> bool:
         or any(files <= set(names) for files in _OF_TOOLS)
         or folder.name in _NAMES_OF_TOOLS
         or folder.suffix in _SUFFIXES_OF_TOOLS
-        or (folder.name == "downloads" and bool({"tinyshakespeare.txt", "embedded.txt"} & set(names)))
+        or (folder.name == "downloads" and bool({"tinyshakespeare.txt", "embedded.txt", "embedded.jsonl"} & set(names)))
     )
 
 
