@@ -75,9 +75,8 @@ def _of_file(place: str) -> Tokenizer:
     path = own_path(place)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        raise UserError(
-            f"data.tokenizer: {spelled(path)}: no such file; expected a tokenizer.json or its folder{nearest(place, TOKENIZERS)}"
-        )
+        hint = nearest(place, TOKENIZERS)
+        raise UserError(f"data.tokenizer: {spelled(path)}: no such file; expected a tokenizer.json or its folder{hint}")
     return _read(place, path)
 
 

@@ -186,15 +186,19 @@ def test_a_source_without_text_says_what_became_of_it(tmp_path):
         pipeline.prepare(pieces_of(tmp_path / "in", [["", "  "]]), tmp_path / "text", CONFIG)
 
 
-def test_damage_to_what_the_first_pass_wrote_is_noticed(tmp_path):
-    made(tmp_path / "out", pieces_of(tmp_path / "in", [documents(100)]))
+def test_damage_to_what_the_first_pass_wrote_is_noticed_and_mended_at_the_next_start(tmp_path):
+    pieces = pieces_of(tmp_path / "in", [documents(100)])
+    made(tmp_path / "out", pieces)
+    whole = files_in(tmp_path / "out")
     [path] = (tmp_path / "out/text/pieces").glob("*.parquet")
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    (tmp_path / "out/manifest.json").unlink()
-    with pytest.raises(CorruptFileError, match=r"piece-000000\.parquet"):
-        tokenising.tokenise(tmp_path / "out/text", "byte", tmp_path / "out", CONFIG)
+    with pytest.raises(CorruptFileError, match=r"piece-000000\.parquet is damaged"):
+        made(tmp_path / "out", pieces)
+    made(tmp_path / "out", pieces)
+    again = files_in(tmp_path / "out")
+    assert again.pop("text/pieces/piece-000000.parquet.bad") == content and again == whole
 
 
 def test_a_disk_without_room_is_found_before_the_ids_are_made(tmp_path, monkeypatch):
