@@ -157,7 +157,7 @@ def _gathered(
         pulse()
         here, path = slice(firsts[number], firsts[number + 1]), kept_file(folder, number)
         sizes[here] = kept.read_sizes(path)
-        prints = kept.read_fingerprints(path)
+        prints = kept.read_fingerprints(path, sketched)
         digests[here], sketches[here] = prints.digests, prints.sketches
     return sizes, Fingerprints(digests, sketches)
 

@@ -100,12 +100,11 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def read_fingerprints(path: Path) -> Fingerprints:
-    """Of all documents, in order."""
-    table = _read(path, [DIGEST, SKETCH])  # of those that are there
+def read_fingerprints(path: Path, sketched: bool) -> Fingerprints:
+    """Of all documents, in order; `sketched` as they were written."""
+    table = _read(path, [DIGEST, SKETCH] if sketched else [DIGEST])
     digests = _rows(table[DIGEST], np.uint64, 2)
-    is_sketched = SKETCH in table.column_names
-    sketches = _rows(table[SKETCH], np.uint16, SLOTS) if is_sketched else np.empty((len(digests), 0), np.uint16)
+    sketches = _rows(table[SKETCH], np.uint16, SLOTS) if sketched else np.empty((len(digests), 0), np.uint16)
     return Fingerprints(digests, sketches)
 
 

@@ -202,7 +202,8 @@ def test_damage_to_what_the_first_pass_wrote_is_noticed_and_mended_at_the_next_s
 
 
 def test_a_disk_without_room_is_found_before_the_ids_are_made(tmp_path, monkeypatch):
-    pipeline.prepare(pieces_of(tmp_path / "in", [documents(100)]), tmp_path / "text", CONFIG)
+    ignored = CONFIG.model_copy(update={"near_duplicates": "ignore"})
+    pipeline.prepare(pieces_of(tmp_path / "in", [documents(100)]), tmp_path / "text", ignored)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: Mock(free=10_000))
     with pytest.raises(UserError, match=r"the ids need about 3\d\.\d KiB, and 9\.8 KiB are free"):
         tokenising.tokenise(tmp_path / "text", "byte", tmp_path / "out", CONFIG)
