@@ -42,7 +42,7 @@ _KEYS = [  # as their issuers document them; each pattern begins with plain lett
     re.compile(r"sk(?<!\w..)(?:-|_live_)(?=[A-Za-z_-]{0,200}[0-9])[0-9A-Za-z_-]{24,200}(?![\w-])"),  # OpenAI, Stripe
     re.compile(r"xox(?<!\w...)[abeprs]-[0-9A-Za-z-]{20,250}(?![\w-])"),  # Slack
     re.compile(
-        r"-----BEGIN (?:[A-Z]{1,12} ){0,2}PRIVATE KEY-----[\sA-Za-z0-9+/=:,.-]{64,20000}?"
+        r"-----BEGIN (?:[A-Z]{1,12} ){0,2}PRIVATE KEY-----(?:[\sA-Za-z0-9+/=:,.]|-(?!----)){64,20000}"
         r"-----END (?:[A-Z]{1,12} ){0,2}PRIVATE KEY-----"
     ),
 ]
