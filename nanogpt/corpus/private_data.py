@@ -19,7 +19,7 @@ _DOMAIN = re.compile(r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,2
 _LOCAL_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+-]{0,62}[A-Za-z0-9_%+-])?\Z")
 _NUMBER = re.compile(r"[0-9](?<![\w.,/=-].)(?:[ ().-]{0,2}[0-9]){3,30}(?![\w/=-]|[.,][0-9])")
 _PHONE = re.compile(
-    r"\+[1-9][0-9]{0,2}(?:[ .-]?(?:\([0-9]{1,5}\)|[0-9]{2,8})){2,5}"  # E.164: 8 to 15 digits
+    r"\+[1-9][0-9]{0,2}(?:[ .-]?(?:\([0-9]{1,5}\)|[0-9]{1,8})){2,6}"  # E.164: 8 to 15 digits
     r"|(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[.-][0-9]{4}"  # North American
 )
 _CARD = re.compile(r"(?:4|5[1-5]|2[2-7]|3[47]|6(?:011|5))[0-9]*")
@@ -101,10 +101,11 @@ def _keys(text: str) -> Iterator[Place]:
 
 def _numbers(text: str) -> Iterator[Place]:
     for number in _NUMBER.finditer(text):
-        first = number.start()
-        first -= first > 0 and text[first - 1] in "+("
-        if kind := _kind_of(text[first : number.end()]):
-            yield kind, first, number.end()
+        first, end = number.span()
+        for begin in (first - 1, first) if text[first - 1 : first] in ("+", "(") else (first,):
+            if kind := _kind_of(text[begin:end]):
+                yield kind, begin, end
+                break
 
 
 def _kind_of(number: str) -> str:
