@@ -25,7 +25,7 @@ _CONTROL = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # such as <|im_start|>, <tool_
 class LibraryTokenizer(Tokenizer):
     """What `tokenizers` makes of a tokenizer.json: SentencePiece's, Unigram, and byte pairs of other rules."""
 
-    name = "hf"
+    name = "tokenizer.json"
 
     def __init__(self, content: Json, settings: Json | None = None):
         """`content`: as in_parts() gives it. Raises ValueError for what is no such file."""
