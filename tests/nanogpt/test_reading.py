@@ -151,7 +151,7 @@ def test_each_damaged_file_says_what_is_wrong_and_gives_nothing(name, tmp_path):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Files are cut after 64 bytes, and a line is too long beyond 200."""
-    for module in (own_pieces, plain, reading, family):
+    for module in (own_pieces, plain, family):
         monkeypatch.setattr(module, "PART", 64)
     monkeypatch.setattr(own_pieces, "_WINDOW", 16)
     for name in own_pieces._CUT_ABOVE:
