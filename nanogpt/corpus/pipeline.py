@@ -94,6 +94,18 @@ def decisions_of(text_folder: Path) -> Decisions:
     return decisions
 
 
+def remarks(statistics: TextStatistics) -> list[str]:
+    """What became of documents that are not learned from, a line a reason, the commonest first."""
+    lines = []
+    for fate, found in statistics.fates.fates.items():
+        if fate != Fate.KEPT:
+            examples = f", such as {found.examples[0]}" if found.examples else ""
+            lines.append(f"{found.documents:,} left out as {fate.replace('_', ' ')}{examples}")
+    for kind, there in statistics.fates.findings.items():
+        lines.append(f"{kind.replace('_', ' ')}: {there.places:,} in {there.documents:,} documents")
+    return lines
+
+
 def discard(text_folder: Path) -> None:
     """Remove what only another tokenizer would need. The text files stay."""
     if (text_folder / PIECES).is_dir():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data.texts import DOCUMENT_SEPARATOR, STATISTICS
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import Reading, TextSplit, TextStatistics
@@ -44,6 +45,7 @@ def prepare(
     text that is none and for a text too short to split.
     """
     durable.remove(folder / STATISTICS)
+    shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a large text that lay here
     account = Account() if account is None else account
     wanted = Wanted(config.encoding, config.column, config.repair)
     texts = [normalise(text) for path in documents for text in texts_of(path, wanted, account)]

@@ -107,6 +107,8 @@ def write_folder(
     Returns the manifest, which is written last. Raises ValueError for an id outside the vocabulary.
     """
     durable.remove(folder / MANIFEST)
+    for path in folder.glob("train-*.bin"):  # of a large text that lay here
+        path.unlink()
     files = tokenizer.save(folder)
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for split, (tokens, _) in splits.items():
