@@ -9,7 +9,7 @@ from nanogpt.commands.progress import progress_lines
 from nanogpt.config import DataConfig
 from nanogpt.corpus import choosing, executors, nanogpt_format, preparation, tokenising
 from nanogpt.data.shards import Manifest
-from nanogpt.sources import catalogue, cleaning, fetching, kinds, own
+from nanogpt.sources import catalogue, fetching, kinds, own
 from nanogpt.sources.account import Account
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.tokenizers.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ from nanogpt.tokenizers.tokenizer import Tokenizer
 def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
     """The data folder of SOURCE. `tokenizer`: one that exists already, in place of `config.tokenizer`."""
     named = own.keep_standard_input(arguments.source, arguments.out / "standard-input")
-    if choosing.is_small(named, config):
+    if choosing.is_small(named, arguments.bytes):
         return _as_one(named, arguments, config, tokenizer)
     if kinds.kind_of(named) == "nanogpt":
         return nanogpt_format.import_folder(own.own_path(named), arguments.out, config.mirrors, _warn)
@@ -31,7 +31,7 @@ def _as_one(named: str, arguments: argparse.Namespace, config: DataConfig, token
     wanted = Wanted(config.encoding, config.column, config.repair)
     fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, wanted)
     source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(named)
-    account, normalise = Account(), tokenizer.normalise if tokenizer else cleaning.clean
+    account, normalise = Account(), tokenizer.normalise if tokenizer else None
     statistics = preparation.prepare(fetched.documents, text, config, normalise, account)
     for remark in [*fetched.remarks(), *account.remarks(), *preparation.remarks(statistics)]:
         print_note(remark)
@@ -52,10 +52,10 @@ def _in_pieces(named: str, arguments: argparse.Namespace, config: DataConfig, to
         def report(what: str, done: int, of: int) -> None:
             show(f"{what}: {done:,} of {of:,}")
 
-        gathered = choosing.gather(
+        fetched, others = choosing.gather(
             named, config, out / "downloads", arguments.bytes, _warn, lambda progress: show(str(progress))
         )
-        statistics = pipeline.prepare(gathered.pieces, text, config, tokenizer, workers, report=report)
+        statistics = pipeline.prepare(fetched.pieces, text, config, tokenizer, workers, report=report)
         if tokenizer is not None:
             unknown = arguments.allow_unknown
             manifest = tokenising.tokenise_with(tokenizer, text, out, unknown, _warn, source, workers, report=report)
@@ -63,9 +63,8 @@ def _in_pieces(named: str, arguments: argparse.Namespace, config: DataConfig, to
             kind = config.tokenizer
             manifest = tokenising.tokenise(text, kind, out, config, _warn, source, workers, report=report)
     pipeline.discard(text)
-    shortfall = [gathered.shortfall] if gathered.shortfall else []
-    read = [*shortfall, *gathered.others.remarks(), *preparation.remarks(statistics)]
-    for remark in [*read, *pipeline.remarks(statistics)]:
+    shortfall = [fetched.shortfall] if fetched.shortfall else []
+    for remark in [*shortfall, *others.remarks(), *preparation.remarks(statistics)]:
         print_note(remark)
     return manifest
 

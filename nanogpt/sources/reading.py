@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the e
 }
 PLAIN = ("text", "markdown")  # formats that are read as they are
 ZIP = ".zip"
+_HALF = re.compile("[\ud800-\udfff]")
 _NEED_ALL = (columnar.read_parquet, markup.read_epub, pdf.read_pdf)  # read from several places of a file
 _WHILE_READ = "changed while it was read; what came of it is kept"
 FILES, TEXT, JSONL, PARQUET, ARCHIVE = "files", "text", "jsonl", "parquet", "zip"  # formats of pieces
@@ -87,18 +89,23 @@ def wanted_of(piece: Piece) -> Wanted:
 
 
 def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Account) -> Iterator[Document]:
-    """The documents of one file, by the end of its name; a plain text where that says nothing. They are called
-    `name`."""
+    """The documents of one file, called `name`, by the end of its name; a plain text where that says nothing.
+
+    A file of up to PART bytes is read before the first document is given: it is left out whole if anything is wrong.
+    """
     with excused(name, account), durable.open_plain(path) as file:
         before = _state(file)
-        found = _documents_in(file, path.name, name, before.size, source, wanted, account)
-        if before.size <= PART:
-            found = iter(list(found))
+        if before.size > PART:
+            yield from _documents_in(file, path.name, name, before.size, source, wanted, account)
             if _state(file) != before:
-                raise _Changed("changed while it was read")
-        yield from found
+                account.leave_out("changed_while_read", name, _WHILE_READ)
+            return
+        read = Account()
+        documents = list(_documents_in(file, path.name, name, before.size, source, wanted, read))
         if _state(file) != before:
-            account.leave_out("changed_while_read", name, _WHILE_READ)
+            raise _Changed("changed while it was read")
+        account.add(read)
+        yield from documents
 
 
 def texts_of(path: Path, wanted: Wanted, account: Account) -> Iterator[str]:
@@ -183,6 +190,8 @@ def _documents(
             continue
         if wanted.repair:
             content = account.mended(content)
+        if not content.isascii():  # JSON may name half a character
+            content = _HALF.sub("\ufffd", content)
         account.documents += 1
         account.characters += len(content)
         account.formats[kind or TEXT] += 1
