@@ -330,7 +330,7 @@ class DataConfig(Section):
     min_characters: Count = Field(0, description="shorter documents are left out")
     max_characters: Positive | None = Field(None, description="longer documents are left out; null: none is too long")
     near_duplicates: Literal["drop", "together", "ignore"] = Field(
-        "drop", description="documents that are nearly the same: one is kept; all, in one split; not looked for"
+        "drop", description="drop: one document of those that are nearly the same stays; together: all, in one split"
     )
     similarity: float = Field(
         0.8, ge=0.5, le=1, description="share of five-word phrases in common that makes near duplicates"

@@ -21,7 +21,7 @@ def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Token
     """The data folder of SOURCE, or of several. `tokenizer`: one that exists already, not `config.tokenizer`."""
     sources = [own.keep_standard_input(source, arguments.out / "standard-input") for source in arguments.sources]
     named = sources[0]
-    if len(sources) == 1 and arguments.chapter is None and choosing.is_small(named):
+    if len(sources) == 1 and arguments.chapter is None and choosing.is_small(named, arguments.bytes):
         return _as_one(named, arguments, config, tokenizer)
     if len(sources) == 1 and kinds.kind_of(named) == "nanogpt":
         return nanogpt_format.import_folder(own.own_path(named), arguments.out, config.mirrors, _warn)
@@ -64,7 +64,7 @@ def _in_pieces(
             )
             for named in sources
         ]
-        pieces = [piece for found in gathered for piece in found.pieces]
+        pieces = [piece for fetched, _ in gathered for piece in fetched.pieces]
         statistics = pipeline.prepare(pieces, text, config, tokenizer, workers, report=report)
         chapter = arguments.chapter
         if tokenizer is not None:
@@ -76,7 +76,7 @@ def _in_pieces(
                 text, config.tokenizer, out, config, _warn, source, workers, report=report, chapter=chapter
             )
     pipeline.discard(text)
-    of_sources = [[*filter(None, [found.shortfall]), *found.others.remarks()] for found in gathered]
+    of_sources = [[*filter(None, [fetched.shortfall]), *others.remarks()] for fetched, others in gathered]
     for remark in [*chain(*of_sources), *preparation.remarks(statistics)]:
         print_note(remark)
     return manifest

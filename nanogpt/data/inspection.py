@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt.data.shards import AT_ONCE, Split, open_split, read_manifest
+from nanogpt.data.shard_file import AT_ONCE
+from nanogpt.data.shards import Split, open_split, read_manifest
 from nanogpt.faults import UserError
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer

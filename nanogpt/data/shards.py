@@ -131,7 +131,7 @@ def write_folder(
     return manifest
 
 
-def count_tokens(tokens: Ids, vocab_size: int) -> npt.NDArray[np.int64]:
+def count_tokens(tokens: Tokens, vocab_size: int) -> npt.NDArray[np.int64]:
     """How often each id occurs, (vocab_size,), or more when an id is outside the vocabulary."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), AT_ONCE):

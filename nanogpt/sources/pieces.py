@@ -13,7 +13,7 @@ from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, licence
 from nanogpt.sources.document import Piece
-from nanogpt.sources.embedded import write_embedded
+from nanogpt.sources.embedded import EVERYTHING, write_embedded
 from nanogpt.sources.fetching import obtain
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.hub_address import HubAddress
@@ -85,12 +85,12 @@ def fetch_pieces(
         return _own(keep_standard_input(source, folder), wanted, account)
     outputs.mark(folder)
     if kind == "embedded":
-        path, origin = write_embedded(folder), EMBEDDED
+        path, origin = write_embedded(folder, EVERYTHING if wanted_bytes is None else wanted_bytes), EMBEDDED
     else:
         file = CATALOGUE[source].file
         assert file is not None
         path, origin = obtain(file, folder, mirrors, notify)
-    piece = Piece("text", spelled(path.absolute()), source, options=mended)
+    piece = Piece("jsonl" if path.suffix == ".jsonl" else "text", spelled(path.absolute()), source, options=mended)
     return FetchedPieces([piece], origin, path.stat().st_size, durable.sha256_file(path), licence(source))
 
 

@@ -89,7 +89,8 @@ def _read(place: str, path: Path) -> Tokenizer:
     try:
         return read_tokenizer(path)
     except (CorruptFileError, OSError) as error:
-        raise UserError(f"data.tokenizer: {spelled(place)}: {' '.join(str(error).split())[:300]}") from error
+        of_hub = f"{place}: " if place.startswith(HUB) else ""
+        raise UserError(f"data.tokenizer: {of_hub}{' '.join(str(error).split())[:300]}") from error
 
 
 def _checked(place: str, tokenizer: Tokenizer) -> Tokenizer:
