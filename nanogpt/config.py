@@ -271,6 +271,11 @@ QUALITY_RULES = (
 )  # fmt: skip
 Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
 
+CLEANING_CHOICES = (  # settings of DataConfig
+    "unicode", "min_characters", "max_characters", "near_duplicates", "similarity", "quality", "language", "profanity",
+    "profanity_limit", "private_data",
+)  # fmt: skip
+
 
 def token_folder(tokenizer: str) -> str:
     """The name of the folder of ids of a data.tokenizer: its own, or one made of a file's path or a hub's address."""
@@ -311,13 +316,21 @@ class DataConfig(Section):
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
     )
+    mixture: list[MixedSource] = Field(
+        [], max_length=100, description="texts by weight, instead of source: [{source: a, weight: 3}, {source: b}]"
+    )
+    cross_documents: bool = Field(True, description="attend across the end of a document; false: each by itself")
+    token_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input tokens replaced by random ones")
+    span_corruption: float = Field(
+        0.0, ge=0, le=0.5, description="share of the input tokens in spans, 3 long on average, replaced by random ones"
+    )
     unicode: Literal["nfc", "nfkc"] = Field(
         "nfc", description="normal form of characters; nfkc: ligatures, full-width letters and the like as plain ones"
     )
     min_characters: Count = Field(0, description="shorter documents are left out")
     max_characters: Positive | None = Field(None, description="longer documents are left out; null: none is too long")
     near_duplicates: Literal["drop", "together", "ignore"] = Field(
-        "drop", description="documents that are nearly the same: one is kept; all, in one split; not looked for"
+        "drop", description="drop: one document of those that are nearly the same stays; together: all, in one split"
     )
     similarity: float = Field(
         0.8, ge=0.5, le=1, description="share of five-word phrases in common that makes near duplicates"
@@ -333,14 +346,6 @@ class DataConfig(Section):
     profanity_limit: Share = Field(0.001, description="share of swear words among a document's words that may stay")
     private_data: Literal["ignore", "count", "redact", "drop"] = Field(
         "count", description="e-mail addresses, phone and card numbers, IP addresses, keys; drop: whole documents"
-    )
-    mixture: list[MixedSource] = Field(
-        [], max_length=100, description="texts by weight, instead of source: [{source: a, weight: 3}, {source: b}]"
-    )
-    cross_documents: bool = Field(True, description="attend across the end of a document; false: each by itself")
-    token_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input tokens replaced by random ones")
-    span_corruption: float = Field(
-        0.0, ge=0, le=0.5, description="share of the input tokens in spans, 3 long on average, replaced by random ones"
     )
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
@@ -376,6 +381,14 @@ class DataConfig(Section):
                 f"found {found(encoding)}, should be auto or an encoding that Python knows{nearest(encoding, known)}"
             ) from None
 
+    @field_validator("mixture")
+    @classmethod
+    def _check_mixture(cls, mixture: list[MixedSource]) -> list[MixedSource]:
+        names = [mixed.source for mixed in mixture]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"found {found(twice[0])} twice, should have each source once")
+        return mixture
+
     @field_validator("quality")
     @classmethod
     def _check_quality(cls, quality: str | list[str]) -> str | list[str]:
@@ -391,14 +404,6 @@ class DataConfig(Section):
         if isinstance(self.quality, list):
             return frozenset(self.quality)
         return frozenset({"any": (), "gopher": QUALITY_RULES}.get(self.quality, (self.quality,)))
-
-    @field_validator("mixture")
-    @classmethod
-    def _check_mixture(cls, mixture: list[MixedSource]) -> list[MixedSource]:
-        names = [mixed.source for mixed in mixture]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"found {found(twice[0])} twice, should have each source once")
-        return mixture
 
     @field_serializer("mirror")
     def _without_password(self, mirror: str | list[str] | None, info: FieldSerializationInfo) -> Any:

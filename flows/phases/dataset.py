@@ -11,7 +11,7 @@ from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
-from nanogpt.config import DataConfig, token_folder
+from nanogpt.config import CLEANING_CHOICES, DataConfig, token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.sources import catalogue, fetching
@@ -108,7 +108,6 @@ def _from_its_splits(run: Run) -> fetching.Fetched | None:
 def clean_text(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import preparation
     from nanogpt.data import texts
-    from nanogpt.sources import cleaning
 
     fetched = run.facts(FETCHED)
     documents = [path_of(document) for document in fetched.files]
@@ -118,13 +117,8 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
             "as it is now"
         )
     folder = run.paths.data / "text"
-
-    def clean(text: str) -> str:
-        run.pulse()  # a large folder takes minutes
-        return cleaning.clean(text)
-
     account = Account()
-    statistics = preparation.prepare(documents, folder, run.config.data, clean, account)
+    statistics = preparation.prepare(documents, folder, run.config.data, account=account, pulse=run.pulse)
     for remark in [*account.remarks(), *preparation.remarks(statistics)]:
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
@@ -170,7 +164,10 @@ def _wanted(run: Run) -> Wanted:
 
 
 def _clean_settings(run: Run) -> Json:
-    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _reading_of(run)}
+    """The choices of cleaning where a person made one: runs from before there were any are kept."""
+    data = run.config.data
+    choices = data.model_dump(include={*CLEANING_CHOICES}, exclude_defaults=True)
+    return {"data": data.model_dump(include={"val_fraction", "test_fraction"}) | choices | _reading_of(run)}
 
 
 def _bpe_kind(run: Run) -> str:
@@ -188,6 +185,15 @@ CLEANING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
     "nanogpt/corpus/preparation.py",
+    "nanogpt/corpus/selection.py",
+    "nanogpt/corpus/fates.py",
+    "nanogpt/corpus/filters.py",
+    "nanogpt/corpus/language.py",
+    "nanogpt/corpus/quality_rules.py",
+    "nanogpt/corpus/profanity.py",
+    "nanogpt/corpus/private_data.py",
+    "nanogpt/corpus/fingerprints.py",
+    "nanogpt/corpus/duplicates.py",
     "nanogpt/data/texts.py",
 )
 TOKENISING = (

@@ -16,7 +16,7 @@ from nanogpt.sources import mojibake, own, reading
 from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD
 from nanogpt.sources.document import Piece
-from nanogpt.sources.formats import archive, columnar, plain, records
+from nanogpt.sources.formats import archive, columnar, compressed, plain, records
 from nanogpt.sources.formats.family import PART, Wanted
 from nanogpt.sources.own import File
 from nanogpt.spelling import spelled
@@ -32,7 +32,11 @@ def own_pieces(source: str, wanted: Wanted | None = None, account: Account | Non
     the size and time of its files, so that work done on what they were before is told from work on what they are.
     Raises UserError as own.find_own does.
     """
-    wanted, search = wanted or Wanted(), own.Search(Account() if account is None else account)
+    return found_pieces(source, wanted or Wanted(), own.Search(Account() if account is None else account))
+
+
+def found_pieces(source: str, wanted: Wanted, search: own.Search) -> list[Piece]:
+    """own_pieces(), with all that the search came by."""
     if wanted.repair:
         mojibake.require()
     return list(_pieces(own.files_of(source, search), own.name_of(source), wanted, search.account))
@@ -48,7 +52,8 @@ def pieces_of_file(path: Path, source: str, wanted: Wanted | None = None) -> lis
 def _pieces(files: Iterable[File], source: str, wanted: Wanted, account: Account) -> Iterator[Piece]:
     group, size = list[File](), 0
     for file in files:
-        is_cut = file.size > _CUT_ABOVE.get(_format_of(file), file.size)
+        is_packed = file.path.suffix.lower() in compressed.SUFFIXES
+        is_cut = not is_packed and file.size > _CUT_ABOVE.get(_format_of(file), file.size)
         is_full = size + file.size > PART or len(group) == MOST_FILES
         if group and (is_cut or is_full or file.root != group[0].root):
             yield _grouped(group, source, wanted)

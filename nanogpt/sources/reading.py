@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD, decode
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.formats import archive, columnar, compressed, markup, pdf, plain, records
-from nanogpt.sources.formats.family import PART, Reader, Text, TooLong, Unreadable, Wanted, whole
+from nanogpt.sources.formats.family import MIB, Reader, Text, TooLong, Unreadable, Wanted, whole
 from nanogpt.spelling import path_of, spelled
 
 READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the end of a file's name
@@ -44,7 +45,9 @@ READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the e
     ".pdf": ("pdf", pdf.read_pdf),
 }
 PLAIN = ("text", "markdown")  # formats that are read as they are
+WHOLE = MIB  # bytes of a file whose documents are held at once: of short records they take 20 times as much
 ZIP = ".zip"
+_HALF = re.compile("[\ud800-\udfff]")
 _NEED_ALL = (columnar.read_parquet, markup.read_epub, pdf.read_pdf)  # read from several places of a file
 _WHILE_READ = "changed while it was read; what came of it is kept"
 FILES, TEXT, JSONL, PARQUET, ARCHIVE = "files", "text", "jsonl", "parquet", "zip"  # formats of pieces
@@ -87,18 +90,23 @@ def wanted_of(piece: Piece) -> Wanted:
 
 
 def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Account) -> Iterator[Document]:
-    """The documents of one file, by the end of its name; a plain text where that says nothing. They are called
-    `name`."""
+    """The documents of one file, called `name`, by the end of its name; a plain text where that says nothing.
+
+    One of up to WHOLE bytes is read before its first document is given: it is left out whole if anything is wrong.
+    """
     with excused(name, account), durable.open_plain(path) as file:
         before = _state(file)
-        found = _documents_in(file, path.name, name, before.size, source, wanted, account)
-        if before.size <= PART:
-            found = iter(list(found))
+        if before.size > WHOLE:
+            yield from _documents_in(file, path.name, name, before.size, source, wanted, account)
             if _state(file) != before:
-                raise _Changed("changed while it was read")
-        yield from found
+                account.leave_out("changed_while_read", name, _WHILE_READ)
+            return
+        read = Account()
+        documents = list(_documents_in(file, path.name, name, before.size, source, wanted, read))
         if _state(file) != before:
-            account.leave_out("changed_while_read", name, _WHILE_READ)
+            raise _Changed("changed while it was read")
+        account.add(read)
+        yield from documents
 
 
 def texts_of(path: Path, wanted: Wanted, account: Account) -> Iterator[str]:
@@ -183,6 +191,8 @@ def _documents(
             continue
         if wanted.repair:
             content = account.mended(content)
+        if not content.isascii():  # JSON may name half a character
+            content = _HALF.sub("\ufffd", content)
         account.documents += 1
         account.characters += len(content)
         account.formats[kind or TEXT] += 1

@@ -24,7 +24,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return _of_json(durable.read_json(path), _settings(path.with_name(HF_FILE)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptFileError(f"{path} is not a tokenizer of characters or byte pairs ({error})") from error
+        raise CorruptFileError(f"{path} is not a tokenizer ({error})") from error
 
 
 def _of_json(content: Json, settings: Json) -> Tokenizer:
@@ -34,8 +34,9 @@ def _of_json(content: Json, settings: Json) -> Tokenizer:
     if is_char_bytes(content):
         return CharBytesTokenizer.from_json(content)
     # tokenizers: 10 to 25 ms that characters do not need
-    from nanogpt.tokenizers.any_file import LibraryTokenizer, is_byte_pairs
+    from nanogpt.tokenizers.any_file import LibraryTokenizer, in_parts, is_byte_pairs
 
+    content = in_parts(content)
     return BPETokenizer.from_json(content, settings) if is_byte_pairs(content) else LibraryTokenizer(content, settings)
 
 

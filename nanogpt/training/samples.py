@@ -14,6 +14,7 @@ from nanogpt.data.mixture import Mixture
 from nanogpt.data.shard_file import Tokens
 from nanogpt.data.shards import open_sources
 from nanogpt.faults import UserError
+from nanogpt.sources import own
 from nanogpt.training.data_folder import DataFolder
 
 LOOKED_AT = 1 << 22  # tokens in which a token between documents is looked for
@@ -58,7 +59,7 @@ def document_start(data: DataFolder, config: Config) -> int | None:
 def _texts(data: DataFolder, config: Config) -> dict[str, Tokens]:
     """The texts of the mixture by name, as they follow there."""
     there = open_sources(data.path, "train")
-    wanted = config.data.sources
+    wanted = [source if source in there else own.name_of(source) for source in config.data.sources]
     if set(there) != set(wanted):
         found = f"has {', '.join(there)}" if there else "is not of a mixture"
         raise UserError(f"data.mixture: found {', '.join(wanted)}, but {data.path} {found}; prepare them together")

@@ -11,7 +11,18 @@ from nanogpt.config import DataConfig
 from nanogpt.corpus import duplicates
 from nanogpt.corpus.duplicates import ROWS, Families, repeated
 from nanogpt.corpus.fingerprints import NO_SLOT, SLOTS, Fingerprints, fingerprints
-from nanogpt.corpus.splitting import FATES, SPLITS, TEST, TRAIN, VAL, HeldOut, by_digest, by_place, divide
+from nanogpt.corpus.splitting import (
+    FATES,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VAL,
+    HeldOut,
+    by_digest,
+    by_place,
+    divide,
+    like_published,
+)
 from nanogpt.faults import UserError
 
 pytestmark = pytest.mark.fast
@@ -122,6 +133,19 @@ def test_near_duplicates_are_found_and_others_left():
     assert kept.keys() >= set(unlike)
 
 
+def test_training_text_like_what_a_publisher_held_out_is_not_kept():
+    numbers = random.Random(3)
+    held_out = [text_of(numbers, 200) for _ in range(20)] + ["too short"]
+    others = [text_of(numbers, 200) for _ in range(20)]
+    same, near = [*held_out[:5], "too short"], [edited(text, numbers, 0.005) for text in held_out[10:15]]
+    prints = fingerprints([*others, *same, *near, *held_out])
+    published = np.array([TRAIN] * 31 + [VAL] * 10 + [TEST] * 11, np.uint8)
+    fates = [FATES[fate] for fate in like_published(prints, published, CONFIG)]
+    assert fates == ["kept"] * 20 + ["duplicate"] * 6 + ["near_duplicate"] * 5 + ["kept"] * 21
+    ignoring = like_published(prints, published, CONFIG.model_copy(update={"near_duplicates": "ignore"}))
+    assert [FATES[fate] for fate in ignoring] == ["kept"] * 20 + ["duplicate"] * 6 + ["kept"] * 26
+
+
 def test_what_would_have_crossed_is_counted(texts):
     prints = fingerprints(texts)
     lengths = np.array([len(text) for text in texts])
@@ -133,11 +157,14 @@ def test_what_would_have_crossed_is_counted(texts):
     assert kept.crossings == moved.sum() > 0 == ignored.crossings
 
 
-def test_the_same_in_parts_that_fit_into_memory(texts, monkeypatch):
-    whole = outcome(texts)
+def test_the_same_from_the_disk_in_parts_that_fit_into_memory(texts, monkeypatch, tmp_path):
+    whole, prints = outcome(texts), fingerprints(texts)
+    for name, array in vars(prints).items():
+        np.save(tmp_path / name, array)
     monkeypatch.setattr(duplicates, "_MOST_AT_ONCE", 50)
     monkeypatch.setattr(duplicates, "_BLOCK", 7)
-    assert outcome(texts) == whole
+    mapped = Fingerprints(*(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in vars(prints)))
+    assert outcome(texts, prints=mapped) == whole
 
 
 def test_the_first_of_equal_documents_is_kept():

@@ -16,7 +16,7 @@ FOUND = {
     "phone": ["+1 (415) 555-2671", "+49 30 901820", "+442079460958", "(415) 555-2671", "415-555-2671", "415.555.2671"],
     "card": ["4111111111111111", "4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "3782 822463 10005",
              "6011000990139424", "4222222222222"],
-    "ip": ["8.8.8.8", "203.0.114.7", "2001:4860:4860::8888", "2a00:1450:4001:81b:0:0:0:200e"],
+    "ip": ["142.250.74.46", "8.8.100.20", "2001:4860:4860::8888", "2a00:1450:4001:81b:0:0:0:200e"],
     "key": ["AKIAIOSFODNN7EXAMPLE", "ghp_" + "aB1" * 12, "github_pat_" + "a1_" * 20, "sk-proj-" + "a1B2" * 8,
             "sk_live_" + "a1" * 12, "AIza" + "Sy_-" * 8 + "abc", "hf_" + "aB" * 17, "xoxb-123456789012-abcdefghij",
             "glpat-" + "a1-b" * 5,
@@ -24,7 +24,8 @@ FOUND = {
 }  # fmt: skip
 LEFT = [
     "2024-01-02 10:20:30", "3.11.7", "1,234,567.89", "pages 123-456", "4111111111111112", "0000 0000 0000 0000",
-    "10.0.0.1", "192.168.1.20", "127.0.0.1", "999.1.1.1", "::1", "std::string::npos", "12:34:56:78", "fe80::1:2",
+    "3.4.1.2", "8.8.8.8", "10.0.0.1", "192.168.1.20", "127.0.0.1", "999.1.1.1", "::1", "std::string::npos",
+    "12:34:56:78", "fe80::1:2",
     "a @ b", "@decorator.name", "user@localhost", "1234567890", "0x12345678", "978-3-16-148410-0", "3.14159265358979",
     "AKIA", "ghp_short", "skip-the-second-longest-sentence-of-all", "hf_hub_download", "sk-learn-is-a-long-name-of-it",
     "12345-678-9012", "1.2.3.4.5", "v1.2.3.4", "2 + 2 = 4", "1990 1991 1992 1993", "100 200 300",
@@ -32,7 +33,7 @@ LEFT = [
 
 
 @pytest.mark.parametrize("kind, secret", [(kind, secret) for kind, secrets in FOUND.items() for secret in secrets])
-@pytest.mark.parametrize("around", ["{}", "Text {}, more.", "(see {})\n", "é“{}”"])
+@pytest.mark.parametrize("around", ["{}", "Text {}, more.", "(see {})\n", "({})", "é“{}”"])
 def test_what_is_private_is_found_and_nothing_more(kind, secret, around):
     text = around.format(secret)
     [finding] = find(text)

@@ -2,22 +2,29 @@
 stopped anywhere, with the same bytes."""
 
 import json
+import random
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from nanogpt.config import DataConfig
+from nanogpt.corpus import pipeline
 from nanogpt.data import shards
 from nanogpt.data.chapters import Chapters
 from nanogpt.data.mixture import Mixture
 from nanogpt.faults import UserError
+from nanogpt.sources.own_pieces import own_pieces
+from nanogpt.tokenizers.making import make_tokenizer
 from nanogpt.training import trainer
 from nanogpt.training.record.metrics import read_metrics
+from nanogpt.training.record.tracking import curves
 from nanogpt.training.trainer import train
 from tests.nanogpt.shards_case import first_chapters, make_shards, write_manifest
 from tests.nanogpt.training_case import assert_same, make_data, tiny, train_with_stops
 
+WORDS = [f"{first}{second}{third}" for first in "bdfgk" for second in "aeiou" for third in "lmnrst"]
 MIXTURE = [{"source": "ships", "weight": 3}, {"source": "sheep"}]
 
 
@@ -36,6 +43,7 @@ def test_a_mixture_with_noise_of_documents_by_themselves_resumes_to_the_same_byt
         sources = [samples.names[samples.source(index)] for index in range(6 * (row["step"] - 1), 6 * row["step"])]
         assert row["loss_by_source"].keys() == set(sources)
         mean = np.mean([row["loss_by_source"][source] for source in sources])
+        assert dict(curves(row))["loss/train/ships"] == row["loss_by_source"]["ships"]
         assert row["loss"] == pytest.approx(mean, rel=1e-6)
     with pytest.raises(UserError, match=r"data\.token_dropout 0\.1 -> 0\.2"):
         train(config.with_changes({"data.token_dropout": 0.2}), data, tmp_path / "whole")
@@ -46,31 +54,43 @@ def test_a_mixture_with_noise_of_documents_by_themselves_resumes_to_the_same_byt
 
 
 def test_a_training_that_begins_while_shards_are_made_has_the_bytes_of_one_afterwards(tmp_path, monkeypatch):
-    data, config = make_shards(tmp_path / "data", chapters=[2, 2, 1, 3]), tiny(batch_size=20)
-    whole = train(config, data, tmp_path / "whole")
-    finished = shards.read_manifest(data)
-    assert Chapters(data, 16, 0)._ends[-2] < 24 * 20
-    write_manifest(data, first_chapters(finished, 1))
-    seen = []
+    chance, pieces = random.Random(0), []
+    for number in range(8):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text("".join(json.dumps({"text": " ".join(chance.choices(WORDS, k=40))}) + "\n" for _ in range(20)))
+        pieces += own_pieces(str(file))
+    settings = DataConfig(val_fraction=0.1, test_fraction=0.1, bpe_vocab_size=300)
+    pipeline.prepare(pieces, tmp_path / "text", settings)
+    tokenizer = make_tokenizer("bpe", pipeline.sample(pipeline.decisions_of(tmp_path / "text")), tmp_path, settings)
+    in_chapters = dict(chapter=2, shard_bytes=1)
+    pipeline.tokenise(tmp_path / "text", tokenizer, tmp_path / "finished", **in_chapters)
+    config, growing = tiny(batch_size=20), tmp_path / "growing"
+    assert Chapters(tmp_path / "finished", 16, 0)._ends[-2] < 24 * 20
+    whole = train(config, tmp_path / "finished", tmp_path / "whole")
+    heartbeat, steps = tmp_path / "model" / "heartbeat", []
 
-    def make() -> None:  # a chapter whenever the training has said that it waits
-        for count in (2, 3, 4):
-            while json.loads(heartbeat.read_text())["activity"] != "waiting for more of the data":
+    def waits_at(beat: dict) -> bool:
+        return "waiting" in beat.get("activity", "") and beat["step"] not in steps
+
+    def until_it_waits(what: str, done: int, of: int) -> None:
+        """After each chapter but the last: the training has to say that it waits before the next is made."""
+        if (growing / shards.MANIFEST).is_file() and done % 2 == 0 and done < of:
+            while not waits_at(beat := json.loads(heartbeat.read_text()) if heartbeat.is_file() else {}):
                 time.sleep(0.01)
-            seen.append(json.loads(heartbeat.read_text())["step"])
-            write_manifest(data, first_chapters(finished, count))
-            time.sleep(0.3)
+            steps.append(beat["step"])
 
-    heartbeat = tmp_path / "growing" / "heartbeat"
-    heartbeat.parent.mkdir()
-    heartbeat.write_text('{"activity": ""}')
     monkeypatch.setattr(trainer, "pause", lambda: time.sleep(0.05))
-    maker = threading.Thread(target=make)
+    maker = threading.Thread(
+        target=lambda: pipeline.tokenise(tmp_path / "text", tokenizer, growing, report=until_it_waits, **in_chapters)
+    )
     maker.start()
-    growing = train(config, data, tmp_path / "growing")
+    while not (growing / shards.MANIFEST).is_file():
+        time.sleep(0.01)
+    assert not shards.read_manifest(growing).complete
+    outcome = train_with_stops(config, growing, tmp_path / "model", 20)  # also while it waits
     maker.join()
-    assert_same(growing, whole, tmp_path / "growing", tmp_path / "whole")
-    assert len(set(seen)) == 3 and shards.read_manifest(data).complete
+    assert_same(outcome, whole, tmp_path / "model", tmp_path / "whole")
+    assert len(steps) == 3 and shards.read_manifest(growing).complete
 
 
 def test_settings_and_data_that_do_not_go_together_end_in_one_line(tmp_path):
