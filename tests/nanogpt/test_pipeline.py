@@ -136,7 +136,7 @@ def test_every_document_is_counted_and_stands_in_one_split_whatever_the_order(tm
 
 def test_one_long_text_is_cut_where_it_stands_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr("nanogpt.corpus.scanning.SECTION", 500)
-    text = "".join(documents(300, 7, words=8))
+    text = "".join(documents(300, 7, words=8)) + "the same again\n" * 200
     (tmp_path / "book.txt").write_text(text, encoding="utf-8")
     size = len(text.encode())
     cuts = [0, *(text.encode().index(b"\n", size * part // 3) + 1 for part in (1, 2)), size]
@@ -186,19 +186,24 @@ def test_a_source_without_text_says_what_became_of_it(tmp_path):
         pipeline.prepare(pieces_of(tmp_path / "in", [["", "  "]]), tmp_path / "text", CONFIG)
 
 
-def test_damage_to_what_the_first_pass_wrote_is_noticed(tmp_path):
-    made(tmp_path / "out", pieces_of(tmp_path / "in", [documents(100)]))
+def test_damage_to_what_the_first_pass_wrote_is_noticed_and_mended_at_the_next_start(tmp_path):
+    pieces = pieces_of(tmp_path / "in", [documents(100)])
+    made(tmp_path / "out", pieces)
+    whole = files_in(tmp_path / "out")
     [path] = (tmp_path / "out/text/pieces").glob("*.parquet")
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    (tmp_path / "out/manifest.json").unlink()
-    with pytest.raises(CorruptFileError, match=r"piece-000000\.parquet"):
-        tokenising.tokenise(tmp_path / "out/text", "byte", tmp_path / "out", CONFIG)
+    with pytest.raises(CorruptFileError, match=r"piece-000000\.parquet is damaged"):
+        made(tmp_path / "out", pieces)
+    made(tmp_path / "out", pieces)
+    again = files_in(tmp_path / "out")
+    assert again.pop("text/pieces/piece-000000.parquet.bad") == content and again == whole
 
 
 def test_a_disk_without_room_is_found_before_the_ids_are_made(tmp_path, monkeypatch):
-    pipeline.prepare(pieces_of(tmp_path / "in", [documents(100)]), tmp_path / "text", CONFIG)
+    ignored = CONFIG.model_copy(update={"near_duplicates": "ignore"})
+    pipeline.prepare(pieces_of(tmp_path / "in", [documents(100)]), tmp_path / "text", ignored)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: Mock(free=10_000))
     with pytest.raises(UserError, match=r"the ids need about 3\d\.\d KiB, and 9\.8 KiB are free"):
         tokenising.tokenise(tmp_path / "text", "byte", tmp_path / "out", CONFIG)
