@@ -97,7 +97,9 @@ class RunConfig(Section):
         """A run reads its text as characters too, which have no token between documents."""
         for key, asked in (("mixture", data.mixture), ("cross_documents: false", not data.cross_documents)):
             if asked:
-                raise ValueError(f"{key} is for nanogpt prepare and nanogpt train; a run reads one text, as it follows")
+                raise ValueError(
+                    f"{key} is for nanogpt prepare and nanogpt train; a run reads one text, across its documents"
+                )
         return data
 
     @field_validator("budget", mode="before")
