@@ -106,18 +106,23 @@ def discard(text_folder: Path) -> None:
 
 def sample(decisions: Decisions, limit: int = SAMPLE_BYTES) -> Iterator[str]:
     """Documents of the training text, at most about `limit` bytes: the first ones of pieces that are spread evenly."""
+    return (text for text, _ in _sampled(decisions, limit))
+
+
+def _sampled(decisions: Decisions, limit: int) -> Iterator[tuple[str, bool]]:
+    """The same, as Decisions.texts() has them."""
     there = np.flatnonzero(decisions.sizes(TRAIN)[:, 0])
     if int(decisions.sizes(TRAIN)[:, 2].sum()) > limit and len(there) > SAMPLED_PIECES:
         there = there[np.linspace(0, len(there) - 1, SAMPLED_PIECES).astype(np.int64)]
     left = limit
     for place, piece in enumerate(there.tolist()):
         share = left // (len(there) - place)
-        for text in decisions.texts(piece, TRAIN):
+        for text, ends in decisions.texts(piece, TRAIN):
             if share <= 0:
                 break
             size = _bytes_in(text)
             share, left = share - size, left - size
-            yield text
+            yield text, ends
 
 
 def alphabet(text_folder: Path) -> str:
@@ -268,20 +273,20 @@ def _clear(folder: Path, notes: Path, manifest: Manifest) -> None:
 
 def _write_texts(folder: Path, decisions: Decisions) -> dict[str, TextSplit]:
     """train.txt, a sample; val.txt and test.txt, whole. What each split has, with what parts documents."""
-    between = "" if decisions.decided.is_one_text else DOCUMENT_SEPARATOR
     for split, name in enumerate(SPLITS):
-        found = sample(decisions) if split == TRAIN else _all_texts(decisions, split)
-        durable.write_pieces(folder / f"{name}.txt", ((text + between).encode("utf-8") for text in found))
+        found = _sampled(decisions, SAMPLE_BYTES) if split == TRAIN else _all_texts(decisions, split)
+        parts = ((text + DOCUMENT_SEPARATOR * ends).encode("utf-8") for text, ends in found)
+        durable.write_pieces(folder / f"{name}.txt", parts)
     splits, first = {}, 0
     for split, name in enumerate(SPLITS):
-        documents, characters, size, _, _ = decisions.sizes(split).sum(axis=0).tolist()
-        added = documents * len(between)
+        _, characters, size, _, _ = decisions.sizes(split).sum(axis=0).tolist()
+        added = int(decisions.ends(split).sum()) * len(DOCUMENT_SEPARATOR)
         splits[name] = TextSplit(characters + added, size + added, first)
         first += characters + added
     return splits
 
 
-def _all_texts(decisions: Decisions, split: int) -> Iterator[str]:
+def _all_texts(decisions: Decisions, split: int) -> Iterator[tuple[str, bool]]:
     for piece in np.flatnonzero(decisions.sizes(split)[:, 0]).tolist():
         yield from decisions.texts(piece, split)
 

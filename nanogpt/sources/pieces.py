@@ -19,7 +19,7 @@ from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.kinds import hub_address_of, kind_of
 from nanogpt.sources.own import keep_standard_input, measure, own_path, parts_of
-from nanogpt.sources.own_pieces import own_pieces
+from nanogpt.sources.own_pieces import own_pieces, pieces_of_file
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.sources.transfers import Report, no_report
 from nanogpt.spelling import spelled
@@ -90,8 +90,8 @@ def fetch_pieces(
         file = CATALOGUE[source].file
         assert file is not None
         path, origin = obtain(file, folder, mirrors, notify)
-    piece = Piece("jsonl" if path.suffix == ".jsonl" else "text", spelled(path.absolute()), source, options=mended)
-    return FetchedPieces([piece], origin, path.stat().st_size, durable.sha256_file(path), licence(source))
+    pieces = pieces_of_file(path, source, Wanted(repair=wanted.repair))
+    return FetchedPieces(pieces, origin, path.stat().st_size, durable.sha256_file(path), licence(source))
 
 
 def _own(source: str, wanted: Wanted, account: Account | None) -> FetchedPieces:

@@ -68,6 +68,8 @@ def read(piece: Piece, account: Account | None = None) -> Iterator[Document]:
 
         with fsspec.open(piece.address, "rb") as file:
             yield from _read_part(BufferedReader(file, HEAD), piece, wanted, account)
+    elif piece.format == TEXT and piece.end is None:
+        yield from read_file(path_of(piece.address), name_of(piece), piece.source, wanted, account)
     else:
         with excused(name_of(piece), account), durable.open_plain(path_of(piece.address)) as file:
             before = _state(file)
