@@ -31,8 +31,7 @@ def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Token
 def _as_one(named: str, arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
     """A small text, in memory."""
     text = arguments.out / "text"
-    wanted = Wanted(config.encoding, config.column, config.repair)
-    fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, wanted)
+    fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, Wanted.of(config))
     source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(named)
     account, normalise = Account(), tokenizer.normalise if tokenizer else None
     statistics = preparation.prepare(fetched.documents, text, config, normalise, account)

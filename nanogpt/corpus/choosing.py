@@ -18,6 +18,7 @@ from nanogpt.sources.pieces import FetchedPieces, fetch_pieces
 from nanogpt.sources.transfers import Report, no_report
 
 SMALL = 64_000_000  # bytes: as one text it takes half a gigabyte of memory
+FEW_FILES = 10_000  # of a small source: each is read by this process alone
 WORKER_BYTES = 1 << 29  # of memory: a process at a piece took 270 MB
 
 
@@ -28,7 +29,8 @@ def is_small(source: str, wanted_bytes: int | None = None) -> bool:
     """
     kind = kind_of(source)
     if kind == "own":
-        return own.measure(source)[1] <= SMALL
+        files, size = own.measure(source)
+        return files <= FEW_FILES and size <= SMALL
     if kind == "embedded":
         return (wanted_bytes or 0) <= FIRST_BYTES
     return kind == "file" and CATALOGUE[source].bytes <= SMALL
@@ -46,7 +48,7 @@ def gather(
 
     Raises UserError, OSError.
     """
-    wanted, others = Wanted(config.encoding, config.column, config.repair), Account()
+    wanted, others = Wanted.of(config), Account()
     try:
         return fetch_pieces(source, wanted_bytes, config.mirrors, downloads, notify, report, wanted, others), others
     except Unobtainable as error:

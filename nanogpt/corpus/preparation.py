@@ -12,6 +12,8 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import fates
 from nanogpt.corpus.fates import Fate
-from nanogpt.corpus.selection import select
+from nanogpt.corpus.selection import Selection, select
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
@@ -54,7 +56,7 @@ def prepare(
     durable.remove(folder / STATISTICS)
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a large text that lay here
     account = Account() if account is None else account
-    wanted = Wanted(config.encoding, config.column, config.repair)
+    wanted = Wanted.of(config)
     found = list[Document]()
     for path in documents:
         pulse()
@@ -62,6 +64,8 @@ def prepare(
     selection = select(found, config, normalise)
     text = DOCUMENT_SEPARATOR.join(selection.texts)
     offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
+    if config.near_duplicates == "together":
+        offsets = _around_families(offsets, selection)
     outputs.mark(folder)
     splits = {}
     for name, (first, end) in offsets.items():
@@ -109,6 +113,23 @@ def split_offsets(characters: int, val_fraction: float, test_fraction: float) ->
                 else f"data.val_fraction + data.test_fraction = {held_out:g} leaves nothing to train on"
             )
     return offsets
+
+
+def _around_families(offsets: dict[str, tuple[int, int]], selection: Selection) -> dict[str, tuple[int, int]]:
+    """`offsets` that part no near duplicates, as far as no split becomes empty: such a family falls in val, whole."""
+    (_, train_end), (_, val_end), (_, characters) = offsets.values()
+    families, end = [], 0
+    for _, family in groupby(zip(selection.families, selection.texts, strict=True), key=itemgetter(0)):
+        first, end = end, end + sum(len(text) + len(DOCUMENT_SEPARATOR) for _, text in family)
+        families.append((first, end))
+
+    def moved(cut: int, least: int, most: int, outwards: Callable[[tuple[int, int]], tuple[int, ...]]) -> int:
+        [around] = [family for family in families if family[0] < cut <= family[1]]
+        return next((place for place in outwards(around) if least < place < most), cut)
+
+    train_end = moved(train_end, 0, val_end, tuple)
+    val_end = moved(val_end, train_end, characters, lambda around: around[::-1])
+    return {"train": (0, train_end), "val": (train_end, val_end), "test": (val_end, characters)}
 
 
 def _describe(

@@ -26,8 +26,9 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD, decode
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.formats import archive, columnar, compressed, markup, pdf, plain, records
-from nanogpt.sources.formats.family import MIB, Reader, Text, TooLong, Unreadable, Wanted, whole
+from nanogpt.sources.formats.family import Reader, Text, TooLong, Unreadable, Wanted, whole
 from nanogpt.spelling import path_of, spelled
+from nanogpt.units import MIB
 
 READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the end of a file's name
     ".txt": ("text", plain.read_plain),

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from nanogpt import cli
+from nanogpt.corpus import choosing
 from nanogpt.data import shards
 from nanogpt.faults import UserError
 from nanogpt.sources import own, own_pieces
@@ -41,18 +42,17 @@ def test_patterns_and_several_sources_give_each_file_once_in_their_order(texts):
             own.own_documents(source)
 
 
-def test_a_folder_of_many_tiny_files_is_few_pieces_and_each_says_what_its_files_were(tmp_path):
+def test_a_folder_of_many_tiny_files_is_few_pieces_and_each_says_what_its_files_were(tmp_path, monkeypatch):
     for number in range(30):
         (tmp_path / f"{number:02}.txt").write_text(f"note {number}\n")
-    most, own_pieces.MOST_FILES = own_pieces.MOST_FILES, 10
-    try:
-        before = own_pieces.own_pieces(str(tmp_path))
-        os.utime(tmp_path / "15.txt", ns=(1, 1))
-        after = own_pieces.own_pieces(str(tmp_path))
-    finally:
-        own_pieces.MOST_FILES = most
+    monkeypatch.setattr(own_pieces, "MOST_FILES", 10)
+    before = own_pieces.own_pieces(str(tmp_path))
+    os.utime(tmp_path / "15.txt", ns=(1, 1))
+    after = own_pieces.own_pieces(str(tmp_path))
     assert [len(json.loads(piece.options["files"])) for piece in before] == [10, 10, 10]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True]
+    monkeypatch.setattr(choosing, "FEW_FILES", 29)
+    assert not choosing.is_small(str(tmp_path)) and choosing.is_small(str(tmp_path / "15.txt"))
 
 
 def piped(monkeypatch, data):

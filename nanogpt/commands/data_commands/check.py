@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as kept:
         source = own.keep_standard_input(arguments.source, Path(kept))
         most = sys.maxsize if arguments.all else MOST_CHARACTERS
-        found = checking.check(source, Wanted(data.encoding, data.column, data.repair), most)
+        found = checking.check(source, Wanted.of(data), most)
     show_checked(arguments.source, found)
     if found.obstacle:
         raise UserError(f"data.source: nothing can be learned from {arguments.source}: {found.obstacle}")
