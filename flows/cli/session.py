@@ -112,7 +112,7 @@ def check_before_writing(options: RunOptions) -> None:
     if data.source in catalogue.CATALOGUE:
         size = catalogue.CATALOGUE[data.source].bytes
     else:
-        size = sum(path.stat().st_size for path in own.own_documents(data.source))
+        size = sum(path.stat().st_size for path in own.find_own(data.source).documents)
     smallest = min(config.model.block_size for config in options.candidates)
     least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
     if size < least:

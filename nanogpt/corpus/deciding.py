@@ -23,7 +23,8 @@ from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.fingerprints import SLOTS, Fingerprints
 from nanogpt.corpus.scanning import Scan, Scanned, kept_file
 from nanogpt.corpus.splitting import FATES as COMPARED
-from nanogpt.corpus.splitting import LARGEST_HELD_OUT, SPLITS, TRAIN, HeldOut, by_place, divide, like_published
+from nanogpt.corpus.splitting import LARGEST_HELD_OUT, TRAIN, HeldOut, by_place, divide, like_published
+from nanogpt.data.texts import SPLITS
 from nanogpt.records import from_json, to_json
 from nanogpt.results import DocumentFates
 from nanogpt.sources.document import Piece

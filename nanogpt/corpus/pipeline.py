@@ -26,21 +26,21 @@ from nanogpt.corpus.fates import Fate
 from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
 from nanogpt.corpus.shard_making import SHARD_BYTES, Made, ShardMaker, ShardTask, planned, separator
-from nanogpt.corpus.splitting import SPLITS, TRAIN
+from nanogpt.corpus.splitting import TRAIN
 from nanogpt.data import shards
 from nanogpt.data.shard_file import dtype_of
 from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdentity
-from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, SPLITS, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import TextSplit, TextStatistics, TokenSplit
 from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
+from nanogpt.sources.cleaning import require_learnable
 from nanogpt.sources.document import Piece
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import byte_size
 
-SHORTEST = 1000  # characters: below this no split says anything
 SAMPLE_BYTES = 16 << 20  # of training text: for a tokenizer to learn from, and as train.txt for simple models
 SAMPLED_PIECES = 64
 PROBED_BYTES = 1 << 20  # of which the ids are counted before all are made
@@ -81,11 +81,7 @@ def prepare(
     decisions = decide(scan, pieces, scanned, config, pulse)
     splits = _write_texts(folder, decisions)
     statistics = _described(decisions, account, alphabet, splits)
-    if statistics.characters < SHORTEST:
-        raise UserError(
-            f"data.source: the text has {statistics.characters:,} characters after cleaning; at least {SHORTEST:,} are "
-            "needed"
-        )
+    require_learnable(statistics.characters, alphabet)
     durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))
     return statistics
 

@@ -28,13 +28,13 @@ from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import DocumentFates, Reading, TextSplit, TextStatistics
 from nanogpt.sources import outputs
-from nanogpt.sources.account import Account
+from nanogpt.sources.account import Account, remark_on
+from nanogpt.sources.cleaning import require_learnable
 from nanogpt.sources.document import Document
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import spelled
 
-SHORTEST = 1000  # characters: below this no split says anything
 _DUPLICATES = (Fate.DUPLICATE, Fate.NEAR_DUPLICATE)
 _WORD = re.compile(r"\w+")
 
@@ -63,6 +63,7 @@ def prepare(
         found += (Document(text, spelled(path.name), config.source) for text in texts_of(path, wanted, account))
     selection = select(found, config, normalise)
     text = DOCUMENT_SEPARATOR.join(selection.texts)
+    require_learnable(len(text), set(text))
     offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
     if config.near_duplicates == "together":
         offsets = _around_families(offsets, selection)
@@ -82,24 +83,11 @@ def prepare(
 
 def remarks(statistics: TextStatistics) -> list[str]:
     """What a person should know of how the documents were read, a line an encoding, and of what became of them."""
-    lines = []
-    for reading in statistics.readings:
-        others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
-        line = f"{reading.example}{others}: read as {reading.encoding}"
-        if reading.confidence is not None:
-            line += f", which was detected (confidence {reading.confidence:.0%}; data.encoding names another)"
-        if reading.replaced:
-            line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
-        lines.append(line)
-    return lines + fates.remarks(statistics.fates)
+    return [*map(remark_on, statistics.readings), *fates.remarks(statistics.fates)]
 
 
 def split_offsets(characters: int, val_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
-    """{split: (first, end)} in characters. Raises UserError when the text is too short or a split would be empty."""
-    if characters < SHORTEST:
-        raise UserError(
-            f"data.source: the text has {characters:,} characters after cleaning; at least {SHORTEST:,} are needed"
-        )
+    """{split: (first, end)} in characters. Raises UserError when a split would be empty."""
     held_out = val_fraction + test_fraction
     train_end = int(characters * (1 - held_out))
     val_end = train_end + int((characters - train_end) * (val_fraction / held_out))

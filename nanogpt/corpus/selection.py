@@ -18,8 +18,8 @@ from nanogpt.sources.document import Document
 
 @dataclass(frozen=True)
 class Selection:
-    """`texts` in the order of their sha256, near duplicates next to each other: those of equal `families`. `fates` of all
-    documents."""
+    """`texts` in the order of their sha256, near duplicates, which have one of `families`, next to each other. `fates`
+    of all documents."""
 
     texts: list[str]
     families: list[int]

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.corpus.deciding import Decisions, read_decisions
-from nanogpt.corpus.splitting import SPLITS, TEST, TRAIN, VAL
+from nanogpt.corpus.splitting import TEST, TRAIN, VAL
 from nanogpt.data.shard_file import Ids, dtype_of, write_shard
 from nanogpt.data.shards import FileDigest, count_tokens
-from nanogpt.data.texts import DOCUMENT_SEPARATOR
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, SPLITS
 from nanogpt.faults import CorruptFileError
 from nanogpt.records import from_json, to_json
 from nanogpt.results import TokenSplit

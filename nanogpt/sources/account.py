@@ -83,3 +83,14 @@ class Account:
             confidence=min(known, default=None),
             replaced=before.replaced + reading.replaced,
         )
+
+
+def remark_on(reading: Reading) -> str:
+    """What a person should know of how documents were read."""
+    others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
+    line = f"{reading.example}{others}: read as {reading.encoding}"
+    if reading.confidence is not None:
+        line += f", which was detected (confidence {reading.confidence:.0%}; data.encoding names another)"
+    if reading.replaced:
+        line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
+    return line

@@ -78,11 +78,6 @@ def parts_of(source: str) -> list[str]:
     return [part.strip() for part in source.split(",") if part.strip()] or [source]
 
 
-def own_documents(source: str) -> list[Path]:
-    """The files of a source that is a person's own. Raises UserError when there are none."""
-    return find_own(source).documents
-
-
 def find_own(source: str) -> Found:
     """The texts of a source that is a person's own, without what this project or a tool wrote. Raises UserError."""
     search = Search()

@@ -40,19 +40,6 @@ class FetchedPieces:
     shortfall: str | None = None
 
 
-def pieces_of(
-    source: str,
-    wanted_bytes: int | None,
-    mirrors: Sequence[str],
-    folder: Path,
-    notify: Notify = say_nothing,
-    report: Report = no_report,
-    wanted: Wanted | None = None,
-) -> list[Piece]:
-    """fetch_pieces(), the pieces alone."""
-    return fetch_pieces(source, wanted_bytes, mirrors, folder, notify, report, wanted).pieces
-
-
 def fetch_pieces(
     source: str,
     wanted_bytes: int | None,

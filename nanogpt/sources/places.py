@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import responses
 from pathlib import Path
@@ -195,7 +195,7 @@ class Files:
         except Unobtainable as error:
             raise type(error)(f"{self.shown} {error}") from error
         except Exception as error:  # whatever the library of a protocol raises: each has its own kinds
-            raise Unobtainable(f"{self.shown} cannot be read ({redacted(_first_line(error))})") from error
+            raise Unobtainable(f"{self.shown} cannot be read ({redacted(first_line(error))})") from error
 
 
 class WebMirror:
@@ -217,17 +217,13 @@ class WebMirror:
         try:
             return self._served.listing(revision)
         except Missing:
-            if not isinstance(self._served, Hub):
-                raise
-            files = Files(self._address, self._mirror)
-            try:
-                listing = files.listing(revision)
-            except Missing:
-                listing = None
-            if listing is None:
-                raise
-            self._served = files
-            return listing
+            if isinstance(self._served, Hub):
+                files = Files(self._address, self._mirror)
+                with suppress(Missing):
+                    listing = files.listing(revision)
+                    self._served = files
+                    return listing
+            raise
 
     def open(self, path: str, size: int, revision: str) -> ReadableFile:
         return self._served.open(path, size, revision)
@@ -278,7 +274,7 @@ def whole_file(url: str) -> bytes:
     except Unobtainable as error:
         raise Unobtainable(f"{shown}: {error}") from error
     except Exception as error:  # whatever the library of a protocol raises: each has its own kinds
-        raise Unobtainable(f"{shown} cannot be read ({redacted(_first_line(error))})") from error
+        raise Unobtainable(f"{shown} cannot be read ({redacted(first_line(error))})") from error
 
 
 def places_of(address: HubAddress, mirrors: Sequence[str]) -> Iterator[Place]:
@@ -325,5 +321,6 @@ def _as_mapping(card: Any) -> Mapping[str, Any]:
     return found
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, in short."""
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, Entry
+from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, PublicFile
 from nanogpt.sources.download import ANSWER_SECONDS
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.kinds import hub_address_of, kind_of
@@ -71,7 +71,7 @@ def _of_a_set(source: str, address: HubAddress, mirrors: Sequence[str], folder: 
     return Availability(source, "nowhere", here.bytes if here else 0, "; ".join(dict.fromkeys(reasons)))
 
 
-def _of_a_file(file: Entry, mirrors: Sequence[str], folder: Path) -> Availability:
+def _of_a_file(file: PublicFile, mirrors: Sequence[str], folder: Path) -> Availability:
     path = folder / file.file
     if path.is_file() and path.stat().st_size == file.bytes:
         return Availability(file.name, "here", file.bytes)

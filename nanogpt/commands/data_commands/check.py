@@ -31,11 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.commands.data_commands.check_tables import show_checked
     from nanogpt.config import Config, apply_overrides, validate
     from nanogpt.sources import checking, own
-    from nanogpt.sources.catalogue import CATALOGUE
     from nanogpt.sources.formats.family import Wanted
+    from nanogpt.sources.kinds import kind_of
 
-    if arguments.source in CATALOGUE:
-        raise UserError(f"{arguments.source} is checked by its digest; nanogpt data list says what it is")
+    if kind_of(arguments.source) != "own":
+        raise UserError(f"SOURCE: {arguments.source} is not your own text; nanogpt prepare reads it as it is published")
     values: dict[str, object] = {}
     data = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     with tempfile.TemporaryDirectory() as kept:

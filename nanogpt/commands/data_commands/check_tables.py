@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nanogpt.corpus.fates import MEANINGS, Fate
 from nanogpt.printable import printable
+from nanogpt.sources.account import remark_on
 from nanogpt.sources.checking import Checked
 from nanogpt.units import byte_size
 
-LEFT_OUT = {
-    "not_a_text_format": "in no format of texts that is known here",
-    "not_text": "not text",
-    "unreadable": "cannot be read",
-    "empty": "empty",
-    "too_long": "too long",
-    "changed_while_read": "changed while read",
-}
 ADVICE = {
     "not_text": "--set data.encoding=NAME names the encoding of texts that are not UTF-8",
     "not_a_text_format": "a file of text that ends otherwise is read when its own path is given",
@@ -38,17 +32,15 @@ def show_checked(source: str, found: Checked) -> None:
         _say(
             f"  {_count(found.repeated, 'document')} with the text of another one over again: prepare keeps one of each"
         )
-    for reading in sorted(account.readings.values(), key=lambda reading: reading.encoding):
-        detected = f", detected (confidence {reading.confidence:.0%})" if reading.confidence is not None else ""
-        damaged = f", {reading.replaced:,} damaged places" if reading.replaced else ""
-        _say(f"  {reading.documents:,} in {reading.encoding}{detected}{damaged}: {reading.example}")
+    for encoding in sorted(account.readings):
+        _say(f"  {remark_on(account.readings[encoding])}")
     if account.repaired:
         _say(f"  mojibake is repaired in {_count(account.repaired, 'document')}")
     if found.outputs:
         folders = _count(len(found.outputs), "folder")
         _say(f"left out, {folders} that nanogpt or a tool wrote: {', '.join(found.outputs[:3])}")
     for reason, count in account.left_out.most_common():
-        _say(f"left out, {LEFT_OUT[reason]}: {count:,}")
+        _say(f"left out, {MEANINGS[Fate(reason)]}: {count:,}")
         for example in account.examples[reason]:
             _say(f"    {example}")
         if reason in ADVICE:

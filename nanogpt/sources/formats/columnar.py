@@ -24,7 +24,7 @@ def read_row_groups(
     """The texts of the row groups [first, end), named by the number of their row in the file, from 1 on."""
     table = opened(file)
     groups = range(first, table.num_row_groups if end is None else end)
-    column = _column(table, wanted.column)
+    column = choose_column(columns_of_text(table.schema_arrow), wanted.column)
     account.encodings["utf-8"] += 1
     row = sum(table.metadata.row_group(group).num_rows for group in range(first))
     for batch in table.iter_batches(ROWS, row_groups=list(groups), columns=[column], use_threads=False):
@@ -49,8 +49,8 @@ def opened(file: BinaryIO) -> Any:  # pyarrow has no types
         raise Unreadable(f"is no Parquet file ({str(error).split('. ')[0]})") from None
 
 
-def _column(table: Any, wanted: str) -> str:
-    """The column of the text. Raises Unreadable."""
+def columns_of_text(schema: Any) -> list[str]:
+    """The names of a table's columns that hold texts, or bytes."""
     import pyarrow
 
     def is_text(kind: Any) -> bool:
@@ -60,5 +60,4 @@ def _column(table: Any, wanted: str) -> str:
         tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_string_view)
         return any(test(kind) for test in tests)
 
-    names = [field.name for field in table.schema_arrow if is_text(field.type)]
-    return choose_column(names, wanted)
+    return [field.name for field in schema if is_text(field.type)]
