@@ -39,6 +39,7 @@ def tiktoken_batches(texts: Path, processes: int, tokenizer: Path, folder: Path)
 
 def datasets_map(texts: Path, processes: int, tokenizer: Path, folder: Path) -> dict[str, float]:
     from datasets import load_dataset
+    from pyarrow import compute
     from tokenizers import Tokenizer
 
     learned = Tokenizer.from_file(str(tokenizer))
@@ -52,7 +53,8 @@ def datasets_map(texts: Path, processes: int, tokenizer: Path, folder: Path) -> 
     encoded = read.map(encode, batched=True, num_proc=processes, remove_columns=["text"])
     seconds = time.perf_counter() - began
     ids = sum(len(chunk.values) for chunk in encoded.data.column("ids").chunks)
-    return {"bytes": sum(len(text.encode()) for text in read["text"]), "tokens": ids, "seconds": seconds}
+    size = compute.sum(compute.binary_length(read.data.column("text"))).as_py()
+    return {"bytes": size, "tokens": ids, "seconds": seconds}
 
 
 CONTENDERS: dict[str, Callable[[Path, int, Path, Path], dict[str, float]]] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nanogpt import durable
-from nanogpt.config import DataConfig
+from nanogpt.config import CLEANING_CHOICES, DataConfig
 from nanogpt.corpus import kept
 from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.filters import Filters
@@ -28,9 +28,6 @@ VERSION = 1  # of what is done to a piece: files of another one are made again
 SECTION = 1 << 16  # characters of one long text that are divided, and tokenised, as one document
 COUNTED_AT_ONCE = 1 << 20  # characters
 ALL_CHARACTERS = 0x110000
-_CHANGE_NOTHING = {  # of a piece
-    "source", "mirror", "tokenizer", "bpe_vocab_size", "encoding", "val_fraction", "test_fraction", "similarity",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Scan:
     ) -> Scan:
         """`normal_form`: the digest of a tokenizer that brings texts into its own."""
         in_sections = is_one_text(pieces)
-        settings = config.model_dump(exclude=_CHANGE_NOTHING)
+        settings = config.model_dump(include={*CLEANING_CHOICES} - {"similarity"})  # which is for what is decided later
         key = durable.digest([VERSION, settings, normal_form, in_sections])
         sketched = config.near_duplicates != "ignore" and not in_sections
         return cls(folder, filters, sketched, in_sections, key)

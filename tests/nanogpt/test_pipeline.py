@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanogpt import cli
+from nanogpt import cli, durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import pipeline, tokenising
 from nanogpt.corpus.executors import Workers
@@ -101,6 +101,9 @@ def test_a_preparation_that_was_killed_gives_the_same_bytes_on_any_number_of_pro
         process.kill()
         process.wait()
         assert not (tmp_path / "cut/manifest.json").exists(), "it ended before it was killed"
+    while not all(map(durable.is_abandoned, (tmp_path / "cut").rglob(".*.tmp"))):  # a worker is still at the disk
+        assert time.monotonic() < deadline, "a worker outlives the process that began it"
+        time.sleep(0.01)
     made(tmp_path / "cut", pieces)
     whole, cut = files_in(tmp_path / "whole"), files_in(tmp_path / "cut")
     assert sorted(cut) == sorted(whole)
