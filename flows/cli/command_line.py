@@ -61,6 +61,7 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         install_at_boot=given.install_at_boot,
         uninstall=given.uninstall,
         words=(*run_words(argv), *(word for setting in hidden for word in ("--set", setting))),
+        assumed_speed=given.assume_speed,
         remembered="; ".join(filter(None, [shlex.join(remembered), *map(_give_again, hidden)])),
     )
 
@@ -80,7 +81,7 @@ def run_config(given: argparse.Namespace, values: dict[str, Any]) -> tuple[RunCo
     return validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins), model_changes
 
 
-def run_words(argv: Sequence[str], left_out: Sequence[str] = ("--redo", "--only")) -> list[str]:
+def run_words(argv: Sequence[str], left_out: Sequence[str] = ("--redo", "--only", "--assume-speed")) -> list[str]:
     """The words of a command line that say what a run is; paths are absolute unless they start at the checkout.
 
     left_out: options that are not among them, each with its value.

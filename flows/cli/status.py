@@ -53,6 +53,8 @@ def show(run: Run) -> int:
 def show_plan(run: Run) -> int:
     """What would run now, with the time and memory that the plan expects, as far as it is known."""
     console = _console()
+    if run.options.assumed_speed is not None:
+        return _show_assumed(run, run.options.assumed_speed, console)
     table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
     rows = decisions(run)
     is_planned = all(row.state == "kept" for row in rows if row.step.key == PLANNED)
@@ -135,7 +137,7 @@ def _show_expected(run: Run, console: Console) -> None:
         table.add_column(column, overflow="fold")
     data, left_out = run.config.data, []
     for number, candidate in enumerate(run.options.candidates):
-        tokenizer = planner.tokenizer_for(candidate, size, site.alphabet_size)
+        tokenizer = planner.tokenizer_for(data.tokenizer, size, site.alphabet_size)
         config = site.settle(candidate.with_changes({"data.tokenizer": tokenizer}))
         fitting = fitted(config, site.device, site.training_bytes)
         corpus = Corpus(
@@ -159,6 +161,41 @@ def _show_expected(run: Run, console: Console) -> None:
     console.print(table)
     for line in left_out:
         console.print(line)
+
+
+def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
+    """The plan for a machine that takes so long for a step."""
+    from flows.planning.assumed import plan_for  # what --status does not need: 0.1 s
+    from nanogpt.machine import memory_bytes
+
+    proof, asked = run.ledger.facts(DEVICE), run.config.device.type
+    device = asked if asked != "auto" else proof.device if proof else "cpu"
+    memory, free = memory_bytes(), shutil.disk_usage(existing_parent(run.options.workspace)).free
+    plan = plan_for(run.options, assumed, device, memory, free, texts.known(run), run.paths.all_states)
+    rate = flops(assumed.flops_per_second)
+    console.print(f"As if every model were trained at {rate}, with {byte_size(memory)} of memory on {device}:")
+    if plan.text is not None:
+        text = plan.text
+        console.print(f"Text: {text.name}, {byte_size(text.wanted_bytes)} of {byte_size(text.bytes)}; {text.why}.")
+    table = Table(title=f"a budget of {duration(plan.budget_seconds)}", title_justify="left")
+    for column in ("model", "parameters", "steps", "tokens", "time", "memory", "bits per byte", "why"):
+        table.add_column(column, overflow="fold")
+    for model in plan.ladder:
+        table.add_row(
+            model.name,
+            count(model.parameters),
+            f"{model.config.training.max_iters:,}",
+            count(model.tokens),
+            duration(model.seconds),
+            byte_size(model.memory_bytes),
+            f"about {model.expected_bits_per_byte:.2f}",
+            model.why,
+        )
+    console.print(table)
+    for left_out in plan.left_out:
+        console.print(f"{left_out.name} is left out: {left_out.reason}")
+    console.print(", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.phase_seconds.items()))
+    return 0
 
 
 def _console() -> Console:

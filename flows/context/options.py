@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from flows.context.command_words import seconds_of
+from flows.context.command_words import AssumedSpeed, seconds_of
 from flows.context.paths import CHECKOUT
 from nanogpt.config import Config, DataConfig, DeviceConfig, Section, load_config
 from nanogpt.mistakes import found
@@ -117,6 +117,7 @@ class RunOptions:
     words: tuple[str, ...] = field(repr=False)  # of the command line that reproduces this run; one may hold a password
     remembered: str = ""  # of an earlier start: which of its options count again, and which have to be given again
     program: str = "flows.full_run"
+    assumed_speed: AssumedSpeed | None = None  # of another machine, for --plan
 
     @property
     def run(self) -> str:

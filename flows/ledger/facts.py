@@ -101,6 +101,25 @@ class Checks:
 
 
 @dataclass(frozen=True)
+class SurveyedText:
+    """A text that could be learned from. `alphabet_size`: different characters, 0 where they are not known; `where` it
+    would come from; `obstacle`: why it cannot be had, "" where it can."""
+
+    name: str
+    bytes: int
+    where: str
+    obstacle: str = ""
+    alphabet_size: int = 0
+    bytes_per_character: float = 1.0
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    texts: list[SurveyedText]
+
+
+@dataclass(frozen=True)
 class MeasuredModel(Rehearsal):
     """The speed of a model, made smaller until it fitted: the passes that were measured."""
 
@@ -115,6 +134,7 @@ class MeasuredModel(Rehearsal):
 class Measured:
     models: dict[str, MeasuredModel]
     unmeasured: dict[str, str]  # name -> why
+    text: str = ""  # with whose tokens, where the planner chose it
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,21 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class PlannedText:
+    """The text to learn from, of which `wanted_bytes` are fetched and prepared; `is_large`: in pieces."""
+
+    name: str
+    where: str
+    why: str
+    bytes: int
+    wanted_bytes: int
+    is_large: bool
+    tokenizer: str
+    vocabulary: int  # of a BPE that is trained on it
+    not_chosen: list[LeftOut]
+
+
+@dataclass(frozen=True)
 class PlannedPhase:
     number: int
     title: str
@@ -164,6 +199,7 @@ class Planned:
     ladder: list[PlannedModel]  # the models to train, smallest first
     left_out: list[LeftOut]
     phases: list[PlannedPhase]
+    text: PlannedText | None = None  # None: it was fetched before the plan was made
 
     def model(self, name: str) -> PlannedModel:
         return next(model for model in self.ladder if model.name == name)
@@ -409,6 +445,7 @@ SYSTEM = Key("environment.system", System)
 DEVICE = Key("environment.device", DeviceProof)
 PACKAGES = Key("environment.packages", Packages)
 CHECKS = Key("implementation.checks", Checks)
+SURVEYED = Key("configuration.survey", Surveyed)
 MEASURED = Key("configuration.measure", Measured)
 PLANNED = Key("configuration.plan", Planned)
 FETCHED = Key("dataset.fetch", FetchedText)

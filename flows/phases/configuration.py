@@ -236,7 +236,7 @@ def _corpus(run: Run) -> Corpus:
 
 def _tokenizer(run: Run) -> str:
     fetched = run.facts(FETCHED)
-    return planner.tokenizer_for(run.options.candidates[0], fetched.bytes, fetched.alphabet_size)
+    return planner.tokenizer_for(run.config.data.tokenizer, fetched.bytes, fetched.alphabet_size)
 
 
 def _measure_settings(run: Run) -> Json:

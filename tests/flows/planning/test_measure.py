@@ -43,7 +43,7 @@ def measuring(parts, monkeypatch):
                   free_disk: int = 10**15) -> Measurement:  # fmt: skip
         monkeypatch.setattr(measure.shutil, "disk_usage", lambda path: Usage(free_disk, 0, free_disk))
         options = parse(["--workspace", str(parts.paths.workspace), *arguments], PHASES)
-        tokenizer = planner.tokenizer_for(options.candidates[0], text, 65)
+        tokenizer = planner.tokenizer_for(options.config.data.tokenizer, text, 65)
         corpus = Corpus(text, text, 65, 0.05, 0.05, 1.0 if tokenizer == "char" else BYTES_PER_BPE_TOKEN)
         phases = budget_shares.by_experience(options.config.budget, text)
         seconds = budget_shares.training_seconds(options.config.budget, phases)

@@ -1,0 +1,191 @@
+"""Which text a run learns from: what could be had, and what the computing power and the budget can use of it.
+
+Pure arithmetic on what was found and measured: the same figures give the same text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from flows.ledger.facts import LeftOut, PlannedText, SurveyedText
+from flows.planning.budget_shares import SMALL_TEXT
+from flows.planning.forecast import PLAYS, STORIES, WEB, Corpus, Law
+from flows.planning.planner import Plan, tokenizer_for
+from nanogpt.config import DataConfig
+from nanogpt.units import count, duration, flops
+
+Serves = Literal["minutes", "hours", "a night"]  # as nanogpt.sources.catalogue says of a text
+FLOP_FOR_PARAMETER = 120.0  # a model of N parameters is best for 120 N^2 FLOP: 20 tokens each (Hoffmann et al. 2022)
+OUTGROWS_PLAYS = 3e6  # parameters; beyond, a 5 M model has seen the megabyte 30 times before its time is over
+# Below this a model learns to write from TinyStories (Eldan and Li 2023 have sentences from 1 M on), not from web pages.
+LEARNS_FROM_THE_WEB = 15e6
+ORDER: dict[Serves, tuple[str, ...]] = {  # the best first; a text that is not named comes last
+    "minutes": ("tiny_shakespeare", "embedded", "wikitext_2"),
+    "hours": ("tinystories", "wikitext_103", "openwebtext", "fineweb_edu", "wikitext_2", "embedded"),
+    "a night": ("fineweb_edu", "openwebtext", "wikitext_103", "tinystories", "wikitext_2", "embedded"),
+}
+GOOD_FOR: dict[Serves, str] = {
+    "minutes": "it learns from a megabyte of plays",
+    "hours": "it learns to write from stories in simple words, and needs many of them",
+    "a night": "it can learn from web pages",
+}
+UNKNOWN_ALPHABET = 100  # characters, to size models with; such a text is learned in byte pairs
+MOST_HELD_OUT = 4_000_000  # bytes of a text that is prepared in pieces, for each split
+SPARE = 1.1  # times the bytes that a plan reads: duplicates and filters take some
+PORTION = 10_000_000  # bytes: a plan that is made again, a little longer, reads the same text
+DISK_SHARE = 0.25  # of what is free, for a text in all its forms
+FORMS = 2.0  # times its bytes: as it came, as kept text and as ids
+TIME_SHARE = 0.1  # of the budget, for fetching and preparing a text
+# Tokens of a BPE, up to a size of the best model: its tables stay below a third of a model of that size.
+VOCABULARIES = ((6e6, 2048), (LEARNS_FROM_THE_WEB, 4096), (60e6, 8192), (300e6, 16384), (math.inf, 32768))
+# Bytes of English for each token of a BPE of so many; coarse until one is trained on the text itself.
+BYTES_PER_TOKEN = {1024: 2.8, 2048: 3.3, 4096: 3.8, 8192: 4.1, 16384: 4.4, 32768: 4.6, 65536: 4.7}
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a run has for its text and its training. `flops_per_second`: of the fastest model that was measured;
+    `text_rate`: bytes of text that are fetched and prepared in a second."""
+
+    flops_per_second: float
+    training_seconds: float
+    budget: float
+    disk_free: int
+    text_rate: float
+
+    @property
+    def best_parameters(self) -> float:
+        """Of the model that so much computing trains best, with as much text as it wants."""
+        return math.sqrt(self.flops_per_second * self.training_seconds / FLOP_FOR_PARAMETER)
+
+    @property
+    def serves(self) -> Serves:
+        """The kind of text, named by the time that it serves on a laptop."""
+        best = self.best_parameters
+        return "minutes" if best < OUTGROWS_PLAYS else "hours" if best < LEARNS_FROM_THE_WEB else "a night"
+
+    @property
+    def most_text(self) -> int:
+        """Bytes that there is disk and time for."""
+        return max(
+            SMALL_TEXT, int(min(DISK_SHARE * self.disk_free / FORMS, TIME_SHARE * self.budget * self.text_rate))
+        )
+
+
+@dataclass(frozen=True)
+class TextChoice:
+    """A text with the tokens that it is learned in. `bytes`: as much of it as there are means for."""
+
+    text: SurveyedText
+    bytes: int
+    tokenizer: str
+    vocabulary: int
+    why: str
+    not_chosen: list[LeftOut]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is prepared in pieces."""
+        return self.text.bytes > SMALL_TEXT
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Of a model that learns from it."""
+        return {"data.tokenizer": self.tokenizer, "data.bpe_vocab_size": self.vocabulary}
+
+    def corpus(self, data: DataConfig) -> Corpus:
+        """What a plan may read of it."""
+        text = self.text
+        of_characters = self.tokenizer == "char"
+        return Corpus(
+            self.bytes,
+            int(self.bytes / text.bytes_per_character),
+            text.alphabet_size,
+            data.val_fraction,
+            data.test_fraction,
+            text.bytes_per_character if of_characters else bytes_per_token(self.vocabulary),
+            MOST_HELD_OUT if self.is_large else None,
+            law_of(text),
+        )
+
+    def planned(self, tokens: int, data: DataConfig) -> PlannedText:
+        """For a plan that reads `tokens` of it at most: only so many bytes are fetched and prepared."""
+        return PlannedText(
+            name=self.text.name,
+            where=self.text.where,
+            why=self.why,
+            bytes=self.text.bytes,
+            wanted_bytes=self.wanted_bytes(tokens, data),
+            is_large=self.is_large,
+            tokenizer=self.tokenizer,
+            vocabulary=self.vocabulary,
+            not_chosen=self.not_chosen,
+        )
+
+    def wanted_bytes(self, tokens: int, data: DataConfig) -> int:
+        """Of the text, for `tokens` to train on; a small text is taken whole."""
+        if not self.is_large:
+            return self.text.bytes
+        read = tokens * self.corpus(data).bytes_per_token + 2 * MOST_HELD_OUT
+        return min(self.bytes, math.ceil(SPARE * read / PORTION) * PORTION)
+
+
+def choose(surveyed: Sequence[SurveyedText], means: Means, data: DataConfig) -> TextChoice:
+    """The best text for so much computing, of those that can be had. Raises ValueError where none can."""
+    place = {name: number for number, name in enumerate(ORDER[means.serves])}
+    ranked = sorted(surveyed, key=lambda text: (place.get(text.name, len(place)), -text.bytes))
+    available = [text for text in ranked if not text.obstacle]
+    if not available:
+        raise ValueError("; ".join(f"{text.name}: {text.obstacle}" for text in surveyed) or "no text is known")
+    text = available[0]
+    power = (
+        f"{duration(means.training_seconds)} of training at {flops(means.flops_per_second)} are best for a model of "
+        f"about {count(means.best_parameters)} parameters, and {GOOD_FOR[means.serves]}"
+    )
+    missed = [f"{other.name} cannot be had ({other.obstacle})" for other in ranked[: ranked.index(text)]]
+    why = "; ".join([power, *missed, *([f"{text.name} is the next best"] if missed else [])])
+    others = [LeftOut(other.name, other.obstacle or f"{text.name} suits it better") for other in ranked if other != text]
+    return _choice(text, means, data, why, others)
+
+
+def only(text: SurveyedText, means: Means, data: DataConfig) -> TextChoice:
+    """The text that a person named."""
+    return _choice(text, means, data, "the text that was asked for", [])
+
+
+def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[int], Plan]) -> Plan:
+    """The plan that `make` makes where so many bytes of the text are fetched: as many as it reads, and no more.
+
+    The more bytes, the longer the text takes, and the less is left for training to read them.
+    """
+    text_bytes, plan = 0, make(choice.wanted_bytes(0, data))
+    while (wanted := choice.wanted_bytes(plan.most_tokens, data)) > text_bytes:
+        text_bytes, plan = wanted, make(wanted)
+    return replace(plan, text=choice.planned(plan.most_tokens, data))
+
+
+def _choice(text: SurveyedText, means: Means, data: DataConfig, why: str, not_chosen: list[LeftOut]) -> TextChoice:
+    tokenizer, vocabulary = _tokens_for(text, means, data)
+    return TextChoice(text, min(text.bytes, means.most_text), tokenizer, vocabulary, why, not_chosen)
+
+
+def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> tuple[str, int]:
+    """Tokenizer and size of a BPE's vocabulary: what a person set; else characters for a small text, and byte pairs for
+    a large one, the more of them the larger the model."""
+    tokenizer = tokenizer_for(data.tokenizer, text.bytes, text.alphabet_size)
+    if tokenizer != "bpe" or "bpe_vocab_size" in data.model_fields_set or text.bytes <= SMALL_TEXT:
+        return tokenizer, data.bpe_vocab_size
+    return tokenizer, next(size for most, size in VOCABULARIES if means.best_parameters < most)
+
+
+def bytes_per_token(vocabulary: int) -> float:
+    """Of a BPE of so many tokens."""
+    return BYTES_PER_TOKEN[max(size for size in BYTES_PER_TOKEN if size <= max(vocabulary, min(BYTES_PER_TOKEN)))]
+
+
+def law_of(text: SurveyedText) -> Law:
+    """A small text is forecast as the plays are, whatever it is; that ranks models, and its level is off."""
+    return STORIES if text.name == "tinystories" else WEB if text.bytes > SMALL_TEXT else PLAYS
