@@ -12,6 +12,7 @@ from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.printable import printable
 
 COMMANDS = (  # in the order of --help
+    "data",
     "prepare",
     "import-data",
     "train",

@@ -29,9 +29,10 @@ class LearnedText:
 
     @classmethod
     def of(cls, source: str, sha256: str | None = None, splits: Mapping[str, TokenSplit] | None = None) -> LearnedText:
-        """The text that a configuration calls `source`. What the catalogue says counts for its own content alone."""
+        """The text that a configuration calls `source`. What the catalogue says of a file counts for its bytes alone;
+        of a larger set each run learns as much as it asked for."""
         entry = catalogue.CATALOGUE.get(source)
-        if entry is not None and sha256 != entry.sha256:
+        if entry is not None and entry.sha256 is not None and sha256 != entry.sha256:
             return cls(catalogue.UNKNOWN, sha256, splits or {})
         return cls(
             own.name_of(source),
@@ -39,7 +40,7 @@ class LearnedText:
             splits or {},
             catalogue.licence(source),
             catalogue.language(source),
-            entry.homes[0] if entry else None,
+            entry.page if entry else None,
         )
 
     @property

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 
 from nanogpt import durable
 from nanogpt.faults import UserError
-from nanogpt.sources import outputs
-from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, Entry
+from nanogpt.sources import hub_address, outputs
+from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, Entry
 from nanogpt.sources.embedded import write_embedded
+from nanogpt.sources.kinds import kind_of
 from nanogpt.sources.own import check_document, find_own, own_documents, own_path
 from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import is_redacted, redacted, spelled
@@ -58,7 +59,9 @@ def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto
                 f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
                 "(a name with a comma: in a list)"
             )
-    if source not in CATALOGUE and source != EMBEDDED:
+    if hub_address.is_hub_address(source):
+        hub_address.parse(source)
+    elif source not in CATALOGUE and source != EMBEDDED:
         for document in own_documents(source):
             check_document(document, encoding)
 
@@ -69,9 +72,9 @@ def fingerprint(source: str) -> str | dict[str, str]:
     A digest for each document by its name, so that a message can name what changed; one digest for very many.
     """
     if source in CATALOGUE:
-        return CATALOGUE[source].sha256
-    if source == EMBEDDED:
-        return EMBEDDED
+        return CATALOGUE[source].sha256 or str(CATALOGUE[source].hub)
+    if source == EMBEDDED or hub_address.is_hub_address(source):
+        return source
     documents, folder = own_documents(source), own_path(source)
     named = {
         spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
@@ -88,14 +91,18 @@ def fetch(
     Raises UserError as check_source does, OSError when `folder` cannot be written.
     """
     check_source(source, mirrors, encoding)
+    if kind_of(source) == "hub":
+        raise UserError(f"data.source: {source} comes in pieces, which this step does not take")
     if source not in CATALOGUE and source != EMBEDDED:
         found = find_own(source)
         return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
     outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
+    file = CATALOGUE[source].file
+    assert file is not None
     try:
-        path, origin = obtain(CATALOGUE[source], folder, mirrors, notify)
+        path, origin = obtain(file, folder, mirrors, notify)
     except Unobtainable as error:
         remedy = "learning from the embedded corpus instead"
         notify(str(error), remedy)
@@ -154,8 +161,10 @@ def _is_whole(part: Part, notify: Notify) -> bool:
 
 def expected_bytes(source: str) -> int:
     """Bytes of the text that a source gives, as far as they are known before it is fetched. Raises UserError."""
-    if source in (*CATALOGUE, EMBEDDED):
-        return CATALOGUE[source if source in CATALOGUE else "tiny_shakespeare"].bytes
+    if source in CATALOGUE:
+        return CATALOGUE[source].bytes
+    if source == EMBEDDED or hub_address.is_hub_address(source):
+        return TINY_SHAKESPEARE.bytes
     return sum(path.stat().st_size for path in own_documents(source))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nanogpt.faults import UserError, nearest
-from nanogpt.sources import decoding, outputs
+from nanogpt.sources import decoding, hub_address, outputs
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, UNKNOWN
 from nanogpt.spelling import path_of, spelled
 
@@ -25,7 +25,7 @@ class Found:
 
 def name_of(source: str) -> str:
     """What a source is called where others may read it: of a person's own text, the last part of its path."""
-    if source in CATALOGUE or source == EMBEDDED:
+    if source in CATALOGUE or source == EMBEDDED or hub_address.is_hub_address(source):
         return source
     path = os.path.abspath(own_path(source))
     if path == os.path.abspath(os.path.expanduser("~")):

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -167,7 +168,8 @@ def short_embedded_corpus(monkeypatch):
 
 
 def test_without_network_and_mirror_the_embedded_corpus_is_taken(tmp_path, monkeypatch, short_embedded_corpus):
-    monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", entry(nowhere()))
+    plays = replace(PLAYS, file=entry(nowhere()))
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", plays)
     lines = []
     fetched = fetch("tiny_shakespeare", tmp_path, notify=telling(lines))
     assert fetched.origin == "embedded" and "embedded corpus" in fetched.fallback_reason

@@ -22,7 +22,7 @@ from nanogpt.sources import catalogue
 STEP = 105  # beyond where the half run stands, between two checkpoints
 HEADER = 64  # bytes of a shard before its ids
 FETCHED = "Fetch and verify the text: done"
-PLAY = catalogue.CATALOGUE["tiny_shakespeare"]
+PLAY = catalogue.TINY_SHAKESPEARE
 
 
 # -- while it is learned from ----------------------------------------------------------------------------------------

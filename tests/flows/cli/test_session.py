@@ -173,7 +173,7 @@ def test_no_file_of_a_run_holds_the_password_of_a_mirror(tmp_path, monkeypatch, 
         def log_message(self, *_): ...
 
     place = catalogue.CATALOGUE["tiny_shakespeare"]
-    monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", replace(place, homes=()))
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", replace(place, file=replace(place.file, homes=())))
     with ThreadingHTTPServer(("127.0.0.1", 0), Lacking) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"data.mirror=http://me:hunter-two@127.0.0.1:{server.server_port}/a"

@@ -16,8 +16,8 @@ from flows.runner.repair import remake_damaged
 from flows.runner.run import Run
 from nanogpt.data import shards
 from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.sources import catalogue, fetching
-from nanogpt.sources.catalogue import Entry
+from nanogpt.sources import fetching
+from nanogpt.sources.catalogue import CATALOGUE, Entry
 from tests.flows.parts import assembled
 
 TEXT = "".join(f"{number} bottles of beer on the wall;\n" for number in range(300))
@@ -54,7 +54,8 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    monkeypatch.setitem(catalogue.CATALOGUE, "play", PLAY)
+    known = replace(CATALOGUE["tiny_shakespeare"], name="play", file=PLAY, bytes=PLAY.bytes)
+    monkeypatch.setitem(CATALOGUE, "play", known)
     return Desk(tmp_path)
 
 
