@@ -108,8 +108,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, budget: str, run: str, c
     """What every run is asked for. `budget` and `config` are their help, `run` is the default of --run."""
     add = parser.add_argument
     add("--budget", metavar="TIME", help=budget)
-    add("--data", metavar="NAME|PATH", type=named, 
-        help="auto (default): by budget and speed; a name of `nanogpt data list`, hf:owner/name, files, a folder")  # fmt: skip
+    add("--data", metavar="NAME|PATH", type=named,
+        help="auto (default): by budget and speed; a name (nanogpt data list), hf:owner/name, a path")  # fmt: skip
     add("--run", metavar="NAME", help=f"name of the run (default: {run})")
     add("--workspace", metavar="DIR", type=path, default=CHECKOUT, help="where results go (default: the checkout)")
     add("--config", metavar="FILE", type=path, help=config)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -10,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli import at_boot
+from flows.context.command_words import AssumedSpeed
 from flows.ledger.facts import DEVICE, FETCHED, PLANNED, trained
 from flows.runner.run import AnyStep, Run, by_need
 from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
 from nanogpt.faults import UserError
 from nanogpt.spelling import to_be_typed
-from nanogpt.units import byte_size, count, duration
+from nanogpt.units import byte_size, count, duration, flops
 
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
 
@@ -165,20 +168,21 @@ def _show_expected(run: Run, console: Console) -> None:
 
 def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
     """The plan for a machine that takes so long for a step."""
-    from flows.planning.assumed import plan_for  # what --status does not need: 0.1 s
+    from flows.planning import texts  # what --status does not need: 0.3 s
+    from flows.planning.assumed import plan_for
     from nanogpt.machine import memory_bytes
 
     proof, asked = run.ledger.facts(DEVICE), run.config.device.type
     device = asked if asked != "auto" else proof.device if proof else "cpu"
-    memory, free = memory_bytes(), shutil.disk_usage(existing_parent(run.options.workspace)).free
-    plan = plan_for(run.options, assumed, device, memory, free, texts.known(run), run.paths.all_states)
+    memory, free = memory_bytes(), shutil.disk_usage(_existing(run.options.workspace)).free
+    plan = plan_for(run.options, assumed, device, memory, free, texts.candidates(run.config.data), run.paths.all_states)
     rate = flops(assumed.flops_per_second)
     console.print(f"As if every model were trained at {rate}, with {byte_size(memory)} of memory on {device}:")
     if plan.text is not None:
         text = plan.text
         console.print(f"Text: {text.name}, {byte_size(text.wanted_bytes)} of {byte_size(text.bytes)}; {text.why}.")
     table = Table(title=f"a budget of {duration(plan.budget_seconds)}", title_justify="left")
-    for column in ("model", "parameters", "steps", "tokens", "time", "memory", "bits per byte", "why"):
+    for column in ("model", "parameters", "steps", "tokens", "time", "memory", "bits per byte"):
         table.add_column(column, overflow="fold")
     for model in plan.ladder:
         table.add_row(
@@ -189,13 +193,18 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
             duration(model.seconds),
             byte_size(model.memory_bytes),
             f"about {model.expected_bits_per_byte:.2f}",
-            model.why,
         )
     console.print(table)
+    for model in plan.ladder:
+        console.print(f"{model.name}: {model.why}")
     for left_out in plan.left_out:
         console.print(f"{left_out.name} is left out: {left_out.reason}")
     console.print(", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.phase_seconds.items()))
     return 0
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def _console() -> Console:

@@ -61,7 +61,9 @@ def speeds_of(models: Iterable[Config], rate: float, site: Site) -> tuple[dict[s
         fitting = fitted(config, site.device, site.training_bytes)
         if fitting is None:
             least = byte_size(memory_needed(smallest(config), site.device))
-            unmeasured[config.name] = f"is predicted to need {least}; a training may take {byte_size(site.training_bytes)}"
+            unmeasured[config.name] = (
+                f"is predicted to need {least}; a training may take {byte_size(site.training_bytes)}"
+            )
             continue
         size, training = parameters(config.model).total, fitting.training
         speeds[config.name] = Speed(

@@ -20,7 +20,7 @@ from nanogpt.units import count, duration, flops
 Serves = Literal["minutes", "hours", "a night"]  # as nanogpt.sources.catalogue says of a text
 FLOP_FOR_PARAMETER = 120.0  # a model of N parameters is best for 120 N^2 FLOP: 20 tokens each (Hoffmann et al. 2022)
 OUTGROWS_PLAYS = 3e6  # parameters; beyond, a 5 M model has seen the megabyte 30 times before its time is over
-# Below this a model learns to write from TinyStories (Eldan and Li 2023 have sentences from 1 M on), not from web pages.
+# Below this a model learns to write from TinyStories (Eldan and Li 2023: sentences from 1 M on), not from web pages.
 LEARNS_FROM_THE_WEB = 15e6
 ORDER: dict[Serves, tuple[str, ...]] = {  # the best first; a text that is not named comes last
     "minutes": ("tiny_shakespeare", "embedded", "wikitext_2"),
@@ -70,9 +70,7 @@ class Means:
     @property
     def most_text(self) -> int:
         """Bytes that there is disk and time for."""
-        return max(
-            SMALL_TEXT, int(min(DISK_SHARE * self.disk_free / FORMS, TIME_SHARE * self.budget * self.text_rate))
-        )
+        return max(SMALL_TEXT, int(min(DISK_SHARE * self.disk_free / FORMS, TIME_SHARE * self.budget * self.text_rate)))
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,9 @@ def choose(surveyed: Sequence[SurveyedText], means: Means, data: DataConfig) -> 
     )
     missed = [f"{other.name} cannot be had ({other.obstacle})" for other in ranked[: ranked.index(text)]]
     why = "; ".join([power, *missed, *([f"{text.name} is the next best"] if missed else [])])
-    others = [LeftOut(other.name, other.obstacle or f"{text.name} suits it better") for other in ranked if other != text]
+    others = [
+        LeftOut(other.name, other.obstacle or f"{text.name} suits it better") for other in ranked if other != text
+    ]
     return _choice(text, means, data, why, others)
 
 

@@ -77,9 +77,9 @@ REPEAT_DECAY = 15.4  # R* of Muennighoff et al.
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md).
 PLAYS = Law(1.552, 24.49, 0.34, 98.45, 0.395)
 # Of web pages, and coarse: Hoffmann et al.'s trainings as Besiroglu et al. 2024 fit them, in nats a token of 4.3 bytes
-# (they have no model below 44 M). A token is worth 3.7 of theirs: what GPT-2's shape with AdamW learns from 10 B tokens,
-# one with rotary positions, QK-norm, a head that starts at zero and Muon learns from 2.67 B (KellerJordan/modded-nanogpt,
-# its record of 2024-10-14: 5,100 steps of 524,288).
+# (none has less than 44 M parameters). A token is worth 3.7 of theirs: what GPT-2's shape learns with AdamW from 10 B,
+# one with rotary positions, QK-norm, a head that starts at zero and Muon learns from 2.67 B, 5,100 steps of 524,288
+# (KellerJordan/modded-nanogpt, its record of 2024-10-14).
 WORTH = 3.7
 WEB = Law(1.8172, 482.01, 0.3478, 2085.43 / WORTH**0.3658, 0.3658, bytes_per_token=4.3, bits=1 / (4.3 * math.log(2)))
 # TinyStories, coarse too: the same shape at 0.26 of its height. karpathy/llama2.c ends at 1.072, 0.847 and 0.760 nats a

@@ -121,7 +121,7 @@ class Plan:
 
 
 def tokenizer_for(asked: str, corpus_bytes: int, alphabet_size: int) -> str:
-    """`auto` resolved: characters for small data with a small alphabet, BPE for the rest; 0: the alphabet is unknown."""
+    """`auto` resolved: characters for small data with a small alphabet, BPE for the rest; 0: nobody knows it."""
     if asked != "auto":
         return asked
     small = corpus_bytes <= SMALL_DATA_BYTES and 0 < alphabet_size <= LARGEST_ALPHABET
@@ -225,7 +225,9 @@ class _Planner:
         others = [self.largest(config, rest) for config in larger]
         least = min(model.expected_bits_per_byte for model in [alone, *others])
         best = [model for model in [alone, *others] if model.expected_bits_per_byte <= SIMILAR * least][-1]
-        return [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, SIMILAR * least)
+        return (
+            [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, SIMILAR * least)
+        )
 
     def from_first_proof(self, candidates: list[Config], seconds: float) -> list[Config]:
         """Without those that are smaller than the first proof: the largest that sees FED tokens for each parameter in
@@ -356,9 +358,7 @@ class _Planner:
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]
         if self.speeds[config.name].parameters < first.parameters:
-            return (
-                f"the first proof is {first.name}: {FIRST_SHARE:.0%} of the time feed it, {FED} tokens for each parameter"
-            )
+            return f"{first.name} is the first proof: {FIRST_SHARE:.0%} of the time give it {FED} tokens a parameter"
         model = self.sized(config, self.left_for(config, seconds), "")
         return (
             f"in {seconds:.0f} s it would see {model.tokens:,} tokens and reach about "

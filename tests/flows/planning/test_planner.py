@@ -240,11 +240,10 @@ def test_a_written_clock_stays_and_shortens_the_plan():
 
 @pytest.mark.parametrize("size, alphabet, asked, chosen", [
     (10**6, 65, "auto", "char"), (10**9, 65, "auto", "bpe"), (10**6, 5000, "auto", "bpe"),
-    (10**9, 65, "char", "char"), (10**6, 65, "gpt2", "gpt2"),
+    (10**9, 65, "char", "char"), (10**6, 65, "gpt2", "gpt2"), (10**6, 0, "auto", "bpe"),
 ])  # fmt: skip
 def test_small_text_with_a_small_alphabet_is_learned_by_characters(size, alphabet, asked, chosen):
-    config = model().with_changes({"data.tokenizer": asked})
-    assert planner.tokenizer_for(config, size, alphabet) == chosen
+    assert planner.tokenizer_for(asked, size, alphabet) == chosen
 
 
 @given(st.floats(1e-3, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 0.5), budgets)
