@@ -118,6 +118,7 @@ class RunOptions:
     remembered: str = ""  # of an earlier start: which of its options count again, and which have to be given again
     program: str = "flows.full_run"
     assumed_speed: AssumedSpeed | None = None  # of another machine, for --plan
+    text_by_plan: bool = False  # which text, or how much of it, is for the plan to say
 
     @property
     def run(self) -> str:

@@ -131,10 +131,19 @@ class MeasuredModel(Rehearsal):
 
 
 @dataclass(frozen=True)
+class TextTokens:
+    """The text that a plan chose, and what it is learned in; `vocabulary`: tokens of a BPE that is trained on it."""
+
+    name: str
+    tokenizer: str
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class Measured:
     models: dict[str, MeasuredModel]
     unmeasured: dict[str, str]  # name -> why
-    text: str = ""  # with whose tokens, where the planner chose it
+    text: TextTokens | None = None  # None: it was fetched before the plan is made
 
 
 @dataclass(frozen=True)
@@ -167,15 +176,17 @@ class LeftOut:
 class PlannedText:
     """The text to learn from, of which `wanted_bytes` are fetched and prepared; `is_large`: in pieces."""
 
-    name: str
+    tokens: TextTokens
     where: str
     why: str
     bytes: int
     wanted_bytes: int
     is_large: bool
-    tokenizer: str
-    vocabulary: int  # of a BPE that is trained on it
     not_chosen: list[LeftOut]
+
+    @property
+    def name(self) -> str:
+        return self.tokens.name
 
 
 @dataclass(frozen=True)

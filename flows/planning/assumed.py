@@ -39,10 +39,9 @@ def plan_for(
 
     seconds = budget_shares.training_seconds(budget, phases(0))
     means = corpora.Means(assumed.flops_per_second, seconds, budget, disk_free, budget_shares.TEXT_RATE)
-    choice = corpora.choose(texts, means, data) if len(texts) > 1 else corpora.only(texts[0], means, data)
-    site = Site(device, memory_bytes, choice.text.alphabet_size or corpora.UNKNOWN_ALPHABET)
-    changes = {"data.source": choice.text.name, **choice.settings}
-    models = [site.settle(config.with_changes(changes)) for config in options.candidates]
+    choice = corpora.choose(texts, means, data)
+    site = Site(device, memory_bytes, choice.alphabet_size)
+    models = [site.settle(config.with_changes(choice.settings)) for config in options.candidates]
     speeds, unmeasured = speeds_of(models, assumed.flops_per_second, site)
 
     def make(text_bytes: int) -> Plan:

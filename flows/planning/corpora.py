@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from flows.ledger.facts import LeftOut, PlannedText, SurveyedText
+from flows.ledger.facts import LeftOut, PlannedText, SurveyedText, TextTokens
 from flows.planning.budget_shares import SMALL_TEXT
 from flows.planning.forecast import PLAYS, STORIES, WEB, Corpus, Law
 from flows.planning.planner import Plan, tokenizer_for
@@ -79,8 +79,7 @@ class TextChoice:
 
     text: SurveyedText
     bytes: int
-    tokenizer: str
-    vocabulary: int
+    tokens: TextTokens
     why: str
     not_chosen: list[LeftOut]
 
@@ -90,21 +89,29 @@ class TextChoice:
         return self.text.bytes > SMALL_TEXT
 
     @property
+    def alphabet_size(self) -> int:
+        """Characters to size a model with."""
+        return self.text.alphabet_size or UNKNOWN_ALPHABET
+
+    @property
     def settings(self) -> dict[str, object]:
         """Of a model that learns from it."""
-        return {"data.tokenizer": self.tokenizer, "data.bpe_vocab_size": self.vocabulary}
+        return {
+            "data.source": self.text.name,
+            "data.tokenizer": self.tokens.tokenizer,
+            "data.bpe_vocab_size": self.tokens.vocabulary,
+        }
 
     def corpus(self, data: DataConfig) -> Corpus:
         """What a plan may read of it."""
-        text = self.text
-        of_characters = self.tokenizer == "char"
+        text, of_characters = self.text, self.tokens.tokenizer == "char"
         return Corpus(
             self.bytes,
             int(self.bytes / text.bytes_per_character),
             text.alphabet_size,
             data.val_fraction,
             data.test_fraction,
-            text.bytes_per_character if of_characters else bytes_per_token(self.vocabulary),
+            text.bytes_per_character if of_characters else bytes_per_token(self.tokens.vocabulary),
             MOST_HELD_OUT if self.is_large else None,
             law_of(text),
         )
@@ -112,14 +119,12 @@ class TextChoice:
     def planned(self, tokens: int, data: DataConfig) -> PlannedText:
         """For a plan that reads `tokens` of it at most: only so many bytes are fetched and prepared."""
         return PlannedText(
-            name=self.text.name,
+            tokens=self.tokens,
             where=self.text.where,
             why=self.why,
             bytes=self.text.bytes,
             wanted_bytes=self.wanted_bytes(tokens, data),
             is_large=self.is_large,
-            tokenizer=self.tokenizer,
-            vocabulary=self.vocabulary,
             not_chosen=self.not_chosen,
         )
 
@@ -131,29 +136,31 @@ class TextChoice:
         return min(self.bytes, math.ceil(SPARE * read / PORTION) * PORTION)
 
 
-def choose(surveyed: Sequence[SurveyedText], means: Means, data: DataConfig) -> TextChoice:
-    """The best text for so much computing, of those that can be had. Raises ValueError where none can."""
+def choose(
+    surveyed: Sequence[SurveyedText], means: Means, data: DataConfig, decided: TextTokens | None = None
+) -> TextChoice:
+    """The best text for so much computing, of those that can be had; a text that stands alone is the one that a person
+    named. `decided`: a choice that stays as it was made. Raises ValueError where no text can be had."""
     place = {name: number for number, name in enumerate(ORDER[means.serves])}
     ranked = sorted(surveyed, key=lambda text: (place.get(text.name, len(place)), -text.bytes))
-    available = [text for text in ranked if not text.obstacle]
-    if not available:
+    names = [text.name for text in ranked if not text.obstacle]
+    if not names:
         raise ValueError("; ".join(f"{text.name}: {text.obstacle}" for text in surveyed) or "no text is known")
-    text = available[0]
-    power = (
-        f"{duration(means.training_seconds)} of training at {flops(means.flops_per_second)} are best for a model of "
-        f"about {count(means.best_parameters)} parameters, and {GOOD_FOR[means.serves]}"
-    )
-    missed = [f"{other.name} cannot be had ({other.obstacle})" for other in ranked[: ranked.index(text)]]
-    why = "; ".join([power, *missed, *([f"{text.name} is the next best"] if missed else [])])
-    others = [
-        LeftOut(other.name, other.obstacle or f"{text.name} suits it better") for other in ranked if other != text
-    ]
-    return _choice(text, means, data, why, others)
+    name = decided.name if decided and decided.name in names else names[0]
+    text = next(text for text in ranked if text.name == name)
+    tokens = decided if decided and decided.name == name else _tokens_for(text, means, data)
+    rest = [other for other in ranked if other != text]
+    others = [LeftOut(other.name, other.obstacle or f"{name} suits it better") for other in rest]
+    why = _why(text, means, ranked[: ranked.index(text)]) if rest else "the text that was asked for"
+    return TextChoice(text, min(text.bytes, means.most_text), tokens, why, others)
 
 
-def only(text: SurveyedText, means: Means, data: DataConfig) -> TextChoice:
-    """The text that a person named."""
-    return _choice(text, means, data, "the text that was asked for", [])
+def worth_asking_for(most: Means) -> list[str]:
+    """The texts that could be chosen with `most` means at best, without what would have to be asked for in vain."""
+    kinds: list[Serves] = ["minutes", "hours", "a night"]
+    orders = [ORDER[kind] for kind in kinds[: kinds.index(most.serves) + 1]]
+    names = list(dict.fromkeys(name for order in orders for name in order))
+    return names if most.serves != "minutes" else ["tiny_shakespeare", "embedded"]
 
 
 def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[int], Plan]) -> Plan:
@@ -167,18 +174,23 @@ def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[int], Plan])
     return replace(plan, text=choice.planned(plan.most_tokens, data))
 
 
-def _choice(text: SurveyedText, means: Means, data: DataConfig, why: str, not_chosen: list[LeftOut]) -> TextChoice:
-    tokenizer, vocabulary = _tokens_for(text, means, data)
-    return TextChoice(text, min(text.bytes, means.most_text), tokenizer, vocabulary, why, not_chosen)
+def _why(text: SurveyedText, means: Means, better: Sequence[SurveyedText]) -> str:
+    power = (
+        f"{duration(means.training_seconds)} of training at {flops(means.flops_per_second)} are best for a model of "
+        f"about {count(means.best_parameters)} parameters, and {GOOD_FOR[means.serves]}"
+    )
+    missed = [f"{other.name} cannot be had ({other.obstacle})" for other in better if other.obstacle]
+    return "; ".join([power, *missed, *([f"{text.name} is the next best"] if missed else [])])
 
 
-def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> tuple[str, int]:
-    """Tokenizer and size of a BPE's vocabulary: what a person set; else characters for a small text, and byte pairs for
-    a large one, the more of them the larger the model."""
+def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextTokens:
+    """What a person set; else characters for a small text, and byte pairs for a large one, the more of them the larger
+    the model."""
     tokenizer = tokenizer_for(data.tokenizer, text.bytes, text.alphabet_size)
     if tokenizer != "bpe" or "bpe_vocab_size" in data.model_fields_set or text.bytes <= SMALL_TEXT:
-        return tokenizer, data.bpe_vocab_size
-    return tokenizer, next(size for most, size in VOCABULARIES if means.best_parameters < most)
+        return TextTokens(text.name, tokenizer, data.bpe_vocab_size)
+    vocabulary = next(size for most, size in VOCABULARIES if means.best_parameters < most)
+    return TextTokens(text.name, tokenizer, vocabulary)
 
 
 def bytes_per_token(vocabulary: int) -> float:

@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from nanogpt.sources.survey import Availability
+
 from flows.ledger.facts import SurveyedText
+from flows.planning.budget_shares import SMALL_TEXT
 from nanogpt.config import DataConfig
-from nanogpt.sources import catalogue, fetching
+from nanogpt.faults import UserError
+from nanogpt.sources import catalogue
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
 
 AUTO = "auto"
-EMBEDDED_BYTES = 10_000_000
+EMBEDDED_BYTES = 10_000_000  # about, before it is written; each machine has another
+LEAST_DOWNLOADED = 1_000_000  # bytes of a text that are worth learning from where no place has the rest
+WHERE = {"here": "here", "mirror": "a mirror", "home": "its public home"}
 
 
-def of_catalogue() -> list[SurveyedText]:
-    """As if all of them could be had."""
+def are_by_plan(data: DataConfig) -> bool:
+    """Whether the plan says which text, or how much of it: fetched before, it would not be known, or too large."""
+    if data.source == AUTO:
+        return True
+    if data.source == EMBEDDED or (data.source in CATALOGUE and CATALOGUE[data.source].file):
+        return False
+    try:
+        return expected_bytes(data) > SMALL_TEXT or _is_of_a_hub(data.source)
+    except (OSError, UserError):  # what is wrong with it is said where it is checked
+        return False
+
+
+def expected_bytes(data: DataConfig) -> int:
+    """Bytes of the text, as far as they are known before it is fetched; of "auto", of the smallest that it may mean.
+    Raises UserError."""
+    from nanogpt.sources import fetching  # 0.1 s, which a catalogue's text does not need
+
+    return fetching.expected_bytes("tiny_shakespeare" if data.source == AUTO else data.source)
+
+
+def survey(data: DataConfig, names: Sequence[str], folder: Path, gone: Mapping[str, str]) -> list[SurveyedText]:
+    """`names` of the catalogue, or the text that a person named, as they can be had now: asked for, and not fetched.
+
+    `folder` keeps downloads; `gone`: what could not be had after all, and why. Raises UserError.
+    """
+    from nanogpt.sources.survey import available  # 0.1 s, as above
+
+    texts = [text for text in candidates(data) if data.source != AUTO or text.name in names]
+    with ThreadPoolExecutor(len(texts), thread_name_prefix="survey") as pool:
+        found = list(pool.map(lambda text: available(text.name, data.mirrors, folder), texts))
+    return [_as_found(text, places, gone.get(text.name, "")) for text, places in zip(texts, found, strict=True)]
+
+
+def _as_found(text: SurveyedText, found: Availability, gone: str) -> SurveyedText:
+    if gone:
+        return replace(text, where="nowhere", obstacle=gone)
+    if found.where != "nowhere":
+        return replace(text, where=WHERE[found.where])
+    if found.bytes_here >= LEAST_DOWNLOADED:
+        return replace(text, where="downloaded before", bytes=found.bytes_here)
+    return replace(text, where="nowhere", obstacle=found.reason or "no place has it")
+
+
+def candidates(data: DataConfig) -> list[SurveyedText]:
+    """What `data.source` leaves to choose from, as if all of it could be had. Raises UserError."""
     named = [
         SurveyedText(name, source.bytes, "not asked yet", alphabet_size=source.alphabet or 0, licence=source.licence)
         for name, source in CATALOGUE.items()
     ]
-    return [*named, embedded()]
-
-
-def embedded() -> SurveyedText:
-    return SurveyedText(EMBEDDED, EMBEDDED_BYTES, "made here", licence=catalogue.licence(EMBEDDED))
-
-
-def candidates(data: DataConfig) -> list[SurveyedText]:
-    """What `data.source` leaves to choose from. Raises UserError."""
-    known = of_catalogue()
+    known = [*named, SurveyedText(EMBEDDED, EMBEDDED_BYTES, "made here", licence=catalogue.licence(EMBEDDED))]
     if data.source == AUTO:
         return known
     found = [text for text in known if text.name == data.source]
-    return found or [SurveyedText(data.source, fetching.expected_bytes(data.source), "here")]
+    return found or [SurveyedText(data.source, expected_bytes(data), "here")]
+
+
+def _is_of_a_hub(source: str) -> bool:
+    from nanogpt.sources.kinds import kind_of  # 0.05 s, as above
+
+    return kind_of(source) == "hub"

@@ -17,7 +17,7 @@ from nanogpt.faults import UserError
 
 GIB, MINUTE, HOUR = 2**30, 60.0, 3600.0
 TWO_CORES, M4, GPU = 4.7e11, assumed_speed_of("30M:4096:400ms").flops_per_second, 5e13  # FLOP/s
-KNOWN = texts.of_catalogue()
+KNOWN = texts.candidates(DataConfig(source="auto"))
 
 
 def chosen(rate: float, seconds: float, among: list[SurveyedText] = KNOWN, **data) -> corpora.TextChoice:
@@ -51,11 +51,12 @@ def test_what_cannot_be_had_gives_way_to_the_next_best_and_the_plan_says_so():
 
 
 def test_tokens_suit_the_text_and_the_size_of_model_unless_a_person_chose_them():
-    assert chosen(TWO_CORES, MINUTE).tokenizer == "char"
-    sizes = [chosen(rate, seconds).vocabulary for rate, seconds in ((TWO_CORES, HOUR), (M4, 8 * HOUR), (GPU, 8 * HOUR))]
-    assert sizes == sorted(set(sizes)) and chosen(M4, 8 * HOUR).tokenizer == "bpe"
-    assert chosen(M4, 8 * HOUR, bpe_vocab_size=1024).vocabulary == 1024
-    assert chosen(M4, 8 * HOUR, tokenizer="gpt2").tokenizer == "gpt2"
+    assert chosen(TWO_CORES, MINUTE).tokens.tokenizer == "char"
+    machines = [(TWO_CORES, HOUR), (M4, 8 * HOUR), (GPU, 8 * HOUR)]
+    sizes = [chosen(rate, seconds).tokens.vocabulary for rate, seconds in machines]
+    assert sizes == sorted(set(sizes)) and chosen(M4, 8 * HOUR).tokens.tokenizer == "bpe"
+    assert chosen(M4, 8 * HOUR, bpe_vocab_size=1024).tokens.vocabulary == 1024
+    assert chosen(M4, 8 * HOUR, tokenizer="gpt2").tokens.tokenizer == "gpt2"
 
 
 @settings(max_examples=50)
@@ -85,12 +86,12 @@ def test_on_the_figures_of_an_m4_eight_hours_train_5_m_and_50_m_parameters_on_we
     speed = assumed_speed_of("30M:4096:400ms")
     night = planned(tmp_path, "8h", speed)
     assert [model.name for model in night.ladder] == ["tiny_model", "small_model"]
-    assert night.text is not None and night.text.name == "fineweb_edu" and night.text.tokenizer == "bpe"
+    assert night.text is not None and night.text.name == "fineweb_edu" and night.text.tokens.tokenizer == "bpe"
     assert "medium_model" in [row.name for row in night.left_out]
-    read = max(model.tokens for model in night.ladder) * corpora.bytes_per_token(night.text.vocabulary)
+    read = max(model.tokens for model in night.ladder) * corpora.bytes_per_token(night.text.tokens.vocabulary)
     assert read < night.text.wanted_bytes < 1.2 * read + corpora.PORTION
     assert sum(night.phase_seconds.values()) < 8 * HOUR
-    assert night.ladder[-1].config.data.bpe_vocab_size == night.text.vocabulary
+    assert night.ladder[-1].config.data.bpe_vocab_size == night.text.tokens.vocabulary
     longer = planned(tmp_path, "3d", speed)
     assert [model.name for model in longer.ladder][-1] == "medium_model"
 
@@ -109,7 +110,7 @@ def test_a_named_text_is_planned_with_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("words", ["30M", "0M:4096:400ms", "30M:4096:0s", "30M:4096:400", "-1M:1:1s"])
 def test_a_speed_that_is_none_is_refused_in_one_line(words):
-    with pytest.raises(UserError, match="--assume-speed: found .*, expected PARAMETERS:TOKENS:TIME"):
+    with pytest.raises(UserError, match=r"--assume-speed: found .*, expected PARAMETERS:TOKENS:TIME"):
         parse(["--plan", f"--assume-speed={words}"], PHASES)
 
 

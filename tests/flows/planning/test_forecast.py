@@ -12,7 +12,6 @@ from flows.planning.forecast import Corpus, Speed
 from nanogpt.measure.sizes import tokens_per_step
 from tests.flows.planning.models import PLAY, model, speed
 
-
 LAWS = st.sampled_from([forecast.PLAYS, forecast.WEB, forecast.STORIES])
 COUNTS = st.integers(10**3, 10**9)
 
@@ -27,7 +26,7 @@ def test_larger_models_more_tokens_and_more_text_are_expected_to_be_better(law, 
 
 
 def test_the_law_of_web_pages_is_near_gpt_2s_trainings():
-    """3.28 nats a token of GPT-2's, about 4.5 bytes: by AdamW from 10 B tokens, by Muon from 2.67 B, both on FineWeb."""
+    """3.28 nats a token of GPT-2's, about 4.5 bytes, on FineWeb: by Muon from 2.67 B tokens."""
     pages = Corpus(10**11, 10**11, 0, 0.05, 0.05, 4.5, most_held_out=4 * 10**6, law=forecast.WEB)
     assert pages.bits_per_byte(124_000_000, 2_670_000_000) == pytest.approx(3.28 / math.log(2) / 4.5, rel=0.07)
 

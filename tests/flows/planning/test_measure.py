@@ -48,7 +48,8 @@ def measuring(parts, monkeypatch):
         phases = budget_shares.by_experience(options.config.budget, text)
         seconds = budget_shares.training_seconds(options.config.budget, phases)
         site = Site(device, int(memory), 65)
-        return Measurement(options, site, corpus, tokenizer, seconds, parts.paths.state, machine, parts.limits,
+        tokens = TextTokens("a text", tokenizer, options.config.data.bpe_vocab_size)
+        return Measurement(options, site, corpus, tokens, seconds, parts.paths.state, machine, parts.limits,
                            parts.journal)  # fmt: skip
 
     return measuring
