@@ -25,6 +25,7 @@ from flows.display.prefect_server import Server
 from flows.display.protocol import Opening
 from flows.display.terminal import OnTerminal, Terminal
 from flows.machine.disk import Unwritable
+from flows.planning import texts
 from flows.report import commands
 from flows.runner.assembly import assemble
 from flows.runner.run import Phase, Run
@@ -99,16 +100,14 @@ def require_own_run(options: RunOptions) -> None:
 
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
-    from nanogpt.sources import catalogue, fetching, own  # numpy and requests: 0.2 s, which --status does not need
+    from nanogpt.sources import catalogue, fetching, hub_address  # 0.1 s, which --status does not need
 
     data = options.config.data
-    fetching.check_source(data.source, data.mirrors, data.encoding)
-    if data.source == catalogue.EMBEDDED:
+    source = catalogue.EMBEDDED if data.source == texts.AUTO else data.source
+    fetching.check_source(source, data.mirrors, data.encoding)
+    if source == catalogue.EMBEDDED or hub_address.is_hub_address(source):
         return
-    if data.source in catalogue.CATALOGUE:
-        size = catalogue.CATALOGUE[data.source].bytes
-    else:
-        size = sum(path.stat().st_size for path in own.own_documents(data.source))
+    size = texts.expected_bytes(data)
     smallest = min(config.model.block_size for config in options.candidates)
     least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
     if size < least:

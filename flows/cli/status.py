@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.cli import at_boot
 from flows.context.command_words import AssumedSpeed
-from flows.ledger.facts import DEVICE, FETCHED, PLANNED, trained
+from flows.ledger.facts import DEVICE, FETCHED, PLANNED, SURVEYED, trained
 from flows.runner.run import AnyStep, Run, by_need
 from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
@@ -113,18 +113,17 @@ def _decide(run: Run, step: AnyStep, missing: list[str]) -> Outlook:
 
 def _show_expected(run: Run, console: Console) -> None:
     """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
-    from flows.planning import budget_shares, planner  # what --status does not need: 0.1 s
+    from flows.planning import budget_shares, planner, texts  # what --status does not need: 0.1 s
     from flows.planning.footprint import disk_needed, fitted, memory_needed
     from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
     from flows.planning.site import Site
     from nanogpt.machine import memory_bytes
     from nanogpt.measure.sizes import parameters
-    from nanogpt.sources import fetching  # numpy and requests: 0.2 s
     from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET
 
     budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
-    size = fetched.bytes if fetched else fetching.expected_bytes(run.config.data.source)
-    characters = fetched.characters if fetched else size
+    size = fetched.bytes if fetched else texts.expected_bytes(run.config.data)
+    characters = (fetched.characters if fetched else 0) or size
     phases = budget_shares.expected(run.paths.all_states, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."
     shares = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items())
@@ -133,7 +132,7 @@ def _show_expected(run: Run, console: Console) -> None:
     site = Site(
         device=proof.device if proof else "cpu",
         memory_bytes=proof.memory_bytes if proof else memory_bytes(),
-        alphabet_size=fetched.alphabet_size if fetched else USUAL_ALPHABET,
+        alphabet_size=(fetched.alphabet_size if fetched else 0) or USUAL_ALPHABET,
     )
     table = Table(title="models to choose from, as predicted", title_justify="left")
     for column in ("model", "parameters", "memory", "disk at most", "fits"):
@@ -152,7 +151,8 @@ def _show_expected(run: Run, console: Console) -> None:
             size / characters if tokenizer == "char" else BYTES_PER_BPE_TOKEN,
         )
         total = parameters(config.model).total
-        if number and (reason := planner.starved(total, corpus)):  # the first is always trained
+        is_known = not run.options.text_by_plan  # else the text is chosen to feed the models
+        if number and is_known and (reason := planner.starved(total, corpus)):  # the first is always trained
             left_out.append(f"{candidate.name} is left out: {reason}")
         table.add_row(
             candidate.name,
@@ -164,6 +164,22 @@ def _show_expected(run: Run, console: Console) -> None:
     console.print(table)
     for line in left_out:
         console.print(line)
+    if run.options.text_by_plan:
+        _show_texts(run, console)
+
+
+def _show_texts(run: Run, console: Console) -> None:
+    """What the plan chooses from, or how much of it it takes."""
+    from flows.planning import texts
+
+    surveyed = run.ledger.facts(SURVEYED)
+    table = Table(title="texts to choose from, when the speed is measured", title_justify="left")
+    for column in ("text", "size", "where", "licence"):
+        table.add_column(column, overflow="fold")
+    for text in surveyed.texts if surveyed else texts.candidates(run.config.data):
+        table.add_row(text.name, byte_size(text.bytes), text.obstacle or text.where, text.licence or "")
+    console.print(table)
+    console.print("--assume-speed N:TOKENS:TIME shows the plan for a speed, such as 30M:4096:400ms.")
 
 
 def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:

@@ -103,12 +103,14 @@ class Checks:
 @dataclass(frozen=True)
 class SurveyedText:
     """A text that could be learned from. `alphabet_size`: different characters, 0 where they are not known; `where` it
-    would come from; `obstacle`: why it cannot be had, "" where it can."""
+    would come from; `obstacle`: why it cannot be had, "" where it can; `in_pieces`: it is fetched and prepared so, and
+    no more of it than is read."""
 
     name: str
     bytes: int
     where: str
     obstacle: str = ""
+    in_pieces: bool = False
     alphabet_size: int = 0
     bytes_per_character: float = 1.0
     licence: str | None = None
@@ -174,14 +176,14 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class PlannedText:
-    """The text to learn from, of which `wanted_bytes` are fetched and prepared; `is_large`: in pieces."""
+    """The text to learn from, of which `wanted_bytes` are fetched and prepared; `in_pieces`: in pieces."""
 
     tokens: TextTokens
     where: str
     why: str
     bytes: int
     wanted_bytes: int
-    is_large: bool
+    in_pieces: bool
     not_chosen: list[LeftOut]
 
     @property
@@ -242,8 +244,9 @@ class FetchedText:
     files: list[str]
     characters: int
     alphabet_size: int
-    fallback_reason: str | None
+    fallback_reason: str | None  # why it is another text, or less of it, than was asked for
     licence: str | None
+    pieces: int = 0  # in which it was fetched; it is counted when it is cleaned
 
 
 @dataclass(frozen=True)

@@ -3,43 +3,143 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from flows.ledger.facts import BYTE_PAIRS, CHARACTERS, CLEANED, FETCHED, CleanedText, FetchedText, Tokenised
+from nanogpt.corpus.executors import Workers
+
+from flows.ledger.facts import (
+    BYTE_PAIRS,
+    CHARACTERS,
+    CLEANED,
+    FETCHED,
+    MEASURED,
+    PLANNED,
+    SURVEYED,
+    CleanedText,
+    FetchedText,
+    PlannedText,
+    Tokenised,
+)
 from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
-from flows.runner.run import AnyStep, Phase, Run, Step
+from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
+from flows.runner.step_runner import Blocked
 from nanogpt import durable
+from nanogpt.config import DataConfig
 from nanogpt.faults import UserError
-from nanogpt.records import from_json
-from nanogpt.sources import catalogue, fetching
+from nanogpt.machine import physical_cores
+from nanogpt.records import from_json, to_json
+from nanogpt.sources import catalogue, fetching, hub_address
 from nanogpt.sources.decoding import decode
+from nanogpt.sources.part import Unobtainable
 from nanogpt.spelling import path_of, spelled
+
+PIECES = "pieces.json"  # in a run's data folder: where the pieces of its text lie
+SECONDS_BETWEEN_MESSAGES = 15.0
+# Settings that decide which text it is and in which tokens it is learned; all others are of its cleaning.
+NOT_OF_THE_CLEANING = {
+    "source", "mixture", "mirror", "tokenizer", "bpe_vocab_size", "chat_tokens", "encoding", "cross_documents",
+    "shards_together", "token_dropout", "span_corruption",
+}  # fmt: skip
 
 
 def dataset(run: Run) -> None:
-    source = run.do(FETCHED).source
+    source = _fetch(run).source
     text = run.do(CLEANED)
     byte_pairs = run.start_in_background(BYTE_PAIRS)
-    run.do(CHARACTERS)
+    if run.text_order != "in pieces":
+        run.do(CHARACTERS)
     byte_pairs()
     run.milestone(
         "dataset",
         f"data: {Path(source).name}, {text.characters:,} characters",
         f"{text.words:,} words, an alphabet of {text.alphabet_size}; sha256 {text.sha256}.",
-        [run.paths.data / "text/statistics.json", run.paths.data / "char/manifest.json"],
+        [
+            run.paths.data / "text/statistics.json",
+            run.paths.tokens(_second_kind(run) if run.text_order == "in pieces" else "char") / "manifest.json",
+        ],
+    )
+
+
+def _fetch(run: Run) -> FetchedText:
+    """The text; where the one that was planned cannot be had after all, the next best, with a plan of its own."""
+    while True:
+        try:
+            return run.do(FETCHED)
+        except Unobtainable as error:
+            planned = run.facts(PLANNED).text if run.options.text_by_plan else None
+            if planned is None or planned.name in run.lost_texts.reasons():
+                raise
+            run.lost_texts.note(planned.name, str(error))
+            _plan_without(run, planned.name, str(error))
+
+
+def _plan_without(run: Run, name: str, reason: str) -> None:
+    began = run.clock.spent
+    run.do(SURVEYED)
+    run.do(MEASURED)
+    plan = run.do(PLANNED)
+    run.worker.close()
+    run.journal.display.forecast(plan.forecast())
+    outcome = f"now {plan.text.name}, for {', then '.join(model.name for model in plan.ladder)}" if plan.text else ""
+    seconds = run.clock.spent - began
+    run.journal.record(
+        FETCHED.step, "download", f"{name}: {reason}", "another text, and another plan", outcome, seconds
     )
 
 
 def fetch_text(run: Run) -> StepResult[FetchedText]:
+    planned = _planned(run)
+    if planned is None:
+        return _fetch_whole(run, run.config.data.source)
+    return _fetch_in_pieces(run, planned) if planned.in_pieces else _fetch_whole(run, planned.name)
+
+
+def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
+    """As many bytes as the plan reads; what is downloaded stays with all runs' downloads."""
+    from nanogpt.sources.pieces import fetch_pieces  # 0.2 s, which --status does without
+
+    says, data = _Progress(run), run.config.data
+    found = fetch_pieces(
+        planned.name,
+        planned.wanted_bytes,
+        data.mirrors,
+        run.paths.downloads,
+        _recorder_of_downloads(run),
+        lambda progress: says(f"{planned.name}: {progress}"),
+    )
+    if found.shortfall:
+        run.journal.message(found.shortfall, "warning")
+    note = run.paths.data / PIECES
+    durable.write_json(note, to_json(found))
+    facts = FetchedText(
+        source=planned.name,
+        origin=found.origin,
+        sha256=found.sha256,
+        bytes=found.bytes,
+        documents=0,
+        files=[],
+        characters=0,
+        alphabet_size=0,
+        fallback_reason=found.shortfall,
+        licence=catalogue.licence(planned.name),
+        pieces=len(found.pieces),
+    )
+    return StepResult(facts, [note], {"sha256": facts.sha256, "bytes": facts.bytes})
+
+
+def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
     data = run.config.data
     fetched = _from_its_splits(run) or fetching.fetch(
-        data.source,
+        source,
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
         encoding=data.encoding,
+        or_embedded=not run.options.text_by_plan,
     )
     for remark in fetched.remarks():
         run.journal.message(remark)
@@ -50,7 +150,7 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
         text = decode(document.read_bytes(), document, data.encoding).text
         alphabet |= set(text)
         characters += len(text)
-    source = catalogue.EMBEDDED if fetched.fallback_reason else data.source
+    source = catalogue.EMBEDDED if fetched.fallback_reason else source
     facts = FetchedText(
         source=source,
         origin=fetched.origin,
@@ -102,6 +202,49 @@ def _from_its_splits(run: Run) -> fetching.Fetched | None:
 
 
 def clean_text(run: Run) -> StepResult[CleanedText]:
+    return _clean_in_pieces(run) if run.facts(FETCHED).pieces else _clean_whole(run)
+
+
+def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
+    from nanogpt.corpus import pipeline
+    from nanogpt.data import texts
+    from nanogpt.sources.pieces import FetchedPieces
+
+    pieces = from_json(FetchedPieces, durable.read_json(run.paths.data / PIECES)).pieces
+    folder = run.paths.data / "text"
+    says = _Progress(run)
+    statistics = pipeline.prepare(
+        pieces,
+        folder,
+        run.config.data,
+        workers=_workers(),
+        pulse=run.pulse,
+        report=lambda what, done, of: says(f"{what}: {done:,} of {of:,}"),
+    )
+    facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
+    files = [folder / f"{split}.txt" for split in texts.SPLITS]
+    return StepResult(facts, [*files, folder / texts.STATISTICS])
+
+
+def _workers() -> Workers:
+    """One process a physical core: the bytes do not depend on their number."""
+    return Workers(physical_cores())
+
+
+class _Progress:
+    """How far something has come: a message every SECONDS_BETWEEN_MESSAGES, not for what is done before."""
+
+    def __init__(self, run: Run):
+        self._run, self._said = run, time.monotonic()
+
+    def __call__(self, how_far: str) -> None:
+        self._run.pulse()
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_MESSAGES:
+            self._said = time.monotonic()
+            self._run.journal.message(how_far)
+
+
+def _clean_whole(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import preparation
     from nanogpt.data import texts
     from nanogpt.sources import cleaning
@@ -131,13 +274,15 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
     from nanogpt.corpus import tokenising
     from nanogpt.data import shards
 
-    folder = run.paths.data / kind
+    folder = run.paths.tokens(kind)
     manifest = tokenising.tokenise(
         run.paths.data / "text",
         kind,
         folder,
-        run.config.data,
+        _tokenised_data(run),
         notify=_recorder_of_downloads(run),
+        workers=_workers(),
+        pulse=run.pulse,
     )
     files = [folder / name for name in manifest.files]
     facts = Tokenised(**vars(manifest.statistics), folder=run.paths.relative(folder), splits=manifest.splits)
@@ -147,9 +292,14 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
 def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
-    data = run.config.data
-    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_encoding_of(run)}
-    return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in catalogue.CATALOGUE else {})}
+    data, planned = run.config.data, _planned(run)
+    source = planned.name if planned else data.source
+    settings = {"source": source, "content": fetching.fingerprint(source), **_encoding_of(run)}
+    if source in catalogue.CATALOGUE or hub_address.is_hub_address(source):
+        settings["mirror"] = data.model_dump()["mirror"]
+    if planned and planned.in_pieces:
+        settings["wanted_bytes"] = planned.wanted_bytes
+    return {"data": settings}
 
 
 def _encoding_of(run: Run) -> Json:
@@ -159,15 +309,41 @@ def _encoding_of(run: Run) -> Json:
 
 
 def _clean_settings(run: Run) -> Json:
-    return {"data": run.config.data.model_dump(include={"val_fraction", "test_fraction"}) | _encoding_of(run)}
+    data = run.config.data
+    changed = data.model_dump(exclude=NOT_OF_THE_CLEANING, exclude_defaults=True)  # what there was no choice of before
+    shares = data.model_dump(include={"val_fraction", "test_fraction"})
+    return {"data": {**changed, **shares} | _encoding_of(run)}
 
 
-def _bpe_kind(run: Run) -> str:
-    return "gpt2" if run.config.data.tokenizer == "gpt2" else "bpe"
+def _tokenised_data(run: Run) -> DataConfig:
+    """The settings, with the vocabulary that the plan chose."""
+    planned = _planned(run)
+    return (
+        run.config.data.model_copy(update={"bpe_vocab_size": planned.tokens.vocabulary}) if planned else run.config.data
+    )
 
 
-def _bpe_settings(run: Run) -> Json:
-    return {"data": {"kind": _bpe_kind(run), "bpe_vocab_size": run.config.data.bpe_vocab_size}}
+def _second_kind(run: Run) -> str:
+    """The tokens besides characters; those of the plan where they are the only ones."""
+    planned, asked = _planned(run), run.config.data.tokenizer
+    if planned and planned.in_pieces:
+        return planned.tokens.tokenizer
+    return asked if asked not in ("auto", "char") else "bpe"
+
+
+def _second_settings(run: Run) -> Json:
+    return {"data": {"kind": _second_kind(run), "bpe_vocab_size": _tokenised_data(run).bpe_vocab_size}}
+
+
+def _planned(run: Run) -> PlannedText | None:
+    """The text that the plan chose; None where a person named one that is fetched before. Raises Blocked without a
+    plan."""
+    if not run.options.text_by_plan:
+        return None
+    plan = run.ledger.facts(PLANNED)
+    if plan is None:
+        raise Blocked(f"{PLANNED.step} has not finished")
+    return plan.text
 
 
 CLEANING = (
@@ -210,10 +386,20 @@ STEPS: list[AnyStep] = [
     Step(
         key=BYTE_PAIRS,
         title="Learn byte pairs and tokenise",
-        work=lambda run: tokenise(run, _bpe_kind(run)),
-        settings=_bpe_settings,
+        work=lambda run: tokenise(run, _second_kind(run)),
+        settings=_second_settings,
         needs=("dataset.clean",),
         code=TOKENISING,
     ),
 ]
-PHASE = Phase("dataset", dataset, lambda wanted: STEPS)
+
+
+def steps(wanted: StepsWanted) -> list[AnyStep]:
+    """A text that the plan chose is fetched after it; one that comes in pieces has one kind of tokens."""
+    if wanted.text == "first":
+        return STEPS
+    planned = [replace(STEPS[0], needs=(PLANNED.step,)), *STEPS[1:]]
+    return [step for step in planned if wanted.text == "planned" or step.key != CHARACTERS]
+
+
+PHASE = Phase("dataset", dataset, steps)

@@ -256,7 +256,7 @@ def _config(run: Run, name: str) -> Config:
 
 
 def _data_folder(run: Run, name: str) -> Path:
-    return run.paths.data / _config(run, name).data.tokenizer
+    return run.paths.tokens(_config(run, name).data.tokenizer)
 
 
 def _evaluate_trained(run: Run) -> StepResult[Evaluated]:

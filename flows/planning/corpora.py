@@ -84,11 +84,6 @@ class TextChoice:
     not_chosen: list[LeftOut]
 
     @property
-    def is_large(self) -> bool:
-        """Whether it is prepared in pieces."""
-        return self.text.bytes > SMALL_TEXT
-
-    @property
     def alphabet_size(self) -> int:
         """Characters to size a model with."""
         return self.text.alphabet_size or UNKNOWN_ALPHABET
@@ -112,7 +107,7 @@ class TextChoice:
             data.val_fraction,
             data.test_fraction,
             text.bytes_per_character if of_characters else bytes_per_token(self.tokens.vocabulary),
-            MOST_HELD_OUT if self.is_large else None,
+            MOST_HELD_OUT if self.text.in_pieces else None,
             law_of(text),
         )
 
@@ -124,13 +119,13 @@ class TextChoice:
             why=self.why,
             bytes=self.text.bytes,
             wanted_bytes=self.wanted_bytes(tokens, data),
-            is_large=self.is_large,
+            in_pieces=self.text.in_pieces,
             not_chosen=self.not_chosen,
         )
 
     def wanted_bytes(self, tokens: int, data: DataConfig) -> int:
         """Of the text, for `tokens` to train on; a small text is taken whole."""
-        if not self.is_large:
+        if not self.text.in_pieces:
             return self.text.bytes
         read = tokens * self.corpus(data).bytes_per_token + 2 * MOST_HELD_OUT
         return min(self.bytes, math.ceil(SPARE * read / PORTION) * PORTION)

@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt.sources.survey import Availability
-
 from flows.ledger.facts import SurveyedText
 from flows.planning.budget_shares import SMALL_TEXT
 from nanogpt.config import DataConfig
 from nanogpt.faults import UserError
 from nanogpt.sources import catalogue
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
+from nanogpt.sources.survey import Availability
 
 AUTO = "auto"
 EMBEDDED_BYTES = 10_000_000  # about, before it is written; each machine has another
@@ -29,17 +28,22 @@ def are_by_plan(data: DataConfig) -> bool:
     if data.source == EMBEDDED or (data.source in CATALOGUE and CATALOGUE[data.source].file):
         return False
     try:
-        return expected_bytes(data) > SMALL_TEXT or _is_of_a_hub(data.source)
+        return _is_of_a_hub(data.source) or _bytes_of(data.source) > SMALL_TEXT
     except (OSError, UserError):  # what is wrong with it is said where it is checked
         return False
 
 
 def expected_bytes(data: DataConfig) -> int:
-    """Bytes of the text, as far as they are known before it is fetched; of "auto", of the smallest that it may mean.
-    Raises UserError."""
+    """Bytes of the text at least, before it is known which text and how much of it. Raises UserError."""
+    return min(SMALL_TEXT, _bytes_of("tiny_shakespeare" if data.source == AUTO else data.source))
+
+
+def _bytes_of(source: str) -> int:
+    if source in CATALOGUE:
+        return CATALOGUE[source].bytes
     from nanogpt.sources import fetching  # 0.1 s, which a catalogue's text does not need
 
-    return fetching.expected_bytes("tiny_shakespeare" if data.source == AUTO else data.source)
+    return fetching.expected_bytes(source)
 
 
 def survey(data: DataConfig, names: Sequence[str], folder: Path, gone: Mapping[str, str]) -> list[SurveyedText]:
@@ -68,14 +72,21 @@ def _as_found(text: SurveyedText, found: Availability, gone: str) -> SurveyedTex
 def candidates(data: DataConfig) -> list[SurveyedText]:
     """What `data.source` leaves to choose from, as if all of it could be had. Raises UserError."""
     named = [
-        SurveyedText(name, source.bytes, "not asked yet", alphabet_size=source.alphabet or 0, licence=source.licence)
+        SurveyedText(
+            name,
+            source.bytes,
+            "not asked yet",
+            in_pieces=source.hub is not None,
+            alphabet_size=source.alphabet or 0,
+            licence=source.licence,
+        )
         for name, source in CATALOGUE.items()
     ]
     known = [*named, SurveyedText(EMBEDDED, EMBEDDED_BYTES, "made here", licence=catalogue.licence(EMBEDDED))]
     if data.source == AUTO:
         return known
     found = [text for text in known if text.name == data.source]
-    return found or [SurveyedText(data.source, expected_bytes(data), "here")]
+    return found or [SurveyedText(data.source, _bytes_of(data.source), "here", in_pieces=True)]
 
 
 def _is_of_a_hub(source: str) -> bool:

@@ -136,7 +136,7 @@ class Run:
             return "first"
         marker = self.ledger.finished_before(PLANNED.step)  # the last one counts while another is made
         text = marker.facts.get("text") if marker else None
-        return "in pieces" if text and text["is_large"] else "planned"
+        return "in pieces" if text and text["in_pieces"] else "planned"
 
     def _work(self, key: Key[F]) -> Work[F]:
         step = self.step(key)

@@ -66,7 +66,7 @@ def test_no_more_is_fetched_than_is_read_and_than_there_is_room_for(rate, second
     choice = corpora.choose(KNOWN, means, DataConfig())
     wanted = choice.wanted_bytes(tokens, DataConfig())
     assert 0 < wanted <= choice.text.bytes
-    if not choice.is_large:
+    if not choice.text.in_pieces:
         assert wanted == choice.text.bytes  # whole
         return
     assert wanted <= means.most_text

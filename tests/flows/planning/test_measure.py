@@ -11,6 +11,7 @@ import pytest
 from flows.cli.command_line import parse
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
+from flows.ledger.facts import TextTokens
 from flows.planning import budget_shares, measure, planner
 from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
 from flows.planning.measure import Measurement
