@@ -41,7 +41,7 @@ from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.machine import cores
 from nanogpt.model.gpt import GPT
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.published import gpt2_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 REPORT = CHECKOUT / "docs/decoding.md"

@@ -7,6 +7,8 @@ read, and which of its surprises are refused: settings_file.py.
 from __future__ import annotations
 
 import codecs
+import os
+import re
 from collections.abc import Iterable, Iterator
 from encodings.aliases import aliases
 from pathlib import Path
@@ -258,6 +260,10 @@ class TrainingConfig(Section):
         return self
 
 
+# What data.tokenizer names; anything else is a file, or a repository of a hub.
+TOKENIZERS = ("auto", "char", "char_bytes", "byte", "bpe", "gpt2", "cl100k_base", "o200k_base")
+HUB = "hf:"
+_HUB_TOKENIZER = re.compile(r"hf:[\w.-]+/[\w.-]+(@[\w./-]+)?")
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 
@@ -267,8 +273,13 @@ class DataConfig(Section):
     source: str = Field(
         "tiny_shakespeare", min_length=1, description="a name of the catalogue, a text file, a folder, or embedded"
     )
-    tokenizer: Literal["auto", "char", "bpe", "gpt2"] = Field("auto", description="auto: characters for small data")
-    bpe_vocab_size: Annotated[Whole, Field(ge=257, le=65536)] = Field(1024, description="tokens of a trained BPE")
+    tokenizer: str = Field(
+        "auto",
+        min_length=1,
+        description=f"{', '.join(TOKENIZERS)}, a tokenizer.json or hf:OWNER/NAME; auto: characters for small data",
+    )
+    bpe_vocab_size: Annotated[Whole, Field(ge=257, le=1_000_000)] = Field(1024, description="tokens of a trained BPE")
+    chat_tokens: bool = Field(False, description="keep the last ids of a trained BPE for the roles of a chat")
     encoding: str = Field(
         "auto", description="of documents that are not UTF-8, such as cp1252 or gb18030; auto: detected"
     )
@@ -278,11 +289,22 @@ class DataConfig(Section):
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
 
-    @field_validator("source", mode="before")
+    @field_validator("source", "tokenizer", mode="before")
     @classmethod
     def _source_as_text(cls, source: Any) -> Any:
         """A file name that is not UTF-8, as sources.own_path understands it."""
         return source if not isinstance(source, str) or source.isascii() or _is_utf8(source) else spelled(source)
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _check_tokenizer(cls, tokenizer: str) -> str:
+        is_file = not tokenizer.startswith(HUB) and ("/" in tokenizer or os.sep in tokenizer or ".json" in tokenizer)
+        if tokenizer in TOKENIZERS or is_file or _HUB_TOKENIZER.fullmatch(tokenizer):
+            return tokenizer
+        raise ValueError(
+            f"found {found(tokenizer)}, should be {', '.join(TOKENIZERS)}, the path of a tokenizer.json (with a / in "
+            f"it) or hf:OWNER/NAME{nearest(tokenizer, TOKENIZERS)}"
+        )
 
     @field_validator("encoding")
     @classmethod

@@ -32,11 +32,19 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
 
     A folder that stands there is set aside.
     """
+    with replacing(path) as file:
+        file.writelines(pieces)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path`, durably, when the block ends well. A folder that stands there is set
+    aside."""
     make_parents(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.writelines(pieces)
+            yield file
             fsync_file(file)
         if path.is_dir() and not path.is_symlink():  # a rename does not take its place
             set_aside(path)

@@ -147,7 +147,7 @@ HOUSE = [  # from the top down
         f"{DATA} nanogpt.config nanogpt.process {BASICS}",
     ),
     Room("nanogpt.data", f"nanogpt.tokenizers nanogpt.config {BASICS}"),
-    Room("nanogpt.tokenizers", f"nanogpt.sources {BASICS}"),
+    Room("nanogpt.tokenizers", f"nanogpt.sources nanogpt.config {BASICS}"),
     Room("nanogpt.sources", f"nanogpt.config {BASICS}"),
     Room(
         "nanogpt.config", BASICS, "nanogpt.config nanogpt.settings_file nanogpt.mistakes nanogpt.fit",

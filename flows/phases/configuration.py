@@ -408,6 +408,7 @@ MEASURING = (
     "nanogpt/inference/**",
     "nanogpt/decoders/**",
     "nanogpt/data/data_loader.py",
+    "nanogpt/data/shard_file.py",
     "nanogpt/data/shards.py",
     "nanogpt/weights/checkpoint.py",
     "nanogpt/weights/manifest.py",

@@ -358,6 +358,7 @@ TOKENISING = (
     "nanogpt/tokenizers/**",
     "nanogpt/corpus/tokenising.py",
     "nanogpt/data/texts.py",
+    "nanogpt/data/shard_file.py",
     "nanogpt/data/shards.py",
 )
 STEPS: list[AnyStep] = [

@@ -343,6 +343,7 @@ STEPS: list[AnyStep] = [
             "nanogpt/inference/**",
             "nanogpt/decoders/**",
             "nanogpt/data/data_loader.py",
+            "nanogpt/data/shard_file.py",
             "nanogpt/data/shards.py",
             "nanogpt/sources/**",
             "nanogpt/device.py",

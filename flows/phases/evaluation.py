@@ -307,6 +307,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/evaluation/perplexity.py",
                 "nanogpt/device.py",
                 "nanogpt/data/data_loader.py",
+                "nanogpt/data/shard_file.py",
                 "nanogpt/data/shards.py",
                 "nanogpt/sources/**",
             ),
@@ -354,6 +355,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/plots/evaluation.py",
                 "nanogpt/plots/style.py",
                 "nanogpt/printable.py",
+                "nanogpt/data/shard_file.py",
                 "nanogpt/data/shards.py",
                 "nanogpt/data/texts.py",
             ),
@@ -367,6 +369,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             code=(
                 *OPENING,
                 "flows/planning/budget_shares.py",
+                "nanogpt/data/shard_file.py",
                 "nanogpt/data/shards.py",
                 "nanogpt/study/**",
                 "nanogpt/study_results.py",

@@ -19,7 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the data folder to write")
     tokenizer = parser.add_mutually_exclusive_group()
-    tokenizer.add_argument("--tokenizer", choices=("char", "bpe", "gpt2"), default="char", help="default: %(default)s")
+    tokenizer.add_argument(
+        "--tokenizer",
+        type=named,
+        default="char",
+        metavar="KIND",
+        help="char, char_bytes, byte, bpe, gpt2, cl100k_base, o200k_base, a tokenizer.json or hf:OWNER/NAME; default: "
+        "%(default)s",
+    )
     tokenizer.add_argument(
         "--tokenizer-of", type=path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
     )
@@ -40,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     _check_keys(arguments.set)
     if arguments.allow_unknown and not arguments.tokenizer_of:
         raise UserError("--allow-unknown goes with --tokenizer-of: other tokenizers are made for the text")
-    values: dict[str, Any] = {}
-    config = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
+    values: dict[str, Any] = {"data": {"tokenizer": arguments.tokenizer}}
+    origins = {"data.tokenizer": "--tokenizer", **apply_overrides(values, arguments.set)}
+    config = validate(Config, values, "--set", origins).data
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
     normalise = tokenizer.normalise if tokenizer else cleaning.clean
 
@@ -54,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     if tokenizer is not None:
         manifest = tokenising.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)
     else:
-        manifest = tokenising.tokenise(text, arguments.tokenizer, arguments.out, config, _warn, source)
+        manifest = tokenising.tokenise(text, config.tokenizer, arguments.out, config, _warn, source)
     print(f"{arguments.out}: {manifest.summary()}")
     return 0
 

@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.data import shards
+from nanogpt.data.shard_file import MAGIC
 from nanogpt.faults import UserError
 from nanogpt.results import TokenSplit
 from nanogpt.sources import own
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.published import gpt2_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 META = "meta.pkl"
@@ -52,7 +53,7 @@ def _read_ids(path: Path) -> npt.NDArray[np.uint16]:
         raise UserError(f"{path}: there is no such file; expected a data folder of nanoGPT (train.bin, val.bin)")
     size = path.stat().st_size
     with open(path, "rb") as file:
-        if file.read(len(shards.MAGIC)) == shards.MAGIC:
+        if file.read(len(MAGIC)) == MAGIC:
             raise UserError(f"{path}: is in this project's own format already")
     if size % 2 or size < 4:
         raise UserError(f"{path}: has {size:,} bytes; expected uint16 ids, two bytes each")

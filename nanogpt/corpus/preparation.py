@@ -18,7 +18,7 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data.texts import STATISTICS
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import Reading, TextSplit, TextStatistics
@@ -28,7 +28,6 @@ from nanogpt.sources.decoding import Decoded, decode
 from nanogpt.spelling import spelled
 
 SHORTEST = 1000  # characters: below this no split says anything
-DOCUMENT_SEPARATOR = "\n\n"
 _WORD = re.compile(r"\w+")
 
 

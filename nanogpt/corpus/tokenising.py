@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
+from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
 from nanogpt.data.shards import MOST_UNKNOWN, Manifest, write_folder
-from nanogpt.data.texts import SPLITS, STATISTICS, read_split
-from nanogpt.faults import UserError, nearest
+from nanogpt.data.texts import PIECES, SPLITS, STATISTICS, read_split
+from nanogpt.faults import UserError
 from nanogpt.results import TokenSplit
 from nanogpt.sources.part import Notify, say_nothing
-from nanogpt.tokenizers.byte_pairs import BPETokenizer
-from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.making import OF_THE_WHOLE_TEXT, make_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
-
-KINDS = ("char", "bpe", "gpt2")
 
 
 def tokenise(
@@ -26,15 +25,30 @@ def tokenise(
     config: DataConfig,
     notify: Notify = say_nothing,
     source: str | None = None,
+    workers: Workers = HERE,
+    pulse: Callable[[], None] = lambda: None,
+    report: Progress = no_report,
+    chapter: int | None = None,
 ) -> Manifest:
-    """Tokenise what `preparation.prepare` wrote into `text_folder`; return the manifest, which is written last.
+    """Tokenise what `preparation.prepare` or `pipeline.prepare` wrote into `text_folder`; return the manifest, which is
+    written last.
 
     The alphabet is the whole corpus's, so that no split has an unknown character; byte pairs are learned from train
-    alone. `source` is the name of the text. Raises UserError for an unknown `kind`, and for a GPT-2 vocabulary that
-    cannot be obtained.
+    alone, of a large text from a sample. `source` is the name of the text; the other arguments are pipeline.tokenise's.
+    Raises UserError for a tokenizer that is unknown or cannot be obtained.
     """
+    if _is_large(text_folder):
+        from nanogpt.corpus import pipeline
+
+        decisions = pipeline.decisions_of(text_folder)
+        learned = pipeline.alphabet(text_folder) if kind in OF_THE_WHOLE_TEXT else pipeline.sample(decisions)
+        tokenizer = make_tokenizer(kind, learned, out_folder, config, notify)
+        return pipeline.tokenise(
+            text_folder, tokenizer, out_folder, source, workers=workers, chapter=chapter, pulse=pulse, report=report
+        )
     texts = {split: read_split(text_folder, split) for split in SPLITS}
-    tokenizer = make_tokenizer(kind, texts, out_folder, config, notify)
+    sample = texts.values() if kind in OF_THE_WHOLE_TEXT else [texts["train"]]
+    tokenizer = make_tokenizer(kind, sample, out_folder, config, notify)
     return _write_texts(text_folder, texts, tokenizer, out_folder, source=source)
 
 
@@ -45,16 +59,42 @@ def tokenise_with(
     allow_unknown: bool = False,
     notify: Notify = say_nothing,
     source: str | None = None,
+    workers: Workers = HERE,
+    pulse: Callable[[], None] = lambda: None,
+    report: Progress = no_report,
+    chapter: int | None = None,
 ) -> Manifest:
     """tokenise() with an existing tokenizer, such as that of a model to fine-tune.
 
-    `notify` gets the share of characters outside its vocabulary. Raises UserError when that is more than MOST_UNKNOWN
-    and not allowed, or when the tokenizer has no token for them.
+    `notify` gets the share of characters outside its vocabulary: of a large text, of its sample. Raises UserError when
+    that is more than MOST_UNKNOWN and not allowed, or when the tokenizer has no token for them.
     """
     texts = {split: read_split(text_folder, split) for split in SPLITS}
     unknown = tokenizer.unknown_in("".join(texts.values()))
+    _judge_unknown(unknown, sum(map(len, texts.values())), tokenizer, allow_unknown, notify)
+    if _is_large(text_folder):
+        from nanogpt.corpus import pipeline
+
+        look = not tokenizer.reads(pipeline.alphabet(text_folder))
+        return pipeline.tokenise(
+            text_folder, tokenizer, out_folder, source, look, workers=workers, chapter=chapter, pulse=pulse,
+            report=report,
+        )  # fmt: skip
+    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total(), source)
+
+
+def _is_large(text_folder: Path) -> bool:
+    """Whether the text lies in pieces. pipeline is imported there only: pyarrow and rensa take 0.3 s."""
+    return (text_folder / PIECES).is_dir()
+
+
+def _judge_unknown(
+    unknown: Counter[str], characters: int, tokenizer: Tokenizer, allow_unknown: bool, notify: Notify
+) -> None:
+    """Raise UserError where too many of `characters` are outside the vocabulary, or the tokenizer has no token for
+    them; notify otherwise."""
     if unknown:
-        share = unknown.total() / sum(map(len, texts.values()))
+        share = unknown.total() / characters
         commonest = ", ".join(f"{character!r} ({count:,})" for character, count in unknown.most_common(5))
         found = f"{share:.1%} of the characters are outside the tokenizer's vocabulary, the commonest: {commonest}"
         if not tokenizer.has_unknown:
@@ -62,7 +102,6 @@ def tokenise_with(
         if share > MOST_UNKNOWN and not allow_unknown:
             raise UserError(f"data.source: {found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
         notify(found, "each becomes the token for unknown characters, which the model was never trained on")
-    return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total(), source)
 
 
 def _write_texts(
@@ -80,16 +119,3 @@ def _write_texts(
         splits[split] = tokens, TokenSplit(len(tokens), len(text.encode("utf-8")), len(text))
     source_sha256 = durable.read_json(text_folder / STATISTICS)["sha256"]
     return write_folder(out_folder, tokenizer, splits, source_sha256, unknown, source)
-
-
-def make_tokenizer(
-    kind: str, texts: dict[str, str], folder: Path, config: DataConfig, notify: Notify = say_nothing
-) -> Tokenizer:
-    """The tokenizer called `kind` for these splits. Raises UserError."""
-    if kind == "char":
-        return CharTokenizer(set().union(*map(set, texts.values())))
-    if kind == "bpe":
-        return BPETokenizer.train(texts["train"], config.bpe_vocab_size)
-    if kind == "gpt2":
-        return gpt2_tokenizer(folder, config.mirrors, notify)
-    raise UserError(f"data.tokenizer: found {kind}, allowed are {', '.join(KINDS)}{nearest(kind, KINDS)}")

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nanogpt.data.shards import Ids, check_fits
+from nanogpt.data.shard_file import Tokens
+from nanogpt.data.shards import check_fits
 
 IGNORED = -1  # a target that does not count
 
@@ -20,7 +21,7 @@ IGNORED = -1  # a target that does not count
 class Samples:
     """Endless training samples. Sample i is window `order(epoch)[i % windows_per_epoch]` of epoch i // that."""
 
-    def __init__(self, tokens: Ids, block_size: int, seed: int):
+    def __init__(self, tokens: Tokens, block_size: int, seed: int):
         """`tokens` (T,) of any unsigned type, T > block_size. Raises UserError when it is shorter."""
         check_fits(len(tokens), block_size)
         self.tokens, self.block_size, self.seed = tokens, block_size, seed
@@ -48,7 +49,7 @@ class Samples:
         return torch.from_numpy(block[:, :-1].copy()), torch.from_numpy(block[:, 1:].copy())
 
 
-def windows(tokens: Ids, window: int, batch_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def windows(tokens: Tokens, window: int, batch_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Every token but the first, once, as a target in one of the non-overlapping windows, in order.
 
     Yields inputs and targets (at most batch_size, window) int64; a short last window is filled with input 0 and

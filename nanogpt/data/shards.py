@@ -1,18 +1,16 @@
-"""Token ids on disk: one binary file for each split, each with a header, and a manifest that is written last.
+"""A data folder: the token ids of each split in one file or in several shards, and a manifest that is written last.
 
     out_folder/  train.bin  val.bin  test.bin  tokenizer.json  tokenizer_config.json  statistics.json  manifest.json
 
-A .bin file is a 64-byte header (magic, version, bytes per token, vocabulary size, token count, tokenizer digest;
-little-endian) and then the ids as uint16, or uint32 when the vocabulary needs it.
+Of a large text the training split is train-00000.bin, train-00001.bin and so on, in this order. Where a training is to
+begin while they are made, the manifest comes with the first ones, and again with each that is added.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,15 @@ import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.data import texts
+from nanogpt.data.shard_file import AT_ONCE, Ids, Joined, Tokens, open_shard, write_shard
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.results import TokenSplit, TokenStatistics
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"
-MAGIC = b"NANOGPT\0"
 VERSION = 1
-AT_ONCE = 1 << 24  # tokens: what is imported may be larger than the memory
 MOST_UNKNOWN = 0.1  # of the characters, unless a person allows more
-_HEADER = struct.Struct("<8sIIQQ32s")
-_DTYPES: dict[int, np.dtype[np.integer[Any]]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
-Ids = npt.NDArray[np.integer[Any]]  # (T,)
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Split:
     """One split: `tokens` (T,) is read from the disk as needed; bytes and characters are those of its text."""
 
     name: str
-    tokens: Ids
+    tokens: Tokens
     bytes: int
     characters: int
     vocab_size: int
@@ -64,8 +58,23 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
+class ShardEntry:
+    """One shard of a split, by the name of its file; `source` is the name of its text in a mixture."""
+
+    file: str
+    tokens: int
+    source: str | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a data folder holds: manifest.json. `source` is the name of its text, where it is recorded."""
+    """What a data folder holds: manifest.json. `source` is the name of its text, where it is recorded.
+
+    `shards`: of each split that is in several files, these in order; any other is in `<split>.bin`. `plan`: the digest
+    of all that decides the ids, known before the first of them is written; None where the files alone say it.
+    `chapters`: how many shards of train each chapter has, in order, where a training may begin while later ones are
+    made; until `complete`, the shards of the first chapters are listed, whole, and never written again.
+    """
 
     version: int
     source_sha256: str
@@ -74,6 +83,10 @@ class Manifest:
     statistics: TokenStatistics
     files: dict[str, FileDigest]
     source: str | None = None
+    shards: dict[str, list[ShardEntry]] = field(default_factory=dict)
+    plan: str | None = None
+    chapters: list[int] | None = None
+    complete: bool = True
 
     def summary(self) -> str:
         """`train 1,003,854, val 55,770, test 55,770 tokens of a vocabulary of 66`."""
@@ -127,40 +140,43 @@ def count_tokens(tokens: Ids, vocab_size: int) -> npt.NDArray[np.int64]:
 
 def write_split(folder: Path, split: str, tokens: Ids, tokenizer: Tokenizer) -> Path:
     """Write one split durably and return its path. Raises ValueError for an id outside the vocabulary."""
-    if len(tokens) and int(tokens.max()) >= tokenizer.vocab_size:
-        raise ValueError(f"{split}: token {int(tokens.max())} is outside the vocabulary of {tokenizer.vocab_size}")
-    width = 2 if tokenizer.vocab_size <= 1 << 16 else 4
-    header = _HEADER.pack(MAGIC, VERSION, width, tokenizer.vocab_size, len(tokens), bytes.fromhex(tokenizer.digest))
     path = folder / f"{split}.bin"
-    pieces = (tokens[start : start + AT_ONCE] for start in range(0, len(tokens), AT_ONCE))
-    durable.write_pieces(path, itertools.chain([header], (piece.astype(_DTYPES[width]).tobytes() for piece in pieces)))
+    write_shard(path, tokens, tokenizer.vocab_size, tokenizer.digest)
     return path
 
 
 def open_split(folder: Path, split: str) -> Split:
-    """One split, memory-mapped, with its header and length checked (for its bytes see `verify`).
+    """One split, memory-mapped, with its headers and lengths checked (for its bytes see `verify`).
 
     Raises UserError when `folder` holds no data, CorruptFileError when header, length and manifest disagree.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
-    path = Path(folder) / f"{split}.bin"
-    if split not in manifest.splits or not path.is_file():
-        raise UserError(f"{path}: there is no such split; it is one of {', '.join(manifest.splits)}")
-    with open(path, "rb") as file:
-        head = file.read(_HEADER.size)
-    if len(head) < _HEADER.size:
-        raise CorruptFileError(f"{path} is cut short ({len(head)} bytes)")
-    magic, version, width, vocab_size, count, digest = _HEADER.unpack(head)
-    if magic != MAGIC or version != VERSION or width not in _DTYPES:
-        raise CorruptFileError(f"{path} is not a token file of version {VERSION}")
-    expected, found = _HEADER.size + count * width, path.stat().st_size
-    if found != expected:
-        raise CorruptFileError(f"{path} has {found:,} bytes where its header says {expected:,}")
+    if split not in manifest.splits:
+        raise UserError(f"{folder / split}.bin: there is no such split; it is one of {', '.join(manifest.splits)}")
     size = manifest.splits[split]
-    if digest.hex() != manifest.tokenizer.digest or count != size.tokens:
-        raise CorruptFileError(f"{path} and its {MANIFEST} were not made together")
-    tokens = np.memmap(path, dtype=_DTYPES[width], mode="r", offset=_HEADER.size, shape=(count,))
-    return Split(split, tokens, size.bytes, size.characters, vocab_size, digest.hex())
+    entries = manifest.shards.get(split) or [ShardEntry(f"{split}.bin", size.tokens)]
+    return _opened(folder, split, entries, size, manifest.tokenizer)
+
+
+def _opened(
+    folder: Path, split: str, entries: list[ShardEntry], size: TokenSplit, tokenizer: TokenizerIdentity
+) -> Split:
+    parts = []
+    for entry in entries:
+        path = folder / entry.file
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file; its {MANIFEST} says that there is")
+        shard = open_shard(path)
+        if shard.tokenizer_digest != tokenizer.digest or len(shard.tokens) != entry.tokens:
+            raise CorruptFileError(f"{path} and its {MANIFEST} were not made together")
+        parts.append(shard.tokens)
+    tokens = parts[0] if len(parts) == 1 else Joined(parts)
+    if len(tokens) != size.tokens:
+        raise CorruptFileError(
+            f"{folder / MANIFEST}: the shards of {split} have {len(tokens):,} tokens together, it says {size.tokens:,}"
+        )
+    return Split(split, tokens, size.bytes, size.characters, tokenizer.vocab_size, tokenizer.digest)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -184,12 +200,15 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def identity(folder: Path) -> str:
-    """What a training knows its data by: sha256 of the manifest, but for the name of the text, which changes nothing.
+    """What a training knows its data by: sha256 of the manifest, but for the name of the text, which changes nothing;
+    the plan of data that has one, which is the same before and after the last shard is there.
 
     Raises OSError or ValueError without a manifest.
     """
     path = Path(folder) / MANIFEST
     content: dict[str, Any] = durable.read_json(path)
+    if isinstance(plan := content.get("plan"), str):
+        return plan
     if content.pop("source", None) is None:
         return durable.sha256_file(path)
     return hashlib.sha256(durable.json_bytes(content)).hexdigest()
@@ -219,7 +238,7 @@ def verify(folder: Path) -> Manifest:
         opened = open_split(folder, split)
         if (highest := int(opened.tokens.max(initial=0))) >= opened.vocab_size:
             raise CorruptFileError(
-                f"{folder}/{split}.bin has the id {highest}, beyond its vocabulary of {opened.vocab_size:,}"
+                f"{folder}: its {split} tokens have the id {highest}, beyond its vocabulary of {opened.vocab_size:,}"
             )
     return manifest
 

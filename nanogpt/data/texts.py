@@ -6,6 +6,8 @@ from pathlib import Path
 
 SPLITS = ("train", "val", "test")
 STATISTICS = "statistics.json"
+PIECES = "pieces"  # a folder there: the whole of a large text, of which train.txt is a sample
+DOCUMENT_SEPARATOR = "\n\n"
 
 
 def read_split(folder: Path, split: str) -> str:

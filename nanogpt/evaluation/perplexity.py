@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from nanogpt.data.data_loader import IGNORED, windows
+from nanogpt.data.shard_file import Tokens
 from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.results import NANOGPT_WINDOW, Evaluation
@@ -16,7 +16,7 @@ from nanogpt.results import NANOGPT_WINDOW, Evaluation
 @torch.no_grad()
 def evaluate(
     model: torch.nn.Module,
-    tokens: np.ndarray,
+    tokens: Tokens,
     window: int,
     bytes_in_split: int,
     device: str = "cpu",

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nanogpt.data.shards import MOST_UNKNOWN, Ids, open_split
+from nanogpt.data.shard_file import Ids
+from nanogpt.data.shards import MOST_UNKNOWN, open_split
 from nanogpt.evaluation.block_bootstrap import Floats, Numbers
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
@@ -60,7 +61,7 @@ def split_text(data_folder: Path, split: str, tokenizer: Tokenizer, reader: str)
     """
     opened = open_split(data_folder, split)
     if opened.tokenizer_digest == tokenizer.digest:
-        return _placed(opened.tokens, opened.bytes, tokenizer)
+        return _placed(np.asarray(opened.tokens), opened.bytes, tokenizer)
     text = load_tokenizer(data_folder).decode(opened.tokens.tolist())
     unknown = tokenizer.unknown_in(text).total()
     if unknown > MOST_UNKNOWN * len(text) or (unknown and not tokenizer.has_unknown):

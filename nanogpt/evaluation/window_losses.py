@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nanogpt.data.shards import Ids, Split
+from nanogpt.data.shard_file import Ids
+from nanogpt.data.shards import Split
 from nanogpt.evaluation.block_bootstrap import BLOCKS, BlockMean, Floats, draws, summed
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT

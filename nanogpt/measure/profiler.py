@@ -21,7 +21,8 @@ import torch
 from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import windows
-from nanogpt.measure.real_step import RealStep, Tokens
+from nanogpt.data.shard_file import Tokens
+from nanogpt.measure.real_step import RealStep
 from nanogpt.results import Profile, Rates, StepSpeed
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.validation import rows_at_once

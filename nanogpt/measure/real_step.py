@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import torch
 from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
+from nanogpt.data.shard_file import Tokens
 from nanogpt.measure.sizes import vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
@@ -25,7 +25,6 @@ from nanogpt.training.update.optimizer import Optimizer
 
 RANDOM_TOKENS = 2**16  # of a made-up text
 SHARE_OF_THE_PEAK_RATE = 0.01  # the weights stay near where they began
-Tokens = npt.NDArray[np.integer[Any]]  # (T,)
 Part = Callable[[str], AbstractContextManager[object]]
 
 

@@ -146,11 +146,16 @@ def _exit_code(process: multiprocessing.process.BaseProcess) -> int:
 
 
 def _prepare(log: str) -> None:
-    """In the worker: output to its log, Ctrl-C left to the parent, and no life without the parent."""
+    """In the worker: output to its log."""
     with contextlib.suppress(OSError):  # a disk that takes nothing more costs the log, not the work
         descriptor = durable.open_to_append(Path(log))
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+    live_with_parent()
+
+
+def live_with_parent() -> None:
+    """In a worker, once: Ctrl-C is left to the parent, no life without the parent, and the first to end for memory."""
     with contextlib.suppress(OSError):  # where memory runs out, Linux is to end this process and none other
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -170,12 +175,12 @@ def invoke(target: str, arguments: dict[str, Any]) -> Any:
     try:
         return getattr(importlib.import_module(module), name)(**arguments)
     except Exception as error:
-        if (sendable := _sendable(error)) is error:
+        if (found := sendable(error)) is error:
             raise
-        raise sendable from None
+        raise found from None
 
 
-def _sendable(error: Exception) -> BaseException:
+def sendable(error: Exception) -> BaseException:
     """`error`, or what caused it, as it can be sent to another process, where it says the same on its own.
 
     Causes are lost on the way, and one that cannot be sent would look like the death of this process.

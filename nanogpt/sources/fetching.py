@@ -19,8 +19,9 @@ from nanogpt.faults import UserError
 from nanogpt.sources import hub_address, outputs
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, Entry
 from nanogpt.sources.embedded import write_embedded
+from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.kinds import kind_of
-from nanogpt.sources.own import check_document, find_own, own_documents, own_path
+from nanogpt.sources.own import Search, check_documents, files_of, find_own, measure, own_documents, own_path, parts_of
 from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import is_redacted, redacted, spelled
 
@@ -62,8 +63,7 @@ def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto
     if hub_address.is_hub_address(source):
         hub_address.parse(source)
     elif source not in CATALOGUE and source != EMBEDDED:
-        for document in own_documents(source):
-            check_document(document, encoding)
+        check_documents(own_documents(source), Wanted(encoding))
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
@@ -75,10 +75,7 @@ def fingerprint(source: str) -> str | dict[str, str]:
         return CATALOGUE[source].sha256 or str(CATALOGUE[source].hub)
     if source == EMBEDDED or hub_address.is_hub_address(source):
         return source
-    documents, folder = own_documents(source), own_path(source)
-    named = {
-        spelled(path.relative_to(folder) if path != folder else path.name): digest_of([path]) for path in documents
-    }
+    named = {spelled(file.name): digest_of([file.path]) for file in files_of(source, Search())}
     return {name: digest[:12] for name, digest in named.items()} if len(named) <= NAMED else durable.digest(named)
 
 
@@ -102,7 +99,11 @@ def fetch(
         raise UserError(f"data.source: {source} comes in pieces, which this step does not take")
     if source not in CATALOGUE and source != EMBEDDED:
         found = find_own(source)
-        return _fetched(found.documents, spelled(own_path(source).resolve()), left_out=len(found.left_out))
+        return _fetched(
+            found.documents,
+            ", ".join(spelled(own_path(part).resolve()) for part in parts_of(source)),
+            left_out=len(found.left_out),
+        )
     outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
@@ -174,7 +175,7 @@ def expected_bytes(source: str) -> int:
         return CATALOGUE[source].bytes
     if source == EMBEDDED or hub_address.is_hub_address(source):
         return TINY_SHAKESPEARE.bytes
-    return sum(path.stat().st_size for path in own_documents(source))
+    return measure(source)[1]
 
 
 def digest_of(documents: list[Path]) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nanogpt.config import Config, load_config, parse_overrides
 from nanogpt.data.data_loader import Samples
-from nanogpt.data.shards import Ids, open_split
+from nanogpt.data.shard_file import Tokens
+from nanogpt.data.shards import open_split
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.study.subject import RANDOM, Subject
@@ -77,7 +78,7 @@ def last_factor(place: str, config: Config) -> float | None:
     return None if place.startswith(RANDOM) else factor_at(config.training.max_iters - 1, config.training)
 
 
-def tokens_of_data(subject: Subject, data_folder: Path) -> Ids:
+def tokens_of_data(subject: Subject, data_folder: Path) -> Tokens:
     """(T,): the training split of `data_folder`. Raises UserError where it means another text to this model."""
     split = open_split(data_folder, "train")
     if split.tokenizer_digest != subject.tokenizer.digest:
@@ -88,7 +89,7 @@ def tokens_of_data(subject: Subject, data_folder: Path) -> Ids:
 def gradient_study(
     subject: Subject,
     config: Config,
-    tokens: Ids,
+    tokens: Tokens,
     steps: int,
     factor: float | None = None,
     device: str = "cpu",

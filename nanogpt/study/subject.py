@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from nanogpt.config import load_config
-from nanogpt.data.shards import MOST_UNKNOWN, Ids
+from nanogpt.data.shard_file import Ids
+from nanogpt.data.shards import MOST_UNKNOWN
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.tokenizers.characters import CharTokenizer

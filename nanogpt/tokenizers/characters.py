@@ -27,7 +27,7 @@ class CharTokenizer(Tokenizer):
         self.closed, self.has_unknown = closed, not closed
         self.unknown = len(self.alphabet)
         self.vocab_size = self.unknown + (not closed)
-        self._codes = _code_points(self.alphabet)
+        self._codes = code_points(self.alphabet)
         self._ids = np.full(int(self._codes.max(initial=0)) + 2, self.unknown, dtype=np.uint32)
         self._ids[self._codes] = np.arange(len(self.alphabet))
 
@@ -40,7 +40,7 @@ class CharTokenizer(Tokenizer):
             unread = next(character for character in text if character not in self.alphabet)
             raise UserError(f"the tokenizer has no id for the character {unread!r}")
         beyond = len(self._ids) - 1  # the last entry of the table is the unknown id
-        return self._ids[np.minimum(_code_points(text), beyond)]
+        return self._ids[np.minimum(code_points(text), beyond)]
 
     def reads(self, text: str) -> bool:
         return not self.closed or set(self.alphabet).issuperset(text)
@@ -82,6 +82,6 @@ class CharTokenizer(Tokenizer):
         return tokenizer
 
 
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
+def code_points(text: str) -> npt.NDArray[np.uint32]:
     """(T,); a lone surrogate from a terminal is a code point like any other, and unknown."""
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)

@@ -7,19 +7,42 @@ from pathlib import Path
 from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.character_bytes import CharBytesTokenizer, is_char_bytes
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.tokenizer import FILE, Tokenizer
+from nanogpt.tokenizers.tokenizer import FILE, HF_FILE, Json, Tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer saved in `folder`. Raises UserError when there is none, CorruptFileError when it is not one."""
-    path = Path(folder) / FILE
+    return read_tokenizer(Path(folder) / FILE)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json, with what a tokenizer_config.json next to it says. As load_tokenizer."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the folder of a tokenizer, a model or data")
     try:
-        content = durable.read_json(path)
-        if content["model"]["type"] == "WordLevel":
-            return CharTokenizer.from_json(content)
-        return BPETokenizer.from_json(content)
+        return _of_json(durable.read_json(path), _settings(path.with_name(HF_FILE)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"{path} is not a tokenizer of characters or byte pairs ({error})") from error
+
+
+def _of_json(content: Json, settings: Json) -> Tokenizer:
+    """Raises AttributeError, KeyError, TypeError, ValueError for what is no tokenizer."""
+    if content["model"]["type"] == "WordLevel":
+        return CharTokenizer.from_json(content)
+    if is_char_bytes(content):
+        return CharBytesTokenizer.from_json(content)
+    # tokenizers: 10 to 25 ms that characters do not need
+    from nanogpt.tokenizers.any_file import LibraryTokenizer, is_byte_pairs
+
+    return BPETokenizer.from_json(content, settings) if is_byte_pairs(content) else LibraryTokenizer(content, settings)
+
+
+def _settings(path: Path) -> Json:
+    """What a tokenizer_config.json says; nothing where it cannot be read: only the end of a text hangs on it."""
+    try:
+        content = durable.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +78,17 @@ class Tokenizer(ABC):
 
 def hf_settings(**special: str) -> Json:
     return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
+
+
+def end_of(special: Mapping[str, int], settings: Json) -> str | None:
+    """Which of the `special` tokens ends a text: END_OF_TEXT, else what tokenizer_config.json, `settings`, says."""
+    if END_OF_TEXT in special:
+        return END_OF_TEXT
+    stated = settings.get("eos_token")
+    named = stated.get("content") if isinstance(stated, dict) else stated
+    return named if isinstance(named, str) and named in special else None
+
+
+def utf8(text: str) -> bytes:
+    """`text` in UTF-8; a lone surrogate, as from a terminal, is U+FFFD."""
+    return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace").encode("utf-8")

@@ -27,7 +27,7 @@ from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
+from nanogpt.tokenizers.published import gpt2_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import digests
 from nanogpt.weights.folders import open_folder

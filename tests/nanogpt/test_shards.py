@@ -1,5 +1,7 @@
 """Shards: what was tokenised is read back, and a single wrong bit is noticed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,8 +10,10 @@ from nanogpt.config import DataConfig
 from nanogpt.corpus import tokenising
 from nanogpt.corpus.preparation import prepare
 from nanogpt.data import shards
+from nanogpt.data.shard_file import write_shard
 from nanogpt.data.texts import read_split
 from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.records import to_json
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 
@@ -129,3 +133,30 @@ def test_a_block_longer_than_the_data_is_a_mistake(data):
     shards.check_fits(tokens, tokens - 1)
     with pytest.raises(UserError, match=rf"block_size: found {tokens}"):
         shards.check_fits(tokens, tokens)
+
+
+def in_shards(folder, count):
+    """The data folder `folder` with its training split in `count` shards."""
+    manifest, train = shards.read_manifest(folder), shards.open_split(folder, "train").tokens
+    entries, files = [], dict(manifest.files)
+    del files["train.bin"]
+    for number, part in enumerate(np.array_split(np.asarray(train), count)):
+        name = f"train-{number:05d}.bin"
+        write_shard(folder / name, part, manifest.tokenizer.vocab_size, manifest.tokenizer.digest)
+        entries.append(shards.ShardEntry(name, len(part)))
+        files[name] = shards.FileDigest((folder / name).stat().st_size, durable.sha256_file(folder / name))
+    (folder / "train.bin").unlink()
+    changed = replace(manifest, files=files, shards={"train": entries}, plan="of this test")
+    durable.write_json(folder / "manifest.json", to_json(changed, sparse=True))
+    return entries
+
+
+def test_a_split_in_several_shards_is_the_same_split(data):
+    before = np.asarray(shards.open_split(data, "train").tokens)
+    in_shards(data, 3)
+    split = shards.open_split(data, "train")
+    assert np.array_equal(split.tokens, before) and split.tokens[5:-5].tolist() == before[5:-5].tolist()
+    assert shards.verify(data).plan == shards.identity(data) == "of this test"
+    durable.write_bytes(data / "train-00001.bin", (data / "train-00000.bin").read_bytes())
+    with pytest.raises(CorruptFileError, match=r"train-00001\.bin"):
+        shards.verify(data)

@@ -13,8 +13,8 @@ from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.tokenizers import byte_pairs
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.gpt2 import gpt2_tokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
+from nanogpt.tokenizers.published import gpt2_tokenizer
 
 pytestmark = pytest.mark.fast
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer 1,603 slings\n" * 30

@@ -1,0 +1,316 @@
+"""Text of any size in two passes over its pieces, in as many processes as there are, in little memory.
+
+    prepare: every piece is scanned, then all documents are compared and divided    -> a text folder, with pieces/
+    tokenise: the documents of each split become shards of ids                      -> a data folder
+
+Each pass is a pure function of a piece and of what was decided before, so the bytes are the same whatever the number of
+processes, and whoever is killed does only the pieces again that were under way.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Waiting
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from nanogpt import durable
+from nanogpt.config import DataConfig
+from nanogpt.corpus import executors
+from nanogpt.corpus.deciding import Decisions, decide, read_decisions
+from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
+from nanogpt.corpus.fates import Fate
+from nanogpt.corpus.filters import Filters
+from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
+from nanogpt.corpus.shard_making import Made, ShardMaker, ShardTask, planned, separator
+from nanogpt.corpus.splitting import SPLITS, TRAIN
+from nanogpt.data import shards
+from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdentity
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
+from nanogpt.faults import UserError
+from nanogpt.records import to_json
+from nanogpt.results import TextSplit, TextStatistics, TokenSplit
+from nanogpt.sources import outputs
+from nanogpt.sources.account import Account
+from nanogpt.sources.document import Piece
+from nanogpt.tokenizers.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
+SHORTEST = 1000  # characters: below this no split says anything
+SAMPLE_BYTES = 16 << 20  # of training text: for a tokenizer to learn from, and as train.txt for simple models
+SAMPLED_PIECES = 64
+COMMONEST = 20  # characters
+SECONDS_BETWEEN_PULSES = 1.0
+
+
+def prepare(
+    pieces: Sequence[Piece],
+    folder: Path,
+    config: DataConfig,
+    tokenizer: Tokenizer | None = None,
+    workers: Workers = HERE,
+    pulse: Callable[[], None] = lambda: None,
+    report: Progress = no_report,
+) -> TextStatistics:
+    """Write what pieces hold into the text folder `folder`: cleaned, filtered, without duplicates, divided.
+
+    train.txt is a sample of the training text; `folder`/pieces has all of it, for tokenise(). `tokenizer`: one that
+    exists already and has a normal form of its own. `pulse` is called every second. Raises UserError where too little
+    is left, OSError.
+    """
+    durable.remove(folder / STATISTICS)
+    outputs.mark(folder)
+    kept_in = folder / PIECES
+    kept_in.mkdir(parents=True, exist_ok=True)
+    filters = Filters.from_config(config, tokenizer.normalise if tokenizer else None)
+    scan = Scan.of(kept_in, pieces, config, filters, tokenizer.digest if tokenizer else "")
+    tasks = [ScanTask(number, piece) for number, piece in enumerate(pieces)]
+    scanned: list[Scanned] = []
+    account, alphabet = Account(), Counter[str]()
+    for found in _pulsing(executors.run(scan, tasks, workers), pulse):
+        account.add(found.account)
+        alphabet.update(found.alphabet)
+        scanned.append(replace(found, alphabet={}, account=Account()))
+        report("pieces read", len(scanned), len(tasks))
+    _require_text(account, scanned)
+    decisions = decide(scan, pieces, scanned, config, pulse)
+    splits = _write_texts(folder, decisions)
+    statistics = _described(decisions, account, alphabet, splits)
+    if statistics.characters < SHORTEST:
+        raise UserError(
+            f"data.source: the text has {statistics.characters:,} characters after cleaning; at least {SHORTEST:,} are "
+            "needed"
+        )
+    durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))
+    return statistics
+
+
+def decisions_of(text_folder: Path) -> Decisions:
+    """What was decided of a large text. Raises UserError where its pieces are not there, or not all."""
+    decisions = read_decisions(text_folder / PIECES)
+    if decisions is None or not (text_folder / STATISTICS).is_file():
+        raise UserError(f"{text_folder / PIECES}: is not whole; prepare the text again")
+    return decisions
+
+
+def discard(text_folder: Path) -> None:
+    """Remove what only another tokenizer would need. The text files stay."""
+    if (text_folder / PIECES).is_dir():
+        shutil.rmtree(text_folder / PIECES)
+
+
+def sample(decisions: Decisions, limit: int = SAMPLE_BYTES) -> Iterator[str]:
+    """Documents of the training text, at most about `limit` bytes: the first ones of pieces that are spread evenly."""
+    there = np.flatnonzero(decisions.sizes(TRAIN)[:, 0])
+    if int(decisions.sizes(TRAIN)[:, 2].sum()) > limit and len(there) > SAMPLED_PIECES:
+        there = there[np.linspace(0, len(there) - 1, SAMPLED_PIECES).astype(np.int64)]
+    left = limit
+    for place, piece in enumerate(there.tolist()):
+        share = left // (len(there) - place)
+        for text in decisions.texts(piece, TRAIN):
+            if share <= 0:
+                break
+            size = len(text.encode("utf-8"))
+            share, left = share - size, left - size
+            yield text
+
+
+def alphabet(text_folder: Path) -> str:
+    """Every character of the text, and those that part documents."""
+    return "".join(sorted({*str(durable.read_json(text_folder / STATISTICS)["alphabet"]), *DOCUMENT_SEPARATOR}))
+
+
+def tokenise(
+    text_folder: Path,
+    tokenizer: Tokenizer,
+    out_folder: Path,
+    source: str | None = None,
+    look_for_unknown: bool = False,
+    workers: Workers = HERE,
+    chapter: int | None = None,
+    pulse: Callable[[], None] = lambda: None,
+    report: Progress = no_report,
+) -> Manifest:
+    """The data folder of a large text; its manifest, which is written last.
+
+    `chapter`: how many shards each chapter has, so that a training may begin when the first is there: the manifest then
+    comes with it, and again with each other. Raises UserError where there is no room, CorruptFileError, OSError.
+    """
+    decisions = decisions_of(text_folder)
+    tasks = planned(decisions)
+    trains = [task for task in tasks if task.split == TRAIN]
+    chapters = None if chapter is None else _chapters(len(trains), chapter)
+    plan = durable.digest([
+        shards.VERSION, decisions.decided.sha256, tokenizer.digest, separator(tokenizer).tolist(), chapters,
+        [(task.file, task.first, task.end) for task in tasks],
+    ])  # fmt: skip
+    _make_room(out_folder, plan)
+    files = tokenizer.save(out_folder)
+    making = Making(out_folder, tokenizer, decisions, plan, chapters, source, files)
+    maker = ShardMaker(text_folder / PIECES, out_folder, plan, look_for_unknown)
+    for number, made in enumerate(_pulsing(executors.run(maker, tasks, workers), pulse)):
+        making.add(tasks[number], made, maker)
+        report("shards written", number + 1, len(tasks))
+    manifest = making.write(complete=True)
+    _clear(out_folder, maker.notes_folder, manifest)
+    return manifest
+
+
+class Making:
+    """A data folder whose shards come one after the other."""
+
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, decisions: Decisions, plan: str, chapters: list[int] | None,
+        source: str | None, files: Iterable[Path],
+    ):  # fmt: skip
+        self.folder, self.tokenizer, self.plan, self.chapters = folder, tokenizer, plan, chapters
+        self._source, self._sha256 = source, decisions.decided.sha256
+        self._sources = decisions.decided.sources
+        self._source_of = decisions.index[:, 1]
+        self._files = {path.name: FileDigest(path.stat().st_size, durable.sha256_file(path)) for path in files}
+        self._splits = {split: TokenSplit(0, 0, 0) for split in SPLITS}
+        self._train: list[ShardEntry] = []
+        self._counts = np.zeros(tokenizer.vocab_size, np.int64)
+        self._unknown = 0
+
+    def add(self, task: ShardTask, made: Made, maker: ShardMaker) -> None:
+        """One more shard; the manifest, where it ends a chapter."""
+        split, more = SPLITS[task.split], made.size
+        before = self._splits[split]
+        self._splits[split] = TokenSplit(
+            before.tokens + more.tokens, before.bytes + more.bytes, before.characters + more.characters
+        )
+        self._files[task.file] = made.file
+        self._counts += maker.counts(task, self.tokenizer.vocab_size)
+        self._unknown += made.unknown
+        if task.split == TRAIN:
+            named = self._sources[self._source_of[task.first]] if len(self._sources) > 1 else None
+            self._train.append(ShardEntry(task.file, more.tokens, named))
+            if self.chapters is not None and len(self._train) in np.cumsum(self.chapters):
+                self.write(complete=len(self._train) == sum(self.chapters))
+
+    def write(self, complete: bool) -> Manifest:
+        """statistics.json and the manifest of what is there."""
+        statistics = shards.describe(self.tokenizer, self._splits, self._counts, self._unknown)
+        durable.write_json(self.folder / STATISTICS, to_json(statistics, sparse=True))
+        path = self.folder / STATISTICS
+        in_several = [(entry.file, entry.source) for entry in self._train] != [("train.bin", None)]
+        manifest = Manifest(
+            version=shards.VERSION,
+            source_sha256=self._sha256,
+            tokenizer=TokenizerIdentity(self.tokenizer.name, self.tokenizer.vocab_size, self.tokenizer.digest),
+            splits=self._splits,
+            statistics=statistics,
+            files={**self._files, path.name: FileDigest(path.stat().st_size, durable.sha256_file(path))},
+            source=self._source,
+            shards={"train": self._train} if in_several else {},
+            plan=self.plan,
+            chapters=self.chapters,
+            complete=complete,
+        )
+        durable.write_json(self.folder / shards.MANIFEST, to_json(manifest, sparse=True))
+        return manifest
+
+
+def _chapters(count: int, chapter: int) -> list[int]:
+    """The number of shards in each chapter, the last one shorter."""
+    return [min(chapter, count - first) for first in range(0, count, chapter)]
+
+
+def _make_room(folder: Path, plan: str) -> None:
+    """Take away the manifest of other data; what a start before made of the same is kept."""
+    try:
+        same = shards.read_manifest(folder).plan == plan
+    except (UserError, OSError, ValueError):
+        same = False
+    if not same:
+        durable.remove(folder / shards.MANIFEST)
+
+
+def _clear(folder: Path, notes: Path, manifest: Manifest) -> None:
+    """Remove the notes of the making, and shards of other data that lay here."""
+    shutil.rmtree(notes, ignore_errors=True)
+    for path in [*folder.glob("train-*.bin"), *(folder / f"{split}.bin" for split in SPLITS)]:
+        if path.name not in manifest.files:
+            path.unlink(missing_ok=True)
+
+
+def _write_texts(folder: Path, decisions: Decisions) -> dict[str, TextSplit]:
+    """train.txt, a sample; val.txt and test.txt, whole. What each split has, with what parts documents."""
+    between = "" if decisions.decided.is_one_text else DOCUMENT_SEPARATOR
+    for split, name in enumerate(SPLITS):
+        found = sample(decisions) if split == TRAIN else _all_texts(decisions, split)
+        durable.write_pieces(folder / f"{name}.txt", ((text + between).encode("utf-8") for text in found))
+    splits, first = {}, 0
+    for split, name in enumerate(SPLITS):
+        documents, characters, size, _, _ = decisions.sizes(split).sum(axis=0).tolist()
+        added = documents * len(between)
+        splits[name] = TextSplit(characters + added, size + added, first)
+        first += characters + added
+    return splits
+
+
+def _all_texts(decisions: Decisions, split: int) -> Iterator[str]:
+    for piece in np.flatnonzero(decisions.sizes(split)[:, 0]).tolist():
+        yield from decisions.texts(piece, split)
+
+
+def _require_text(account: Account, scanned: Sequence[Scanned]) -> None:
+    """Raise UserError where nothing was kept, and say why."""
+    if any(piece.documents for piece in scanned):
+        return
+    reasons = Counter[str]()
+    for piece in scanned:
+        reasons.update({fate: count.documents for fate, count in piece.fates.fates.items()})
+    why = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in reasons.most_common(5))
+    example = next((line for lines in account.examples.values() for line in lines), "")
+    raise UserError(f"data.source: no text is left of it ({why or 'it holds no document'}){example and f'; {example}'}")
+
+
+def _described(
+    decisions: Decisions, account: Account, alphabet: Counter[str], splits: dict[str, TextSplit]
+) -> TextStatistics:
+    fates = decisions.decided.fates.fates
+    lines, words = (int(sum(decisions.sizes(split)[:, column].sum() for split in range(3))) for column in (3, 4))
+    repeated = sum(fates[fate].documents for fate in (Fate.DUPLICATE, Fate.NEAR_DUPLICATE) if fate in fates)
+    return TextStatistics(
+        documents=account.documents,
+        duplicates_removed=repeated,
+        encodings=dict(account.encodings),
+        characters=sum(split.characters for split in splits.values()),
+        bytes=sum(split.bytes for split in splits.values()),
+        lines=lines,
+        words=words,
+        distinct_words=None,
+        alphabet="".join(sorted(alphabet)),
+        most_frequent=sorted(alphabet.items(), key=lambda found: (-found[1], found[0]))[:COMMONEST],
+        sha256=decisions.decided.sha256,
+        splits=splits,
+        readings=[account.readings[name] for name in sorted(account.readings)],
+        fates=decisions.decided.fates,
+    )
+
+
+def _pulsing(results: Iterator[Result], pulse: Callable[[], None]) -> Iterator[Result]:
+    """`results`, with a pulse every second while the next is made."""
+    with ThreadPoolExecutor(1) as thread:
+        while True:
+            following = thread.submit(lambda: list(islice(results, 1)))
+            while True:
+                pulse()
+                try:
+                    found = following.result(SECONDS_BETWEEN_PULSES)
+                    break
+                except Waiting:
+                    if following.done():
+                        raise
+            if not found:
+                return
+            yield found[0]

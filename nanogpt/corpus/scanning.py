@@ -1,0 +1,166 @@
+"""The first pass: a piece is read, brought into its normal form and filtered; what is kept lies in one file, with what
+decides about it later.
+
+A pure function of the piece and the settings. What it writes is whole or absent, so a piece that was done is not done
+again, and the bytes are the same whoever does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nanogpt import durable
+from nanogpt.config import DataConfig
+from nanogpt.corpus import kept
+from nanogpt.corpus.fates import Fate, Fates
+from nanogpt.corpus.filters import Filters
+from nanogpt.records import from_json, to_json
+from nanogpt.results import DocumentFates
+from nanogpt.sources.account import Account
+from nanogpt.sources.document import Document, Piece
+from nanogpt.sources.reading import TEXT, read
+
+VERSION = 1  # of what is done to a piece: files of another one are made again
+SECTION = 1 << 16  # characters of one long text that are divided, and tokenised, as one document
+COUNTED_AT_ONCE = 1 << 20  # characters
+ALL_CHARACTERS = 0x110000
+_CHANGE_NOTHING = {  # of a piece
+    "source", "mirror", "tokenizer", "bpe_vocab_size", "encoding", "val_fraction", "test_fraction", "similarity",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    number: int  # of the piece in its source
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What was kept of a piece. `alphabet`: how often each character occurs in it."""
+
+    documents: int
+    alphabet: dict[str, int]
+    account: Account
+    fates: DocumentFates
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What scans the pieces of a source, in any process. `key` is the digest of all that decides what is kept."""
+
+    folder: Path
+    filters: Filters
+    sketched: bool
+    in_sections: bool
+    key: str
+
+    @classmethod
+    def of(
+        cls, folder: Path, pieces: Sequence[Piece], config: DataConfig, filters: Filters, normal_form: str = ""
+    ) -> Scan:
+        """`normal_form`: the digest of a tokenizer that brings texts into its own."""
+        in_sections = is_one_text(pieces)
+        settings = config.model_dump(exclude=_CHANGE_NOTHING)
+        key = durable.digest([VERSION, settings, normal_form, in_sections])
+        return cls(folder, filters, config.near_duplicates != "ignore", in_sections, key)
+
+    def __call__(self, task: ScanTask) -> Scanned:
+        """Raises OSError where a piece's address cannot be read, or `folder` not be written."""
+        path, key = kept_file(self.folder, task.number), self.key_of(task.piece)
+        if (before := _done(path, key)) is not None:
+            return before
+        with durable.replacing(path) as file, kept.Writer(file, self.sketched) as writer:
+            scanned = self._keep(task.piece, writer)
+        note = {"key": key, "bytes": path.stat().st_size, "scanned": to_json(scanned)}
+        durable.write_note(_note_of(path), note)
+        return scanned
+
+    def key_of(self, piece: Piece) -> str:
+        return durable.digest([self.key, to_json(piece)])
+
+    def _keep(self, piece: Piece, writer: kept.Writer) -> Scanned:
+        account, fates, alphabet = Account(), Fates(), Alphabet()
+        documents = 0
+        for document in self._documents(piece, account):
+            filtered = self.filters.apply(document)
+            fates.count(filtered.fate, document.name, len(filtered.text))
+            fates.find(filtered.findings)
+            if filtered.fate is Fate.KEPT:
+                writer.add(filtered.text, document.name)
+                alphabet.add(filtered.text)
+                documents += 1
+        return Scanned(documents, alphabet.counts(), account, fates.record())
+
+    def _documents(self, piece: Piece, account: Account) -> Iterator[Document]:
+        for document in read(piece, account):
+            if self.in_sections:
+                yield from _sections(document)
+            else:
+                yield document
+
+
+def is_one_text(pieces: Sequence[Piece]) -> bool:
+    """Whether the pieces are parts of one long text, which is divided where it stands."""
+    return all(piece.format == TEXT and piece.address == pieces[0].address for piece in pieces)
+
+
+def _sections(document: Document) -> Iterator[Document]:
+    """A long text in sections that end with a line."""
+    text, first = document.text, 0
+    while first < len(text):
+        end = text.rfind("\n", first, first + SECTION) + 1 if first + SECTION < len(text) else len(text)
+        end = end or first + SECTION
+        yield Document(text[first:end], f"{document.name}+{first}", document.source)
+        first = end
+
+
+class Alphabet:
+    """Counts characters, a megabyte at a time."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(ALL_CHARACTERS, np.int64)
+        self._texts: list[str] = []
+        self._pending = 0
+
+    def add(self, text: str) -> None:
+        self._texts.append(text)
+        self._pending += len(text)
+        if self._pending >= COUNTED_AT_ONCE:
+            self._count()
+
+    def counts(self) -> dict[str, int]:
+        """How often each character occurred, in the order of their codes."""
+        self._count()
+        codes = np.flatnonzero(self._counts)
+        return dict(zip(map(chr, codes.tolist()), self._counts[codes].tolist(), strict=True))
+
+    def _count(self) -> None:
+        codes = np.frombuffer("".join(self._texts).encode("utf-32-le"), np.uint32)
+        counted = np.bincount(codes)
+        self._counts[: len(counted)] += counted
+        self._texts, self._pending = [], 0
+
+
+def kept_file(folder: Path, number: int) -> Path:
+    """Where the documents lie that were kept of piece `number`."""
+    return folder / f"piece-{number:06d}.parquet"
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _done(path: Path, key: str) -> Scanned | None:
+    """What was done of a piece before, if it is whole and of the same settings."""
+    note, _ = durable.read_note(_note_of(path))
+    try:
+        if note is None or note["key"] != key or path.stat().st_size != note["bytes"]:
+            return None
+        return from_json(Scanned, note["scanned"])
+    except (KeyError, OSError, ValueError):
+        return None

@@ -1,0 +1,1 @@
+"""What people keep texts in, a module a family: each gives the texts in one open file, one after another."""

@@ -1,0 +1,67 @@
+"""What every format shares: how its texts are wanted, what it gives, and how it says that it cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedReader
+from typing import Protocol
+
+from nanogpt.sources.account import Account
+from nanogpt.sources.decoding import HEAD
+
+MIB = 1 << 20
+LONGEST = 64 * MIB  # bytes of one record, page or book: what a worker holds at once; a longer one is left out
+PART = 16 * MIB  # bytes of a long text that are one document: what a worker reads at once
+
+
+class Unreadable(Exception):
+    """A file is not what its name says, is damaged, or expands without end; the message says which."""
+
+
+class TooLong(Exception):
+    """A document has more than LONGEST bytes."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How texts are read. `column`: that of the text in records, "" for the likeliest; `encoding`: "auto" or a name."""
+
+    encoding: str = "auto"
+    column: str = ""
+    repair: bool = False  # mojibake, with ftfy
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and where it lies in its file: "" for all of it, else a line, a row or a member."""
+
+    text: str
+    place: str = ""
+
+
+class Reader(Protocol):
+    """The texts in `file`, called `name`. What is no text is counted in `account`.
+
+    Raises Unreadable, TooLong, UserError (not text), or what the format's library raises.
+    """
+
+    def __call__(self, file: BufferedReader, name: str, wanted: Wanted, account: Account) -> Iterator[Text]: ...
+
+
+def whole(file: BufferedReader) -> bytes:
+    """All that is left in `file`. Raises TooLong."""
+    data = file.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        raise TooLong(f"more than {LONGEST // MIB} MiB in one document")
+    return data
+
+
+def head_of(file: BufferedReader) -> bytes:
+    """The first HEAD bytes of `file`, which stays where it is."""
+    if not file.seekable():
+        return file.peek(HEAD)
+    place = file.tell()
+    head = file.read(HEAD)
+    file.seek(place)
+    return head
