@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -45,7 +45,10 @@ MOST_MEASUREMENTS = 3  # with a slow machine's tokens, with a small model's, and
 
 
 def configuration(run: Run) -> None:
-    run.do(SURVEYED if run.options.text_by_plan else FETCHED)  # begun in phase 2; if it failed, here is another try
+    if run.options.text_by_plan:  # begun in phase 2; if it failed there, here is another try
+        run.do(SURVEYED)
+    else:
+        run.do(FETCHED)
     run.do(MEASURED)
     plan = run.do(PLANNED)
     run.journal.display.forecast(plan.forecast())
@@ -191,7 +194,7 @@ def _plan(run: Run, measured: Measured) -> planner.Plan:
     return corpora.plan_with(choice, data, make)
 
 
-def _plan_of(run: Run, measured: Measured, of_text: dict[str, object], corpus: Corpus, text_bytes: int) -> planner.Plan:
+def _plan_of(run: Run, measured: Measured, of_text: Mapping[str, object], corpus: Corpus, text_bytes: int) -> planner.Plan:
     device = run.accelerator.current(run.facts(CHECKS).device)
     asked = run.options.candidate_names
     considered = [
