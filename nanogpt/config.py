@@ -264,6 +264,13 @@ class TrainingConfig(Section):
 TOKENIZERS = ("auto", "char", "char_bytes", "byte", "bpe", "gpt2", "cl100k_base", "o200k_base")
 HUB = "hf:"
 _HUB_TOKENIZER = re.compile(r"hf:[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# Gopher's (Rae et al. 2021, appendix A.1), by what is wrong with a document that breaks one.
+QUALITY_RULES = (
+    "few_words", "many_words", "word_length", "symbols", "bullets", "ellipses", "no_letters", "few_stop_words",
+    "repeated_lines", "repeated_paragraphs", "repeated_phrases",
+)  # fmt: skip
+Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
+
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 
@@ -285,6 +292,29 @@ class DataConfig(Section):
     )
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
+    )
+    unicode: Literal["nfc", "nfkc"] = Field(
+        "nfc", description="normal form of characters; nfkc: ligatures, full-width letters and the like as plain ones"
+    )
+    min_characters: Count = Field(0, description="shorter documents are left out")
+    max_characters: Positive | None = Field(None, description="longer documents are left out; null: none is too long")
+    near_duplicates: Literal["drop", "together", "ignore"] = Field(
+        "drop", description="documents that are nearly the same: one is kept; all, in one split; not looked for"
+    )
+    similarity: float = Field(
+        0.8, ge=0.5, le=1, description="share of five-word phrases in common that makes near duplicates"
+    )
+    quality: str | list[str] = Field(
+        "any", description=f"gopher: documents that break a rule of Gopher are left out; or some of its rules: "
+        f"{', '.join(QUALITY_RULES)}"
+    )  # fmt: skip
+    language: Language = Field("any", description="documents in other languages are left out, by their commonest words")
+    profanity: Literal["ignore", "count", "drop"] = Field(
+        "ignore", description="documents with swear words: counted, or left out above profanity_limit"
+    )
+    profanity_limit: Share = Field(0.001, description="share of swear words among a document's words that may stay")
+    private_data: Literal["ignore", "count", "redact", "drop"] = Field(
+        "count", description="e-mail addresses, phone and card numbers, IP addresses, keys; drop: whole documents"
     )
     val_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to choose by")
     test_fraction: float = Field(0.05, gt=0, lt=0.5, description="share held out to judge by, once")
@@ -319,6 +349,22 @@ class DataConfig(Section):
             raise ValueError(
                 f"found {found(encoding)}, should be auto or an encoding that Python knows{nearest(encoding, known)}"
             ) from None
+
+    @field_validator("quality")
+    @classmethod
+    def _check_quality(cls, quality: str | list[str]) -> str | list[str]:
+        for rule in quality if isinstance(quality, list) else [quality][quality in ("any", "gopher") :]:
+            if rule not in QUALITY_RULES:
+                allowed = f"any, gopher or some of {', '.join(QUALITY_RULES)}"
+                raise ValueError(f"found {found(rule)}, should be {allowed}{nearest(rule, QUALITY_RULES)}")
+        return quality
+
+    @property
+    def quality_rules(self) -> frozenset[str]:
+        """Names of QUALITY_RULES."""
+        if isinstance(self.quality, list):
+            return frozenset(self.quality)
+        return frozenset({"any": (), "gopher": QUALITY_RULES}.get(self.quality, (self.quality,)))
 
     @field_serializer("mirror")
     def _without_password(self, mirror: str | list[str] | None, info: FieldSerializationInfo) -> Any:

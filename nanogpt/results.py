@@ -183,6 +183,37 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class FateCount:
+    """Documents of one fate. `examples`: where the first of them lie."""
+
+    documents: int = 0
+    characters: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FindingCount:
+    """What was looked for in documents, such as e-mail addresses. `examples`: the first, unreadable on purpose."""
+
+    documents: int = 0
+    places: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DocumentFates:
+    """What became of every document (nanogpt.corpus.fates), and what was found in those that passed the filters.
+
+    fates: by nanogpt.corpus.fates.Fate; findings: by kind. crossings: near duplicates that their own digests would have
+    put on the other side of the wall between training and held-out text.
+    """
+
+    fates: dict[str, FateCount] = field(default_factory=dict)
+    findings: dict[str, FindingCount] = field(default_factory=dict)
+    crossings: int = 0
+
+
+@dataclass(frozen=True)
 class TextStatistics:
     """What the cleaned text is. `most_frequent` are the twenty commonest characters with their counts."""
 
@@ -193,12 +224,13 @@ class TextStatistics:
     bytes: int
     lines: int
     words: int
-    distinct_words: int
+    distinct_words: int | None  # None: of a large text, where they are not counted
     alphabet: str
     most_frequent: list[tuple[str, int]]
     sha256: str
     splits: dict[str, TextSplit]
     readings: list[Reading] = field(default_factory=list, kw_only=True)
+    fates: DocumentFates = field(default_factory=DocumentFates, kw_only=True)
 
 
 @dataclass(frozen=True)
