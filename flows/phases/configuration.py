@@ -41,6 +41,7 @@ from nanogpt.records import from_json, to_json
 from nanogpt.units import byte_size, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
+OF_EVERY_PLAN = {"source", "tokenizer", "bpe_vocab_size", "mirror", "val_fraction", "test_fraction"}
 MOST_MEASUREMENTS = 3  # with a slow machine's tokens, with a small model's, and with those of the model that is chosen
 
 
@@ -194,7 +195,9 @@ def _plan(run: Run, measured: Measured) -> planner.Plan:
     return corpora.plan_with(choice, data, make)
 
 
-def _plan_of(run: Run, measured: Measured, of_text: Mapping[str, object], corpus: Corpus, text_bytes: int) -> planner.Plan:
+def _plan_of(
+    run: Run, measured: Measured, of_text: Mapping[str, object], corpus: Corpus, text_bytes: int
+) -> planner.Plan:
     device = run.accelerator.current(run.facts(CHECKS).device)
     asked = run.options.candidate_names
     considered = [
@@ -385,12 +388,18 @@ def _too_large(run: Run) -> Json:
 def _plan_settings(run: Run) -> Json:
     return {
         "budget": run.config.budget,
-        "data": run.config.data.model_dump(exclude={"encoding"}),  # which counts in the text that is fetched
+        "data": _data_settings(run),
         "device": run.config.device.model_dump(),
         **_too_large(run),
         "models": {config.name: config.model_dump(include={"model", "training"}) for config in run.options.candidates},
         "pinned": sorted(run.options.pinned),
     }
+
+
+def _data_settings(run: Run) -> Json:
+    """What there was no choice of before counts where a person chose; how a text is read counts where it is fetched."""
+    data = run.config.data
+    return data.model_dump(include=OF_EVERY_PLAN) | data.model_dump(exclude={"encoding"}, exclude_defaults=True)
 
 
 PLANNING = (
