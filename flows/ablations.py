@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     def asked() -> tuple[RunOptions, Sequence[Phase]]:
         options = ablation_options.parse(argv)
         control = options.control
-        tokens = BYTE_PAIRS if control.data.tokenizer in ("bpe", "gpt2") else CHARACTERS
+        tokens = CHARACTERS if control.data.tokenizer in ("auto", "char") else BYTE_PAIRS
         variants = [CONTROL, *chosen(options.only, control)]
         study = ablations.Study(
             control, variants, options.seeds, options.steps, tokens, options.task_runner, options.workers,

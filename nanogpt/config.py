@@ -271,6 +271,15 @@ QUALITY_RULES = (
 )  # fmt: skip
 Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
 
+
+def token_folder(tokenizer: str) -> str:
+    """The name of the folder of ids of a data.tokenizer: its own, or one made of a file's path or a hub's address."""
+    if tokenizer in TOKENIZERS:
+        return tokenizer
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", tokenizer.removesuffix("tokenizer.json")).strip("-")[-40:]
+    return f"{readable}-{durable.digest(tokenizer)[:8]}"
+
+
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 
@@ -290,6 +299,8 @@ class DataConfig(Section):
     encoding: str = Field(
         "auto", description="of documents that are not UTF-8, such as cp1252 or gb18030; auto: detected"
     )
+    column: str = Field("auto", min_length=1, description="of the text in .jsonl, .csv, .parquet; auto: text, or so")
+    repair: bool = Field(False, description="mojibake, such as Ã© for é, by ftfy")
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
     )

@@ -100,11 +100,15 @@ def require_own_run(options: RunOptions) -> None:
 
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
-    from nanogpt.sources import catalogue, fetching, hub_address  # 0.1 s, which --status does not need
+    # numpy, requests and tiktoken: 0.2 s, which --status does not need
+    from nanogpt.sources import catalogue, fetching, hub_address
+    from nanogpt.sources.formats.family import Wanted
+    from nanogpt.tokenizers import making
 
     data = options.config.data
     source = catalogue.EMBEDDED if data.source == texts.AUTO else data.source
-    fetching.check_source(source, data.mirrors, data.encoding)
+    fetching.check_source(source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
+    making.check_kind(data.tokenizer)
     if source == catalogue.EMBEDDED or hub_address.is_hub_address(source):
         return
     size = texts.expected_bytes(data)

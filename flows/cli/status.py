@@ -115,11 +115,11 @@ def _show_expected(run: Run, console: Console) -> None:
     """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
     from flows.planning import budget_shares, planner, texts  # what --status does not need: 0.1 s
     from flows.planning.footprint import disk_needed, fitted, memory_needed
-    from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
+    from flows.planning.forecast import Corpus
     from flows.planning.site import Site
     from nanogpt.machine import memory_bytes
     from nanogpt.measure.sizes import parameters
-    from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET
+    from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET, likely_bytes_per_token
 
     budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
     size = fetched.bytes if fetched else texts.expected_bytes(run.config.data)
@@ -148,7 +148,7 @@ def _show_expected(run: Run, console: Console) -> None:
             site.alphabet_size,
             data.val_fraction,
             data.test_fraction,
-            size / characters if tokenizer == "char" else BYTES_PER_BPE_TOKEN,
+            likely_bytes_per_token(tokenizer, data.bpe_vocab_size, size / characters),
         )
         total = parameters(config.model).total
         is_known = not run.options.text_by_plan  # else the text is chosen to feed the models

@@ -31,10 +31,6 @@ class Paths:
         """The resolved YAML of a model."""
         return self.configs / f"{model}.yaml"
 
-    def tokens(self, tokenizer: str) -> Path:
-        """The text as ids of a tokenizer, which data.tokenizer names; of a file or a hub, all in one place."""
-        return self.data / (tokenizer if tokenizer.isidentifier() else "published")
-
     def model(self, name: str) -> Path:
         """The folder in which a model is trained."""
         return self.checkpoints / name

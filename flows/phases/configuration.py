@@ -27,7 +27,7 @@ from flows.machine.disk import size_of
 from flows.planning import budget_shares, corpora, planner, texts
 from flows.planning.candidates import candidates, shipped_below
 from flows.planning.corpora import Means, TextChoice
-from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus, Speed
+from flows.planning.forecast import Corpus, Speed
 from flows.planning.measure import Measurement
 from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
@@ -38,6 +38,7 @@ from nanogpt import durable
 from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
+from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.units import byte_size, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
@@ -327,8 +328,8 @@ def _slowdown(run: Run) -> float:
 
 def _fetched_corpus(run: Run) -> Corpus:
     fetched, data = run.facts(FETCHED), run.config.data
-    of_characters = _fetched_tokens(run).tokenizer == "char"
-    bytes_per_token = fetched.bytes / fetched.characters if of_characters else BYTES_PER_BPE_TOKEN
+    per_character = fetched.bytes / fetched.characters
+    bytes_per_token = likely_bytes_per_token(_fetched_tokens(run).tokenizer, data.bpe_vocab_size, per_character)
     return Corpus(
         fetched.bytes, fetched.characters, fetched.alphabet_size, data.val_fraction, data.test_fraction, bytes_per_token
     )

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt.corpus.executors import Workers
-
 from flows.ledger.facts import (
     BYTE_PAIRS,
     CHARACTERS,
@@ -28,14 +26,18 @@ from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.runner.step_runner import Blocked
 from nanogpt import durable
-from nanogpt.config import DataConfig
+from nanogpt.config import DataConfig, token_folder
+from nanogpt.corpus.executors import Workers
 from nanogpt.faults import UserError
 from nanogpt.machine import physical_cores
 from nanogpt.records import from_json, to_json
 from nanogpt.sources import catalogue, fetching, hub_address
-from nanogpt.sources.decoding import decode
+from nanogpt.sources.account import Account
+from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.part import Unobtainable
+from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import path_of, spelled
+from nanogpt.tokenizers.vocabulary import content_of
 
 PIECES = "pieces.json"  # in a run's data folder: where the pieces of its text lie
 SECONDS_BETWEEN_MESSAGES = 15.0
@@ -59,7 +61,7 @@ def dataset(run: Run) -> None:
         f"{text.words:,} words, an alphabet of {text.alphabet_size}; sha256 {text.sha256}.",
         [
             run.paths.data / "text/statistics.json",
-            run.paths.tokens(_second_kind(run) if run.text_order == "in pieces" else "char") / "manifest.json",
+            run.paths.data / token_folder(_second_kind(run) if run.text_order == "in pieces" else "char") / "manifest.json",
         ],
     )
 
@@ -138,7 +140,7 @@ def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
-        encoding=data.encoding,
+        wanted=_wanted(run),
         or_embedded=not run.options.text_by_plan,
     )
     for remark in fetched.remarks():
@@ -147,9 +149,9 @@ def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
     characters = 0
     for document in fetched.documents:
         run.pulse()
-        text = decode(document.read_bytes(), document, data.encoding).text
-        alphabet |= set(text)
-        characters += len(text)
+        for text in texts_of(document, _wanted(run), Account()):
+            alphabet |= set(text)
+            characters += len(text)
     source = catalogue.EMBEDDED if fetched.fallback_reason else source
     facts = FetchedText(
         source=source,
@@ -262,8 +264,9 @@ def _clean_whole(run: Run) -> StepResult[CleanedText]:
         run.pulse()  # a large folder takes minutes
         return cleaning.clean(text)
 
-    statistics = preparation.prepare(documents, folder, run.config.data, clean)
-    for remark in preparation.remarks(statistics):
+    account = Account()
+    statistics = preparation.prepare(documents, folder, run.config.data, clean, account)
+    for remark in [*account.remarks(), *preparation.remarks(statistics)]:
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in texts.SPLITS]
@@ -274,7 +277,7 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
     from nanogpt.corpus import tokenising
     from nanogpt.data import shards
 
-    folder = run.paths.tokens(kind)
+    folder = run.paths.data / token_folder(kind)
     manifest = tokenising.tokenise(
         run.paths.data / "text",
         kind,
@@ -294,7 +297,7 @@ def _fetch_settings(run: Run) -> Json:
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data, planned = run.config.data, _planned(run)
     source = planned.name if planned else data.source
-    settings = {"source": source, "content": fetching.fingerprint(source), **_encoding_of(run)}
+    settings = {"source": source, "content": fetching.fingerprint(source), **_reading_of(run)}
     if source in catalogue.CATALOGUE or hub_address.is_hub_address(source):
         settings["mirror"] = data.model_dump()["mirror"]
     if planned and planned.in_pieces:
@@ -302,25 +305,29 @@ def _fetch_settings(run: Run) -> Json:
     return {"data": settings}
 
 
-def _encoding_of(run: Run) -> Json:
-    """data.encoding where a person chose one: runs from before there was a choice are kept."""
-    encoding = run.config.data.encoding
-    return {} if encoding == "auto" else {"encoding": encoding}
+def _reading_of(run: Run) -> Json:
+    """How texts are read where a person chose: runs from before there was a choice are kept."""
+    data, defaults = run.config.data, DataConfig()
+    chosen = {name: getattr(data, name) for name in ("encoding", "column", "repair")}
+    return {name: value for name, value in chosen.items() if value != getattr(defaults, name)}
+
+
+def _wanted(run: Run) -> Wanted:
+    data = run.config.data
+    return Wanted(data.encoding, data.column, data.repair)
 
 
 def _clean_settings(run: Run) -> Json:
     data = run.config.data
-    changed = data.model_dump(exclude=NOT_OF_THE_CLEANING, exclude_defaults=True)  # what there was no choice of before
+    changed = data.model_dump(include=CLEANING_CHOICES, exclude_defaults=True)  # what there was no choice of before
     shares = data.model_dump(include={"val_fraction", "test_fraction"})
-    return {"data": {**changed, **shares} | _encoding_of(run)}
+    return {"data": {**changed, **shares} | _reading_of(run)}
 
 
 def _tokenised_data(run: Run) -> DataConfig:
     """The settings, with the vocabulary that the plan chose."""
-    planned = _planned(run)
-    return (
-        run.config.data.model_copy(update={"bpe_vocab_size": planned.tokens.vocabulary}) if planned else run.config.data
-    )
+    data, planned = run.config.data, _planned(run)
+    return data.model_copy(update={"bpe_vocab_size": planned.tokens.vocabulary}) if planned else data
 
 
 def _second_kind(run: Run) -> str:
@@ -332,7 +339,9 @@ def _second_kind(run: Run) -> str:
 
 
 def _second_settings(run: Run) -> Json:
-    return {"data": {"kind": _second_kind(run), "bpe_vocab_size": _tokenised_data(run).bpe_vocab_size}}
+    data, kind = _tokenised_data(run), _second_kind(run)
+    settings = {"kind": kind, "bpe_vocab_size": data.bpe_vocab_size, **content_of(kind)}
+    return {"data": settings | ({"chat_tokens": True} if data.chat_tokens else {})}
 
 
 def _planned(run: Run) -> PlannedText | None:
@@ -356,7 +365,7 @@ TOKENISING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
     "nanogpt/tokenizers/**",
-    "nanogpt/corpus/tokenising.py",
+    "nanogpt/corpus/**",
     "nanogpt/data/texts.py",
     "nanogpt/data/shard_file.py",
     "nanogpt/data/shards.py",

@@ -45,7 +45,7 @@ from flows.report.facts import collect, facts_of
 from flows.runner.run import AnyStep, Phase, Run, Step
 from flows.supervision.server_trial import serve_and_talk
 from nanogpt import durable
-from nanogpt.config import load_config
+from nanogpt.config import load_config, token_folder
 from nanogpt.export.card import text
 from nanogpt.export.front_matter import CARD
 from nanogpt.export.titles import OPENED_BY
@@ -193,7 +193,7 @@ def compress(run: Run) -> StepResult[Compressed]:
     exported, seconds = run.facts(EXPORTED), _compression_seconds(run)
     folder = run.paths.exports / f"{BEST}-smaller"
     config = load_config(run.paths.config(exported.model))
-    data = run.paths.data / config.data.tokenizer
+    data = run.paths.data / token_folder(config.data.tokenizer)
     if not seconds or run.is_late:
         reason = "the run is late" if seconds else _too_short(run)
         places = [_from_checkout(place) for place in (run.paths.workspace / exported.folder, data, folder)]

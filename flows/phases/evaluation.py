@@ -39,7 +39,7 @@ from flows.runner.repair import remake_damaged
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.runner.step_runner import cause_of
 from flows.supervision import own_tests
-from nanogpt.config import Config, load_config
+from nanogpt.config import Config, load_config, token_folder
 from nanogpt.records import to_json
 from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, ModelStudy, QualityReport
 from nanogpt.sources import catalogue
@@ -256,7 +256,7 @@ def _config(run: Run, name: str) -> Config:
 
 
 def _data_folder(run: Run, name: str) -> Path:
-    return run.paths.tokens(_config(run, name).data.tokenizer)
+    return run.paths.data / token_folder(_config(run, name).data.tokenizer)
 
 
 def _evaluate_trained(run: Run) -> StepResult[Evaluated]:

@@ -17,7 +17,7 @@ from flows.supervision.model_files import ModelFiles
 from flows.supervision.recovery import Assignment, DoesNotFit, Recovery
 from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
-from nanogpt.config import Config, load_config
+from nanogpt.config import Config, load_config, token_folder
 from nanogpt.export.front_matter import CARD
 from nanogpt.faults import OUT_OF_MEMORY, UserError
 from nanogpt.records import from_json
@@ -197,7 +197,7 @@ def _set_aside(run: Run, folder: Path, why: str) -> None:
 
 
 def _data_folder(run: Run, config: Config) -> Path:
-    return run.paths.tokens(config.data.tokenizer)
+    return run.paths.data / token_folder(config.data.tokenizer)
 
 
 def _settings(run: Run, name: str) -> Json:

@@ -9,8 +9,6 @@ from flows.ledger.facts import MeasuredModel
 from nanogpt.config import Config
 from nanogpt.measure.sizes import tokens_per_step
 
-BYTES_PER_BPE_TOKEN = 2.4  # of a vocabulary of 1,024 on tiny Shakespeare (measured 2.42)
-
 
 @dataclass(frozen=True)
 class Speed:

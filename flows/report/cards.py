@@ -12,6 +12,7 @@ from flows.report.commands import shareable
 from flows.report.facts import RunFacts
 from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
+from nanogpt.config import token_folder
 from nanogpt.export import card
 from nanogpt.export.card_facts import LearnedText, ModelCard, Sample
 from nanogpt.export.front_matter import CARD
@@ -96,7 +97,7 @@ def of_training(facts: RunFacts, name: str, trained: Trained) -> ModelCard | Non
         return None
     fetched, cleaned = facts.of(FETCHED), facts.of(CLEANED)
     tokens = next((found for found in map(facts.of, (CHARACTERS, BYTE_PAIRS))
-                   if found and found.tokenizer == config.data.tokenizer), None)  # fmt: skip
+                   if found and Path(found.folder).name == token_folder(config.data.tokenizer)), None)  # fmt: skip
     shape = {"vocab_size": tokens.vocab_size if tokens else config.model.vocab_size, "block_size": trained.context}
     return ModelCard(
         name=name,

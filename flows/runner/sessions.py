@@ -109,9 +109,8 @@ class Session:
                 raise UserError(f"--workspace {paths.workspace}: {folder.parent} is no folder, and one is needed")
         models = [name.partition(".")[2] for name in self._step_names() if name.startswith("training.")]
         inner = [paths.markers, paths.state / "copies", paths.configs, paths.reports / "figures"]
-        inner += [paths.data / name for name in ("text", "char", "bpe", "gpt2")] + [
-            paths.model(name) for name in models
-        ]
+        tokens = ("char", "char_bytes", "byte", "bpe", "gpt2", "cl100k_base", "o200k_base")
+        inner += [paths.data / name for name in ("text", *tokens)] + [paths.model(name) for name in models]
         for folder in [*paths.own_folders(), *inner]:
             if durable.unblock_folder(folder):
                 self._journal.message(

@@ -15,7 +15,10 @@ ARGUMENTS = {"data.source": "SOURCE", "data.tokenizer": "--tokenizer"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", type=named, metavar="SOURCE", help="text file, folder of *.txt and *.md, or tiny_shakespeare"
+        "source",
+        type=named,
+        metavar="SOURCE",
+        help="file, folder, pattern, several with commas between them, - for standard input, or tiny_shakespeare",
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the data folder to write")
     tokenizer = parser.add_mutually_exclusive_group()
@@ -40,7 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the folder, its text in DIR/text, and print what is in it."""
     from nanogpt.config import Config, apply_overrides, validate
     from nanogpt.corpus import preparation, tokenising
-    from nanogpt.sources import catalogue, cleaning, fetching, own
+    from nanogpt.sources import catalogue, cleaning, fetching, mojibake, own
+    from nanogpt.sources.account import Account
+    from nanogpt.sources.formats.family import Wanted
     from nanogpt.tokenizers.loading import load_tokenizer
 
     require_folder("--out", arguments.out)
@@ -53,11 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(arguments.tokenizer_of) if arguments.tokenizer_of else None
     normalise = tokenizer.normalise if tokenizer else cleaning.clean
 
+    if config.repair:
+        mojibake.require()
     text = arguments.out / "text"
-    fetched = fetching.fetch(arguments.source, arguments.out / "downloads", config.mirrors, _warn, config.encoding)
-    source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(arguments.source)
-    statistics = preparation.prepare(fetched.documents, text, config, normalise)
-    for remark in [*fetched.remarks(), *preparation.remarks(statistics)]:
+    named = own.keep_standard_input(arguments.source, arguments.out / "standard-input")
+    wanted = Wanted(config.encoding, config.column, config.repair)
+    fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, wanted)
+    source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(named)
+    account = Account()
+    statistics = preparation.prepare(fetched.documents, text, config, normalise, account)
+    for remark in [*fetched.remarks(), *account.remarks(), *preparation.remarks(statistics)]:
         print_note(remark)
     if tokenizer is not None:
         manifest = tokenising.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)

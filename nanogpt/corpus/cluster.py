@@ -6,11 +6,11 @@ import logging
 import platform
 import secrets
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
 
 from nanogpt import __version__, durable
 from nanogpt.faults import UserError
@@ -20,39 +20,19 @@ try:
 except ImportError:
     raise UserError("--on: needs Dask; pip install 'nanogpt-autopilot[dask]'") from None
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-HERE = "dask"
+DASK = "dask"
 SECONDS_TO_CONNECT = 10
 THAT_MAKE_THE_BYTES = ("numpy", "pyarrow", "tiktoken", "tokenizers", "rensa", "ftfy", "charset-normalizer")
 
 
-def run(function: Callable[[Item], Result], items: Sequence[Item], address: str, count: int) -> Iterator[Result]:
-    """`function` of each item, in the order of `items`. What a lost worker had not handed in, Dask does again.
-
-    Raises what `function` raises, and UserError where no scheduler answers or one piece has ended several workers.
-    """
-    with connected(address, count) as client:
-        futures = client.map(function, items, pure=False)
-        try:
-            for future in futures:
-                yield future.result()
-                future.release()
-        except KilledWorker:
-            raise UserError(f"--on {address}: a piece has ended one worker after another; their logs say why") from None
-        finally:
-            client.cancel(futures)
-
-
-def check(address: str, count: int, folder: Path) -> None:
+def check(address: str, folder: Path) -> None:
     """Raise UserError unless each worker has the versions of here, by which bytes are made, and sees `folder`."""
+    if address == DASK:
+        return
     here, sign, words = versions(), folder.absolute() / f".seen-{secrets.token_hex(4)}", secrets.token_hex(16)
-    with connected(address, count) as client:
+    with connected(address) as client:
         for worker, there in client.run(versions).items():
-            if other := [
-                f"{name} {there.get(name)} (here {here[name]})" for name in here if there.get(name) != here[name]
-            ]:
+            if other := [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]:
                 raise UserError(f"--on {address}: {worker} has {', '.join(other)}; the bytes could differ")
         durable.write_text(sign, words)
         try:
@@ -63,12 +43,28 @@ def check(address: str, count: int, folder: Path) -> None:
 
 
 @contextmanager
-def connected(address: str, count: int) -> Iterator[Client]:
+def pool(address: str, count: int) -> Iterator[tuple[Executor, int]]:
+    """The cluster as an executor, and its threads. What a lost worker had not handed in, Dask gives to others."""
+    with connected(address, count) as client:
+        try:
+            yield client.get_executor(pure=False), sum(client.nthreads().values())
+        except KilledWorker:
+            raise UserError(f"--on {address}: a piece has ended one worker after another; their logs say why") from None
+        except CancelledError:
+            raise UserError(
+                f"--on {address}: the scheduler is gone; the same command goes on from what is done"
+            ) from None
+
+
+@contextmanager
+def connected(address: str, count: int = 1) -> Iterator[Client]:
     """A client of the cluster, which has at least one worker. Raises UserError."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails reaches us as an exception
+    for name in logging.root.manager.loggerDict:
+        if name.split(".")[0] == "distributed":  # each has a level of its own; what fails reaches us as an exception
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         place: LocalCluster | str = address
-        if address == HERE:
+        if address == DASK:
             quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
             place = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, **quiet))
         try:

@@ -184,7 +184,7 @@ def _divided(
     own = np.flatnonzero(published == TRAIN)
     some = prints if len(own) == len(published) else Fingerprints(prints.digests[own], prints.sketches[own])
     division = divide(some, characters[own], config, is_one_text=is_one_text(pieces))
-    fates, splits = np.zeros(len(characters), np.uint8), published
+    fates, splits = np.zeros(len(characters), np.uint8), published.copy()
     fates[own], splits[own] = division.fates, division.splits
     held_out = np.flatnonzero(published != TRAIN) if len(own) < len(published) else np.zeros(0, np.int64)
     for split in np.unique(published[held_out]).tolist():

@@ -12,12 +12,8 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Waiting
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -29,7 +25,7 @@ from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
 from nanogpt.corpus.fates import Fate
 from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
-from nanogpt.corpus.shard_making import Made, ShardMaker, ShardTask, planned, separator
+from nanogpt.corpus.shard_making import SHARD_BYTES, Made, ShardMaker, ShardTask, planned, separator
 from nanogpt.corpus.splitting import SPLITS, TRAIN
 from nanogpt.data import shards
 from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdentity
@@ -42,12 +38,10 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.document import Piece
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
-Result = TypeVar("Result")
 SHORTEST = 1000  # characters: below this no split says anything
 SAMPLE_BYTES = 16 << 20  # of training text: for a tokenizer to learn from, and as train.txt for simple models
 SAMPLED_PIECES = 64
 COMMONEST = 20  # characters
-SECONDS_BETWEEN_PULSES = 1.0
 
 
 def prepare(
@@ -62,7 +56,7 @@ def prepare(
     """Write what pieces hold into the text folder `folder`: cleaned, filtered, without duplicates, divided.
 
     train.txt is a sample of the training text; `folder`/pieces has all of it, for tokenise(). `tokenizer`: one that
-    exists already and has a normal form of its own. `pulse` is called every second. Raises UserError where too little
+    exists already and has a normal form of its own. `pulse` is called every moment. Raises UserError where too little
     is left, OSError.
     """
     durable.remove(folder / STATISTICS)
@@ -74,7 +68,7 @@ def prepare(
     tasks = [ScanTask(number, piece) for number, piece in enumerate(pieces)]
     scanned: list[Scanned] = []
     account, alphabet = Account(), Counter[str]()
-    for found in _pulsing(executors.run(scan, tasks, workers), pulse):
+    for found in executors.run(scan, tasks, workers, pulse):
         account.add(found.account)
         alphabet.update(found.alphabet)
         scanned.append(replace(found, alphabet={}, account=Account()))
@@ -135,16 +129,18 @@ def tokenise(
     look_for_unknown: bool = False,
     workers: Workers = HERE,
     chapter: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
     pulse: Callable[[], None] = lambda: None,
     report: Progress = no_report,
 ) -> Manifest:
     """The data folder of a large text; its manifest, which is written last.
 
-    `chapter`: how many shards each chapter has, so that a training may begin when the first is there: the manifest then
-    comes with it, and again with each other. Raises UserError where there is no room, CorruptFileError, OSError.
+    Shards have `shard_bytes` of text or more. `chapter`: how many shards each chapter has, so that a training may begin
+    when the first is there: the manifest then comes with it, and again with each other. Raises UserError where there is
+    no room, CorruptFileError, OSError.
     """
     decisions = decisions_of(text_folder)
-    tasks = planned(decisions)
+    tasks = planned(decisions, shard_bytes)
     trains = [task for task in tasks if task.split == TRAIN]
     chapters = None if chapter is None else _chapters(len(trains), chapter)
     plan = durable.digest([
@@ -155,7 +151,7 @@ def tokenise(
     files = tokenizer.save(out_folder)
     making = Making(out_folder, tokenizer, decisions, plan, chapters, source, files)
     maker = ShardMaker(text_folder / PIECES, out_folder, plan, look_for_unknown)
-    for number, made in enumerate(_pulsing(executors.run(maker, tasks, workers), pulse)):
+    for number, made in enumerate(executors.run(maker, tasks, workers, pulse)):
         making.add(tasks[number], made, maker)
         report("shards written", number + 1, len(tasks))
     manifest = making.write(complete=True)
@@ -296,21 +292,3 @@ def _described(
         readings=[account.readings[name] for name in sorted(account.readings)],
         fates=decisions.decided.fates,
     )
-
-
-def _pulsing(results: Iterator[Result], pulse: Callable[[], None]) -> Iterator[Result]:
-    """`results`, with a pulse every second while the next is made."""
-    with ThreadPoolExecutor(1) as thread:
-        while True:
-            following = thread.submit(lambda: list(islice(results, 1)))
-            while True:
-                pulse()
-                try:
-                    found = following.result(SECONDS_BETWEEN_PULSES)
-                    break
-                except Waiting:
-                    if following.done():
-                        raise
-            if not found:
-                return
-            yield found[0]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +22,31 @@ from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import Reading, TextSplit, TextStatistics
 from nanogpt.sources import outputs
+from nanogpt.sources.account import Account
 from nanogpt.sources.cleaning import clean
-from nanogpt.sources.decoding import Decoded, decode
-from nanogpt.spelling import spelled
+from nanogpt.sources.formats.family import Wanted
+from nanogpt.sources.reading import texts_of
 
 SHORTEST = 1000  # characters: below this no split says anything
 _WORD = re.compile(r"\w+")
 
 
 def prepare(
-    documents: list[Path], folder: Path, config: DataConfig, normalise: Callable[[str], str] = clean
+    documents: list[Path],
+    folder: Path,
+    config: DataConfig,
+    normalise: Callable[[str], str] = clean,
+    account: Account | None = None,
 ) -> TextStatistics:
     """Write train.txt, val.txt, test.txt and, last, statistics.json into `folder`; return the statistics.
 
-    Raises UserError for a document that is not text and for a text too short to split.
+    `account` counts what was read, and what of other files than plain texts was left out. Raises UserError for a plain
+    text that is none and for a text too short to split.
     """
     durable.remove(folder / STATISTICS)
-    texts, encodings = [], dict[str, int]()
-    readings: dict[str, Reading] = {}
-    for path in documents:
-        decoded = decode(path.read_bytes(), path, config.encoding)
-        encodings[decoded.encoding] = encodings.get(decoded.encoding, 0) + 1
-        _note(decoded, path, readings)
-        texts.append(normalise(decoded.text))
+    account = Account() if account is None else account
+    wanted = Wanted(config.encoding, config.column, config.repair)
+    texts = [normalise(text) for path in documents for text in texts_of(path, wanted, account)]
     kept = distinct(texts)
     text = DOCUMENT_SEPARATOR.join(kept)
     offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
@@ -56,22 +57,11 @@ def prepare(
         durable.write_bytes(folder / f"{name}.txt", part)
         splits[name] = TextSplit(characters=end - first, bytes=len(part), first_character=first)
     statistics = _describe(
-        text, splits, encodings, len(documents), len(texts) - len(kept), [readings[name] for name in sorted(readings)]
-    )
+        text, splits, dict(account.encodings), len(texts), len(texts) - len(kept),
+        [account.readings[name] for name in sorted(account.readings)],
+    )  # fmt: skip
     durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))
     return statistics
-
-
-def _note(decoded: Decoded, path: Path, readings: dict[str, Reading]) -> None:
-    """Add to `readings`, by encoding, a document whose reading is worth a message."""
-    if decoded.confidence is None and not decoded.replaced:
-        return
-    before = readings.get(decoded.encoding, Reading(decoded.encoding, 0, spelled(path.name), None, 0))
-    known = [value for value in (before.confidence, decoded.confidence) if value is not None]
-    readings[decoded.encoding] = replace(
-        before, documents=before.documents + 1, confidence=min(known, default=None),
-        replaced=before.replaced + decoded.replaced,
-    )  # fmt: skip
 
 
 def remarks(statistics: TextStatistics) -> list[str]:

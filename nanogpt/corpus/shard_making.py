@@ -49,7 +49,7 @@ class Made:
     unknown: int
 
 
-def planned(decisions: Decisions, shard_bytes: int = SHARD_BYTES) -> list[ShardTask]:
+def planned(decisions: Decisions, shard_bytes: int) -> list[ShardTask]:
     """All shards of a corpus: val and test, and train cut where a source ends and where enough text is together."""
     pieces = len(decisions.index)
     sizes, sources = decisions.sizes(TRAIN)[:, 2], decisions.index[:, 1]

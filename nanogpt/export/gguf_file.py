@@ -139,11 +139,15 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig) -> None:
 
 def _add_vocabulary(writer: GGUFWriter, tokenizer: Tokenizer, rows: int) -> None:
     found = vocabulary(tokenizer, rows)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_model(found.kind)
+    writer.add_tokenizer_pre(found.rule)
     writer.add_token_list(found.tokens)
     writer.add_token_types(found.types)
-    writer.add_token_merges(found.merges)
+    if found.kind == "gpt2":
+        writer.add_token_merges(found.merges)
+    else:
+        writer.add_token_scores([0.0] * len(found.tokens))  # of merges, of which it has none
+        writer.add_add_space_prefix(False)
     writer.add_eos_token_id(found.end)
     writer.add_bos_token_id(found.end)
     if found.unknown is not None:

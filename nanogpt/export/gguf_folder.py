@@ -13,7 +13,10 @@ from nanogpt.export.front_matter import CARD
 from nanogpt.export.gguf_file import kept_at_f16, write_gguf
 from nanogpt.export.target import require_target
 from nanogpt.model.gpt import GPT
+from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.character_bytes import CharBytesTokenizer
 from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.patterns import QWEN_PATTERN
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.weights import digests, published_settings, published_shapes
 
@@ -133,10 +136,14 @@ def _notes_on_ollama(config: ModelConfig, tokenizer: Tokenizer) -> list[str]:
     if not published_settings.is_qwen3(config):
         return []
     lines = []
-    if not isinstance(tokenizer, CharTokenizer):
-        lines.append("Ollama splits text by Qwen's rule, llama.cpp by GPT-2's, as the model has learned it.")
-    elif any(len(character.encode("utf-8")) > 2 for character in tokenizer.alphabet):
-        lines.append("Ollama drops characters of three and more bytes from a prompt; llama.cpp reads them.")
+    if isinstance(tokenizer, CharBytesTokenizer):
+        lines.append("Ollama reads byte pairs alone in this shape, and no characters with bytes; llama.cpp reads them.")
+    elif isinstance(tokenizer, CharTokenizer):
+        if any(len(character.encode("utf-8")) > 2 for character in tokenizer.alphabet):
+            lines.append("Ollama drops characters of three and more bytes from a prompt; llama.cpp reads them.")
+    elif isinstance(tokenizer, BPETokenizer) and tokenizer.name != "byte" and tokenizer.pattern != QWEN_PATTERN:
+        rule = gguf_vocabulary.RULES[tokenizer.pattern]
+        lines.append(f"Ollama splits text by Qwen's rule, llama.cpp by {rule}'s, as the model has learned it.")
     if config.position_scale != 1:
         lines.append("Ollama does not read that positions are stretched; llama.cpp does.")
     return lines

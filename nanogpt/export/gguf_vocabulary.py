@@ -1,21 +1,33 @@
-"""A tokenizer as llama.cpp keeps one in a GGUF file: the kind that it calls gpt2, byte pairs over stand-ins for bytes.
+"""A tokenizer as llama.cpp keeps one in a GGUF file, by the kinds that it knows.
 
-Characters fit in too: each is a token of its own, and one that takes several bytes in UTF-8 gets the merges that join
-them, first byte to last. Text of the alphabet has the same ids there as here; llama.cpp drops what is not in it.
+gpt2: byte pairs over stand-ins for bytes, with a splitting rule by its name. Characters fit in too: each is a token of
+its own, and one that takes several bytes in UTF-8 gets the merges that join them, first byte to last. Text of the
+alphabet has the same ids there as here; llama.cpp drops what is not in it.
+
+llama: SentencePiece's, for characters with bytes: what is no token is the bytes of its UTF-8, there as here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from gguf import TokenType
 
 from nanogpt.faults import UserError
-from nanogpt.tokenizers.byte_pairs import GPT2_PATTERN, BPETokenizer, stand_ins
+from nanogpt.tokenizers.byte_pairs import BPETokenizer, stand_ins
+from nanogpt.tokenizers.character_bytes import BYTE_NAMES, CharBytesTokenizer
 from nanogpt.tokenizers.characters import CharTokenizer
-from nanogpt.tokenizers.tokenizer import UNKNOWN, Tokenizer
+from nanogpt.tokenizers.patterns import BLANK, CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, QWEN_PATTERN
+from nanogpt.tokenizers.tokenizer import END_OF_TEXT, UNKNOWN, Tokenizer
 
-NO_MERGES = "\u0100 \u0100"  # llama.cpp refuses a file without merges; no alphabet has two NUL bytes as one character
+NO_MERGES = "\u00ff \u00ff"  # llama.cpp refuses a file without merges; no text has two bytes 0xFF
+RULES = {  # llama.cpp's names of them; text, and each character of a few scripts mixed, has the same ids there
+    GPT2_PATTERN: "gpt-2",
+    CL100K_PATTERN: "llama-bpe",
+    QWEN_PATTERN: "qwen2",
+    O200K_PATTERN: "gpt-4o",
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,8 @@ class Vocabulary:
     merges: list[str]
     end: int
     unknown: int | None = None
+    kind: Literal["gpt2", "llama"] = "gpt2"
+    rule: str = "gpt-2"
 
 
 def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
@@ -34,19 +48,34 @@ def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     reason = refusal(tokenizer, rows)
     if reason:
         raise UserError(reason)
-    tokens, types, merges = _of_characters(tokenizer) if isinstance(tokenizer, CharTokenizer) else _of_bpe(tokenizer)
+    kind: Literal["gpt2", "llama"] = "gpt2"
+    rule, unknown = RULES[GPT2_PATTERN], None
+    if isinstance(tokenizer, CharTokenizer):
+        tokens, types, merges = _of_characters(tokenizer)
+        unknown = None if tokenizer.closed else tokenizer.unknown
+    elif isinstance(tokenizer, CharBytesTokenizer):
+        (tokens, types), merges, kind, rule = _of_character_bytes(tokenizer), [], "llama", "default"
+    else:
+        assert isinstance(tokenizer, BPETokenizer)
+        tokens, types, merges = _of_bpe(tokenizer)
+        rule = RULES[tokenizer.pattern]
     tokens += [f"[PAD{row}]" for row in range(len(tokens), rows)]
     types += [TokenType.UNUSED] * (rows - len(types))
     end = _end(tokenizer, rows)
     assert end is not None
-    unknown = tokenizer.unknown if isinstance(tokenizer, CharTokenizer) and not tokenizer.closed else None
-    return Vocabulary(tokens, types, merges or [NO_MERGES], end, unknown)
+    return Vocabulary(tokens, types, merges or [NO_MERGES], end, unknown, kind, rule)
 
 
 def refusal(tokenizer: Tokenizer, rows: int) -> str:
     """Why llama.cpp cannot hold this tokenizer; empty where it can."""
-    if isinstance(tokenizer, BPETokenizer) and tokenizer.pattern != GPT2_PATTERN:
-        return f"tokenizer: splits text by a rule of its own ({tokenizer.pattern}); GGUF names rules, and holds GPT-2's"
+    if isinstance(tokenizer, BPETokenizer):
+        if tokenizer.pattern not in RULES:
+            return f"tokenizer: splits text by a rule that GGUF has no exact name for ({tokenizer.pattern})"
+    elif isinstance(tokenizer, CharBytesTokenizer):
+        if BLANK in tokenizer.alphabet:
+            return f"tokenizer: its alphabet has {BLANK} (U+2581), which llama.cpp takes for a blank"
+    elif not isinstance(tokenizer, CharTokenizer):
+        return "tokenizer: is neither characters nor byte pairs over bytes, which is what the GGUF export can write"
     if _end(tokenizer, rows) is None:
         return "tokenizer: has no token for the end of a text; llama.cpp would take token 11 for it and stop there"
     return ""
@@ -71,7 +100,14 @@ def _of_characters(tokenizer: CharTokenizer) -> tuple[list[str], list[TokenType]
     return tokens + special, types, list(merges)
 
 
-def _of_bpe(tokenizer: Tokenizer) -> tuple[list[str], list[TokenType], list[str]]:
+def _of_character_bytes(tokenizer: CharBytesTokenizer) -> tuple[list[str], list[TokenType]]:
+    """Tokens and types of an alphabet with bytes; a blank is written as SentencePiece writes it."""
+    characters = [BLANK if character == " " else character for character in tokenizer.alphabet]
+    types = [TokenType.NORMAL] * len(characters) + [TokenType.BYTE] * len(BYTE_NAMES) + [TokenType.CONTROL]
+    return [*characters, *BYTE_NAMES, END_OF_TEXT], types
+
+
+def _of_bpe(tokenizer: BPETokenizer) -> tuple[list[str], list[TokenType], list[str]]:
     """Tokens, types and merges of byte pairs; an id that none has is a token that is not used."""
     content, _ = tokenizer.hugging_face()
     named = {int(index): (str(token), TokenType.NORMAL) for token, index in content["model"]["vocab"].items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nanogpt.results import Reading
+from nanogpt.sources import mojibake
 from nanogpt.sources.decoding import Decoded
 
 EXAMPLES = 5  # of each reason, with what was wrong
@@ -40,6 +41,12 @@ class Account:
             reading = Reading(decoded.encoding, 1, name, decoded.confidence, decoded.replaced)
             self._add_reading(reading)
 
+    def mended(self, text: str) -> str:
+        """`text` without mojibake; counts it where there was any."""
+        better = mojibake.repaired(text)
+        self.repaired += better != text
+        return better
+
     def add(self, other: Account) -> None:
         """Add what `other` counted."""
         self.documents += other.documents
@@ -52,6 +59,16 @@ class Account:
             self._add_reading(reading)
         for reason, lines in other.examples.items():
             self.examples[reason] = [*self.examples.get(reason, []), *lines][:EXAMPLES]
+
+    def remarks(self) -> list[str]:
+        """What a person should know of what was left out, a line a reason."""
+        lines = []
+        for reason, count in sorted(self.left_out.items()):
+            more = f", and {count - 1:,} more" if count > 1 else ""
+            lines.append(f"left out as {reason.replace('_', ' ')}: {self.examples[reason][0]}{more}")
+        if self.repaired:
+            lines.append(f"mojibake repaired in {self.repaired:,} document{'s' * (self.repaired > 1)}")
+        return lines
 
     def _add_reading(self, reading: Reading) -> None:
         before = self.readings.get(reading.encoding)

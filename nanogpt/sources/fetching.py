@@ -10,13 +10,15 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.sources import hub_address, outputs
+from nanogpt.sources.account import Account
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, Entry
 from nanogpt.sources.embedded import write_embedded
 from nanogpt.sources.formats.family import Wanted
@@ -41,29 +43,33 @@ class Fetched:
     bytes: int
     fallback_reason: str | None = None
     left_out: int = 0  # folders with output instead of text
+    others: Account = field(default_factory=Account)  # what else was found and is no text
 
     def remarks(self) -> list[str]:
         """What a person should know of what was taken."""
         folders = "1 folder" if self.left_out == 1 else f"{self.left_out:,} folders"
-        return [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+        output = [f"{folders} with output of nanogpt or of tools left out of the text"] if self.left_out else []
+        return [*output, *self.others.remarks()]
 
 
-def check_source(source: str, mirrors: Sequence[str] = (), encoding: str = "auto") -> None:
+def check_source(source: str, mirrors: Sequence[str] = (), wanted: Wanted | None = None) -> None:
     """Refuse what cannot be learned from, before any work. Raises UserError; uses no network."""
     for mirror in mirrors:
         if is_redacted(mirror):
             raise UserError(f"data.mirror: {mirror}: *** stands for a password, which is not kept; give it again")
         if _is_url(mirror) and len(mirror.split()) > 1:  # a password with a blank could not be hidden
             raise UserError("data.mirror: found a URL with a blank; write it as %20")
-        if not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
+        if _is_bucket(mirror):
+            _require_s3fs(mirror)
+        elif not _is_valid_url(mirror) and not os.path.isdir(own_path(mirror)):  # unlike Path's own, it never raises
             raise UserError(
-                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL "
+                f"data.mirror: {redacted(mirror)} is neither a folder nor a http(s) URL or s3://BUCKET "
                 "(a name with a comma: in a list)"
             )
     if hub_address.is_hub_address(source):
         hub_address.parse(source)
     elif source not in CATALOGUE and source != EMBEDDED:
-        check_documents(own_documents(source), Wanted(encoding))
+        check_documents(own_documents(source), wanted or Wanted())
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
@@ -84,7 +90,7 @@ def fetch(
     folder: Path,
     mirrors: Sequence[str] = (),
     notify: Notify = say_nothing,
-    encoding: str = "auto",
+    wanted: Wanted | None = None,
     or_embedded: bool = True,
 ) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
@@ -94,16 +100,13 @@ def fetch(
     Raises UserError as check_source does, Unobtainable where nothing takes its place, OSError when `folder` cannot be
     written.
     """
-    check_source(source, mirrors, encoding)
+    check_source(source, mirrors, wanted)
     if kind_of(source) == "hub":
         raise UserError(f"data.source: {source} comes in pieces, which this step does not take")
     if source not in CATALOGUE and source != EMBEDDED:
         found = find_own(source)
-        return _fetched(
-            found.documents,
-            ", ".join(spelled(own_path(part).resolve()) for part in parts_of(source)),
-            left_out=len(found.left_out),
-        )
+        origin = ", ".join(spelled(own_path(part).resolve()) for part in parts_of(source))
+        return replace(_fetched(found.documents, origin), left_out=len(found.left_out), others=found.others)
     outputs.mark(folder)
     if source == EMBEDDED:
         return _fetched([write_embedded(folder)], EMBEDDED)
@@ -146,8 +149,8 @@ def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Noti
                 if _is_url(place):
                     download(address, part, patience, place == urls[-1], notify)
                 else:
-                    _copy(entry, own_path(address), part.whole)
-                return part.whole, redacted(address) if _is_url(place) else spelled(address)
+                    _copy(entry, address, part.whole)
+                return part.whole, spelled(address) if _is_folder(place) else redacted(address)
             except Unobtainable as error:
                 failures.append(str(error))
                 if place is not places[-1]:
@@ -187,9 +190,9 @@ def digest_of(documents: list[Path]) -> str:
     return digests[0] if len(digests) == 1 else durable.digest(digests)
 
 
-def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None, left_out: int = 0) -> Fetched:
+def _fetched(documents: list[Path], origin: str, fallback_reason: str | None = None) -> Fetched:
     size = sum(path.stat().st_size for path in documents)
-    return Fetched(documents, origin, digest_of(documents), size, fallback_reason, left_out)
+    return Fetched(documents, origin, digest_of(documents), size, fallback_reason)
 
 
 def _is_url(place: str) -> bool:
@@ -203,14 +206,37 @@ def _is_valid_url(place: str) -> bool:
         return False
 
 
-def _copy(entry: Entry, source: Path, path: Path) -> None:
+def _is_bucket(place: str) -> bool:
+    return place.startswith("s3://")
+
+
+def _is_folder(place: str) -> bool:
+    return not _is_url(place) and not _is_bucket(place)
+
+
+def _require_s3fs(mirror: str) -> None:
+    if find_spec("s3fs") is None:
+        raise UserError(f"data.mirror: {redacted(mirror)} needs s3fs: pip install s3fs")
+
+
+def _copy(entry: Entry, address: str, path: Path) -> None:
+    content = _from_folder(own_path(address)) if _is_folder(address) else _from_bucket(address)
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise Unobtainable(f"the mirror's {spelled(address)} is not {entry.name} (sha256 differs)")
+    durable.unblock(path)
+    durable.write_bytes(path, content)
+
+
+def _from_folder(source: Path) -> bytes:
     if not source.is_file():
         raise Unobtainable(f"the mirror has no {spelled(source)}")
     try:
-        content = source.read_bytes()
+        return source.read_bytes()
     except OSError as error:
         raise Unobtainable(f"the mirror's {spelled(source)} cannot be read ({error.strerror})") from error
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise Unobtainable(f"the mirror's {spelled(source)} is not {entry.name} (sha256 differs)")
-    durable.unblock(path)
-    durable.write_bytes(path, content)
+
+
+def _from_bucket(address: str) -> bytes:
+    from nanogpt.sources.places import whole_file  # fsspec
+
+    return whole_file(address)

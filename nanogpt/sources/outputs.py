@@ -22,6 +22,7 @@ _WRITTEN = (  # all files of one of these
     {"config.json", "model.safetensors"},  # an export, or a model from elsewhere
     {"adapter_config.json", "adapter_model.safetensors"},
     {"session.json", "markers"},  # the state of a run
+    {"clock.json", "timeline.jsonl"},  # as it begins
     {"automation_log.txt"},
     {"training_report.md", "training_report.html"},
 )

@@ -21,7 +21,6 @@ from nanogpt.sources.formats.family import Wanted
 from nanogpt.spelling import path_of, spelled
 
 STANDARD_INPUT = "-"
-PLAIN = ("text", "markdown")
 FORMATS = "non-empty .txt, .md, .jsonl, .csv, .tsv, .parquet, .html, .epub, .pdf, .zip, and .gz and .zst of them"
 NAMED_ONLY = ("json",)  # a folder's .json files are settings far more often than texts
 _PATTERN = frozenset("*?[")
@@ -42,20 +41,21 @@ class File(NamedTuple):
         return Path(self.root, self.name)
 
 
-@dataclass(frozen=True)
-class Found:
-    """A person's own texts, and the folders among them that hold output instead of text."""
-
-    documents: list[Path]
-    left_out: list[Path]
-
-
 @dataclass
 class Search:
     """What a search for texts came by and left out."""
 
     account: Account = field(default_factory=Account)
     outputs: list[Path] = field(default_factory=list)  # folders that this project or a tool wrote
+
+
+@dataclass(frozen=True)
+class Found:
+    """A person's own texts, the folders among them that hold output instead of text, and what else is no text."""
+
+    documents: list[Path]
+    left_out: list[Path]
+    others: Account
 
 
 def name_of(source: str) -> str:
@@ -87,7 +87,7 @@ def find_own(source: str) -> Found:
     """The texts of a source that is a person's own, without what this project or a tool wrote. Raises UserError."""
     search = Search()
     documents = [file.path for file in files_of(source, search)]
-    return Found(documents, sorted(search.outputs))
+    return Found(documents, sorted(search.outputs), search.account)
 
 
 def measure(source: str) -> tuple[int, int]:
@@ -255,7 +255,7 @@ def check_documents(documents: Sequence[Path], wanted: Wanted) -> None:
     Among several, files of records, pages, books and archives are looked at when they are read: they are left out then.
     """
     for path in documents:
-        if reading.format_of(path.name) in (*PLAIN, ""):
+        if reading.is_plain(path):
             _check_plain(path, wanted.encoding)
         elif len(documents) == 1:
             _check_first(path, wanted)

@@ -15,7 +15,7 @@ from nanogpt.sources import mojibake, own, reading
 from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD
 from nanogpt.sources.document import Piece
-from nanogpt.sources.formats import archive, columnar, plain
+from nanogpt.sources.formats import archive, columnar, plain, records
 from nanogpt.sources.formats.family import PART, Wanted
 from nanogpt.sources.own import File
 from nanogpt.spelling import spelled
@@ -67,13 +67,16 @@ def _parts(file: File, source: str, wanted: Wanted, account: Account) -> Iterato
     kind, name = _format_of(file), spelled(file.name)
     with reading.excused(name, account), durable.open_plain(file.path) as opened:
         state = reading.state_of(os.fstat(opened.fileno()))
-        if kind in own.PLAIN or kind == reading.JSONL:
+        if kind in reading.PLAIN or kind == reading.JSONL:
             encoding = plain.encoding_of(opened.read(HEAD), name, wanted.encoding)
             wanted = replace(wanted, encoding=encoding)
             in_lines = kind == reading.JSONL
             if in_lines and encoding in plain.UNITS:
                 yield _grouped([file], source, wanted)
                 return
+            if in_lines:
+                opened.seek(0)
+                wanted = replace(wanted, column=records.column_of_first(opened, name, wanted))
             ends = list(_line_ends(opened, state.size) if in_lines else _borders(opened, state.size, encoding))
         elif kind == reading.PARQUET:
             groups = columnar.opened(opened).metadata
@@ -82,7 +85,7 @@ def _parts(file: File, source: str, wanted: Wanted, account: Account) -> Iterato
             with zipfile.ZipFile(opened) as packed:
                 ends = _filled([member.file_size for member in archive.members(packed, state.size)])
         options = _options(wanted) | {"name": name, "stamp": state.stamp}
-        form, address = reading.TEXT if kind in own.PLAIN else kind, spelled(file.path)
+        form, address = reading.TEXT if kind in reading.PLAIN else kind, spelled(file.path)
         for first, end in pairwise([0, *ends]):
             yield Piece(form, address, source, first, end, options)
 
@@ -131,8 +134,8 @@ def _format_of(file: File) -> str:
 
 def _options(wanted: Wanted) -> dict[str, str]:
     """What reading.wanted_of reads; nothing for what is the default."""
-    options = {"encoding": wanted.encoding, "column": wanted.column, "repair": "true" if wanted.repair else ""}
-    return {name: value for name, value in options.items() if value not in ("", "auto")}
+    options = {"encoding": wanted.encoding, "column": wanted.column, "repair": str(wanted.repair).lower()}
+    return {name: value for name, value in options.items() if value not in ("auto", "false")}
 
 
 _CUT_ABOVE = {  # bytes; what is compressed holds several times as many

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,39 @@ class Unobtainable(Exception):
     """The file could not be obtained; the message says why, in one line."""
 
 
+@contextmanager
+def alone(
+    lock_file: Path, downloaded: Path, arrived: Callable[[], int], notify: Notify = say_nothing
+) -> Iterator[None]:
+    """Lock what is being downloaded, because runs share their downloads. Waits while its holder makes progress, which
+    `arrived` counts; one message.
+
+    The lock ends with its holder. Raises Unobtainable when nothing has come for STANDSTILL_SECONDS.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    durable.unblock(lock_file, links=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=NOTICE_SECONDS)
+    except Timeout:
+        notify(f"another process is downloading {spelled(downloaded)}", "waited for it")
+        _wait_for(lock, downloaded, arrived)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait_for(lock: FileLock, downloaded: Path, arrived: Callable[[], int]) -> None:
+    while not lock.is_locked:
+        before = arrived()
+        try:
+            lock.acquire(timeout=STANDSTILL_SECONDS)
+        except Timeout:
+            if arrived() == before:
+                raise Unobtainable(f"another process holds {spelled(downloaded)}, and nothing comes") from None
+
+
 class Part:
     """What has arrived of the file at `path`, which has `size` bytes with that sha256."""
 
@@ -34,34 +67,9 @@ class Part:
         self.path = path.with_name(f"{path.name}.part")
         self._note = path.with_name(f"{path.name}.part.json")
 
-    @contextmanager
-    def alone(self, notify: Notify = say_nothing) -> Iterator[None]:
-        """Lock the part, because runs share their downloads. Waits while its holder makes progress; one message.
-
-        The lock ends with its holder. Raises Unobtainable when nothing has come for STANDSTILL_SECONDS.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        place = self.path.with_name(f".{self.whole.name}.lock")
-        durable.unblock(place, links=True)
-        lock = FileLock(place)
-        try:
-            lock.acquire(timeout=NOTICE_SECONDS)
-        except Timeout:
-            notify(f"another process is downloading {spelled(self.whole)}", "waited for it")
-            self._wait_for(lock)
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _wait_for(self, lock: FileLock) -> None:
-        while not lock.is_locked:
-            arrived = self.arrived()
-            try:
-                lock.acquire(timeout=STANDSTILL_SECONDS)
-            except Timeout:
-                if self.arrived() == arrived:
-                    raise Unobtainable(f"another process holds {spelled(self.path)}, and nothing comes") from None
+    def alone(self, notify: Notify = say_nothing) -> AbstractContextManager[None]:
+        """alone() with this part."""
+        return alone(self.path.with_name(f".{self.whole.name}.lock"), self.whole, self.arrived, notify)
 
     def arrived(self) -> int:
         """Bytes that are here."""

@@ -21,9 +21,8 @@ from typing import BinaryIO
 
 from nanogpt import durable
 from nanogpt.faults import UserError
-from nanogpt.sources import mojibake
 from nanogpt.sources.account import Account
-from nanogpt.sources.decoding import HEAD
+from nanogpt.sources.decoding import HEAD, decode
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.formats import archive, columnar, compressed, markup, pdf, plain, records
 from nanogpt.sources.formats.family import PART, Reader, Text, TooLong, Unreadable, Wanted, whole
@@ -44,6 +43,7 @@ READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the e
     ".epub": ("epub", markup.read_epub),
     ".pdf": ("pdf", pdf.read_pdf),
 }
+PLAIN = ("text", "markdown")  # formats that are read as they are
 ZIP = ".zip"
 _NEED_ALL = (columnar.read_parquet, markup.read_epub, pdf.read_pdf)  # read from several places of a file
 _WHILE_READ = "changed while it was read; what came of it is kept"
@@ -83,7 +83,7 @@ def name_of(piece: Piece) -> str:
 def wanted_of(piece: Piece) -> Wanted:
     """How the texts of a piece are read, from its options."""
     options = piece.options
-    return Wanted(options.get("encoding", "auto"), options.get("column", ""), options.get("repair") == "true")
+    return Wanted(options.get("encoding", "auto"), options.get("column", "auto"), options.get("repair") == "true")
 
 
 def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Account) -> Iterator[Document]:
@@ -99,6 +99,22 @@ def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Accou
         yield from found
         if _state(file) != before:
             account.leave_out("changed_while_read", name, _WHILE_READ)
+
+
+def texts_of(path: Path, wanted: Wanted, account: Account) -> Iterator[str]:
+    """The texts in one file: one where it is plain text, however long. Raises UserError where that is no text."""
+    name = spelled(path.name)
+    if not is_plain(path):
+        yield from (document.text for document in read_file(path, name, "", wanted, account))
+        return
+    decoded = decode(durable.read_bytes(path), path, wanted.encoding)
+    account.note(decoded, name)
+    yield account.mended(decoded.text) if wanted.repair else decoded.text
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is one text, as it is: by its name, or because that says nothing else."""
+    return format_of(path.name) in (*PLAIN, "") and path.suffix.lower() not in compressed.SUFFIXES
 
 
 def format_of(name: str) -> str:
@@ -165,9 +181,8 @@ def _documents(
         if not content.strip("\ufeff\0 \t\r\n"):
             account.leave_out("empty", called, "has no text in it")
             continue
-        if wanted.repair and (repaired := mojibake.repaired(content)) != content:
-            account.repaired += 1
-            content = repaired
+        if wanted.repair:
+            content = account.mended(content)
         account.documents += 1
         account.characters += len(content)
         account.formats[kind or TEXT] += 1

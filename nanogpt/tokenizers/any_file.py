@@ -15,11 +15,11 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from nanogpt import durable
 from nanogpt.tokenizers.byte_pairs import BYTE_STAND_INS, pieces_of, unprintable
+from nanogpt.tokenizers.patterns import BLANK
 from nanogpt.tokenizers.tokenizer import Json, Tokenizer, end_of, hf_settings
 
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
 _CONTROL = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # such as <|im_start|>, <tool_call>, [MASK]
-BLANK = "\u2581"  # what SentencePiece writes for a blank
 
 
 class LibraryTokenizer(Tokenizer):

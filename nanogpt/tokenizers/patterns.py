@@ -6,6 +6,7 @@ expressions of `tokenizers` read otherwise: {1,3}+ is any number of digits there
 
 from __future__ import annotations
 
+BLANK = "\u2581"  # what SentencePiece writes for a blank
 # A contraction, a word, a number, punctuation, each with the blank before it.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # cl100k_base's and Llama 3's: numbers of at most three digits, contractions in capitals, punctuation with its newlines.

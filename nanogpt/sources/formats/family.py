@@ -25,10 +25,10 @@ class TooLong(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """How texts are read. `column`: that of the text in records, "" for the likeliest; `encoding`: "auto" or a name."""
+    """How texts are read. `encoding`: "auto" or a name; `column`: of the text in records, "auto" for the likeliest."""
 
     encoding: str = "auto"
-    column: str = ""
+    column: str = "auto"
     repair: bool = False  # mojibake, with ftfy
 
 

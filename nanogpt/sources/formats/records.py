@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 
 from nanogpt.sources.account import Account
@@ -13,6 +13,7 @@ from nanogpt.sources.formats.family import LONGEST, Text, Unreadable, Wanted, he
 from nanogpt.sources.formats.plain import UNITS, decoded_line, encoding_of
 
 COLUMNS = ("text", "content", "document", "body", "article", "story", "raw_content", "markdown", "page_content")
+AUTO = "auto"
 DELIMITERS = ",;\t|"
 
 
@@ -36,18 +37,16 @@ def read_json_lines(
     file: BufferedReader, name: str, wanted: Wanted, account: Account, first: int = 0, end: int | None = None
 ) -> Iterator[Text]:
     """The texts of the lines that begin in [first, end) of `file`, which is at `first`; named by that byte."""
-    columns = _Column(wanted.column)
-    for place, decoded in lines(file, name, wanted, account, first, end):
-        line = decoded.text.strip("\ufeff \t\r\n")
-        if not line:
-            continue
-        account.note(decoded, name)
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            account.leave_out("unreadable", f"{name}:{place}", f"is not a line of JSON ({_reason(error)})")
-            continue
-        yield from columns.text_of(record, str(place), name, account)
+    read = lines(file, name, wanted, account, first, end)
+    yield from _Column(wanted.column).texts(read, name, account)
+
+
+def column_of_first(file: BufferedReader, name: str, wanted: Wanted) -> str:
+    """The column of the text in lines of JSON, by the first line that has one; AUTO without. Raises Unreadable."""
+    columns, account = _Column(wanted.column), Account()
+    for _ in columns.texts(lines(file, name, wanted, account), name, account):
+        break
+    return columns.found or AUTO
 
 
 def read_table(file: BufferedReader, name: str, wanted: Wanted, account: Account) -> Iterator[Text]:
@@ -134,8 +133,21 @@ class _Column:
     """Finds the text of a record."""
 
     def __init__(self, wanted: str, names: Sequence[str] = ()) -> None:
-        self._wanted = wanted
-        self._found = choose_column(names, wanted) if names else wanted
+        self.found = choose_column(names, wanted) if names else "" if wanted == AUTO else wanted
+
+    def texts(self, read: Iterable[tuple[int, Decoded]], name: str, account: Account) -> Iterator[Text]:
+        """Those of lines of JSON."""
+        for place, decoded in read:
+            line = decoded.text.strip("\ufeff \t\r\n")
+            if not line:
+                continue
+            account.note(decoded, name)
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                account.leave_out("unreadable", f"{name}:{place}", f"is not a line of JSON ({_reason(error)})")
+                continue
+            yield from self.text_of(record, str(place), name, account)
 
     def text_of(self, record: object, place: str, name: str, account: Account) -> Iterator[Text]:
         if isinstance(record, str):
@@ -144,20 +156,20 @@ class _Column:
         if not isinstance(record, Mapping):
             account.leave_out("unreadable", f"{name}:{place}", "is neither a text nor an object with one")
             return
-        if not self._found:
-            self._found = choose_column([key for key, value in record.items() if isinstance(value, str)], "")
-        value = record.get(self._found)
+        if not self.found:
+            self.found = choose_column([key for key, value in record.items() if isinstance(value, str)], AUTO)
+        value = record.get(self.found)
         if value is None:
-            account.leave_out("empty", f"{name}:{place}", f"has no {self._found!r}")
+            account.leave_out("empty", f"{name}:{place}", f"has no {self.found!r}")
         elif not isinstance(value, str):
-            account.leave_out("unreadable", f"{name}:{place}", f"{self._found!r} is no text")
+            account.leave_out("unreadable", f"{name}:{place}", f"{self.found!r} is no text")
         else:
             yield Text(value, place)
 
 
 def choose_column(names: Sequence[str], wanted: str) -> str:
     """The column of the text: `wanted`, else the first of COLUMNS, else the only one. Raises Unreadable."""
-    if wanted:
+    if wanted != AUTO:
         if wanted in names:
             return wanted
         raise Unreadable(f"has no column {wanted!r}; it has {_listed(names)}")

@@ -13,7 +13,7 @@ from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
 from flows.ledger.facts import TextTokens
 from flows.planning import budget_shares, measure, planner
-from flows.planning.forecast import BYTES_PER_BPE_TOKEN, Corpus
+from flows.planning.forecast import Corpus
 from flows.planning.measure import Measurement
 from flows.planning.site import Site
 from nanogpt.config import Config, load_config
@@ -22,6 +22,7 @@ from nanogpt.fit import Fit
 from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL
 from nanogpt.process.worker import WorkerDied
 from nanogpt.results import FastestMicroBatch, MicroBatchTry
+from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.weights.reserve import NoRoomError
 from tests.flows.parts import Parts
 from tests.flows.planning.machines import GIB, Failing, Machine, Small
@@ -45,7 +46,7 @@ def measuring(parts, monkeypatch):
         monkeypatch.setattr(measure.shutil, "disk_usage", lambda path: Usage(free_disk, 0, free_disk))
         options = parse(["--workspace", str(parts.paths.workspace), *arguments], PHASES)
         tokenizer = planner.tokenizer_for(options.config.data.tokenizer, text, 65)
-        corpus = Corpus(text, text, 65, 0.05, 0.05, 1.0 if tokenizer == "char" else BYTES_PER_BPE_TOKEN)
+        corpus = Corpus(text, text, 65, 0.05, 0.05, likely_bytes_per_token(tokenizer, 1024, 1.0))
         phases = budget_shares.by_experience(options.config.budget, text)
         seconds = budget_shares.training_seconds(options.config.budget, phases)
         site = Site(device, int(memory), 65)

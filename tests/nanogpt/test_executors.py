@@ -1,0 +1,62 @@
+"""Pieces in other processes and on a Dask cluster: in order, whatever is killed, and with a line where it cannot be."""
+
+from __future__ import annotations
+
+import pytest
+from distributed import LocalCluster
+
+from nanogpt.corpus import cluster
+from nanogpt.corpus.executors import Workers, check, run
+from nanogpt.faults import UserError
+from nanogpt.process.worker import WorkerDied
+from tests.nanogpt.executor_work import always_killed, killed_at_first, refused
+
+
+def test_a_killed_process_costs_its_pieces_alone(tmp_path):
+    looks = []
+    items = [(str(tmp_path), number) for number in range(8)]
+    assert list(run(killed_at_first, items, Workers(2), lambda: looks.append(1))) == list(range(0, 16, 2))
+    assert (tmp_path / "killed").exists() and looks
+
+
+def test_a_piece_that_ends_every_process_ends_the_work():
+    results = run(always_killed, range(3), Workers(2))
+    with pytest.raises(WorkerDied, match="3 times a process that prepares text ended"):
+        list(results)
+
+
+@pytest.mark.parametrize("workers", [Workers(1), Workers(2)])
+def test_an_error_arrives_as_it_is(workers):
+    with pytest.raises(UserError, match=r"^number 1 is not liked$"):
+        list(run(refused, range(3), workers))
+
+
+@pytest.fixture(scope="module")
+def on_dask():
+    """Workers of a cluster that is there, with two processes."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as there:
+        yield Workers(on=there.scheduler_address)
+
+
+def test_a_cluster_goes_on_without_a_killed_worker(on_dask, tmp_path):
+    check(on_dask, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    items = [(str(tmp_path), number) for number in range(8)]
+    assert list(run(killed_at_first, items, on_dask)) == list(range(0, 16, 2))
+    with pytest.raises(UserError, match=r"^number 1 is not liked$"):
+        list(run(refused, range(3), on_dask))
+
+
+def test_a_cluster_that_would_make_other_bytes_or_is_elsewhere_is_refused(on_dask, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"has nanogpt .* \(here 0\.0\)"):
+        patch.setattr(cluster, "__version__", "0.0")
+        check(on_dask, tmp_path)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"does not see .*; all workers have to share it"),
+    ):
+        patch.setattr(cluster.durable, "write_text", lambda path, text: None)  # as where the disk is another one
+        check(on_dask, tmp_path)
+    monkeypatch.setattr(cluster, "SECONDS_TO_CONNECT", 0.2)
+    with pytest.raises(UserError, match=r"--on 127\.0\.0\.1:1: no scheduler of Dask answers there"):
+        list(run(refused, range(3), Workers(on="127.0.0.1:1")))
