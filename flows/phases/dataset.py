@@ -43,8 +43,8 @@ PIECES = "pieces.json"  # in a run's data folder: where the pieces of its text l
 SECONDS_BETWEEN_MESSAGES = 15.0
 # Settings that decide which text it is and in which tokens it is learned; all others are of its cleaning.
 NOT_OF_THE_CLEANING = {
-    "source", "mixture", "mirror", "tokenizer", "bpe_vocab_size", "chat_tokens", "encoding", "cross_documents",
-    "shards_together", "token_dropout", "span_corruption",
+    "source", "mixture", "mirror", "tokenizer", "bpe_vocab_size", "chat_tokens", "encoding", "column", "repair",
+    "cross_documents", "shards_together", "token_dropout", "span_corruption",
 }  # fmt: skip
 
 
@@ -55,14 +55,12 @@ def dataset(run: Run) -> None:
     if run.text_order != "in pieces":
         run.do(CHARACTERS)
     byte_pairs()
+    kind = _second_kind(run) if run.text_order == "in pieces" else "char"
     run.milestone(
         "dataset",
         f"data: {Path(source).name}, {text.characters:,} characters",
         f"{text.words:,} words, an alphabet of {text.alphabet_size}; sha256 {text.sha256}.",
-        [
-            run.paths.data / "text/statistics.json",
-            run.paths.data / token_folder(_second_kind(run) if run.text_order == "in pieces" else "char") / "manifest.json",
-        ],
+        [run.paths.data / "text/statistics.json", run.paths.data / token_folder(kind) / "manifest.json"],
     )
 
 
@@ -319,7 +317,7 @@ def _wanted(run: Run) -> Wanted:
 
 def _clean_settings(run: Run) -> Json:
     data = run.config.data
-    changed = data.model_dump(include=CLEANING_CHOICES, exclude_defaults=True)  # what there was no choice of before
+    changed = data.model_dump(exclude=NOT_OF_THE_CLEANING, exclude_defaults=True)  # runs from before there was a choice
     shares = data.model_dump(include={"val_fraction", "test_fraction"})
     return {"data": {**changed, **shares} | _reading_of(run)}
 
@@ -358,18 +356,11 @@ def _planned(run: Run) -> PlannedText | None:
 CLEANING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
-    "nanogpt/corpus/preparation.py",
-    "nanogpt/data/texts.py",
-)
-TOKENISING = (
-    "flows/phases/dataset.py",
-    "nanogpt/sources/**",
     "nanogpt/tokenizers/**",
     "nanogpt/corpus/**",
     "nanogpt/data/texts.py",
-    "nanogpt/data/shard_file.py",
-    "nanogpt/data/shards.py",
 )
+TOKENISING = (*CLEANING, "nanogpt/data/shard_file.py", "nanogpt/data/shards.py")
 STEPS: list[AnyStep] = [
     Step(
         key=FETCHED,
@@ -405,11 +396,14 @@ STEPS: list[AnyStep] = [
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:
-    """A text that the plan chose is fetched after it; one that comes in pieces has one kind of tokens."""
+    """A text that the plan chose is fetched after it; one that comes in pieces has one kind of tokens, and is not made
+    again for a change of code alone."""
     if wanted.text == "first":
         return STEPS
     planned = [replace(STEPS[0], needs=(PLANNED.step,)), *STEPS[1:]]
-    return [step for step in planned if wanted.text == "planned" or step.key != CHARACTERS]
+    if wanted.text == "planned":
+        return planned
+    return [replace(step, costly=True) for step in planned if step.key != CHARACTERS]
 
 
 PHASE = Phase("dataset", dataset, steps)

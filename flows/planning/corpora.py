@@ -15,6 +15,7 @@ from flows.planning.budget_shares import SMALL_TEXT
 from flows.planning.forecast import PLAYS, STORIES, WEB, Corpus, Law
 from flows.planning.planner import Plan, tokenizer_for
 from nanogpt.config import DataConfig
+from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.units import count, duration, flops
 
 Serves = Literal["minutes", "hours", "a night"]  # as nanogpt.sources.catalogue says of a text
@@ -34,15 +35,13 @@ GOOD_FOR: dict[Serves, str] = {
 }
 UNKNOWN_ALPHABET = 100  # characters, to size models with; such a text is learned in byte pairs
 MOST_HELD_OUT = 4_000_000  # bytes of a text that is prepared in pieces, for each split
-SPARE = 1.1  # times the bytes that a plan reads: duplicates and filters take some
+SPARE = 1.25  # times the bytes that a plan reads: filters take some, and tokens may be longer than they are taken for
 PORTION = 10_000_000  # bytes: a plan that is made again, a little longer, reads the same text
 DISK_SHARE = 0.25  # of what is free, for a text in all its forms
 FORMS = 2.0  # times its bytes: as it came, as kept text and as ids
 TIME_SHARE = 0.1  # of the budget, for fetching and preparing a text
 # Tokens of a BPE, up to a size of the best model: its tables stay below a third of a model of that size.
 VOCABULARIES = ((6e6, 2048), (LEARNS_FROM_THE_WEB, 4096), (60e6, 8192), (300e6, 16384), (math.inf, 32768))
-# Bytes of English for each token of a BPE of so many; coarse until one is trained on the text itself.
-BYTES_PER_TOKEN = {1024: 2.8, 2048: 3.3, 4096: 3.8, 8192: 4.1, 16384: 4.4, 32768: 4.6, 65536: 4.7}
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,14 @@ class TextChoice:
 
     def corpus(self, data: DataConfig) -> Corpus:
         """What a plan may read of it."""
-        text, of_characters = self.text, self.tokens.tokenizer == "char"
+        text = self.text
         return Corpus(
             self.bytes,
             int(self.bytes / text.bytes_per_character),
             text.alphabet_size,
             data.val_fraction,
             data.test_fraction,
-            text.bytes_per_character if of_characters else bytes_per_token(self.tokens.vocabulary),
+            likely_bytes_per_token(self.tokens.tokenizer, self.tokens.vocabulary, text.bytes_per_character),
             MOST_HELD_OUT if self.text.in_pieces else None,
             law_of(text),
         )
@@ -186,11 +185,6 @@ def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextToken
         return TextTokens(text.name, tokenizer, data.bpe_vocab_size)
     vocabulary = next(size for most, size in VOCABULARIES if means.best_parameters < most)
     return TextTokens(text.name, tokenizer, vocabulary)
-
-
-def bytes_per_token(vocabulary: int) -> float:
-    """Of a BPE of so many tokens."""
-    return BYTES_PER_TOKEN[max(size for size in BYTES_PER_TOKEN if size <= max(vocabulary, min(BYTES_PER_TOKEN)))]
 
 
 def law_of(text: SurveyedText) -> Law:
