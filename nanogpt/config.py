@@ -271,6 +271,11 @@ QUALITY_RULES = (
 )  # fmt: skip
 Language = Literal["any", "de", "en", "es", "fr", "it", "nl", "pt"]
 
+CLEANING_CHOICES = (  # settings of DataConfig
+    "unicode", "min_characters", "max_characters", "near_duplicates", "similarity", "quality", "language", "profanity",
+    "profanity_limit", "private_data",
+)  # fmt: skip
+
 
 def token_folder(tokenizer: str) -> str:
     """The name of the folder of ids of a data.tokenizer: its own, or one made of a file's path or a hub's address."""

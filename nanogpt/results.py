@@ -255,6 +255,29 @@ class TokenStatistics:
     unknown: int = field(default=0, kw_only=True)  # characters outside the vocabulary
 
 
+@dataclass(frozen=True)
+class TokenFrequencies:
+    """How often the tokens of a data folder occur, `tokens` of them counted.
+
+    ranks: (1 for the commonest token, how often it occurs), evenly along the logarithm of the rank. lengths: (bytes of
+    a token, how many of the counted have that many); the end of a text has none. coverage: (share of the counted
+    tokens, how many of the commonest make it up).
+    """
+
+    tokenizer: str
+    vocab_size: int
+    vocabulary_used: int
+    tokens: int
+    ranks: list[tuple[int, int]]
+    lengths: list[tuple[int, int]]
+    coverage: list[tuple[float, int]]
+
+    @property
+    def mean_bytes(self) -> float:
+        """Of a token, but the end of a text."""
+        return sum(size * times for size, times in self.lengths) / max(1, sum(times for _, times in self.lengths))
+
+
 # ---- a training (nanogpt.training)
 
 

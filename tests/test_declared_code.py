@@ -99,11 +99,13 @@ OF_ABLATION = {
     "nanogpt.decoders": "as with samples",
     "nanogpt.evaluation": "as with samples",
 }
+OF_FIGURES = {f"nanogpt.{name}": "ids are what the dataset's steps gave" for name in ("data", "tokenizers", "sources")}
 MORE = {"ablations.plan": OF_ABLATION, "ablations.control-1": OF_ABLATION, "ablations.kernels": OF_ABLATION,
         "deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
         "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
         "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLANNING,
-        "evaluation.speed": OF_SPEED, "evaluation.quality": OF_QUALITY, "documentation.report": OF_REPORT}  # fmt: skip
+        "evaluation.speed": OF_SPEED, "evaluation.quality": OF_QUALITY, "documentation.report": OF_REPORT,
+        "documentation.figures": OF_FIGURES}  # fmt: skip
 
 
 def is_neutral(module: str, step: str) -> bool:

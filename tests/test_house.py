@@ -144,7 +144,7 @@ HOUSE = [  # from the top down
     Room("nanogpt.model", f"nanogpt.config nanogpt.device {BASICS}"),
     Room(
         "nanogpt.corpus",
-        f"{DATA} nanogpt.config nanogpt.process {BASICS}",
+        f"{DATA} nanogpt.config nanogpt.device nanogpt.process {BASICS}",
     ),
     Room("nanogpt.data", f"nanogpt.tokenizers nanogpt.config {BASICS}"),
     Room("nanogpt.tokenizers", f"nanogpt.sources nanogpt.config {BASICS}"),

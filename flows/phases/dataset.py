@@ -26,10 +26,9 @@ from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.runner.step_runner import Blocked
 from nanogpt import durable
-from nanogpt.config import DataConfig, token_folder
+from nanogpt.config import CLEANING_CHOICES, DataConfig, token_folder
 from nanogpt.corpus.executors import Workers
 from nanogpt.faults import UserError
-from nanogpt.machine import physical_cores
 from nanogpt.records import from_json, to_json
 from nanogpt.sources import catalogue, fetching, hub_address
 from nanogpt.sources.account import Account
@@ -41,11 +40,6 @@ from nanogpt.tokenizers.vocabulary import content_of
 
 PIECES = "pieces.json"  # in a run's data folder: where the pieces of its text lie
 SECONDS_BETWEEN_MESSAGES = 15.0
-# Settings that decide which text it is and in which tokens it is learned; all others are of its cleaning.
-NOT_OF_THE_CLEANING = {
-    "source", "mixture", "mirror", "tokenizer", "bpe_vocab_size", "chat_tokens", "encoding", "column", "repair",
-    "cross_documents", "shards_together", "token_dropout", "span_corruption",
-}  # fmt: skip
 
 
 def dataset(run: Run) -> None:
@@ -102,18 +96,22 @@ def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
     """As many bytes as the plan reads; what is downloaded stays with all runs' downloads."""
     from nanogpt.sources.pieces import fetch_pieces  # 0.2 s, which --status does without
 
-    says, data = _Progress(run), run.config.data
+    says, others = _Progress(run), Account()
     found = fetch_pieces(
         planned.name,
         planned.wanted_bytes,
-        data.mirrors,
+        run.config.data.mirrors,
         run.paths.downloads,
         _recorder_of_downloads(run),
         lambda progress: says(f"{planned.name}: {progress}"),
+        _wanted(run),
+        others,
     )
     if found.shortfall:
         run.journal.message(found.shortfall, "warning")
     note = run.paths.data / PIECES
+    for remark in others.remarks():
+        run.journal.message(remark)
     durable.write_json(note, to_json(found))
     facts = FetchedText(
         source=planned.name,
@@ -125,7 +123,7 @@ def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
         characters=0,
         alphabet_size=0,
         fallback_reason=found.shortfall,
-        licence=catalogue.licence(planned.name),
+        licence=found.licence,
         pieces=len(found.pieces),
     )
     return StepResult(facts, [note], {"sha256": facts.sha256, "bytes": facts.bytes})
@@ -206,7 +204,7 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
 
 
 def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
-    from nanogpt.corpus import pipeline
+    from nanogpt.corpus import fates, pipeline
     from nanogpt.data import texts
     from nanogpt.sources.pieces import FetchedPieces
 
@@ -221,14 +219,18 @@ def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
         pulse=run.pulse,
         report=lambda what, done, of: says(f"{what}: {done:,} of {of:,}"),
     )
+    for remark in fates.remarks(statistics.fates):
+        run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in texts.SPLITS]
     return StepResult(facts, [*files, folder / texts.STATISTICS])
 
 
 def _workers() -> Workers:
-    """One process a physical core: the bytes do not depend on their number."""
-    return Workers(physical_cores())
+    """As many processes as this machine has cores and memory for: the bytes do not depend on their number."""
+    from nanogpt.corpus.choosing import sensible_workers  # pyarrow: 0.2 s, as above
+
+    return Workers(sensible_workers())
 
 
 class _Progress:
@@ -247,7 +249,6 @@ class _Progress:
 def _clean_whole(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import preparation
     from nanogpt.data import texts
-    from nanogpt.sources import cleaning
 
     fetched = run.facts(FETCHED)
     documents = [path_of(document) for document in fetched.files]
@@ -257,13 +258,8 @@ def _clean_whole(run: Run) -> StepResult[CleanedText]:
             "as it is now"
         )
     folder = run.paths.data / "text"
-
-    def clean(text: str) -> str:
-        run.pulse()  # a large folder takes minutes
-        return cleaning.clean(text)
-
     account = Account()
-    statistics = preparation.prepare(documents, folder, run.config.data, clean, account)
+    statistics = preparation.prepare(documents, folder, run.config.data, account=account, pulse=run.pulse)
     for remark in [*account.remarks(), *preparation.remarks(statistics)]:
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
@@ -316,10 +312,10 @@ def _wanted(run: Run) -> Wanted:
 
 
 def _clean_settings(run: Run) -> Json:
+    """The choices of cleaning where a person made one: runs from before there were any are kept."""
     data = run.config.data
-    changed = data.model_dump(exclude=NOT_OF_THE_CLEANING, exclude_defaults=True)  # runs from before there was a choice
-    shares = data.model_dump(include={"val_fraction", "test_fraction"})
-    return {"data": {**changed, **shares} | _reading_of(run)}
+    choices = data.model_dump(include={*CLEANING_CHOICES}, exclude_defaults=True)
+    return {"data": data.model_dump(include={"val_fraction", "test_fraction"}) | choices | _reading_of(run)}
 
 
 def _tokenised_data(run: Run) -> DataConfig:

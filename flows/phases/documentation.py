@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from flows.report.judgement import criteria, trained_models
 from flows.report.timeline import timeline
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from nanogpt import durable
+from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
+from nanogpt.results import TokenFrequencies
 
 FACTS = "facts.json"
 
@@ -49,7 +52,8 @@ def documentation(run: Run) -> None:
 
 def draw_figures(run: Run) -> StepResult[NoFacts]:
     # matplotlib: 0.5 s, only where something is drawn
-    from nanogpt.plots.data import token_statistics_plot
+    from nanogpt.data.frequencies import frequencies_of
+    from nanogpt.plots.data import token_frequencies_plot, token_statistics_plot
     from nanogpt.plots.models import baselines_plot, comparison_plot
     from nanogpt.plots.training import learning_rate_plot, loss_plot, speed_plot
 
@@ -72,6 +76,11 @@ def draw_figures(run: Run) -> StepResult[NoFacts]:
     figures.append(comparison_plot(begun, folder / "comparison.svg", five_gram, costs))
     if vocabularies := [found for key in (CHARACTERS, BYTE_PAIRS) if (found := facts_of(run, key))]:
         figures.append(token_statistics_plot(vocabularies, folder / "tokens.svg"))
+        counted: dict[str, TokenFrequencies] = {}
+        for found in vocabularies:
+            with suppress(UserError, CorruptFileError, OSError):  # its folder may be gone by now
+                counted[found.tokenizer] = frequencies_of(run.paths.workspace / found.folder)
+        figures.append(token_frequencies_plot(counted, folder / "token-frequencies.svg"))
     figures.append(baselines_plot(bits, tested, folder / "baselines.svg"))
     return StepResult(NoFacts(), figures)
 
@@ -144,7 +153,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
             work=draw_figures,
             settings=_troubles,
             needs=needs,
-            code=(THIS, "flows/report/facts.py", "flows/report/curves.py", *CURVES),
+            code=(THIS, "flows/report/facts.py", "flows/report/curves.py", "nanogpt/data/frequencies.py", *CURVES),
             needs_at_least="none",
         ),
         Step(

@@ -17,6 +17,7 @@ from nanogpt.machine import may_have_accelerator
 
 Number = TypeVar("Number", int, float)
 PICTURES = (".svg", ".png")
+THOUSANDS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BACKENDS = ("auto", "measure", "torch", "c", "onnxruntime")  # decoders.opening's, which takes numpy to load
 
 
@@ -31,6 +32,16 @@ def positive(kind: type[Number]) -> Callable[[str], Number]:
         raise argparse.ArgumentTypeError(f"found {text!r}, should be a {'whole ' * (kind is int)}number above 0")
 
     return parse
+
+
+def byte_count(text: str) -> int:
+    """An argparse type: bytes, as a number or with k, M, G or T (thousands)."""
+    digits, unit = (text[:-1], text[-1]) if text[-1:] in THOUSANDS else (text, "")
+    with contextlib.suppress(ValueError):
+        value = float(digits) * THOUSANDS.get(unit, 1)
+        if 1 <= value < math.inf:
+            return int(value)
+    raise argparse.ArgumentTypeError(f"found {text!r}, should be bytes, such as 500M or 2G")
 
 
 def seed(text: str) -> int:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 HELP = "texts to learn from: list them, check a folder, look at tokens"
 # Each is a module of nanogpt.commands.data_commands; in the order of --help.
-COMMANDS: tuple[str, ...] = ("list",)
+COMMANDS: tuple[str, ...] = ("list", "check", "inspect")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

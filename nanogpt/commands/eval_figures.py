@@ -10,6 +10,7 @@ from nanogpt import durable
 from nanogpt.commands.arguments import chosen_device
 from nanogpt.commands.eval_samples import save_samples
 from nanogpt.data.shards import open_split, verify
+from nanogpt.data.texts import bytes_of
 from nanogpt.evaluation import findings, quality
 from nanogpt.evaluation.block_bootstrap import BlockMean
 from nanogpt.evaluation.coherence import Judge
@@ -21,6 +22,8 @@ from nanogpt.records import to_json
 from nanogpt.results import Estimate, ModelScores, QualityReport, ScoreComparison, WritingQuality
 from nanogpt.study.subject import open_subject
 from nanogpt.tokenizers.loading import load_tokenizer
+
+MOST_TRAIN_TOKENS = 1 << 24
 
 
 def judge(arguments: argparse.Namespace) -> None:
@@ -79,10 +82,10 @@ def _baselines(arguments: argparse.Namespace) -> dict[str, BlockMean]:
 
 
 def _texts(arguments: argparse.Namespace) -> tuple[bytes, bytes]:
-    """Of the training split and of the one to judge by."""
+    """Of the training split, as far as simple models and comparisons read it, and of the one to judge by."""
     tokenizer = load_tokenizer(arguments.data)
-    train, held_out = (open_split(arguments.data, split).tokens.tolist() for split in ("train", arguments.split))
-    return tokenizer.decode_bytes(train), tokenizer.decode_bytes(held_out)
+    train, held_out = (open_split(arguments.data, split).tokens for split in ("train", arguments.split))
+    return bytes_of(train[:MOST_TRAIN_TOKENS], tokenizer), bytes_of(held_out, tokenizer)
 
 
 def _writing(arguments: argparse.Namespace, device: str) -> list[WritingQuality]:

@@ -20,6 +20,7 @@ ROWS = 6  # slots in a band
 BANDS = SLOTS // ROWS
 _BLOCK = 1 << 16  # sketches compared at once: 16 MB each side
 _MOST_AT_ONCE = 1 << 22  # keys sorted at once
+_MOST_LEADERS = 256  # of a bucket: more are pages of one template, which have a band in common and little else
 Indices: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
@@ -90,8 +91,8 @@ class Families:
         return keys
 
     def _followers(self, members: Indices, groups: Indices) -> Iterator[tuple[Indices, Indices]]:
-        """Pairs of near duplicates: each document with the first of its bucket; those unlike it among themselves."""
-        while len(members):
+        """Pairs of near duplicates: each document with the first of its bucket, its leader; the rest likewise."""
+        for _ in range(_MOST_LEADERS):
             begins = np.flatnonzero(np.diff(groups, prepend=-1))
             leaders = np.repeat(members[begins], np.diff(begins, append=len(members)))
             follows = members != leaders
@@ -99,6 +100,8 @@ class Families:
             similar = self._are_similar(leaders, members)
             yield leaders[similar], members[similar]
             members, groups = members[~similar], groups[~similar]
+            if not len(members):
+                return
 
     def _are_similar(self, some: Indices, others: Indices) -> Flags:
         similar = np.empty(len(some), np.bool_)

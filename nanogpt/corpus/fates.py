@@ -45,6 +45,34 @@ class Fate(StrEnum):
     NOT_NEEDED = "not_needed"  # held out by its publisher, beyond what evaluation reads
 
 
+MEANINGS = {  # of a document that is left out; data.*: the setting that does it
+    Fate.UNREADABLE: "could not be read",
+    Fate.NOT_TEXT: "no text",
+    Fate.NOT_A_TEXT_FORMAT: "in no format of texts",
+    Fate.CHANGED_WHILE_READ: "changed while it was read",
+    Fate.EMPTY: "white space alone",
+    Fate.TOO_SHORT: "below data.min_characters",
+    Fate.TOO_LONG: "above data.max_characters",
+    Fate.LANGUAGE: "in another language than data.language",
+    Fate.FEW_WORDS: "fewer than 50 words",
+    Fate.MANY_WORDS: "more than 100,000 words",
+    Fate.WORD_LENGTH: "words of unusual length",
+    Fate.SYMBOLS: "many # or ellipses",
+    Fate.BULLETS: "nearly all lines are bullets",
+    Fate.ELLIPSES: "many lines end in an ellipsis",
+    Fate.NO_LETTERS: "many words without letters",
+    Fate.FEW_STOP_WORDS: "hardly any of the commonest English words",
+    Fate.REPEATED_LINES: "repeated lines",
+    Fate.REPEATED_PARAGRAPHS: "repeated paragraphs",
+    Fate.REPEATED_PHRASES: "repeated phrases",
+    Fate.PROFANITY: "swear words above data.profanity_limit",
+    Fate.PRIVATE_DATA: "private data",
+    Fate.DUPLICATE: "the same as another",
+    Fate.NEAR_DUPLICATE: "nearly the same as another",
+    Fate.NOT_NEEDED: "held out by its publisher, beyond what evaluation reads",
+}
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something of `kind` in a document's text [first, end); `masked` shows its shape, not what it says."""
@@ -116,6 +144,24 @@ class Fates:
         self._finding_documents[kind] += documents
         self._places[kind] += places
         _extend(self._masked[kind], examples)
+
+
+def remarks(record: DocumentFates) -> list[str]:
+    """What a person should know of `record`, a line each."""
+    lines = []
+    for fate, counted in record.fates.items():
+        if fate != Fate.KEPT:
+            examples = f" ({', '.join(counted.examples)}{', ...' if counted.documents > len(counted.examples) else ''})"
+            lines.append(f"{_documents(counted.documents)} left out: {MEANINGS[Fate(fate)]}{examples}")
+    for kind, found in record.findings.items():
+        lines.append(
+            f"{kind} in {_documents(found.documents)}: {found.places:,} times, such as {', '.join(found.examples)}"
+        )
+    return lines
+
+
+def _documents(number: int) -> str:
+    return f"{number:,} document{'' if number == 1 else 's'}"
 
 
 def _extend(examples: list[str], more: list[str]) -> None:

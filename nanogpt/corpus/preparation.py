@@ -1,7 +1,7 @@
 """From documents to three durable text files: decoded, cleaned, without duplicates, split once and for all.
 
 One rule splits one or many documents: all of them joined (several: in the order of their sha256, which mixes authors
-and is the same on every machine), then cut at exact character offsets
+and is the same on every machine, with near duplicates next to each other), then cut at exact character offsets
     train = [0, int(n * (1 - (val + test)))), and the rest divided between val and test in proportion.
 With the defaults val and test together are the last tenth, nanoGPT's validation split.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,17 +18,22 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.data.texts import DOCUMENT_SEPARATOR, STATISTICS
+from nanogpt.corpus import fates
+from nanogpt.corpus.fates import Fate
+from nanogpt.corpus.selection import select
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
-from nanogpt.results import Reading, TextSplit, TextStatistics
+from nanogpt.results import DocumentFates, Reading, TextSplit, TextStatistics
 from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
-from nanogpt.sources.cleaning import clean
+from nanogpt.sources.document import Document
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.reading import texts_of
+from nanogpt.spelling import spelled
 
 SHORTEST = 1000  # characters: below this no split says anything
+_DUPLICATES = (Fate.DUPLICATE, Fate.NEAR_DUPLICATE)
 _WORD = re.compile(r"\w+")
 
 
@@ -35,20 +41,26 @@ def prepare(
     documents: list[Path],
     folder: Path,
     config: DataConfig,
-    normalise: Callable[[str], str] = clean,
+    normalise: Callable[[str], str] | None = None,
     account: Account | None = None,
+    pulse: Callable[[], None] = lambda: None,
 ) -> TextStatistics:
     """Write train.txt, val.txt, test.txt and, last, statistics.json into `folder`; return the statistics.
 
-    `account` counts what was read, and what of other files than plain texts was left out. Raises UserError for a plain
-    text that is none and for a text too short to split.
+    `normalise`: that of a tokenizer which exists already, in place of `config.unicode`. `account` counts what was read,
+    and what of other files than plain texts was left out. `pulse` is called before each file: a large folder takes
+    minutes. Raises UserError for a plain text that is none and for a text too short to split.
     """
     durable.remove(folder / STATISTICS)
+    shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a large text that lay here
     account = Account() if account is None else account
     wanted = Wanted(config.encoding, config.column, config.repair)
-    texts = [normalise(text) for path in documents for text in texts_of(path, wanted, account)]
-    kept = distinct(texts)
-    text = DOCUMENT_SEPARATOR.join(kept)
+    found = list[Document]()
+    for path in documents:
+        pulse()
+        found += (Document(text, spelled(path.name), config.source) for text in texts_of(path, wanted, account))
+    selection = select(found, config, normalise)
+    text = DOCUMENT_SEPARATOR.join(selection.texts)
     offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
     outputs.mark(folder)
     splits = {}
@@ -57,7 +69,7 @@ def prepare(
         durable.write_bytes(folder / f"{name}.txt", part)
         splits[name] = TextSplit(characters=end - first, bytes=len(part), first_character=first)
     statistics = _describe(
-        text, splits, dict(account.encodings), len(texts), len(texts) - len(kept),
+        text, splits, dict(account.encodings), len(found), selection.fates,
         [account.readings[name] for name in sorted(account.readings)],
     )  # fmt: skip
     durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))
@@ -65,7 +77,7 @@ def prepare(
 
 
 def remarks(statistics: TextStatistics) -> list[str]:
-    """What a person should know of how the documents were read, a line an encoding."""
+    """What a person should know of how the documents were read, a line an encoding, and of what became of them."""
     lines = []
     for reading in statistics.readings:
         others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
@@ -75,13 +87,7 @@ def remarks(statistics: TextStatistics) -> list[str]:
         if reading.replaced:
             line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
         lines.append(line)
-    return lines
-
-
-def distinct(texts: list[str]) -> list[str]:
-    """The texts that hold more than white space, each once; more than one: in the order of their sha256."""
-    by_digest = {hashlib.sha256(text.encode("utf-8")).hexdigest(): text for text in texts if text.strip()}
-    return [by_digest[digest] for digest in sorted(by_digest)]
+    return lines + fates.remarks(statistics.fates)
 
 
 def split_offsets(characters: int, val_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
@@ -106,7 +112,7 @@ def split_offsets(characters: int, val_fraction: float, test_fraction: float) ->
 
 
 def _describe(
-    text: str, splits: dict[str, TextSplit], encodings: dict[str, int], documents: int, duplicates: int,
+    text: str, splits: dict[str, TextSplit], encodings: dict[str, int], documents: int, became: DocumentFates,
     readings: list[Reading],
 ) -> TextStatistics:  # fmt: skip
     encoded = text.encode("utf-8")
@@ -115,7 +121,7 @@ def _describe(
     words = _WORD.findall(text)
     return TextStatistics(
         documents=documents,
-        duplicates_removed=duplicates,
+        duplicates_removed=sum(became.fates[fate].documents for fate in _DUPLICATES if fate in became.fates),
         encodings=encodings,
         characters=len(text),
         bytes=len(encoded),
@@ -127,4 +133,5 @@ def _describe(
         sha256=hashlib.sha256(encoded).hexdigest(),
         splits=splits,
         readings=readings,
+        fates=became if became.findings or became.fates.keys() > {Fate.KEPT} else DocumentFates(),
     )

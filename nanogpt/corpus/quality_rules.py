@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
@@ -30,6 +30,11 @@ class Layout:
         return self.text.split()
 
     @cached_property
+    def named(self) -> list[str]:
+        """The words that have a letter or a digit."""
+        return [word for word in self.words if any(map(str.isalnum, word))]
+
+    @cached_property
     def lines(self) -> list[str]:
         return [line for line in map(str.strip, self.text.split("\n")) if line]
 
@@ -45,7 +50,7 @@ def first_broken(text: str, rules: Collection[str]) -> str | None:
 
 
 def _word_length(layout: Layout) -> bool:
-    mean = sum(map(len, layout.words)) / max(len(layout.words), 1)
+    mean = sum(map(len, layout.named)) / max(len(layout.named), 1)
     return not 3 <= mean <= 10
 
 
@@ -88,15 +93,27 @@ def _repeated_phrases(layout: Layout) -> bool:
     return any(
         _characters_of_top_phrase(layout.words, length) > share * whole
         for length, share in _LARGEST_SHARE_OF_TOP_PHRASE.items()
-    ) or any(
-        _characters_of_repeated_phrases(layout.words, length) > share * whole
-        for length, share in _LARGEST_SHARE_OF_REPEATED_PHRASES.items()
+    ) or (
+        _has_repeated_phrases(layout.words, min(_LARGEST_SHARE_OF_REPEATED_PHRASES))
+        and any(
+            _characters_of_repeated_phrases(layout.words, length) > share * whole
+            for length, share in _LARGEST_SHARE_OF_REPEATED_PHRASES.items()
+        )
     )
+
+
+def _phrases(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[first:] for first in range(length)), strict=False)
+
+
+def _has_repeated_phrases(words: list[str], length: int) -> bool:
+    """Without one of this length, there is none that is longer."""
+    return len(set(_phrases(words, length))) < len(words) - length + 1
 
 
 def _characters_of_top_phrase(words: list[str], length: int) -> int:
     """All occurrences of the phrase of `length` words that occurs most often, if it does so more than once."""
-    phrases = Counter(zip(*(words[first:] for first in range(length)), strict=False))
+    phrases = Counter(_phrases(words, length))
     if not phrases:
         return 0
     phrase, times = phrases.most_common(1)[0]
@@ -119,8 +136,8 @@ def _characters_of_repeated_phrases(words: list[str], length: int) -> int:
 
 
 RULES: dict[str, Callable[[Layout], bool]] = {
-    "few_words": lambda layout: len(layout.words) < 50,
-    "many_words": lambda layout: len(layout.words) > 100_000,
+    "few_words": lambda layout: len(layout.named) < 50,
+    "many_words": lambda layout: len(layout.named) > 100_000,
     "word_length": _word_length,
     "symbols": _symbols,
     "bullets": _bullets,

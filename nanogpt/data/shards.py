@@ -107,6 +107,8 @@ def write_folder(
     Returns the manifest, which is written last. Raises ValueError for an id outside the vocabulary.
     """
     durable.remove(folder / MANIFEST)
+    for path in folder.glob("train-*.bin"):  # of a large text that lay here
+        path.unlink()
     files = tokenizer.save(folder)
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for split, (tokens, _) in splits.items():
@@ -129,7 +131,7 @@ def write_folder(
     return manifest
 
 
-def count_tokens(tokens: Ids, vocab_size: int) -> npt.NDArray[np.int64]:
+def count_tokens(tokens: Tokens, vocab_size: int) -> npt.NDArray[np.int64]:
     """How often each id occurs, (vocab_size,), or more when an id is outside the vocabulary."""
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(tokens), AT_ONCE):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanogpt.data.shard_file import Ids
 from nanogpt.data.shards import MOST_UNKNOWN, open_split
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, bytes_of
 from nanogpt.evaluation.block_bootstrap import Floats, Numbers
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
@@ -62,7 +63,7 @@ def split_text(data_folder: Path, split: str, tokenizer: Tokenizer, reader: str)
     opened = open_split(data_folder, split)
     if opened.tokenizer_digest == tokenizer.digest:
         return _placed(np.asarray(opened.tokens), opened.bytes, tokenizer)
-    text = load_tokenizer(data_folder).decode(opened.tokens.tolist())
+    text = bytes_of(opened.tokens, load_tokenizer(data_folder)).decode("utf-8", errors="replace")
     unknown = tokenizer.unknown_in(text).total()
     if unknown > MOST_UNKNOWN * len(text) or (unknown and not tokenizer.has_unknown):
         allowed = f"at most {MOST_UNKNOWN:.0%} may be" if tokenizer.has_unknown else "it has no token for them"
@@ -83,6 +84,8 @@ def beginning(text: TokenisedText, most_bytes: int) -> TokenisedText:
 
 def _placed(tokens: Ids, size: int, tokenizer: Tokenizer) -> TokenisedText:
     lengths = np.array([len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size)], dtype=np.int64)
+    if tokenizer.end_of_text is not None:
+        lengths[tokenizer.end_of_text] = len(DOCUMENT_SEPARATOR)
     ends = np.cumsum(lengths[tokens])  # (T,)
     starts = np.concatenate([[0], ends[:-1]])
     if len(ends) and ends[-1] != size:  # unknown characters have other bytes than the sign that stands for them

@@ -1,16 +1,17 @@
-"""What the text is made of: its most frequent tokens."""
+"""What the text is made of: its most frequent tokens, how often each occurs, and how long they are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nanogpt.plots.style import BLUE, SOFT, categories, say_empty, set_title, write_behind_bar, write_figure
-from nanogpt.results import TokenStatistics
+from nanogpt.plots.style import BLUE, LINES, SOFT, categories, say_empty, set_title, write_behind_bar, write_figure
+from nanogpt.results import TokenFrequencies, TokenStatistics
 from nanogpt.units import percent
 
 MOST_TOKENS = 15  # of each vocabulary
@@ -39,6 +40,28 @@ def token_statistics_plot(vocabularies: Sequence[TokenStatistics], path: Path) -
             axes.text(0.98, 0.04, what, transform=axes.transAxes, ha="right", color=SOFT, fontsize=9)
 
     return write_figure(draw, path, height=1.1 + 0.25 * MOST_TOKENS)
+
+
+def token_frequencies_plot(vocabularies: Mapping[str, TokenFrequencies], path: Path) -> Path:
+    """Occurrences over rank, and the share of the text's tokens of each length, of each named vocabulary."""
+
+    def draw(figure: Figure) -> None:
+        ranks, lengths = figure.subplots(1, 2)
+        set_title(ranks, "How often each token occurs", "rank", "occurrences")
+        set_title(lengths, "Length of tokens", "bytes in a token", "share of all tokens")
+        if not vocabularies:
+            return say_empty(ranks, "no tokens yet")
+        for (name, found), (color, dash) in zip(vocabularies.items(), itertools.cycle(LINES), strict=False):
+            ranks.loglog(*zip(*found.ranks, strict=True), color=color, linestyle=dash, label=name)
+            shares = [times / found.tokens for _, times in found.lengths]
+            sizes = [size for size, _ in found.lengths]
+            lengths.plot(sizes, shares, color=color, linestyle=dash, marker="o", markersize=3.5, label=name)
+        lengths.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        lengths.xaxis.set_major_locator(MaxNLocator(integer=True))
+        lengths.set_ylim(bottom=0)
+        lengths.legend()
+
+    return write_figure(draw, path, height=3.2)
 
 
 def _drawable(token: str) -> str:

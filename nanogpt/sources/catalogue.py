@@ -213,7 +213,7 @@ CATALOGUE: dict[str, Source] = {source.name: source for source in _SOURCES}
 def licence(source: str) -> str | None:
     """The licence of a source; None for a person's own text, whose licence only they know."""
     if source == EMBEDDED:
-        return "PSF-2.0 (Python's own documentation)"
+        return "PSF-2.0 (Python's own documentation); of more than that: embedded-licences.json, next to it"
     return CATALOGUE[source].licence if source in CATALOGUE else None
 
 

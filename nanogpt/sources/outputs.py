@@ -49,7 +49,7 @@ def is_left_out(folder: Path, names: Collection[str]) -> bool:
         or any(files <= set(names) for files in _OF_TOOLS)
         or folder.name in _NAMES_OF_TOOLS
         or folder.suffix in _SUFFIXES_OF_TOOLS
-        or (folder.name == "downloads" and bool({"tinyshakespeare.txt", "embedded.txt"} & set(names)))
+        or (folder.name == "downloads" and bool({"tinyshakespeare.txt", "embedded.txt", "embedded.jsonl"} & set(names)))
     )
 
 

@@ -172,7 +172,9 @@ def _walk(root: str, folder: Path, search: Search) -> Iterator[File]:
             search.account.leave_out("unreadable", spelled(name), "is a link to a folder; name that folder")
         elif not stat.S_ISREG(status.st_mode):
             search.account.leave_out("unreadable", spelled(name), "is no plain file")
-        elif not kind or kind in NAMED_ONLY:
+        elif kind in NAMED_ONLY:
+            search.account.leave_out("not_a_text_format", spelled(name), "is read where its own path is given")
+        elif not kind:
             search.account.leave_out("not_a_text_format", spelled(name), "is in no format of texts that is known here")
         elif not status.st_size:
             search.account.leave_out("empty", spelled(name), "has no bytes")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import BufferedReader
 from itertools import pairwise
+from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.sources import mojibake, own, reading
@@ -31,10 +32,21 @@ def own_pieces(source: str, wanted: Wanted | None = None, account: Account | Non
     the size and time of its files, so that work done on what they were before is told from work on what they are.
     Raises UserError as own.find_own does.
     """
-    wanted, search = wanted or Wanted(), own.Search(Account() if account is None else account)
+    return found_pieces(source, wanted or Wanted(), own.Search(Account() if account is None else account))
+
+
+def found_pieces(source: str, wanted: Wanted, search: own.Search) -> list[Piece]:
+    """own_pieces(), with all that the search came by."""
     if wanted.repair:
         mojibake.require()
     return list(_pieces(own.files_of(source, search), own.name_of(source), wanted, search.account))
+
+
+def pieces_of_file(path: Path, source: str, wanted: Wanted | None = None) -> list[Piece]:
+    """The pieces of one file that this project wrote or downloaded. Raises OSError."""
+    status = path.stat()
+    file = File(os.path.dirname(os.path.abspath(path)), path.name, status.st_size, status.st_mtime_ns)
+    return list(_pieces([file], source, wanted or Wanted(), Account()))
 
 
 def _pieces(files: Iterable[File], source: str, wanted: Wanted, account: Account) -> Iterator[Piece]:

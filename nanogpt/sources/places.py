@@ -59,9 +59,12 @@ class Listing:
 
 
 class Place(Protocol):
-    """`shown` has no password."""
+    """`shown` has no password. `converts`: it keeps Parquet files of sets in other formats, at CONVERTED."""
 
-    shown: str
+    @property
+    def shown(self) -> str: ...
+    @property
+    def converts(self) -> bool: ...
 
     def listing(self, revision: str) -> Listing:
         """Raises Unobtainable, or Missing when this place has no such data set."""
@@ -75,6 +78,8 @@ class Place(Protocol):
 
 class Hub:
     """A data set on a hub. `endpoint`: None for the one that HF_ENDPOINT names, or huggingface.co."""
+
+    converts = True
 
     def __init__(self, address: HubAddress, endpoint: str | None = None):
         from huggingface_hub import HfApi, HfFileSystem  # 0.3 s
@@ -134,12 +139,16 @@ class Hub:
             raise kind(f"{host} answers {status} {responses.get(status, '')}".rstrip()) from error
         except Unobtainable as error:
             raise type(error)(f"{host}: {error}") from error
-        except (OSError, ValueError, HTTPError) as error:
+        except ValueError as error:  # no JSON: some other page
+            raise Missing(f"{host} is no hub") from error
+        except (OSError, HTTPError) as error:
             raise Unobtainable(f"no connection to {host} ({type(error).__name__})") from error
 
 
 class Files:
     """A data set's files below a folder, a bucket or a plain web server, each as fsspec sees it."""
+
+    converts = False
 
     def __init__(self, address: HubAddress, mirror: str):
         import fsspec
@@ -189,6 +198,44 @@ class Files:
             raise Unobtainable(f"{self.shown} cannot be read ({redacted(_first_line(error))})") from error
 
 
+class WebMirror:
+    """A mirror on the web: a hub, or else a server of plain files. One that does not answer is asked once."""
+
+    def __init__(self, address: HubAddress, mirror: str):
+        self._address, self._mirror = address, mirror
+        self._served: Hub | Files = Hub(address, mirror.rstrip("/"))
+
+    @property
+    def shown(self) -> str:
+        return self._served.shown
+
+    @property
+    def converts(self) -> bool:
+        return self._served.converts
+
+    def listing(self, revision: str) -> Listing:
+        try:
+            return self._served.listing(revision)
+        except Missing:
+            if not isinstance(self._served, Hub):
+                raise
+            files = Files(self._address, self._mirror)
+            try:
+                listing = files.listing(revision)
+            except Missing:
+                listing = None
+            if listing is None:
+                raise
+            self._served = files
+            return listing
+
+    def open(self, path: str, size: int, revision: str) -> ReadableFile:
+        return self._served.open(path, size, revision)
+
+    def sha256(self, path: str) -> str | None:
+        return self._served.sha256(path)
+
+
 class _Checked:
     """A file of which nothing but what is asked for is fetched, and whose faults are explained."""
 
@@ -235,11 +282,9 @@ def whole_file(url: str) -> bytes:
 
 
 def places_of(address: HubAddress, mirrors: Sequence[str]) -> Iterator[Place]:
-    """The mirrors in their order, then the hub. A mirror on the web may be a hub, or hold the files alone."""
+    """The mirrors in their order, then the hub."""
     for mirror in mirrors:
-        if mirror.startswith(("http://", "https://")):
-            yield Hub(address, mirror.rstrip("/"))
-        yield Files(address, mirror)
+        yield WebMirror(address, mirror) if mirror.startswith(("http://", "https://")) else Files(address, mirror)
     yield Hub(address)
 
 

@@ -87,18 +87,23 @@ def wanted_of(piece: Piece) -> Wanted:
 
 
 def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Account) -> Iterator[Document]:
-    """The documents of one file, by the end of its name; a plain text where that says nothing. They are called
-    `name`."""
+    """The documents of one file, called `name`, by the end of its name; a plain text where that says nothing.
+
+    A file of up to PART bytes is read before the first document is given: it is left out whole if anything is wrong.
+    """
     with excused(name, account), durable.open_plain(path) as file:
         before = _state(file)
-        found = _documents_in(file, path.name, name, before.size, source, wanted, account)
-        if before.size <= PART:
-            found = iter(list(found))
+        if before.size > PART:
+            yield from _documents_in(file, path.name, name, before.size, source, wanted, account)
             if _state(file) != before:
-                raise _Changed("changed while it was read")
-        yield from found
+                account.leave_out("changed_while_read", name, _WHILE_READ)
+            return
+        read = Account()
+        documents = list(_documents_in(file, path.name, name, before.size, source, wanted, read))
         if _state(file) != before:
-            account.leave_out("changed_while_read", name, _WHILE_READ)
+            raise _Changed("changed while it was read")
+        account.add(read)
+        yield from documents
 
 
 def texts_of(path: Path, wanted: Wanted, account: Account) -> Iterator[str]:

@@ -12,10 +12,11 @@ import hashlib
 import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa  # with parquet, 0.2 s
@@ -27,7 +28,7 @@ from nanogpt.records import from_json, to_json
 from nanogpt.sources import articles, data_set, outputs
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.part import Notify, Unobtainable, alone
-from nanogpt.sources.places import CONVERTED, Gated, Hub, Listing, Missing, Place, places_of
+from nanogpt.sources.places import CONVERTED, Gated, Listing, Missing, Place, places_of
 from nanogpt.sources.transfers import Report, Transfer, run_all
 from nanogpt.spelling import spelled
 from nanogpt.units import MIB, byte_size
@@ -50,11 +51,13 @@ class SetFile:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The files of one configuration, as they were found first. `revision`: of all later requests."""
+    """The files of one configuration, as they were found first. `revision`: of all later requests; `licence`: what the
+    set's card says."""
 
     origin: str
     revision: str
     files: list[SetFile]
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,30 @@ class SetText:
     """The spans that are here, in their order. `shortfall`: why they are less than was asked for."""
 
     spans: list[tuple[Span, SpanText]]
-    origin: str
+    chosen: Chosen
     shortfall: str | None = None
 
     @property
     def bytes(self) -> int:
         return sum(text.bytes for span, text in self.spans if span.file.split == "train")
+
+
+class _Attempt:
+    """Transfers from one place. Those that are still under way when another place is tried write nothing any more: two
+    threads would write the same file."""
+
+    def __init__(self) -> None:
+        self._is_on, self._lock = True, Lock()
+
+    @contextmanager
+    def writing(self) -> Iterator[bool]:
+        """Yields whether the attempt is on; it stays so meanwhile."""
+        with self._lock:
+            yield self._is_on
+
+    def end(self) -> None:
+        with self._lock:
+            self._is_on = False
 
 
 class SetCopy:
@@ -132,18 +153,18 @@ class SetCopy:
             for span in self._spans(chosen, None, wanted_bytes, held_out):
                 text = _whole(span.local)
                 if text is None:
-                    return SetText(found, chosen.origin, "not all of it is here") if found else None
+                    return SetText(found, chosen, "not all of it is here") if found else None
                 found.append((span, text))
         except Unobtainable as error:  # the footer of the next file is not here
-            return SetText(found, chosen.origin, str(error)) if found else None
-        return SetText(found, chosen.origin)
+            return SetText(found, chosen, str(error)) if found else None
+        return SetText(found, chosen)
 
     def _fallen_back(self, failures: Sequence[Unobtainable], wanted: int | None, held_out: bool) -> SetText:
         reasons = "; ".join(dict.fromkeys(map(str, failures)))
         here = self.here(wanted, held_out)
         if here is not None and here.bytes:
             self.notify(reasons, f"learning from the {byte_size(here.bytes)} of {self.address} that are here")
-            return SetText(here.spans, here.origin, reasons)
+            return SetText(here.spans, here.chosen, reasons)
         if isinstance(failures[-1], Gated):
             raise UserError(f"data.source: {reasons}; a token of one who did goes into HF_TOKEN")
         if isinstance(failures[-1], Missing):
@@ -155,12 +176,19 @@ class SetCopy:
         spans = list(self._spans(chosen, place, wanted, held_out))
         missing = [span for span in spans if _whole(span.local) is None]
         self._require_room(sum(span.stored_bytes for span in missing))
-        run_all([Transfer(span.stored_bytes, partial(self._copy, place, chosen, span)) for span in missing], report)
+        attempt = _Attempt()
+        try:
+            run_all(
+                [Transfer(span.stored_bytes, partial(self._copy, place, chosen, span, attempt)) for span in missing],
+                report,
+            )
+        finally:
+            attempt.end()
         texts = [(span, _whole(span.local)) for span in spans]
         whole = [(span, text) for span, text in texts if text is not None]
         if len(whole) < len(spans):
             raise Unobtainable(f"{spelled(self.folder)} was changed while it was written")
-        return SetText(whole, chosen.origin)
+        return SetText(whole, chosen)
 
     def _agreed(self, place: Place) -> Chosen:
         """The files as they were found first, if this place has the same; else, the first time, as it has them."""
@@ -177,7 +205,7 @@ class SetCopy:
     def _choose(self, place: Place) -> Chosen:
         listing, revision = place.listing(self.address.revision), self.address.revision
         splits = data_set.files_of(self.address, listing)
-        if not splits and isinstance(place, Hub):
+        if not splits and place.converts:
             with suppress(Missing):
                 listing, revision = place.listing(CONVERTED), CONVERTED
                 splits = data_set.converted_files_of(self.address, listing)
@@ -189,7 +217,9 @@ class SetCopy:
             for path in paths
         ]
         commit = f" at {listing.commit[:12]}" if listing.commit else ""
-        return Chosen(f"{place.shown}{commit}", listing.commit or revision, files)
+        licence = listing.card.get("license")
+        stated = ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+        return Chosen(f"{place.shown}{commit}", listing.commit or revision, files, str(stated) if stated else None)
 
     def _checked_digest(self, place: Place, listing: Listing, path: str) -> str:
         known, found = self.digests.get(path), listing.digests.get(path)
@@ -241,8 +271,8 @@ class SetCopy:
         durable.write_bytes(path, buffer.getvalue())
         return footer
 
-    def _copy(self, place: Place, chosen: Chosen, span: Span) -> None:
-        """Fetch one span and write its file, then its note."""
+    def _copy(self, place: Place, chosen: Chosen, span: Span, attempt: _Attempt) -> None:
+        """Fetch one span and write its file, then its note; nothing when the attempt has ended meanwhile."""
         footer = self._footer(chosen, place, span.file)
         column = self._column(footer.schema.to_arrow_schema())
         parquet = _parquet(place, chosen, span.file, footer)
@@ -253,9 +283,12 @@ class SetCopy:
         rows = [row or "" for row in table.column(0).to_pylist()]
         if self.address.rows == "wikitext":
             rows = list(articles.joined(rows))
-        durable.write_bytes(span.local, content := _as_parquet(rows))
+        content = _as_parquet(rows)
         text = SpanText(len(rows), sum(len(row.encode()) for row in rows), _digest_of(rows), _sha256(content))
-        durable.write_note(_note_of(span.local), to_json(text))
+        with attempt.writing() as is_on:
+            if is_on:
+                durable.write_bytes(span.local, content)
+                durable.write_note(_note_of(span.local), to_json(text))
 
     def _column(self, schema: pa.Schema) -> str:
         """The one that was asked for, or the likeliest name, or the only one that holds text. Raises UserError."""

@@ -23,17 +23,13 @@ _CONTROL = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # such as <|im_start|>, <tool_
 
 
 class LibraryTokenizer(Tokenizer):
-    """What `tokenizers` makes of a tokenizer.json: SentencePiece's, Unigram, WordPiece, and byte pairs of other rules.
-
-    Four things are taken out of the file, so that a text in parts has the ids of its parts, and comes back: the blank
-    before a text, the tokens put around a text, dropout, and padding and truncation. What is saved is without them.
-    """
+    """What `tokenizers` makes of a tokenizer.json: SentencePiece's, Unigram, and byte pairs of other rules."""
 
     name = "hf"
 
     def __init__(self, content: Json, settings: Json | None = None):
-        """Raises ValueError for what is no such file."""
-        self._content = _in_parts(content)
+        """`content`: as in_parts() gives it. Raises ValueError for what is no such file."""
+        self._content = content
         try:
             self._library = HuggingFaceTokenizer.from_str(json.dumps(self._content))
         except Exception as error:  # the library raises nothing more exact
@@ -84,8 +80,11 @@ def _meaning(token: str, decoder: str) -> bytes:
     return (token.replace(BLANK, " ") if BLANK in decoder else token).encode("utf-8")
 
 
-def _in_parts(content: Json) -> Json:
-    """The content of a tokenizer.json by which a text in parts has the ids of its parts."""
+def in_parts(content: Json) -> Json:
+    """The content of a tokenizer.json by which a text in parts has the ids of its parts, and comes back.
+
+    Four things are taken out: the blank before a text, tokens put around a text, dropout, padding and truncation.
+    """
     model = {key: None if key == "dropout" else value for key, value in content["model"].items()}
     steps = {name: _step_in_parts(content.get(name)) for name in ("normalizer", "pre_tokenizer", "decoder")}
     return {**content, **steps, "model": model, "post_processor": None, "truncation": None, "padding": None}

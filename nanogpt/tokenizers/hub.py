@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def tokenizer_file(address: str) -> Path:
     HF_TOKEN's token goes with it. Raises UserError, in one line, for one that cannot be had.
     """
     repository, _, revision = address.removeprefix(HUB).partition("@")
-    api = HfApi()
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         path = Path(api.hf_hub_download(repository, FILE, revision=revision or None))
         with suppress(EntryNotFoundError):  # it only says which token ends a text

@@ -34,8 +34,9 @@ def _of_json(content: Json, settings: Json) -> Tokenizer:
     if is_char_bytes(content):
         return CharBytesTokenizer.from_json(content)
     # tokenizers: 10 to 25 ms that characters do not need
-    from nanogpt.tokenizers.any_file import LibraryTokenizer, is_byte_pairs
+    from nanogpt.tokenizers.any_file import LibraryTokenizer, in_parts, is_byte_pairs
 
+    content = in_parts(content)
     return BPETokenizer.from_json(content, settings) if is_byte_pairs(content) else LibraryTokenizer(content, settings)
 
 

@@ -20,7 +20,7 @@ from nanogpt.tokenizers.tokenizer import END_OF_TEXT, FILE, Tokenizer
 OF_THE_WHOLE_TEXT = ("char", "char_bytes")  # whose alphabet should be that of all splits; others learn from train alone
 MOST_SAMPLED = 1 << 27  # characters
 # What a tokenizer has to give back as it was, or a model of it would learn and be measured on another text.
-PROBE = "The  quick\tbrown fox:\n\n    na\u00efve \u00ab1,603\u00bb don't \u5b57 \U0001f642\n"
+PROBE = "The  quick\tbrown fox:\n\n    na\u00efve \u00ab1,603\u00bb don't x\u00b2 \u5b57 \U0001f642\n"
 
 
 def make_tokenizer(

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,12 +138,12 @@ class Request:
 class Hub:
     """`repositories` by OWNER/NAME. `requests`: what was asked, and how many bytes of files were sent. `fails`: paths
     of files (a part is enough) that are answered with 404. The repositories are in s3://bucket/copies too, with
-    `objects`,
-    and at /plain/ as a web server shows folders."""
+    `objects`, and at /plain/ as a web server shows folders. `before_file` is called before a file is sent."""
 
     def __init__(self, repositories: dict[str, Repository]):
         self.repositories, self.requests, self.fails = repositories, list[Request](), list[str]()
         self.objects = dict[str, bytes]()
+        self.before_file: Callable[[Request], object] = lambda request: None
         self.address = ""
 
     @property
@@ -221,6 +221,7 @@ class Hub:
         content = (self._files(name, revision) or {}).get(path)
         if content is None or any(part in path for part in self.fails):
             return refuse(handler, 404, "EntryNotFound")
+        self.before_file(request)
         send(handler, request, content)
 
     def _answer_plain(self, handler: BaseHTTPRequestHandler, request: Request, path: str) -> None:

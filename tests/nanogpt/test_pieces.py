@@ -1,23 +1,30 @@
 """Sources as pieces: every entry of the catalogue from a copy of its layout on loopback, and what goes wrong there."""
 
 import hashlib
+import itertools
 import re
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
 from nanogpt.sources import articles, catalogue, set_files, transfers
+from nanogpt.sources.account import Account
 from nanogpt.sources.fetching import obtain
+from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.hub_address import HubAddress, parse
 from nanogpt.sources.kinds import kind_of
 from nanogpt.sources.part import Unobtainable
 from nanogpt.sources.pieces import fetch_pieces, pieces_of
+from nanogpt.sources.reading import read
 from nanogpt.sources.survey import available, survey
 from nanogpt.spelling import path_of
 from tests.nanogpt import hub_case
@@ -44,11 +51,9 @@ def hub(monkeypatch):
 
 
 def texts(pieces, split=None):
-    """The rows of all pieces, or of a split's."""
+    """The documents of all pieces, or of a split's, as workers read them."""
     chosen = [piece for piece in pieces if split is None or piece.options["split"] == split]
-    return [
-        text for piece in chosen for text in pq.read_table(path_of(piece.address))[piece.options["column"]].to_pylist()
-    ]
+    return [document.text for piece in chosen for document in read(piece)]
 
 
 # ---- what each entry of the catalogue gives
@@ -122,6 +127,8 @@ def test_the_text_is_the_same_wherever_it_came_from(hub, tmp_path):
     here = fetch_pieces("wikitext_2", None, [], tmp_path / "a")
     there = fetch_pieces("wikitext_2", None, [str(mirror)], tmp_path / "b")
     assert here.sha256 == there.sha256 and here.bytes == there.bytes
+    assert here.licence == "CC BY-SA 3.0 and GFDL"
+    assert fetch_pieces("hf:roneneldan/TinyStories", 100, [], tmp_path / "b").licence == "cdla-sharing-1.0"
 
 
 # ---- where it breaks
@@ -162,6 +169,80 @@ def test_a_damaged_copy_is_fetched_again(hub, tmp_path, damage):
         victim.write_bytes(victim.read_bytes()[:-9])
     assert fetch_pieces("openwebtext", 30_000, [], tmp_path) == before
     assert texts(before.pieces)[0] == stories(1, "page")[0]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from nanogpt.sources import set_files
+from nanogpt.sources.pieces import pieces_of
+set_files.SPAN_BYTES = 10_000
+pieces_of("hf:a/b", None, [], Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_download_goes_on_where_it_was(hub, tmp_path):
+    """The process is killed while its third span comes: what was there is not asked for again."""
+    hub.repositories["a/b"] = Repository({"a.parquet": parquet(stories(120))})
+    hanging, reached = threading.Event(), threading.Event()
+
+    def hang(request):
+        if sum("/resolve/" in asked.path for asked in hub.requests) > 4:
+            reached.set()
+            hanging.wait(60)
+
+    hub.before_file = hang
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)])
+    try:
+        assert reached.wait(60)
+        while not (whole := list(tmp_path.rglob("*-*.json"))):
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+        hanging.set()
+    hub.before_file = lambda request: None
+    hub.requests.clear()
+    found = fetch_pieces("hf:a/b", None, [], tmp_path)
+    assert texts(found.pieces) == stories(120)
+    spans = [request for request in hub.requests if "/resolve/" in request.path]
+    assert 0 < len(spans) == len(found.pieces) - len(whole) < len(found.pieces)
+
+
+def test_what_still_comes_from_a_place_that_was_given_up_is_not_written(hub, tmp_path):
+    """Of the mirror's answers, two are footers, the third is a span; then it has nothing more, and others hang."""
+    set_of_stories = {"a/b": Repository({"a.parquet": parquet(stories(120)), "b.parquet": parquet(stories(60))})}
+    hub.repositories |= set_of_stories
+    hanging, released, turns = threading.Event(), threading.Event(), itertools.count(1)
+    with hub_case.serving(set_of_stories) as broken:
+
+        def trouble(request):
+            turn = next(turns)
+            if turn == 3:
+                hanging.wait(20)
+                broken.fails.append("parquet")
+            elif turn > 3:
+                hanging.set()
+                released.wait(20)
+
+        broken.before_file = trouble
+        found = fetch_pieces("hf:a/b", None, [broken.address], tmp_path)
+        before = [path_of(piece.address).stat().st_mtime_ns for piece in found.pieces]
+        released.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("download"):
+                thread.join(20)
+        assert [path_of(piece.address).stat().st_mtime_ns for piece in found.pieces] == before
+    assert texts(found.pieces) == stories(120) + stories(60) and next(turns) > 4
+
+
+def test_two_runs_share_one_download(hub, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: fetch_pieces("openwebtext", None, [], tmp_path), range(2))
+    assert first == second
+    asked = [(request.path, request.range) for request in hub.requests if "/resolve/" in request.path]
+    assert len(asked) == len(set(asked))
 
 
 def test_a_set_that_changed_meanwhile_is_not_mixed_with_what_was_begun(hub, tmp_path):
@@ -238,7 +319,9 @@ def test_a_set_in_other_formats_comes_from_the_hubs_own_conversion(hub, tmp_path
 ])  # fmt: skip
 def test_without_a_card_names_say_which_files_to_train_on(hub, tmp_path, files, source, found):
     hub.repositories["a/b"] = Repository({path: parquet([f"text of {path}"]) for path in files})
-    assert texts(pieces_of(source, None, [], tmp_path)) == [f"text of {found}"]
+    wanted = Wanted(column="text", repair=True)
+    pieces = pieces_of(source, None, [], tmp_path, wanted=wanted)
+    assert texts(pieces) == [f"text of {found}"] and pieces[0].options["repair"] == "true"
 
 
 @given(st.from_regex(r"[A-Za-z0-9][\w.-]{0,20}", fullmatch=True).filter(str.isascii), st.sampled_from([None, "x-1"]),
@@ -261,16 +344,15 @@ def test_articles_hold_every_line_once(lines):
 
 def test_files_on_this_machine_and_token_ids(tmp_path):
     (tmp_path / "book.txt").write_text("a book")
-    assert texts_of_files(pieces_of(str(tmp_path), None, [], tmp_path / "unused")) == ["a book"]
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    found = fetch_pieces(str(tmp_path), None, [], tmp_path / "unused", account=(account := Account()))
+    assert [document.text for piece in found.pieces for document in read(piece)] == ["a book"]
+    assert found.bytes == 6 and account.left_out["not_a_text_format"] == 1
     for name in ("train.bin", "val.bin"):
         (tmp_path / name).write_bytes(bytes(8))
     assert kind_of(str(tmp_path)) == "nanogpt" and kind_of("hf:a/b") == kind_of("tinystories") == "hub"
     with pytest.raises(UserError, match="nanogpt import-data takes it as it is"):
         pieces_of(str(tmp_path), None, [], tmp_path)
-
-
-def texts_of_files(pieces):
-    return [path_of(piece.address).read_text() for piece in pieces]
 
 
 def test_several_connections_report_their_rate_and_a_standstill_ends_them(monkeypatch):

@@ -17,7 +17,7 @@ from nanogpt.config import DataConfig
 from nanogpt.corpus import pipeline, tokenising
 from nanogpt.corpus.executors import Workers
 from nanogpt.data import shards
-from nanogpt.data.texts import SPLITS, read_split
+from nanogpt.data.texts import SPLITS, bytes_of, read_split
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
 from nanogpt.results import TextStatistics
@@ -124,7 +124,9 @@ def test_every_document_is_counted_and_stands_in_one_split_whatever_the_order(tm
             {text for text in rows if text.strip()}
         )
         assert read_split(folder / name / "text", "val") == "".join(f"{text}\n\n" for text in splits["val"])
-        assert statistics.splits["test"].bytes == shards.open_split(folder / name, "test").bytes
+        test = shards.open_split(folder / name, "test")
+        assert bytes_of(test.tokens, load_tokenizer(folder / name)) == (folder / name / "text/test.txt").read_bytes()
+        assert statistics.splits["test"].bytes == test.bytes
         found.append({text: split for split, held in splits.items() for text in held})
         chance.shuffle(rows)
     assert found[0] == found[1]

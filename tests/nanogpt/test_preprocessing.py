@@ -51,7 +51,7 @@ RUSSIAN = "Все счастливые семьи похожи друг на д�
 
 def test_what_was_detected_and_replaced_is_counted_and_said(tmp_path):
     texts = [LINES, RUSSIAN.encode("cp1251"), (RUSSIAN + "Ещё.\n").encode("cp1251"), "Café. ".encode() * 200 + b"\xff"]
-    statistics = prepare(written(tmp_path, *texts), tmp_path / "out", DataConfig())
+    statistics = prepare(written(tmp_path, *texts), tmp_path / "out", DataConfig(near_duplicates="ignore"))
     assert statistics.encodings == {"utf-8": 2, "cp1251": 2}
     russian, french = statistics.readings
     assert russian.confidence is not None and 0.9 < russian.confidence <= 1
@@ -80,7 +80,7 @@ def test_statistics_are_those_of_the_text(tmp_path):
 
 
 def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
-    one, other = LINES, LINES.upper()
+    one, other = LINES, LINES.replace("to be", "to see")
     folders = []
     for name, texts in (("a", (one, other, one)), ("b", (other, one, other))):
         (tmp_path / name).mkdir()
@@ -88,6 +88,27 @@ def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
         assert statistics.duplicates_removed == 1
         folders.append(tmp_path / name / "out")
     assert whole(folders[0]) == whole(folders[1])
+
+
+def test_what_became_of_the_documents_is_counted_and_said(tmp_path):
+    near = LINES.replace("Line 7:", "Verse 7:", 1)
+    mail = RUSSIAN + "Write to jane@example.org."
+    paths = written(tmp_path, LINES, near, mail, "", LINES, "Too short.")
+    config = DataConfig(min_characters=100, private_data="redact")
+    statistics = prepare(paths, tmp_path / "out", config)
+    assert statistics == from_json(TextStatistics, durable.read_json(tmp_path / "out" / "statistics.json"))
+    counts = {fate: counted.documents for fate, counted in statistics.fates.fates.items()}
+    assert counts == {"kept": 2, "empty": 1, "too_short": 1, "near_duplicate": 1, "duplicate": 1}
+    assert (statistics.documents, statistics.duplicates_removed) == (6, 2)
+    assert sorted(whole(tmp_path / "out").split("\n\n")) in (
+        sorted([text, RUSSIAN + "Write to <email>."]) for text in (LINES, near)
+    )
+    said = remarks(statistics)
+    assert "1 document left out: the same as another (document4.txt)" in said
+    assert "email in 1 document: 1 times, such as ja**@*******.***" in said
+    together = prepare(paths, tmp_path / "out", DataConfig(near_duplicates="together"))
+    assert together.fates.fates["kept"].documents == 4
+    assert f"{LINES}\n\n{near}" in whole(tmp_path / "out") or f"{near}\n\n{LINES}" in whole(tmp_path / "out")
 
 
 def test_every_document_is_there_once(tmp_path):

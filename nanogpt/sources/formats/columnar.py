@@ -46,7 +46,7 @@ def opened(file: BinaryIO) -> Any:  # pyarrow has no types
     try:
         return pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowException as error:
-        raise Unreadable(f"is no Parquet file ({str(error).splitlines()[0]})") from None
+        raise Unreadable(f"is no Parquet file ({str(error).split('. ')[0]})") from None
 
 
 def _column(table: Any, wanted: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD, Decoded, decode
-from nanogpt.sources.formats.family import PART, Text, Wanted
+from nanogpt.sources.formats.family import PART, Text, Wanted, up_to
 
 UNITS = {"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4}  # bytes; 1 in other encodings
 _MARKS = (
@@ -22,7 +22,7 @@ _MARKS = (
 
 def read_plain(file: BufferedReader, name: str, wanted: Wanted, account: Account) -> Iterator[Text]:
     """The text; more than PART bytes of it in parts, each named by the byte at which it begins."""
-    data = file.read(PART + 1)
+    data = up_to(file, PART + 1)
     if len(data) <= PART:
         yield _text(data, "", name, wanted, account)
         return
