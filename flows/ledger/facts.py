@@ -111,6 +111,7 @@ class SurveyedText:
     where: str
     obstacle: str = ""
     in_pieces: bool = False
+    first_bytes: int = 0  # of one that comes in pieces: so many are a small text of their own
     alphabet_size: int = 0
     bytes_per_character: float = 1.0
     licence: str | None = None

@@ -23,6 +23,7 @@ from flows.ledger.facts import (
 )
 from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
+from flows.planning.texts import AUTO
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.runner.step_runner import Blocked
 from nanogpt import durable
@@ -63,9 +64,9 @@ def _fetch(run: Run) -> FetchedText:
     while True:
         try:
             return run.do(FETCHED)
-        except Unobtainable as error:
-            planned = run.facts(PLANNED).text if run.options.text_by_plan else None
-            if planned is None or planned.name in run.lost_texts.reasons():
+        except (Unobtainable, UserError) as error:
+            planned = _planned(run)
+            if run.config.data.source != AUTO or planned is None or planned.name in run.lost_texts.reasons():
                 raise
             run.lost_texts.note(planned.name, str(error))
             _plan_without(run, planned.name, str(error))
@@ -204,7 +205,7 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
 
 
 def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
-    from nanogpt.corpus import fates, pipeline
+    from nanogpt.corpus import pipeline, preparation
     from nanogpt.data import texts
     from nanogpt.sources.pieces import FetchedPieces
 
@@ -219,7 +220,7 @@ def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
         pulse=run.pulse,
         report=lambda what, done, of: says(f"{what}: {done:,} of {of:,}"),
     )
-    for remark in fates.remarks(statistics.fates):
+    for remark in preparation.remarks(statistics):
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in texts.SPLITS]

@@ -141,12 +141,17 @@ def choose(
     if not names:
         raise ValueError("; ".join(f"{text.name}: {text.obstacle}" for text in surveyed) or "no text is known")
     name = decided.name if decided and decided.name in names else names[0]
-    text = next(text for text in ranked if text.name == name)
+    found = next(text for text in ranked if text.name == name)
+    text = _first_of(found) if found.first_bytes and means.serves == "minutes" else found
     tokens = decided if decided and decided.name == name else _tokens_for(text, means, data)
-    rest = [other for other in ranked if other != text]
+    rest = [other for other in ranked if other != found]
     others = [LeftOut(other.name, other.obstacle or f"{name} suits it better") for other in rest]
-    why = _why(text, means, ranked[: ranked.index(text)]) if rest else "the text that was asked for"
+    why = _why(text, means, ranked[: ranked.index(found)]) if rest else "the text that was asked for"
     return TextChoice(text, min(text.bytes, means.most_text), tokens, why, others)
+
+
+def _first_of(text: SurveyedText) -> SurveyedText:
+    return replace(text, bytes=text.first_bytes, in_pieces=False)
 
 
 def worth_asking_for(most: Means) -> list[str]:
@@ -180,7 +185,7 @@ def _why(text: SurveyedText, means: Means, better: Sequence[SurveyedText]) -> st
 def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextTokens:
     """What a person set; else characters for a small text, and byte pairs for a large one, the more of them the larger
     the model."""
-    tokenizer = tokenizer_for(data.tokenizer, text.bytes, text.alphabet_size)
+    tokenizer = tokenizer_for(data.tokenizer, text.bytes, 0 if text.in_pieces else text.alphabet_size)
     if tokenizer != "bpe" or "bpe_vocab_size" in data.model_fields_set or text.bytes <= SMALL_TEXT:
         return TextTokens(text.name, tokenizer, data.bpe_vocab_size)
     vocabulary = next(size for most, size in VOCABULARIES if means.best_parameters < most)
