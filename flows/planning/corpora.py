@@ -107,7 +107,7 @@ class TextChoice:
             data.test_fraction,
             likely_bytes_per_token(self.tokens.tokenizer, self.tokens.vocabulary, text.bytes_per_character),
             MOST_HELD_OUT if self.text.in_pieces else None,
-            law_of(text),
+            law_of(text.name, text.bytes),
         )
 
     def planned(self, tokens: int, data: DataConfig) -> PlannedText:
@@ -192,6 +192,7 @@ def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextToken
     return TextTokens(text.name, tokenizer, vocabulary)
 
 
-def law_of(text: SurveyedText) -> Law:
-    """A small text is forecast as the plays are, whatever it is; that ranks models, and its level is off."""
-    return STORIES if text.name == "tinystories" else WEB if text.bytes > SMALL_TEXT else PLAYS
+def law_of(name: str, size: int) -> Law:
+    """Of a text of `size` bytes. A small one is forecast as the plays are, whatever it is; that ranks models, and its
+    level is off."""
+    return STORIES if name == "tinystories" else WEB if size > SMALL_TEXT else PLAYS

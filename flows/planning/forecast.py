@@ -70,6 +70,11 @@ class Law:
         worth = distinct * (1 + REPEAT_DECAY * (1 - math.exp(-repeats / REPEAT_DECAY)))
         return float(self.bits * (self.e + self.a / parameters**self.alpha + self.b / worth**self.beta))
 
+    def after(self, parameters: int, tokens: int, train_tokens: int, bytes_per_token: float) -> float:
+        """The same where tokens have so many bytes."""
+        unit = bytes_per_token / self.bytes_per_token if self.bytes_per_token else 1.0
+        return self.bits_per_byte(parameters, tokens * unit, train_tokens * unit)
+
 
 REPEAT_DECAY = 15.4  # R* of Muennighoff et al.
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md).
@@ -109,8 +114,7 @@ class Corpus:
 
     def bits_per_byte(self, parameters: int, tokens: int) -> float:
         """Expected after `tokens` of training."""
-        unit = self.bytes_per_token / self.law.bytes_per_token if self.law.bytes_per_token else 1.0
-        return self.law.bits_per_byte(parameters, tokens * unit, self.train_tokens * unit)
+        return self.law.after(parameters, tokens, self.train_tokens, self.bytes_per_token)
 
     def _held_out(self, fraction: float) -> float:
         return fraction if self.most_held_out is None else min(fraction, self.most_held_out / self.bytes)

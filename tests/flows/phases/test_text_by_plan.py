@@ -40,7 +40,7 @@ OF_AN_M4 = 1.8e12  # FLOP/s
 
 def stories(count: int) -> list[str]:
     """No two of them alike."""
-    words, draw = "once a cat dog saw the big red sun tree ran home and sang to moon fish boat hat".split(), Random(7)
+    words, draw = [f"{first}{last}" for first in "bdfgklmnprst" for last in ("an", "ee", "ox", "um")], Random(7)
     return [" ".join(draw.choices(words, k=150)) + f". The end of story {number}.\n" for number in range(count)]
 
 
@@ -81,7 +81,8 @@ def prepared(run: Run) -> Run:
 def test_hours_on_a_laptop_learn_from_tinystories_of_which_only_what_is_read_is_prepared(hub, tmp_path):
     run = prepared(begun(tmp_path, *HOURS))
     text = run.facts(PLANNED).text
-    assert text is not None and (text.name, text.where, text.tokens.tokenizer) == ("tinystories", "its public home", "bpe")
+    assert text is not None and (text.name, text.where) == ("tinystories", "its public home")
+    assert text.tokens.tokenizer == "bpe"
     assert text.wanted_bytes < text.bytes / 50 and "stories in simple words" in text.why
     assert "fineweb_edu" in [row.name for row in text.not_chosen]
     fetched, cleaned, tokens = run.facts(FETCHED), run.facts(CLEANED), run.facts(BYTE_PAIRS)
@@ -114,7 +115,8 @@ def test_minutes_ask_for_no_more_than_they_can_use_and_learn_characters(hub, tmp
     run = begun(tmp_path, *mirror, rate=2e11)
     configuration(run)
     text = run.facts(PLANNED).text
-    assert text is not None and (text.name, text.where, text.tokens.tokenizer) == ("tiny_shakespeare", "a mirror", "char")
+    assert text is not None and (text.name, text.where) == ("tiny_shakespeare", "a mirror")
+    assert text.tokens.tokenizer == "char"
     assert not run.do(FETCHED).pieces and CHARACTERS.step in [step.name for step in run.steps()]
     assert [found.name for found in run.facts(SURVEYED).texts] == ["tiny_shakespeare", "embedded"]
     assert [model.name for model in run.facts(PLANNED).ladder] == ["micro", "tiny_model"]
