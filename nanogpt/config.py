@@ -288,6 +288,13 @@ def token_folder(tokenizer: str) -> str:
 WITH_PASSWORDS = "with passwords"  # the context of a dump that stays in this process
 
 
+class MixedSource(Section):
+    """A text in a mixture."""
+
+    source: str = Field(min_length=1, description="as data.source")
+    weight: Rate = Field(1.0, description="its share of the samples is its part of the sum of all weights")
+
+
 class DataConfig(Section):
     """The text to learn from."""
 
@@ -309,13 +316,21 @@ class DataConfig(Section):
     mirror: str | list[str] | None = Field(
         None, description="folder or URL tried before the public homes of a download; several: a,b or a list"
     )
+    mixture: list[MixedSource] = Field(
+        [], max_length=100, description="texts by weight, instead of source: [{source: a, weight: 3}, {source: b}]"
+    )
+    cross_documents: bool = Field(True, description="attend across the end of a document; false: each by itself")
+    token_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input tokens replaced by random ones")
+    span_corruption: float = Field(
+        0.0, ge=0, le=0.5, description="share of the input tokens in spans, 3 long on average, replaced by random ones"
+    )
     unicode: Literal["nfc", "nfkc"] = Field(
         "nfc", description="normal form of characters; nfkc: ligatures, full-width letters and the like as plain ones"
     )
     min_characters: Count = Field(0, description="shorter documents are left out")
     max_characters: Positive | None = Field(None, description="longer documents are left out; null: none is too long")
     near_duplicates: Literal["drop", "together", "ignore"] = Field(
-        "drop", description="documents that are nearly the same: one is kept; all, in one split; not looked for"
+        "drop", description="drop: one document of those that are nearly the same stays; together: all, in one split"
     )
     similarity: float = Field(
         0.8, ge=0.5, le=1, description="share of five-word phrases in common that makes near duplicates"
@@ -366,6 +381,14 @@ class DataConfig(Section):
                 f"found {found(encoding)}, should be auto or an encoding that Python knows{nearest(encoding, known)}"
             ) from None
 
+    @field_validator("mixture")
+    @classmethod
+    def _check_mixture(cls, mixture: list[MixedSource]) -> list[MixedSource]:
+        names = [mixed.source for mixed in mixture]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"found {found(twice[0])} twice, should have each source once")
+        return mixture
+
     @field_validator("quality")
     @classmethod
     def _check_quality(cls, quality: str | list[str]) -> str | list[str]:
@@ -388,6 +411,11 @@ class DataConfig(Section):
         if mirror is None or info.context == WITH_PASSWORDS:
             return mirror
         return redacted(mirror) if isinstance(mirror, str) else [redacted(place) for place in mirror]
+
+    @property
+    def sources(self) -> list[str]:
+        """All texts: those of the mixture, or the only one."""
+        return [mixed.source for mixed in self.mixture] or [self.source]
 
     @property
     def mirrors(self) -> list[str]:

@@ -18,6 +18,7 @@ from flows.supervision.recovery import Assignment, DoesNotFit, Recovery
 from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config, token_folder
+from nanogpt.data import shards
 from nanogpt.export.front_matter import CARD
 from nanogpt.faults import OUT_OF_MEMORY, UserError
 from nanogpt.records import from_json
@@ -179,7 +180,7 @@ def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
     except ValueError:  # damaged: no reason to train again
         return False
     same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
-    now = durable.sha256_file(_data_folder(run, config) / "manifest.json")
+    now = shards.identity(_data_folder(run, config))
     try:
         check_same_training(trajectory(before, data), trajectory(same_vocabulary, now), config.training.schedule, "")
     except UserError:
@@ -211,7 +212,11 @@ WEIGHTS = (
     "nanogpt/model/**",
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
+    "nanogpt/data/augmentation.py",
+    "nanogpt/data/chapters.py",
     "nanogpt/data/data_loader.py",
+    "nanogpt/data/mixture.py",
+    "nanogpt/data/order.py",
     "nanogpt/device.py",
     "nanogpt/config.py",
 )

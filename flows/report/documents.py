@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -201,6 +202,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "curve": _curve,
         "reached": _best_bits_per_byte,
         "written_while_training": _last_samples,
+        "losses_by_source": _losses_by_source,
         "samples_over_time": _samples_over_time,
         "absent": lambda name: _absent(phases[name]),
         "without": lambda step: _without(phases[step.partition(".")[0]], step),
@@ -258,6 +260,22 @@ def _curve(model: View, most: int = 12) -> list[View]:
     best = min(range(len(evaluations)), key=lambda i: evaluations[i].get("val_loss") or float("inf"))
     spread = {round(i * (len(evaluations) - 1) / (most - 1)) for i in range(most)}
     return [evaluations[i] for i in sorted(spread | {best})]
+
+
+def _losses_by_source(model: View) -> list[View]:
+    """Of each text of a mixture: the mean training loss in the first and the last tenth of the rows; else []."""
+    rows = [row["loss_by_source"] for row in read_metrics(Path(model["folder"]))[0] if row.get("loss_by_source")]
+    tenth = max(1, len(rows) // 10)
+    ends = {"first": rows[:tenth], "last": rows[-tenth:]}
+    return [
+        {"source": source, **{end: _mean([row.get(source) for row in part]) for end, part in ends.items()}}
+        for source in dict.fromkeys(name for row in rows for name in row)
+    ]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _best_bits_per_byte(model: View) -> float | None:

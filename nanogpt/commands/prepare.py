@@ -15,11 +15,12 @@ ARGUMENTS = {"data.source": "SOURCE", "data.tokenizer": "--tokenizer"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source",
+        "sources",
         type=named,
+        nargs="+",
         metavar="SOURCE",
         help="file, folder, pattern, several with commas between them, - for standard input, a name of `nanogpt data "
-        "list`, or hf:OWNER/NAME[:CONFIG][:COLUMN]",
+        "list`, or hf:OWNER/NAME[:CONFIG][:COLUMN]; several: kept apart, for data.mixture of a training",
     )
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="the data folder to write")
     tokenizer = parser.add_mutually_exclusive_group()
@@ -41,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=positive(int), metavar="N", help="processes; default: one a core")
     parser.add_argument(
+        "--chapter",
+        type=positive(int),
+        metavar="N",
+        help="shards after which a training may begin, and continue, while the others are made; default: all of them",
+    )
+    parser.add_argument(
         "--on", metavar="WHERE", help="dask for a cluster of N workers here, or the HOST:PORT of a Dask scheduler"
     )
     add_overrides(parser, example="data.bpe_vocab_size=4096, data.encoding=cp1251")
@@ -59,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     _check_keys(arguments.set)
     if arguments.allow_unknown and not arguments.tokenizer_of:
         raise UserError("--allow-unknown goes with --tokenizer-of: other tokenizers are made for the text")
-    of_source = CATALOGUE[arguments.source].tokenizer if arguments.source in CATALOGUE else "char"
+    first = arguments.sources[0]
+    of_source = CATALOGUE[first].tokenizer if first in CATALOGUE else "char"
     values: dict[str, Any] = {"data": {"tokenizer": arguments.tokenizer or of_source}}
     origins = {"data.tokenizer": "--tokenizer", **apply_overrides(values, arguments.set)}
     config = validate(Config, values, "--set", origins).data

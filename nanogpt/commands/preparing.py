@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 
 from nanogpt.commands.arguments import print_note
 from nanogpt.commands.progress import progress_lines
 from nanogpt.config import DataConfig
 from nanogpt.corpus import choosing, executors, nanogpt_format, preparation, tokenising
 from nanogpt.data.shards import Manifest
+from nanogpt.faults import UserError
 from nanogpt.sources import catalogue, fetching, kinds, own
 from nanogpt.sources.account import Account
 from nanogpt.sources.formats.family import Wanted
@@ -16,13 +18,14 @@ from nanogpt.tokenizers.tokenizer import Tokenizer
 
 
 def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
-    """The data folder of SOURCE. `tokenizer`: one that exists already, in place of `config.tokenizer`."""
-    named = own.keep_standard_input(arguments.source, arguments.out / "standard-input")
-    if choosing.is_small(named, arguments.bytes):
+    """The data folder of SOURCE, or of several. `tokenizer`: one that exists already, not `config.tokenizer`."""
+    sources = [own.keep_standard_input(source, arguments.out / "standard-input") for source in arguments.sources]
+    named = sources[0]
+    if len(sources) == 1 and arguments.chapter is None and choosing.is_small(named, arguments.bytes):
         return _as_one(named, arguments, config, tokenizer)
-    if kinds.kind_of(named) == "nanogpt":
+    if len(sources) == 1 and kinds.kind_of(named) == "nanogpt":
         return nanogpt_format.import_folder(own.own_path(named), arguments.out, config.mirrors, _warn)
-    return _in_pieces(named, arguments, config, tokenizer)
+    return _in_pieces(sources, arguments, config, tokenizer)
 
 
 def _as_one(named: str, arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
@@ -40,11 +43,14 @@ def _as_one(named: str, arguments: argparse.Namespace, config: DataConfig, token
     return tokenising.tokenise(text, config.tokenizer, arguments.out, config, _warn, source)
 
 
-def _in_pieces(named: str, arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
-    """A text of any size, in several processes. What a start before did of it is not done again."""
+def _in_pieces(
+    sources: list[str], arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None
+) -> Manifest:
+    """Texts of any size, in several processes. What a start before did of them is not done again."""
     from nanogpt.corpus import pipeline  # pyarrow and rensa: 0.3 s, which a small text does without
 
-    out, text, source = arguments.out, arguments.out / "text", own.name_of(named)
+    names = _names(sources)
+    out, text, source = arguments.out, arguments.out / "text", ", ".join(names)
     workers = executors.Workers(arguments.workers or choosing.sensible_workers(), arguments.on)
     executors.check(workers, out)
     with progress_lines(f"looking for the text of {source}") as show:
@@ -52,21 +58,36 @@ def _in_pieces(named: str, arguments: argparse.Namespace, config: DataConfig, to
         def report(what: str, done: int, of: int) -> None:
             show(f"{what}: {done:,} of {of:,}")
 
-        fetched, others = choosing.gather(
-            named, config, out / "downloads", arguments.bytes, _warn, lambda progress: show(str(progress))
-        )
-        statistics = pipeline.prepare(fetched.pieces, text, config, tokenizer, workers, report=report)
+        gathered = [
+            choosing.gather(
+                named, config, out / "downloads", arguments.bytes, _warn, lambda progress: show(str(progress))
+            )
+            for named in sources
+        ]
+        pieces = [piece for fetched, _ in gathered for piece in fetched.pieces]
+        statistics = pipeline.prepare(pieces, text, config, tokenizer, workers, report=report)
+        chapter = arguments.chapter
         if tokenizer is not None:
-            unknown = arguments.allow_unknown
-            manifest = tokenising.tokenise_with(tokenizer, text, out, unknown, _warn, source, workers, report=report)
+            manifest = tokenising.tokenise_with(
+                tokenizer, text, out, arguments.allow_unknown, _warn, source, workers, report=report, chapter=chapter
+            )
         else:
-            kind = config.tokenizer
-            manifest = tokenising.tokenise(text, kind, out, config, _warn, source, workers, report=report)
+            manifest = tokenising.tokenise(
+                text, config.tokenizer, out, config, _warn, source, workers, report=report, chapter=chapter
+            )
     pipeline.discard(text)
-    shortfall = [fetched.shortfall] if fetched.shortfall else []
-    for remark in [*shortfall, *others.remarks(), *preparation.remarks(statistics)]:
+    of_sources = [[*filter(None, [fetched.shortfall]), *others.remarks()] for fetched, others in gathered]
+    for remark in [*chain(*of_sources), *preparation.remarks(statistics)]:
         print_note(remark)
     return manifest
+
+
+def _names(sources: list[str]) -> list[str]:
+    """What the sources are called. Raises UserError where two have one name."""
+    names = [own.name_of(source) for source in sources]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"SOURCE: two are called {twice[0]}; a mixture tells its texts apart by name")
+    return names
 
 
 def _warn(fault: str, remedy: str) -> None:

@@ -57,6 +57,9 @@ def kind_of(annotation: Any) -> str:
         return "|".join(str(word) for word in arguments)
     if origin in (Union, types.UnionType):
         return "|".join(kind_of(argument) for argument in arguments)
+    if hasattr(annotation, "model_fields"):
+        parts = (f"{name}: {kind_of(field.annotation)}" for name, field in annotation.model_fields.items())
+        return f"{{{', '.join(parts)}}}"
     if origin is list:
         return f"[{kind_of(arguments[0])}, ...]"
     return {bool: "true|false", int: "INT", float: "FLOAT", str: "TEXT", type(None): "null"}[annotation]

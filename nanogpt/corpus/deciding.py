@@ -23,7 +23,7 @@ from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.fingerprints import SLOTS, Fingerprints
 from nanogpt.corpus.scanning import Scan, Scanned, is_one_text, kept_file
 from nanogpt.corpus.splitting import FATES as COMPARED
-from nanogpt.corpus.splitting import LARGEST_HELD_OUT, SPLITS, TRAIN, divide
+from nanogpt.corpus.splitting import LARGEST_HELD_OUT, SPLITS, TRAIN, divide, like_published
 from nanogpt.records import from_json, to_json
 from nanogpt.results import DocumentFates
 from nanogpt.sources.document import Piece
@@ -157,7 +157,7 @@ def _gathered(
         pulse()
         here, path = slice(firsts[number], firsts[number + 1]), kept_file(folder, number)
         sizes[here] = kept.read_sizes(path)
-        prints = kept.read_fingerprints(path)
+        prints = kept.read_fingerprints(path, sketched)
         digests[here], sketches[here] = prints.digests, prints.sketches
     return sizes, Fingerprints(digests, sketches)
 
@@ -176,13 +176,14 @@ def _divided(
     """What each document is, and how many near duplicates would have crossed the wall.
 
     Where the publisher divided the text, its own division holds: what it held out is whole (up to what evaluation
-    reads), and what of the rest is the same as something held out is left out of the training text.
+    reads), and what of the rest is the same, or nearly, is left out of the training text.
     """
     published = np.full(len(characters), TRAIN, np.uint8)
     for number, piece in enumerate(pieces):
         published[firsts[number] : firsts[number + 1]] = SPLITS.index(piece.options.get("split", SPLITS[TRAIN]))
     own = np.flatnonzero(published == TRAIN)
-    some = prints if len(own) == len(published) else Fingerprints(prints.digests[own], prints.sketches[own])
+    together = slice(own[0], own[-1] + 1) if len(own) and len(own) == own[-1] + 1 - own[0] else own  # a view, if it can
+    some = Fingerprints(prints.digests[together], prints.sketches[together])
     division = divide(some, characters[own], config, is_one_text=is_one_text(pieces))
     fates, splits = np.zeros(len(characters), np.uint8), published.copy()
     fates[own], splits[own] = division.fates, division.splits
@@ -191,10 +192,12 @@ def _divided(
         splits[own[splits[own] == split]] = TRAIN
         theirs = held_out[published[held_out] == split]
         fates[theirs[np.cumsum(characters[theirs]) > LARGEST_HELD_OUT]] = FATES.index(Fate.NOT_NEEDED)
-    if len(held_out):  # the first 64 bits of a digest: of a thousand million documents none would be alike by chance
-        repeats = np.isin(prints.digests[own, 0], prints.digests[held_out, 0])
-        fates[own[repeats]] = FATES.index(Fate.DUPLICATE)
-    return _Codes(fates, np.where(fates == 0, splits, LEFT_OUT).astype(np.uint8)), division.crossings
+    crossings = division.crossings
+    if len(held_out):
+        alike = like_published(prints, published, config)
+        fates = np.where(fates == 0, alike, fates)
+        crossings += int((alike == FATES.index(Fate.NEAR_DUPLICATE)).sum())
+    return _Codes(fates, np.where(fates == 0, splits, LEFT_OUT).astype(np.uint8)), crossings
 
 
 def _take_out(fates: Fates, path: Path, codes: Codes, characters: kept.Numbers) -> None:

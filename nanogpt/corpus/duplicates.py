@@ -3,7 +3,8 @@
 Two documents are near duplicates if their sketches agree in a band of slots and in as large a share of all slots as is
 asked for (locality-sensitive hashing: 21 bands of 6 slots find 99.8 % of the pairs whose similarity is 0.8).
 The result depends on the set of texts alone: where one of several is chosen, it is the one with the smallest digest.
-All arrays may be memory-mapped; a few million documents are held in memory at once.
+Fingerprints may be memory-mapped: 46 bytes of each document are in memory, and up to 400 MB more while the documents
+that share a band are sorted. A million documents take 15 s.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Families:
         self._order = prints.digests[:, 0]
         self._least = int(np.ceil(similarity * SLOTS))  # slots in which near duplicates agree
         self._parents: Indices = np.arange(len(prints))
-        self._among = among & (prints.sketches != NO_SLOT).any(axis=1)
+        self._among = among & _have_sketches(prints.sketches)
         for members, groups in self._buckets(self._among):
             for some, others in self._followers(members, groups):
                 self._unite(some, others)
@@ -130,6 +131,13 @@ class Families:
             if np.array_equal(parents, above):
                 return parents
             self._parents[documents] = above
+
+
+def _have_sketches(sketches: npt.NDArray[np.uint16]) -> Flags:
+    """(N, slots) -> (N,)"""
+    blocks = range(0, len(sketches), _BLOCK)
+    found = [(sketches[first : first + _BLOCK] != NO_SLOT).any(axis=1) for first in blocks]
+    return np.concatenate([*found, np.zeros(0, np.bool_)])
 
 
 def _parts(keys: U64, among: Flags) -> Iterator[Indices]:

@@ -6,6 +6,7 @@ them reads a few megabytes at a time. Pages carry checksums.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanogpt import durable
 from nanogpt.corpus.fingerprints import SLOTS, Fingerprints, fingerprints
 from nanogpt.faults import CorruptFileError
 
@@ -98,12 +100,11 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def read_fingerprints(path: Path) -> Fingerprints:
-    """Of all documents, in order."""
-    names = pq.read_schema(path).names
-    table = _read(path, [name for name in (DIGEST, SKETCH) if name in names])
+def read_fingerprints(path: Path, sketched: bool) -> Fingerprints:
+    """Of all documents, in order; `sketched` as they were written."""
+    table = _read(path, [DIGEST, SKETCH] if sketched else [DIGEST])
     digests = _rows(table[DIGEST], np.uint64, 2)
-    sketches = _rows(table[SKETCH], np.uint16, SLOTS) if SKETCH in names else np.empty((len(digests), 0), np.uint16)
+    sketches = _rows(table[SKETCH], np.uint16, SLOTS) if sketched else np.empty((len(digests), 0), np.uint16)
     return Fingerprints(digests, sketches)
 
 
@@ -133,11 +134,17 @@ def read_texts(path: Path, wanted: Numbers) -> Iterator[tuple[int, str]]:
                         yield number, texts[number - first].as_py()
                 first = end
     except (pa.ArrowException, OSError) as error:
-        raise CorruptFileError(f"{path} cannot be read ({error})") from error
+        raise _damaged(path, error) from error
 
 
 def _read(path: Path, columns: list[str]) -> Any:
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise CorruptFileError(f"{path} cannot be read ({error})") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CorruptFileError:
+    with contextlib.suppress(OSError):
+        durable.set_aside(path)
+    return CorruptFileError(f"{path} is damaged ({error}); it is set aside, and the next start makes it again")

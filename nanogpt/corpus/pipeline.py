@@ -28,6 +28,7 @@ from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
 from nanogpt.corpus.shard_making import SHARD_BYTES, Made, ShardMaker, ShardTask, planned, separator
 from nanogpt.corpus.splitting import SPLITS, TRAIN
 from nanogpt.data import shards
+from nanogpt.data.shard_file import dtype_of
 from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdentity
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
@@ -37,10 +38,12 @@ from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
 from nanogpt.sources.document import Piece
 from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.units import byte_size
 
 SHORTEST = 1000  # characters: below this no split says anything
 SAMPLE_BYTES = 16 << 20  # of training text: for a tokenizer to learn from, and as train.txt for simple models
 SAMPLED_PIECES = 64
+PROBED_BYTES = 1 << 20  # of which the ids are counted before all are made
 COMMONEST = 20  # characters
 
 
@@ -63,6 +66,7 @@ def prepare(
     outputs.mark(folder)
     kept_in = folder / PIECES
     kept_in.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned([kept_in], workers)
     filters = Filters.from_config(config, tokenizer.normalise if tokenizer else None)
     scan = Scan.of(kept_in, pieces, config, filters, tokenizer.digest if tokenizer else "")
     tasks = [ScanTask(number, piece) for number, piece in enumerate(pieces)]
@@ -111,7 +115,7 @@ def sample(decisions: Decisions, limit: int = SAMPLE_BYTES) -> Iterator[str]:
         for text in decisions.texts(piece, TRAIN):
             if share <= 0:
                 break
-            size = len(text.encode("utf-8"))
+            size = _bytes_in(text)
             share, left = share - size, left - size
             yield text
 
@@ -147,10 +151,12 @@ def tokenise(
         shards.VERSION, decisions.decided.sha256, tokenizer.digest, separator(tokenizer).tolist(), chapters,
         [(task.file, task.first, task.end) for task in tasks],
     ])  # fmt: skip
-    _make_room(out_folder, plan)
+    maker = ShardMaker(text_folder / PIECES, out_folder, plan, look_for_unknown)
+    _require_room(out_folder, decisions, tokenizer)
+    _clear_for(out_folder, plan)
+    _remove_abandoned([out_folder, maker.notes_folder], workers)
     files = tokenizer.save(out_folder)
     making = Making(out_folder, tokenizer, decisions, plan, chapters, source, files)
-    maker = ShardMaker(text_folder / PIECES, out_folder, plan, look_for_unknown)
     for number, made in enumerate(executors.run(maker, tasks, workers, pulse)):
         making.add(tasks[number], made, maker)
         report("shards written", number + 1, len(tasks))
@@ -220,7 +226,29 @@ def _chapters(count: int, chapter: int) -> list[int]:
     return [min(chapter, count - first) for first in range(0, count, chapter)]
 
 
-def _make_room(folder: Path, plan: str) -> None:
+def _require_room(folder: Path, decisions: Decisions, tokenizer: Tokenizer) -> None:
+    """Raise UserError where the ids will not fit onto the disk, as far as the first documents say."""
+    size = int(sum(decisions.sizes(split)[:, 2].sum() for split in range(len(SPLITS))))
+    texts = list(sample(decisions, PROBED_BYTES))
+    tokens_per_byte = sum(len(tokenizer.encode(text)) for text in texts) / max(1, sum(map(_bytes_in, texts)))
+    needed = int(size * tokens_per_byte) * dtype_of(tokenizer.vocab_size).itemsize
+    durable.make_parents(folder / shards.MANIFEST)
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UserError(f"{folder}: the ids need about {byte_size(needed)}, and {byte_size(free)} are free on its disk")
+
+
+def _bytes_in(text: str) -> int:
+    return len(text.encode("utf-8"))
+
+
+def _remove_abandoned(folders: Iterable[Path], workers: Workers) -> None:
+    """Remove what a process had begun to write that was killed. Processes of other machines are not known here."""
+    if not workers.on:
+        for folder in folders:
+            durable.remove_abandoned(folder)
+
+
+def _clear_for(folder: Path, plan: str) -> None:
     """Take away the manifest of other data; what a start before made of the same is kept."""
     try:
         same = shards.read_manifest(folder).plan == plan

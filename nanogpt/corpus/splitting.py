@@ -71,6 +71,26 @@ def divide(
     return Division(fates, own[roots], crossings)
 
 
+def like_published(prints: Fingerprints, published: Splits, config: DataConfig) -> npt.NDArray[np.uint8]:
+    """(N,) places in FATES, of documents that their publisher divided into `published` splits.
+
+    Training text that is the same as a document which was held out is not kept, nor is what is nearly the same, unless
+    `config` ignores that.
+    """
+    held_out = published != TRAIN
+    fates = np.zeros(len(published), np.uint8)
+    same = np.isin(prints.digests[:, 0], prints.digests[held_out, 0])
+    if config.near_duplicates != "ignore":
+        families = Families(prints, config.similarity, np.ones_like(held_out))
+        while families.unite_across(held_out.astype(np.uint8), np.ones_like(held_out)):
+            pass
+        roots = families.roots()
+        fates[np.isin(roots, roots[held_out])] = FATES.index(Fate.NEAR_DUPLICATE)
+    fates[same] = FATES.index(Fate.DUPLICATE)
+    fates[held_out] = FATES.index(Fate.KEPT)
+    return fates
+
+
 def _splits(
     digests: U64, characters: npt.NDArray[np.int64], is_kept: Flags, config: DataConfig, is_one_text: bool
 ) -> Splits:

@@ -161,6 +161,24 @@ def open_split(folder: Path, split: str) -> Split:
     return _opened(folder, split, entries, size, manifest.tokenizer)
 
 
+def parts_of(tokens: Tokens) -> list[Ids]:
+    """The shards of a split, in order."""
+    return tokens.parts if isinstance(tokens, Joined) else [tokens]
+
+
+def open_sources(folder: Path, split: str) -> dict[str, Tokens]:
+    """The tokens of each source of a split, by its name, in the order of the shards; {} where no shard names one.
+
+    Raises what open_split() raises.
+    """
+    entries = read_manifest(folder).shards.get(split, [])
+    by_source: dict[str, list[Ids]] = {}
+    for entry, tokens in zip(entries, parts_of(open_split(folder, split).tokens), strict=False):
+        if entry.source is not None:
+            by_source.setdefault(entry.source, []).append(tokens)
+    return {source: Joined(shards) for source, shards in by_source.items()}
+
+
 def _opened(
     folder: Path, split: str, entries: list[ShardEntry], size: TokenSplit, tokenizer: TokenizerIdentity
 ) -> Split:

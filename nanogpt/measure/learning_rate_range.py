@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanogpt.config import Config, TrainingConfig
-from nanogpt.data.data_loader import Samples
 from nanogpt.results import RangeTest
 from nanogpt.training import numerics as numerical
-from nanogpt.training.job import DataFolder, completed
+from nanogpt.training.data_folder import DataFolder
+from nanogpt.training.job import completed
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.record.recorder import NoRecord
+from nanogpt.training.samples import document_start, samples_of
 from nanogpt.training.state import TrainingState
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest
@@ -72,7 +73,8 @@ def _stepper(config: Config, data_folder: Path) -> Stepper:
     config = completed(config, data)
     numerics, _ = numerical.choose(config.device, before={})
     state = TrainingState.at_start(config, numerics, record)
-    samples = Samples(data.train.tokens, config.model.block_size, config.training.seed)
+    state.model.document_start = document_start(data, config)
+    samples = samples_of(data, config)
     micro_batches = MicroBatches(samples, numerics.device, config.training.batch_size, config.context, stop)
     return Stepper(config, numerics, state, micro_batches, stop.check, record)
 

@@ -44,6 +44,7 @@ class RealStep:
             add_adapters(self.model, training.lora_rank, training.lora_alpha, training.seed)
         self.model.to(device).train()
         self.model.gradient_checkpointing = config.device.gradient_checkpointing
+        self.model.document_start = None if config.data.cross_documents else 0  # any token: the mask takes its time
         self.optimizer = Optimizer(self.model, training, getattr(torch, native_precision(device)))
         trained = self.optimizer.parameters
         self.average = WeightAverage(trained, training.weight_average) if training.weight_average else None

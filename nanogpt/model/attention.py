@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,29 @@ class KVCache:
         self.lengths = [*self.lengths, *other.lengths]
 
 
+@dataclass(frozen=True)
+class Documents:
+    """Several documents in one window, each for itself: no position attends beyond its own, and positions count from
+    its beginning. A causal mask that is block-diagonal, so the losses are those of each document alone.
+
+    places (B, T) int64; visible (B, 1, T, T) bool: which keys each position attends to.
+    """
+
+    places: Tensor
+    visible: Tensor
+
+    @classmethod
+    def beginning_with(cls, first: int, tokens: Tensor) -> Documents:
+        """Of tokens (B, T): each token `first`, the end-of-text token of the document before, begins a document."""
+        document = (tokens == first).cumsum(dim=1)  # (B, T): its number in the window
+        theirs, own = document[:, None, :], document[:, :, None]
+        places = torch.arange(tokens.size(1), device=tokens.device) - (theirs < own).sum(dim=-1)
+        return cls(places, (theirs == own).tril()[:, None])
+
+
+Scope = KVCache | Documents | None  # what positions attend to; None: to all before them in their window
+
+
 class Attention(nn.Module):
     """Multi-head (Vaswani et al. 2017) or grouped-query (Ainslie et al. 2023) causal attention.
 
@@ -118,14 +142,14 @@ class Attention(nn.Module):
         self.dropout = config.dropout
         self.watch: Callable[[Tensor], None] | None = None  # is given weights() of each pass without a cache
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope = None) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd); `rotation` are the rotary tables of these T positions, or None."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, n_head + 2 n_kv_head, head_dim)
         dropout = self.dropout if self.training else 0.0
-        if cache is None and self.watch is None and not dropout and short_attention.applies(heads):
+        if scope is None and self.watch is None and not dropout and short_attention.applies(heads):
             y = self.attend_short(heads, rotation)
         else:
-            y = self.attend_any(heads, rotation, cache)
+            y = self.attend_any(heads, rotation, scope)
         y = self.output(y)
         return F.dropout(y, dropout) if dropout else y
 
@@ -140,11 +164,14 @@ class Attention(nn.Module):
         )
         return y
 
-    def attend_any(self, heads: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
-        """The same for any length and device, with dropout or a cache too."""
+    def attend_any(self, heads: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
+        """The same for any length and device, with dropout, a cache or documents too."""
         B, T, _, _ = heads.shape
         q, k, v = self.queries_keys_values(heads, rotation)
-        y = self.attend(q, k, v) if cache is None else self.attend_cached(q, k, v, cache)
+        if isinstance(scope, KVCache):
+            y = self.attend_cached(q, k, v, scope)
+        else:
+            y = self.attend(q, k, v) if scope is None else self.mix(q, k, v, scope.visible)
         return y.transpose(1, 2).reshape(B, T, -1)  # (B, T, n_head * head_dim)
 
     def queries_keys_values(self, heads: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,8 +185,15 @@ class Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each position attends to itself and those before it."""
+        return self.mix(q, k, v)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The values (B, n_kv_head, T, head_dim) by their weights: (B, n_head, T, head_dim).
+
+        visible (B, 1, T, T): which keys a query attends to; None: itself and those before it.
+        """
         if self.watch is not None:
-            weights = self.weights(q, k)  # (B, n_head, T, T)
+            weights = self.weights(q, k, visible)  # (B, n_head, T, T)
             self.watch(weights)
             with torch.autocast(q.device.type, enabled=False):
                 y: Tensor = (weights @ self.share(v).to(weights.dtype)).to(v.dtype)
@@ -171,10 +205,11 @@ class Attention(nn.Module):
             dtype = torch.float32
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         with torch.autocast(q.device.type, enabled=False):
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+            return F.scaled_dot_product_attention(q, k, v, visible, dropout, is_causal=visible is None)
 
-    def weights(self, q: Tensor, k: Tensor) -> Tensor:
-        """By which the values are mixed: softmax(q k / sqrt(head_dim)) over the present and the past.
+    def weights(self, q: Tensor, k: Tensor, visible: Tensor | None = None) -> Tensor:
+        """By which the values are mixed: softmax(q k / sqrt(head_dim)) over what is visible, by default the present and
+        the past.
 
         q (B, n_head, T, head_dim), k (B, n_kv_head, T, head_dim) -> (B, n_head, T, T), in float32 at least. torch's
         kernels keep them to themselves.
@@ -182,8 +217,9 @@ class Attention(nn.Module):
         T, dtype = q.size(2), torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(q.device.type, enabled=False):
             scores = q.to(dtype) @ self.share(k).to(dtype).mT * self.head_dim**-0.5
-        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-        weights: Tensor = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+        if visible is None:
+            visible = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+        weights: Tensor = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
         return weights
 
     def attend_cached(self, q: Tensor, k: Tensor, v: Tensor, cache: KVCache) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import cast
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
-from nanogpt.model.attention import Attention, KVCache
-from nanogpt.model.cross_entropy import summed_cross_entropy
+from nanogpt.model.attention import Attention, Documents, KVCache, Scope
+from nanogpt.model.cross_entropy import Groups, summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.limits import LOGITS_AT_ONCE
 from nanogpt.model.norm import make_norm
@@ -35,16 +36,16 @@ class Block(nn.Module):
         self.feedforward_norm = norm()
         self.feedforward = FeedForward(config)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, cache)
+    def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, scope)
         x = x + self.feedforward(self.feedforward_norm(x))
         return x
 
 
-def recomputed(block: Block, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
+def recomputed(block: Block, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
     """`block` of x (B, T, n_embd), keeping x alone: the backward pass computes the rest again, dropout included."""
     context = mps_dropout_again if x.device.type == "mps" and block.feedforward.dropout else noop_context_fn
-    x = checkpoint(block, x, rotation, cache, use_reentrant=False, context_fn=context)
+    x = checkpoint(block, x, rotation, scope, use_reentrant=False, context_fn=context)
     return x
 
 
@@ -104,6 +105,7 @@ class GPT(nn.Module):
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
         self.config = config
         self.gradient_checkpointing = False  # for gradients: blocks are computed again in the backward pass
+        self.document_start: int | None = None  # the token at which a document begins that sees none before it
         self.token_embedding = unset_embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned"
         self.position_embedding = unset_embedding(config.block_size, config.n_embd) if learned else None
@@ -140,9 +142,12 @@ class GPT(nn.Module):
         total, count = self._loss_sum(x, targets)
         return None, total / count
 
-    def loss_sum(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Summed cross entropy in nats (float32) and the number of targets other than -1."""
-        return self._loss_sum(self.hidden(tokens), targets)
+    def loss_sum(self, tokens: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy in nats (float32) and the number of targets other than -1.
+
+        With groups of the rows (B,), the sum is one for each group: (groups,).
+        """
+        return self._loss_sum(self.hidden(tokens), targets, by)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         """What the head reads: tokens (B, T) -> (B, T, n_embd), after the final norm."""
@@ -150,12 +155,18 @@ class GPT(nn.Module):
         end = T if cache is None else cache.length + T
         if end > self.config.block_size:
             raise ValueError(f"sequence of {end} tokens is longer than block_size {self.config.block_size}")
-        places = slice(0, T) if cache is None else cache.reserve(T)
+        places: Places = slice(0, T)
+        scope: Scope = cache
+        if cache is not None:
+            places = cache.reserve(T)
+        elif self.document_start is not None:
+            scope = Documents.beginning_with(self.document_start, tokens)
+            places = scope.places
         x = self.embed(tokens, places)
         rotation = self.rotary(places) if self.rotary is not None else None
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.layers:
-            x = recomputed(block, x, rotation, cache) if recompute else block(x, rotation, cache)
+            x = recomputed(block, x, rotation, scope) if recompute else block(x, rotation, scope)
         if cache is not None:
             cache.advance(T)
         normed: Tensor = self.final_norm(x)
@@ -198,19 +209,22 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[places]
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
 
-    def _loss_sum(self, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss_sum(self, x: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
+        if by is not None:
+            by = by.repeated(targets.size(1))
         x, targets = x.reshape(-1, x.size(-1)), targets.reshape(-1)
         count = (targets != -1).sum()
         rows = max(1, LOGITS_AT_ONCE // self.head.out_features)
         if x.size(0) <= rows:
-            return self._cross_entropy(x, targets), count
+            return self._cross_entropy(x, targets, by), count
         # The logits of a chunk are computed again in the backward pass instead of being kept.
         chunk_loss = partial(checkpoint, self._cross_entropy, use_reentrant=False, preserve_rng_state=False)
-        losses = [chunk_loss(*chunk) for chunk in zip(x.split(rows), targets.split(rows), strict=True)]
-        return torch.stack(losses).sum(), count
+        groups = repeat(None) if by is None else by.split(rows)
+        losses = [chunk_loss(*chunk) for chunk in zip(x.split(rows), targets.split(rows), groups, strict=False)]
+        return torch.stack(losses).sum(dim=0), count
 
-    def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        return summed_cross_entropy(self.head(x), targets)
+    def _cross_entropy(self, x: Tensor, targets: Tensor, by: Groups | None) -> Tensor:
+        return summed_cross_entropy(self.head(x), targets, by)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -24,6 +24,7 @@ MOST_REPLACED = 0.01  # of the characters, in an encoding that a mark, a person 
 # UTF-8 as long as this share of the sequences beyond ASCII is valid: a text in another encoding has hardly any.
 LEAST_VALID = 0.8
 HEAD = 1 << 20  # bytes that are looked at for what the whole is
+MOST_NUL = 0.1  # of the bytes of a text in UTF-8 with NUL in it: a fifth and more are a text in UTF-16
 HARMLESS = 0.001  # of the bytes: so few doubtful ones are no reason to refuse a text
 
 _MARKS = (
@@ -63,7 +64,7 @@ def decode(data: bytes, path: Path, encoding: str = "auto") -> Decoded:
     if encoding != "auto":
         return _in_chosen(data, encoding, path)
     if is_binary(data[:HEAD]):
-        return _without_mark(data, path)
+        return _with_stray_nul(data) or _without_mark(data, path)
     return _utf8(data) or _detected(data, path)
 
 
@@ -114,11 +115,22 @@ def _utf8(data: bytes) -> Decoded | None:
     return Decoded(text, "utf-8", replaced=replaced)
 
 
+def _with_stray_nul(data: bytes) -> Decoded | None:
+    """In UTF-8, if that is what it is but for some NUL, as a log has where a machine was switched off."""
+    count = data.count(0)
+    if not 0 < count <= len(data) * MOST_NUL or is_binary(data[:HEAD].replace(b"\0", b"")):
+        return None
+    decoded = _utf8(data)
+    return decoded if decoded and not decoded.replaced else None
+
+
 def _without_mark(data: bytes, path: Path) -> Decoded:
     """In UTF-16 or UTF-32, by the one in which nearly all are characters of texts. Raises UserError when none is."""
     head = data[: HEAD - HEAD % 4]
     shares = {}
     for encoding in _WIDE:
+        if _has_nul_in_the_wrong_half(head, encoding):
+            continue
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(head)
         except UnicodeDecodeError:
@@ -131,6 +143,14 @@ def _without_mark(data: bytes, path: Path) -> Decoded:
     if not best or shares[best][0] < 0.999:
         raise UserError(f"data.source: {spelled(path)} is not text (binary bytes)")
     return _read(data, best, path, shares[best][0])
+
+
+def _has_nul_in_the_wrong_half(head: bytes, encoding: str) -> bool:
+    """Whether NUL stands where UTF-16 has it in few characters: the other half is NUL in every one of ASCII."""
+    if not encoding.startswith("utf-16"):
+        return False
+    wrong = head[0::2] if encoding == "utf-16-le" else head[1::2]
+    return wrong.count(0) > head.count(0) // 20
 
 
 def _is_strange(character: str) -> bool:

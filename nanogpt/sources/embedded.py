@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.metadata
 import json
 import sys
 import sysconfig
@@ -104,7 +103,7 @@ def shares_of(texts: list[Written]) -> list[Share]:
 
 def environment() -> str:
     """What changes when the documentation here does: Python, its packages, the manual."""
-    packages = sorted({f"{package.name} {package.version}" for package in importlib.metadata.distributions()})
+    packages = sorted({path.name for place in sys.path for path in Path(place).glob("*-info")})  # with their versions
     sections = [
         folder / f"man{section}" for folder in documentation.manual_folders() for section in documentation.SECTIONS
     ]

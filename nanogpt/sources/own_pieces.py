@@ -16,7 +16,7 @@ from nanogpt.sources import mojibake, own, reading
 from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD
 from nanogpt.sources.document import Piece
-from nanogpt.sources.formats import archive, columnar, plain, records
+from nanogpt.sources.formats import archive, columnar, compressed, plain, records
 from nanogpt.sources.formats.family import PART, Wanted
 from nanogpt.sources.own import File
 from nanogpt.spelling import spelled
@@ -52,7 +52,8 @@ def pieces_of_file(path: Path, source: str, wanted: Wanted | None = None) -> lis
 def _pieces(files: Iterable[File], source: str, wanted: Wanted, account: Account) -> Iterator[Piece]:
     group, size = list[File](), 0
     for file in files:
-        is_cut = file.size > _CUT_ABOVE.get(_format_of(file), file.size)
+        is_packed = file.path.suffix.lower() in compressed.SUFFIXES
+        is_cut = not is_packed and file.size > _CUT_ABOVE.get(_format_of(file), file.size)
         is_full = size + file.size > PART or len(group) == MOST_FILES
         if group and (is_cut or is_full or file.root != group[0].root):
             yield _grouped(group, source, wanted)

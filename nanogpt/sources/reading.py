@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the e
 }
 PLAIN = ("text", "markdown")  # formats that are read as they are
 ZIP = ".zip"
+_HALF = re.compile("[\ud800-\udfff]")
 _NEED_ALL = (columnar.read_parquet, markup.read_epub, pdf.read_pdf)  # read from several places of a file
 _WHILE_READ = "changed while it was read; what came of it is kept"
 FILES, TEXT, JSONL, PARQUET, ARCHIVE = "files", "text", "jsonl", "parquet", "zip"  # formats of pieces
@@ -188,6 +190,8 @@ def _documents(
             continue
         if wanted.repair:
             content = account.mended(content)
+        if not content.isascii():  # JSON may name half a character
+            content = _HALF.sub("\ufffd", content)
         account.documents += 1
         account.characters += len(content)
         account.formats[kind or TEXT] += 1

@@ -11,15 +11,16 @@ from statistics import fmean
 import torch
 
 from nanogpt.config import Config
-from nanogpt.data.data_loader import Samples
 from nanogpt.results import Ablation
 from nanogpt.study import surgery
 from nanogpt.study.variants import BY_NAME, CONTROL, Variant
 from nanogpt.training import numerics as numerical
-from nanogpt.training.job import DataFolder, completed
+from nanogpt.training.data_folder import DataFolder
+from nanogpt.training.job import completed
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.progress import Progress
 from nanogpt.training.record.recorder import NoRecord
+from nanogpt.training.samples import samples_of
 from nanogpt.training.state import TrainingState
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest
@@ -92,7 +93,7 @@ class _Training:
         self.model = surgery.build(variant, config).to(self.numerics.device).train()
         optimizer = Optimizer(self.model, config.training, getattr(torch, self.numerics.newton_schulz))
         state = TrainingState(self.model, optimizer, None, Progress.at_start(config), self.numerics.device)
-        samples = Samples(data.train.tokens, config.model.block_size, config.training.seed)
+        samples = samples_of(data, config)
         self.micro_batches = MicroBatches(
             samples, self.numerics.device, config.training.batch_size, config.context, stop
         )

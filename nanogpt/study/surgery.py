@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.config import Config
-from nanogpt.model.attention import Attention, KVCache
+from nanogpt.model.attention import Attention, Scope
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.gpt import GPT, Block
 from nanogpt.model.positional import Rotation
@@ -117,8 +117,8 @@ class ReLUFeedForward(FeedForward):
 class BlockWithoutResidual(Block):
     """feedforward(norm(attention(norm(x))))"""
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
-        x = self.attention(self.attention_norm(x), rotation, cache)
+    def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
+        x = self.attention(self.attention_norm(x), rotation, scope)
         x = self.feedforward(self.feedforward_norm(x))
         return x
 
@@ -126,8 +126,8 @@ class BlockWithoutResidual(Block):
 class PostNormBlock(Block):
     """norm(x + attention(x)), then norm(x + feedforward(x)): Vaswani et al. 2017."""
 
-    def forward(self, x: Tensor, rotation: Rotation | None, cache: KVCache | None) -> Tensor:
-        x = self.attention_norm(x + self.attention(x, rotation, cache))
+    def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
+        x = self.attention_norm(x + self.attention(x, rotation, scope))
         x = self.feedforward_norm(x + self.feedforward(x))
         return x
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from nanogpt import durable
 from nanogpt.tokenizers.byte_pairs import BYTE_STAND_INS, pieces_of, unprintable
 from nanogpt.tokenizers.patterns import BLANK
-from nanogpt.tokenizers.tokenizer import Json, Tokenizer, end_of, hf_settings
+from nanogpt.tokenizers.tokenizer import Json, Tokenizer, end_of, hf_settings, without_surrogates
 
 _BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
 _CONTROL = re.compile(r"<.*>|\[.*\]", re.DOTALL)  # such as <|im_start|>, <tool_call>, [MASK]
@@ -47,7 +47,7 @@ class LibraryTokenizer(Tokenizer):
         return durable.digest(["hf", self._content])
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
-        found = self._library.encode_batch_fast(list(pieces_of([text])), add_special_tokens=False)
+        found = self._library.encode_batch_fast(list(pieces_of([without_surrogates(text)])), add_special_tokens=False)
         return np.concatenate([np.array(piece.ids, np.uint32) for piece in found] or [np.zeros(0, np.uint32)])
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

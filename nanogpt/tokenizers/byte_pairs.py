@@ -13,7 +13,7 @@ import tiktoken
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.tokenizers.patterns import GPT2_PATTERN
-from nanogpt.tokenizers.tokenizer import END_OF_TEXT, Json, Tokenizer, end_of, hf_settings
+from nanogpt.tokenizers.tokenizer import END_OF_TEXT, Json, Tokenizer, end_of, hf_settings, without_surrogates
 from nanogpt.tokenizers.vocabulary import GPT2_SIZE
 
 # Encoded a piece at a time: tiktoken's memory stays small, and a piece is the same on every machine.
@@ -105,6 +105,8 @@ class BPETokenizer(Tokenizer):
         """Ids of `piece`, in parts. Its expressions give up on a run of a million blanks: such a piece is halved."""
         try:
             return [self._encoding.encode_to_numpy(piece, disallowed_special=())]
+        except UnicodeEncodeError:
+            return self._encoded(without_surrogates(piece))
         except ValueError:
             if len(piece) < 2:
                 raise

@@ -24,7 +24,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         return _of_json(durable.read_json(path), _settings(path.with_name(HF_FILE)))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptFileError(f"{path} is not a tokenizer of characters or byte pairs ({error})") from error
+        raise CorruptFileError(f"{path} is not a tokenizer ({error})") from error
 
 
 def _of_json(content: Json, settings: Json) -> Tokenizer:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nanogpt.config import HUB, TOKENIZERS, DataConfig
-from nanogpt.faults import CorruptFileError, UserError
+from nanogpt.faults import CorruptFileError, UserError, nearest
 from nanogpt.sources.own import own_path
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.spelling import spelled
@@ -75,7 +75,8 @@ def _of_file(place: str) -> Tokenizer:
     path = own_path(place)
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"data.tokenizer: {spelled(path)}: no such file; expected a tokenizer.json or its folder")
+        hint = nearest(place, TOKENIZERS)
+        raise UserError(f"data.tokenizer: {spelled(path)}: no such file; expected a tokenizer.json or its folder{hint}")
     return _read(place, path)
 
 
@@ -89,7 +90,8 @@ def _read(place: str, path: Path) -> Tokenizer:
     try:
         return read_tokenizer(path)
     except (CorruptFileError, OSError) as error:
-        raise UserError(f"data.tokenizer: {spelled(place)}: {' '.join(str(error).split())[:300]}") from error
+        of_hub = f"{place}: " if place.startswith(HUB) else ""
+        raise UserError(f"data.tokenizer: {of_hub}{' '.join(str(error).split())[:300]}") from error
 
 
 def _checked(place: str, tokenizer: Tokenizer) -> Tokenizer:

@@ -89,6 +89,6 @@ def end_of(special: Mapping[str, int], settings: Json) -> str | None:
     return named if isinstance(named, str) and named in special else None
 
 
-def utf8(text: str) -> bytes:
-    """`text` in UTF-8; a lone surrogate, as from a terminal, is U+FFFD."""
-    return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace").encode("utf-8")
+def without_surrogates(text: str) -> str:
+    """`text` with U+FFFD in place of each lone surrogate, as a terminal gives them: they have no UTF-8."""
+    return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le", errors="replace")

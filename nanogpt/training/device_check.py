@@ -46,5 +46,5 @@ class DeviceCheck:
             self.record.event("parity", message, **asdict(found))
 
     def _compare(self, data: StepData, loss_scale: float) -> Parity | None:
-        tokens, targets = next(self.micro_batches.of(data))
-        return require_parity(self.state.model, tokens, targets, self.numerics.precision, loss_scale)
+        seen = next(self.micro_batches.of(data))
+        return require_parity(self.state.model, seen.inputs, seen.targets, self.numerics.precision, loss_scale)

@@ -7,47 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt.config import Config
-from nanogpt.data.shards import identity, open_split, verify
-from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.results import TrainingData
+from nanogpt.faults import UserError
 from nanogpt.sources.catalogue import recorded_name
-from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.training.data_folder import DataFolder
 from nanogpt.training.progress import trajectory
 from nanogpt.training.record import tracking
-
-CHECKED_BYTES = 256 << 20  # of data, before each checkpoint: 0.5 s a time (0.5 GB/s); tiny Shakespeare takes 3 ms
-
-
-class DataFolder:
-    """The tokenised data in the folder `path`: its splits and its tokenizer."""
-
-    def __init__(self, path: Path):
-        """Raises UserError when it is no data folder, CorruptFileError when a file is not what was written."""
-        self.manifest = verify(path)
-        self.path = path
-        self.train, self.val = open_split(path, "train"), open_split(path, "val")
-        self.tokenizer = load_tokenizer(path)
-        self.sha256 = identity(path)
-
-    @property
-    def record(self) -> TrainingData:
-        """What the folder of a model keeps of it."""
-        return TrainingData(self.sha256, self.manifest.source_sha256, self.manifest.splits)
-
-    def check(self) -> None:
-        """Raise CorruptFileError when the data has changed since it was opened: most wrong ids train without a word.
-
-        Data of more than CHECKED_BYTES is checked only when it is opened.
-        """
-        if self.train.tokens.nbytes + self.val.tokens.nbytes > CHECKED_BYTES:
-            return
-        try:
-            verify(self.path)
-        except UserError as error:  # it was a data folder at the start
-            raise CorruptFileError(str(error)) from error
-        if identity(self.path) != self.sha256:
-            raise CorruptFileError(f"{self.path} was written anew while it was learned from")
+from nanogpt.training.samples import document_start, samples_of
 
 
 @dataclass(frozen=True)
@@ -74,6 +40,7 @@ class TrainingJob:
         tracking.require(config)
         data = DataFolder(data_folder)
         config = completed(config, data)
+        samples_of(data, config), document_start(data, config)
         decisive = trajectory(config, data.sha256)
         return cls(config, data, model_folder, max_seconds or config.training.max_seconds, micro_batch, decisive)
 

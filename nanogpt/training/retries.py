@@ -12,6 +12,7 @@ from torch import Tensor
 from nanogpt import device as devices
 from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, causes, classify
 from nanogpt.fit import halved
+from nanogpt.model.cross_entropy import Groups
 from nanogpt.model.gpt import GPT
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.record.recorder import Recorder
@@ -24,7 +25,7 @@ MOST_SHAPES = 64  # compiled; beyond torch's 8 it would continue in eager mode a
 
 
 class LossSum:
-    """GPT.loss_sum of `model`: tokens, targets (B, T) -> summed cross entropy in nats, number of targets."""
+    """GPT.loss_sum of `model`: what a pass sees -> summed cross entropy in nats, number of targets."""
 
     def __init__(self, model: GPT, compiled: bool, record: Recorder):
         """Shapes are few and each is worth a graph of its own: those of the curriculum and of a batch's remainder."""
@@ -35,8 +36,8 @@ class LossSum:
             torch._dynamo.config.recompile_limit = MOST_SHAPES
             self.function = torch.compile(model.loss_sum, dynamic=False)
 
-    def __call__(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self.function(tokens, targets)
+    def __call__(self, tokens: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
+        return self.function(tokens, targets) if by is None else self.function(tokens, targets, by)
 
     def leave_compiler(self, evidence: str) -> None:
         """From now on in eager mode."""

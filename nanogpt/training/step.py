@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nanogpt import device as devices
 from nanogpt.config import Config
+from nanogpt.model.cross_entropy import Groups
 from nanogpt.training.device_check import DeviceCheck
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.numerics import Numerics
@@ -29,6 +31,36 @@ class StepResult:
     learning_rate: float
     sequences: int
     skipped: str
+    by_source: dict[str, float]  # of a mixture: the loss of each text that the step saw
+
+
+class SourceLosses:
+    """The mean loss of each text of a mixture over the passes of a step."""
+
+    def __init__(self, names: tuple[str, ...], device: str):
+        self.names, self.device = names, device
+        self.forget()
+
+    def forget(self) -> None:
+        """Before the first pass of a step."""
+        self.sums, self.tokens = torch.zeros(2, len(self.names), device=self.device)
+
+    def groups(self, sources: Tensor | None) -> Groups | None:
+        """What the windows of a pass are of; None without a mixture."""
+        return None if sources is None else Groups(sources, len(self.names))
+
+    def add(self, sums: Tensor, groups: Groups, window: int) -> Tensor:
+        """Take in a pass's sums of losses (texts,); their sum."""
+        self.sums += sums.detach()
+        self.tokens += groups.sums(self.tokens.new_full(groups.of_row.shape, window))
+        return sums.sum()
+
+    def means(self) -> dict[str, float]:
+        """By name, of the texts that were seen."""
+        if not self.names:
+            return {}
+        means = (self.sums / self.tokens).tolist()
+        return {name: loss for name, loss in zip(self.names, means, strict=True) if loss == loss}
 
 
 class Stepper:
@@ -45,6 +77,7 @@ class Stepper:
     ):
         self.config, self.numerics, self.state, self.micro_batches = config, numerics, state, micro_batches
         self.interrupt, self.record = interrupt, record
+        self.by_source = SourceLosses(micro_batches.feed.samples.names, numerics.device)
         self.loss_sum = LossSum(state.model, config.device.compile, record)
         has_dropout = config.model.dropout > 0
         self.retries = Retries(micro_batches, state.optimizer, self.loss_sum, has_dropout, record)
@@ -74,7 +107,8 @@ class Stepper:
                 state.average.update()
         progress.step += 1
         progress.cursor += data.batch
-        return StepResult(loss, gradient_norm, training.learning_rate * factor, data.batch, skipped)
+        rate = training.learning_rate * factor
+        return StepResult(loss, gradient_norm, rate, data.batch, skipped, self.by_source.means())
 
     def check_device(self) -> None:
         """Compare an accelerator with the CPU on the next step's data. Raises DeviceError, OutOfMemory."""
@@ -89,11 +123,15 @@ class Stepper:
         device, optimizer = self.numerics.device, self.state.optimizer
         optimizer.forget_gradients()
         total = torch.zeros((), device=device)
-        for number, (tokens, targets) in enumerate(self.micro_batches.of(data)):  # (windows, data.window) each
+        self.by_source.forget()
+        for number, (tokens, targets, sources) in enumerate(self.micro_batches.of(data)):
             if number:
                 self.interrupt()
+            groups = self.by_source.groups(sources)
             with devices.autocast(device, self.numerics.precision):
-                summed, _ = self.loss_sum(tokens, targets)  # (), float32
+                summed, _ = self.loss_sum(tokens, targets, groups)  # () or (texts,), float32
+            if groups is not None:
+                summed = self.by_source.add(summed, groups, data.window)
             loss = summed / (data.batch * self.config.model.block_size)  # the micro-batch's part of the mean
             torch.autograd.backward(loss * loss_scale)  # adds to the gradients of the micro-batches before
             total += loss.detach()

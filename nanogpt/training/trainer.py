@@ -15,7 +15,7 @@ from typing import Any
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, TrainingConfig
-from nanogpt.data.data_loader import Samples
+from nanogpt.data.chapters import pause
 from nanogpt.results import TrainingOutcome
 from nanogpt.training import numerics as numerical
 from nanogpt.training.cool_down import CoolDownPlanner
@@ -24,6 +24,7 @@ from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.resuming import Resumer, find_checkpoint, settled_micro_batch
 from nanogpt.training.retries import OutOfMemory
+from nanogpt.training.samples import document_start, samples_of
 from nanogpt.training.saving import Saver
 from nanogpt.training.state import TrainingState
 from nanogpt.training.step import Stepper, StepResult
@@ -72,9 +73,6 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
     before = found.facts if found else {}
     numerics, warning = numerical.choose(config.device, before)
     state = TrainingState.at_start(config, numerics, folder, fresh=found is None)
-    samples = Samples(data.train.tokens, config.model.block_size, config.training.seed)
-    size = settled_micro_batch(job, before)
-    micro_batches = MicroBatches(samples, numerics.device, size, config.context, stop)
     forward_alone = len(data.val.tokens) / (3 * config.model.block_size)  # a third of training's work
     clock = TrainingClock(job.max_seconds, forward_alone)
 
@@ -82,6 +80,15 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
         stop.check()
         clock.check()
 
+    def wait_for_data() -> None:
+        interrupt()
+        folder.beat("waiting for more of the data")
+        pause()
+
+    samples = samples_of(data, config, wait_for_data)
+    state.model.document_start = document_start(data, config)
+    size = settled_micro_batch(job, before)
+    micro_batches = MicroBatches(samples, numerics.device, size, config.context, stop)
     stepper = Stepper(config, numerics, state, micro_batches, interrupt, folder)
     validator = Validator(state.model, data.tokenizer, data.val, numerics, config.context, stop, folder.beat)
     saver = Saver(job, numerics, state, micro_batches, folder, clock)
@@ -256,6 +263,7 @@ class Trainer:
             "kind": "train",
             "step": progress.step,
             "loss": result.loss,
+            **({"loss_by_source": result.by_source} if result.by_source else {}),
             "learning_rate": result.learning_rate,
             "grad_norm": result.gradient_norm,
             "tokens": progress.cursor * block_size,

@@ -11,7 +11,18 @@ from nanogpt.config import DataConfig
 from nanogpt.corpus import duplicates
 from nanogpt.corpus.duplicates import ROWS, Families, repeated
 from nanogpt.corpus.fingerprints import NO_SLOT, SLOTS, Fingerprints, fingerprints
-from nanogpt.corpus.splitting import FATES, SPLITS, TEST, TRAIN, VAL, HeldOut, by_digest, by_place, divide
+from nanogpt.corpus.splitting import (
+    FATES,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VAL,
+    HeldOut,
+    by_digest,
+    by_place,
+    divide,
+    like_published,
+)
 from nanogpt.faults import UserError
 
 pytestmark = pytest.mark.fast
@@ -120,6 +131,19 @@ def test_near_duplicates_are_found_and_others_left():
     kept = outcome([*originals, *near, *unlike])
     assert [len(kept.keys() & {one, other}) for one, other in zip(originals, near, strict=True)] == [1] * 100
     assert kept.keys() >= set(unlike)
+
+
+def test_training_text_like_what_a_publisher_held_out_is_not_kept():
+    numbers = random.Random(3)
+    held_out = [text_of(numbers, 200) for _ in range(20)] + ["too short"]
+    others = [text_of(numbers, 200) for _ in range(20)]
+    same, near = [*held_out[:5], "too short"], [edited(text, numbers, 0.005) for text in held_out[10:15]]
+    prints = fingerprints([*others, *same, *near, *held_out])
+    published = np.array([TRAIN] * 31 + [VAL] * 10 + [TEST] * 11, np.uint8)
+    fates = [FATES[fate] for fate in like_published(prints, published, CONFIG)]
+    assert fates == ["kept"] * 20 + ["duplicate"] * 6 + ["near_duplicate"] * 5 + ["kept"] * 21
+    ignoring = like_published(prints, published, CONFIG.model_copy(update={"near_duplicates": "ignore"}))
+    assert [FATES[fate] for fate in ignoring] == ["kept"] * 20 + ["duplicate"] * 6 + ["kept"] * 26
 
 
 def test_what_would_have_crossed_is_counted(texts):

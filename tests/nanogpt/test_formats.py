@@ -26,9 +26,11 @@ from nanogpt.export.formats import FORMATS, write_model
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
+from nanogpt.tokenizers.character_bytes import CharBytesTokenizer
 from nanogpt.tokenizers.characters import CharTokenizer
+from nanogpt.tokenizers.patterns import CL100K_PATTERN, O200K_PATTERN
 from nanogpt.tokenizers.published import gpt2_tokenizer
-from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.tokenizers.tokenizer import END_OF_TEXT, Tokenizer
 from nanogpt.weights import digests
 from nanogpt.weights.folders import open_folder
 from tests.conftest import CHECKOUT
@@ -224,6 +226,20 @@ def test_llama_cpp(case, precision, xllamacpp):
     assert tokens == NEW  # none of which ends a text
     if precision == "f32":
         assert written == case.greedy(INSIDE)
+
+
+@pytest.mark.parametrize("kind", ["char_bytes", "byte", "cl100k_base", "o200k_base"])
+def test_llama_cpp_has_the_ids_of_every_kind(kind, pairs, xllamacpp, tmp_path):
+    patterns = {"cl100k_base": CL100K_PATTERN, "o200k_base": O200K_PATTERN}
+    if kind in patterns:  # their rules, with fewer tokens
+        tokenizer = BPETokenizer(pairs.tokenizer._ranks, {END_OF_TEXT: 400}, patterns[kind])
+    else:
+        tokenizer = BPETokenizer.of_bytes() if kind == "byte" else CharBytesTokenizer(TEXT)
+    model = randomised(small("modern", block_size=CONTEXT, vocab_size=tokenizer.vocab_size))
+    write_model(model, tokenizer, FORMATS["gguf"], tmp_path, "# A model\n")
+    llama = LlamaServer(xllamacpp, tmp_path / "model.gguf")
+    for text in (INSIDE, OUTSIDE, TEXT, "École ÉCOLE straßeÜBER ПриветМир don't DON'T 12345 a/b//\n\n  x\t\0\0"):
+        assert llama.ids(text) == tokenizer.encode(text).tolist()
 
 
 # ---- onnxruntime

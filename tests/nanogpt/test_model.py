@@ -1,6 +1,7 @@
 """The model: cached decoding equal to the whole, options that compose."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -46,6 +47,32 @@ def test_any_composition_trains_and_decodes_with_a_cache(config):
         cache = KVCache(config, batch_size=2)
         pieces = [model(tokens[:, a:b], cache=cache)[0] for a, b in [(0, 5), (5, 6), (6, 9), (9, 16)]]
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@settings(max_examples=6, deadline=None)
+@given(config=compositions, ends=st.sets(st.integers(1, 14), min_size=1, max_size=3))
+def test_documents_by_themselves_have_the_losses_of_each_alone(recompute, config, ends):
+    """In float64, where nothing but rounding is between them; learned positions begin anew as well."""
+    model = randomised(config).double()
+    tokens = some_tokens(config, batch=3) % (config.vocab_size - 1)
+    for end in ends:
+        tokens[1, end] = config.vocab_size - 1  # row 0 is one document
+    tokens[2, 7] = config.vocab_size - 1
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    expected = torch.zeros((), dtype=torch.float64)
+    for row, cuts in ((0, []), (1, sorted(ends)), (2, [7])):
+        for first, end in pairwise([0, *cuts, 15]):
+            expected = expected + model.loss_sum(inputs[row : row + 1, first:end], targets[row : row + 1, first:end])[0]
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    model.document_start, model.gradient_checkpointing = config.vocab_size - 1, recompute
+    total, _ = model.loss_sum(inputs, targets)
+    found = torch.autograd.grad(total, list(model.parameters()))
+    torch.testing.assert_close(total, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    with model.traced() as trace, torch.no_grad():
+        model.hidden(inputs)
+    assert not trace.attention[0][2, :, 7:, :7].any() and trace.attention[0][0].tril().gt(0).any()
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanogpt import cli
 from nanogpt.config import DataConfig
 from nanogpt.corpus import pipeline, tokenising
 from nanogpt.corpus.executors import Workers
@@ -101,7 +103,7 @@ def test_a_preparation_that_was_killed_gives_the_same_bytes_on_any_number_of_pro
         assert not (tmp_path / "cut/manifest.json").exists(), "it ended before it was killed"
     made(tmp_path / "cut", pieces)
     whole, cut = files_in(tmp_path / "whole"), files_in(tmp_path / "cut")
-    assert {name for name in cut if not name.endswith(".tmp")} == set(whole)
+    assert sorted(cut) == sorted(whole)
     assert [name for name in whole if whole[name] != cut[name]] == []
 
 
@@ -184,12 +186,42 @@ def test_a_source_without_text_says_what_became_of_it(tmp_path):
         pipeline.prepare(pieces_of(tmp_path / "in", [["", "  "]]), tmp_path / "text", CONFIG)
 
 
-def test_damage_to_what_the_first_pass_wrote_is_noticed(tmp_path):
-    made(tmp_path / "out", pieces_of(tmp_path / "in", [documents(100)]))
+def test_damage_to_what_the_first_pass_wrote_is_noticed_and_mended_at_the_next_start(tmp_path):
+    pieces = pieces_of(tmp_path / "in", [documents(100)])
+    made(tmp_path / "out", pieces)
+    whole = files_in(tmp_path / "out")
     [path] = (tmp_path / "out/text/pieces").glob("*.parquet")
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    (tmp_path / "out/manifest.json").unlink()
-    with pytest.raises(CorruptFileError, match=r"piece-000000\.parquet"):
-        tokenising.tokenise(tmp_path / "out/text", "byte", tmp_path / "out", CONFIG)
+    with pytest.raises(CorruptFileError, match=r"piece-000000\.parquet is damaged"):
+        made(tmp_path / "out", pieces)
+    made(tmp_path / "out", pieces)
+    again = files_in(tmp_path / "out")
+    assert again.pop("text/pieces/piece-000000.parquet.bad") == content and again == whole
+
+
+def test_a_disk_without_room_is_found_before_the_ids_are_made(tmp_path, monkeypatch):
+    ignored = CONFIG.model_copy(update={"near_duplicates": "ignore"})
+    pipeline.prepare(pieces_of(tmp_path / "in", [documents(100)]), tmp_path / "text", ignored)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: Mock(free=10_000))
+    with pytest.raises(UserError, match=r"the ids need about 3\d\.\d KiB, and 9\.8 KiB are free"):
+        tokenising.tokenise(tmp_path / "text", "byte", tmp_path / "out", CONFIG)
+
+
+def test_prepare_takes_a_large_file_in_pieces_and_says_what_it_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nanogpt.corpus.choosing.SMALL", 1000)
+    rows = [*documents(300), documents(1)[0], "half \ud83d of a character, and enough words to be a text", ""]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    arguments = ["prepare", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.main([*arguments, "--set", "data.min_characters=50"]) == 0
+    printed = capsys.readouterr()
+    manifest = shards.verify(tmp_path / "out")
+    assert printed.out == f"{tmp_path / 'out'}: {manifest.summary()}\n" and manifest.source == "own.jsonl"
+    assert "1 document left out: the same as another" in printed.err
+    assert not (tmp_path / "out/text/pieces").exists() and not (tmp_path / "out/.making").exists()
+    assert "half \ufffd of a character" in "".join(read_split(tmp_path / "out/text", split) for split in SPLITS)
+    assert cli.main([*arguments, "--tokenizer-of", str(tmp_path / "out")]) == 0  # again, with its own tokenizer
+    assert shards.verify(tmp_path / "out").tokenizer == manifest.tokenizer
+    assert cli.main([*arguments[:3], str(tmp_path / "x"), "--set", "data.min_characters=5000"]) == 2
+    assert "no text is left of it (" in capsys.readouterr().err.splitlines()[-1]

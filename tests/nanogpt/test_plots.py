@@ -8,14 +8,14 @@ import matplotlib
 import pytest
 
 from nanogpt.plots.comparison import curves_plot
-from nanogpt.plots.data import token_statistics_plot
+from nanogpt.plots.data import token_frequencies_plot, token_statistics_plot
 from nanogpt.plots.measurements import profile_plot
 from nanogpt.plots.models import baselines_plot, comparison_plot
 from nanogpt.plots.run import phase_times_plot, timeline_plot
 from nanogpt.plots.spans import Break, Mark, Span
 from nanogpt.plots.style import MOST_POINTS, PART_COLORS, STYLE, smoothed, thinned
 from nanogpt.plots.training import _shade_cool_down, learning_rate_plot, loss_plot, speed_plot
-from nanogpt.results import TokenStatistics
+from nanogpt.results import TokenFrequencies, TokenStatistics
 from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics
 
 PLOTS_OF_A_MODEL = [loss_plot, learning_rate_plot, speed_plot]
@@ -206,3 +206,12 @@ def test_tokens_that_no_font_has_are_drawn_by_their_code(tmp_path):
     found = TokenStatistics("char", 4, 4, 10, {"train": 10}, 1.0, [(" ", 5), ("\n", 3), ("\u6f22", 1), ("$", 1)], " ")
     assert ElementTree.parse(token_statistics_plot([found], tmp_path / "a.svg")).getroot().tag.endswith("svg")
     token_statistics_plot([], tmp_path / "b.svg")
+
+
+@pytest.mark.filterwarnings("error")
+def test_how_often_tokens_occur_is_drawn_of_one_and_of_several_vocabularies(tmp_path):
+    ranks, lengths = [(1, 900), (2, 90), (10, 10)], [(1, 300), (4, 700)]
+    found = TokenFrequencies("bpe", 20, 10, 1000, ranks, lengths, [(0.5, 1)])
+    alone = TokenFrequencies("$one$", 1, 1, 7, [(1, 7)], [(1, 7)], [(0.5, 1)])
+    for name, vocabularies in (("a", {"bpe": found, "$one$": alone}), ("b", {"one": alone}), ("c", {})):
+        assert ElementTree.parse(token_frequencies_plot(vocabularies, tmp_path / f"{name}.svg"))

@@ -37,7 +37,7 @@ def expanded(file: BufferedReader, kind: str, allowance: Allowance) -> BufferedR
     """The bytes that were compressed into `file`; `kind` is a value of SUFFIXES."""
     import pyarrow  # 0.17 s, which a plain text does without
 
-    return limited(pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), kind), allowance)
+    return limited(pyarrow.CompressedInputStream(pyarrow.PythonFile(_Lent(file), mode="r"), kind), allowance)
 
 
 class Source(Protocol):
@@ -49,6 +49,19 @@ class Source(Protocol):
 def limited(source: Source, allowance: Allowance) -> BufferedReader:
     """`source`, of which no more is read than `allowance` admits."""
     return BufferedReader(_Limited(source, allowance), HEAD)
+
+
+class _Lent(io.RawIOBase):
+    """A file that stays open when pyarrow closes what it was given."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return self._file.readinto(buffer)
 
 
 class _Limited(io.RawIOBase):

@@ -60,8 +60,8 @@ def whole(file: BufferedReader) -> bytes:
 
 def up_to(file: BufferedReader, size: int) -> bytes:
     """At most `size` bytes; a small file takes no more memory than it has: to reserve 16 MiB takes 0.1 ms."""
-    data = file.read(_SMALL)
-    return data + file.read(size - _SMALL) if len(data) == _SMALL else data
+    data = file.read(min(size, _SMALL))
+    return data + file.read(size - len(data)) if len(data) == _SMALL else data
 
 
 def head_of(file: BufferedReader) -> bytes:

@@ -110,6 +110,8 @@ def curves(row: Row) -> Iterator[tuple[str, float]]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if key not in NOT_A_CURVE and is_number and math.isfinite(value):
             yield TAGS.get(key, key), value / GIB if key == "memory_bytes" else value
+    for source, loss in row.get("loss_by_source", {}).items():
+        yield f"loss/train/{source}", loss
     if "perplexity" not in row and isinstance(row.get("val_loss"), float):
         yield "perplexity", math.exp(min(row["val_loss"], 700.0))
 

@@ -69,6 +69,14 @@ def test_each_document_shows_that_the_run_is_alive(desk, tmp_path):
     assert states(run)["clean"] == "done" and len(pulses) == 2 * 5
 
 
+def test_choices_of_cleaning_count_where_one_was_made(desk):
+    """Runs from before there were any go on with the text that they have."""
+    before = {"val_fraction": 0.05, "test_fraction": 0.05}
+    assert dataset._clean_settings(desk.start("play")) == {"data": before}
+    chosen = desk.start("play", "--set", "data.private_data=redact", "--set", "data.quality=[bullets]")
+    assert dataset._clean_settings(chosen) == {"data": before | {"private_data": "redact", "quality": ["bullets"]}}
+
+
 def states(run: Run) -> dict[str, str]:
     return {record.name.removeprefix("dataset."): record.state for record in run.step_runner.records("dataset")}
 

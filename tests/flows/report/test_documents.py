@@ -171,6 +171,19 @@ def test_what_the_evaluation_found_stands_as_bullets_with_its_figures_and_a_step
     assert BROKEN not in report
 
 
+def test_a_mixture_has_the_loss_of_each_of_its_texts(run, tmp_path):
+    metrics = Path(run[0].model("tiny").folder) / "metrics.jsonl"
+    before = metrics.read_text()
+    rows = [{"kind": "train", "step": step, "loss_by_source": {"hf:a/b|c": 5 - step / 10, "x": 1.5 if step else None}}
+            for step in range(20)]  # fmt: skip
+    metrics.write_text(before + "".join(json.dumps(row) + "\n" for row in rows))
+    report, _ = render(run[0], tmp_path)
+    metrics.write_text(before)
+    table = report.split("| Text of the mixture | Training loss at first | At the end |\n|:---|---:|---:|\n")[1]
+    assert table.startswith("| hf:a/b\\|c | 4.9500 | 3.1500 |\n| x | 1.5000 | 1.5000 |\n\n")
+    assert "Text of the mixture" not in render(run[0], tmp_path)[0]
+
+
 def test_what_was_not_made_of_the_model_is_never_shown_as_made(run, tmp_path):
     not_made = Compressed("tiny", "", None, "a budget of 2 min leaves no time for it", "nanogpt compress a b")
     facts = replace(run[0], steps=run[0].steps | {COMPRESSED.step: to_json(not_made)})
