@@ -115,8 +115,9 @@ def test_the_report_has_all_its_sections_and_none_is_broken(run):
 
 def test_which_text_was_chosen_why_and_what_became_of_its_documents_stand_in_the_report(run, tmp_path):
     tokens = TextTokens("tinystories", "bpe", 4096)
+    others = [LeftOut("fineweb_edu", "no connection")]
     text = PlannedText(tokens, "its public home", "7 h are best for 20 M parameters", bytes=1_911_420_483,
-                       wanted_bytes=10**8, in_pieces=True, not_chosen=[LeftOut("fineweb_edu", "no connection")])  # fmt: skip
+                       wanted_bytes=10**8, in_pieces=True, not_chosen=others)  # fmt: skip
     fates = DocumentFates({"kept": FateCount(900, 700_000), "near_duplicate": FateCount(41, 30_000, ["a/b.txt"])},
                           {"email": FindingCount(3, 4, ["a***@b***"])}, crossings=2)  # fmt: skip
     facts = with_step(run[0], FETCHED, source="tinystories", bytes=98_000_000, pieces=12)
