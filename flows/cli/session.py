@@ -101,15 +101,16 @@ def require_own_run(options: RunOptions) -> None:
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
     # numpy, requests and tiktoken: 0.2 s, which --status does not need
-    from nanogpt.sources import catalogue, fetching, hub_address
+    from nanogpt.sources import catalogue, fetching
     from nanogpt.sources.formats.family import Wanted
+    from nanogpt.sources.kinds import kind_of
     from nanogpt.tokenizers import making
 
     data = options.config.data
-    source = catalogue.EMBEDDED if data.source == texts.AUTO else data.source
-    fetching.check_source(source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
+    for source in [catalogue.EMBEDDED] if texts.is_open(data) else data.sources:
+        fetching.check_source(source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
     making.check_kind(data.tokenizer)
-    if source == catalogue.EMBEDDED or hub_address.is_hub_address(source):
+    if texts.is_open(data) or data.mixture or kind_of(data.source) in ("embedded", "hub"):
         return
     size = texts.expected_bytes(data)
     smallest = min(config.model.block_size for config in options.candidates)

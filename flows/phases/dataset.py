@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from flows.ledger.facts import (
 )
 from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
-from flows.planning.texts import AUTO
+from flows.planning.texts import is_open
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.runner.step_runner import Blocked
 from nanogpt import durable
@@ -35,6 +36,7 @@ from nanogpt.sources import catalogue, fetching, hub_address
 from nanogpt.sources.account import Account
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.part import Unobtainable
+from nanogpt.sources.pieces import FetchedPieces, fetch_pieces
 from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import path_of, spelled
 from nanogpt.tokenizers.vocabulary import content_of
@@ -66,7 +68,7 @@ def _fetch(run: Run) -> FetchedText:
             return run.do(FETCHED)
         except (Unobtainable, UserError) as error:
             planned = _planned(run)
-            if run.config.data.source != AUTO or planned is None or planned.name in run.lost_texts.reasons():
+            if not is_open(run.config.data) or planned is None or planned.name in run.lost_texts.reasons():
                 raise
             run.lost_texts.note(planned.name, str(error))
             _plan_without(run, planned.name, str(error))
@@ -95,19 +97,22 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
 
 def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
     """As many bytes as the plan reads; what is downloaded stays with all runs' downloads."""
-    from nanogpt.sources.pieces import fetch_pieces  # 0.2 s, which --status does without
+    says, others, data = _Progress(run), Account(), run.config.data
 
-    says, others = _Progress(run), Account()
-    found = fetch_pieces(
-        planned.name,
-        planned.wanted_bytes,
-        run.config.data.mirrors,
-        run.paths.downloads,
-        _recorder_of_downloads(run),
-        lambda progress: says(f"{planned.name}: {progress}"),
-        _wanted(run),
-        others,
-    )
+    def fetched(source: str, share: float) -> FetchedPieces:
+        return fetch_pieces(
+            source,
+            math.ceil(share * planned.wanted_bytes),
+            data.mirrors,
+            run.paths.downloads,
+            _recorder_of_downloads(run),
+            lambda progress: says(f"{source}: {progress}"),
+            _wanted(run),
+            others,
+        )
+
+    weights = {mixed.source: mixed.weight for mixed in data.mixture} or {planned.name: 1.0}
+    found = _together([fetched(source, weight / sum(weights.values())) for source, weight in weights.items()])
     if found.shortfall:
         run.journal.message(found.shortfall, "warning")
     note = run.paths.data / PIECES
@@ -128,6 +133,25 @@ def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
         pieces=len(found.pieces),
     )
     return StepResult(facts, [note], {"sha256": facts.sha256, "bytes": facts.bytes})
+
+
+def _together(texts: list[FetchedPieces]) -> FetchedPieces:
+    """The pieces of a mixture, of one text after the other."""
+    if len(texts) == 1:
+        return texts[0]
+
+    def joined(words: Iterable[str | None]) -> str | None:
+        return "; ".join(dict.fromkeys(filter(None, words))) or None
+
+    return replace(
+        texts[0],
+        pieces=[piece for text in texts for piece in text.pieces],
+        origin=joined(text.origin for text in texts) or "",
+        bytes=sum(text.bytes for text in texts),
+        sha256=durable.digest([text.sha256 for text in texts]),
+        licence=joined(text.licence for text in texts),
+        shortfall=joined(text.shortfall for text in texts),
+    )
 
 
 def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
@@ -207,7 +231,6 @@ def clean_text(run: Run) -> StepResult[CleanedText]:
 def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import pipeline, preparation
     from nanogpt.data import texts
-    from nanogpt.sources.pieces import FetchedPieces
 
     pieces = from_json(FetchedPieces, durable.read_json(run.paths.data / PIECES)).pieces
     folder = run.paths.data / "text"
@@ -292,7 +315,11 @@ def _fetch_settings(run: Run) -> Json:
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data, planned = run.config.data, _planned(run)
     source = planned.name if planned else data.source
-    settings = {"source": source, "content": fetching.fingerprint(source), **_reading_of(run)}
+    if data.mixture:
+        content = {mixed.source: [mixed.weight, fetching.fingerprint(mixed.source)] for mixed in data.mixture}
+        settings = {"source": source, "content": content, "mirror": data.model_dump()["mirror"], **_reading_of(run)}
+    else:
+        settings = {"source": source, "content": fetching.fingerprint(source), **_reading_of(run)}
     if source in catalogue.CATALOGUE or hub_address.is_hub_address(source):
         settings["mirror"] = data.model_dump()["mirror"]
     if planned and planned.in_pieces:

@@ -11,7 +11,7 @@ from flows.ledger.facts import SurveyedText
 from flows.planning.budget_shares import SMALL_TEXT
 from nanogpt.config import DataConfig
 from nanogpt.faults import UserError
-from nanogpt.sources import catalogue
+from nanogpt.sources import catalogue, own
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
 from nanogpt.sources.embedded import FIRST_BYTES
 
@@ -24,7 +24,7 @@ WHERE = {"here": "here", "mirror": "a mirror", "home": "its public home"}
 
 def are_by_plan(data: DataConfig) -> bool:
     """Whether the plan says which text, or how much of it: fetched before, it would not be known, or too large."""
-    if data.source == AUTO:
+    if data.source == AUTO or data.mixture:
         return True
     if data.source == EMBEDDED or (data.source in CATALOGUE and CATALOGUE[data.source].file):
         return False
@@ -34,9 +34,15 @@ def are_by_plan(data: DataConfig) -> bool:
         return False
 
 
+def is_open(data: DataConfig) -> bool:
+    """Whether the plan chooses among texts; a person may have named one, or a mixture."""
+    return data.source == AUTO and not data.mixture
+
+
 def expected_bytes(data: DataConfig) -> int:
     """Bytes of the text at least, before it is known which text and how much of it. Raises UserError."""
-    return min(SMALL_TEXT, _bytes_of("tiny_shakespeare" if data.source == AUTO else data.source))
+    sources = ["tiny_shakespeare"] if data.source == AUTO and not data.mixture else data.sources
+    return min(SMALL_TEXT, sum(map(_bytes_of, sources)))
 
 
 def _bytes_of(source: str) -> int:
@@ -57,6 +63,10 @@ def survey(data: DataConfig, names: Sequence[str], folder: Path, gone: Mapping[s
     def as_found(text: SurveyedText) -> SurveyedText:
         if text.name in gone:
             return replace(text, where="nowhere", obstacle=gone[text.name])
+        if data.mixture:
+            places = [available(source, data.mirrors, folder) for source in data.sources]
+            nowhere = [f"{place.name}: {place.reason}" for place in places if place.where == "nowhere"]
+            return replace(text, where="as each is", obstacle="; ".join(nowhere))
         found = available(text.name, data.mirrors, folder)
         if found.where != "nowhere":
             return replace(text, where=WHERE[found.where])
@@ -64,7 +74,7 @@ def survey(data: DataConfig, names: Sequence[str], folder: Path, gone: Mapping[s
             return replace(text, where="downloaded before", bytes=found.bytes_here)
         return replace(text, where="nowhere", obstacle=found.reason or "no place has it")
 
-    texts = [text for text in candidates(data) if data.source != AUTO or text.name in names]
+    texts = [text for text in candidates(data) if not is_open(data) or text.name in names]
     with ThreadPoolExecutor(len(texts), thread_name_prefix="survey") as pool:
         return list(pool.map(as_found, texts))
 
@@ -83,6 +93,9 @@ def candidates(data: DataConfig) -> list[SurveyedText]:
         for name, source in CATALOGUE.items()
     ]
     known = [*named, _embedded()]
+    if data.mixture:
+        size = sum(map(_bytes_of, data.sources))
+        return [SurveyedText(", ".join(map(own.name_of, data.sources)), size, "as each is", in_pieces=True)]
     if data.source == AUTO:
         return known
     found = [text for text in known if text.name == data.source]

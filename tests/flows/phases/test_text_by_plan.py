@@ -26,7 +26,7 @@ from flows.phases.dataset import dataset
 from flows.runner.run import Run
 from nanogpt.config import load_config
 from nanogpt.corpus import choosing
-from nanogpt.data.shards import open_split
+from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.sources import catalogue
 from tests.flows.parts import assembled, finish, proof
 from tests.flows.planning.machines import Machine
@@ -130,3 +130,11 @@ def test_a_run_that_fetched_its_text_before_plans_chose_one_keeps_it(tmp_path, s
     assert options.config.data.source == "tiny_shakespeare" and not options.text_by_plan
     assert "--data tiny_shakespeare, with which it began" in options.remembered
     assert parse([*words, "--fresh"], PHASES).config.data.source == "auto"
+
+
+def test_a_mixture_is_fetched_by_its_weights_and_each_text_has_shards_of_its_own(hub, tmp_path):
+    mixture = "data.mixture=[{source: tinystories, weight: 3}, {source: openwebtext}]"
+    run = prepared(begun(tmp_path, *HOURS, "--set", mixture))
+    assert run.facts(FETCHED).source == "tinystories, openwebtext"
+    train = read_manifest(run.paths.data / "bpe").shards["train"]
+    assert [shard.source for shard in train] == ["tinystories", "openwebtext"]
