@@ -186,13 +186,12 @@ def _plan(run: Run, measured: Measured) -> planner.Plan:
         found = {"data.source": run.facts(FETCHED).source, "data.tokenizer": _fetched_tokens(run).tokenizer}
         return _plan_of(run, measured, found, _fetched_corpus(run), run.facts(FETCHED).bytes)
     choice, before = _choice(run, _fastest(measured), measured.text), _text_before(run)
-    corpus = choice.corpus(data)
 
-    def make(text_bytes: int) -> planner.Plan:
-        return _plan_of(run, measured, choice.settings, corpus, text_bytes)
+    def make(part: TextChoice) -> planner.Plan:
+        return _plan_of(run, measured, part.settings, part.corpus(data), part.bytes)
 
     if before and before.tokens == choice.tokens:  # it is fetched, or being fetched
-        return replace(make(before.wanted_bytes), text=before)
+        return replace(make(choice), text=before)
     return corpora.plan_with(choice, data, make)
 
 

@@ -9,6 +9,7 @@ from flows.context.command_words import AssumedSpeed
 from flows.context.options import RunOptions
 from flows.ledger.facts import SurveyedText
 from flows.planning import budget_shares, corpora, planner
+from flows.planning.corpora import TextChoice
 from flows.planning.footprint import fitted, memory_needed, smallest
 from flows.planning.forecast import Speed
 from flows.planning.planner import Plan
@@ -44,9 +45,9 @@ def plan_for(
     models = [site.settle(config.with_changes(choice.settings)) for config in options.candidates]
     speeds, unmeasured = speeds_of(models, assumed.flops_per_second, site)
 
-    def make(text_bytes: int) -> Plan:
+    def make(part: TextChoice) -> Plan:
         return planner.make_plan(
-            models, speeds, unmeasured, budget, phases(text_bytes), choice.corpus(data), site.training_bytes,
+            models, speeds, unmeasured, budget, phases(part.bytes), part.corpus(data), site.training_bytes,
             fixed=options.fixed, pinned=options.pinned,
         )  # fmt: skip
 

@@ -110,14 +110,14 @@ class TextChoice:
             law_of(text.name, text.bytes),
         )
 
-    def planned(self, tokens: int, data: DataConfig) -> PlannedText:
-        """For a plan that reads `tokens` of it at most: only so many bytes are fetched and prepared."""
+    def planned(self) -> PlannedText:
+        """For a plan that reads `bytes` of it: only so many are fetched and prepared."""
         return PlannedText(
             tokens=self.tokens,
             where=self.text.where,
             why=self.why,
             bytes=self.text.bytes,
-            wanted_bytes=self.wanted_bytes(tokens, data),
+            wanted_bytes=self.bytes,
             in_pieces=self.text.in_pieces,
             not_chosen=self.not_chosen,
         )
@@ -126,8 +126,9 @@ class TextChoice:
         """Of the text, for `tokens` to train on; a small text is taken whole."""
         if not self.text.in_pieces:
             return self.text.bytes
-        read = tokens * self.corpus(data).bytes_per_token + 2 * MOST_HELD_OUT
-        return min(self.bytes, math.ceil(SPARE * read / PORTION) * PORTION)
+        read = tokens * self.corpus(data).bytes_per_token
+        with_held_out = min(read / (1 - data.val_fraction - data.test_fraction), read + 2 * MOST_HELD_OUT)
+        return min(self.bytes, max(1, math.ceil(SPARE * with_held_out / PORTION)) * PORTION)
 
 
 def choose(
@@ -162,15 +163,17 @@ def worth_asking_for(most: Means) -> list[str]:
     return names if most.serves != "minutes" else ["tiny_shakespeare", "embedded"]
 
 
-def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[int], Plan]) -> Plan:
-    """The plan that `make` makes where so many bytes of the text are fetched: as many as it reads, and no more.
+def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[TextChoice], Plan]) -> Plan:
+    """The plan that `make` makes of as many bytes of the text as it reads, and no more.
 
     The more bytes, the longer the text takes, and the less is left for training to read them.
     """
-    text_bytes, plan = 0, make(choice.wanted_bytes(0, data))
-    while (wanted := choice.wanted_bytes(plan.most_tokens, data)) > text_bytes:
-        text_bytes, plan = wanted, make(wanted)
-    return replace(plan, text=choice.planned(plan.most_tokens, data))
+    part = replace(choice, bytes=choice.wanted_bytes(0, data))
+    plan = make(part)
+    while (wanted := choice.wanted_bytes(plan.most_tokens, data)) > part.bytes:
+        part = replace(choice, bytes=wanted)
+        plan = make(part)
+    return replace(plan, text=part.planned())
 
 
 def _why(text: SurveyedText, means: Means, better: Sequence[SurveyedText]) -> str:
