@@ -12,7 +12,7 @@ from typing import Literal
 
 from flows.ledger.facts import LeftOut, PlannedText, SurveyedText, TextTokens
 from flows.planning.budget_shares import SMALL_TEXT
-from flows.planning.forecast import PLAYS, STORIES, WEB, Corpus, Law
+from flows.planning.forecast import Corpus, law_of
 from flows.planning.planner import Plan, tokenizer_for
 from nanogpt.config import DataConfig
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
@@ -107,7 +107,7 @@ class TextChoice:
             data.test_fraction,
             likely_bytes_per_token(self.tokens.tokenizer, self.tokens.vocabulary, text.bytes_per_character),
             MOST_HELD_OUT if self.text.in_pieces else None,
-            law_of(text.name, text.bytes),
+            law_of(text.name, text.in_pieces),
         )
 
     def planned(self) -> PlannedText:
@@ -193,9 +193,3 @@ def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextToken
         return TextTokens(text.name, tokenizer, data.bpe_vocab_size)
     vocabulary = next(size for most, size in VOCABULARIES if means.best_parameters < most)
     return TextTokens(text.name, tokenizer, vocabulary)
-
-
-def law_of(name: str, size: int) -> Law:
-    """Of a text of `size` bytes. A small one is forecast as the plays are, whatever it is; that ranks models, and its
-    level is off."""
-    return STORIES if name == "tinystories" else WEB if size > SMALL_TEXT else PLAYS

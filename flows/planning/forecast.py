@@ -90,6 +90,11 @@ WEB = Law(1.8172, 482.01, 0.3478, 2085.43 / WORTH**0.3658, 0.3658, bytes_per_tok
 STORIES = replace(WEB, bits=0.26 * WEB.bits)
 
 
+def law_of(name: str, in_pieces: bool) -> Law:
+    """Of a text; a small one, which is prepared whole, is forecast as the plays are, whatever it is."""
+    return STORIES if name == "tinystories" else WEB if in_pieces else PLAYS
+
+
 @dataclass(frozen=True)
 class Corpus:
     """What there is to learn from. Held out is a share of it, `most_held_out` bytes at most for each split."""

@@ -23,8 +23,7 @@ from flows.ledger.facts import (
     PLANNED,
     Remedy,
 )
-from flows.planning.corpora import law_of
-from flows.planning.forecast import PLAYS
+from flows.planning.forecast import PLAYS, law_of
 from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import ModelFacts, RunFacts
 from flows.report.judgement import NOTICEABLE, PLAN_TOLERANCE, best_model, trained_models
@@ -184,7 +183,7 @@ def _gain_of_time(facts: RunFacts, model: ModelFacts) -> tuple[float, str]:
     tokens = text.splits["train"].tokens if "train" in text.splits else text.tokens
     plan = facts.of(PLANNED)
     whole = plan.text.bytes if plan and plan.text else 0  # more is fetched for a plan that reads more
-    law = law_of(fetched.source, whole or fetched.bytes) if fetched else PLAYS
+    law = law_of(fetched.source, fetched.pieces > 0) if fetched else PLAYS
     there = max(tokens, int(whole / text.bytes_per_token))
     now, then = (
         law.after(trained.parameters, times * trained.tokens, there, text.bytes_per_token) for times in (1, MORE_TIME)
