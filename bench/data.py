@@ -20,6 +20,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -181,22 +182,27 @@ def _with_kills(bench: Bench, out: Path, usual: float, done: dict[str, int], gen
     seconds = 0.0
     while True:
         tree = Tree(bench.command(bench.small, out, max(2, cores())), bench.log, CHECKOUT)
-        ended = tree.wait(generator.uniform(0, usual)) if sum(done.values()) < KILLS else tree.wait()
-        if not ended:
-            whole = done["whole"] <= done["worker"]
+        whole, wanted = done["whole"] <= done["worker"], sum(done.values()) < KILLS
+        if wanted and not tree.wait(generator.uniform(0, usual)):
             if whole:
                 tree.kill()
                 done["whole"] += 1
-            elif tree.kill_one(generator):
+            elif _kill_a_worker(tree, generator):
                 done["worker"] += 1
-            tree.wait()
-            seconds += tree.took().seconds
-            if whole:
-                continue
-        else:
-            seconds += tree.took().seconds
+        tree.wait()
+        seconds += tree.took().seconds
+        if tree.code == -signal.SIGKILL:
+            continue
         assert tree.code == 0, f"code {tree.code}; see {bench.log}"
         return seconds
+
+
+def _kill_a_worker(tree: Tree, generator: random.Random) -> bool:
+    """As soon as there is one; False where the command ends before."""
+    while not tree.kill_one(generator):
+        if tree.wait(0.02):
+            return False
+    return True
 
 
 def loader(bench: Bench) -> Result:
@@ -225,7 +231,7 @@ def stages(bench: Bench) -> Result:
     with bench.empty() as out:
         said = bench.folder / "stages.txt"
         said.unlink(missing_ok=True)
-        run([sys.executable, "-m", "bench.data_stages", str(bench.small), str(out), str(bench.mirror)], said, CHECKOUT)
+        run([sys.executable, "-m", "bench.data_stages", str(bench.text), str(out), str(bench.mirror)], said, CHECKOUT)
     found: Result = json.loads(next(line for line in said.read_text().splitlines() if line.startswith("{")))
     print(", ".join(f"{name} {value:,.1f}" for name, value in found.items()), flush=True)
     return found

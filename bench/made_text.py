@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nanogpt import durable
-from nanogpt.sources.embedded import write_embedded
+from nanogpt.sources.embedded import EVERYTHING, write_embedded
 
 MEGABYTES_A_FILE = 5  # 10**6 bytes each
 COPIES, NEARLY = 0.03, 0.03
@@ -36,7 +36,7 @@ def make_text(folder: Path, megabytes: int, shakespeare: Path | None) -> Path:
     made = folder / f"text-{megabytes}"
     done = made / ".done"
     if not done.exists():
-        texts = [write_embedded(folder / "embedded").read_text(encoding="utf-8")]
+        texts = list(texts_of(write_embedded(folder / "embedded", EVERYTHING)))
         if shakespeare and shakespeare.is_file():
             texts.append(shakespeare.read_text(encoding="utf-8"))
         pool = sentences(texts)
@@ -81,6 +81,10 @@ def documents(pool: list[str], number: int) -> Iterator[str]:
 def read_documents(folder: Path) -> Iterator[str]:
     """All of them, a file at a time."""
     for path in sorted(folder.glob("*.jsonl")):
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)["text"]
+        yield from texts_of(path)
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)["text"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_LOOKS = 0.25  # each look at the memory of a process costs it a millisecond or two
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,17 @@ class RunConfig(Section):
             raise ValueError("found 'downloads', the folder of what all runs share; choose another name")
         return name
 
+    @field_validator("data")
+    @classmethod
+    def _data_of_one_text(cls, data: DataConfig) -> DataConfig:
+        """A run reads its text as characters too, which have no token between documents."""
+        for key, asked in (("mixture", data.mixture), ("cross_documents: false", not data.cross_documents)):
+            if asked:
+                raise ValueError(
+                    f"{key} is for nanogpt prepare and nanogpt train; a run reads one text, across its documents"
+                )
+        return data
+
     @field_validator("budget", mode="before")
     @classmethod
     def _budget_in_seconds(cls, value: Any) -> float:

@@ -23,7 +23,7 @@ from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.fingerprints import SLOTS, Fingerprints
 from nanogpt.corpus.scanning import Scan, Scanned, is_one_text, kept_file
 from nanogpt.corpus.splitting import FATES as COMPARED
-from nanogpt.corpus.splitting import LARGEST_HELD_OUT, SPLITS, TRAIN, divide, like_published
+from nanogpt.corpus.splitting import LARGEST_HELD_OUT, SPLITS, TRAIN, HeldOut, by_place, divide, like_published
 from nanogpt.records import from_json, to_json
 from nanogpt.results import DocumentFates
 from nanogpt.sources.document import Piece
@@ -176,15 +176,19 @@ def _divided(
     """What each document is, and how many near duplicates would have crossed the wall.
 
     Where the publisher divided the text, its own division holds: what it held out is whole (up to what evaluation
-    reads), and what of the rest is the same, or nearly, is left out of the training text.
+    reads), and what of the rest is the same, or nearly, is left out of the training text. One long text is cut where it
+    stands, whole.
     """
+    if is_one_text(pieces):  # a paragraph that comes twice in a book belongs there
+        splits = by_place(characters, HeldOut.of(int(characters.sum()), config))
+        return _Codes(np.zeros(len(characters), np.uint8), splits), 0
     published = np.full(len(characters), TRAIN, np.uint8)
     for number, piece in enumerate(pieces):
         published[firsts[number] : firsts[number + 1]] = SPLITS.index(piece.options.get("split", SPLITS[TRAIN]))
     own = np.flatnonzero(published == TRAIN)
     together = slice(own[0], own[-1] + 1) if len(own) and len(own) == own[-1] + 1 - own[0] else own  # a view, if it can
     some = Fingerprints(prints.digests[together], prints.sketches[together])
-    division = divide(some, characters[own], config, is_one_text=is_one_text(pieces))
+    division = divide(some, characters[own], config)
     fates, splits = np.zeros(len(characters), np.uint8), published.copy()
     fates[own], splits[own] = division.fates, division.splits
     held_out = np.flatnonzero(published != TRAIN) if len(own) < len(published) else np.zeros(0, np.int64)

@@ -64,7 +64,7 @@ def prepare(
     """
     durable.remove(folder / STATISTICS)
     outputs.mark(folder)
-    kept_in = folder / PIECES
+    kept_in = (folder / PIECES).absolute()  # workers of a cluster have another current folder
     kept_in.mkdir(parents=True, exist_ok=True)
     _remove_abandoned([kept_in], workers)
     filters = Filters.from_config(config, tokenizer.normalise if tokenizer else None)
@@ -151,7 +151,7 @@ def tokenise(
         shards.VERSION, decisions.decided.sha256, tokenizer.digest, separator(tokenizer).tolist(), chapters,
         [(task.file, task.first, task.end) for task in tasks],
     ])  # fmt: skip
-    maker = ShardMaker(text_folder / PIECES, out_folder, plan, look_for_unknown)
+    maker = ShardMaker((text_folder / PIECES).absolute(), out_folder.absolute(), plan, look_for_unknown)
     _require_room(out_folder, decisions, tokenizer)
     _clear_for(out_folder, plan)
     _remove_abandoned([out_folder, maker.notes_folder], workers)

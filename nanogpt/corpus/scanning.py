@@ -67,7 +67,8 @@ class Scan:
         in_sections = is_one_text(pieces)
         settings = config.model_dump(exclude=_CHANGE_NOTHING)
         key = durable.digest([VERSION, settings, normal_form, in_sections])
-        return cls(folder, filters, config.near_duplicates != "ignore", in_sections, key)
+        sketched = config.near_duplicates != "ignore" and not in_sections
+        return cls(folder, filters, sketched, in_sections, key)
 
     def __call__(self, task: ScanTask) -> Scanned:
         """Raises OSError where a piece's address cannot be read, or `folder` not be written."""

@@ -2,8 +2,8 @@
 
 A document falls in a split by its own digest: the same one whatever else there is, in whatever order it comes and
 however many workers read it. A larger corpus, of which smaller shares are held out, moves none between val and test.
-Where documents are too few for that, they are cut as one text: in the order of their digests, or, where they are the
-parts of one text, in their own. Near duplicates all fall in the split of the one with the smallest digest.
+Where documents are too few for that, they are cut as one text, in the order of their digests; the parts of one long
+text are cut in their own order (by_place). Near duplicates all fall in the split of the one with the smallest digest.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ class Division:
 FATES = (Fate.KEPT, Fate.DUPLICATE, Fate.NEAR_DUPLICATE)
 
 
-def divide(
-    prints: Fingerprints, characters: npt.NDArray[np.int64], config: DataConfig, *, is_one_text: bool = False
-) -> Division:
+def divide(prints: Fingerprints, characters: npt.NDArray[np.int64], config: DataConfig) -> Division:
     """Decide over N documents; `characters` are their lengths. Raises UserError where there are too few to split."""
     is_distinct = ~repeated(prints.digests)
     families = Families(prints, config.similarity, is_distinct & (config.near_duplicates != "ignore"))
@@ -63,7 +61,7 @@ def divide(
         roots = families.roots()
         is_root = is_distinct & (roots == np.arange(len(roots)))
         is_kept = is_root if config.near_duplicates == "drop" else is_distinct
-        own = _splits(prints.digests, characters, is_kept, config, is_one_text)
+        own = _splits(prints.digests, characters, is_kept, config)
         if not families.unite_across(own[roots], is_kept):
             break
     fates = np.where(is_distinct, np.where(is_kept, 0, 2), 1).astype(np.uint8)
@@ -91,14 +89,12 @@ def like_published(prints: Fingerprints, published: Splits, config: DataConfig) 
     return fates
 
 
-def _splits(
-    digests: U64, characters: npt.NDArray[np.int64], is_kept: Flags, config: DataConfig, is_one_text: bool
-) -> Splits:
+def _splits(digests: U64, characters: npt.NDArray[np.int64], is_kept: Flags, config: DataConfig) -> Splits:
     """(N,) where each document would fall by itself."""
     held_out = HeldOut.of(int(characters[is_kept].sum()), config)
-    if not is_one_text and int(is_kept.sum()) * min(held_out.val, held_out.test) >= FEWEST_DOCUMENTS:
+    if int(is_kept.sum()) * min(held_out.val, held_out.test) >= FEWEST_DOCUMENTS:
         return by_digest(digests[:, 0], held_out)
-    order = np.arange(len(digests)) if is_one_text else np.lexsort((digests[:, 1], digests[:, 0]))
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
     splits = np.empty(len(digests), np.uint8)
     splits[order] = by_place(np.where(is_kept, characters, 0)[order], held_out)
     return splits

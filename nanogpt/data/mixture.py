@@ -1,4 +1,4 @@
-"""Samples of several texts, by weight: which of them a sample is of, and the how manieth of it, by its index alone."""
+"""Samples of several texts, by weight: the index of a sample alone decides its text and its place there."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from nanogpt.sources import mojibake
 from nanogpt.sources.decoding import Decoded
 
 EXAMPLES = 5  # of each reason, with what was wrong
+LONGEST = 200  # characters of what a file says that is shown
 Reason = Literal["empty", "not_text", "too_long", "unreadable", "changed_while_read", "not_a_text_format"]
 
 
@@ -32,7 +33,7 @@ class Account:
         self.left_out[reason] += 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
-            examples.append(f"{name}: {found}")
+            examples.append(f"{name}: {found[:LONGEST]}")
 
     def note(self, decoded: Decoded, name: str) -> None:
         """Count how a document was decoded; what a person should know of it is kept in `readings`."""

@@ -111,7 +111,7 @@ def manual_folders() -> list[Path]:
 def docstrings(source: str) -> str:
     """The docstrings of a module of 80 characters and more, each once: triple-quoted texts behind a colon, or first.
 
-    Found by a pattern, which takes a hundredth of the time that parsing takes and finds 94 % of what that does.
+    Found by a pattern, in a thirtieth of the time that parsing takes; of those of Python it finds 99 %.
     """
     first = _OF_MODULE.match(source)
     found = dict[str, None]()

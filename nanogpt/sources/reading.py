@@ -26,7 +26,7 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD, decode
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.formats import archive, columnar, compressed, markup, pdf, plain, records
-from nanogpt.sources.formats.family import PART, Reader, Text, TooLong, Unreadable, Wanted, whole
+from nanogpt.sources.formats.family import MIB, Reader, Text, TooLong, Unreadable, Wanted, whole
 from nanogpt.spelling import path_of, spelled
 
 READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the end of a file's name
@@ -45,6 +45,7 @@ READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the e
     ".pdf": ("pdf", pdf.read_pdf),
 }
 PLAIN = ("text", "markdown")  # formats that are read as they are
+WHOLE = MIB  # bytes of a file whose documents are held at once: of short records they take 20 times as much
 ZIP = ".zip"
 _HALF = re.compile("[\ud800-\udfff]")
 _NEED_ALL = (columnar.read_parquet, markup.read_epub, pdf.read_pdf)  # read from several places of a file
@@ -91,11 +92,11 @@ def wanted_of(piece: Piece) -> Wanted:
 def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Account) -> Iterator[Document]:
     """The documents of one file, called `name`, by the end of its name; a plain text where that says nothing.
 
-    A file of up to PART bytes is read before the first document is given: it is left out whole if anything is wrong.
+    One of up to WHOLE bytes is read before its first document is given: it is left out whole if anything is wrong.
     """
     with excused(name, account), durable.open_plain(path) as file:
         before = _state(file)
-        if before.size > PART:
+        if before.size > WHOLE:
             yield from _documents_in(file, path.name, name, before.size, source, wanted, account)
             if _state(file) != before:
                 account.leave_out("changed_while_read", name, _WHILE_READ)

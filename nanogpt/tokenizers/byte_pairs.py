@@ -153,9 +153,10 @@ class BPETokenizer(Tokenizer):
         return merges
 
 
-def pieces_of(texts: Iterable[str]) -> Iterator[str]:
-    """`texts`, cut into pieces of at most PIECE characters."""
-    return (text[start : start + PIECE] for text in texts for start in range(0, len(text), PIECE))
+def pieces_of(texts: Iterable[str], length: int | None = None) -> Iterator[str]:
+    """`texts`, cut into pieces of at most `length` characters, or PIECE."""
+    length = length or PIECE
+    return (text[start : start + length] for text in texts for start in range(0, len(text), length))
 
 
 def pattern_of(pre_tokenizer: Json) -> str:

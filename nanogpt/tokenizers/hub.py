@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,23 +20,38 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 
 from nanogpt.config import HUB
 from nanogpt.faults import UserError
+from nanogpt.sources.own import own_path
+from nanogpt.spelling import redacted
 from nanogpt.tokenizers.tokenizer import FILE, HF_FILE
 
 
-def tokenizer_file(address: str) -> Path:
-    """tokenizer.json, in the hub's cache on this machine, with tokenizer_config.json next to it where there is one.
+def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
+    """tokenizer.json, with tokenizer_config.json next to it where there is one: of a mirror, else of the hub.
 
-    HF_TOKEN's token goes with it. Raises UserError, in one line, for one that cannot be had.
+    A mirror is a folder with OWNER/NAME/tokenizer.json, or another hub. What a hub has given stays in its cache on this
+    machine; HF_TOKEN's token goes with what is asked. Raises UserError, in one line, for one that cannot be had.
     """
     repository, _, revision = address.removeprefix(HUB).partition("@")
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    for mirror in mirrors:
+        if (path := own_path(mirror) / repository / FILE).is_file():
+            return path
+        if mirror.startswith(("http://", "https://")):
+            with suppress(UserError):
+                return _of_hub(address, repository, revision, mirror.rstrip("/"))
+    return _of_hub(address, repository, revision, os.environ.get("HF_ENDPOINT"))
+
+
+def _of_hub(address: str, repository: str, revision: str, endpoint: str | None) -> Path:
+    api = HfApi(endpoint=endpoint)
     try:
         path = Path(api.hf_hub_download(repository, FILE, revision=revision or None))
         with suppress(EntryNotFoundError):  # it only says which token ends a text
             api.hf_hub_download(repository, HF_FILE, revision=revision or None)
         return path
     except (ClientError, OSError, ValueError) as error:
-        raise UserError(f"data.tokenizer: {address}: {_reason(error, revision, api.endpoint)}") from error
+        raise UserError(
+            f"data.tokenizer: {address}: {_reason(error, revision, redacted(str(api.endpoint)))}"
+        ) from error
 
 
 def _reason(error: Exception, revision: str, endpoint: str) -> str:

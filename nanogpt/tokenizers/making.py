@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nanogpt.config import HUB, TOKENIZERS, DataConfig
@@ -46,7 +46,7 @@ def make_tokenizer(
         return published_tokenizer(kind, folder, config.mirrors, notify)
     if kind in TOKENIZERS:
         raise UserError(f"data.tokenizer: {kind} is decided by the plan; name another of {', '.join(TOKENIZERS)}")
-    return _checked(kind, _of_hub(kind) if kind.startswith(HUB) else _of_file(kind))
+    return _checked(kind, _of_hub(kind, config.mirrors) if kind.startswith(HUB) else _of_file(kind))
 
 
 def check_kind(kind: str) -> None:
@@ -80,10 +80,10 @@ def _of_file(place: str) -> Tokenizer:
     return _read(place, path)
 
 
-def _of_hub(address: str) -> Tokenizer:
+def _of_hub(address: str, mirrors: Sequence[str]) -> Tokenizer:
     from nanogpt.tokenizers.hub import tokenizer_file  # huggingface_hub: 0.2 s that other kinds do not need
 
-    return _read(address, tokenizer_file(address))
+    return _read(address, tokenizer_file(address, mirrors))
 
 
 def _read(place: str, path: Path) -> Tokenizer:

@@ -40,7 +40,8 @@ class TrainingJob:
         tracking.require(config)
         data = DataFolder(data_folder)
         config = completed(config, data)
-        samples_of(data, config), document_start(data, config)
+        samples_of(data, config)  # both raise where settings and data do not go together
+        document_start(data, config)
         decisive = trajectory(config, data.sha256)
         return cls(config, data, model_folder, max_seconds or config.training.max_seconds, micro_batch, decisive)
 

@@ -57,7 +57,7 @@ def document_start(data: DataFolder, config: Config) -> int | None:
 
 
 def _texts(data: DataFolder, config: Config) -> dict[str, Tokens]:
-    """The texts of the mixture by name, as they follow there."""
+    """The texts of the mixture by name, in its order."""
     there = open_sources(data.path, "train")
     wanted = [source if source in there else own.name_of(source) for source in config.data.sources]
     if set(there) != set(wanted):

@@ -157,11 +157,14 @@ def test_what_would_have_crossed_is_counted(texts):
     assert kept.crossings == moved.sum() > 0 == ignored.crossings
 
 
-def test_the_same_in_parts_that_fit_into_memory(texts, monkeypatch):
-    whole = outcome(texts)
+def test_the_same_from_the_disk_in_parts_that_fit_into_memory(texts, monkeypatch, tmp_path):
+    whole, prints = outcome(texts), fingerprints(texts)
+    for name, array in vars(prints).items():
+        np.save(tmp_path / name, array)
     monkeypatch.setattr(duplicates, "_MOST_AT_ONCE", 50)
     monkeypatch.setattr(duplicates, "_BLOCK", 7)
-    assert outcome(texts) == whole
+    mapped = Fingerprints(*(np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in vars(prints)))
+    assert outcome(texts, prints=mapped) == whole
 
 
 def test_the_first_of_equal_documents_is_kept():

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
 
 import pytest
 from distributed import LocalCluster
@@ -68,7 +69,7 @@ def test_a_cluster_that_would_make_other_bytes_or_is_elsewhere_is_refused(on_das
         list(run(refused, range(3), Workers(on="127.0.0.1:1")))
 
 
-def test_a_corpus_has_the_same_bytes_on_a_cluster_that_loses_a_worker(dask, on_dask, tmp_path):
+def test_a_corpus_has_the_same_bytes_on_a_cluster_that_loses_a_worker(dask, on_dask, tmp_path, monkeypatch):
     generator = random.Random(0)
     words = [f"word{number}" for number in range(500)]
     for number in range(6):
@@ -81,8 +82,9 @@ def test_a_corpus_has_the_same_bytes_on_a_cluster_that_loses_a_worker(dask, on_d
         if (what, done) == ("pieces read", 1):
             os.kill(dask.workers[0].pid, signal.SIGKILL)
 
+    monkeypatch.chdir(tmp_path)  # which is not the workers' folder
     check(on_dask, tmp_path)
-    assert prepared(pieces, tmp_path / "cluster", on_dask, killed) == prepared(pieces, tmp_path / "alone", Workers())
+    assert prepared(pieces, Path("cluster"), on_dask, killed) == prepared(pieces, Path("alone"), Workers())
 
 
 def prepared(pieces, folder, workers, report=lambda what, done, of: None) -> dict[str, bytes]:

@@ -105,7 +105,7 @@ def test_any_tokenizer_json_is_read_and_saved_as_what_gives_the_same_ids(content
 def test_a_text_in_pieces_has_the_ids_of_its_pieces(tmp_path, monkeypatch):
     found = make_tokenizer(write(tmp_path, sentence_piece()), [], tmp_path, DataConfig())
     whole = found.encode("To be, or not to be")
-    monkeypatch.setattr("nanogpt.tokenizers.byte_pairs.PIECE", 6)
+    monkeypatch.setattr(any_file, "PIECE", 6)
     assert found.decode(found.encode("To be, or not to be")) == found.decode(whole)
 
 
@@ -230,3 +230,10 @@ def test_a_model_of_a_hub_gives_its_tokenizer_and_the_rest_is_refused_in_a_line(
             with pytest.raises(UserError) as refused:
                 make_tokenizer(f"hf:{name}", [], tmp_path, DataConfig())
             assert f"data.tokenizer: hf:{name}: {reason}" in str(refused.value) and "\n" not in str(refused.value)
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where none answers
+        write_to = tmp_path / "mirror/c/d"
+        write_to.mkdir(parents=True)
+        write(write_to, sentence_piece())
+        config = DataConfig(mirror=[str(tmp_path / "mirror"), address])
+        assert make_tokenizer("hf:c/d", [], tmp_path, config).name == "tokenizer.json"
+        assert make_tokenizer("hf:a/b", [], tmp_path, config).name == "bpe"

@@ -136,7 +136,7 @@ def test_every_document_is_counted_and_stands_in_one_split_whatever_the_order(tm
 
 def test_one_long_text_is_cut_where_it_stands_and_nothing_of_it_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr("nanogpt.corpus.scanning.SECTION", 500)
-    text = "".join(documents(300, 7, words=8))
+    text = "".join(documents(300, 7, words=8)) + "the same again\n" * 200
     (tmp_path / "book.txt").write_text(text, encoding="utf-8")
     size = len(text.encode())
     cuts = [0, *(text.encode().index(b"\n", size * part // 3) + 1 for part in (1, 2)), size]

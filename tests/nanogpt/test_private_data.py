@@ -33,7 +33,7 @@ LEFT = [
 
 
 @pytest.mark.parametrize("kind, secret", [(kind, secret) for kind, secrets in FOUND.items() for secret in secrets])
-@pytest.mark.parametrize("around", ["{}", "Text {}, more.", "(see {})\n", "é“{}”"])
+@pytest.mark.parametrize("around", ["{}", "Text {}, more.", "(see {})\n", "({})", "é“{}”"])
 def test_what_is_private_is_found_and_nothing_more(kind, secret, around):
     text = around.format(secret)
     [finding] = find(text)

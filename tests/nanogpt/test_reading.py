@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -151,7 +152,7 @@ def test_each_damaged_file_says_what_is_wrong_and_gives_nothing(name, tmp_path):
 @pytest.fixture
 def small_parts(monkeypatch):
     """Files are cut after 64 bytes, and a line is too long beyond 200."""
-    for module in (own_pieces, plain, reading, family):
+    for module in (own_pieces, plain, family):
         monkeypatch.setattr(module, "PART", 64)
     monkeypatch.setattr(own_pieces, "_WINDOW", 16)
     for name in own_pieces._CUT_ABOVE:
@@ -217,6 +218,18 @@ def test_a_file_that_changes_after_it_was_cut_or_while_it_is_read_is_counted(sma
     monkeypatch.setattr(plain, "decode", lambda *given: (small.write_text("another"), decode(*given))[1])
     account = Account()
     assert documents(small, account) == {} and account.left_out == {"changed_while_read": 1}
+    monkeypatch.setattr(reading, "WHOLE", 0)
+    small.write_text("as large as one that is not held at once")
+    account = Account()
+    assert len(documents(small, account)) == 1 and "what came of it is kept" in account.remarks()[0]
+
+
+def test_parts_are_read_wherever_fsspec_reaches_and_a_fault_there_is_raised():
+    fsspec.filesystem("memory").pipe("/texts/a.jsonl", b'{"text": "one"}\n{"text": "two"}\n')
+    piece = Piece("jsonl", "memory://texts/a.jsonl", "far", first=16)
+    assert [(document.name, document.text) for document in reading.read(piece)] == [("a.jsonl:16", "two")]
+    with pytest.raises(OSError):
+        list(reading.read(Piece("text", "memory://texts/gone.txt", "far")))
 
 
 def test_a_bomb_of_many_members_has_one_allowance(tmp_path, monkeypatch):

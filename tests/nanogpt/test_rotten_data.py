@@ -7,7 +7,7 @@ import pytest
 
 from nanogpt.faults import CORRUPT_FILE, CorruptFileError, classify
 from nanogpt.results import TrainingOutcome
-from nanogpt.training import job
+from nanogpt.training import data_folder
 from nanogpt.training.trainer import Trainer, train
 from tests.nanogpt.training_case import assert_same, make_data, tiny
 
@@ -69,7 +69,7 @@ def test_wrong_ids_reach_no_checkpoint(whole, undisturbed, tmp_path, monkeypatch
 def test_much_data_is_checked_at_the_start_alone(whole, tmp_path, monkeypatch):
     data = tmp_path / "data"
     shutil.copytree(whole, data)
-    monkeypatch.setattr(job, "CHECKED_BYTES", 1000)
+    monkeypatch.setattr(data_folder, "CHECKED_BYTES", 1000)
     with monkeypatch.context() as patch:
         at_step(patch, 11, lambda: flip_every_id(data / "train.bin", 1))
         assert train(tiny(max_iters=13), data, tmp_path / "model").status == "finished"

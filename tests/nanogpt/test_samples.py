@@ -87,7 +87,7 @@ def test_a_training_that_begins_while_shards_are_made_has_the_bytes_of_one_after
     while not (growing / shards.MANIFEST).is_file():
         time.sleep(0.01)
     assert not shards.read_manifest(growing).complete
-    outcome = train(config, growing, tmp_path / "model")
+    outcome = train_with_stops(config, growing, tmp_path / "model", 20)  # also while it waits
     maker.join()
     assert_same(outcome, whole, tmp_path / "model", tmp_path / "whole")
     assert len(steps) == 3 and shards.read_manifest(growing).complete

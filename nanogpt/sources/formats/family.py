@@ -50,11 +50,11 @@ class Reader(Protocol):
     def __call__(self, file: BufferedReader, name: str, wanted: Wanted, account: Account) -> Iterator[Text]: ...
 
 
-def whole(file: BufferedReader) -> bytes:
+def whole(file: BufferedReader, longest: int = LONGEST) -> bytes:
     """All that is left in `file`. Raises TooLong."""
-    data = up_to(file, LONGEST + 1)
-    if len(data) > LONGEST:
-        raise TooLong(f"more than {LONGEST // MIB} MiB in one document")
+    data = up_to(file, longest + 1)
+    if len(data) > longest:
+        raise TooLong(f"more than {longest // MIB} MiB in one document")
     return data
 
 
