@@ -93,13 +93,12 @@ class RunConfig(Section):
 
     @field_validator("data")
     @classmethod
-    def _data_of_one_text(cls, data: DataConfig) -> DataConfig:
-        """A run reads its text as characters too, which have no token between documents."""
-        for key, asked in (("mixture", data.mixture), ("cross_documents: false", not data.cross_documents)):
-            if asked:
-                raise ValueError(
-                    f"{key} is for nanogpt prepare and nanogpt train; a run reads one text, across its documents"
-                )
+    def _reads_across_documents(cls, data: DataConfig) -> DataConfig:
+        """A run reads a small text as characters too, which have no token between documents."""
+        if not data.cross_documents:
+            raise ValueError(
+                "cross_documents: false is for nanogpt prepare and nanogpt train; a run reads across its documents"
+            )
         return data
 
     @field_validator("budget", mode="before")
