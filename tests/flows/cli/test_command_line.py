@@ -53,7 +53,7 @@ BAD_ARGUMENTS = {
     "a missing file": (["--data", "nowhere/text.txt"], "data.source: there is no file or folder"),
     "a missing mirror": (["--set", "data.mirror=/nowhere"], "data.mirror: /nowhere is neither a folder nor"),
     "a run with a slash": (["--run", "a/b"], "--run: found 'a/b', should be a name of letters, digits"),
-    "a mixture of what is not there": (["--set", "data.mixture=[{source: a}]"], "a is neither a file, a folder, nor one"),
+    "a mixture of what is not there": (["--set", "data.mixture=[{source: a}]"], "a is neither a file, a folder"),
     "a run without a name": (["--run", ""], "--run: found ''"),
     "the folder of all runs": (["--run", "downloads"], "--run: found 'downloads'"),
     "no value": (["--set", "training.seed"], "--set training.seed: expected KEY=VALUE"),

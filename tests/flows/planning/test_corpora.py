@@ -13,6 +13,7 @@ from flows.ledger.facts import SurveyedText
 from flows.planning import assumed, corpora, texts
 from flows.planning.corpora import Means
 from nanogpt.config import DataConfig
+from nanogpt.corpus import choosing
 from nanogpt.faults import UserError
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 
@@ -34,6 +35,11 @@ def test_the_text_follows_computing_power_and_budget_and_not_the_clock_alone(rat
     choice = chosen(rate, seconds)
     assert choice.text.name == name and "parameters" in choice.why
     assert sorted(row.name for row in choice.not_chosen) == sorted(text.name for text in KNOWN if text.name != name)
+
+
+def test_what_a_plan_takes_for_small_is_what_goes_through_memory_as_one():
+    assert corpora.SMALL_TEXT == choosing.SMALL
+    assert [text.name for text in KNOWN if not text.in_pieces] == ["tiny_shakespeare"]
 
 
 def without(*names: str) -> list[SurveyedText]:
