@@ -63,6 +63,7 @@ def test_records_and_standard_input_are_prepared_like_any_text(texts, monkeypatc
     lines = "".join(json.dumps({"story": f"{number} {TEXT}", "by": "me"}) + "\n" for number in range(3))
     piped(monkeypatch, lines.encode())
     words = ["prepare", f"{texts}/a,-", "--out", str(texts / "data"), "--set", "data.column=story"]
+    words += ["--set", "data.near_duplicates=ignore"]
     assert cli.main(words) == 0
     statistics = json.loads((texts / "data/text/statistics.json").read_text())
     assert statistics["documents"] == 3 + 2 and "left out" not in capsys.readouterr().err
