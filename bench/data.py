@@ -346,7 +346,9 @@ SECTIONS: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
 
 def report(results: Result) -> str:
     """The section of docs/data.md, of the parts that are there."""
-    lines = [HEADING, f"By `python -m bench.data --write` on {results['machine']}.", ""]
+    loads = [results[part]["load"] for part in SECTIONS if part in results]
+    machine = f"{results['machine']}; other work when a part began: load {min(loads):.1f} to {max(loads):.1f}"
+    lines = [HEADING, f"By `python -m bench.data --write` on {machine}.", ""]
     for part, (title, table) in SECTIONS.items():
         if part in results:
             lines += [f"### {title}", "", *table(results[part]), ""]
@@ -374,7 +376,8 @@ def main() -> int:
     for part in given.parts:
         if part not in results:
             print(f"{part} ...", flush=True)
-            results[part] = PARTS[part](bench)
+            load = os.getloadavg()[0]
+            results[part] = {**PARTS[part](bench), "load": load}
             durable.write_json(results_file, results)
     text = report(results)
     print(text)

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.fast
 
 KNOWN = modules((*PACKAGES, "examples"))
 STUDY = ablations.ablations.Study(Config(), [CONTROL], seeds=1, steps=None, tokens=ablations.CHARACTERS)
-STEPS = {step.name: step for step in steps_of((*PHASES, *ablations.ablations.phases(STUDY)), ["micro"])}
+ALL = (*PHASES, *ablations.ablations.phases(STUDY))
+STEPS = {step.name: step for text in ("in pieces", "first") for step in steps_of(ALL, ["micro"], text=text)}
 TRAININGS = {"ablations.plan", "ablations.control-1"}  # with the trainer's own step
 STARTED_AS_PROGRAMS = {"training.micro": ["nanogpt.training.child"],
                        "deployment.server": ["nanogpt.commands.serve"],
@@ -68,7 +69,8 @@ OF_TRAINING = {  # more than the above: what a training may do otherwise and end
     "nanogpt.commands": "as above",
 }
 OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 is written without it"}
-OF_SYSTEM = {"nanogpt.sources": "how large a text is, for the disk that it asks for; nothing depends on that"}
+OF_SYSTEM = {name: "how large a text is, for the disk that it asks for; nothing depends on that"
+             for name in ("nanogpt.sources", "flows.planning.texts", "flows.planning.budget_shares")}  # fmt: skip
 OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
 OF_MEASURING = {**OF_PLANNING,
                 **{f"nanogpt.{name}": "what a pattern keeps a text to; the measured samples have none"
@@ -182,9 +184,10 @@ def steps_with_other_code(checkout: Path, file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("file, steps", [
-    ("flows/planning/forecast.py", {"configuration.plan", "configuration.measure", "documentation.report"}),
-    ("flows/planning/planner.py", {"configuration.plan", "configuration.measure"}),
-    ("nanogpt/corpus/tokenising.py", {"dataset.characters", "dataset.bpe"}),
+    ("flows/planning/forecast.py", {"configuration.survey", "configuration.plan", "configuration.measure",
+                                    "documentation.report"}),
+    ("flows/planning/planner.py", {"configuration.survey", "configuration.plan", "configuration.measure"}),
+    ("nanogpt/corpus/tokenising.py", {"dataset.clean", "dataset.characters", "dataset.bpe"}),
     ("nanogpt/training/record/live_view.py", set()),
     ("nanogpt/training/record/tracking.py", set()),
     ("flows/supervision/recovery.py", set()),

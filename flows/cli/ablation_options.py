@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flows.cli.arguments import Parser, add_run_options, check_budget
 from flows.cli.command_line import read_files, run_config, run_words, workspace_at
 from flows.context.options import MODEL_CONFIGS, RunOptions, candidate_in
+from flows.planning.texts import AUTO
 from flows.runner.trainers import TaskRunner
 from nanogpt.config import Config
 from nanogpt.faults import UserError
@@ -41,6 +42,8 @@ def parse(argv: list[str]) -> AblationOptions:
     task_runner = _task_runner(given)
     values, model_file = read_files(given, run=RUN, budget=BUDGET)
     config, model_changes = run_config(given, values)
+    if config.data.source == AUTO:  # small trainings, which a megabyte of plays feeds
+        config = config.model_copy(update={"data": config.data.model_copy(update={"source": "tiny_shakespeare"})})
     control = candidate_in(model_file or MODEL_CONFIGS / "micro.yaml", config, model_changes)
     if control.training.init_from is not None:
         raise UserError("training.init_from: ablations train from scratch, as a change may leave no place for weights")

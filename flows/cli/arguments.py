@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import NoReturn
 
-from flows.context.command_words import PHASES, seconds_of
+from flows.context.command_words import PHASES, AssumedSpeed, assumed_speed_of, seconds_of
 from nanogpt import __version__
 from nanogpt.faults import UserError, nearest
 
@@ -23,6 +23,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if given.only is not None and given.only not in PHASES:
         known = ", ".join(PHASES)
         raise UserError(f"--only {given.only}: no such phase{nearest(given.only, PHASES)}; phases are {known}")
+    if given.assume_speed is not None and not given.plan:
+        raise UserError("--assume-speed: goes with --plan; a run measures its own speed")
     if given.install_at_boot:
         for option in ("only", "redo", "fresh", "status", "plan", "uninstall"):
             if getattr(given, option):
@@ -60,6 +62,14 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is in the home of a user who does not exist") from None
 
 
+def speed(text: str) -> AssumedSpeed:
+    """Raises argparse.ArgumentTypeError."""
+    try:
+        return assumed_speed_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 class _ShowVersion(argparse.Action):
     """Unlike argparse's own: git is asked for the commit only when the version is asked for."""
 
@@ -84,6 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
         config="a model's YAML (trains exactly that) or a run's YAML",
     )
     add("--plan", action="store_true", help="what would run, with expected time and memory; changes nothing")
+    add("--assume-speed", metavar="N:TOKENS:TIME", type=speed,
+        help="with --plan: as if N parameters took TIME for a step of TOKENS, such as 30M:4096:400ms")  # fmt: skip
     add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")
     add("--redo", metavar="STEP", action="append", default=[], help="run a step again, such as training.micro")
     add("--install-at-boot", action="store_true",
@@ -96,7 +108,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, budget: str, run: str, c
     """What every run is asked for. `budget` and `config` are their help, `run` is the default of --run."""
     add = parser.add_argument
     add("--budget", metavar="TIME", help=budget)
-    add("--data", metavar="NAME|PATH", type=named, help="tiny_shakespeare, embedded, a text file or a folder of them")
+    add("--data", metavar="NAME|PATH", type=named,
+        help="auto (default): by budget and speed; a name (nanogpt data list), hf:owner/name, a path")  # fmt: skip
     add("--run", metavar="NAME", help=f"name of the run (default: {run})")
     add("--workspace", metavar="DIR", type=path, default=CHECKOUT, help="where results go (default: the checkout)")
     add("--config", metavar="FILE", type=path, help=config)

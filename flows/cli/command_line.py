@@ -12,12 +12,15 @@ from typing import Any
 from flows.cli.arguments import make_parser, parse_arguments
 from flows.context.options import MODEL_CONFIGS, RunConfig, RunOptions, candidate_in, shipped_models
 from flows.context.paths import CHECKOUT, Paths
+from flows.ledger.facts import FETCHED, SURVEYED
+from flows.ledger.markers import MarkerFiles, last_finished
+from flows.planning import texts
 from flows.runner.run import Phase, steps_of
 from flows.runner.sessions import read_session
 from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
 from nanogpt.faults import UserError, nearest
 from nanogpt.mistakes import dotted_keys, nearest_key
-from nanogpt.spelling import is_redacted
+from nanogpt.spelling import is_redacted, to_be_typed
 
 MODEL_SECTIONS = ("model", "training")
 DEFAULTS = MODEL_CONFIGS / "runs" / "default.yaml"
@@ -42,6 +45,7 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         given = parse_arguments(argv)
     values, model_file = read_files(given)
     config, model_changes = run_config(given, values)
+    config, begun = _with_text_of_before(config, given)
     files = [model_file] if model_file is not None else _model_files(config)
     candidates = tuple(candidate_in(file, config, model_changes) for file in files)
     check_steps(given.redo, phases, candidates)
@@ -61,8 +65,23 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
         install_at_boot=given.install_at_boot,
         uninstall=given.uninstall,
         words=(*run_words(argv), *(word for setting in hidden for word in ("--set", setting))),
-        remembered="; ".join(filter(None, [shlex.join(remembered), *map(_give_again, hidden)])),
+        assumed_speed=given.assume_speed,
+        text_by_plan=texts.are_by_plan(config.data),
+        remembered="; ".join(filter(None, [shlex.join(remembered), begun, *map(_give_again, hidden)])),
     )
+
+
+def _with_text_of_before(config: RunConfig, given: argparse.Namespace) -> tuple[RunConfig, str]:
+    """A run that fetched its text before plans chose one keeps it; that in words, "" for any other."""
+    if config.data.source != texts.AUTO or given.fresh:
+        return config, ""
+    markers = MarkerFiles(Paths(given.workspace.resolve(), config.run).markers)
+    fetched = last_finished(markers.read(FETCHED.step)[0])
+    source = fetched.settings.get("data", {}).get("source") if fetched else None
+    if source is None or markers.read(SURVEYED.step)[0] is not None:
+        return config, ""
+    data = config.data.model_copy(update={"source": source})
+    return config.model_copy(update={"data": data}), f"--data {to_be_typed(source)}, with which it began"
 
 
 def run_config(given: argparse.Namespace, values: dict[str, Any]) -> tuple[RunConfig, list[str]]:
@@ -80,7 +99,7 @@ def run_config(given: argparse.Namespace, values: dict[str, Any]) -> tuple[RunCo
     return validate(RunConfig, values, str(given.config or "configs/runs/default.yaml"), origins), model_changes
 
 
-def run_words(argv: Sequence[str], left_out: Sequence[str] = ("--redo", "--only")) -> list[str]:
+def run_words(argv: Sequence[str], left_out: Sequence[str] = ("--redo", "--only", "--assume-speed")) -> list[str]:
     """The words of a command line that say what a run is; paths are absolute unless they start at the checkout.
 
     left_out: options that are not among them, each with its value.

@@ -25,6 +25,7 @@ from flows.display.prefect_server import Server
 from flows.display.protocol import Opening
 from flows.display.terminal import OnTerminal, Terminal
 from flows.machine.disk import Unwritable
+from flows.planning import texts
 from flows.report import commands
 from flows.runner.assembly import assemble
 from flows.runner.run import Phase, Run
@@ -100,19 +101,18 @@ def require_own_run(options: RunOptions) -> None:
 def check_before_writing(options: RunOptions) -> None:
     """What a person's data must be like. Raises UserError."""
     # numpy, requests and tiktoken: 0.2 s, which --status does not need
-    from nanogpt.sources import catalogue, fetching, own
+    from nanogpt.sources import catalogue, fetching
     from nanogpt.sources.formats.family import Wanted
+    from nanogpt.sources.kinds import kind_of
     from nanogpt.tokenizers import making
 
     data = options.config.data
-    fetching.check_source(data.source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
+    for source in [catalogue.EMBEDDED] if texts.is_open(data) else data.sources:
+        fetching.check_source(source, data.mirrors, Wanted.of(data))
     making.check_kind(data.tokenizer)
-    if data.source == catalogue.EMBEDDED:
+    if texts.is_open(data) or data.mixture or kind_of(data.source) in ("embedded", "hub"):
         return
-    if data.source in catalogue.CATALOGUE:
-        size = catalogue.CATALOGUE[data.source].bytes
-    else:
-        size = sum(path.stat().st_size for path in own.find_own(data.source).documents)
+    size = texts.expected_bytes(data)
     smallest = min(config.model.block_size for config in options.candidates)
     least = int((smallest + 2) / min(data.val_fraction, data.test_fraction))
     if size < least:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -10,13 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.cli import at_boot
-from flows.ledger.facts import DEVICE, FETCHED, PLANNED, trained
+from flows.context.command_words import AssumedSpeed
+from flows.ledger.facts import DEVICE, FETCHED, PLANNED, SURVEYED, trained
 from flows.runner.run import AnyStep, Run, by_need
 from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
 from nanogpt.faults import UserError
 from nanogpt.spelling import to_be_typed
-from nanogpt.units import byte_size, count, duration
+from nanogpt.units import byte_size, count, duration, flops
 
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
 
@@ -53,6 +56,8 @@ def show(run: Run) -> int:
 def show_plan(run: Run) -> int:
     """What would run now, with the time and memory that the plan expects, as far as it is known."""
     console = _console()
+    if run.options.assumed_speed is not None:
+        return _show_assumed(run, run.options.assumed_speed, console)
     table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
     rows = decisions(run)
     is_planned = all(row.state == "kept" for row in rows if row.step.key == PLANNED)
@@ -108,18 +113,17 @@ def _decide(run: Run, step: AnyStep, missing: list[str]) -> Outlook:
 
 def _show_expected(run: Run, console: Console) -> None:
     """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
-    from flows.planning import budget_shares, planner  # what --status does not need: 0.1 s
+    from flows.planning import budget_shares, planner, texts  # what --status does not need: 0.1 s
     from flows.planning.footprint import disk_needed, fitted, memory_needed
     from flows.planning.forecast import Corpus
     from flows.planning.site import Site
     from nanogpt.machine import memory_bytes
     from nanogpt.measure.sizes import parameters
-    from nanogpt.sources import fetching  # numpy and requests: 0.2 s
     from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET, likely_bytes_per_token
 
     budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
-    size = fetched.bytes if fetched else fetching.expected_bytes(run.config.data.source)
-    characters = fetched.characters if fetched else size
+    size = fetched.bytes if fetched else texts.expected_bytes(run.config.data)
+    characters = (fetched.characters if fetched else 0) or size
     phases = budget_shares.expected(run.paths.all_states, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."
     shares = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items())
@@ -128,14 +132,14 @@ def _show_expected(run: Run, console: Console) -> None:
     site = Site(
         device=proof.device if proof else "cpu",
         memory_bytes=proof.memory_bytes if proof else memory_bytes(),
-        alphabet_size=fetched.alphabet_size if fetched else USUAL_ALPHABET,
+        alphabet_size=(fetched.alphabet_size if fetched else 0) or USUAL_ALPHABET,
     )
     table = Table(title="models to choose from, as predicted", title_justify="left")
     for column in ("model", "parameters", "memory", "disk at most", "fits"):
         table.add_column(column, overflow="fold")
     data, left_out = run.config.data, []
     for number, candidate in enumerate(run.options.candidates):
-        tokenizer = planner.tokenizer_for(candidate, size, site.alphabet_size)
+        tokenizer = planner.tokenizer_for(data.tokenizer, size, site.alphabet_size)
         config = site.settle(candidate.with_changes({"data.tokenizer": tokenizer}))
         fitting = fitted(config, site.device, site.training_bytes)
         corpus = Corpus(
@@ -147,7 +151,8 @@ def _show_expected(run: Run, console: Console) -> None:
             likely_bytes_per_token(tokenizer, data.bpe_vocab_size, size / characters),
         )
         total = parameters(config.model).total
-        if number and (reason := planner.starved(total, corpus)):  # the first is always trained
+        is_known = not run.options.text_by_plan  # else the text is chosen to feed the models
+        if number and is_known and (reason := planner.starved(total, corpus)):  # the first is always trained
             left_out.append(f"{candidate.name} is left out: {reason}")
         table.add_row(
             candidate.name,
@@ -159,6 +164,63 @@ def _show_expected(run: Run, console: Console) -> None:
     console.print(table)
     for line in left_out:
         console.print(line)
+    if run.options.text_by_plan:
+        _show_texts(run, console)
+
+
+def _show_texts(run: Run, console: Console) -> None:
+    """What the plan chooses from, or how much of it it takes."""
+    from flows.planning import texts
+
+    surveyed = run.ledger.facts(SURVEYED)
+    table = Table(title="texts to choose from, when the speed is measured", title_justify="left")
+    for column in ("text", "size", "where", "licence"):
+        table.add_column(column, overflow="fold")
+    for text in surveyed.texts if surveyed else texts.candidates(run.config.data):
+        table.add_row(text.name, byte_size(text.bytes), text.obstacle or text.where, text.licence or "")
+    console.print(table)
+    console.print("--assume-speed N:TOKENS:TIME shows the plan for a speed, such as 30M:4096:400ms.")
+
+
+def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
+    """The plan for a machine that takes so long for a step."""
+    from flows.planning import texts  # what --status does not need: 0.3 s
+    from flows.planning.assumed import plan_for
+    from nanogpt.machine import memory_bytes
+
+    proof, asked = run.ledger.facts(DEVICE), run.config.device.type
+    device = asked if asked != "auto" else proof.device if proof else "cpu"
+    memory, free = memory_bytes(), shutil.disk_usage(_existing(run.options.workspace)).free
+    plan = plan_for(run.options, assumed, device, memory, free, texts.candidates(run.config.data), run.paths.all_states)
+    rate = flops(assumed.flops_per_second)
+    console.print(f"As if every model were trained at {rate}, with {byte_size(memory)} of memory on {device}:")
+    if plan.text is not None:
+        text = plan.text
+        console.print(f"Text: {text.name}, {byte_size(text.wanted_bytes)} of {byte_size(text.bytes)}; {text.why}.")
+    table = Table(title=f"a budget of {duration(plan.budget_seconds)}", title_justify="left")
+    for column in ("model", "parameters", "steps", "tokens", "time", "memory", "bits per byte"):
+        table.add_column(column, overflow="fold")
+    for model in plan.ladder:
+        table.add_row(
+            model.name,
+            count(model.parameters),
+            f"{model.config.training.max_iters:,}",
+            count(model.tokens),
+            duration(model.seconds),
+            byte_size(model.memory_bytes),
+            f"about {model.expected_bits_per_byte:.2f}",
+        )
+    console.print(table)
+    for model in plan.ladder:
+        console.print(f"{model.name}: {model.why}")
+    for left_out in plan.left_out:
+        console.print(f"{left_out.name} is left out: {left_out.reason}")
+    console.print(", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.phase_seconds.items()))
+    return 0
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
 
 
 def _console() -> Console:

@@ -1,6 +1,7 @@
-"""What the words of a command line mean: the phases and lengths of time. Standard library only."""
+"""What the words of a command line mean: the phases, lengths of time and a speed. Standard library only."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 FULL_RUN = Path(__file__).resolve().parents[1] / "full_run.py"
@@ -19,3 +20,26 @@ def seconds_of(budget: object) -> float:
     if seconds < SHORTEST_BUDGET:
         raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s")
     return seconds
+
+
+@dataclass(frozen=True)
+class AssumedSpeed:
+    """A step of training on a machine that is not here: `seconds` for `tokens` through a model of `parameters`."""
+
+    parameters: float
+    tokens: float
+    seconds: float
+
+    @property
+    def flops_per_second(self) -> float:
+        """Forward and backward: 6 for each parameter and token."""
+        return 6 * self.parameters * self.tokens / self.seconds
+
+
+def assumed_speed_of(text: str) -> AssumedSpeed:
+    """`30M:4096:400ms`: parameters, tokens of a step, its time. Raises ValueError that names what is allowed."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMB]?):(\d+):(\d+(?:\.\d+)?)(ms|s)", text.strip())
+    if match is None or not all(float(match[group]) for group in (1, 3, 4)):
+        raise ValueError(f"found {text!r}, expected PARAMETERS:TOKENS:TIME of a step, such as 30M:4096:400ms")
+    parameters = float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]
+    return AssumedSpeed(parameters, float(match[3]), float(match[4]) / (1000 if match[5] == "ms" else 1))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from flows.context.command_words import seconds_of
+from flows.context.command_words import AssumedSpeed, seconds_of
 from flows.context.paths import CHECKOUT
 from nanogpt.config import Config, DataConfig, DeviceConfig, Section, load_config
 from nanogpt.mistakes import found
@@ -93,13 +93,12 @@ class RunConfig(Section):
 
     @field_validator("data")
     @classmethod
-    def _data_of_one_text(cls, data: DataConfig) -> DataConfig:
-        """A run reads its text as characters too, which have no token between documents."""
-        for key, asked in (("mixture", data.mixture), ("cross_documents: false", not data.cross_documents)):
-            if asked:
-                raise ValueError(
-                    f"{key} is for nanogpt prepare and nanogpt train; a run reads one text, across its documents"
-                )
+    def _reads_across_documents(cls, data: DataConfig) -> DataConfig:
+        """A run reads a small text as characters too, which have no token between documents."""
+        if not data.cross_documents:
+            raise ValueError(
+                "cross_documents: false is for nanogpt prepare and nanogpt train; a run reads across its documents"
+            )
         return data
 
     @field_validator("budget", mode="before")
@@ -128,6 +127,8 @@ class RunOptions:
     words: tuple[str, ...] = field(repr=False)  # of the command line that reproduces this run; one may hold a password
     remembered: str = ""  # of an earlier start: which of its options count again, and which have to be given again
     program: str = "flows.full_run"
+    assumed_speed: AssumedSpeed | None = None  # of another machine, for --plan
+    text_by_plan: bool = False  # which text, or how much of it, is for the plan to say
 
     @property
     def run(self) -> str:

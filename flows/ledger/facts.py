@@ -101,6 +101,28 @@ class Checks:
 
 
 @dataclass(frozen=True)
+class SurveyedText:
+    """A text that could be learned from. `alphabet_size`: different characters, 0 where they are not known; `where` it
+    would come from; `obstacle`: why it cannot be had, "" where it can; `in_pieces`: it is fetched and prepared so, and
+    no more of it than is read."""
+
+    name: str
+    bytes: int
+    where: str
+    obstacle: str = ""
+    in_pieces: bool = False
+    first_bytes: int = 0  # of one that comes in pieces: so many are a small text of their own
+    alphabet_size: int = 0
+    bytes_per_character: float = 1.0
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    texts: list[SurveyedText]
+
+
+@dataclass(frozen=True)
 class MeasuredModel(Rehearsal):
     """The speed of a model, made smaller until it fitted: the passes that were measured."""
 
@@ -112,9 +134,19 @@ class MeasuredModel(Rehearsal):
 
 
 @dataclass(frozen=True)
+class TextTokens:
+    """The text that a plan chose, and what it is learned in; `vocabulary`: tokens of a BPE that is trained on it."""
+
+    name: str
+    tokenizer: str
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class Measured:
     models: dict[str, MeasuredModel]
     unmeasured: dict[str, str]  # name -> why
+    text: TextTokens | None = None  # None: it was fetched before the plan is made
 
 
 @dataclass(frozen=True)
@@ -144,6 +176,23 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class PlannedText:
+    """The text to learn from, of which `wanted_bytes` are fetched and prepared; `in_pieces`: in pieces."""
+
+    tokens: TextTokens
+    where: str
+    why: str
+    bytes: int
+    wanted_bytes: int
+    in_pieces: bool
+    not_chosen: list[LeftOut]
+
+    @property
+    def name(self) -> str:
+        return self.tokens.name
+
+
+@dataclass(frozen=True)
 class PlannedPhase:
     number: int
     title: str
@@ -164,6 +213,7 @@ class Planned:
     ladder: list[PlannedModel]  # the models to train, smallest first
     left_out: list[LeftOut]
     phases: list[PlannedPhase]
+    text: PlannedText | None = None  # None: it was fetched before the plan was made
 
     def model(self, name: str) -> PlannedModel:
         return next(model for model in self.ladder if model.name == name)
@@ -195,8 +245,9 @@ class FetchedText:
     files: list[str]
     characters: int
     alphabet_size: int
-    fallback_reason: str | None
+    fallback_reason: str | None  # why it is another text, or less of it, than was asked for
     licence: str | None
+    pieces: int = 0  # in which it was fetched; it is counted when it is cleaned
 
 
 @dataclass(frozen=True)
@@ -409,6 +460,7 @@ SYSTEM = Key("environment.system", System)
 DEVICE = Key("environment.device", DeviceProof)
 PACKAGES = Key("environment.packages", Packages)
 CHECKS = Key("implementation.checks", Checks)
+SURVEYED = Key("configuration.survey", Surveyed)
 MEASURED = Key("configuration.measure", Measured)
 PLANNED = Key("configuration.plan", Planned)
 FETCHED = Key("dataset.fetch", FetchedText)

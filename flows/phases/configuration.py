@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -11,35 +13,44 @@ from flows.ledger.facts import (
     FETCHED,
     MEASURED,
     PLANNED,
+    SURVEYED,
     TESTS,
     Measured,
     Planned,
-    PlannedModel,
+    PlannedText,
+    Surveyed,
+    TextTokens,
     trained,
 )
 from flows.ledger.steps import Json, StepResult
 from flows.machine.disk import size_of
-from flows.planning import budget_shares, planner
+from flows.planning import budget_shares, corpora, planner, texts
 from flows.planning.candidates import candidates, shipped_below
+from flows.planning.corpora import Means, TextChoice
 from flows.planning.forecast import Corpus, Speed
 from flows.planning.measure import Measurement
 from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
 from flows.planning.slow_trainings import slowdown
-from flows.runner.run import AnyStep, Phase, Run, Step, steps_of
+from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
 from flows.supervision import own_tests
 from nanogpt import durable
-from nanogpt.config import load_config, save_config
+from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
-from nanogpt.units import duration
+from nanogpt.units import byte_size, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
+OF_EVERY_PLAN = {"source", "tokenizer", "bpe_vocab_size", "mirror", "val_fraction", "test_fraction"}
+MOST_MEASUREMENTS = 3  # with a slow machine's tokens, with a small model's, and with those of the model that is chosen
 
 
 def configuration(run: Run) -> None:
-    run.do(FETCHED)  # begun during phase 2; if it failed there, here is another try
+    if run.options.text_by_plan:  # begun in phase 2; if it failed there, here is another try
+        run.do(SURVEYED)
+    else:
+        run.do(FETCHED)
     run.do(MEASURED)
     plan = run.do(PLANNED)
     run.journal.display.forecast(plan.forecast())
@@ -52,6 +63,20 @@ def configuration(run: Run) -> None:
     )
 
 
+def survey_texts(run: Run) -> StepResult[Surveyed]:
+    """What could be learned from, and from where: asked for, and not fetched."""
+    proof, budget = run.facts(DEVICE), run.config.budget
+    fastest = max(proof.float32_flops or 0.0, proof.bfloat16_flops or 0.0)
+    names = corpora.worth_asking_for(Means(fastest, budget, budget, 0, 0.0))
+    found = texts.survey(run.config.data, names, run.paths.downloads, run.lost_texts.reasons())
+    for text in found:
+        run.journal.log(f"{text.name}: {text.obstacle or text.where}")
+    if all(text.obstacle for text in found):
+        raise UserError(f"data.source: {'; '.join(f'{text.name}: {text.obstacle}' for text in found)}")
+    identity = [[text.name, text.bytes, bool(text.obstacle)] for text in found]
+    return StepResult(Surveyed(found), identity=identity)
+
+
 def measure_speed(run: Run) -> StepResult[Measured]:
     """Seconds per real step, and of what happens between steps, of each model that might be trained."""
     device = run.accelerator.current(run.facts(CHECKS).device)
@@ -59,13 +84,54 @@ def measure_speed(run: Run) -> StepResult[Measured]:
 
 
 def _measure_on(run: Run, device: str) -> Measured:
-    measurement = _measurement(run, device)
-    measured = measurement.measure()
+    measurement, measured = _measured(run, device)
     if measurement.may_split_otherwise:
         chosen = _plan(run, measured).ladder[-1].config
         faster = measurement.faster_micro_batch(chosen, measured.models[chosen.name])
         measured = replace(measured, models={**measured.models, chosen.name: faster})
     return measured
+
+
+def _measured(run: Run, device: str) -> tuple[Measurement, Measured]:
+    """Each model with the tokens of its text. Where the plan says which, that follows from the speed, and the speed
+    from the tokens: first with those that suit a slow machine, again with those that suit the one that was found."""
+    if not run.options.text_by_plan:
+        measurement = _measurement(run, device, _fetched_tokens(run), _fetched_corpus(run))
+        return measurement, measurement.measure()
+    choice = _choice(run, 0.0)
+    for _ in range(MOST_MEASUREMENTS):
+        measurement = _measurement(run, device, choice.tokens, choice.corpus(run.config.data))
+        measured = replace(measurement.measure(), text=choice.tokens)
+        better = _choice(run, _fastest(measured))
+        if better.tokens == choice.tokens:
+            break
+        run.journal.message(f"{better.text.name} suits this machine and budget: its tokens are measured")
+        choice = better
+    return measurement, measured
+
+
+def _choice(run: Run, flops_per_second: float, decided: TextTokens | None = None) -> TextChoice:
+    """The text for so fast a machine; one that a plan chose before, for what is asked for now, stays."""
+    before = _text_before(run)
+    means = Means(
+        flops_per_second,
+        _training_seconds(run, 0),
+        run.config.budget,
+        shutil.disk_usage(run.paths.workspace).free,
+        budget_shares.TEXT_RATE,
+    )
+    choice = corpora.choose(run.facts(SURVEYED).texts, means, run.config.data, before.tokens if before else decided)
+    return replace(choice, bytes=before.wanted_bytes) if before and before.tokens == choice.tokens else choice
+
+
+def _text_before(run: Run) -> PlannedText | None:
+    planned = _planned_before(run) if _continues(run) else None
+    return planned.text if planned else None
+
+
+def _fastest(measured: Measured) -> float:
+    """FLOP/s."""
+    return max((model.flops_per_second for model in measured.models.values()), default=0.0)
 
 
 def make_plan(run: Run) -> StepResult[Planned]:
@@ -81,6 +147,9 @@ def make_plan(run: Run) -> StepResult[Planned]:
         run.journal.message(_too_little_time(run, plan.ladder[-1]), "warning")
     for row in plan.left_out:
         run.journal.message(f"{row.name} is left out: {row.reason}")
+    if plan.text:
+        size = byte_size(plan.text.wanted_bytes)
+        run.journal.message(f"the text is {plan.text.name}, {size} of it: {plan.text.why}")
     facts = plan.facts([phase.name for phase in run.phases])
     plan_file = run.paths.state / "plan.json"
     durable.write_json(plan_file, to_json(facts))
@@ -96,13 +165,13 @@ def _too_little_time(run: Run, model: ModelPlan) -> str:
     )
 
 
-def _measurement(run: Run, device: str) -> Measurement:
+def _measurement(run: Run, device: str, tokens: TextTokens, corpus: Corpus) -> Measurement:
     return Measurement(
         options=run.options,
-        site=_site(run, device),
-        corpus=_corpus(run),
-        tokenizer=_tokenizer(run),
-        training_seconds=_training_seconds(run),
+        site=_site(run, device, corpus.alphabet_size or corpora.UNKNOWN_ALPHABET),
+        corpus=corpus,
+        tokens=tokens,
+        training_seconds=_training_seconds(run, _text_bytes(run)),
         folder=run.paths.state,
         worker=run.worker,
         limits=run.limits,
@@ -112,29 +181,51 @@ def _measurement(run: Run, device: str) -> Measurement:
 
 
 def _plan(run: Run, measured: Measured) -> planner.Plan:
+    data = run.config.data
+    if not run.options.text_by_plan:
+        found = {"data.source": run.facts(FETCHED).source, "data.tokenizer": _fetched_tokens(run).tokenizer}
+        return _plan_of(run, measured, found, _fetched_corpus(run), run.facts(FETCHED).bytes)
+    choice, before = _choice(run, _fastest(measured), measured.text), _text_before(run)
+
+    def make(part: TextChoice) -> planner.Plan:
+        return _plan_of(run, measured, part.settings, part.corpus(data), part.bytes)
+
+    if before and before.tokens == choice.tokens:  # it is fetched, or being fetched
+        return replace(make(choice), text=before)
+    return corpora.plan_with(choice, data, make)
+
+
+def _plan_of(
+    run: Run, measured: Measured, of_text: Mapping[str, object], corpus: Corpus, text_bytes: int
+) -> planner.Plan:
     device = run.accelerator.current(run.facts(CHECKS).device)
     asked = run.options.candidate_names
-    found = {"data.source": run.facts(FETCHED).source, "data.tokenizer": _tokenizer(run), "device.type": device}
     considered = [
-        config.with_changes(found) for config in candidates(run.options) if config.name in (*asked, *measured.models)
+        config.with_changes({**of_text, "device.type": device})
+        for config in candidates(run.options)
+        if config.name in (*asked, *measured.models)
     ]
     return planner.make_plan(
         considered,
         {name: Speed.of(name, facts) for name, facts in measured.models.items()},
         measured.unmeasured,
         run.config.budget,
-        _phase_seconds(run),
-        _corpus(run),
-        _site(run, device).training_bytes,
+        _phase_seconds(run, text_bytes),
+        corpus,
+        _site(run, device, corpus.alphabet_size).training_bytes,
         fixed=run.options.fixed and asked[0] in measured.models,
         pinned=run.options.pinned,
         trained=_trained(run),
-        seconds=_training_seconds(run),
+        seconds=_training_seconds(run, text_bytes),
     )
 
 
 def _is_training(run: Run) -> bool:
     return run.phase_runner.running() == "training"
+
+
+def _continues(run: Run) -> bool:
+    return _is_training(run) or run.session.number > 1
 
 
 def _trained(run: Run) -> list[ModelPlan]:
@@ -143,7 +234,7 @@ def _trained(run: Run) -> list[ModelPlan]:
     So it is in the training, and in another start of a run that was interrupted. Who asks for something else, or
     begins with the whole budget, gets a plan that is made afresh.
     """
-    continues = _is_training(run) or run.session.number > 1
+    planned = _planned_before(run) if _continues(run) else None
     return [
         ModelPlan(
             config=load_config(run.paths.config(model.name)),
@@ -154,35 +245,37 @@ def _trained(run: Run) -> list[ModelPlan]:
             expected_bits_per_byte=model.expected_bits_per_byte,
             why=model.why,
         )
-        for model in (_planned_before(run) if continues else [])
+        for model in (planned.ladder if planned else [])
         if _is_trained(run, model.name)
     ]
 
 
-def _planned_before(run: Run) -> list[PlannedModel]:
-    """The models of the newest plan, where it was made for what is asked for now; what fits into memory may have turned
-    out since."""
+def _planned_before(run: Run) -> Planned | None:
+    """The newest plan, where it was made for what is asked for now; what fits into memory, and which texts can be had,
+    may have turned out since."""
     marker = run.ledger.finished_before(PLANNED.step)
     if marker is None:
-        return []
+        return None
     then, now = ({**settings, **NOT_ASKED_FOR} for settings in (marker.settings, _plan_settings(run)))
     try:
-        return from_json(Planned, marker.facts).ladder if durable.digest(then) == durable.digest(now) else []
+        planned = from_json(Planned, marker.facts) if durable.digest(then) == durable.digest(now) else None
     except ValueError:  # of another version
-        return []
+        return None
+    is_lost = planned and planned.text and planned.text.name in run.lost_texts.reasons()
+    return None if is_lost else planned
 
 
 def _is_trained(run: Run, name: str) -> bool:
-    step = next(step for step in steps_of(run.phases, [name]) if step.key == trained(name))
+    step = next(step for step in steps_of(run.phases, [name], text=run.text_order) if step.key == trained(name))
     is_to_do = step.name in run.options.redo and not run.has_finished(step.key)
     with suppress(OSError, UserError):  # what its settings are read from is not there
         return not is_to_do and run.ledger.decide(step, step.settings(run)).keep
     return False
 
 
-def _training_seconds(run: Run) -> float:
+def _training_seconds(run: Run, text_bytes: int) -> float:
     """What the other phases leave of the budget, and of what is left of it: a busy machine has spent more by now."""
-    phases, budget, done = _phase_seconds(run), run.config.budget, _trained(run)
+    phases, budget, done = _phase_seconds(run, text_bytes), run.config.budget, _trained(run)
     left = _seconds_left(run, phases)
     if done or _is_training(run):  # again, in its middle: what is gone is gone
         return max(budget_shares.LEAST_SECONDS, left) + sum(model.seconds for model in done)
@@ -195,21 +288,26 @@ def _seconds_left(run: Run, phases: dict[str, float]) -> float:
     return run.clock.left - later - budget_shares.MARGIN * run.config.budget
 
 
-def _site(run: Run, device: str) -> Site:
-    return Site.of(device, run.facts(DEVICE), run.facts(FETCHED).alphabet_size)
+def _site(run: Run, device: str, alphabet_size: int) -> Site:
+    return Site.of(device, run.facts(DEVICE), alphabet_size)
+
+
+def _text_bytes(run: Run) -> int:
+    """Bytes of the text where it is fetched; 0 where the plan has yet to say how many."""
+    return 0 if run.options.text_by_plan else run.facts(FETCHED).bytes
 
 
 def _to_come(run: Run) -> list[str]:
     return [record.name for record in run.phase_runner.records if record.status == "waiting"]
 
 
-def _phase_seconds(run: Run) -> dict[str, float]:
+def _phase_seconds(run: Run, text_bytes: int) -> dict[str, float]:
     """What the phases but training take, as slow as this machine has proved in this run."""
     records = [step for record in run.phase_runner.records for step in run.step_runner.records(record.name)]
     seconds = budget_shares.expected(
         run.paths.all_states,
         run.config.budget,
-        run.facts(FETCHED).bytes,
+        text_bytes,
         run.session.started,
         {step.name: step.seconds for step in records if step.state == "done"},
         _slowdown(run),
@@ -222,22 +320,30 @@ def _phase_seconds(run: Run) -> dict[str, float]:
 
 def _slowdown(run: Run) -> float:
     """Of the trainings, against the plan before this one; 0 before any."""
-    models = [model for model in _planned_before(run) if run.has_finished(trained(model.name))]
+    planned = _planned_before(run)
+    models = [model for model in (planned.ladder if planned else []) if run.has_finished(trained(model.name))]
     return max((slowdown(model, run.facts(trained(model.name))) for model in models), default=0.0)
 
 
-def _corpus(run: Run) -> Corpus:
+def _fetched_corpus(run: Run) -> Corpus:
     fetched, data = run.facts(FETCHED), run.config.data
     per_character = fetched.bytes / fetched.characters
-    bytes_per_token = likely_bytes_per_token(_tokenizer(run), data.bpe_vocab_size, per_character)
+    bytes_per_token = likely_bytes_per_token(_fetched_tokens(run).tokenizer, data.bpe_vocab_size, per_character)
     return Corpus(
         fetched.bytes, fetched.characters, fetched.alphabet_size, data.val_fraction, data.test_fraction, bytes_per_token
     )
 
 
-def _tokenizer(run: Run) -> str:
-    fetched = run.facts(FETCHED)
-    return planner.tokenizer_for(run.options.candidates[0], fetched.bytes, fetched.alphabet_size)
+def _fetched_tokens(run: Run) -> TextTokens:
+    fetched, data = run.facts(FETCHED), run.config.data
+    tokenizer = planner.tokenizer_for(data.tokenizer, fetched.bytes, fetched.alphabet_size)
+    return TextTokens(fetched.source, tokenizer, data.bpe_vocab_size)
+
+
+def _survey_settings(run: Run) -> Json:
+    """Another budget asks again: a network may be there by now."""
+    data = run.config.data.model_dump(include={"source", "mirror"})
+    return {"budget": run.config.budget, "data": data, **run.lost_texts.settings()}
 
 
 def _measure_settings(run: Run) -> Json:
@@ -264,24 +370,36 @@ def _measure_settings(run: Run) -> Json:
 def _too_large(run: Run) -> Json:
     """What did not fit into memory: with one more, or with memory for it, there is another plan to make."""
     fetched, proof, checks = run.ledger.facts(FETCHED), run.ledger.facts(DEVICE), run.ledger.facts(CHECKS)
-    if fetched is None or proof is None or checks is None:
+    measured = run.ledger.facts(MEASURED)
+    tokens = measured.text if measured else None
+    if proof is None or checks is None or (fetched is None and tokens is None):
         return {}
-    site = Site.of(run.accelerator.current(checks.device), proof, fetched.alphabet_size)
-    found = run.limits.too_large(run.options.candidates, site)
-    if not found:
-        return {}
-    return {"too_large": sorted(found | run.limits.too_large(shipped_below(run.options), site))}
+    alphabet_size = fetched.alphabet_size if fetched else 0
+    site = Site.of(run.accelerator.current(checks.device), proof, alphabet_size or corpora.UNKNOWN_ALPHABET)
+    known = {"data.tokenizer": tokens.tokenizer, "data.bpe_vocab_size": tokens.vocabulary} if tokens else {}
+
+    def too_large(configs: Iterable[Config]) -> dict[str, str]:
+        return run.limits.too_large([config.with_changes(known) for config in configs], site)
+
+    found = too_large(run.options.candidates)
+    return {"too_large": sorted(found | too_large(shipped_below(run.options)))} if found else {}
 
 
 def _plan_settings(run: Run) -> Json:
     return {
         "budget": run.config.budget,
-        "data": run.config.data.model_dump(exclude={"encoding"}),  # which counts in the text that is fetched
+        "data": _data_settings(run),
         "device": run.config.device.model_dump(),
         **_too_large(run),
         "models": {config.name: config.model_dump(include={"model", "training"}) for config in run.options.candidates},
         "pinned": sorted(run.options.pinned),
     }
+
+
+def _data_settings(run: Run) -> Json:
+    """What there was no choice of before counts where a person chose; how a text is read counts where it is fetched."""
+    data = run.config.data
+    return data.model_dump(include=OF_EVERY_PLAN) | data.model_dump(exclude={"encoding"}, exclude_defaults=True)
 
 
 PLANNING = (
@@ -309,25 +427,40 @@ MEASURING = (
     "nanogpt/weights/checkpoint.py",
     "nanogpt/weights/manifest.py",
 )
-STEPS: list[AnyStep] = [
-    Step(
+
+
+def steps(wanted: StepsWanted) -> list[AnyStep]:
+    """The text is fetched before anything is measured, or surveyed, and fetched as the plan says."""
+    text = FETCHED.step if wanted.text == "first" else SURVEYED.step
+    survey = Step(
+        key=SURVEYED,
+        title="See which texts can be had",
+        work=survey_texts,
+        settings=_survey_settings,
+        needs=("environment.device",),
+        code=("flows/phases/configuration.py", "flows/planning/**", "nanogpt/sources/**"),
+        costly=True,
+    )
+    measure = Step(
         key=MEASURED,
         title="Measure the speed of each model",
         work=measure_speed,
         settings=_measure_settings,
-        needs=("implementation.checks", "dataset.fetch"),
+        needs=("implementation.checks", text),
         code=MEASURING,
         costly=True,
-    ),
-    Step(
+    )
+    plan = Step(
         key=PLANNED,
         title="Plan which models to train, and write their YAML",
         work=make_plan,
         settings=_plan_settings,
-        needs=("configuration.measure", "dataset.fetch", "implementation.checks"),
+        needs=("configuration.measure", text, "implementation.checks"),
         code=PLANNING,
         costly=True,
         decides=True,
-    ),
-]
-PHASE = Phase("configuration", configuration, lambda wanted: STEPS)
+    )
+    return [measure, plan] if wanted.text == "first" else [survey, measure, plan]
+
+
+PHASE = Phase("configuration", configuration, steps)

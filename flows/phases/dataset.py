@@ -3,47 +3,166 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from flows.ledger.facts import BYTE_PAIRS, CHARACTERS, CLEANED, FETCHED, CleanedText, FetchedText, Tokenised
+from flows.ledger.facts import (
+    BYTE_PAIRS,
+    CHARACTERS,
+    CLEANED,
+    FETCHED,
+    MEASURED,
+    PLANNED,
+    SURVEYED,
+    CleanedText,
+    FetchedText,
+    PlannedText,
+    Tokenised,
+)
 from flows.ledger.markers import last_finished
 from flows.ledger.steps import Json, StepResult
-from flows.runner.run import AnyStep, Phase, Run, Step
+from flows.planning.texts import is_open
+from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
+from flows.runner.step_runner import Blocked
 from nanogpt import durable
 from nanogpt.config import CLEANING_CHOICES, DataConfig, token_folder
+from nanogpt.corpus.executors import Workers
 from nanogpt.faults import UserError
-from nanogpt.records import from_json
-from nanogpt.sources import catalogue, fetching
+from nanogpt.records import from_json, to_json
+from nanogpt.sources import catalogue, fetching, hub_address
 from nanogpt.sources.account import Account
 from nanogpt.sources.formats.family import Wanted
+from nanogpt.sources.part import Unobtainable
+from nanogpt.sources.pieces import FetchedPieces, fetch_pieces
 from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import path_of, spelled
 from nanogpt.tokenizers.vocabulary import content_of
 
+PIECES = "pieces.json"  # in a run's data folder: where the pieces of its text lie
+SECONDS_BETWEEN_MESSAGES = 15.0
+
 
 def dataset(run: Run) -> None:
-    source = run.do(FETCHED).source
+    source = _fetch(run).source
     text = run.do(CLEANED)
     byte_pairs = run.start_in_background(BYTE_PAIRS)
-    run.do(CHARACTERS)
+    if run.text_order != "in pieces":
+        run.do(CHARACTERS)
     byte_pairs()
+    kind = _second_kind(run) if run.text_order == "in pieces" else "char"
     run.milestone(
         "dataset",
         f"data: {Path(source).name}, {text.characters:,} characters",
         f"{text.words:,} words, an alphabet of {text.alphabet_size}; sha256 {text.sha256}.",
-        [run.paths.data / "text/statistics.json", run.paths.data / "char/manifest.json"],
+        [run.paths.data / "text/statistics.json", run.paths.data / token_folder(kind) / "manifest.json"],
+    )
+
+
+def _fetch(run: Run) -> FetchedText:
+    """The text; where the one that was planned cannot be had after all, the next best, with a plan of its own."""
+    while True:
+        try:
+            return run.do(FETCHED)
+        except (Unobtainable, UserError) as error:
+            planned = _planned(run)
+            if not is_open(run.config.data) or planned is None or planned.name in run.lost_texts.reasons():
+                raise
+            run.lost_texts.note(planned.name, str(error))
+            _plan_without(run, planned.name, str(error))
+
+
+def _plan_without(run: Run, name: str, reason: str) -> None:
+    began = run.clock.spent
+    run.do(SURVEYED)
+    run.do(MEASURED)
+    plan = run.do(PLANNED)
+    run.worker.close()
+    run.journal.display.forecast(plan.forecast())
+    outcome = f"now {plan.text.name}, for {', then '.join(model.name for model in plan.ladder)}" if plan.text else ""
+    seconds = run.clock.spent - began
+    run.journal.record(
+        FETCHED.step, "download", f"{name}: {reason}", "another text, and another plan", outcome, seconds
     )
 
 
 def fetch_text(run: Run) -> StepResult[FetchedText]:
+    planned = _planned(run)
+    if planned is None:
+        return _fetch_whole(run, run.config.data.source)
+    return _fetch_in_pieces(run, planned) if planned.in_pieces else _fetch_whole(run, planned.name)
+
+
+def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
+    """As many bytes as the plan reads; what is downloaded stays with all runs' downloads."""
+    says, others, data = _Progress(run), Account(), run.config.data
+
+    def fetched(source: str, share: float) -> FetchedPieces:
+        return fetch_pieces(
+            source,
+            math.ceil(share * planned.wanted_bytes),
+            data.mirrors,
+            run.paths.downloads,
+            _recorder_of_downloads(run),
+            lambda progress: says(f"{source}: {progress}"),
+            Wanted.of(run.config.data),
+            others,
+        )
+
+    weights = {mixed.source: mixed.weight for mixed in data.mixture} or {planned.name: 1.0}
+    found = _together([fetched(source, weight / sum(weights.values())) for source, weight in weights.items()])
+    if found.shortfall:
+        run.journal.message(found.shortfall, "warning")
+    note = run.paths.data / PIECES
+    for remark in others.remarks():
+        run.journal.message(remark)
+    durable.write_json(note, to_json(found))
+    facts = FetchedText(
+        source=planned.name,
+        origin=found.origin,
+        sha256=found.sha256,
+        bytes=found.bytes,
+        documents=0,
+        files=[],
+        characters=0,
+        alphabet_size=0,
+        fallback_reason=found.shortfall,
+        licence=found.licence,
+        pieces=len(found.pieces),
+    )
+    return StepResult(facts, [note], {"sha256": facts.sha256, "bytes": facts.bytes})
+
+
+def _together(texts: list[FetchedPieces]) -> FetchedPieces:
+    """The pieces of a mixture, of one text after the other."""
+    if len(texts) == 1:
+        return texts[0]
+
+    def joined(words: Iterable[str | None]) -> str | None:
+        return "; ".join(dict.fromkeys(filter(None, words))) or None
+
+    return replace(
+        texts[0],
+        pieces=[piece for text in texts for piece in text.pieces],
+        origin=joined(text.origin for text in texts) or "",
+        bytes=sum(text.bytes for text in texts),
+        sha256=durable.digest([text.sha256 for text in texts]),
+        licence=joined(text.licence for text in texts),
+        shortfall=joined(text.shortfall for text in texts),
+    )
+
+
+def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
     data = run.config.data
     fetched = _from_its_splits(run) or fetching.fetch(
-        data.source,
+        source,
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
-        wanted=_wanted(run),
+        wanted=Wanted.of(run.config.data),
+        or_embedded=not run.options.text_by_plan,
     )
     for remark in fetched.remarks():
         run.journal.message(remark)
@@ -51,10 +170,10 @@ def fetch_text(run: Run) -> StepResult[FetchedText]:
     characters = 0
     for document in fetched.documents:
         run.pulse()
-        for text in texts_of(document, _wanted(run), Account()):
+        for text in texts_of(document, Wanted.of(run.config.data), Account()):
             alphabet |= set(text)
             characters += len(text)
-    source = catalogue.EMBEDDED if fetched.fallback_reason else data.source
+    source = catalogue.EMBEDDED if fetched.fallback_reason else source
     facts = FetchedText(
         source=source,
         origin=fetched.origin,
@@ -106,6 +225,52 @@ def _from_its_splits(run: Run) -> fetching.Fetched | None:
 
 
 def clean_text(run: Run) -> StepResult[CleanedText]:
+    return _clean_in_pieces(run) if run.facts(FETCHED).pieces else _clean_whole(run)
+
+
+def _clean_in_pieces(run: Run) -> StepResult[CleanedText]:
+    from nanogpt.corpus import pipeline, preparation
+    from nanogpt.data import texts
+
+    pieces = from_json(FetchedPieces, durable.read_json(run.paths.data / PIECES)).pieces
+    folder = run.paths.data / "text"
+    says = _Progress(run)
+    statistics = pipeline.prepare(
+        pieces,
+        folder,
+        run.config.data,
+        workers=_workers(),
+        pulse=run.pulse,
+        report=lambda what, done, of: says(f"{what}: {done:,} of {of:,}"),
+    )
+    for remark in preparation.remarks(statistics):
+        run.journal.message(remark)
+    facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
+    files = [folder / f"{split}.txt" for split in texts.SPLITS]
+    return StepResult(facts, [*files, folder / texts.STATISTICS])
+
+
+def _workers() -> Workers:
+    """As many processes as this machine has cores and memory for: the bytes do not depend on their number."""
+    from nanogpt.corpus.choosing import sensible_workers  # pyarrow: 0.2 s, as above
+
+    return Workers(sensible_workers())
+
+
+class _Progress:
+    """How far something has come: a message every SECONDS_BETWEEN_MESSAGES, not for what is done before."""
+
+    def __init__(self, run: Run):
+        self._run, self._said = run, time.monotonic()
+
+    def __call__(self, how_far: str) -> None:
+        self._run.pulse()
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_MESSAGES:
+            self._said = time.monotonic()
+            self._run.journal.message(how_far)
+
+
+def _clean_whole(run: Run) -> StepResult[CleanedText]:
     from nanogpt.corpus import preparation
     from nanogpt.data import texts
 
@@ -135,8 +300,10 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
         run.paths.data / "text",
         kind,
         folder,
-        run.config.data,
+        _tokenised_data(run),
         notify=_recorder_of_downloads(run),
+        workers=_workers(),
+        pulse=run.pulse,
     )
     files = [folder / name for name in manifest.files]
     facts = Tokenised(**vars(manifest.statistics), folder=run.paths.relative(folder), splits=manifest.splits)
@@ -146,9 +313,18 @@ def tokenise(run: Run, kind: str) -> StepResult[Tokenised]:
 def _fetch_settings(run: Run) -> Json:
     """A person's own text counts by its content: an edited file is fetched, and learned from, anew. A download counts
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
-    data = run.config.data
-    settings = {"source": data.source, "content": fetching.fingerprint(data.source), **_reading_of(run)}
-    return {"data": settings | ({"mirror": data.model_dump()["mirror"]} if data.source in catalogue.CATALOGUE else {})}
+    data, planned = run.config.data, _planned(run)
+    source = planned.name if planned else data.source
+    if data.mixture:
+        content = {mixed.source: [mixed.weight, fetching.fingerprint(mixed.source)] for mixed in data.mixture}
+        settings = {"source": source, "content": content, "mirror": data.model_dump()["mirror"], **_reading_of(run)}
+    else:
+        settings = {"source": source, "content": fetching.fingerprint(source), **_reading_of(run)}
+    if source in catalogue.CATALOGUE or hub_address.is_hub_address(source):
+        settings["mirror"] = data.model_dump()["mirror"]
+    if planned and planned.in_pieces:
+        settings["wanted_bytes"] = planned.wanted_bytes
+    return {"data": settings}
 
 
 def _reading_of(run: Run) -> Json:
@@ -158,11 +334,6 @@ def _reading_of(run: Run) -> Json:
     return {name: value for name, value in chosen.items() if value != getattr(defaults, name)}
 
 
-def _wanted(run: Run) -> Wanted:
-    data = run.config.data
-    return Wanted(data.encoding, data.column, data.repair)
-
-
 def _clean_settings(run: Run) -> Json:
     """The choices of cleaning where a person made one: runs from before there were any are kept."""
     data = run.config.data
@@ -170,41 +341,45 @@ def _clean_settings(run: Run) -> Json:
     return {"data": data.model_dump(include={"val_fraction", "test_fraction"}) | choices | _reading_of(run)}
 
 
-def _bpe_kind(run: Run) -> str:
-    kind = run.config.data.tokenizer
-    return "bpe" if kind in ("auto", "char") else kind
+def _tokenised_data(run: Run) -> DataConfig:
+    """The settings, with the vocabulary that the plan chose."""
+    data, planned = run.config.data, _planned(run)
+    return data.model_copy(update={"bpe_vocab_size": planned.tokens.vocabulary}) if planned else data
 
 
-def _bpe_settings(run: Run) -> Json:
-    data = run.config.data
-    settings = {"kind": _bpe_kind(run), "bpe_vocab_size": data.bpe_vocab_size, **content_of(_bpe_kind(run))}
+def _second_kind(run: Run) -> str:
+    """The tokens besides characters; those of the plan where they are the only ones."""
+    planned, asked = _planned(run), run.config.data.tokenizer
+    if planned and planned.in_pieces:
+        return planned.tokens.tokenizer
+    return asked if asked not in ("auto", "char") else "bpe"
+
+
+def _second_settings(run: Run) -> Json:
+    data, kind = _tokenised_data(run), _second_kind(run)
+    settings = {"kind": kind, "bpe_vocab_size": data.bpe_vocab_size, **content_of(kind)}
     return {"data": settings | ({"chat_tokens": True} if data.chat_tokens else {})}
+
+
+def _planned(run: Run) -> PlannedText | None:
+    """The text that the plan chose; None where a person named one that is fetched before. Raises Blocked without a
+    plan."""
+    if not run.options.text_by_plan:
+        return None
+    plan = run.ledger.facts(PLANNED)
+    if plan is None:
+        raise Blocked(f"{PLANNED.step} has not finished")
+    return plan.text
 
 
 CLEANING = (
     "flows/phases/dataset.py",
     "nanogpt/sources/**",
-    "nanogpt/corpus/preparation.py",
-    "nanogpt/corpus/selection.py",
-    "nanogpt/corpus/fates.py",
-    "nanogpt/corpus/filters.py",
-    "nanogpt/corpus/language.py",
-    "nanogpt/corpus/quality_rules.py",
-    "nanogpt/corpus/profanity.py",
-    "nanogpt/corpus/private_data.py",
-    "nanogpt/corpus/fingerprints.py",
-    "nanogpt/corpus/duplicates.py",
-    "nanogpt/data/texts.py",
-)
-TOKENISING = (
-    "flows/phases/dataset.py",
-    "nanogpt/sources/**",
     "nanogpt/tokenizers/**",
     "nanogpt/corpus/**",
     "nanogpt/data/texts.py",
-    "nanogpt/data/shard_file.py",
-    "nanogpt/data/shards.py",
 )
+TOKENISING = (*CLEANING, "nanogpt/data/shard_file.py", "nanogpt/data/shards.py")
 STEPS: list[AnyStep] = [
     Step(
         key=FETCHED,
@@ -231,10 +406,23 @@ STEPS: list[AnyStep] = [
     Step(
         key=BYTE_PAIRS,
         title="Learn byte pairs and tokenise",
-        work=lambda run: tokenise(run, _bpe_kind(run)),
-        settings=_bpe_settings,
+        work=lambda run: tokenise(run, _second_kind(run)),
+        settings=_second_settings,
         needs=("dataset.clean",),
         code=TOKENISING,
     ),
 ]
-PHASE = Phase("dataset", dataset, lambda wanted: STEPS)
+
+
+def steps(wanted: StepsWanted) -> list[AnyStep]:
+    """A text that the plan chose is fetched after it; one that comes in pieces has one kind of tokens, and is not made
+    again for a change of code alone."""
+    if wanted.text == "first":
+        return STEPS
+    planned = [replace(STEPS[0], needs=(PLANNED.step,)), *STEPS[1:]]
+    if wanted.text == "planned":
+        return planned
+    return [replace(step, costly=True) for step in planned if step.key != CHARACTERS]
+
+
+PHASE = Phase("dataset", dataset, steps)

@@ -17,6 +17,7 @@ from flows.context.provenance import installed_packages
 from flows.ledger.facts import DEVICE, FOLDERS, PACKAGES, SYSTEM, Folders, Packages, System, SystemCheck
 from flows.ledger.steps import Json, StepResult
 from flows.machine import disk
+from flows.planning import texts
 from flows.planning.footprint import disk_needed_by_run, with_vocabulary
 from flows.report import documents
 from flows.runner.run import AnyStep, Phase, Run, Step
@@ -24,7 +25,6 @@ from nanogpt import durable
 from nanogpt.machine import cores, physical_cores, processor_name
 from nanogpt.records import to_json
 from nanogpt.results import DeviceCandidate, DeviceProof
-from nanogpt.sources import fetching
 from nanogpt.units import GIB, byte_size
 
 PATIENCE = 120.0  # seconds, for a proof of five: a device that hangs
@@ -56,7 +56,7 @@ def check_system(run: Run) -> StepResult[System]:
     free = shutil.disk_usage(run.paths.workspace).free
     if free < disk.LEAST:  # it may be full for now only: waited for, as in every step
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-    least, most = disk_needed(run, fetching.expected_bytes(run.config.data.source))
+    least, most = disk_needed(run, texts.expected_bytes(run.config.data))
     enough_memory, enough_disk = memory.total >= LEAST_MEMORY, free >= least
     checks = [
         _check("Python", platform.python_version(), "3.11 or newer", sys.version_info >= (3, 11), True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from flows.ledger.facts import CHECKS, DEVICE, FETCHED, Checks
+from flows.ledger.facts import CHECKS, DEVICE, FETCHED, SURVEYED, Checks
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
@@ -93,4 +93,4 @@ STEPS: list[AnyStep] = [
     )
 ]
 # The network is idle while the processor proves the model.
-PHASE = Phase("implementation", implementation, lambda wanted: STEPS, prefetch=(FETCHED,))
+PHASE = Phase("implementation", implementation, lambda wanted: STEPS, prefetch=(SURVEYED, FETCHED))

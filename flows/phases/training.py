@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.ledger.facts import CHECKS, DEVICE, FETCHED, MEASURED, PLANNED, PlannedModel, Trained, trained
+from flows.ledger.facts import CHECKS, CLEANED, DEVICE, FETCHED, MEASURED, PLANNED, PlannedModel, Trained, trained
 from flows.ledger.steps import Json, StepResult
 from flows.planning.measure import NEXT_SMALLER
 from flows.planning.site import Site
@@ -161,7 +161,8 @@ def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
 def _site(run: Run, config: Config) -> Site:
     """Where this model is trained."""
     asked = run.facts(CHECKS).device if config.device.type == "auto" else config.device.type
-    return Site.of(run.accelerator.current(asked), run.facts(DEVICE), run.facts(FETCHED).alphabet_size)
+    alphabet_size = run.facts(FETCHED).alphabet_size or run.facts(CLEANED).alphabet_size
+    return Site.of(run.accelerator.current(asked), run.facts(DEVICE), alphabet_size)
 
 
 def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
@@ -221,20 +222,21 @@ WEIGHTS = (
 )
 
 
-def _step(name: str) -> Step[Trained]:
+def _step(name: str, tokens: tuple[str, ...]) -> Step[Trained]:
     return Step(
         key=trained(name),
         title=f"Train {name}",
         work=lambda run: train_model(run, name),
         settings=lambda run: _settings(run, name),
-        needs=("dataset.characters", "dataset.bpe", "implementation.checks"),
+        needs=(*tokens, "implementation.checks"),
         code=WEIGHTS,
         costly=True,
     )
 
 
 def steps(wanted: StepsWanted) -> list[AnyStep]:
-    return [_step(name) for name in wanted.models]
+    tokens = ("dataset.bpe",) if wanted.text == "in pieces" else ("dataset.characters", "dataset.bpe")
+    return [_step(name, tokens) for name in wanted.models]
 
 
 PHASE = Phase("training", training, steps)

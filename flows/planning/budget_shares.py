@@ -12,6 +12,7 @@ from typing import Any
 from flows.ledger.facts import FETCHED, SYSTEM, Key
 from flows.ledger.markers import FINISHED, STARTED, MarkerFiles, last_finished
 from nanogpt.machine import processor_name
+from nanogpt.sources import own
 
 START_SECONDS = 12.5  # imports, Prefect's server, the end (measured 12.4 and 12.8)
 MARGIN = 0.05  # of the budget: noise of the machine
@@ -21,6 +22,7 @@ MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a shor
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
 NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
+TEXT_RATE = 3e6  # bytes of a large text a second, fetched and prepared; taken for granted, as no network was here
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget
 BUDGET_FOR_QUALITY = 180.0  # seconds from which on the models are compared with intervals, and samples judged
@@ -97,7 +99,7 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         "environment": 3.0,
         "implementation": 2.0,
         "configuration": 3.0 + 1.2 * MEASURED_MODELS * measure_seconds(budget) + 1.5 * micro_batch_seconds(budget),
-        "dataset": 0.5 + 0.7 * megabytes,
+        "dataset": 0.5 + (0.7 * megabytes if text_bytes <= own.SMALL else text_bytes / TEXT_RATE),
         # Without the project's tests: 6.5 s (of 2 min) and 11.3 s (of 10 min) for samples, decoding and baselines on
         # 1.1 MB (2 cores of an AMD EPYC).
         "evaluation": 7.5

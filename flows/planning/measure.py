@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows.context.journal import Journal
 from flows.context.options import RunOptions
-from flows.ledger.facts import Measured, MeasuredModel
+from flows.ledger.facts import Measured, MeasuredModel, TextTokens
 from flows.planning import budget_shares, planner
 from flows.planning.candidates import candidates
 from flows.planning.footprint import disk_needed_by_run, fitted, memory_needed, smallest
@@ -45,7 +45,7 @@ class Measurement:
     options: RunOptions
     site: Site
     corpus: Corpus
-    tokenizer: str
+    tokens: TextTokens
     training_seconds: float
     folder: Path
     worker: Worker
@@ -90,7 +90,8 @@ class Measurement:
 
     def settle(self, config: Config) -> Config:
         """`config` with its tokenizer, vocabulary and device, near enough for a measurement."""
-        return self.site.settle(config.with_changes({"data.tokenizer": self.tokenizer}))
+        of_text = {"data.tokenizer": self.tokens.tokenizer, "data.bpe_vocab_size": self.tokens.vocabulary}
+        return self.site.settle(config.with_changes(of_text))
 
     def measure_one(self, config: Config, cut_windows: bool = False) -> MeasuredModel:
         """The speed of `config`, as it fitted before and made smaller until it fits now; the effective batch stays.

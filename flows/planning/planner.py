@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase
+from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase, PlannedText
 from flows.planning import budget_shares
 from flows.planning.forecast import (
     Corpus,
     Speed,
     evaluation_seconds,
-    expected_bits_per_byte,
     judging_seconds,
     samples_seconds,
     seconds_between_steps,
@@ -25,7 +24,8 @@ from nanogpt.measure.sizes import tokens_per_step
 from nanogpt.units import byte_size
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
-FIRST_SHARE = 0.15  # of the training time for the small model that always comes first
+FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
+FED = 10  # tokens for each parameter make a first proof; half of what Hoffmann et al. 2022 found best
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
 EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
 SAMPLE_SHARE = 0.02  # and for samples
@@ -105,20 +105,26 @@ class Plan:
     ladder: list[ModelPlan]
     left_out: list[LeftOut]
     phase_seconds: dict[str, float]
+    text: PlannedText | None = None  # where the planner chose it
+
+    @property
+    def most_tokens(self) -> int:
+        """Of the text that one of its models reads."""
+        return max(model.tokens for model in self.ladder)
 
     def facts(self, phases: Sequence[str]) -> Planned:
         rows = [
             PlannedPhase(number, name.capitalize(), round(self.phase_seconds.get(name, 0.0), 1))
             for number, name in enumerate(phases, 1)
         ]
-        return Planned(self.budget_seconds, [model.facts() for model in self.ladder], self.left_out, rows)
+        return Planned(self.budget_seconds, [model.facts() for model in self.ladder], self.left_out, rows, self.text)
 
 
-def tokenizer_for(config: Config, corpus_bytes: int, alphabet_size: int) -> str:
-    """`auto` resolved: characters for small data with a small alphabet, BPE for the rest."""
-    if config.data.tokenizer != "auto":
-        return config.data.tokenizer
-    small = corpus_bytes <= SMALL_DATA_BYTES and alphabet_size <= LARGEST_ALPHABET
+def tokenizer_for(asked: str, corpus_bytes: int, alphabet_size: int) -> str:
+    """`auto` resolved: characters for small data with a small alphabet, BPE for the rest; 0: nobody knows it."""
+    if asked != "auto":
+        return asked
+    small = corpus_bytes <= SMALL_DATA_BYTES and 0 < alphabet_size <= LARGEST_ALPHABET
     return "char" if small else "bpe"
 
 
@@ -139,14 +145,11 @@ def hopeless(
     """Why a larger model need not even be measured, or None: at an optimistic rate it would be clearly worse after
     `seconds` of training."""
     seen = {speed.name: int(seconds / speed.seconds_per_step * step_tokens[speed.name]) for speed in measured}
-    expected = {
-        speed.name: expected_bits_per_byte(speed.parameters, seen[speed.name], corpus.train_tokens)
-        for speed in measured
-    }
+    expected = {speed.name: corpus.bits_per_byte(speed.parameters, seen[speed.name]) for speed in measured}
     best = min(expected, key=expected.__getitem__)
     rate = OPTIMISM * max(speed.flops_per_second for speed in measured)
     tokens = max(1, int(seconds * rate / (6 * parameters)))
-    reach = expected_bits_per_byte(parameters, tokens, corpus.train_tokens)
+    reach = corpus.bits_per_byte(parameters, tokens)
     if reach <= SIMILAR * expected[best]:
         return None
     return (
@@ -189,7 +192,7 @@ def make_plan(
     chosen = {model.name for model in ladder}
     for config in possible:
         if config.name not in chosen:
-            left_out.append(LeftOut(config.name, planner.why_not(config, seconds, ladder[-1])))
+            left_out.append(LeftOut(config.name, planner.why_not(config, seconds, ladder)))
     training = sum(model.seconds + CHILD_SECONDS for model in ladder)
     judging = sum(judging_seconds(model.config, speeds[model.name], corpus) for model in ladder)
     seconds_of = {**phases, "evaluation": phases["evaluation"] + judging, "training": training}
@@ -208,7 +211,7 @@ class _Planner:
 
     def ladder(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
         """The small one first, then the largest expected to predict about as well as any in the time left."""
-        first, *larger = candidates
+        first, *larger = candidates if self.fixed else self.from_first_proof(candidates, seconds)
         done = self.trained.get(first.name)
         if self.fixed:
             return [self.sized(first, self.left_for(first, seconds), "the model that --config names")]
@@ -219,18 +222,55 @@ class _Planner:
         rest = self.left_for(first, seconds) - share.seconds
         if done and rest < budget_shares.LEAST_SECONDS:
             return [done]
-        others = [
-            self.sized(config, self.left_for(config, rest), "the largest that the time left can feed well")
-            for config in larger
-        ]
+        others = [self.largest(config, rest) for config in larger]
         least = min(model.expected_bits_per_byte for model in [alone, *others])
         best = [model for model in [alone, *others] if model.expected_bits_per_byte <= SIMILAR * least][-1]
-        return [alone] if best is alone else [share, best]
+        return (
+            [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, SIMILAR * least)
+        )
+
+    def from_first_proof(self, candidates: list[Config], seconds: float) -> list[Config]:
+        """Without those that are smaller than the first proof: the largest that sees FED tokens for each parameter in
+        its share of the time, none of them twice; the smallest where none does, and what is trained."""
+
+        def is_fed(config: Config) -> bool:
+            speed = self.speeds[config.name]
+            tokens = FED * speed.parameters
+            needed = tokens / tokens_per_step(config) * speed.seconds_per_step
+            return needed <= seconds * FIRST_SHARE and tokens <= self.corpus.train_tokens
+
+        if any(config.name in self.trained for config in candidates):
+            return candidates
+        fed = [place for place, config in enumerate(candidates) if is_fed(config)]
+        return candidates[max(fed, default=0) :]
+
+    def in_turn(self, first: ModelPlan, larger: list[Config], seconds: float, enough: float) -> list[ModelPlan]:
+        """`first`, then the last of `larger` in `seconds`; before it those between, each with its share, where each is
+        expected to be better than the one before, without seeing a text twice, and the last reaches `enough` bits per
+        byte all the same."""
+        *between, last = larger
+        ladder, left = [first], seconds
+        for config in between:
+            step = self.sized(config, left * FIRST_SHARE, "the next in turn: better than the one before")
+            remains = left - step.seconds - self.aside(config)
+            is_better = step.expected_bits_per_byte < ladder[-1].expected_bits_per_byte
+            if is_better and remains >= left / 2 and step.tokens <= self.corpus.train_tokens:
+                ladder.append(step)
+                left = remains
+        if len(ladder) > 1 and (best := self.largest(last, left)).expected_bits_per_byte <= enough:
+            return [*ladder, best]
+        return [first, self.largest(last, seconds)]
+
+    def largest(self, config: Config, seconds: float) -> ModelPlan:
+        return self.sized(config, self.left_for(config, seconds), "the largest that the time left can feed well")
 
     def left_for(self, config: Config, seconds: float) -> float:
         """Of `seconds`, what is left for training itself: a process has to start, and the model will be judged."""
-        aside = CHILD_SECONDS + judging_seconds(config, self.speeds[config.name], self.corpus)
-        return max(seconds / 2, seconds - aside)
+        return max(seconds / 2, seconds - self.aside(config))
+
+    def aside(self, config: Config) -> float:
+        """Seconds of a model's process and of judging it."""
+        return CHILD_SECONDS + judging_seconds(config, self.speeds[config.name], self.corpus)
 
     def sized(self, config: Config, seconds: float, why: str) -> ModelPlan:
         """`config` sized to `seconds`: steps, intervals, precision, dropout; what a person has set stays as it is."""
@@ -273,7 +313,7 @@ class _Planner:
             tokens=tokens,
             seconds=min(needed, seconds),
             memory_bytes=speed.peak_memory_bytes,
-            expected_bits_per_byte=expected_bits_per_byte(speed.parameters, tokens, self.corpus.train_tokens),
+            expected_bits_per_byte=self.corpus.bits_per_byte(speed.parameters, tokens),
             why=why,
         )
 
@@ -315,7 +355,10 @@ class _Planner:
         dropout = _dropout(passes, speed.parameters, self.corpus)
         return dropout, replace(speed, seconds_per_step=speed.seconds_per_step * (DROPOUT_COST if dropout else 1.0))
 
-    def why_not(self, config: Config, seconds: float, best: ModelPlan) -> str:
+    def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
+        first, best = ladder[0], ladder[-1]
+        if self.speeds[config.name].parameters < first.parameters:
+            return f"{first.name} is the first proof: {FIRST_SHARE:.0%} of the time give it {FED} tokens a parameter"
         model = self.sized(config, self.left_for(config, seconds), "")
         return (
             f"in {seconds:.0f} s it would see {model.tokens:,} tokens and reach about "

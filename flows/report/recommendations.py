@@ -12,8 +12,18 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from flows.ledger.facts import BASELINES, CHARACTERS, DEVICE, EVALUATED, MEASURED, PLANNED, Remedy
-from flows.planning.forecast import expected_bits_per_byte
+from flows.ledger.facts import (
+    BASELINES,
+    BYTE_PAIRS,
+    CHARACTERS,
+    DEVICE,
+    EVALUATED,
+    FETCHED,
+    MEASURED,
+    PLANNED,
+    Remedy,
+)
+from flows.planning.forecast import PLAYS, law_of
 from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import ModelFacts, RunFacts
 from flows.report.judgement import NOTICEABLE, PLAN_TOLERANCE, best_model, trained_models
@@ -167,11 +177,17 @@ def _largest(facts: RunFacts) -> ModelFacts | None:
 
 def _gain_of_time(facts: RunFacts, model: ModelFacts) -> tuple[float, str]:
     """Bits per byte that MORE_TIME times the tokens take off, and that in words."""
-    trained, text = model.trained, facts.of(CHARACTERS)
+    trained, text, fetched = model.trained, facts.of(CHARACTERS) or facts.of(BYTE_PAIRS), facts.of(FETCHED)
     if trained is None or not trained.tokens or text is None:
         return 0.0, "a lower loss; how much is not known"
     tokens = text.splits["train"].tokens if "train" in text.splits else text.tokens
-    now, then = (expected_bits_per_byte(trained.parameters, times * trained.tokens, tokens) for times in (1, MORE_TIME))
+    plan = facts.of(PLANNED)
+    whole = plan.text.bytes if plan and plan.text else 0  # more is fetched for a plan that reads more
+    law = law_of(fetched.source, fetched.pieces > 0) if fetched else PLAYS
+    there = max(tokens, int(whole / text.bytes_per_token))
+    now, then = (
+        law.after(trained.parameters, times * trained.tokens, there, text.bytes_per_token) for times in (1, MORE_TIME)
+    )
     size = max(0.0, now - then)
     evaluated = facts.of(EVALUATED)
     figures = evaluated.models.get(model.name) if evaluated else None

@@ -16,6 +16,7 @@ from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
 from flows.machine.energy import EnergyMeter
+from flows.planning.lost_texts import LostTexts
 from flows.planning.memory_limits import MemoryLimits
 from flows.planning.slow_trainings import SlowTrainings
 from flows.runner.milestones import Milestones
@@ -67,6 +68,7 @@ def assemble(options: RunOptions, phases: Sequence[Phase]) -> Run:
         accelerator=Accelerator(paths.state / "device.json", journal, worker),
         limits=MemoryLimits(paths.all_states, journal, options.pinned | asked_of_device, lambda: session.started),
         slow_trainings=SlowTrainings(paths.state),
+        lost_texts=LostTexts(paths.state, [options.config.budget, options.config.data.model_dump()["mirror"]]),
         milestones=Milestones(CHECKOUT, options.workspace, options.run, paths.state),
         step_runner=step_runner,
         phase_runner=phase_runner,

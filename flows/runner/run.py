@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
@@ -20,6 +20,7 @@ from flows.ledger.steps import Json, StepResult, StepSpec
 from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
+from flows.planning.lost_texts import LostTexts
 from flows.planning.memory_limits import MemoryLimits
 from flows.planning.slow_trainings import SlowTrainings, slowdown
 from flows.runner.milestones import Milestones
@@ -47,13 +48,20 @@ class Step(StepSpec[F], Generic[F]):
 AnyStep = Step[Any]
 
 
+# `first`: the text is fetched before the plan is made; `planned`: the plan says which; `in pieces`: that, and it is
+# large.
+TextOrder = Literal["first", "planned", "in pieces"]
+
+
 @dataclass(frozen=True)
 class StepsWanted:
-    """What a phase needs to know to name its steps: the models, whether the project's tests run, all earlier steps."""
+    """What a phase needs to know to name its steps: the models, whether the project's tests run, all earlier steps, and
+    when the text is known."""
 
     models: Sequence[str]
     with_tests: bool
     before: Sequence[AnyStep]
+    text: TextOrder = "first"
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class Run:
     accelerator: Accelerator
     limits: MemoryLimits
     slow_trainings: SlowTrainings
+    lost_texts: LostTexts
     milestones: Milestones
     step_runner: StepRunner
     phase_runner: PhaseRunner
@@ -119,7 +128,15 @@ class Run:
 
     def steps(self) -> list[AnyStep]:
         """Every step of this run, in order."""
-        return steps_of(self.phases, self.models(), self.config.tests)
+        return steps_of(self.phases, self.models(), self.config.tests, self.text_order)
+
+    @property
+    def text_order(self) -> TextOrder:
+        if not self.options.text_by_plan:
+            return "first"
+        marker = self.ledger.finished_before(PLANNED.step)  # the last one counts while another is made
+        text = marker.facts.get("text") if marker else None
+        return "in pieces" if text and text["in_pieces"] else "planned"
 
     def _work(self, key: Key[F]) -> Work[F]:
         step = self.step(key)
@@ -163,8 +180,10 @@ class Run:
         """Run a phase. Its failure is recorded, and never stops what can still run."""
         if self.options.only == phase.name:
             self._accept_finished_steps()
+        names = [step.name for step in self.steps()]
         for key in phase.prefetch if self.options.only is None else ():
-            self.step_runner.prefetch(self._work(key))  # outside the phase, which would fail with it
+            if key.step in names:
+                self.step_runner.prefetch(self._work(key))  # outside the phase, which would fail with it
         self.phase_runner.run(phase.name, lambda: phase.work(self))
 
     def _accept_finished_steps(self) -> None:
@@ -194,11 +213,13 @@ class Run:
             self.journal.log(f"no milestone for {title!r}: {self.milestones.reason}", "warning")
 
 
-def steps_of(phases: Sequence[Phase], models: Sequence[str], with_tests: bool = True) -> list[AnyStep]:
+def steps_of(
+    phases: Sequence[Phase], models: Sequence[str], with_tests: bool = True, text: TextOrder = "first"
+) -> list[AnyStep]:
     """Every step of a run that trains `models`, in order."""
     steps: list[AnyStep] = []
     for phase in phases:
-        steps += phase.steps(StepsWanted(models, with_tests, tuple(steps)))
+        steps += phase.steps(StepsWanted(models, with_tests, tuple(steps), text))
     return steps
 
 

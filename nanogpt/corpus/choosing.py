@@ -17,8 +17,6 @@ from nanogpt.sources.part import Notify, Unobtainable, say_nothing
 from nanogpt.sources.pieces import FetchedPieces, fetch_pieces
 from nanogpt.sources.transfers import Report, no_report
 
-SMALL = 64_000_000  # bytes: as one text it takes half a gigabyte of memory
-FEW_FILES = 10_000  # of a small source: each is read by this process alone
 WORKER_BYTES = 1 << 29  # of memory: a process at a piece took 270 MB
 
 
@@ -29,11 +27,10 @@ def is_small(source: str, wanted_bytes: int | None = None) -> bool:
     """
     kind = kind_of(source)
     if kind == "own":
-        files, size = own.measure(source)
-        return files <= FEW_FILES and size <= SMALL
+        return own.is_small(source)
     if kind == "embedded":
         return (wanted_bytes or 0) <= FIRST_BYTES
-    return kind == "file" and CATALOGUE[source].bytes <= SMALL
+    return kind == "file" and CATALOGUE[source].bytes <= own.SMALL
 
 
 def gather(

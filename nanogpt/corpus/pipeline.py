@@ -163,6 +163,7 @@ def tokenise(
         report("shards written", number + 1, len(tasks))
     manifest = making.write(complete=True)
     _clear(out_folder, maker.notes_folder, manifest)
+    _remove_abandoned([text_folder / PIECES, out_folder], workers)  # of who still lived when this began
     return manifest
 
 

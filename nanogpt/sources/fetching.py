@@ -86,12 +86,19 @@ def fingerprint(source: str) -> str | dict[str, str]:
 
 
 def fetch(
-    source: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing, wanted: Wanted | None = None
+    source: str,
+    folder: Path,
+    mirrors: Sequence[str] = (),
+    notify: Notify = say_nothing,
+    wanted: Wanted | None = None,
+    or_embedded: bool = True,
 ) -> Fetched:
     """The documents of `source`; downloads and the embedded corpus are kept in `folder`.
 
-    A person's own documents stay where they are. `notify` gets each fault and its remedy.
-    Raises UserError as check_source does, OSError when `folder` cannot be written.
+    A person's own documents stay where they are. `notify` gets each fault and its remedy. `or_embedded`: what cannot be
+    had is replaced by the embedded corpus.
+    Raises UserError as check_source does, Unobtainable where nothing takes its place, OSError when `folder` cannot be
+    written.
     """
     check_source(source, mirrors, wanted)
     if kind_of(source) == "hub":
@@ -108,6 +115,8 @@ def fetch(
     try:
         path, origin = obtain(file, folder, mirrors, notify)
     except Unobtainable as error:
+        if not or_embedded:
+            raise
         remedy = "learning from the embedded corpus instead"
         notify(str(error), remedy)
         return _fetched([write_embedded(folder)], EMBEDDED, f"{error}; {remedy}")

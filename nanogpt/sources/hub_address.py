@@ -1,4 +1,4 @@
-"""The address of a data set of a hub: hf:owner/name[@revision][:config][:column]."""
+"""The address of a data set of a hub: `hf:owner/name[@revision][:config][:column]`."""
 
 from __future__ import annotations
 

@@ -120,8 +120,9 @@ class Parts:
 
 
 def assembled(workspace: Path, phases: Sequence[Phase], worker: StandInWorker | None = None, *arguments: str) -> Run:
-    """A run as `arguments` ask for it, before its session begins; nothing is committed."""
-    options = parse(["--workspace", str(workspace), "--set", "milestones=false", *arguments], phases)
+    """A run as `arguments` ask for it, before its session begins, of a text that is known; nothing is committed."""
+    known = ["--set", "milestones=false", "--set", "data.source=tiny_shakespeare"]
+    options = parse(["--workspace", str(workspace), *known, *arguments], phases)
     run = assemble(options, phases)
     run.paths.state.mkdir(parents=True, exist_ok=True)
     if worker is None:

@@ -51,7 +51,7 @@ def test_a_folder_of_many_tiny_files_is_few_pieces_and_each_says_what_its_files_
     after = own_pieces.own_pieces(str(tmp_path))
     assert [len(json.loads(piece.options["files"])) for piece in before] == [10, 10, 10]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True]
-    monkeypatch.setattr(choosing, "FEW_FILES", 29)
+    monkeypatch.setattr(own, "FEW_FILES", 29)
     assert not choosing.is_small(str(tmp_path)) and choosing.is_small(str(tmp_path / "15.txt"))
 
 
@@ -63,6 +63,7 @@ def test_records_and_standard_input_are_prepared_like_any_text(texts, monkeypatc
     lines = "".join(json.dumps({"story": f"{number} {TEXT}", "by": "me"}) + "\n" for number in range(3))
     piped(monkeypatch, lines.encode())
     words = ["prepare", f"{texts}/a,-", "--out", str(texts / "data"), "--set", "data.column=story"]
+    words += ["--set", "data.near_duplicates=ignore"]
     assert cli.main(words) == 0
     statistics = json.loads((texts / "data/text/statistics.json").read_text())
     assert statistics["documents"] == 3 + 2 and "left out as" not in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanogpt import cli
+from nanogpt import cli, durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import pipeline, tokenising
 from nanogpt.corpus.executors import Workers
@@ -101,6 +101,9 @@ def test_a_preparation_that_was_killed_gives_the_same_bytes_on_any_number_of_pro
         process.kill()
         process.wait()
         assert not (tmp_path / "cut/manifest.json").exists(), "it ended before it was killed"
+    while not all(map(durable.is_abandoned, (tmp_path / "cut").rglob(".*.tmp"))):  # a worker is still at the disk
+        assert time.monotonic() < deadline, "a worker outlives the process that began it"
+        time.sleep(0.01)
     made(tmp_path / "cut", pieces)
     whole, cut = files_in(tmp_path / "whole"), files_in(tmp_path / "cut")
     assert sorted(cut) == sorted(whole)
@@ -210,7 +213,7 @@ def test_a_disk_without_room_is_found_before_the_ids_are_made(tmp_path, monkeypa
 
 
 def test_prepare_takes_a_large_file_in_pieces_and_says_what_it_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("nanogpt.corpus.choosing.SMALL", 1000)
+    monkeypatch.setattr("nanogpt.sources.own.SMALL", 1000)
     rows = [*documents(300), documents(1)[0], "half \ud83d of a character, and enough words to be a text", ""]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     arguments = ["prepare", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"]

@@ -53,7 +53,7 @@ BAD_ARGUMENTS = {
     "a missing file": (["--data", "nowhere/text.txt"], "data.source: there is no file or folder"),
     "a missing mirror": (["--set", "data.mirror=/nowhere"], "data.mirror: /nowhere is neither a folder nor"),
     "a run with a slash": (["--run", "a/b"], "--run: found 'a/b', should be a name of letters, digits"),
-    "a mixture": (["--set", "data.mixture=[{source: a}]"], "data: mixture is for nanogpt prepare and nanogpt train"),
+    "a mixture of what is not there": (["--set", "data.mixture=[{source: a}]"], "a is neither a file, a folder"),
     "a run without a name": (["--run", ""], "--run: found ''"),
     "the folder of all runs": (["--run", "downloads"], "--run: found 'downloads'"),
     "no value": (["--set", "training.seed"], "--set training.seed: expected KEY=VALUE"),
@@ -74,7 +74,8 @@ BAD_ARGUMENTS = {
     "heads that do not divide": (["--set", "model.n_embd=100", "--set", "model.n_head=3"],
                                  "with --set model.n_embd, --set model.n_head: model: n_embd 100 is not divisible by "
                                  "n_head 3; the nearest n_embd that is: 99"),
-    "a block longer than the data": (["--set", "model.block_size=100000"], "block_size 100000"),
+    "a block longer than the data": (["--data", "tiny_shakespeare", "--set", "model.block_size=100000"],
+                                     "block_size 100000"),
     "an unknown model": (["--set", "ladder=[mikro]"], '(did you mean "micro"?)'),
     "a ladder that is no list": (["--set", "ladder=micro"], "--set ladder: found 'micro', should be a list"),
     "no model": (["--set", "ladder=[]"], "ladder: is empty"),
@@ -205,10 +206,10 @@ def test_the_real_command_refuses_without_a_traceback(tmp_path):
 # What is right ----------------------------------------------------------------------------------------------------
 
 
-def test_without_arguments_it_is_six_hours_of_tiny_shakespeare_in_the_checkout():
+def test_without_arguments_it_is_six_hours_of_a_text_that_suits_them_in_the_checkout():
     options = parsed([])
     assert options.run == "default" and options.config.budget == 6 * 3600
-    assert options.config.data.source == "tiny_shakespeare" and options.workspace == CHECKOUT
+    assert options.config.data.source == "auto" and options.text_by_plan and options.workspace == CHECKOUT
     assert [candidate.name for candidate in options.candidates] == list(options.config.ladder)
     assert not options.fixed and options.pinned == frozenset() and options.ui
 
@@ -231,7 +232,7 @@ def test_a_models_file_is_trained_as_written_with_the_runs_own_settings_too(tmp_
     options = parsed(["--config", str(config), "--set", "port=5000", "--budget", "1h", "--run", "mine"])
     [candidate] = options.candidates
     assert options.fixed and candidate.name == "mine" and candidate.training.max_iters == 100
-    assert candidate.data.tokenizer == "char" and candidate.data.source == "tiny_shakespeare"
+    assert candidate.data.tokenizer == "char" and candidate.data.source == "auto"
     assert candidate.device.type == "cpu"
     assert (options.config.port, options.config.budget, options.run) == (5000, 3600, "mine")
 

@@ -177,7 +177,8 @@ def test_no_file_of_a_run_holds_the_password_of_a_mirror(tmp_path, monkeypatch, 
     with ThreadingHTTPServer(("127.0.0.1", 0), Lacking) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         mirror = f"data.mirror=http://me:hunter-two@127.0.0.1:{server.server_port}/a"
-        arguments = ["--workspace", str(tmp_path), "--no-ui", "--set", "milestones=false", "--set", mirror]
+        arguments = ["--workspace", str(tmp_path), "--no-ui", "--data", "tiny_shakespeare",
+                     "--set", "milestones=false", "--set", mirror]  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["full_run", *arguments])
         session.main(arguments, full_run.PHASES, lambda run: run.do(FETCHED))
         server.shutdown()

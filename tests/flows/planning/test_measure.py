@@ -11,6 +11,7 @@ import pytest
 from flows.cli.command_line import parse
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
+from flows.ledger.facts import TextTokens
 from flows.planning import budget_shares, measure, planner
 from flows.planning.forecast import Corpus
 from flows.planning.measure import Measurement
@@ -44,12 +45,13 @@ def measuring(parts, monkeypatch):
                   free_disk: int = 10**15) -> Measurement:  # fmt: skip
         monkeypatch.setattr(measure.shutil, "disk_usage", lambda path: Usage(free_disk, 0, free_disk))
         options = parse(["--workspace", str(parts.paths.workspace), *arguments], PHASES)
-        tokenizer = planner.tokenizer_for(options.candidates[0], text, 65)
+        tokenizer = planner.tokenizer_for(options.config.data.tokenizer, text, 65)
         corpus = Corpus(text, text, 65, 0.05, 0.05, likely_bytes_per_token(tokenizer, 1024, 1.0))
         phases = budget_shares.by_experience(options.config.budget, text)
         seconds = budget_shares.training_seconds(options.config.budget, phases)
         site = Site(device, int(memory), 65)
-        return Measurement(options, site, corpus, tokenizer, seconds, parts.paths.state, machine, parts.limits,
+        tokens = TextTokens("a text", tokenizer, options.config.data.bpe_vocab_size)
+        return Measurement(options, site, corpus, tokens, seconds, parts.paths.state, machine, parts.limits,
                            parts.journal)  # fmt: skip
 
     return measuring

@@ -19,7 +19,7 @@ RUN = "python3 -m flows.full_run"
     ("--workspace /home/ada/x --budget 1h", "--budget 1h"),
     ("--workspace=/home/ada/x --no-ui", "--no-ui"),
     ("--data tiny_shakespeare", "--data tiny_shakespeare"),
-    ("--data '/home/ada/my letters/to mum, dad.txt'", "--data 'to mum, dad.txt'"),
+    ("--data '/home/ada/my letters/to mum & dad.txt'", "--data 'to mum & dad.txt'"),
     ("--data=letters/mum/ --config configs/micro.yaml", "--data mum --config configs/micro.yaml"),
     ("--config /home/ada/micro.yaml", "--config micro.yaml"),
     ("--config ../secret/micro.yaml", "--config micro.yaml"),
