@@ -11,8 +11,8 @@ from typing import Any
 
 from flows.ledger.facts import FETCHED, SYSTEM, Key
 from flows.ledger.markers import FINISHED, STARTED, MarkerFiles, last_finished
+from nanogpt.config import SMALL_TEXT
 from nanogpt.machine import processor_name
-from nanogpt.sources import own
 
 START_SECONDS = 12.5  # imports, Prefect's server, the end (measured 12.4 and 12.8)
 MARGIN = 0.05  # of the budget: noise of the machine
@@ -99,7 +99,7 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         "environment": 3.0,
         "implementation": 2.0,
         "configuration": 3.0 + 1.2 * MEASURED_MODELS * measure_seconds(budget) + 1.5 * micro_batch_seconds(budget),
-        "dataset": 0.5 + (0.7 * megabytes if text_bytes <= own.SMALL else text_bytes / TEXT_RATE),
+        "dataset": 0.5 + (0.7 * megabytes if text_bytes <= SMALL_TEXT else text_bytes / TEXT_RATE),
         # Without the project's tests: 6.5 s (of 2 min) and 11.3 s (of 10 min) for samples, decoding and baselines on
         # 1.1 MB (2 cores of an AMD EPYC).
         "evaluation": 7.5

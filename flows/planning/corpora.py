@@ -13,8 +13,7 @@ from typing import Literal
 from flows.ledger.facts import LeftOut, PlannedText, SurveyedText, TextTokens
 from flows.planning.forecast import Corpus, law_of
 from flows.planning.planner import Plan, tokenizer_for
-from nanogpt.config import DataConfig
-from nanogpt.sources import own
+from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.units import count, duration, flops
 
@@ -69,7 +68,7 @@ class Means:
     @property
     def most_text(self) -> int:
         """Bytes that there is disk and time for."""
-        return max(own.SMALL, int(min(DISK_SHARE * self.disk_free / FORMS, TIME_SHARE * self.budget * self.text_rate)))
+        return max(SMALL_TEXT, int(min(DISK_SHARE * self.disk_free / FORMS, TIME_SHARE * self.budget * self.text_rate)))
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextToken
     """What a person set; else characters for a small text, and byte pairs for a large one, the more of them the larger
     the model."""
     tokenizer = tokenizer_for(data.tokenizer, text.bytes, 0 if text.in_pieces else text.alphabet_size)
-    if tokenizer != "bpe" or "bpe_vocab_size" in data.model_fields_set or text.bytes <= own.SMALL:
+    if tokenizer != "bpe" or "bpe_vocab_size" in data.model_fields_set or text.bytes <= SMALL_TEXT:
         return TextTokens(text.name, tokenizer, data.bpe_vocab_size)
     vocabulary = next(size for most, size in VOCABULARIES if means.best_parameters < most)
     return TextTokens(text.name, tokenizer, vocabulary)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.ledger.facts import SurveyedText
-from nanogpt.config import DataConfig
+from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.faults import UserError
 from nanogpt.sources import catalogue, own
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
@@ -41,7 +41,7 @@ def is_open(data: DataConfig) -> bool:
 def expected_bytes(data: DataConfig) -> int:
     """Bytes of the text at least, before it is known which text and how much of it. Raises UserError."""
     sources = ["tiny_shakespeare"] if data.source == AUTO and not data.mixture else data.sources
-    return min(own.SMALL, sum(map(_bytes_of, sources)))
+    return min(SMALL_TEXT, sum(map(_bytes_of, sources)))
 
 
 def _bytes_of(source: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanogpt.config import DataConfig
+from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.faults import UserError
 from nanogpt.machine import cores, memory_bytes
 from nanogpt.sources import own
@@ -30,7 +30,7 @@ def is_small(source: str, wanted_bytes: int | None = None) -> bool:
         return own.is_small(source)
     if kind == "embedded":
         return (wanted_bytes or 0) <= FIRST_BYTES
-    return kind == "file" and CATALOGUE[source].bytes <= own.SMALL
+    return kind == "file" and CATALOGUE[source].bytes <= SMALL_TEXT
 
 
 def gather(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from nanogpt import durable
+from nanogpt.config import SMALL_TEXT
 from nanogpt.faults import UserError, nearest
 from nanogpt.sources import decoding, hub_address, outputs, reading
 from nanogpt.sources.account import Account
@@ -23,7 +24,6 @@ from nanogpt.spelling import path_of, spelled
 STANDARD_INPUT = "-"
 FORMATS = "non-empty .txt, .md, .jsonl, .csv, .tsv, .parquet, .html, .epub, .pdf, .zip, and .gz and .zst of them"
 NAMED_ONLY = ("json",)  # a folder's .json files are settings far more often than texts
-SMALL = 24_000_000  # bytes: as one text, 30 MB took 530 MiB and 60 MB 998 MiB of memory; in pieces, 70 MB took 497
 FEW_FILES = 10_000  # of a small source: each is read by this process alone
 _PATTERN = frozenset("*?[")
 _BEGINNINGS = {b"PAR1": ".parquet", b"PK\3\4": ".zip", b"\x1f\x8b": ".txt.gz", b"\x28\xb5\x2f\xfd": ".txt.zst",
@@ -98,7 +98,7 @@ def measure(source: str) -> tuple[int, int]:
 def is_small(source: str) -> bool:
     """Whether a source that is a person's own goes through memory as one text, not in pieces. Raises UserError."""
     files, size = measure(source)
-    return files <= FEW_FILES and size <= SMALL
+    return files <= FEW_FILES and size <= SMALL_TEXT
 
 
 def files_of(source: str, search: Search) -> Iterator[File]:
