@@ -21,9 +21,14 @@ def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Token
     """The data folder of SOURCE, or of several. `tokenizer`: one that exists already, not `config.tokenizer`."""
     sources = [own.keep_standard_input(source, arguments.out / "standard-input") for source in arguments.sources]
     named = sources[0]
-    if len(sources) == 1 and arguments.chapter is None and choosing.is_small(named, arguments.bytes):
+    in_pieces = len(sources) > 1 or arguments.chapter is not None or arguments.on is not None
+    if not in_pieces and choosing.is_small(named, arguments.bytes):
         return _as_one(named, arguments, config, tokenizer)
     if len(sources) == 1 and kinds.kind_of(named) == "nanogpt":
+        if in_pieces or arguments.tokenizer or tokenizer or arguments.bytes:
+            raise UserError(
+                f"SOURCE: {named} holds token ids of nanoGPT's, which are taken as they are: with --out alone"
+            )
         return nanogpt_format.import_folder(own.own_path(named), arguments.out, config.mirrors, _warn)
     return _in_pieces(sources, arguments, config, tokenizer)
 

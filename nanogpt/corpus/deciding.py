@@ -87,9 +87,9 @@ class Decisions:
     def texts(self, piece: int, split: int) -> Iterator[tuple[str, bool]]:
         """The texts of a piece in a split, in order, and whether each ends there. Raises CorruptFileError."""
         if len(numbers := self.documents(piece, split)):
-            going_on = len(numbers) - int(self.ends(split)[piece])
+            unfinished = len(numbers) - int(self.ends(split)[piece])
             for place, (_, text) in enumerate(kept.read_texts(kept_file(self.folder, piece), numbers)):
-                yield text, place >= going_on
+                yield text, place >= unfinished
 
 
 _FIGURES = 1 + len(kept.SIZES)  # of the documents in a split

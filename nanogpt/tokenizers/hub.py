@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -20,7 +21,10 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 
 from nanogpt.config import HUB
 from nanogpt.faults import UserError
+from nanogpt.sources.download import ANSWER_SECONDS
 from nanogpt.sources.own import own_path
+from nanogpt.sources.part import Unobtainable
+from nanogpt.sources.places import within
 from nanogpt.spelling import redacted
 from nanogpt.tokenizers.tokenizer import FILE, HF_FILE
 
@@ -44,14 +48,32 @@ def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
 def _of_hub(address: str, repository: str, revision: str, endpoint: str | None) -> Path:
     api = HfApi(endpoint=endpoint)
     try:
-        path = Path(api.hf_hub_download(repository, FILE, revision=revision or None))
+        download = partial(
+            api.hf_hub_download,
+            repository,
+            revision=revision or None,
+            local_files_only=not _is_reached(api, repository, revision),
+        )
+        path = Path(download(FILE))
         with suppress(EntryNotFoundError):  # it only says which token ends a text
-            api.hf_hub_download(repository, HF_FILE, revision=revision or None)
+            download(HF_FILE)
         return path
     except (ClientError, OSError, ValueError) as error:
         raise UserError(
             f"data.tokenizer: {address}: {_reason(error, revision, redacted(str(api.endpoint)))}"
         ) from error
+
+
+def _is_reached(api: HfApi, repository: str, revision: str) -> bool:
+    """Whether the hub answers in time; a download would ask for half a minute. Raises HfHubHTTPError for a refusal."""
+    url = hf_hub_url(repository, FILE, revision=revision or None, endpoint=api.endpoint)
+    try:
+        within(ANSWER_SECONDS, lambda: api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS))
+    except HfHubHTTPError:
+        raise
+    except (Unobtainable, ClientError, OSError):
+        return False
+    return True
 
 
 def _reason(error: Exception, revision: str, endpoint: str) -> str:

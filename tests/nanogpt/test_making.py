@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -231,6 +232,13 @@ def test_a_model_of_a_hub_gives_its_tokenizer_and_the_rest_is_refused_in_a_line(
                 make_tokenizer(f"hf:{name}", [], tmp_path, DataConfig())
             assert f"data.tokenizer: hf:{name}: {reason}" in str(refused.value) and "\n" not in str(refused.value)
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where none answers
+        began = time.monotonic()
+        with pytest.raises(
+            UserError, match=r"hf:c/d: is not on this machine, and http://127\.0\.0\.1:9 cannot be reached"
+        ):
+            make_tokenizer("hf:c/d", [], tmp_path, DataConfig())
+        assert time.monotonic() - began < 10, "it asks again and again"
+        assert make_tokenizer("hf:a/b", [], tmp_path, DataConfig()).name == "bpe", "it has been downloaded before"
         write_to = tmp_path / "mirror/c/d"
         write_to.mkdir(parents=True)
         write(write_to, sentence_piece())

@@ -114,4 +114,4 @@ def test_check_fails_where_nothing_can_be_learned(content, words, tmp_path, caps
 @pytest.mark.parametrize("source", ["embedded", "tiny_shakespeare", "hf:owner/name"])
 def test_check_says_that_a_published_text_is_not_ones_own(source, capsys):
     assert cli.main(["data", "check", source]) == 2
-    assert f"{source} is not your own text" in capsys.readouterr().err
+    assert f"{source} is no file or folder of text" in capsys.readouterr().err

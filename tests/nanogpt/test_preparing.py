@@ -58,5 +58,10 @@ def test_a_book_in_a_mixture_is_divided_where_it_stands(tmp_path):
 def test_one_short_book_may_be_made_in_chapters(tmp_path):
     book = "".join(f"line {number}\n" for number in range(400))
     (tmp_path / "book.txt").write_text(book)
-    assert cli.main(["prepare", str(tmp_path / "book.txt"), "--out", str(tmp_path / "data"), "--chapter", "1"]) == 0
+    assert (
+        cli.main(
+            ["prepare", str(tmp_path / "book.txt"), "--out", str(tmp_path / "data"), "--chapter", "1", "--workers", "1"]
+        )
+        == 0
+    )
     assert "".join(read_split(tmp_path / "data/text", split) for split in SPLITS) == book

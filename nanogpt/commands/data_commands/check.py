@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.sources.kinds import kind_of
 
     if kind_of(arguments.source) != "own":
-        raise UserError(f"SOURCE: {arguments.source} is not your own text; nanogpt prepare reads it as it is published")
+        raise UserError(
+            f"SOURCE: {arguments.source} is no file or folder of text; nanogpt prepare takes it as it is published"
+        )
     values: dict[str, object] = {}
     data = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     with tempfile.TemporaryDirectory() as kept:
