@@ -21,7 +21,7 @@ from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import executors
 from nanogpt.corpus.deciding import Decisions, decide, read_decisions
-from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
+from nanogpt.corpus.executors import HERE, Report, Workers, no_report
 from nanogpt.corpus.fates import Fate
 from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
@@ -54,7 +54,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     workers: Workers = HERE,
     pulse: Callable[[], None] = lambda: None,
-    report: Progress = no_report,
+    report: Report = no_report,
 ) -> TextStatistics:
     """Write what pieces hold into the text folder `folder`: cleaned, filtered, without duplicates, divided.
 
@@ -136,7 +136,7 @@ def tokenise(
     chapter: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     pulse: Callable[[], None] = lambda: None,
-    report: Progress = no_report,
+    report: Report = no_report,
 ) -> Manifest:
     """The data folder of a large text; its manifest, which is written last.
 
