@@ -25,7 +25,7 @@ from nanogpt.sources.kinds import kind_of
 from nanogpt.sources.part import Unobtainable
 from nanogpt.sources.pieces import fetch_pieces
 from nanogpt.sources.reading import read
-from nanogpt.sources.survey import available, survey
+from nanogpt.sources.survey import available
 from nanogpt.spelling import path_of
 from tests.nanogpt import hub_case
 from tests.nanogpt.hub_case import Repository, parquet, stories
@@ -153,7 +153,7 @@ def test_without_a_network_what_was_downloaded_before_is_learned_from(hub, tmp_p
     assert "that are here" in notes[-1][1]
     with pytest.raises(Unobtainable, match="fineweb-edu:sample-10BT could not be obtained"):
         fetch_pieces("fineweb_edu", 100, [], tmp_path)
-    by_name = {found.name: found for found in survey([], tmp_path)}
+    by_name = {name: available(name, [], tmp_path) for name in [*catalogue.CATALOGUE, catalogue.EMBEDDED]}
     assert by_name["tinystories"].bytes_here == some.bytes and by_name["tinystories"].where == "nowhere"
     assert by_name["embedded"].where == "here" and "127.0.0.1" in by_name["fineweb_edu"].reason
 
