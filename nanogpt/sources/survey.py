@@ -32,8 +32,8 @@ class Availability:
 
 
 def available(source: str, mirrors: Sequence[str], folder: Path) -> Availability:
-    """Asks the places for their lists of files, at most about ANSWER_SECONDS each, and fetches nothing. A person's own text
-    is here."""
+    """Asks the places for their lists of files, about ANSWER_SECONDS each at most, and fetches nothing. A person's own
+    text is here."""
     address = hub_address_of(source)
     if address is not None:
         return _of_a_set(source, address, mirrors, folder)
