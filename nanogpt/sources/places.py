@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import responses
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from nanogpt import durable
 from nanogpt.sources.download import ANSWER_SECONDS
@@ -89,7 +90,9 @@ class Hub:
         endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
         self._api = HfApi(endpoint=endpoint)
         self._files = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
-        self.shown = f"{redacted(self._api.endpoint)}/datasets/{address.repository}"
+        host = redacted(self._api.endpoint)
+        self.shown = f"{host}/datasets/{address.repository}"
+        self._explained = partial(explained, host, "data set", address.repository, address.revision)
 
     def listing(self, revision: str) -> Listing:
         with self._explained():
@@ -116,33 +119,34 @@ class Hub:
     def sha256(self, path: str) -> str | None:
         return None
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Raise what went wrong as Unobtainable, in one line without an address that a person did not give."""
-        from huggingface_hub import errors
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, or before 1.0 requests'
 
-        host, repository = self.shown.split("/datasets/")
-        try:
-            yield
-        except errors.GatedRepoError as error:
-            raise Gated(f"{repository} is for people who accepted its terms at {self.shown}") from error
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            known = isinstance(error, errors.RevisionNotFoundError)
-            what = f"revision {self.address.revision} of {repository}" if known else f"data set {repository}"
-            raise Missing(f"{host} has no {what}, or it is private") from error
-        except errors.EntryNotFoundError as error:
-            raise Missing(f"{host} has no such file of {repository}") from error
-        except errors.HfHubHTTPError as error:
-            status = int(error.response.status_code)
-            kind = Missing if status in (401, 403, 404) else Unobtainable
-            raise kind(f"{host} answers {status} {responses.get(status, '')}".rstrip()) from error
-        except Unobtainable as error:
-            raise type(error)(f"{host}: {error}") from error
-        except ValueError as error:  # no JSON: some other page
-            raise Missing(f"{host} is no hub") from error
-        except (OSError, HTTPError) as error:
-            raise Unobtainable(f"no connection to {host} ({type(error).__name__})") from error
+@contextmanager
+def explained(host: str, kind: Literal["data set", "model"], repository: str, revision: str) -> Iterator[None]:
+    """Raise what goes wrong with a hub as Unobtainable, Missing or Gated, in one line without a password."""
+    from huggingface_hub import errors
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, or before 1.0 requests'
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        page = f"{host}/{'datasets/' if kind == 'data set' else ''}{repository}"
+        raise Gated(f"{repository} is for people who accepted its terms at {page}") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        known = isinstance(error, errors.RevisionNotFoundError)
+        what = f"revision {revision} of {repository}" if known else f"{kind} {repository}"
+        raise Missing(f"{host} has no {what}, or it is private") from error
+    except errors.EntryNotFoundError as error:
+        raise Missing(f"{host} has no such file of {repository}") from error
+    except errors.HfHubHTTPError as error:
+        status = int(error.response.status_code)
+        failure = Missing if status in (401, 403, 404) else Unobtainable
+        raise failure(f"{host} answers {status} {responses.get(status, '')}".rstrip()) from error
+    except Unobtainable as error:
+        raise type(error)(f"{host}: {error}") from error
+    except ValueError as error:  # no JSON: some other page
+        raise Missing(f"{host} is no hub") from error
+    except (OSError, HTTPError) as error:
+        raise Unobtainable(f"no connection to {host} ({type(error).__name__})") from error
 
 
 class Files:
