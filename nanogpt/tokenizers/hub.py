@@ -66,13 +66,13 @@ def _downloaded(api: HfApi, repository: str, revision: str | None) -> Path:
 
 
 def _is_reached(api: HfApi, repository: str, revision: str | None) -> bool:
-    """Whether the hub answers in time; a download would ask for half a minute. Raises
-    HfHubHTTPError, Missing for a refusal."""
+    """Whether the hub answers in time; a download would ask for half a minute. Raises HfHubHTTPError for a refusal,
+    Unobtainable for a model without the file."""
     url = hf_hub_url(repository, FILE, revision=revision, endpoint=api.endpoint)
     try:
         within(ANSWER_SECONDS, lambda: api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS))
     except EntryNotFoundError as error:
-        raise Missing(f"{repository} has no {FILE}") from error
+        raise Unobtainable(f"{repository} has no {FILE}") from error
     except HfHubHTTPError:
         raise
     except (Unobtainable, ClientError, OSError):
