@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from flows.ledger.facts import SurveyedText
+from flows.ledger.facts import PlannedText, SurveyedText
 from flows.planning.budget_shares import SMALL_TEXT
 from nanogpt.config import DataConfig
 from nanogpt.faults import UserError
@@ -15,6 +15,7 @@ from nanogpt.sources import catalogue, own
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
 from nanogpt.sources.embedded import FIRST_BYTES
 from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET
+from nanogpt.units import byte_size
 
 AUTO = "auto"
 EMBEDDED_BYTES = 11_000_000  # with the packages that this project needs, and no manual
@@ -108,6 +109,14 @@ def candidates(data: DataConfig) -> list[SurveyedText]:
     is_large = size > SMALL_TEXT  # a small one is read before a run plans; most have few different characters
     alphabet = 0 if is_large else USUAL_ALPHABET
     return [SurveyedText(data.source, size, "here", in_pieces=is_large, alphabet_size=alphabet)]
+
+
+def described(text: PlannedText) -> str:
+    """Which text, what it is, how much of it, and why, in one sentence."""
+    what = f" ({known})" if (known := catalogue.description(text.name)) else ""
+    whole = text.wanted_bytes >= text.bytes or text.bytes == UNKNOWN_BYTES
+    much = byte_size(text.wanted_bytes) + ("" if whole else f" of its {byte_size(text.bytes)}")
+    return f"text: {text.name}{what}, {much}: {text.why}"
 
 
 def _embedded() -> SurveyedText:

@@ -153,11 +153,15 @@ def remarks(record: DocumentFates) -> list[str]:
         if fate != Fate.KEPT:
             examples = f" ({', '.join(counted.examples)}{', ...' if counted.documents > len(counted.examples) else ''})"
             lines.append(f"{_documents(counted.documents)} left out: {MEANINGS[Fate(fate)]}{examples}")
-    for kind, found in record.findings.items():
-        lines.append(
-            f"{kind} in {_documents(found.documents)}: {found.places:,} times, such as {', '.join(found.examples)}"
-        )
+    if record.findings:
+        found = ", ".join(_finding(kind, count) for kind, count in record.findings.items())
+        lines.append(f"private data found: {found}; data.private_data (count, redact or drop) says what becomes of it")
     return lines
+
+
+def _finding(kind: str, found: FindingCount) -> str:
+    example = f" (such as {found.examples[0]})" if found.examples else ""
+    return f"{kind.replace('_', ' ')} {found.places:,} {'time' if found.places == 1 else 'times'}{example}"
 
 
 def _documents(number: int) -> str:
