@@ -13,6 +13,7 @@ from nanogpt.data.texts import read_split
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.results import Reading, TextStatistics
+from nanogpt.sources.account import Account
 from nanogpt.sources.cleaning import clean
 
 pytestmark = pytest.mark.fast
@@ -88,6 +89,16 @@ def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
         assert statistics.duplicates_removed == 1
         folders.append(tmp_path / name / "out")
     assert whole(folders[0]) == whole(folders[1])
+
+
+def test_one_file_of_several_that_is_no_text_is_left_out_and_a_single_one_refused(tmp_path):
+    good, binary = written(tmp_path, LINES, bytes(range(256)) * 4)
+    account = Account()
+    prepare([good, binary], tmp_path / "out", DataConfig(), account=account)
+    assert whole(tmp_path / "out") == LINES
+    assert any("document1.txt: is not text (binary bytes)" in line for line in account.remarks())
+    with pytest.raises(UserError, match=r"document1\.txt is not text"):
+        prepare([binary], tmp_path / "alone", DataConfig())
 
 
 def test_what_became_of_the_documents_is_counted_and_said(tmp_path):
