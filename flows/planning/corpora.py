@@ -181,8 +181,12 @@ def _why(text: SurveyedText, means: Means, better: Sequence[SurveyedText]) -> st
         f"in {duration(means.training_seconds)} of training at {flops(means.flops_per_second)} a model of about "
         f"{count(means.best_parameters)} parameters learns most, and {GOOD_FOR[means.serves]}"
     )
-    missed = [f"{other.name} cannot be had ({other.obstacle})" for other in better if other.obstacle]
-    return "; ".join([power, *missed, *([f"{text.name} is the next best"] if missed else [])])
+    missed: dict[str, list[str]] = {}
+    for other in better:
+        if other.obstacle:
+            missed.setdefault(other.obstacle, []).append(other.name)
+    obstacles = [f"{' and '.join(names)} cannot be had ({obstacle})" for obstacle, names in missed.items()]
+    return "; ".join([power, *obstacles, *([f"{text.name} is the next best"] if missed else [])])
 
 
 def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextTokens:

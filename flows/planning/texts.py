@@ -14,13 +14,13 @@ from nanogpt.faults import UserError
 from nanogpt.sources import catalogue, own
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
 from nanogpt.sources.embedded import FIRST_BYTES
-from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET
 from nanogpt.units import byte_size
 
 AUTO = "auto"
 EMBEDDED_BYTES = 11_000_000  # with the packages that this project needs, and no manual
 ALPHABET_OF_FIRST = 110  # different characters of what every Python has, about
 UNKNOWN_BYTES = 2**40  # of a hub's data set, before it is asked for: more than any plan reads
+ALPHABET_OF_OWN = 100  # different characters of a person's own small text, before it is read
 LEAST_DOWNLOADED = 1_000_000  # bytes of a text that are worth learning from where no place has the rest
 WHERE = {"here": "here", "mirror": "a mirror", "home": "its public home"}
 
@@ -107,7 +107,7 @@ def candidates(data: DataConfig) -> list[SurveyedText]:
         return [SurveyedText(data.source, UNKNOWN_BYTES, "not asked yet", in_pieces=True)]
     size = _bytes_of(data.source)
     is_large = size > SMALL_TEXT  # a small one is read before a run plans; most have few different characters
-    alphabet = 0 if is_large else USUAL_ALPHABET
+    alphabet = 0 if is_large else ALPHABET_OF_OWN
     return [SurveyedText(data.source, size, "here", in_pieces=is_large, alphabet_size=alphabet)]
 
 
