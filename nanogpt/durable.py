@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -41,7 +42,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `path`, durably, when the block ends well. A folder that stands there is set
     aside."""
     make_parents(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.tmp")  # threads share files too
     try:
         with open(temporary, "wb") as file:
             yield file

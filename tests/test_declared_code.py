@@ -71,7 +71,8 @@ OF_TRAINING = {  # more than the above: what a training may do otherwise and end
 OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 is written without it"}
 OF_SYSTEM = {name: "how large a text is, for the disk that it asks for; nothing depends on that"
              for name in ("nanogpt.sources", "flows.planning.texts", "flows.planning.budget_shares")}  # fmt: skip
-OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start"}
+OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start",
+               "nanogpt.sources": "what a text is, for a message"}  # fmt: skip
 OF_MEASURING = {**OF_PLANNING,
                 **{f"nanogpt.{name}": "what a pattern keeps a text to; the measured samples have none"
                    for name in ("tokenizers", "sources", "data.texts")}}  # fmt: skip

@@ -20,6 +20,8 @@ from flows.runner.sessions import read_session
 from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
 from nanogpt.faults import UserError, nearest
 from nanogpt.mistakes import dotted_keys, nearest_key
+from nanogpt.sources.hub_address import is_hub_address
+from nanogpt.sources.own import parts_of
 from nanogpt.spelling import is_redacted, to_be_typed
 
 MODEL_SECTIONS = ("model", "training")
@@ -192,9 +194,15 @@ def _as_seen_from_the_checkout(path: str) -> str:
 
 
 def _absolute(text: str) -> str:
-    """A path is kept absolute, so that the run means the same from any folder; a name of the catalogue stays."""
+    """A path is kept absolute, so that the run means the same from any folder; a name of the catalogue and an address
+    on a hub stay."""
+    return ",".join(map(_absolute_part, parts_of(text)))
+
+
+def _absolute_part(text: str) -> str:
     path = Path(os.path.expanduser(text))  # unlike Path's own, it leaves a user who does not exist
-    return str(path.resolve()) if path.exists() or os.sep in text else text
+    is_path = (path.exists() or os.sep in text) and not is_hub_address(text)
+    return str(path.resolve()) if is_path else text
 
 
 def check_steps(names: Sequence[str], phases: Sequence[Phase], candidates: Sequence[Config]) -> None:

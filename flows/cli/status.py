@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -77,9 +78,10 @@ def show_plan(run: Run) -> int:
             table.add_column(column, overflow="fold")
     for row_cells in cells:
         table.add_row(*(cell for place, cell in enumerate(row_cells) if any(row[place] for row in cells)))
+    expected = _expected_bytes(run) if plan is None else 0  # first what is wrong with the text, which ends in one line
     console.print(table)
     if plan is None:
-        _show_expected(run, console)
+        _show_expected(run, console, expected)
     for left_out in plan.left_out if plan else []:
         console.print(f"{left_out.name} is left out: {left_out.reason}")
     return 0
@@ -111,9 +113,17 @@ def _decide(run: Run, step: AnyStep, missing: list[str]) -> Outlook:
     return Outlook(step, "kept" if decision.keep else "run", decision.reason)
 
 
-def _show_expected(run: Run, console: Console) -> None:
+def _expected_bytes(run: Run) -> int:
+    """Of the text. Raises UserError."""
+    from flows.planning import texts  # what --status does not need: 0.1 s
+
+    fetched = run.ledger.facts(FETCHED)
+    return fetched.bytes if fetched else texts.expected_bytes(run.config.data)
+
+
+def _show_expected(run: Run, console: Console, size: int) -> None:
     """Before anything was measured: the other phases by experience, training by what is left, memory by prediction."""
-    from flows.planning import budget_shares, planner, texts  # what --status does not need: 0.1 s
+    from flows.planning import budget_shares, planner  # what --status does not need: 0.1 s
     from flows.planning.footprint import disk_needed, fitted, memory_needed
     from flows.planning.forecast import Corpus
     from flows.planning.site import Site
@@ -122,11 +132,10 @@ def _show_expected(run: Run, console: Console) -> None:
     from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET, likely_bytes_per_token
 
     budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
-    size = fetched.bytes if fetched else texts.expected_bytes(run.config.data)
     characters = (fetched.characters if fetched else 0) or size
     phases = budget_shares.expected(run.paths.all_states, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."
-    shares = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in phases.items())
+    shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
     training = budget_shares.training_seconds(budget, phases)
     console.print(f"{known} About {duration(training)} of the budget go to training; {shares}.")
     site = Site(
@@ -171,14 +180,18 @@ def _show_expected(run: Run, console: Console) -> None:
 def _show_texts(run: Run, console: Console) -> None:
     """What the plan chooses from, or how much of it it takes."""
     from flows.planning import texts
+    from nanogpt.sources.catalogue import CATALOGUE
 
     surveyed = run.ledger.facts(SURVEYED)
     table = Table(title="texts to choose from, when the speed is measured", title_justify="left")
-    for column in ("text", "size", "where", "licence"):
+    for column in ("text", "for a run of", "size", "where"):
         table.add_column(column, overflow="fold")
     for text in surveyed.texts if surveyed else texts.candidates(run.config.data):
-        table.add_row(text.name, byte_size(text.bytes), text.obstacle or text.where, text.licence or "")
+        serves = CATALOGUE[text.name].budget if text.name in CATALOGUE else "any length"
+        size = "not known" if text.bytes == texts.UNKNOWN_BYTES else byte_size(text.bytes)
+        table.add_row(text.name, serves, size, text.obstacle or text.where)
     console.print(table)
+    console.print("nanogpt data list says what each is, and its licence.")
     console.print("--assume-speed N:TOKENS:TIME shows the plan for a speed, such as 30M:4096:400ms.")
 
 
@@ -195,11 +208,12 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
     rate = flops(assumed.flops_per_second)
     console.print(f"As if every model were trained at {rate}, with {byte_size(memory)} of memory on {device}:")
     if plan.text is not None:
-        text = plan.text
-        console.print(f"Text: {text.name}, {byte_size(text.wanted_bytes)} of {byte_size(text.bytes)}; {text.why}.")
-    table = Table(title=f"a budget of {duration(plan.budget_seconds)}", title_justify="left")
-    for column in ("model", "parameters", "steps", "tokens", "time", "memory", "bits per byte"):
-        table.add_column(column, overflow="fold")
+        console.print(f"{texts.described(plan.text)}.")
+    table = Table(title=f"a budget of {duration(plan.budget_seconds)}", title_justify="left", box=SIMPLE_HEAD,
+                  show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
+    table.add_column("model", no_wrap=True)
+    for column in ("parameters", "steps", "tokens", "time", "memory", "bits per\nbyte, about"):
+        table.add_column(column, justify="right", no_wrap=True)
     for model in plan.ladder:
         table.add_row(
             model.name,
@@ -208,14 +222,14 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
             count(model.tokens),
             duration(model.seconds),
             byte_size(model.memory_bytes),
-            f"about {model.expected_bits_per_byte:.2f}",
+            f"{model.expected_bits_per_byte:.2f}",
         )
     console.print(table)
     for model in plan.ladder:
         console.print(f"{model.name}: {model.why}")
     for left_out in plan.left_out:
         console.print(f"{left_out.name} is left out: {left_out.reason}")
-    console.print(", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.phase_seconds.items()))
+    console.print("phases: " + ", ".join(f"{name} {duration(seconds)}" for name, seconds in plan.phase_seconds.items()))
     return 0
 
 

@@ -39,7 +39,7 @@ from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
-from nanogpt.units import byte_size, duration
+from nanogpt.units import count, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
 OF_EVERY_PLAN = {"source", "tokenizer", "bpe_vocab_size", "mirror", "val_fraction", "test_fraction"}
@@ -137,19 +137,18 @@ def _fastest(measured: Measured) -> float:
 def make_plan(run: Run) -> StepResult[Planned]:
     plan = _plan(run, run.facts(MEASURED))
     files = [run.paths.config(model.name) for model in plan.ladder]
+    if plan.text:
+        run.journal.message(texts.described(plan.text))
     for model, file in zip(plan.ladder, files, strict=True):
         save_config(model.config, file)
         run.journal.message(
-            f"{model.name}: {model.config.training.max_iters:,} steps, {model.tokens:,} tokens, about "
-            f"{model.seconds:.0f} s ({model.why})"
+            f"{model.name}: {model.config.training.max_iters:,} steps, {count(model.tokens)} tokens, about "
+            f"{duration(model.seconds)} ({model.why})"
         )
     if all(model.is_hopeless for model in plan.ladder):
         run.journal.message(_too_little_time(run, plan.ladder[-1]), "warning")
     for row in plan.left_out:
         run.journal.message(f"{row.name} is left out: {row.reason}")
-    if plan.text:
-        size = byte_size(plan.text.wanted_bytes)
-        run.journal.message(f"the text is {plan.text.name}, {size} of it: {plan.text.why}")
     facts = plan.facts([phase.name for phase in run.phases])
     plan_file = run.paths.state / "plan.json"
     durable.write_json(plan_file, to_json(facts))

@@ -167,10 +167,10 @@ def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
     for remark in fetched.remarks():
         run.journal.message(remark)
     alphabet: set[str] = set()
-    characters = 0
+    characters, is_alone = 0, len(fetched.documents) == 1
     for document in fetched.documents:
         run.pulse()
-        for text in texts_of(document, Wanted.of(run.config.data), Account()):
+        for text in texts_of(document, Wanted.of(run.config.data), Account(), is_alone):
             alphabet |= set(text)
             characters += len(text)
     source = catalogue.EMBEDDED if fetched.fallback_reason else source

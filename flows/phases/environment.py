@@ -64,7 +64,8 @@ def check_system(run: Run) -> StepResult[System]:
         _check("memory", byte_size(memory.total), f"{byte_size(LEAST_MEMORY)} at least", enough_memory,
                memory.available >= LEAST_MEMORY, f"{byte_size(memory.available)} are free: close other programs"),
         _check("disk", byte_size(free), f"{byte_size(least)}, {byte_size(most)} with the largest model",
-               enough_disk, free >= most, f"free {byte_size(most - free)}, or choose another --workspace"),
+               enough_disk, free >= most,
+               f"the largest model may need {byte_size(most - free)} more: free it, or choose another --workspace"),
         _check("processor cores", str(cores()), "2 or more", True, cores() >= 2, "training will take longer"),
     ]  # fmt: skip
     facts = System(

@@ -44,6 +44,10 @@ def plan_for(
     site = Site(device, memory_bytes, choice.alphabet_size)
     models = [site.settle(config.with_changes(choice.settings)) for config in options.candidates]
     speeds, unmeasured = speeds_of(models, assumed.flops_per_second, site)
+    for config in models[1:]:  # the first is always trained
+        if reason := planner.starved(parameters(config.model).total, choice.corpus(data)):
+            speeds.pop(config.name, None)
+            unmeasured[config.name] = reason
 
     def make(part: TextChoice) -> Plan:
         return planner.make_plan(

@@ -28,9 +28,9 @@ ORDER: dict[Serves, tuple[str, ...]] = {  # the best first; a text that is not n
     "a night": ("fineweb_edu", "openwebtext", "wikitext_103", "tinystories", "wikitext_2", "embedded"),
 }
 GOOD_FOR: dict[Serves, str] = {
-    "minutes": "it learns from a megabyte of plays",
+    "minutes": "a megabyte of plays is as much as it can use",
     "hours": "it learns to write from stories in simple words, and needs many of them",
-    "a night": "it can learn from web pages",
+    "a night": "it is large enough to learn from web pages",
 }
 UNKNOWN_ALPHABET = 100  # characters, to size models with; such a text is learned in byte pairs
 MOST_HELD_OUT = 4_000_000  # bytes of a text that is prepared in pieces, for each split
@@ -177,11 +177,15 @@ def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[TextChoice],
 
 def _why(text: SurveyedText, means: Means, better: Sequence[SurveyedText]) -> str:
     power = (
-        f"{duration(means.training_seconds)} of training at {flops(means.flops_per_second)} are best for a model of "
-        f"about {count(means.best_parameters)} parameters, and {GOOD_FOR[means.serves]}"
+        f"in {duration(means.training_seconds)} of training at {flops(means.flops_per_second)} a model of about "
+        f"{count(means.best_parameters)} parameters learns most, and {GOOD_FOR[means.serves]}"
     )
-    missed = [f"{other.name} cannot be had ({other.obstacle})" for other in better if other.obstacle]
-    return "; ".join([power, *missed, *([f"{text.name} is the next best"] if missed else [])])
+    missed: dict[str, list[str]] = {}
+    for other in better:
+        if other.obstacle:
+            missed.setdefault(other.obstacle, []).append(other.name)
+    obstacles = [f"{' and '.join(names)} cannot be had ({obstacle})" for obstacle, names in missed.items()]
+    return "; ".join([power, *obstacles, *([f"{text.name} is the next best"] if missed else [])])
 
 
 def _tokens_for(text: SurveyedText, means: Means, data: DataConfig) -> TextTokens:

@@ -21,7 +21,7 @@ from flows.planning.forecast import (
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.measure.sizes import tokens_per_step
-from nanogpt.units import byte_size
+from nanogpt.units import byte_size, count, duration, flops
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
@@ -153,7 +153,7 @@ def hopeless(
     if reach <= SIMILAR * expected[best]:
         return None
     return (
-        f"even at {rate / 1e9:.0f} GFLOP/s it would see only {tokens:,} tokens in {seconds:.0f} s and reach about "
+        f"even at {flops(rate)} it would see only {count(tokens)} tokens in {duration(seconds)} and reach about "
         f"{reach:.2f} bits per byte; {best} reaches about {expected[best]:.2f}"
     )
 
@@ -358,12 +358,17 @@ class _Planner:
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]
         if self.speeds[config.name].parameters < first.parameters:
-            return f"{first.name} is the first proof: {FIRST_SHARE:.0%} of the time give it {FED} tokens a parameter"
+            return (
+                f"the first can be larger: in {FIRST_SHARE:.0%} of the time {first.name} sees {FED} tokens for each of "
+                "its parameters"
+            )
         model = self.sized(config, self.left_for(config, seconds), "")
+        is_as_good = model.expected_bits_per_byte <= best.expected_bits_per_byte
+        equal = f", which counts as equal (within {SIMILAR - 1:.0%}), and is larger" if is_as_good else ""
         return (
-            f"in {seconds:.0f} s it would see {model.tokens:,} tokens and reach about "
+            f"in {duration(seconds)} it would see {count(model.tokens)} tokens and reach about "
             f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "
-            f"{best.expected_bits_per_byte:.2f}"
+            f"{best.expected_bits_per_byte:.2f}{equal}"
         )
 
 

@@ -7,16 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from flows.ledger.facts import SurveyedText
+from flows.ledger.facts import PlannedText, SurveyedText
 from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.faults import UserError
 from nanogpt.sources import catalogue, own
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
 from nanogpt.sources.embedded import FIRST_BYTES
+from nanogpt.units import byte_size
 
 AUTO = "auto"
 EMBEDDED_BYTES = 11_000_000  # with the packages that this project needs, and no manual
 ALPHABET_OF_FIRST = 110  # different characters of what every Python has, about
+UNKNOWN_BYTES = 2**40  # of a hub's data set, before it is asked for: more than any plan reads
+ALPHABET_OF_OWN = 100  # different characters of a person's own small text, before it is read
 LEAST_DOWNLOADED = 1_000_000  # bytes of a text that are worth learning from where no place has the rest
 WHERE = {"here": "here", "mirror": "a mirror", "home": "its public home"}
 
@@ -68,7 +71,7 @@ def survey(data: DataConfig, names: Sequence[str], folder: Path, gone: Mapping[s
             return replace(text, where="as each is", obstacle="; ".join(nowhere))
         found = available(text.name, data.mirrors, folder)
         if found.where != "nowhere":
-            return replace(text, where=WHERE[found.where])
+            return replace(text, where=WHERE[found.where], bytes=found.least_bytes or text.bytes)
         if found.bytes_here >= LEAST_DOWNLOADED:
             return replace(text, where="downloaded before", bytes=found.bytes_here)
         return replace(text, where="nowhere", obstacle=found.reason or "no place has it")
@@ -97,8 +100,22 @@ def candidates(data: DataConfig) -> list[SurveyedText]:
         return [SurveyedText(", ".join(map(own.name_of, data.sources)), size, "as each is", in_pieces=True)]
     if data.source == AUTO:
         return known
-    found = [text for text in known if text.name == data.source]
-    return found or [SurveyedText(data.source, _bytes_of(data.source), "here", in_pieces=True)]
+    if found := [text for text in known if text.name == data.source]:
+        return found
+    if _is_of_a_hub(data.source):
+        return [SurveyedText(data.source, UNKNOWN_BYTES, "not asked yet", in_pieces=True)]
+    size = _bytes_of(data.source)
+    is_large = size > SMALL_TEXT  # a small one is read before a run plans; most have few different characters
+    alphabet = 0 if is_large else ALPHABET_OF_OWN
+    return [SurveyedText(data.source, size, "here", in_pieces=is_large, alphabet_size=alphabet)]
+
+
+def described(text: PlannedText) -> str:
+    """Which text, what it is, how much of it, and why, in one sentence."""
+    what = f" ({known})" if (known := catalogue.description(text.name)) else ""
+    whole = text.wanted_bytes >= text.bytes or text.bytes == UNKNOWN_BYTES
+    much = byte_size(text.wanted_bytes) + ("" if whole else f" of its {byte_size(text.bytes)}")
+    return f"text: {text.name}{what}, {much}: {text.why}"
 
 
 def _embedded() -> SurveyedText:

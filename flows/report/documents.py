@@ -44,6 +44,7 @@ from nanogpt import durable
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.records import to_json
 from nanogpt.results import DeviceProof
+from nanogpt.sources import catalogue
 from nanogpt.spelling import to_be_typed
 from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics, read_rows
 
@@ -186,6 +187,7 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "facts": view,
         "steps": view["steps"],
         "known": NANOGPT_CPU_RECIPE,
+        "about_text": catalogue.description,
         "phases": phases,
         "checkout": str(CHECKOUT),
         "figure": figure,

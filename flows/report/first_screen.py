@@ -18,6 +18,7 @@ from flows.report.recommendations import recommendations
 from flows.report.verdict import in_words, verdict
 from flows.runner.step_runner import StepRecord
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE, NANOGPT_GPU_RECIPE
+from nanogpt.sources import catalogue
 from nanogpt.units import byte_size, count, duration, number, percent
 
 LENGTH_OF_SAMPLE = 110  # characters
@@ -63,7 +64,8 @@ def _what_was_made(facts: RunFacts) -> Iterator[str]:
     best, fetched, exported = best_model(facts), facts.of(FETCHED), facts.of(EXPORTED)
     if best is None or best.trained is None:
         return
-    source = f" on {safe(fetched.source)}" if fetched else ""
+    known = catalogue.description(fetched.source) if fetched else None
+    source = f" on {safe(fetched.source)}{safe(f' ({known})') if known else ''}" if fetched else ""
     folder = f"; it is in {code(exported.folder)}" if exported else ""
     size = count(best.trained.parameters)
     yield f"A language model, {safe(best.name)} ({size} parameters), was trained{source}{folder}."

@@ -154,10 +154,15 @@ def remarks(record: DocumentFates) -> list[str]:
         if fate != Fate.KEPT:
             examples = f" ({', '.join(became.examples)}{', ...' if became.documents > len(became.examples) else ''})"
             lines.append(f"{counted(became.documents, 'document')} left out: {MEANINGS[Fate(fate)]}{examples}")
-    for kind, found in record.findings.items():
-        where = f"{counted(found.documents, 'document')}, {counted(found.places, 'place')}"
-        lines.append(f"{kind} in {where}, such as {', '.join(found.examples)}")
+    if record.findings:
+        found = ", ".join(_finding(kind, count) for kind, count in record.findings.items())
+        lines.append(f"private data found: {found}; data.private_data (count, redact or drop) says what becomes of it")
     return lines
+
+
+def _finding(kind: str, found: FindingCount) -> str:
+    example = f" (such as {found.examples[0]})" if found.examples else ""
+    return f"{kind.replace('_', ' ')} {counted(found.places, 'time')}{example}"
 
 
 def _extend(examples: list[str], more: list[str]) -> None:

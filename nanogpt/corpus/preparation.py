@@ -50,17 +50,18 @@ def prepare(
     """Write train.txt, val.txt, test.txt and, last, statistics.json into `folder`; return the statistics.
 
     `normalise`: that of a tokenizer which exists already, in place of `config.unicode`. `account` counts what was read,
-    and what of other files than plain texts was left out. `pulse` is called before each file: a large folder takes
-    minutes. Raises UserError for a plain text that is none and for a text too short to split.
+    and what was left out. `pulse` is called before each file: a large folder takes minutes. Raises UserError for a
+    plain text that is none and stands alone, and for a text too short to split.
     """
     durable.remove(folder / STATISTICS)
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a large text that lay here
     account = Account() if account is None else account
     wanted = Wanted.of(config)
-    found = list[Document]()
+    found, is_alone = list[Document](), len(documents) == 1
     for path in documents:
         pulse()
-        found += (Document(text, spelled(path.name), config.source) for text in texts_of(path, wanted, account))
+        texts = texts_of(path, wanted, account, is_alone)
+        found += (Document(text, spelled(path.name), config.source) for text in texts)
     selection = select(found, config, normalise)
     text = DOCUMENT_SEPARATOR.join(selection.texts)
     require_learnable(len(text), set(text))

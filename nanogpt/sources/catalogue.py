@@ -202,6 +202,13 @@ _SOURCES = (
 CATALOGUE: dict[str, Source] = {source.name: source for source in _SOURCES}
 
 
+def description(source: str) -> str | None:
+    """What a source is, in a few words; None for a person's own text."""
+    if source == EMBEDDED:
+        return "documentation that is on this machine"
+    return CATALOGUE[source].description if source in CATALOGUE else None
+
+
 def licence(source: str) -> str | None:
     """The licence of a source; None for a person's own text, whose licence only they know."""
     if source == EMBEDDED:

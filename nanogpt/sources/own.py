@@ -255,15 +255,23 @@ def _readable_names(folder: Path) -> list[str]:
 
 
 def check_documents(documents: Sequence[Path], wanted: Wanted) -> None:
-    """Look at the first text of each file. Raises UserError when there is none, or what is there is not text.
+    """Look for a file that can be read. Raises UserError, for the first, when there is none.
 
-    Among several, files of records, pages, books and archives are looked at when they are read: they are left out then.
+    Among several, what cannot be read is left out when it is read, and files of records, pages, books and archives are
+    looked at no sooner.
     """
+    problem: UserError | None = None
     for path in documents:
-        if reading.is_plain(path):
-            _check_plain(path, wanted.encoding)
-        elif len(documents) == 1:
-            _check_first(path, wanted)
+        try:
+            if reading.is_plain(path):
+                _check_plain(path, wanted.encoding)
+            elif len(documents) == 1:
+                _check_first(path, wanted)
+            return
+        except UserError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
 
 
 def _check_first(path: Path, wanted: Wanted) -> None:

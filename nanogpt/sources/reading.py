@@ -14,7 +14,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -112,13 +112,18 @@ def read_file(path: Path, name: str, source: str, wanted: Wanted, account: Accou
         yield from documents
 
 
-def texts_of(path: Path, wanted: Wanted, account: Account) -> Iterator[str]:
-    """The texts in one file: one where it is plain text, however long. Raises UserError where that is no text."""
+def texts_of(path: Path, wanted: Wanted, account: Account, is_alone: bool = True) -> Iterator[str]:
+    """The texts in one file: one where it is plain text, however long. Where that is no text, raises UserError if it is
+    the only file; among several it is left out, and counted."""
     name = spelled(path.name)
     if not is_plain(path):
         yield from (document.text for document in read_file(path, name, "", wanted, account))
         return
-    decoded = decode(durable.read_bytes(path), path, wanted.encoding)
+    decoded = None
+    with nullcontext() if is_alone else excused(name, account):
+        decoded = decode(durable.read_bytes(path), path if is_alone else Path(name), wanted.encoding)
+    if decoded is None:
+        return
     account.note(decoded, name)
     yield account.mended(decoded.text) if wanted.repair else decoded.text
 

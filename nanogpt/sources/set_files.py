@@ -161,6 +161,11 @@ class SetCopy:
             return SetText(found, chosen, str(error)) if found else None
         return SetText(found, chosen)
 
+    def least_bytes_at(self, place: Place) -> int:
+        """Of the text to train on: those of its files, which are compressed. Raises UserError for a configuration that
+        is not there, Unobtainable where the place has no such data set."""
+        return sum(file.size for file in self._choose(place).files if file.split == "train")
+
     def _fallen_back(self, failures: Sequence[Unobtainable], wanted: int | None, held_out: bool) -> SetText:
         reasons = "; ".join(dict.fromkeys(map(str, failures)))
         here = self.here(wanted, held_out)

@@ -23,12 +23,14 @@ Where = Literal["here", "mirror", "home", "nowhere"]
 @dataclass(frozen=True)
 class Availability:
     """Where a source can be had: all of it here, from a mirror, from its public home (then what is here already does
-    not count), or nowhere but for the `bytes_here` of its text that were downloaded before. `reason`: why nowhere."""
+    not count), or nowhere but for the `bytes_here` of its text that were downloaded before. `reason`: why nowhere.
+    `least_bytes`: of the text of a hub's data set that the catalogue does not know, at least; 0: not known."""
 
     name: str
     where: Where
     bytes_here: int = 0
     reason: str | None = None
+    least_bytes: int = 0
 
 
 def available(source: str, mirrors: Sequence[str], folder: Path) -> Availability:
@@ -51,16 +53,18 @@ def _of_a_set(source: str, address: HubAddress, mirrors: Sequence[str], folder: 
     copy = SetCopy(address, folder, say_nothing)
     here = copy.here(None, held_out=known is not None and known.split == "published")
     if here is not None and here.shortfall is None:
-        return Availability(source, "here", here.bytes)
+        return Availability(source, "here", here.bytes, least_bytes=here.bytes)
     reasons = []
     for place in places_of(address, mirrors):
         try:
-            place.listing(address.revision)
+            least = copy.least_bytes_at(place) if known is None else 0
+            if known is not None:
+                place.listing(address.revision)
         except Unobtainable as error:
             reasons.append(str(error))
             continue
         is_home = isinstance(place, Hub) and place.is_home
-        return Availability(source, "home" if is_home else "mirror", here.bytes if here else 0)
+        return Availability(source, "home" if is_home else "mirror", here.bytes if here else 0, least_bytes=least)
     return Availability(source, "nowhere", here.bytes if here else 0, "; ".join(dict.fromkeys(reasons)))
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -30,6 +32,21 @@ def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path, mon
         durable.write_json(path, {"new": 2})
     monkeypatch.undo()
     assert durable.read_json(path) == {"old": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_threads_may_write_one_file_at_the_same_time(tmp_path):
+    both_have_begun = Barrier(2, timeout=10)
+
+    def write(word: str) -> None:
+        def pieces():
+            both_have_begun.wait()
+            yield word.encode()
+
+        durable.write_pieces(tmp_path / "mark", pieces())
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["one", "two"]))
+    assert (tmp_path / "mark").read_text() in ("one", "two") and len(list(tmp_path.iterdir())) == 1
 
 
 def test_folders_are_made_and_text_comes_back(tmp_path):

@@ -13,6 +13,7 @@ from nanogpt.data.texts import read_split
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
 from nanogpt.results import Reading, TextStatistics
+from nanogpt.sources.account import Account
 from nanogpt.sources.cleaning import clean
 
 pytestmark = pytest.mark.fast
@@ -90,6 +91,16 @@ def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
     assert whole(folders[0]) == whole(folders[1])
 
 
+def test_one_file_of_several_that_is_no_text_is_left_out_and_a_single_one_refused(tmp_path):
+    good, binary = written(tmp_path, LINES, bytes(range(256)) * 4)
+    account = Account()
+    prepare([good, binary], tmp_path / "out", DataConfig(), account=account)
+    assert whole(tmp_path / "out") == LINES
+    assert any("document1.txt: is not text (binary bytes)" in line for line in account.remarks())
+    with pytest.raises(UserError, match=r"document1\.txt is not text"):
+        prepare([binary], tmp_path / "alone", DataConfig())
+
+
 def test_what_became_of_the_documents_is_counted_and_said(tmp_path):
     near = LINES.replace("Line 7:", "Verse 7:", 1)
     mail = RUSSIAN + "Write to jane@example.org."
@@ -105,7 +116,7 @@ def test_what_became_of_the_documents_is_counted_and_said(tmp_path):
     )
     said = remarks(statistics)
     assert "1 document left out: the same as another (document4.txt)" in said
-    assert "email in 1 document, 1 place, such as ja**@*******.***" in said
+    assert [line for line in said if line.startswith("private data found: email 1 time (such as ja**@*******.***); ")]
     together = prepare(paths, tmp_path / "out", DataConfig(near_duplicates="together"))
     assert together.fates.fates["kept"].documents == 4
     assert f"{LINES}\n\n{near}" in whole(tmp_path / "out") or f"{near}\n\n{LINES}" in whole(tmp_path / "out")

@@ -332,6 +332,8 @@ def test_names_that_are_not_utf8_can_be_recorded(tmp_path):
     durable.write_json(tmp_path / "facts.json", [prints, fetched.origin, *map(spelled, fetched.documents)])
     assert [path_of(spelled(path)) for path in fetched.documents] == fetched.documents
     (tmp_path / name).write_bytes(bytes(range(256)))
+    check_source(str(tmp_path))
+    (tmp_path / "plain.txt").unlink()
     with pytest.raises(UserError) as caught:
         check_source(str(tmp_path))
     str(caught.value).encode("utf-8")

@@ -249,7 +249,10 @@ def test_a_persons_path_is_kept_absolute(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(LONG_ENOUGH)
     monkeypatch.chdir(tmp_path)
     assert parsed(["--data", "text.txt"]).config.data.source == str(tmp_path / "text.txt")
-    assert parsed(["--data", "embedded"]).config.data.source == "embedded"
+    both = f"{tmp_path}/text.txt,{tmp_path}/sub/more.txt"
+    assert parsed(["--data", "text.txt, sub/more.txt"]).config.data.source == both
+    for name in ("embedded", "hf:Salesforce/wikitext:wikitext-2-raw-v1"):
+        assert parsed(["--data", name]).config.data.source == name
 
 
 def test_the_shipped_config_holds_the_missions_values():

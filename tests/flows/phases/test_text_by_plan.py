@@ -138,3 +138,13 @@ def test_a_mixture_is_fetched_by_its_weights_and_each_text_has_shards_of_its_own
     assert run.facts(FETCHED).source == "tinystories, openwebtext"
     train = read_manifest(run.paths.data / "bpe").shards["train"]
     assert [shard.source for shard in train] == ["tinystories", "openwebtext"]
+
+
+def test_a_data_set_of_a_hub_that_a_person_names_is_as_large_as_the_hub_says(hub, tmp_path):
+    run = begun(tmp_path, *HOURS, "--data", "hf:roneneldan/TinyStories")
+    configuration(run)
+    text = run.facts(PLANNED).text
+    assert text is not None and (text.name, text.where) == ("hf:roneneldan/TinyStories", "its public home")
+    stored = sum(map(len, hub.repositories["roneneldan/TinyStories"].files.values()))
+    assert text.bytes == stored != catalogue.CATALOGUE["tiny_shakespeare"].bytes
+    assert text.why == "the text that was asked for"

@@ -49,7 +49,8 @@ def test_what_cannot_be_had_gives_way_to_the_next_best_and_the_plan_says_so():
     hub = [text.name for text in KNOWN if text.name not in ("embedded", "tiny_shakespeare")]
     offline = chosen(M4, 8 * HOUR, without(*hub))
     assert offline.text.name == "embedded"
-    assert "fineweb_edu cannot be had (no connection)" in offline.why and "embedded is the next best" in offline.why
+    assert "openwebtext and wikitext_103 and tinystories and wikitext_2 cannot be had (no connection)" in offline.why
+    assert offline.why.count("no connection") == 1 and offline.why.endswith("embedded is the next best")
     assert chosen(TWO_CORES, MINUTE, without(*hub, "tiny_shakespeare")).text.name == "embedded"
     with pytest.raises(ValueError, match="embedded: no connection"):
         chosen(M4, HOUR, without(*[text.name for text in KNOWN]))
@@ -112,6 +113,18 @@ def test_on_a_large_gpu_5_m_50_m_and_125_m_parameters_follow_in_turn(tmp_path):
 def test_a_named_text_is_planned_with_as_it_is(tmp_path):
     made = planned(tmp_path, "8h", assumed_speed_of("30M:4096:400ms"), "--data", "tiny_shakespeare")
     assert made.text is not None and made.text.name == "tiny_shakespeare" and made.ladder[0].name == "micro"
+    reasons = {row.name: row.reason for row in made.left_out}
+    assert "it would learn the text by heart" in reasons["small_model"]
+
+
+def test_a_small_text_of_a_persons_own_is_planned_in_characters_and_a_hubs_as_large_as_a_plan_can_read(tmp_path):
+    letters = tmp_path / "letters.txt"
+    letters.write_text("Dear Ada, the engine weaves algebraic patterns.\n" * 20_000)
+    speed = assumed_speed_of("30M:4096:400ms")
+    own = planned(tmp_path, "20m", speed, "--data", str(letters))
+    assert own.text is not None and own.text.tokens.tokenizer == "char"
+    hub = planned(tmp_path, "8h", speed, "--data", "hf:ada/letters")
+    assert hub.text is not None and hub.text.wanted_bytes > 10**8 and "hf:ada/letters, " in texts.described(hub.text)
 
 
 @pytest.mark.parametrize("words", ["30M", "0M:4096:400ms", "30M:4096:0s", "30M:4096:400", "-1M:1:1s"])

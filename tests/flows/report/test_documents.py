@@ -119,15 +119,17 @@ def test_which_text_was_chosen_why_and_what_became_of_its_documents_stand_in_the
     text = PlannedText(tokens, "its public home", "7 h are best for 20 M parameters", bytes=1_911_420_483,
                        wanted_bytes=10**8, in_pieces=True, not_chosen=others)  # fmt: skip
     fates = DocumentFates({"kept": FateCount(900, 700_000), "near_duplicate": FateCount(41, 30_000, ["a/b.txt"])},
-                          {"email": FindingCount(3, 4, ["a***@b***"])}, crossings=2)  # fmt: skip
+                          {"email": FindingCount(3, 4, ["a***@b***"]), "ip": FindingCount(1, 2)},
+                          crossings=2)  # fmt: skip
     facts = with_step(run[0], FETCHED, source="tinystories", bytes=98_000_000, pieces=12)
     facts = with_step(with_step(facts, PLANNED, text=text), CLEANED, fates=fates)
     report, _ = render(facts, tmp_path)
-    assert "**tinystories**, 93.5 MiB of 1.8 GiB, as much as the plan reads" in report
+    assert "**tinystories**, 93.5 MiB of 1.8 GiB, as much as the plan reads (2,119,719 short stories" in report
     assert "**Why this text:** 7 h are best for 20 M parameters. Not taken: fineweb_edu (no connection)." in report
     assert "| near duplicate | 41 | 30,000 | `a/b.txt` |" in report and "| kept | 900 | 700,000 |" in report
     assert "2 near duplicates would have crossed the wall" in report
-    assert "- email: 4 in 3 documents, such as `a***@b***`" in report
+    findings = "- email: 4 in 3 documents, such as `a***@b***`\n- ip: 2 in 1 document\n"
+    assert f"by its kind:\n\n{findings}\n" in report and "their first.\n\nPrivate data" in report
 
 
 def test_tests_that_were_stopped_are_named_with_the_command_that_tries_again(run, tmp_path):
