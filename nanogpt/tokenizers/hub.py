@@ -20,7 +20,9 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 
 from nanogpt.config import HUB
 from nanogpt.faults import UserError
+from nanogpt.sources.hub_client import limit_answers
 from nanogpt.sources.own import own_path
+from nanogpt.sources.part import Unobtainable
 from nanogpt.spelling import redacted
 from nanogpt.tokenizers.tokenizer import FILE, HF_FILE
 
@@ -29,7 +31,7 @@ def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
     """tokenizer.json, with tokenizer_config.json next to it where there is one: of a mirror, else of the hub.
 
     A mirror is a folder with OWNER/NAME/tokenizer.json, or another hub. What a hub has given stays in its cache on this
-    machine; HF_TOKEN's token goes with what is asked. Raises UserError, in one line, for one that cannot be had.
+    machine; HF_TOKEN's token goes to the hub alone. Raises UserError, in one line, for one that cannot be had.
     """
     repository, _, revision = address.removeprefix(HUB).partition("@")
     for mirror in mirrors:
@@ -37,18 +39,19 @@ def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
             return path
         if mirror.startswith(("http://", "https://")):
             with suppress(UserError):
-                return _of_hub(address, repository, revision, mirror.rstrip("/"))
+                return _of_hub(address, repository, revision, mirror.rstrip("/"), token=False)
     return _of_hub(address, repository, revision, os.environ.get("HF_ENDPOINT"))
 
 
-def _of_hub(address: str, repository: str, revision: str, endpoint: str | None) -> Path:
-    api = HfApi(endpoint=endpoint)
+def _of_hub(address: str, repository: str, revision: str, endpoint: str | None, token: bool | None = None) -> Path:
+    limit_answers()
+    api = HfApi(endpoint=endpoint, token=token)
     try:
         path = Path(api.hf_hub_download(repository, FILE, revision=revision or None))
         with suppress(EntryNotFoundError):  # it only says which token ends a text
             api.hf_hub_download(repository, HF_FILE, revision=revision or None)
         return path
-    except (ClientError, OSError, ValueError) as error:
+    except (ClientError, OSError, ValueError, Unobtainable) as error:
         raise UserError(
             f"data.tokenizer: {address}: {_reason(error, revision, redacted(str(api.endpoint)))}"
         ) from error
