@@ -136,7 +136,7 @@ class ShardMaker:
             if note is None or note["plan"] != self.plan or not self._counts_file(task.file).is_file():
                 return None
             made = from_json(Made, note["made"])
-            return made if (self.out_folder / task.file).stat().st_size == made.file.bytes else None
+            return made if durable.sha256_file(self.out_folder / task.file) == made.file.sha256 else None
         except (KeyError, OSError, ValueError):
             return None
 

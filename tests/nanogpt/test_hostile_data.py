@@ -152,6 +152,20 @@ def test_a_lack_of_memory_does_not_set_aside_a_piece_that_is_whole(tmp_path, mon
     assert cli.main([]) == 2 and "not enough memory (realloc failed)" in capsys.readouterr().err
 
 
+def test_a_shard_that_changed_after_a_kill_is_made_again(tmp_path, monkeypatch):
+    prepared(tmp_path)
+    tokenizer = make_tokenizer("byte", [], tmp_path, CONFIG)
+    monkeypatch.setattr(pipeline.Making, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.tokenise(tmp_path / "text", tokenizer, tmp_path / "out")
+    monkeypatch.undo()
+    path = tmp_path / "out/val.bin"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    pipeline.tokenise(tmp_path / "text", tokenizer, tmp_path / "out")
+    assert path.read_bytes() == before
+
+
 def test_damaged_counts_of_a_shard_are_made_again(tmp_path):
     maker, task = ShardMaker(tmp_path, tmp_path, "plan", False), ShardTask("val.bin", 1, 0, 1)
     path = tmp_path / ".making/val.bin.counts.npz"
