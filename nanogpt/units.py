@@ -9,6 +9,11 @@ NOTHING = "–"
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 
+def counted(number: int, thing: str) -> str:
+    """1 -> '1 document', 2000 -> '2,000 documents'."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def byte_size(value: float | None) -> str:
     """1536 -> '1.5 KiB'."""
     if value is None:

@@ -108,7 +108,7 @@ def check_before_writing(options: RunOptions) -> None:
 
     data = options.config.data
     for source in [catalogue.EMBEDDED] if texts.is_open(data) else data.sources:
-        fetching.check_source(source, data.mirrors, Wanted(data.encoding, data.column, data.repair))
+        fetching.check_source(source, data.mirrors, Wanted.of(data))
     making.check_kind(data.tokenizer)
     if texts.is_open(data) or data.mixture or kind_of(data.source) in ("embedded", "hub"):
         return

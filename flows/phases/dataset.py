@@ -107,7 +107,7 @@ def _fetch_in_pieces(run: Run, planned: PlannedText) -> StepResult[FetchedText]:
             run.paths.downloads,
             _recorder_of_downloads(run),
             lambda progress: says(f"{source}: {progress}"),
-            _wanted(run),
+            Wanted.of(run.config.data),
             others,
         )
 
@@ -161,7 +161,7 @@ def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
         run.paths.downloads,
         data.mirrors,
         notify=_recorder_of_downloads(run),
-        wanted=_wanted(run),
+        wanted=Wanted.of(run.config.data),
         or_embedded=not run.options.text_by_plan,
     )
     for remark in fetched.remarks():
@@ -170,7 +170,7 @@ def _fetch_whole(run: Run, source: str) -> StepResult[FetchedText]:
     characters = 0
     for document in fetched.documents:
         run.pulse()
-        for text in texts_of(document, _wanted(run), Account()):
+        for text in texts_of(document, Wanted.of(run.config.data), Account()):
             alphabet |= set(text)
             characters += len(text)
     source = catalogue.EMBEDDED if fetched.fallback_reason else source
@@ -332,11 +332,6 @@ def _reading_of(run: Run) -> Json:
     data, defaults = run.config.data, DataConfig()
     chosen = {name: getattr(data, name) for name in ("encoding", "column", "repair")}
     return {name: value for name, value in chosen.items() if value != getattr(defaults, name)}
-
-
-def _wanted(run: Run) -> Wanted:
-    data = run.config.data
-    return Wanted(data.encoding, data.column, data.repair)
 
 
 def _clean_settings(run: Run) -> Json:

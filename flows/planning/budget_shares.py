@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.ledger.facts import FETCHED, SYSTEM, Key
 from flows.ledger.markers import FINISHED, STARTED, MarkerFiles, last_finished
+from nanogpt.config import SMALL_TEXT
 from nanogpt.machine import processor_name
 
 START_SECONDS = 12.5  # imports, Prefect's server, the end (measured 12.4 and 12.8)
@@ -21,7 +22,6 @@ MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a shor
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
 NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
-SMALL_TEXT = 64_000_000  # bytes: a text is prepared whole up to here, beyond it in pieces
 TEXT_RATE = 3e6  # bytes of a large text a second, fetched and prepared; taken for granted, as no network was here
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget

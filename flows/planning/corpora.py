@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from flows.ledger.facts import LeftOut, PlannedText, SurveyedText, TextTokens
-from flows.planning.budget_shares import SMALL_TEXT
 from flows.planning.forecast import Corpus, law_of
 from flows.planning.planner import Plan, tokenizer_for
-from nanogpt.config import DataConfig
+from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.units import count, duration, flops
 

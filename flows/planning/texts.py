@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.ledger.facts import SurveyedText
-from flows.planning.budget_shares import SMALL_TEXT
-from nanogpt.config import DataConfig
+from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.faults import UserError
 from nanogpt.sources import catalogue, own
 from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED
@@ -29,7 +28,7 @@ def are_by_plan(data: DataConfig) -> bool:
     if data.source == EMBEDDED or (data.source in CATALOGUE and CATALOGUE[data.source].file):
         return False
     try:
-        return _is_of_a_hub(data.source) or _bytes_of(data.source) > SMALL_TEXT
+        return _is_of_a_hub(data.source) or not own.is_small(data.source)
     except (OSError, UserError):  # what is wrong with it is said where it is checked
         return False
 

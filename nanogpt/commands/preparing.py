@@ -49,9 +49,14 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
     sources = [own.keep_standard_input(source, arguments.out / "standard-input") for source in arguments.sources]
     named = sources[0]
-    if len(sources) == 1 and arguments.chapter is None and choosing.is_small(named, arguments.bytes):
+    in_pieces = len(sources) > 1 or arguments.chapter is not None or arguments.on is not None
+    if not in_pieces and choosing.is_small(named, arguments.bytes):
         return _as_one(named, arguments, config, tokenizer)
     if len(sources) == 1 and kinds.kind_of(named) == "nanogpt":
+        if in_pieces or arguments.tokenizer or tokenizer or arguments.bytes:
+            raise UserError(
+                f"SOURCE: {named} holds token ids of nanoGPT's, which are taken as they are: with --out alone"
+            )
         return nanogpt_format.import_folder(own.own_path(named), arguments.out, config.mirrors, _warn)
     return _in_pieces(sources, arguments, config, tokenizer)
 
@@ -59,8 +64,7 @@ def _prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Toke
 def _as_one(named: str, arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
     """A small text, in memory."""
     text = arguments.out / "text"
-    wanted = Wanted(config.encoding, config.column, config.repair)
-    fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, wanted)
+    fetched = fetching.fetch(named, arguments.out / "downloads", config.mirrors, _warn, Wanted.of(config))
     source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(named)
     account, normalise = Account(), tokenizer.normalise if tokenizer else None
     statistics = preparation.prepare(fetched.documents, text, config, normalise, account)

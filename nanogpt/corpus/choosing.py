@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanogpt.config import DataConfig
+from nanogpt.config import SMALL_TEXT, DataConfig
 from nanogpt.faults import UserError
 from nanogpt.machine import cores, memory_bytes
 from nanogpt.sources import own
@@ -17,7 +17,6 @@ from nanogpt.sources.part import Notify, Unobtainable, say_nothing
 from nanogpt.sources.pieces import FetchedPieces, fetch_pieces
 from nanogpt.sources.transfers import Report, no_report
 
-SMALL = 24_000_000  # bytes: as one text, 30 MB took 530 MiB and 60 MB 998 MiB of memory; in pieces, 70 MB took 497
 WORKER_BYTES = 1 << 29  # of memory: a process at a piece took 270 MB
 
 
@@ -28,10 +27,10 @@ def is_small(source: str, wanted_bytes: int | None = None) -> bool:
     """
     kind = kind_of(source)
     if kind == "own":
-        return own.measure(source)[1] <= SMALL
+        return own.is_small(source)
     if kind == "embedded":
         return (wanted_bytes or 0) <= FIRST_BYTES
-    return kind == "file" and CATALOGUE[source].bytes <= SMALL
+    return kind == "file" and CATALOGUE[source].bytes <= SMALL_TEXT
 
 
 def gather(
@@ -46,7 +45,7 @@ def gather(
 
     Raises UserError, OSError.
     """
-    wanted, others = Wanted(config.encoding, config.column, config.repair), Account()
+    wanted, others = Wanted.of(config), Account()
     try:
         return fetch_pieces(source, wanted_bytes, config.mirrors, downloads, notify, report, wanted, others), others
     except Unobtainable as error:

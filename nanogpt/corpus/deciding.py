@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,10 @@ from nanogpt.config import DataConfig
 from nanogpt.corpus import kept
 from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.fingerprints import SLOTS, Fingerprints
-from nanogpt.corpus.scanning import Scan, Scanned, is_one_text, kept_file
+from nanogpt.corpus.scanning import Scan, Scanned, kept_file
 from nanogpt.corpus.splitting import FATES as COMPARED
-from nanogpt.corpus.splitting import LARGEST_HELD_OUT, SPLITS, TRAIN, HeldOut, by_place, divide, like_published
+from nanogpt.corpus.splitting import LARGEST_HELD_OUT, TRAIN, HeldOut, by_place, divide, like_published
+from nanogpt.data.texts import SPLITS
 from nanogpt.records import from_json, to_json
 from nanogpt.results import DocumentFates
 from nanogpt.sources.document import Piece
@@ -41,13 +42,14 @@ _Integer = TypeVar("_Integer", bound=np.integer[Any])
 class Decided:
     """What every document of a corpus is. `sha256`: of the texts that are kept, in order, and where each falls.
 
-    `key` is the digest of what decided it. `fates` are those of all documents.
+    `key` is the digest of what decided it. `fates` are those of all documents. `one_texts`: the sources that are one
+    long text each, in sections.
     """
 
     key: str
     sha256: str
-    is_one_text: bool
     sources: list[str]
+    one_texts: list[str]
     fates: DocumentFates
 
 
@@ -73,11 +75,22 @@ class Decisions:
         """(P, 5): documents, characters, bytes, lines and words of each piece in a split."""
         return self.index[:, _columns_of(split)]
 
-    def texts(self, piece: int, split: int) -> Iterator[str]:
-        """The texts of a piece in a split, in order. Raises CorruptFileError."""
+    def ends(self, split: int) -> npt.NDArray[np.int64]:
+        """(P,): how many texts end in each piece. One long text ends once, where others follow it in the split."""
+        found = self.sizes(split)[:, 0].copy()
+        for number, source in enumerate(self.decided.sources):
+            if source in self.decided.one_texts:
+                there = np.flatnonzero((self.index[:, 1] == number) & (found > 0))
+                found[there] = 0
+                found[there[-1:]] = len(self.decided.sources) > 1
+        return found
+
+    def texts(self, piece: int, split: int) -> Iterator[tuple[str, bool]]:
+        """The texts of a piece in a split, in order, and whether each ends there. Raises CorruptFileError."""
         if len(numbers := self.documents(piece, split)):
-            for _, text in kept.read_texts(kept_file(self.folder, piece), numbers):
-                yield text
+            unfinished = len(numbers) - int(self.ends(split)[piece])
+            for place, (_, text) in enumerate(kept.read_texts(kept_file(self.folder, piece), numbers)):
+                yield text, place >= unfinished
 
 
 _FIGURES = 1 + len(kept.SIZES)  # of the documents in a split
@@ -122,7 +135,7 @@ def decide(
     counts = [piece.documents for piece in scanned]
     firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     sizes, prints = _gathered(folder, firsts, scan.sketched, pulse)
-    codes, crossings = _divided(pieces, firsts, sizes[:, 0], prints, config)
+    codes, crossings = _divided(pieces, firsts, sizes[:, 0], prints, config, scan.one_texts)
     fates = Fates()
     digest, index = hashlib.sha256(), np.zeros((len(pieces), _COLUMNS), np.int64)
     sources = list(dict.fromkeys(piece.source for piece in pieces))
@@ -139,7 +152,7 @@ def decide(
         fates.merge(scanned[number].fates)
         _take_out(fates, kept_file(folder, number), codes.fates[first:end], sizes[first:end, 0])
     fates_of_all = replace(fates.record(), crossings=crossings)
-    decided = Decided(key, digest.hexdigest(), is_one_text(pieces), sources, fates_of_all)
+    decided = Decided(key, digest.hexdigest(), sources, sorted(scan.one_texts), fates_of_all)
     durable.write_bytes(folder / _CODES, codes.splits.tobytes())
     durable.write_bytes(folder / _INDEX, index.tobytes())
     durable.write_note(folder / _NOTE, {"decided": to_json(decided), "files": _digests(folder)})
@@ -194,24 +207,38 @@ def _reserve(file: IO[bytes], size: int) -> None:
 
 def _divided(
     pieces: Sequence[Piece], firsts: npt.NDArray[np.int64], characters: kept.Numbers, prints: Fingerprints,
-    config: DataConfig,
+    config: DataConfig, one_texts: Collection[str],
 ) -> tuple[_Codes, int]:  # fmt: skip
     """What each document is, and how many near duplicates would have crossed the wall.
 
-    Where the publisher divided the text, its own division holds: what it held out is whole (up to what evaluation
-    reads), and what of the rest is the same, or nearly, is left out of the training text. One long text is cut where it
-    stands, whole.
+    One long text is cut where it stands, whole: a paragraph that comes twice in a book belongs there.
     """
-    if is_one_text(pieces):  # a paragraph that comes twice in a book belongs there
-        splits = by_place(characters, HeldOut.of(int(characters.sum()), config))
-        return _Codes(np.zeros(len(characters), np.uint8), splits), 0
-    published = np.full(len(characters), TRAIN, np.uint8)
-    for number, piece in enumerate(pieces):
-        published[firsts[number] : firsts[number + 1]] = SPLITS.index(piece.options.get("split", SPLITS[TRAIN]))
+    fates, splits = np.zeros(len(characters), np.uint8), np.full(len(characters), TRAIN, np.uint8)
+    one_text_of = {source: number for number, source in enumerate(sorted(one_texts), 1)}  # 0: documents
+    texts = np.repeat(np.array([one_text_of.get(piece.source, 0) for piece in pieces], np.int16), np.diff(firsts))
+    held_out = HeldOut.of(int(characters.sum()), config)
+    for text in one_text_of.values():
+        splits[texts == text] = by_place(characters[texts == text], held_out)
+    documents = np.flatnonzero(texts == 0)
+    if not len(documents):
+        return _Codes(fates, splits), 0
+    stated = [SPLITS.index(piece.options.get("split", SPLITS[TRAIN])) for piece in pieces]
+    published = np.repeat(np.array(stated, np.uint8), np.diff(firsts))[documents]
+    found, crossings = _divided_documents(published, characters[documents], _some(prints, documents), config)
+    fates[documents], splits[documents] = found.fates, found.splits
+    return _Codes(fates, splits), crossings
+
+
+def _divided_documents(
+    published: Codes, characters: kept.Numbers, prints: Fingerprints, config: DataConfig
+) -> tuple[_Codes, int]:
+    """The same of documents, of which each stands for itself, in `published` splits.
+
+    Where the publisher divided the text, its own division holds: what it held out is whole (up to what evaluation
+    reads), and what of the rest is the same, or nearly, is left out of the training text.
+    """
     own = np.flatnonzero(published == TRAIN)
-    together = slice(own[0], own[-1] + 1) if len(own) and len(own) == own[-1] + 1 - own[0] else own  # a view, if it can
-    some = Fingerprints(prints.digests[together], prints.sketches[together])
-    division = divide(some, characters[own], config)
+    division = divide(_some(prints, own), characters[own], config)
     fates, splits = np.zeros(len(characters), np.uint8), published.copy()
     fates[own], splits[own] = division.fates, division.splits
     held_out = np.flatnonzero(published != TRAIN) if len(own) < len(published) else np.zeros(0, np.int64)
@@ -225,6 +252,13 @@ def _divided(
         fates = np.where(fates == 0, alike, fates)
         crossings += int((alike == FATES.index(Fate.NEAR_DUPLICATE)).sum())
     return _Codes(fates, np.where(fates == 0, splits, LEFT_OUT).astype(np.uint8)), crossings
+
+
+def _some(prints: Fingerprints, numbers: npt.NDArray[np.int64]) -> Fingerprints:
+    """The fingerprints of some documents: a view of the files, where these stand together."""
+    is_together = len(numbers) > 0 and len(numbers) == numbers[-1] + 1 - numbers[0]
+    which = slice(numbers[0], numbers[-1] + 1) if is_together else numbers
+    return Fingerprints(prints.digests[which], prints.sketches[which])
 
 
 def _take_out(fates: Fates, path: Path, codes: Codes, characters: kept.Numbers) -> None:

@@ -43,7 +43,7 @@ class Workers:
 
 
 HERE = Workers()  # in this process
-Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+Report = Callable[[str, int, int], None]  # what is done, how many of how many
 
 
 def no_report(what: str, done: int, of: int) -> None:

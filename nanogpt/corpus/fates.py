@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nanogpt.results import DocumentFates, FateCount, FindingCount
+from nanogpt.units import counted
 
 EXAMPLES = 3  # of each fate and kind of finding
 
@@ -50,9 +51,9 @@ MEANINGS = {  # of a document that is left out; data.*: the setting that does it
     Fate.NOT_TEXT: "no text",
     Fate.NOT_A_TEXT_FORMAT: "in no format of texts",
     Fate.CHANGED_WHILE_READ: "changed while it was read",
-    Fate.EMPTY: "white space alone",
+    Fate.EMPTY: "nothing or white space alone",
     Fate.TOO_SHORT: "below data.min_characters",
-    Fate.TOO_LONG: "above data.max_characters",
+    Fate.TOO_LONG: "above data.max_characters, or too long to be held at once",
     Fate.LANGUAGE: "in another language than data.language",
     Fate.FEW_WORDS: "fewer than 50 words",
     Fate.MANY_WORDS: "more than 100,000 words",
@@ -149,19 +150,14 @@ class Fates:
 def remarks(record: DocumentFates) -> list[str]:
     """What a person should know of `record`, a line each."""
     lines = []
-    for fate, counted in record.fates.items():
+    for fate, became in record.fates.items():
         if fate != Fate.KEPT:
-            examples = f" ({', '.join(counted.examples)}{', ...' if counted.documents > len(counted.examples) else ''})"
-            lines.append(f"{_documents(counted.documents)} left out: {MEANINGS[Fate(fate)]}{examples}")
+            examples = f" ({', '.join(became.examples)}{', ...' if became.documents > len(became.examples) else ''})"
+            lines.append(f"{counted(became.documents, 'document')} left out: {MEANINGS[Fate(fate)]}{examples}")
     for kind, found in record.findings.items():
-        lines.append(
-            f"{kind} in {_documents(found.documents)}: {found.places:,} times, such as {', '.join(found.examples)}"
-        )
+        where = f"{counted(found.documents, 'document')}, {counted(found.places, 'place')}"
+        lines.append(f"{kind} in {where}, such as {', '.join(found.examples)}")
     return lines
-
-
-def _documents(number: int) -> str:
-    return f"{number:,} document{'' if number == 1 else 's'}"
 
 
 def _extend(examples: list[str], more: list[str]) -> None:

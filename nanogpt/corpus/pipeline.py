@@ -21,26 +21,26 @@ from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import executors
 from nanogpt.corpus.deciding import Decisions, decide, read_decisions
-from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
+from nanogpt.corpus.executors import HERE, Report, Workers, no_report
 from nanogpt.corpus.fates import Fate
 from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.scanning import Scan, Scanned, ScanTask
 from nanogpt.corpus.shard_making import SHARD_BYTES, Made, ShardMaker, ShardTask, planned, separator
-from nanogpt.corpus.splitting import SPLITS, TRAIN
+from nanogpt.corpus.splitting import TRAIN
 from nanogpt.data import shards
 from nanogpt.data.shard_file import dtype_of
 from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdentity
-from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, SPLITS, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import TextSplit, TextStatistics, TokenSplit
 from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
+from nanogpt.sources.cleaning import require_learnable
 from nanogpt.sources.document import Piece
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import byte_size
 
-SHORTEST = 1000  # characters: below this no split says anything
 SAMPLE_BYTES = 16 << 20  # of training text: for a tokenizer to learn from, and as train.txt for simple models
 SAMPLED_PIECES = 64
 PROBED_BYTES = 1 << 20  # of which the ids are counted before all are made
@@ -54,7 +54,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     workers: Workers = HERE,
     pulse: Callable[[], None] = lambda: None,
-    report: Progress = no_report,
+    report: Report = no_report,
 ) -> TextStatistics:
     """Write what pieces hold into the text folder `folder`: cleaned, filtered, without duplicates, divided.
 
@@ -81,11 +81,7 @@ def prepare(
     decisions = decide(scan, pieces, scanned, config, pulse)
     splits = _write_texts(folder, decisions)
     statistics = _described(decisions, account, alphabet, splits)
-    if statistics.characters < SHORTEST:
-        raise UserError(
-            f"data.source: the text has {statistics.characters:,} characters after cleaning; at least {SHORTEST:,} are "
-            "needed"
-        )
+    require_learnable(statistics.characters, alphabet)
     durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))
     return statistics
 
@@ -106,18 +102,23 @@ def discard(text_folder: Path) -> None:
 
 def sample(decisions: Decisions, limit: int = SAMPLE_BYTES) -> Iterator[str]:
     """Documents of the training text, at most about `limit` bytes: the first ones of pieces that are spread evenly."""
+    return (text for text, _ in _sampled(decisions, limit))
+
+
+def _sampled(decisions: Decisions, limit: int) -> Iterator[tuple[str, bool]]:
+    """The same, as Decisions.texts() has them."""
     there = np.flatnonzero(decisions.sizes(TRAIN)[:, 0])
     if int(decisions.sizes(TRAIN)[:, 2].sum()) > limit and len(there) > SAMPLED_PIECES:
         there = there[np.linspace(0, len(there) - 1, SAMPLED_PIECES).astype(np.int64)]
     left = limit
     for place, piece in enumerate(there.tolist()):
         share = left // (len(there) - place)
-        for text in decisions.texts(piece, TRAIN):
+        for text, ends in decisions.texts(piece, TRAIN):
             if share <= 0:
                 break
             size = _bytes_in(text)
             share, left = share - size, left - size
-            yield text
+            yield text, ends
 
 
 def alphabet(text_folder: Path) -> str:
@@ -135,7 +136,7 @@ def tokenise(
     chapter: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     pulse: Callable[[], None] = lambda: None,
-    report: Progress = no_report,
+    report: Report = no_report,
 ) -> Manifest:
     """The data folder of a large text; its manifest, which is written last.
 
@@ -269,20 +270,20 @@ def _clear(folder: Path, notes: Path, manifest: Manifest) -> None:
 
 def _write_texts(folder: Path, decisions: Decisions) -> dict[str, TextSplit]:
     """train.txt, a sample; val.txt and test.txt, whole. What each split has, with what parts documents."""
-    between = "" if decisions.decided.is_one_text else DOCUMENT_SEPARATOR
     for split, name in enumerate(SPLITS):
-        found = sample(decisions) if split == TRAIN else _all_texts(decisions, split)
-        durable.write_pieces(folder / f"{name}.txt", ((text + between).encode("utf-8") for text in found))
+        found = _sampled(decisions, SAMPLE_BYTES) if split == TRAIN else _all_texts(decisions, split)
+        parts = ((text + DOCUMENT_SEPARATOR * ends).encode("utf-8") for text, ends in found)
+        durable.write_pieces(folder / f"{name}.txt", parts)
     splits, first = {}, 0
     for split, name in enumerate(SPLITS):
-        documents, characters, size, _, _ = decisions.sizes(split).sum(axis=0).tolist()
-        added = documents * len(between)
+        _, characters, size, _, _ = decisions.sizes(split).sum(axis=0).tolist()
+        added = int(decisions.ends(split).sum()) * len(DOCUMENT_SEPARATOR)
         splits[name] = TextSplit(characters + added, size + added, first)
         first += characters + added
     return splits
 
 
-def _all_texts(decisions: Decisions, split: int) -> Iterator[str]:
+def _all_texts(decisions: Decisions, split: int) -> Iterator[tuple[str, bool]]:
     for piece in np.flatnonzero(decisions.sizes(split)[:, 0]).tolist():
         yield from decisions.texts(piece, split)
 

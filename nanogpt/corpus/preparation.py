@@ -12,6 +12,8 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +22,19 @@ from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import fates
 from nanogpt.corpus.fates import Fate
-from nanogpt.corpus.selection import select
+from nanogpt.corpus.selection import Selection, select
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results import DocumentFates, Reading, TextSplit, TextStatistics
 from nanogpt.sources import outputs
-from nanogpt.sources.account import Account
+from nanogpt.sources.account import Account, remark_on
+from nanogpt.sources.cleaning import require_learnable
 from nanogpt.sources.document import Document
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.reading import texts_of
 from nanogpt.spelling import spelled
 
-SHORTEST = 1000  # characters: below this no split says anything
 _DUPLICATES = (Fate.DUPLICATE, Fate.NEAR_DUPLICATE)
 _WORD = re.compile(r"\w+")
 
@@ -54,14 +56,17 @@ def prepare(
     durable.remove(folder / STATISTICS)
     shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a large text that lay here
     account = Account() if account is None else account
-    wanted = Wanted(config.encoding, config.column, config.repair)
+    wanted = Wanted.of(config)
     found = list[Document]()
     for path in documents:
         pulse()
         found += (Document(text, spelled(path.name), config.source) for text in texts_of(path, wanted, account))
     selection = select(found, config, normalise)
     text = DOCUMENT_SEPARATOR.join(selection.texts)
+    require_learnable(len(text), set(text))
     offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
+    if config.near_duplicates == "together":
+        offsets = _around_families(offsets, selection)
     outputs.mark(folder)
     splits = {}
     for name, (first, end) in offsets.items():
@@ -78,24 +83,11 @@ def prepare(
 
 def remarks(statistics: TextStatistics) -> list[str]:
     """What a person should know of how the documents were read, a line an encoding, and of what became of them."""
-    lines = []
-    for reading in statistics.readings:
-        others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
-        line = f"{reading.example}{others}: read as {reading.encoding}"
-        if reading.confidence is not None:
-            line += f", which was detected (confidence {reading.confidence:.0%}; data.encoding names another)"
-        if reading.replaced:
-            line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
-        lines.append(line)
-    return lines + fates.remarks(statistics.fates)
+    return [*map(remark_on, statistics.readings), *fates.remarks(statistics.fates)]
 
 
 def split_offsets(characters: int, val_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
-    """{split: (first, end)} in characters. Raises UserError when the text is too short or a split would be empty."""
-    if characters < SHORTEST:
-        raise UserError(
-            f"data.source: the text has {characters:,} characters after cleaning; at least {SHORTEST:,} are needed"
-        )
+    """{split: (first, end)} in characters. Raises UserError when a split would be empty."""
     held_out = val_fraction + test_fraction
     train_end = int(characters * (1 - held_out))
     val_end = train_end + int((characters - train_end) * (val_fraction / held_out))
@@ -109,6 +101,23 @@ def split_offsets(characters: int, val_fraction: float, test_fraction: float) ->
                 else f"data.val_fraction + data.test_fraction = {held_out:g} leaves nothing to train on"
             )
     return offsets
+
+
+def _around_families(offsets: dict[str, tuple[int, int]], selection: Selection) -> dict[str, tuple[int, int]]:
+    """`offsets` that part no near duplicates, as far as no split becomes empty: such a family falls in val, whole."""
+    (_, train_end), (_, val_end), (_, characters) = offsets.values()
+    families, end = [], 0
+    for _, family in groupby(zip(selection.families, selection.texts, strict=True), key=itemgetter(0)):
+        first, end = end, end + sum(len(text) + len(DOCUMENT_SEPARATOR) for _, text in family)
+        families.append((first, end))
+
+    def moved(cut: int, least: int, most: int, outwards: Callable[[tuple[int, int]], tuple[int, ...]]) -> int:
+        [around] = [family for family in families if family[0] < cut <= family[1]]
+        return next((place for place in outwards(around) if least < place < most), cut)
+
+    train_end = moved(train_end, 0, val_end, tuple)
+    val_end = moved(val_end, train_end, characters, lambda around: around[::-1])
+    return {"train": (0, train_end), "val": (train_end, val_end), "test": (val_end, characters)}
 
 
 def _describe(

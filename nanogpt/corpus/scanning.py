@@ -25,7 +25,8 @@ from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.reading import TEXT, read
 
 VERSION = 1  # of what is done to a piece: files of another one are made again
-SECTION = 1 << 16  # characters of one long text that are divided, and tokenised, as one document
+SECTION = 1 << 16  # characters at most of one long text that are divided, and tokenised, as one document
+SECTIONS = 20  # at least, of a part of a long text: of a short one too a twentieth can be held out
 COUNTED_AT_ONCE = 1 << 20  # characters
 ALL_CHARACTERS = 0x110000
 
@@ -53,7 +54,7 @@ class Scan:
     folder: Path
     filters: Filters
     sketched: bool
-    in_sections: bool
+    one_texts: frozenset[str]  # the sources that are one long text each
     key: str
 
     @classmethod
@@ -61,11 +62,10 @@ class Scan:
         cls, folder: Path, pieces: Sequence[Piece], config: DataConfig, filters: Filters, normal_form: str = ""
     ) -> Scan:
         """`normal_form`: the digest of a tokenizer that brings texts into its own."""
-        in_sections = is_one_text(pieces)
         settings = config.model_dump(include={*CLEANING_CHOICES} - {"similarity"})  # which is for what is decided later
-        key = durable.digest([VERSION, settings, normal_form, in_sections])
-        sketched = config.near_duplicates != "ignore" and not in_sections
-        return cls(folder, filters, sketched, in_sections, key)
+        one_texts = one_texts_of(pieces)
+        sketched = config.near_duplicates != "ignore" and any(piece.source not in one_texts for piece in pieces)
+        return cls(folder, filters, sketched, one_texts, durable.digest([VERSION, settings, normal_form, sketched]))
 
     def __call__(self, task: ScanTask) -> Scanned:
         """Raises OSError where a piece's address cannot be read, or `folder` not be written."""
@@ -79,7 +79,7 @@ class Scan:
         return scanned
 
     def key_of(self, piece: Piece) -> str:
-        return durable.digest([self.key, to_json(piece)])
+        return durable.digest([self.key, piece.source in self.one_texts, to_json(piece)])
 
     def _keep(self, piece: Piece, writer: kept.Writer) -> Scanned:
         account, fates, alphabet = Account(), Fates(), Alphabet()
@@ -98,23 +98,27 @@ class Scan:
 
     def _documents(self, piece: Piece, account: Account) -> Iterator[Document]:
         for document in read(piece, account):
-            if self.in_sections:
+            if piece.source in self.one_texts:
                 yield from _sections(document)
             else:
                 yield document
 
 
-def is_one_text(pieces: Sequence[Piece]) -> bool:
-    """Whether the pieces are parts of one long text, which is divided where it stands."""
-    return all(piece.format == TEXT and piece.address == pieces[0].address for piece in pieces)
+def one_texts_of(pieces: Sequence[Piece]) -> frozenset[str]:
+    """The sources whose pieces are parts of one long text, which is divided where it stands."""
+    texts: dict[str, set[str | None]] = {}
+    for piece in pieces:
+        texts.setdefault(piece.source, set()).add(piece.address if piece.format == TEXT else None)
+    return frozenset(source for source, found in texts.items() if len(found) == 1 and None not in found)
 
 
 def _sections(document: Document) -> Iterator[Document]:
     """A long text in sections that end with a line."""
     text, first = document.text, 0
+    longest = min(SECTION, -(-len(text) // SECTIONS))
     while first < len(text):
-        end = text.rfind("\n", first, first + SECTION) + 1 if first + SECTION < len(text) else len(text)
-        end = end or first + SECTION
+        end = text.rfind("\n", first, first + longest) + 1 if first + longest < len(text) else len(text)
+        end = end or first + longest
         yield Document(text[first:end], f"{document.name}+{first}", document.source)
         first = end
 

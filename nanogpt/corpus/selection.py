@@ -18,9 +18,11 @@ from nanogpt.sources.document import Document
 
 @dataclass(frozen=True)
 class Selection:
-    """`texts` in the order of their sha256, near duplicates next to each other; `fates` of all documents."""
+    """`texts` in the order of their sha256, near duplicates, which have one of `families`, next to each other. `fates`
+    of all documents."""
 
     texts: list[str]
+    families: list[int]
     fates: DocumentFates
 
 
@@ -44,4 +46,5 @@ def select(documents: Iterable[Document], config: DataConfig, normalise: Callabl
         fates.take_from_kept(fate, names[place], len(texts[place]))
     own, family = prints.digests, prints.digests[roots]
     order = np.lexsort((own[:, 1], own[:, 0], family[:, 1], family[:, 0]))
-    return Selection([texts[place] for place in order if is_kept[place]], fates.record())
+    kept = order[is_kept[order]]
+    return Selection([texts[place] for place in kept], roots[kept].tolist(), fates.record())

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from nanogpt import durable
 from nanogpt.corpus.deciding import Decisions, read_decisions
-from nanogpt.corpus.splitting import SPLITS, TEST, TRAIN, VAL
+from nanogpt.corpus.splitting import TEST, TRAIN, VAL
 from nanogpt.data.shard_file import Ids, dtype_of, write_shard
 from nanogpt.data.shards import FileDigest, count_tokens
-from nanogpt.data.texts import DOCUMENT_SEPARATOR
+from nanogpt.data.texts import DOCUMENT_SEPARATOR, SPLITS
 from nanogpt.faults import CorruptFileError
 from nanogpt.records import from_json, to_json
 from nanogpt.results import TokenSplit
@@ -88,7 +88,7 @@ class ShardMaker:
         tokenizer, decisions = _opened(self.out_folder, self.pieces_folder, self.plan)
         unknown = 0
         if self.look_for_unknown:
-            unknown = sum(tokenizer.unknown_in(text).total() for text in _texts(decisions, task))
+            unknown = sum(tokenizer.unknown_in(text).total() for text, _ in _texts(decisions, task))
         tokens = self._tokens(tokenizer, decisions, task)
         path = self.out_folder / task.file
         write_shard(path, tokens, tokenizer.vocab_size, tokenizer.digest)
@@ -96,8 +96,8 @@ class ShardMaker:
             counts = count_tokens(tokens, tokenizer.vocab_size)
             used = np.flatnonzero(counts)
             np.savez_compressed(file, used=used, counts=counts[used])
-        documents, characters, size, _, _ = decisions.sizes(task.split)[task.first : task.end].sum(axis=0).tolist()
-        between = 0 if decisions.decided.is_one_text else documents * len(DOCUMENT_SEPARATOR)
+        _, characters, size, _, _ = decisions.sizes(task.split)[task.first : task.end].sum(axis=0).tolist()
+        between = int(decisions.ends(task.split)[task.first : task.end].sum()) * len(DOCUMENT_SEPARATOR)
         made = Made(
             FileDigest(path.stat().st_size, durable.sha256_file(path)),
             TokenSplit(len(tokens), size + between, characters + between), unknown,
@@ -121,12 +121,12 @@ class ShardMaker:
         return self.out_folder / ".making"
 
     def _tokens(self, tokenizer: Tokenizer, decisions: Decisions, task: ShardTask) -> Ids:
-        """The ids of the documents, each with what ends it behind it."""
+        """The ids of the texts, with what ends one behind each."""
         kind, end = dtype_of(tokenizer.vocab_size), separator(tokenizer)
         found: list[Ids] = []
-        for text in _texts(decisions, task):
+        for text, ends in _texts(decisions, task):
             found.append(tokenizer.encode(text).astype(kind))
-            if not decisions.decided.is_one_text:
+            if ends:
                 found.append(end.astype(kind))
         return np.concatenate(found) if found else np.zeros(0, kind)
 
@@ -154,7 +154,7 @@ def separator(tokenizer: Tokenizer) -> npt.NDArray[np.uint32]:
     return tokenizer.encode(DOCUMENT_SEPARATOR)
 
 
-def _texts(decisions: Decisions, task: ShardTask) -> Iterator[str]:
+def _texts(decisions: Decisions, task: ShardTask) -> Iterator[tuple[str, bool]]:
     there = np.flatnonzero(decisions.sizes(task.split)[task.first : task.end, 0]) + task.first
     for piece in there.tolist():
         yield from decisions.texts(piece, task.split)

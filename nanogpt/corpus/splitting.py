@@ -18,10 +18,10 @@ from nanogpt.config import DataConfig
 from nanogpt.corpus.duplicates import Families, Flags, repeated
 from nanogpt.corpus.fates import Fate
 from nanogpt.corpus.fingerprints import U64, Fingerprints
+from nanogpt.data.texts import SPLITS
 from nanogpt.faults import UserError
 
-SPLITS = ("train", "val", "test")
-TRAIN, VAL, TEST = range(3)
+TRAIN, VAL, TEST = range(3)  # places in SPLITS
 LARGEST_HELD_OUT = 4 << 20  # characters of val, and of test: evaluation reads them whole
 FEWEST_DOCUMENTS = 30  # expected in val and in test: chance then leaves them near their shares, to a fifth or so
 Splits: TypeAlias = npt.NDArray[np.uint8]  # TRAIN, VAL or TEST

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.config import DataConfig
-from nanogpt.corpus.executors import HERE, Progress, Workers, no_report
+from nanogpt.corpus.executors import HERE, Report, Workers, no_report
 from nanogpt.data.shards import MOST_UNKNOWN, Manifest, write_folder
 from nanogpt.data.texts import PIECES, SPLITS, STATISTICS, read_split
 from nanogpt.faults import UserError
@@ -27,7 +27,7 @@ def tokenise(
     source: str | None = None,
     workers: Workers = HERE,
     pulse: Callable[[], None] = lambda: None,
-    report: Progress = no_report,
+    report: Report = no_report,
     chapter: int | None = None,
 ) -> Manifest:
     """Tokenise what `preparation.prepare` or `pipeline.prepare` wrote into `text_folder`; return the manifest, which is
@@ -61,7 +61,7 @@ def tokenise_with(
     source: str | None = None,
     workers: Workers = HERE,
     pulse: Callable[[], None] = lambda: None,
-    report: Progress = no_report,
+    report: Report = no_report,
     chapter: int | None = None,
 ) -> Manifest:
     """tokenise() with an existing tokenizer, such as that of a model to fine-tune.

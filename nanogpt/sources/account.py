@@ -9,6 +9,7 @@ from typing import Literal
 from nanogpt.results import Reading
 from nanogpt.sources import mojibake
 from nanogpt.sources.decoding import Decoded
+from nanogpt.units import counted
 
 EXAMPLES = 5  # of each reason, with what was wrong
 LONGEST = 200  # characters of what a file says that is shown
@@ -68,7 +69,7 @@ class Account:
             more = f", and {count - 1:,} more" if count > 1 else ""
             lines.append(f"left out as {reason.replace('_', ' ')}: {self.examples[reason][0]}{more}")
         if self.repaired:
-            lines.append(f"mojibake repaired in {self.repaired:,} document{'s' * (self.repaired > 1)}")
+            lines.append(f"mojibake repaired in {counted(self.repaired, 'document')}")
         return lines
 
     def _add_reading(self, reading: Reading) -> None:
@@ -83,3 +84,14 @@ class Account:
             confidence=min(known, default=None),
             replaced=before.replaced + reading.replaced,
         )
+
+
+def remark_on(reading: Reading) -> str:
+    """What a person should know of how documents were read."""
+    others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
+    line = f"{reading.example}{others}: read as {reading.encoding}"
+    if reading.confidence is not None:
+        line += f", which was detected (confidence {reading.confidence:.0%}; data.encoding names another)"
+    if reading.replaced:
+        line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
+    return line

@@ -16,19 +16,15 @@ UNKNOWN = "unknown"  # the name of a text that nobody recorded
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One file that can be downloaded, `bytes` long. `mirror_file` is its path below a mirror."""
+class PublicFile:
+    """A file that can be downloaded, `bytes` long. `mirror_file` is its path below a mirror."""
 
     name: str
     file: str
     homes: tuple[str, ...]  # public addresses of the same bytes, the best first
     sha256: str
     bytes: int
-    description: str
-    licence: str
-    citation: str
     mirror_file: str = ""
-    language: str | None = None  # ISO 639-1, of a text
 
     def at(self, place: str) -> str:
         """Its address at a mirror or a home."""
@@ -63,7 +59,7 @@ class Source:
     alphabet: int | None = None  # distinct characters; None: thousands, or not known
     language: str | None = "en"  # ISO 639-1
     is_estimate: bool = False
-    file: Entry | None = None
+    file: PublicFile | None = None
     hub: HubAddress | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
 
@@ -73,7 +69,7 @@ class Source:
         return self.file.sha256 if self.file else None
 
 
-TINY_SHAKESPEARE = Entry(
+TINY_SHAKESPEARE = PublicFile(
     name="tiny_shakespeare",
     file="tinyshakespeare.txt",
     homes=(
@@ -83,10 +79,6 @@ TINY_SHAKESPEARE = Entry(
     ),
     sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     bytes=1_115_394,
-    description="40,000 lines of Shakespeare's plays, 1.1 MB",
-    licence="public domain",
-    citation="Andrej Karpathy, char-rnn, 2015, https://github.com/karpathy/char-rnn",
-    language="en",
 )
 _WIKITEXT = "Merity et al., Pointer Sentinel Mixture Models, 2016, https://arxiv.org/abs/1609.07843"
 _WIKITEXT_PAGE = "https://huggingface.co/datasets/Salesforce/wikitext"
@@ -94,12 +86,12 @@ _WIKITEXT_PAGE = "https://huggingface.co/datasets/Salesforce/wikitext"
 _SOURCES = (
     Source(
         name="tiny_shakespeare",
-        description=TINY_SHAKESPEARE.description,
-        licence=TINY_SHAKESPEARE.licence,
-        citation=TINY_SHAKESPEARE.citation,
+        description="40,000 lines of Shakespeare's plays",
+        licence="public domain",
+        citation="Andrej Karpathy, char-rnn, 2015, https://github.com/karpathy/char-rnn",
         page=TINY_SHAKESPEARE.homes[0],
-        bytes=1_115_394,
-        download_bytes=1_115_394,
+        bytes=TINY_SHAKESPEARE.bytes,
+        download_bytes=TINY_SHAKESPEARE.bytes,
         split="contiguous",
         tokenizer="char",
         budget="minutes",

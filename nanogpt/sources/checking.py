@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from nanogpt.sources import own, own_pieces, reading
 from nanogpt.sources.account import Account
+from nanogpt.sources.cleaning import obstacle
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.spelling import spelled
-
-LEAST_CHARACTERS = 1000  # below this no split says anything
 
 
 @dataclass
@@ -33,11 +32,7 @@ class Checked:
         """Why nothing can be learned from it; "" where something can."""
         if not self.account.documents:
             return "none of it can be read as text"
-        if self.pieces_read == self.pieces and self.account.characters < LEAST_CHARACTERS:
-            return f"it has {self.account.characters:,} characters; at least {LEAST_CHARACTERS:,} are needed"
-        if len(self.alphabet) < 2:
-            return f"it is {self.alphabet.copy().pop()!r} over and over: there is nothing to predict"
-        return ""
+        return obstacle(self.account.characters, self.alphabet)
 
 
 def check(source: str, wanted: Wanted, most_characters: int) -> Checked:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Literal
 
+from nanogpt.faults import UserError
+
+LEAST_CHARACTERS = 1000  # of a text: below this no split says anything
 # What str.splitlines() takes for the end of a line: form feed, vertical tab, the separators of files, groups, records
 # and units, NEL, and U+2028 and U+2029. Without them, the words before and after would become one.
 _LINE_END = re.compile("\r\n?|[\x0b\x0c\x1c-\x1f\x85\u2028\u2029]")
@@ -23,3 +27,18 @@ def clean(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
         return text  # 8 times as fast as to look for each
     text = _CONTROL.sub("", _LINE_END.sub("\n", text))
     return unicodedata.normalize(form, text.lstrip("\ufeff"))
+
+
+def obstacle(characters: int, alphabet: Collection[str]) -> str:
+    """Why nothing can be learned from a text of so many characters and this alphabet; "" where something can."""
+    if characters < LEAST_CHARACTERS:
+        return f"it has {characters:,} characters; at least {LEAST_CHARACTERS:,} are needed"
+    if len(alphabet) < 2:
+        return f"it is {next(iter(alphabet))!r} over and over: there is nothing to predict"
+    return ""
+
+
+def require_learnable(characters: int, alphabet: Collection[str]) -> None:
+    """Raise UserError where nothing can be learned from a cleaned text."""
+    if reason := obstacle(characters, alphabet):
+        raise UserError(f"data.source: nothing can be learned from the text as it was cleaned: {reason}")

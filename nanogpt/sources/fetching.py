@@ -19,11 +19,11 @@ from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.sources import hub_address, outputs
 from nanogpt.sources.account import Account
-from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, Entry
+from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, TINY_SHAKESPEARE, PublicFile
 from nanogpt.sources.embedded import write_embedded
 from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.kinds import kind_of
-from nanogpt.sources.own import Search, check_documents, files_of, find_own, measure, own_documents, own_path, parts_of
+from nanogpt.sources.own import Search, check_documents, files_of, find_own, measure, own_path, parts_of
 from nanogpt.sources.part import Notify, Part, Unobtainable, say_nothing
 from nanogpt.spelling import is_redacted, redacted, spelled
 
@@ -69,7 +69,7 @@ def check_source(source: str, mirrors: Sequence[str] = (), wanted: Wanted | None
     if hub_address.is_hub_address(source):
         hub_address.parse(source)
     elif source not in CATALOGUE and source != EMBEDDED:
-        check_documents(own_documents(source), wanted or Wanted())
+        check_documents(find_own(source).documents, wanted or Wanted())
 
 
 def fingerprint(source: str) -> str | dict[str, str]:
@@ -123,7 +123,9 @@ def fetch(
     return _fetched([path], origin)
 
 
-def obtain(entry: Entry, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> tuple[Path, str]:
+def obtain(
+    entry: PublicFile, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
+) -> tuple[Path, str]:
     """The verified file of `entry` in `folder`, and where its bytes came from (a file already there: its public home).
 
     Raises Unobtainable when all mirrors and homes fail, OSError when `folder` cannot be written. If another process is
@@ -219,7 +221,7 @@ def _require_s3fs(mirror: str) -> None:
         raise UserError(f"data.mirror: {redacted(mirror)} needs s3fs: pip install s3fs")
 
 
-def _copy(entry: Entry, address: str, path: Path) -> None:
+def _copy(entry: PublicFile, address: str, path: Path) -> None:
     content = _from_folder(own_path(address)) if _is_folder(address) else _from_bucket(address)
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         raise Unobtainable(f"the mirror's {spelled(address)} is not {entry.name} (sha256 differs)")

@@ -16,7 +16,7 @@ from nanogpt import durable
 MARK = ".written-by-nanogpt"
 NOTE = "Written by nanogpt-autopilot. No text in this folder is learned from (nanogpt/sources/outputs.py).\n"
 _WRITTEN = (  # all files of one of these
-    {"train.txt", "val.txt", "statistics.json"},  # what preprocessing.prepare makes of a text
+    {"train.txt", "val.txt", "statistics.json"},  # what corpus.preparation makes of a text
     {"config.yaml", "metrics.jsonl"},  # a training
     {"manifest.json", "model.safetensors"},  # a checkpoint
     {"config.json", "model.safetensors"},  # an export, or a model from elsewhere

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from nanogpt import durable
+from nanogpt.config import SMALL_TEXT
 from nanogpt.faults import UserError, nearest
 from nanogpt.sources import decoding, hub_address, outputs, reading
 from nanogpt.sources.account import Account
@@ -23,6 +24,7 @@ from nanogpt.spelling import path_of, spelled
 STANDARD_INPUT = "-"
 FORMATS = "non-empty .txt, .md, .jsonl, .csv, .tsv, .parquet, .html, .epub, .pdf, .zip, and .gz and .zst of them"
 NAMED_ONLY = ("json",)  # a folder's .json files are settings far more often than texts
+FEW_FILES = 10_000  # of a small source: each is read by this process alone
 _PATTERN = frozenset("*?[")
 _BEGINNINGS = {b"PAR1": ".parquet", b"PK\3\4": ".zip", b"\x1f\x8b": ".txt.gz", b"\x28\xb5\x2f\xfd": ".txt.zst",
                b"%PDF": ".pdf", b'{"': ".jsonl"}  # fmt: skip
@@ -78,11 +80,6 @@ def parts_of(source: str) -> list[str]:
     return [part.strip() for part in source.split(",") if part.strip()] or [source]
 
 
-def own_documents(source: str) -> list[Path]:
-    """The files of a source that is a person's own. Raises UserError when there are none."""
-    return find_own(source).documents
-
-
 def find_own(source: str) -> Found:
     """The texts of a source that is a person's own, without what this project or a tool wrote. Raises UserError."""
     search = Search()
@@ -96,6 +93,12 @@ def measure(source: str) -> tuple[int, int]:
     for file in files_of(source, Search()):
         count, size = count + 1, size + file.size
     return count, size
+
+
+def is_small(source: str) -> bool:
+    """Whether a source that is a person's own goes through memory as one text, not in pieces. Raises UserError."""
+    files, size = measure(source)
+    return files <= FEW_FILES and size <= SMALL_TEXT
 
 
 def files_of(source: str, search: Search) -> Iterator[File]:

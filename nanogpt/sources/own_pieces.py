@@ -68,11 +68,15 @@ def _pieces(files: Iterable[File], source: str, wanted: Wanted, account: Account
 
 
 def _grouped(files: Sequence[File], source: str, wanted: Wanted) -> Piece:
-    """Whole files as one piece."""
+    """Whole files as one piece; a plain one alone as the text that it is, which may be divided where it stands."""
+    first = files[0]
+    if len(files) == 1 and reading.is_plain(first.path):
+        options = {"name": spelled(first.name), "stamp": f"{first.size}-{first.modified}"}
+        return Piece(reading.TEXT, spelled(first.path), source, options=_options(wanted) | options)
     named = json.dumps([spelled(file.name) for file in files], ensure_ascii=False)
     stamp = durable.digest([(file.size, file.modified) for file in files])
     options = _options(wanted) | {"files": named, "stamp": stamp}
-    return Piece(reading.FILES, spelled(files[0].root), source, options=options)
+    return Piece(reading.FILES, spelled(first.root), source, options=options)
 
 
 def _parts(file: File, source: str, wanted: Wanted, account: Account) -> Iterator[Piece]:

@@ -19,7 +19,7 @@ from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.kinds import hub_address_of, kind_of
 from nanogpt.sources.own import keep_standard_input, measure, own_path, parts_of
-from nanogpt.sources.own_pieces import own_pieces
+from nanogpt.sources.own_pieces import own_pieces, pieces_of_file
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.sources.transfers import Report, no_report
 from nanogpt.spelling import spelled
@@ -38,19 +38,6 @@ class FetchedPieces:
     sha256: str
     licence: str | None = None  # None: nobody says it, or a person's own text, whose licence only they know
     shortfall: str | None = None
-
-
-def pieces_of(
-    source: str,
-    wanted_bytes: int | None,
-    mirrors: Sequence[str],
-    folder: Path,
-    notify: Notify = say_nothing,
-    report: Report = no_report,
-    wanted: Wanted | None = None,
-) -> list[Piece]:
-    """fetch_pieces(), the pieces alone."""
-    return fetch_pieces(source, wanted_bytes, mirrors, folder, notify, report, wanted).pieces
 
 
 def fetch_pieces(
@@ -90,8 +77,8 @@ def fetch_pieces(
         file = CATALOGUE[source].file
         assert file is not None
         path, origin = obtain(file, folder, mirrors, notify)
-    piece = Piece("jsonl" if path.suffix == ".jsonl" else "text", spelled(path.absolute()), source, options=mended)
-    return FetchedPieces([piece], origin, path.stat().st_size, durable.sha256_file(path), licence(source))
+    pieces = pieces_of_file(path, source, Wanted(repair=wanted.repair))
+    return FetchedPieces(pieces, origin, path.stat().st_size, durable.sha256_file(path), licence(source))
 
 
 def _own(source: str, wanted: Wanted, account: Account | None) -> FetchedPieces:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import responses
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from nanogpt import durable
 from nanogpt.sources.download import ANSWER_SECONDS
@@ -92,7 +93,9 @@ class Hub:
         endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
         self._api = HfApi(endpoint=endpoint, token=token)
         self._files = HfFileSystem(endpoint=endpoint, token=token, skip_instance_cache=True)
-        self.shown = f"{redacted(self._api.endpoint)}/datasets/{address.repository}"
+        host = redacted(self._api.endpoint)
+        self.shown = f"{host}/datasets/{address.repository}"
+        self._explained = partial(explained, host, "data set", address.repository, address.revision)
 
     def listing(self, revision: str) -> Listing:
         with self._explained():
@@ -119,35 +122,36 @@ class Hub:
     def sha256(self, path: str) -> str | None:
         return None
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Raise what went wrong as Unobtainable, in one line without an address that a person did not give."""
-        from huggingface_hub import errors
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, or before 1.0 requests'
 
-        host, repository = self.shown.split("/datasets/")
-        try:
-            yield
-        except errors.GatedRepoError as error:
-            raise Gated(f"{repository} is for people who accepted its terms at {self.shown}") from error
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-            known = isinstance(error, errors.RevisionNotFoundError)
-            what = f"revision {self.address.revision} of {repository}" if known else f"data set {repository}"
-            raise Missing(f"{host} has no {what}, or it is private") from error
-        except errors.EntryNotFoundError as error:
-            raise Missing(f"{host} has no such file of {repository}") from error
-        except errors.HfHubHTTPError as error:
-            status = int(error.response.status_code)
-            kind = Missing if status in (401, 403, 404) else Unobtainable
-            raise kind(f"{host} answers {status} {responses.get(status, '')}".rstrip()) from error
-        except Unobtainable as error:
-            raise type(error)(f"{host}: {error}") from error
-        except ValueError as error:  # no JSON: some other page
-            raise Missing(f"{host} is no hub") from error
-        except (OSError, HTTPError) as error:
-            raise Unobtainable(f"no connection to {host} ({type(error).__name__})") from error
-        except (AttributeError, KeyError, TypeError) as error:  # JSON, of another kind than a hub's
-            raise Unobtainable(f"{host} answers what no hub does ({type(error).__name__})") from error
+@contextmanager
+def explained(host: str, kind: Literal["data set", "model"], repository: str, revision: str) -> Iterator[None]:
+    """Raise what goes wrong with a hub as Unobtainable, Missing or Gated, in one line without a password."""
+    from huggingface_hub import errors
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, or before 1.0 requests'
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        page = f"{host}/{'datasets/' if kind == 'data set' else ''}{repository}"
+        raise Gated(f"{repository} is for people who accepted its terms at {page}") from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        known = isinstance(error, errors.RevisionNotFoundError)
+        what = f"revision {revision} of {repository}" if known else f"{kind} {repository}"
+        raise Missing(f"{host} has no {what}, or it is private") from error
+    except errors.EntryNotFoundError as error:
+        raise Missing(f"{host} has no such file of {repository}") from error
+    except errors.HfHubHTTPError as error:
+        status = int(error.response.status_code)
+        failure = Missing if status in (401, 403, 404) else Unobtainable
+        raise failure(f"{host} answers {status} {responses.get(status, '')}".rstrip()) from error
+    except Unobtainable as error:
+        raise type(error)(f"{host}: {error}") from error
+    except ValueError as error:  # no JSON: some other page
+        raise Missing(f"{host} is no hub") from error
+    except (OSError, HTTPError) as error:
+        raise Unobtainable(f"no connection to {host} ({type(error).__name__})") from error
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, of another kind than a hub's
+        raise Unobtainable(f"{host} answers what no hub does ({type(error).__name__})") from error
 
 
 class Files:
@@ -200,7 +204,7 @@ class Files:
         except Unobtainable as error:
             raise type(error)(f"{self.shown} {error}") from error
         except Exception as error:  # whatever the library of a protocol raises: each has its own kinds
-            raise Unobtainable(f"{self.shown} cannot be read ({redacted(_first_line(error))})") from error
+            raise Unobtainable(f"{self.shown} cannot be read ({redacted(first_line(error))})") from error
 
 
 class WebMirror:
@@ -222,17 +226,13 @@ class WebMirror:
         try:
             return self._served.listing(revision)
         except Missing:
-            if not isinstance(self._served, Hub):
-                raise
-            files = Files(self._address, self._mirror)
-            try:
-                listing = files.listing(revision)
-            except Missing:
-                listing = None
-            if listing is None:
-                raise
-            self._served = files
-            return listing
+            if isinstance(self._served, Hub):
+                files = Files(self._address, self._mirror)
+                with suppress(Missing):
+                    listing = files.listing(revision)
+                    self._served = files
+                    return listing
+            raise
 
     def open(self, path: str, size: int, revision: str) -> ReadableFile:
         return self._served.open(path, size, revision)
@@ -283,7 +283,7 @@ def whole_file(url: str) -> bytes:
     except Unobtainable as error:
         raise Unobtainable(f"{shown}: {error}") from error
     except Exception as error:  # whatever the library of a protocol raises: each has its own kinds
-        raise Unobtainable(f"{shown} cannot be read ({redacted(_first_line(error))})") from error
+        raise Unobtainable(f"{shown} cannot be read ({redacted(first_line(error))})") from error
 
 
 def places_of(address: HubAddress, mirrors: Sequence[str]) -> Iterator[Place]:
@@ -330,5 +330,6 @@ def _as_mapping(card: Any) -> Mapping[str, Any]:
     return found
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, in short."""
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]

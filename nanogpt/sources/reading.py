@@ -27,8 +27,9 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD, decode
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.formats import archive, columnar, compressed, markup, pdf, plain, records
-from nanogpt.sources.formats.family import MIB, Reader, Text, TooLong, Unreadable, Wanted, whole
+from nanogpt.sources.formats.family import Reader, Text, TooLong, Unreadable, Wanted, whole
 from nanogpt.spelling import path_of, spelled
+from nanogpt.units import MIB
 
 READERS: dict[str, tuple[str, Reader]] = {  # the format and its reader by the end of a file's name
     ".txt": ("text", plain.read_plain),
@@ -69,6 +70,8 @@ def read(piece: Piece, account: Account | None = None) -> Iterator[Document]:
 
         with fsspec.open(piece.address, "rb") as file:
             yield from _read_part(BufferedReader(file, HEAD), piece, wanted, account)
+    elif piece.format == TEXT and piece.end is None:
+        yield from read_file(path_of(piece.address), name_of(piece), piece.source, wanted, account)
     else:
         with excused(name_of(piece), account), durable.open_plain(path_of(piece.address)) as file:
             before = _state(file)

@@ -17,21 +17,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import pyarrow as pa  # with parquet, 0.2 s
 import pyarrow.parquet as pq
 
 from nanogpt import durable
-from nanogpt.faults import UserError, nearest
+from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.sources import articles, data_set, outputs
-from nanogpt.sources.formats.columnar import values
+from nanogpt.sources.formats import columnar
 from nanogpt.sources.formats.compressed import Allowance
 from nanogpt.sources.formats.family import Unreadable
+from nanogpt.sources.formats.plain import decoded_line
+from nanogpt.sources.formats.records import AUTO, choose_column
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.part import Notify, Unobtainable, alone
-from nanogpt.sources.places import CONVERTED, Gated, Listing, Missing, Place, places_of
+from nanogpt.sources.places import CONVERTED, Gated, Listing, Missing, Place, first_line, places_of
 from nanogpt.sources.transfers import Report, Transfer, run_all
 from nanogpt.spelling import spelled
 from nanogpt.units import MIB, byte_size
@@ -39,7 +40,6 @@ from nanogpt.units import MIB, byte_size
 SPAN_BYTES = 8 * MIB  # of text: what one worker reads at once, and what a kill may cost
 COLUMN = "text"  # in the small files, whatever it is called in the data set
 SPARE_BYTES = 64 * MIB  # of the disk, beyond what is fetched
-_NAMES_OF_TEXT = ("text", "content", "document", "story", "body")  # columns, the likeliest first
 
 
 @dataclass(frozen=True)
@@ -281,9 +281,10 @@ class SetCopy:
         groups, allowance = range(span.first, span.end), Allowance(span.stored_bytes)
         remote = place.open(span.file.path, span.file.size, chosen.revision)
         try:
-            rows = [str(row or "") for row in values(remote, footer, groups, column, allowance, pre_buffer=True)]
+            found = columnar.values(remote, footer, groups, column, allowance, pre_buffer=True)
+            rows = [value if isinstance(value, str) else _text_of(value) for value in found]
         except (pa.ArrowException, OSError, UnicodeError, Unreadable) as error:
-            raise Unobtainable(f"{place.shown} has a damaged {span.file.path} ({_first_line(error)})") from error
+            raise Unobtainable(f"{place.shown} has a damaged {span.file.path} ({first_line(error)})") from error
         if self.address.rows == "wikitext":
             rows = list(articles.joined(rows))
         content = _as_parquet(rows)
@@ -294,25 +295,11 @@ class SetCopy:
                 durable.write_note(_note_of(span.local), to_json(text))
 
     def _column(self, schema: pa.Schema) -> str:
-        """The one that was asked for, or the likeliest name, or the only one that holds text. Raises UserError."""
-        texts = [field.name for field in schema if _is_text(field.type)]
-        if self.address.column is not None:
-            if self.address.column in texts:
-                return self.address.column
-            near = nearest(self.address.column, texts)
-            raise UserError(
-                f"data.source: {self.address.repository} has no text in a column {self.address.column}; columns of "
-                f"text: {', '.join(texts) or 'none'}{near}"
-            )
-        likely = [name for name in _NAMES_OF_TEXT if name in texts] or (texts if len(texts) == 1 else [])
-        if not likely:
-            config = self.address.config or ""
-            example = f", such as hf:{self.address.repository}:{config}:{texts[0]}" if texts else ""
-            raise UserError(
-                f"data.source: which column of {self.address.repository} is the text? "
-                f"Columns of text: {', '.join(texts) or 'none'}{example}"
-            )
-        return likely[0]
+        """The column of the text. Raises UserError."""
+        try:
+            return choose_column(columnar.columns_of_text(schema), self.address.column or AUTO)
+        except Unreadable as error:
+            raise UserError(f"data.source: {self.address.repository}: {error}") from None
 
     def _require_room(self, bytes: int) -> None:
         free = shutil.disk_usage(self.folder).free
@@ -339,7 +326,7 @@ def _parquet(place: Place, chosen: Chosen, file: SetFile) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(place.open(file.path, file.size, chosen.revision))
     except pa.ArrowException as error:
-        raise Unobtainable(f"{place.shown}: {file.path} is no parquet file ({_first_line(error)})") from error
+        raise Unobtainable(f"{place.shown}: {file.path} is no parquet file ({first_line(error)})") from error
 
 
 def _as_parquet(rows: Sequence[str]) -> bytes:
@@ -363,9 +350,8 @@ def _note_of(local: Path) -> Path:
     return local.with_suffix(".json")
 
 
-def _is_text(kind: Any) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+def _text_of(row: bytes | None) -> str:
+    return decoded_line(row, AUTO).text if row else ""
 
 
 def _digest_of(rows: Sequence[str]) -> str:
@@ -383,7 +369,3 @@ def _sha256(content: bytes) -> str:
 def _flat(name: str) -> str:
     """A path as the name of one folder."""
     return name.replace("/", "__").replace(":", "__")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

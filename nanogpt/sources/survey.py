@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nanogpt.sources.catalogue import CATALOGUE, EMBEDDED, Entry
+from nanogpt.sources.catalogue import CATALOGUE, PublicFile
 from nanogpt.sources.download import ANSWER_SECONDS
 from nanogpt.sources.hub_address import HubAddress
 from nanogpt.sources.kinds import hub_address_of, kind_of
@@ -32,15 +31,9 @@ class Availability:
     reason: str | None = None
 
 
-def survey(mirrors: Sequence[str], folder: Path) -> list[Availability]:
-    """Each text of the catalogue, then the embedded one, at the same time; at most about ANSWER_SECONDS a place."""
-    names = [*CATALOGUE, EMBEDDED]
-    with ThreadPoolExecutor(len(names), thread_name_prefix="survey") as pool:
-        return list(pool.map(lambda name: available(name, mirrors, folder), names))
-
-
 def available(source: str, mirrors: Sequence[str], folder: Path) -> Availability:
-    """Asks the places for their lists of files, and fetches nothing. A person's own text is here."""
+    """Asks the places for their lists of files, about ANSWER_SECONDS each at most, and fetches nothing. A person's own
+    text is here."""
     address = hub_address_of(source)
     if address is not None:
         return _of_a_set(source, address, mirrors, folder)
@@ -71,7 +64,7 @@ def _of_a_set(source: str, address: HubAddress, mirrors: Sequence[str], folder: 
     return Availability(source, "nowhere", here.bytes if here else 0, "; ".join(dict.fromkeys(reasons)))
 
 
-def _of_a_file(file: Entry, mirrors: Sequence[str], folder: Path) -> Availability:
+def _of_a_file(file: PublicFile, mirrors: Sequence[str], folder: Path) -> Availability:
     path = folder / file.file
     if path.is_file() and path.stat().st_size == file.bytes:
         return Availability(file.name, "here", file.bytes)

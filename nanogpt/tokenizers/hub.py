@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]  # httpx's or httpx2's
 
 from nanogpt.config import HUB
 from nanogpt.faults import UserError
+from nanogpt.sources.download import ANSWER_SECONDS
 from nanogpt.sources.hub_client import limit_answers
 from nanogpt.sources.own import own_path
 from nanogpt.sources.part import Unobtainable
+from nanogpt.sources.places import Missing, explained, within
 from nanogpt.spelling import redacted
 from nanogpt.tokenizers.tokenizer import FILE, HF_FILE
 
@@ -47,27 +47,36 @@ def _of_hub(address: str, repository: str, revision: str, endpoint: str | None, 
     limit_answers()
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        path = Path(api.hf_hub_download(repository, FILE, revision=revision or None))
+        with explained(redacted(str(api.endpoint)), "model", repository, revision):
+            return _downloaded(api, repository, revision or None)
+    except Unobtainable as error:
+        advice = " (HF_TOKEN holds the token for one that is private or gated)" if isinstance(error, Missing) else ""
+        raise UserError(f"data.tokenizer: {address}: {error}{advice}") from error
+
+
+def _downloaded(api: HfApi, repository: str, revision: str | None) -> Path:
+    """Raises what huggingface_hub does, and Unobtainable."""
+    is_reached = _is_reached(api, repository, revision)
+    download = partial(api.hf_hub_download, repository, revision=revision, local_files_only=not is_reached)
+    try:
+        path = Path(download(FILE))
         with suppress(EntryNotFoundError):  # it only says which token ends a text
-            api.hf_hub_download(repository, HF_FILE, revision=revision or None)
+            download(HF_FILE)
         return path
-    except (ClientError, OSError, ValueError, Unobtainable) as error:
-        raise UserError(
-            f"data.tokenizer: {address}: {_reason(error, revision, redacted(str(api.endpoint)))}"
-        ) from error
+    except LocalEntryNotFoundError as error:
+        raise Unobtainable(f"cannot be reached, and {repository} was not downloaded before") from error
 
 
-def _reason(error: Exception, revision: str, endpoint: str) -> str:
-    if isinstance(error, GatedRepoError):
-        return f"is gated: accept its terms at {endpoint}, then set HF_TOKEN"
-    if isinstance(error, LocalEntryNotFoundError):
-        return f"is not on this machine, and {endpoint} cannot be reached"
-    if isinstance(error, RevisionNotFoundError):
-        return f"has no revision {revision}"
-    if isinstance(error, EntryNotFoundError):
-        return f"has no {FILE}"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"there is none at {endpoint} (a private one needs HF_TOKEN)"
-    if isinstance(error, HfHubHTTPError):
-        return f"{endpoint} answered with status {error.response.status_code}"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _is_reached(api: HfApi, repository: str, revision: str | None) -> bool:
+    """Whether the hub answers in time; a download would ask for half a minute. Raises HfHubHTTPError for a refusal,
+    Unobtainable for a model without the file."""
+    url = hf_hub_url(repository, FILE, revision=revision, endpoint=api.endpoint)
+    try:
+        within(ANSWER_SECONDS, lambda: api.get_hf_file_metadata(url=url, timeout=ANSWER_SECONDS))
+    except EntryNotFoundError as error:
+        raise Unobtainable(f"{repository} has no {FILE}") from error
+    except HfHubHTTPError:
+        raise
+    except (Unobtainable, ClientError, OSError):
+        return False
+    return True

@@ -1,4 +1,5 @@
-"""OpenAI's published vocabularies: GPT-2's, and those that tiktoken calls cl100k_base and o200k_base."""
+"""OpenAI's published vocabularies, under the MIT licence: GPT-2's, and those that tiktoken calls cl100k_base (GPT-4's)
+and o200k_base (GPT-4o's)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.faults import UserError
-from nanogpt.sources.catalogue import Entry
+from nanogpt.sources.catalogue import PublicFile
 from nanogpt.sources.fetching import obtain
 from nanogpt.sources.part import Notify, Unobtainable, say_nothing
 from nanogpt.tokenizers.byte_pairs import BYTE_ORDER, BPETokenizer, unprintable
@@ -17,7 +18,7 @@ from nanogpt.tokenizers.tokenizer import END_OF_TEXT
 
 _HOME = "https://openaipublic.blob.core.windows.net"
 # A mirror keeps them as tiktoken's own cache does: under the sha1 of their address.
-GPT2_MERGES = Entry(
+GPT2_MERGES = PublicFile(
     name="the GPT-2 vocabulary (vocab.bpe)",
     file="gpt2-vocab.bpe",
     # The second: the same merges in Hugging Face's GPT-2; not reached where this was written, the sha256 decides.
@@ -27,9 +28,6 @@ GPT2_MERGES = Entry(
     ),
     sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     bytes=456_318,
-    description="GPT-2's vocabulary",
-    licence="MIT",
-    citation="Radford et al., 2019, openai/gpt-2",
     mirror_file="tiktoken/6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
 )
 
@@ -38,22 +36,19 @@ GPT2_MERGES = Entry(
 class Published:
     """A vocabulary of tiktoken's: a line a token, in Base64, with its id."""
 
-    ranks: Entry
+    ranks: PublicFile
     pattern: str
     special: dict[str, int]
 
 
 PUBLISHED = {
     "cl100k_base": Published(
-        Entry(
+        PublicFile(
             name="the vocabulary cl100k_base",
             file="cl100k_base.tiktoken",
             homes=(f"{_HOME}/encodings/cl100k_base.tiktoken",),
             sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
             bytes=1_681_126,
-            description="GPT-4's vocabulary",
-            licence="MIT",
-            citation="OpenAI, tiktoken",
             mirror_file="tiktoken/9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
         ),
         CL100K_PATTERN,
@@ -66,15 +61,12 @@ PUBLISHED = {
         },
     ),
     "o200k_base": Published(
-        Entry(
+        PublicFile(
             name="the vocabulary o200k_base",
             file="o200k_base.tiktoken",
             homes=(f"{_HOME}/encodings/o200k_base.tiktoken",),
             sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
             bytes=3_613_922,
-            description="GPT-4o's vocabulary",
-            licence="MIT",
-            citation="OpenAI, tiktoken",
             mirror_file="tiktoken/fb374d419588a4632f3f557e76b4b70aebbca790",
         ),
         O200K_PATTERN,
@@ -105,7 +97,7 @@ def published_tokenizer(
     return BPETokenizer({base64.b64decode(token): int(rank) for token, rank in lines}, found.special, found.pattern)
 
 
-def _obtain(name: str, entry: Entry, folder: Path, mirrors: Sequence[str], notify: Notify) -> Path:
+def _obtain(name: str, entry: PublicFile, folder: Path, mirrors: Sequence[str], notify: Notify) -> Path:
     try:
         path, _ = obtain(entry, folder, mirrors, notify)
     except Unobtainable as error:

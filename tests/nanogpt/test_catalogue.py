@@ -16,7 +16,7 @@ def test_data_list_says_whose_each_text_is_how_large_and_which_run_it_serves(cap
     for source in CATALOGUE.values():
         [line] = [line for line in printed.splitlines() if line.startswith(f"{source.name} ")]
         assert f"for a run of {source.budget}:" in line and f"split: {source.split}, tokens: {source.tokenizer}" in line
-        assert source.licence in printed and source.description in printed
+        assert all(words in printed for words in (source.licence, source.description, source.page))
     assert "tinystories      for a run of hours: 1.91 GB of text, 1 GB to download" in printed
     assert "about 45 GB" in printed and "hf:owner/name" in printed and "\nembedded " in printed
 

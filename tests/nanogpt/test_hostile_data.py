@@ -77,7 +77,7 @@ def test_a_pattern_enters_no_link_to_where_it_lies(tmp_path):
     for name in ("a.txt", "deep/b.txt", ".hidden.txt"):
         (tmp_path / "in" / name).write_text(TEXT + name)
     (tmp_path / "in/loop").symlink_to(".")
-    found = [path.name for path in own.own_documents(f"{tmp_path}/in/**/*.txt")]
+    found = [path.name for path in own.find_own(f"{tmp_path}/in/**/*.txt").documents]
     assert found == ["a.txt", "b.txt"]
     assert own.measure(f"{tmp_path}/in/deep/**")[0] == 1
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -226,11 +227,20 @@ def test_a_model_of_a_hub_gives_its_tokenizer_and_the_rest_is_refused_in_a_line(
     with hub(json.dumps(byte_level()).encode()) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         assert make_tokenizer("hf:a/b", [], tmp_path, DataConfig()).name == "bpe"
-        for name, reason in (("gated/b", "is gated"), ("a/none", "there is none at"), ("a/b@v2", "has no")):
+        for name, reason in (
+            ("gated/b", f"gated/b is for people who accepted its terms at {address}/gated/b (HF_TOKEN holds"),
+            ("a/none", f"{address} has no model a/none, or it is private (HF_TOKEN holds"),
+            ("a/b@v2", f"{address}: a/b has no tokenizer.json"),
+        ):
             with pytest.raises(UserError) as refused:
                 make_tokenizer(f"hf:{name}", [], tmp_path, DataConfig())
             assert f"data.tokenizer: hf:{name}: {reason}" in str(refused.value) and "\n" not in str(refused.value)
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where none answers
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"hf:c/d: http://127\.0\.0\.1:9: cannot be reached, and c/d was not down"):
+            make_tokenizer("hf:c/d", [], tmp_path, DataConfig())
+        assert time.monotonic() - began < 10, "it asks again and again"
+        assert make_tokenizer("hf:a/b", [], tmp_path, DataConfig()).name == "bpe", "it has been downloaded before"
         write_to = tmp_path / "mirror/c/d"
         write_to.mkdir(parents=True)
         write(write_to, sentence_piece())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nanogpt import cli
 from nanogpt.corpus.nanogpt_format import import_folder
 from nanogpt.data import shards
+from nanogpt.data.shards import read_manifest
 from nanogpt.faults import UserError
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
@@ -133,3 +134,8 @@ def test_the_command_says_what_there_is(tmp_path, capsys):
     assert f"train {len(TRAIN):,}, val {len(VAL):,} tokens" in capsys.readouterr().out
     assert cli.main(["import-data", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["prepare", str(source), "--out", str(tmp_path / "same")]) == 0
+    assert read_manifest(tmp_path / "same") == read_manifest(tmp_path / "ours")
+    for option in (["--tokenizer", "bpe"], ["--chapter", "2"], ["--bytes", "1M"], ["--on", "dask"]):
+        assert cli.main(["prepare", str(source), "--out", str(tmp_path / "x"), *option]) == 2
+        assert "which are taken as they are" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from nanogpt import cli
+from nanogpt.corpus import choosing
 from nanogpt.data import shards
 from nanogpt.faults import UserError
 from nanogpt.sources import own, own_pieces
@@ -25,7 +26,7 @@ def texts(tmp_path):
 
 
 def names(source):
-    return [path.name for path in own.own_documents(source)]
+    return [path.name for path in own.find_own(source).documents]
 
 
 def test_patterns_and_several_sources_give_each_file_once_in_their_order(texts):
@@ -38,21 +39,20 @@ def test_patterns_and_several_sources_give_each_file_once_in_their_order(texts):
     assert own.measure(str(texts / "b")) == (2, sum(path.stat().st_size for path in (texts / "b").rglob("*.txt")))
     for source, words in ((f"{texts}/*.pdf", "nothing is called like"), (f"{texts}/a,{texts}/c", "no file or folder")):
         with pytest.raises(UserError, match=words):
-            own.own_documents(source)
+            own.find_own(source)
 
 
-def test_a_folder_of_many_tiny_files_is_few_pieces_and_each_says_what_its_files_were(tmp_path):
+def test_a_folder_of_many_tiny_files_is_few_pieces_and_each_says_what_its_files_were(tmp_path, monkeypatch):
     for number in range(30):
         (tmp_path / f"{number:02}.txt").write_text(f"note {number}\n")
-    most, own_pieces.MOST_FILES = own_pieces.MOST_FILES, 10
-    try:
-        before = own_pieces.own_pieces(str(tmp_path))
-        os.utime(tmp_path / "15.txt", ns=(1, 1))
-        after = own_pieces.own_pieces(str(tmp_path))
-    finally:
-        own_pieces.MOST_FILES = most
+    monkeypatch.setattr(own_pieces, "MOST_FILES", 10)
+    before = own_pieces.own_pieces(str(tmp_path))
+    os.utime(tmp_path / "15.txt", ns=(1, 1))
+    after = own_pieces.own_pieces(str(tmp_path))
     assert [len(json.loads(piece.options["files"])) for piece in before] == [10, 10, 10]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True]
+    monkeypatch.setattr(own, "FEW_FILES", 29)
+    assert not choosing.is_small(str(tmp_path)) and choosing.is_small(str(tmp_path / "15.txt"))
 
 
 def piped(monkeypatch, data):
@@ -66,7 +66,7 @@ def test_records_and_standard_input_are_prepared_like_any_text(texts, monkeypatc
     words += ["--set", "data.near_duplicates=ignore"]
     assert cli.main(words) == 0
     statistics = json.loads((texts / "data/text/statistics.json").read_text())
-    assert statistics["documents"] == 3 + 2 and "left out" not in capsys.readouterr().err
+    assert statistics["documents"] == 3 + 2 and "left out as" not in capsys.readouterr().err
     assert shards.read_manifest(texts / "data").source == "a and 1 more"
     piped(monkeypatch, b" ")
     assert cli.main(["prepare", "-", "--out", str(texts / "none")]) == 2
@@ -77,11 +77,11 @@ SAID = """
 4 files
 3 documents
 formats:   text 2, markdown 1
-left out, cannot be read: 3
+left out, could not be read: 3
 link.txt: is a link to a folder
 fifo.txt: is no plain file
 bad.epub: File is not a zip file
-left out, empty: 1
+left out, nothing or white space alone: 1
 picture.png: is in no format
 1 document with the text of another one"""
 
@@ -107,3 +107,11 @@ def test_check_fails_where_nothing_can_be_learned(content, words, tmp_path, caps
     assert cli.main(["data", "check", str(tmp_path / "own.txt")]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+    assert cli.main(["prepare", str(tmp_path / "own.txt"), "--out", str(tmp_path / "data")]) == 2
+    assert words in capsys.readouterr().err or content[:1] == b"\0" or not content
+
+
+@pytest.mark.parametrize("source", ["embedded", "tiny_shakespeare", "hf:owner/name"])
+def test_check_says_that_a_published_text_is_not_ones_own(source, capsys):
+    assert cli.main(["data", "check", source]) == 2
+    assert f"{source} is no file or folder of text" in capsys.readouterr().err

@@ -23,9 +23,9 @@ from nanogpt.sources.formats.family import Wanted
 from nanogpt.sources.hub_address import HubAddress, parse
 from nanogpt.sources.kinds import kind_of
 from nanogpt.sources.part import Unobtainable
-from nanogpt.sources.pieces import fetch_pieces, pieces_of
+from nanogpt.sources.pieces import fetch_pieces
 from nanogpt.sources.reading import read
-from nanogpt.sources.survey import available, survey
+from nanogpt.sources.survey import available
 from nanogpt.spelling import path_of
 from tests.nanogpt import hub_case
 from tests.nanogpt.hub_case import Repository, parquet, stories
@@ -60,7 +60,7 @@ def texts(pieces, split=None):
 
 
 def test_every_entry_of_the_catalogue_gives_its_own_text(hub, tmp_path):
-    found = {name: pieces_of(name, None, [], tmp_path) for name in SETS}
+    found = {name: fetch_pieces(name, None, [], tmp_path).pieces for name in SETS}
     assert texts(found["tinystories"]) == stories(40), "the parquet files' train split, neither TinyStories-train.txt"
     assert texts(found["openwebtext"]) == stories(30, "page") + stories(30, "other page")
     assert texts(found["fineweb_edu"]) == stories(30, "sample") + stories(30, "second sample")
@@ -89,9 +89,9 @@ def test_no_more_is_fetched_than_is_asked_for_and_more_continues_where_less_ende
 def test_spans_are_read_by_one_request_each_and_only_the_column_of_the_text(hub, tmp_path):
     ids = [f"{number:0200d}" for number in range(400)]
     hub.repositories["a/b"] = Repository({"a.parquet": parquet(stories(400), 10, {"zzz": ids})})
-    pieces_of("hf:a/b", 100, [], tmp_path)
+    fetch_pieces("hf:a/b", 100, [], tmp_path)
     hub.requests.clear()
-    assert len(pieces_of("hf:a/b", 60_000, [], tmp_path)) > 2
+    assert len(fetch_pieces("hf:a/b", 60_000, [], tmp_path).pieces) > 2
     size = len(hub.repositories["a/b"].files["a.parquet"])
     assert 0 < hub.sent_bytes < size / 4, "footer and the ids stay where they are"
 
@@ -152,8 +152,8 @@ def test_without_a_network_what_was_downloaded_before_is_learned_from(hub, tmp_p
     assert found.pieces == some.pieces and "no connection to http://127.0.0.1:9" in found.shortfall
     assert "that are here" in notes[-1][1]
     with pytest.raises(Unobtainable, match="fineweb-edu:sample-10BT could not be obtained"):
-        pieces_of("fineweb_edu", 100, [], tmp_path)
-    by_name = {found.name: found for found in survey([], tmp_path)}
+        fetch_pieces("fineweb_edu", 100, [], tmp_path)
+    by_name = {name: available(name, [], tmp_path) for name in [*catalogue.CATALOGUE, catalogue.EMBEDDED]}
     assert by_name["tinystories"].bytes_here == some.bytes and by_name["tinystories"].where == "nowhere"
     assert by_name["embedded"].where == "here" and "127.0.0.1" in by_name["fineweb_edu"].reason
 
@@ -175,9 +175,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from nanogpt.sources import set_files
-from nanogpt.sources.pieces import pieces_of
+from nanogpt.sources.pieces import fetch_pieces
 set_files.SPAN_BYTES = 10_000
-pieces_of("hf:a/b", None, [], Path(sys.argv[1]))
+fetch_pieces("hf:a/b", None, [], Path(sys.argv[1]))
 """
 
 
@@ -247,7 +247,7 @@ def test_two_runs_share_one_download(hub, tmp_path):
 
 
 def test_a_set_that_changed_meanwhile_is_not_mixed_with_what_was_begun(hub, tmp_path):
-    pieces_of("tinystories", 12_000, [], tmp_path)
+    fetch_pieces("tinystories", 12_000, [], tmp_path)
     hub.repositories["roneneldan/TinyStories"] = replace(hub_case.tinystories(60), commit="b" * 40)
     found = fetch_pieces("tinystories", None, [], tmp_path)
     assert "no revision" in found.shortfall or "another version" in found.shortfall
@@ -260,7 +260,7 @@ def test_a_file_of_another_digest_than_the_catalogue_knows_is_refused(hub, tmp_p
     monkeypatch.setitem(catalogue.CATALOGUE, "wikitext_2", known)
     mirror = hub_case.write_mirror(tmp_path / "mirror", hub_case.catalogue())
     with pytest.raises(Unobtainable) as caught:
-        pieces_of("wikitext_2", None, [str(mirror)], tmp_path / "data")
+        fetch_pieces("wikitext_2", None, [str(mirror)], tmp_path / "data")
     assert str(caught.value).count("(sha256 differs)") == 2
 
 
@@ -268,7 +268,7 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(hub, tmp_path, monkey
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(set_files.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(OSError, match=r"to come, 1,000 B are free"):
-        pieces_of("tinystories", None, [], tmp_path)
+        fetch_pieces("tinystories", None, [], tmp_path)
     assert not list(Path(tmp_path).rglob("*-*.parquet"))
 
 
@@ -277,9 +277,9 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(hub, tmp_path, monkey
     ("hf:roneneldan/TinyStories@v9", "has no revision v9"),
     ("hf:Salesforce/wikitext", "has several configurations, wikitext-103-raw-v1, wikitext-103-v1,"),
     ("hf:Salesforce/wikitext:wikitext-2-ra", 'did you mean "wikitext-2-raw-v1"'),
-    ("hf:HuggingFaceFW/fineweb-edu::urls", 'columns of text: text, id, url (did you mean "url"?)'),
+    ("hf:HuggingFaceFW/fineweb-edu::urls", 'it has \'text\', \'id\', \'url\' (did you mean "url"?)'),
     ("hf:me/gated", "for people who accepted its terms at http"),
-    ("hf:me/numbers", "which column of me/numbers is the text? Columns of text: none"),
+    ("hf:me/numbers", "me/numbers: has no column of text"),
     ("hf:me/pictures", "has no parquet files to train on"),
     ("hf:broken", "should be hf:owner/name, with :config and :column"),
 ])  # fmt: skip
@@ -290,7 +290,7 @@ def test_a_persons_mistake_is_one_line(hub, tmp_path, source, words):
         "me/pictures": Repository({"a.png": b"png"}),
     }
     with pytest.raises(UserError, match=re.escape(words)) as caught:
-        pieces_of(source, 100, [], tmp_path)
+        fetch_pieces(source, 100, [], tmp_path)
     assert str(caught.value).startswith("data.source: ") and "\n" not in str(caught.value)
 
 
@@ -299,7 +299,7 @@ def test_a_token_opens_what_is_private_or_gated(hub, tmp_path, monkeypatch):
     hub.repositories |= {"me/private": Repository(files, token="key"), "me/gated": Repository(files, {}, "key", True)}
     monkeypatch.setenv("HF_TOKEN", "key")
     for name in ("me/private", "me/gated"):
-        assert texts(pieces_of(f"hf:{name}", None, [], tmp_path)) == stories(3)
+        assert texts(fetch_pieces(f"hf:{name}", None, [], tmp_path).pieces) == stories(3)
 
 
 # ---- which files and which column
@@ -308,7 +308,7 @@ def test_a_token_opens_what_is_private_or_gated(hub, tmp_path, monkeypatch):
 def test_a_set_in_other_formats_comes_from_the_hubs_own_conversion(hub, tmp_path):
     converted = {f"plain/{split}/0000.parquet": parquet(stories(3, split)) for split in ("train", "test")}
     hub.repositories["me/old"] = Repository({"README.md": b"", "old.py": b"pass"}, converted)
-    assert texts(pieces_of("hf:me/old", None, [], tmp_path)) == stories(3, "train")
+    assert texts(fetch_pieces("hf:me/old", None, [], tmp_path).pieces) == stories(3, "train")
 
 
 @pytest.mark.parametrize("files, source, found", [
@@ -316,12 +316,13 @@ def test_a_set_in_other_formats_comes_from_the_hubs_own_conversion(hub, tmp_path
     (["data/dev-0.parquet", "data/train-0.parquet"], "hf:a/b", "data/train-0.parquet"),
     (["x/one.parquet", "y/two.parquet"], "hf:a/b:y", "y/two.parquet"),
     (["sample/10BT/0.parquet", "sample/9BT/0.parquet"], "hf:a/b:sample-10BT", "sample/10BT/0.parquet"),
-    (["only.parquet"], "hf:a/b::text", "only.parquet"),
+    (["only.parquet"], "hf:a/b::own", "only.parquet"),
 ])  # fmt: skip
 def test_without_a_card_names_say_which_files_to_train_on(hub, tmp_path, files, source, found):
-    hub.repositories["a/b"] = Repository({path: parquet([f"text of {path}"]) for path in files})
-    wanted = Wanted(column="text", repair=True)
-    pieces = pieces_of(source, None, [], tmp_path, wanted=wanted)
+    tables = {path: parquet([b"?"], 10, {"own": [f"text of {path}"]}) for path in files}
+    hub.repositories["a/b"] = Repository(tables)
+    wanted = Wanted(column="own", repair=True)
+    pieces = fetch_pieces(source, None, [], tmp_path, wanted=wanted).pieces
     assert texts(pieces) == [f"text of {found}"] and pieces[0].options["repair"] == "true"
 
 
@@ -353,7 +354,7 @@ def test_files_on_this_machine_and_token_ids(tmp_path):
         (tmp_path / name).write_bytes(bytes(8))
     assert kind_of(str(tmp_path)) == "nanogpt" and kind_of("hf:a/b") == kind_of("tinystories") == "hub"
     with pytest.raises(UserError, match="nanogpt import-data takes it as it is"):
-        pieces_of(str(tmp_path), None, [], tmp_path)
+        fetch_pieces(str(tmp_path), None, [], tmp_path)
 
 
 def test_several_connections_report_their_rate_and_a_standstill_ends_them(monkeypatch):

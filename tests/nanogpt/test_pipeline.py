@@ -213,7 +213,7 @@ def test_a_disk_without_room_is_found_before_the_ids_are_made(tmp_path, monkeypa
 
 
 def test_prepare_takes_a_large_file_in_pieces_and_says_what_it_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("nanogpt.corpus.choosing.SMALL", 1000)
+    monkeypatch.setattr("nanogpt.sources.own.SMALL_TEXT", 1000)
     rows = [*documents(300), documents(1)[0], "half \ud83d of a character, and enough words to be a text", ""]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     arguments = ["prepare", str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"]

@@ -105,7 +105,7 @@ def test_what_became_of_the_documents_is_counted_and_said(tmp_path):
     )
     said = remarks(statistics)
     assert "1 document left out: the same as another (document4.txt)" in said
-    assert "email in 1 document: 1 times, such as ja**@*******.***" in said
+    assert "email in 1 document, 1 place, such as ja**@*******.***" in said
     together = prepare(paths, tmp_path / "out", DataConfig(near_duplicates="together"))
     assert together.fates.fates["kept"].documents == 4
     assert f"{LINES}\n\n{near}" in whole(tmp_path / "out") or f"{near}\n\n{LINES}" in whole(tmp_path / "out")
@@ -150,3 +150,14 @@ def test_fractions_that_leave_nothing_are_refused():
         split_offsets(1000, 0.4999, 0.4999)
     with pytest.raises(UserError, match="val_fraction"):
         split_offsets(1000, 0.0005, 0.1)
+
+
+@pytest.mark.parametrize("held_out", [0.13, 0.2, 0.4])
+def test_near_duplicates_that_stay_are_in_one_split(tmp_path, held_out):
+    families = [
+        [f"{name}{copy} " + " ".join(f"{name}{word}" for word in range(300)) for copy in range(4)] for name in "abcde"
+    ]
+    config = DataConfig(near_duplicates="together", val_fraction=held_out, test_fraction=held_out)
+    prepare(written(tmp_path, *(text for family in families for text in family)), tmp_path / "out", config)
+    splits = [read_split(tmp_path / "out", split) for split in ("train", "val", "test")]
+    assert [sum(f"{name}7 " in split for split in splits) for name in "abcde"] == [1] * 5 and all(splits)

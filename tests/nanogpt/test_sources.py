@@ -16,9 +16,9 @@ from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.faults import UserError
 from nanogpt.sources import catalogue, download, embedded, own, part
-from nanogpt.sources.catalogue import Entry
+from nanogpt.sources.catalogue import PublicFile
 from nanogpt.sources.fetching import check_source, fetch, fingerprint, obtain
-from nanogpt.sources.own import own_documents
+from nanogpt.sources.own import find_own
 from nanogpt.sources.part import Unobtainable
 from nanogpt.spelling import path_of, spelled
 
@@ -54,7 +54,7 @@ def server(body=TEXT, status=200):
 
 
 def entry(*homes):
-    return Entry("play", "play.txt", homes, SHA256, len(TEXT), "a play", "public domain", "nobody")
+    return PublicFile("play", "play.txt", homes, SHA256, len(TEXT))
 
 
 def telling(lines):
@@ -317,7 +317,7 @@ def test_output_named_as_the_source_is_refused(tmp_path, name):
 def test_downloads_and_the_embedded_corpus_are_marked(tmp_path, short_embedded_corpus):
     fetch("embedded", tmp_path / "texts/of-a-run")
     files(tmp_path / "texts", "own.txt")
-    assert own_documents(str(tmp_path / "texts")) == [tmp_path / "texts/own.txt"]
+    assert find_own(str(tmp_path / "texts")).documents == [tmp_path / "texts/own.txt"]
 
 
 def test_names_that_are_not_utf8_can_be_recorded(tmp_path):

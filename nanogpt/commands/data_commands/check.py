@@ -31,17 +31,19 @@ def run(arguments: argparse.Namespace) -> int:
     from nanogpt.commands.data_commands.check_tables import show_checked
     from nanogpt.config import Config, apply_overrides, validate
     from nanogpt.sources import checking, own
-    from nanogpt.sources.catalogue import CATALOGUE
     from nanogpt.sources.formats.family import Wanted
+    from nanogpt.sources.kinds import kind_of
 
-    if arguments.source in CATALOGUE:
-        raise UserError(f"{arguments.source} is checked by its digest; nanogpt data list says what it is")
+    if kind_of(arguments.source) != "own":
+        raise UserError(
+            f"SOURCE: {arguments.source} is no file or folder of text; nanogpt prepare takes it as it is published"
+        )
     values: dict[str, object] = {}
     data = validate(Config, values, "--set", apply_overrides(values, arguments.set)).data
     with tempfile.TemporaryDirectory() as kept:
         source = own.keep_standard_input(arguments.source, Path(kept))
         most = sys.maxsize if arguments.all else MOST_CHARACTERS
-        found = checking.check(source, Wanted(data.encoding, data.column, data.repair), most)
+        found = checking.check(source, Wanted.of(data), most)
     show_checked(arguments.source, found)
     if found.obstacle:
         raise UserError(f"data.source: nothing can be learned from {arguments.source}: {found.obstacle}")

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nanogpt.corpus.fates import MEANINGS, Fate
 from nanogpt.printable import printable
+from nanogpt.sources.account import remark_on
 from nanogpt.sources.checking import Checked
-from nanogpt.units import byte_size
+from nanogpt.units import byte_size, counted
 
-LEFT_OUT = {
-    "not_a_text_format": "in no format of texts that is known here",
-    "not_text": "not text",
-    "unreadable": "cannot be read",
-    "empty": "empty",
-    "too_long": "too long",
-    "changed_while_read": "changed while read",
-}
 ADVICE = {
     "not_text": "--set data.encoding=NAME names the encoding of texts that are not UTF-8",
     "not_a_text_format": "a file of text that ends otherwise is read when its own path is given",
@@ -25,38 +19,30 @@ ADVICE = {
 def show_checked(source: str, found: Checked) -> None:
     """Sizes, formats, encodings, and each reason why something is left out, with examples."""
     account = found.account
-    _say(f"{source}: {_count(found.files, 'file')}, {byte_size(found.bytes)}")
+    _say(f"{source}: {counted(found.files, 'file')}, {byte_size(found.bytes)}")
     if found.pieces_read < found.pieces:
         _say(f"  read: the first {found.pieces_read:,} of {found.pieces:,} pieces; --all reads the rest too")
-    documents = _count(account.documents, "document")
+    documents = counted(account.documents, "document")
     _say(f"  {documents}, {account.characters:,} characters, {len(found.alphabet):,} distinct")
     if account.documents:
         _say(f"  the shortest document has {found.shortest:,} characters, the longest {found.longest:,}")
         _say(f"  formats:   {_counts(account.formats)}")
         _say(f"  encodings: {_counts(account.encodings)}")
     if found.repeated:
-        _say(
-            f"  {_count(found.repeated, 'document')} with the text of another one over again: prepare keeps one of each"
-        )
-    for reading in sorted(account.readings.values(), key=lambda reading: reading.encoding):
-        detected = f", detected (confidence {reading.confidence:.0%})" if reading.confidence is not None else ""
-        damaged = f", {reading.replaced:,} damaged places" if reading.replaced else ""
-        _say(f"  {reading.documents:,} in {reading.encoding}{detected}{damaged}: {reading.example}")
+        _say(f"  {counted(found.repeated, 'document')} with the text of another one: prepare keeps one of each")
+    for encoding in sorted(account.readings):
+        _say(f"  {remark_on(account.readings[encoding])}")
     if account.repaired:
-        _say(f"  mojibake is repaired in {_count(account.repaired, 'document')}")
+        _say(f"  mojibake is repaired in {counted(account.repaired, 'document')}")
     if found.outputs:
-        folders = _count(len(found.outputs), "folder")
+        folders = counted(len(found.outputs), "folder")
         _say(f"left out, {folders} that nanogpt or a tool wrote: {', '.join(found.outputs[:3])}")
     for reason, count in account.left_out.most_common():
-        _say(f"left out, {LEFT_OUT[reason]}: {count:,}")
+        _say(f"left out, {MEANINGS[Fate(reason)]}: {count:,}")
         for example in account.examples[reason]:
             _say(f"    {example}")
         if reason in ADVICE:
             _say(f"    {ADVICE[reason]}")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _counts(counted: Mapping[str, int]) -> str:

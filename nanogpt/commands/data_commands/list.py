@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         download = f"{si(source.download_bytes, 'B')} to download"
         how = f"split: {source.split}, tokens: {source.tokenizer}"
         print(f"{source.name:<17}for a run of {source.budget}: {size}, {download}; {how}")
-        print(f"    {source.description}\n    {source.licence}")
+        print(f"    {source.description}\n    {source.licence}\n    {source.page}")
     print(f"{EMBEDDED:<17}without a network: what is here; split: documents, tokens: bpe")
     print(f"    documentation that is on this machine\n    {licence(EMBEDDED)}\n\n{OTHERS}")
     return 0

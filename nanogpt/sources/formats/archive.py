@@ -5,7 +5,8 @@ from __future__ import annotations
 import zipfile
 
 from nanogpt.sources.formats.compressed import Allowance, limited
-from nanogpt.sources.formats.family import LONGEST, MIB, TooLong, Unreadable
+from nanogpt.sources.formats.family import LONGEST, TooLong, Unreadable
+from nanogpt.units import MIB
 
 
 def members(archive: zipfile.ZipFile, packed: int) -> list[zipfile.ZipInfo]:

@@ -32,7 +32,7 @@ def read_row_groups(
     allowance = Allowance(file.seek(0, io.SEEK_END))
     table = opened(file)
     groups = range(first, table.num_row_groups if end is None else end)
-    column = _column(table, wanted.column)
+    column = choose_column(columns_of_text(table.schema_arrow), wanted.column)
     account.encodings["utf-8"] += 1
     row = sum(table.metadata.row_group(group).num_rows for group in range(first))
     try:
@@ -77,8 +77,8 @@ def opened(file: BinaryIO) -> Any:  # pyarrow has no types
         raise Unreadable(f"is no Parquet file ({str(error).split('. ')[0]})") from None
 
 
-def _column(table: Any, wanted: str) -> str:
-    """The column of the text. Raises Unreadable."""
+def columns_of_text(schema: Any) -> list[str]:
+    """The names of a table's columns that hold texts, or bytes."""
     import pyarrow
 
     def is_text(kind: Any) -> bool:
@@ -88,5 +88,4 @@ def _column(table: Any, wanted: str) -> str:
         tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_string_view)
         return any(test(kind) for test in tests)
 
-    names = [field.name for field in table.schema_arrow if is_text(field.type)]
-    return choose_column(names, wanted)
+    return [field.name for field in schema if is_text(field.type)]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import Protocol
 
+from nanogpt.config import DataConfig
 from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import HEAD
+from nanogpt.units import MIB
 
-MIB = 1 << 20
 LONGEST = 64 * MIB  # bytes of one record, page or book: what a worker holds at once; a longer one is left out
 _SMALL = 1 << 16
 PART = 16 * MIB  # bytes of a long text that are one document: what a worker reads at once
@@ -31,6 +32,10 @@ class Wanted:
     encoding: str = "auto"
     column: str = "auto"
     repair: bool = False  # mojibake, with ftfy
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Wanted:
+        return cls(config.encoding, config.column, config.repair)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import decode
 from nanogpt.sources.formats.archive import content
 from nanogpt.sources.formats.compressed import Allowance
-from nanogpt.sources.formats.family import LONGEST, MIB, PART, Text, TooLong, Unreadable, Wanted, whole
+from nanogpt.sources.formats.family import LONGEST, PART, Text, TooLong, Unreadable, Wanted, whole
+from nanogpt.units import MIB
 
 _UNSEEN = {  # with what is in them
     "script", "style", "head", "noscript", "template", "nav", "footer", "aside", "form", "svg", "math", "iframe",

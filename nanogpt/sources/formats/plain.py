@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read_plain(file: BufferedReader, name: str, wanted: Wanted, account: Account
         yield _text(data, "", name, wanted, account)
         return
     encoding = encoding_of(data[:HEAD], name, wanted.encoding)
-    wanted = Wanted(encoding, wanted.column, wanted.repair)
+    wanted = replace(wanted, encoding=encoding)
     first = 0
     while data:
         data += file.read(PART + 1 - len(data)) if len(data) <= PART else b""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 
+from nanogpt.faults import nearest
 from nanogpt.sources.account import Account
 from nanogpt.sources.decoding import Decoded
 from nanogpt.sources.formats.family import LONGEST, Text, Unreadable, Wanted, head_of, whole
@@ -172,20 +173,19 @@ def choose_column(names: Sequence[str], wanted: str) -> str:
     if wanted != AUTO:
         if wanted in names:
             return wanted
-        raise Unreadable(f"has no column {wanted!r}; it has {_listed(names)}")
+        raise Unreadable(f"has no column {wanted!r}; it has {_listed(names)}{nearest(wanted, names)}")
     known = {name.lower(): name for name in reversed(names)}
     for name in COLUMNS:
         if name in known:
             return known[name]
     if len(names) == 1:
         return names[0]
-    raise Unreadable(
-        f"which column is the text? --set data.column=NAME; it has {_listed(names)}" if names else "has no text in it"
-    )
+    which = f"which column is the text? --set data.column=NAME; it has {_listed(names)}"
+    raise Unreadable(which if names else "has no column of text")
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:8])) + (" ..." if len(names) > 8 else "")
+    return (", ".join(map(repr, names[:8])) or "none") + (" ..." if len(names) > 8 else "")
 
 
 def _reason(error: Exception) -> str:

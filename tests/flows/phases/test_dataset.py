@@ -17,11 +17,11 @@ from flows.runner.run import Run
 from nanogpt.data import shards
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.sources import fetching
-from nanogpt.sources.catalogue import CATALOGUE, Entry
+from nanogpt.sources.catalogue import CATALOGUE, PublicFile
 from tests.flows.parts import assembled
 
 TEXT = "".join(f"{number} bottles of beer on the wall;\n" for number in range(300))
-PLAY = Entry("play", "play.txt", (), hashlib.sha256(TEXT.encode()).hexdigest(), len(TEXT), "", "", "")
+PLAY = PublicFile("play", "play.txt", (), hashlib.sha256(TEXT.encode()).hexdigest(), len(TEXT))
 
 
 class Desk:

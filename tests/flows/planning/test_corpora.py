@@ -13,7 +13,6 @@ from flows.ledger.facts import SurveyedText
 from flows.planning import assumed, corpora, texts
 from flows.planning.corpora import Means
 from nanogpt.config import DataConfig
-from nanogpt.corpus import choosing
 from nanogpt.faults import UserError
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 
@@ -37,8 +36,7 @@ def test_the_text_follows_computing_power_and_budget_and_not_the_clock_alone(rat
     assert sorted(row.name for row in choice.not_chosen) == sorted(text.name for text in KNOWN if text.name != name)
 
 
-def test_what_a_plan_takes_for_small_is_what_goes_through_memory_as_one():
-    assert corpora.SMALL_TEXT == choosing.SMALL
+def test_only_the_play_goes_through_memory_as_one():
     assert [text.name for text in KNOWN if not text.in_pieces] == ["tiny_shakespeare"]
 
 
