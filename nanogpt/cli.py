@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except MemoryError as error:
+        return _fail(f"there is not enough memory ({error})" if str(error) else "there is not enough memory")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130

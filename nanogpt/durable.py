@@ -50,8 +50,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if path.is_dir() and not path.is_symlink():  # a rename does not take its place
             set_aside(path)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk, say: which one?
+            error.filename = str(path)
         raise
     fsync_folder(path.parent)
 

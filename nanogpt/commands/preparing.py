@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from nanogpt import durable
 from nanogpt.commands.arguments import print_note
 from nanogpt.commands.progress import progress_lines
 from nanogpt.config import DataConfig
@@ -19,6 +25,28 @@ from nanogpt.tokenizers.tokenizer import Tokenizer
 
 def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
     """The data folder of SOURCE, or of several. `tokenizer`: one that exists already, not `config.tokenizer`."""
+    with _alone_in(arguments.out):
+        return _prepared(arguments, config, tokenizer)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Raise UserError where another prepare writes to the folder: each would take the other's files for its own."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock_file = out / ".preparing.lock"
+    durable.unblock(lock_file, links=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"--out: another nanogpt prepare writes to {out}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
     sources = [own.keep_standard_input(source, arguments.out / "standard-input") for source in arguments.sources]
     named = sources[0]
     in_pieces = len(sources) > 1 or arguments.chapter is not None or arguments.on is not None

@@ -6,12 +6,13 @@ What is known of all documents lies in files that are memory-mapped; of the resu
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,7 @@ class Decisions:
 _FIGURES = 1 + len(kept.SIZES)  # of the documents in a split
 _COLUMNS = 2 + _FIGURES * len(SPLITS)
 _NONE = np.zeros(0, np.uint8)
+_AT_ONCE = 1 << 20  # bytes
 
 
 def _columns_of(split: int) -> slice:
@@ -102,12 +104,19 @@ def _columns_of(split: int) -> slice:
 
 
 def read_decisions(folder: Path) -> Decisions | None:
-    """What was decided of the pieces in `folder`; None where nothing was."""
+    """What was decided of the pieces in `folder`; None where nothing was, or it is not what was written."""
     note, _ = durable.read_note(folder / _NOTE)
     try:
-        return None if note is None else Decisions(folder, from_json(Decided, note.get("decided")))
+        if note is None or note.get("files") != _digests(folder):
+            return None
+        return Decisions(folder, from_json(Decided, note.get("decided")))
     except (OSError, ValueError):
         return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of what a kill may leave to another decision than the note's."""
+    return {name: durable.sha256_file(folder / name) for name in (_CODES, _INDEX)}
 
 
 def decide(
@@ -146,7 +155,7 @@ def decide(
     decided = Decided(key, digest.hexdigest(), sources, sorted(scan.one_texts), fates_of_all)
     durable.write_bytes(folder / _CODES, codes.splits.tobytes())
     durable.write_bytes(folder / _INDEX, index.tobytes())
-    durable.write_note(folder / _NOTE, {"decided": to_json(decided)})
+    durable.write_note(folder / _NOTE, {"decided": to_json(decided), "files": _digests(folder)})
     return Decisions(folder, decided)
 
 
@@ -179,7 +188,21 @@ def _unnamed(folder: Path, shape: tuple[int, int], kind: type[_Integer]) -> npt.
     if 0 in shape:
         return np.empty(shape, kind)
     with TemporaryFile(dir=folder) as file:
-        return np.memmap(file, kind, "w+", shape=shape)
+        try:
+            _reserve(file, int(np.prod(shape)) * np.dtype(kind).itemsize)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        return np.memmap(file, kind, "r+", shape=shape)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Raises OSError where there is no room: to write into a map for which there is none ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for first in range(0, size, _AT_ONCE):  # macOS and Windows have no such call
+        file.write(bytes(min(_AT_ONCE, size - first)))
+    file.flush()
 
 
 def _divided(

@@ -133,6 +133,8 @@ def read_texts(path: Path, wanted: Numbers) -> Iterator[tuple[int, str]]:
                     for number in here.tolist():
                         yield number, texts[number - first].as_py()
                 first = end
+    except pa.ArrowMemoryError:  # the file is none the worse
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 
@@ -140,6 +142,8 @@ def read_texts(path: Path, wanted: Numbers) -> Iterator[tuple[int, str]]:
 def _read(path: Path, columns: list[str]) -> Any:
     try:
         return pq.read_table(path, columns=columns, page_checksum_verification=True, partitioning=None)
+    except pa.ArrowMemoryError:  # the file is none the worse
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 

@@ -5,6 +5,8 @@ A pure function of the decisions and the tokenizer; whole or absent, with a note
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -105,9 +107,13 @@ class ShardMaker:
 
     def counts(self, task: ShardTask, vocab_size: int) -> npt.NDArray[np.int64]:
         """(vocab_size,): how often each id occurs in a shard that was made."""
-        counts = np.zeros(vocab_size, np.int64)
-        with np.load(self._counts_file(task.file)) as found:
-            counts[found["used"]] = found["counts"]
+        counts, path = np.zeros(vocab_size, np.int64), self._counts_file(task.file)
+        try:
+            with np.load(path) as found:
+                counts[found["used"]] = found["counts"]
+        except (OSError, EOFError, KeyError, IndexError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            durable.remove(path)
+            raise CorruptFileError(f"{path} is damaged; it is removed, and the next start makes it again") from error
         return counts
 
     @property
@@ -130,7 +136,7 @@ class ShardMaker:
             if note is None or note["plan"] != self.plan or not self._counts_file(task.file).is_file():
                 return None
             made = from_json(Made, note["made"])
-            return made if (self.out_folder / task.file).stat().st_size == made.file.bytes else None
+            return made if durable.sha256_file(self.out_folder / task.file) == made.file.sha256 else None
         except (KeyError, OSError, ValueError):
             return None
 

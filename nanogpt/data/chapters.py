@@ -76,8 +76,11 @@ class Chapters(Loader):
         manifest, train = read_manifest(self.folder), open_split(self.folder, "train").tokens
         if identity(self.folder) != self._identity:
             raise CorruptFileError(f"{self.folder} was written anew while it was learned from")
-        shards = iter(parts_of(train))
-        chapters = [Joined(list(islice(shards, size))) for size in manifest.chapters or []]
+        parts, sizes = parts_of(train), manifest.chapters or []
+        if min(sizes, default=0) < 1 or (manifest.complete and sum(sizes) != len(parts)):
+            raise CorruptFileError(f"{self.folder}: its chapters are not those of its {len(parts)} shards")
+        shards = iter(parts)
+        chapters = [Joined(list(islice(shards, size))) for size in sizes]
         self._ends = np.cumsum([windows_in(len(chapter), self.block_size) for chapter in chapters])
         self.complete = manifest.complete
         if self.complete and not self._ends[-1]:

@@ -123,7 +123,7 @@ def _places(source: str) -> Iterator[tuple[str, Path]]:
             raise UserError("data.source: standard input is read once: nanogpt prepare - --out DIR keeps it")
         path = own_path(part)
         if _PATTERN & set(part) and not os.path.lexists(path):
-            places = [Path(found) for found in sorted(glob.glob(str(path), recursive=True))]
+            places = [Path(found) for found in sorted(_like(str(path)))]
             if not places:
                 raise UserError(f"data.source: nothing is called like {spelled(part)}")
             root = _folder_of(part)
@@ -133,6 +133,21 @@ def _places(source: str) -> Iterator[tuple[str, Path]]:
             if (whole := os.path.abspath(place)) not in seen:
                 seen.add(whole)
                 yield root or (whole if os.path.isdir(whole) else os.path.dirname(whole)), place
+
+
+def _like(pattern: str) -> set[str]:
+    """The paths that a pattern finds. ** enters no link to a folder, as glob does: two links to where they lie make as
+    many paths as 2 to the 40th."""
+    pattern = os.path.join(os.curdir, pattern) if pattern.startswith("**") else pattern
+    before, recursive, after = pattern.partition(f"{os.sep}**")
+    if not recursive or (after and not after.startswith(os.sep)):
+        return set(glob.glob(pattern))
+    found = set[str]()
+    for folder in glob.glob(before or os.sep):
+        for here, inner, _ in os.walk(folder):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            found |= _like(os.path.join(glob.escape(here), after.lstrip(os.sep) or "*"))
+    return found
 
 
 def _folder_of(pattern: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from nanogpt import durable
 from nanogpt.sources.download import ANSWER_SECONDS
 from nanogpt.sources.hub_address import HubAddress
+from nanogpt.sources.hub_client import limit_answers
 from nanogpt.sources.own import own_path
 from nanogpt.sources.part import STANDSTILL_SECONDS, Unobtainable
 from nanogpt.spelling import redacted
@@ -86,10 +87,12 @@ class Hub:
         from huggingface_hub import HfApi, HfFileSystem  # 0.3 s
 
         self.address = address
+        limit_answers()
         self.is_home = endpoint is None
+        token = None if self.is_home else False  # a person's key is for the hub, and for no mirror
         endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
-        self._api = HfApi(endpoint=endpoint)
-        self._files = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
+        self._api = HfApi(endpoint=endpoint, token=token)
+        self._files = HfFileSystem(endpoint=endpoint, token=token, skip_instance_cache=True)
         host = redacted(self._api.endpoint)
         self.shown = f"{host}/datasets/{address.repository}"
         self._explained = partial(explained, host, "data set", address.repository, address.revision)
@@ -147,6 +150,8 @@ def explained(host: str, kind: Literal["data set", "model"], repository: str, re
         raise Missing(f"{host} is no hub") from error
     except (OSError, HTTPError) as error:
         raise Unobtainable(f"no connection to {host} ({type(error).__name__})") from error
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, of another kind than a hub's
+        raise Unobtainable(f"{host} answers what no hub does ({type(error).__name__})") from error
 
 
 class Files:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
 import os
 import re
 import zipfile
@@ -250,9 +251,9 @@ def excused(name: str, account: Account) -> Iterator[None]:
         account.leave_out("unreadable", name, _in_short(error))
 
 
-# EOFError and zlib.error: a packed file that was cut; RuntimeError: a member with a password; NotImplementedError: an
-# unknown way of packing; ValueError: what pyarrow raises for damaged tables.
-_DAMAGED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError, csv.Error)
+# EOFError, zlib.error, LZMAError: a packed file that was cut or is damaged; RuntimeError: a member with a password;
+# NotImplementedError: an unknown way of packing; ValueError: what pyarrow raises for damaged tables.
+_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, ValueError, csv.Error)
 
 
 def _in_short(error: Exception) -> str:

@@ -26,6 +26,7 @@ from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.sources import articles, data_set, outputs
 from nanogpt.sources.formats import columnar
+from nanogpt.sources.formats.compressed import Allowance
 from nanogpt.sources.formats.family import Unreadable
 from nanogpt.sources.formats.plain import decoded_line
 from nanogpt.sources.formats.records import AUTO, choose_column
@@ -263,31 +264,32 @@ class SetCopy:
                 first, bytes, stored = index + 1, 0, 0
 
     def _footer(self, chosen: Chosen, place: Place | None, file: SetFile) -> pq.FileMetaData:
-        """From here, else from the place, and then it is here."""
+        """From here, else from the place, and then it is here. One that changed on the disk would end the process."""
         path = self._folder_of(file) / "footer"
-        if path.is_file():
-            try:
+        note, _ = durable.read_note(_note_of(path))
+        with suppress(OSError, pa.ArrowException):
+            if note is not None and durable.sha256_file(path) == note.get("file_sha256"):
                 return pq.read_metadata(path)
-            except (OSError, pa.ArrowException):  # damaged
-                durable.remove(path)
         if place is None:
             raise Unobtainable(f"{file.path} of {self.address} is not here")
         footer = _parquet(place, chosen, file).metadata
         buffer = io.BytesIO()
         footer.write_metadata_file(buffer)
         durable.write_bytes(path, buffer.getvalue())
+        durable.write_note(_note_of(path), {"file_sha256": _sha256(buffer.getvalue())})
         return footer
 
     def _copy(self, place: Place, chosen: Chosen, span: Span, attempt: _Attempt) -> None:
         """Fetch one span and write its file, then its note; nothing when the attempt has ended meanwhile."""
         footer = self._footer(chosen, place, span.file)
         column = self._column(footer.schema.to_arrow_schema())
-        parquet = _parquet(place, chosen, span.file, footer)
+        groups, allowance = range(span.first, span.end), Allowance(span.stored_bytes)
+        remote = place.open(span.file.path, span.file.size, chosen.revision)
         try:
-            table = parquet.read_row_groups(range(span.first, span.end), columns=[column])
-        except (pa.ArrowException, OSError) as error:
+            found = columnar.values(remote, footer, groups, column, allowance, pre_buffer=True)
+            rows = [value if isinstance(value, str) else _text_of(value) for value in found]
+        except (pa.ArrowException, OSError, UnicodeError, Unreadable) as error:
             raise Unobtainable(f"{place.shown} has a damaged {span.file.path} ({first_line(error)})") from error
-        rows = [row if isinstance(row, str) else _text_of(row) for row in table.column(0).to_pylist()]
         if self.address.rows == "wikitext":
             rows = list(articles.joined(rows))
         content = _as_parquet(rows)
@@ -324,10 +326,10 @@ class SetCopy:
         return sum(1 for _ in self.folder.rglob("*.parquet"))
 
 
-def _parquet(place: Place, chosen: Chosen, file: SetFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open for reading by ranges; neighbouring ones come in one request (pre_buffer)."""
+def _parquet(place: Place, chosen: Chosen, file: SetFile) -> pq.ParquetFile:
+    """Open for reading by ranges."""
     try:
-        return pq.ParquetFile(place.open(file.path, file.size, chosen.revision), metadata=footer, pre_buffer=True)
+        return pq.ParquetFile(place.open(file.path, file.size, chosen.revision))
     except pa.ArrowException as error:
         raise Unobtainable(f"{place.shown}: {file.path} is no parquet file ({first_line(error)})") from error
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice, pairwise
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from nanogpt import durable
+from nanogpt.faults import UserError
 from nanogpt.tokenizers.byte_pairs import BYTE_STAND_INS, pieces_of, unprintable
 from nanogpt.tokenizers.patterns import BLANK
 from nanogpt.tokenizers.tokenizer import Json, Tokenizer, end_of, hf_settings, without_surrogates
@@ -32,10 +34,8 @@ class LibraryTokenizer(Tokenizer):
     def __init__(self, content: Json, settings: Json | None = None):
         """`content`: as in_parts() gives it. Raises ValueError for what is no such file."""
         self._content = content
-        try:
+        with _explained("tokenizers cannot read it", ValueError):
             self._library = HuggingFaceTokenizer.from_str(json.dumps(self._content))
-        except Exception as error:  # the library raises nothing more exact
-            raise ValueError(f"tokenizers cannot read it: {error}") from error
         self._library.encode_special_tokens = True
         added = {token["content"]: token["id"] for token in self._content.get("added_tokens", []) if token["special"]}
         self._end = end_of(added, settings or {})
@@ -49,9 +49,11 @@ class LibraryTokenizer(Tokenizer):
         return durable.digest(["hf", self._content])
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
+        """Raises UserError for a text that the rules of the file cannot take."""
         pieces, found = pieces_of([without_surrogates(text)], PIECE), [np.zeros(0, np.uint32)]
         while batch := list(islice(pieces, AT_ONCE)):
-            encoded = self._library.encode_batch_fast(batch, add_special_tokens=False)
+            with _explained("data.tokenizer: tokenizers cannot use this tokenizer.json", UserError):
+                encoded = self._library.encode_batch_fast(batch, add_special_tokens=False)
             found += [np.array(piece.ids, np.uint32) for piece in encoded]
         return np.concatenate(found)
 
@@ -74,6 +76,17 @@ class LibraryTokenizer(Tokenizer):
             index: text.encode("utf-8") if text in added else _meaning(text, decoder)
             for text, index in vocabulary.items()
         }
+
+
+@contextmanager
+def _explained(what: str, kind: type[Exception]) -> Iterator[None]:
+    """Raise what the library raises as one of `kind`: Exception, or for some files PanicException, which is none."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise kind(f"{what}: {error}") from error
 
 
 def _meaning(token: str, decoder: str) -> bytes:

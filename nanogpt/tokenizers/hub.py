@@ -19,6 +19,7 @@ from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr
 from nanogpt.config import HUB
 from nanogpt.faults import UserError
 from nanogpt.sources.download import ANSWER_SECONDS
+from nanogpt.sources.hub_client import limit_answers
 from nanogpt.sources.own import own_path
 from nanogpt.sources.part import Unobtainable
 from nanogpt.sources.places import Missing, explained, within
@@ -30,7 +31,7 @@ def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
     """tokenizer.json, with tokenizer_config.json next to it where there is one: of a mirror, else of the hub.
 
     A mirror is a folder with OWNER/NAME/tokenizer.json, or another hub. What a hub has given stays in its cache on this
-    machine; HF_TOKEN's token goes with what is asked. Raises UserError, in one line, for one that cannot be had.
+    machine; HF_TOKEN's token goes to the hub alone. Raises UserError, in one line, for one that cannot be had.
     """
     repository, _, revision = address.removeprefix(HUB).partition("@")
     for mirror in mirrors:
@@ -38,12 +39,13 @@ def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
             return path
         if mirror.startswith(("http://", "https://")):
             with suppress(UserError):
-                return _of_hub(address, repository, revision, mirror.rstrip("/"))
+                return _of_hub(address, repository, revision, mirror.rstrip("/"), token=False)
     return _of_hub(address, repository, revision, os.environ.get("HF_ENDPOINT"))
 
 
-def _of_hub(address: str, repository: str, revision: str, endpoint: str | None) -> Path:
-    api = HfApi(endpoint=endpoint)
+def _of_hub(address: str, repository: str, revision: str, endpoint: str | None, token: bool | None = None) -> Path:
+    limit_answers()
+    api = HfApi(endpoint=endpoint, token=token)
     try:
         with explained(redacted(str(api.endpoint)), "model", repository, revision):
             return _downloaded(api, repository, revision or None)

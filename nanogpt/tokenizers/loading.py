@@ -11,6 +11,8 @@ from nanogpt.tokenizers.character_bytes import CharBytesTokenizer, is_char_bytes
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.tokenizer import FILE, HF_FILE, Json, Tokenizer
 
+MOST_IDS = 1 << 22  # sixteen times those of the largest vocabularies that are published
+
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer saved in `folder`. Raises UserError when there is none, CorruptFileError when it is not one."""
@@ -29,6 +31,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 def _of_json(content: Json, settings: Json) -> Tokenizer:
     """Raises AttributeError, KeyError, TypeError, ValueError for what is no tokenizer."""
+    _check_ids(content)
     if content["model"]["type"] == "WordLevel":
         return CharTokenizer.from_json(content)
     if is_char_bytes(content):
@@ -38,6 +41,15 @@ def _of_json(content: Json, settings: Json) -> Tokenizer:
 
     content = in_parts(content)
     return BPETokenizer.from_json(content, settings) if is_byte_pairs(content) else LibraryTokenizer(content, settings)
+
+
+def _check_ids(content: Json) -> None:
+    """Raise ValueError for an id that no model has a row for: tables of all ids would fill the memory."""
+    vocabulary = content["model"].get("vocab")
+    ids = [*(vocabulary.values() if isinstance(vocabulary, dict) else ())]
+    highest = max([0, *ids, *(token["id"] for token in content.get("added_tokens") or ())])
+    if highest >= MOST_IDS:
+        raise ValueError(f"it has the id {highest:,}; the largest that is possible here is {MOST_IDS - 1:,}")
 
 
 def _settings(path: Path) -> Json:

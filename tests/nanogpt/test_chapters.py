@@ -1,5 +1,7 @@
 """A training that begins while shards are made sees the samples of one that begins afterwards."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,3 +61,10 @@ def test_data_that_is_no_longer_made_or_made_anew_ends_in_one_line(folder, monke
     write_manifest(folder, first_chapters(whole, 4).__class__(**{**whole.__dict__, "plan": "2" * 64}))
     with pytest.raises(CorruptFileError, match="written anew"):
         growing.batch(10_000, 1)
+
+
+@pytest.mark.parametrize("sizes", [[-1, 9], [1], [100], [8, 0]])
+def test_chapters_are_those_of_the_shards(sizes, folder):
+    write_manifest(folder, replace(shards.read_manifest(folder), chapters=sizes))
+    with pytest.raises(CorruptFileError, match="chapters are not those of its 8 shards"):
+        Chapters(folder, 16, 5)

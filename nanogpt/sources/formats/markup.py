@@ -30,6 +30,7 @@ _BREAKS = dict.fromkeys(_LINES.split(), 1) | dict.fromkeys(_APART.split(), 2)  #
 _BLANK = re.compile(r"[ \t\n\r\f]+")
 _DECLARATION = re.compile(r"^\s*<\?xml[^>]*>")
 _DECLARED = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]{1,40})""", re.I)
+_OF_NO_PAGE = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")  # the first take hours for a page
 _CONTAINER = "META-INF/container.xml"
 
 
@@ -135,10 +136,13 @@ class _Seen:
 
 
 def _known(encoding: str) -> str:
-    """`encoding` as Python knows it, as browsers read it; "auto" for one that it does not know."""
+    """`encoding` as Python knows it, as browsers read it; "auto" for one that it does not know, or no page is in."""
     try:
         name = codecs.lookup(encoding).name
-    except LookupError:
+        b"a".decode(encoding, "replace")  # refuses those that are not of texts, such as hex
+    except (LookupError, ValueError):
+        return "auto"
+    if name in _OF_NO_PAGE:
         return "auto"
     return "cp1252" if name in ("iso8859-1", "ascii") else name
 
