@@ -119,7 +119,7 @@ def test_on_random_tokens_that_come_twice_the_place_is_that_behind_the_first_tim
     """Heads that look back by exactly the distance: rotated one-hot weights, put in the place of the model's own."""
     network = model()
 
-    def weights(q, k):
+    def weights(q, k, visible=None):
         T = q.size(2)
         return torch.eye(T).roll(1 - T // 2, 1).expand(q.size(0), 4, T, T)  # from t to t - length + 1
 
