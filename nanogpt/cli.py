@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from typing import Protocol
 
 from nanogpt import __version__, standard_streams
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
@@ -59,8 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code. A person's mistake is one line on stderr and code 2."""
     if argv is None:  # the process is this command's own
         standard_streams.make_usable()
-    arguments = make_parser().parse_args(argv)
     try:
+        arguments = make_parser().parse_args(argv)
         return int(arguments.run(arguments))
     except (UserError, CorruptFileError, NonFiniteError) as error:
         return _fail(str(error))
@@ -76,9 +77,21 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+class _Writable(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse itself ignores that a stream cannot be written: a help of more than 8 KiB was lost without a word."""
+
+    def _print_message(self, message: str, file: _Writable | None = None) -> None:
+        if message:
+            (file or sys.stderr).write(message)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Commands import torch when they run, so --help takes hundredths of a second."""
-    parser = argparse.ArgumentParser(prog="nanogpt", description="Train, use and measure a small GPT.")
+    parser = _Parser(prog="nanogpt", description="Train, use and measure a small GPT.")
     parser.add_argument("--version", action="version", version=f"nanogpt {__version__}")
     parser.set_defaults(run=_greet)
     commands = parser.add_subparsers(metavar="COMMAND")

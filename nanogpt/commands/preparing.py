@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -32,6 +34,7 @@ def prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Token
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Raise UserError where another prepare writes to the folder: each would take the other's files for its own."""
+    was_there = out.is_dir()
     out.mkdir(parents=True, exist_ok=True)
     lock_file = out / ".preparing.lock"
     durable.unblock(lock_file, links=True)
@@ -44,6 +47,8 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if not was_there and set(os.listdir(out)) <= {lock_file.name}:  # nothing came of it
+            shutil.rmtree(out)
 
 
 def _prepared(arguments: argparse.Namespace, config: DataConfig, tokenizer: Tokenizer | None) -> Manifest:
