@@ -22,7 +22,9 @@ MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a shor
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
 NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
-TEXT_RATE = 3e6  # bytes of a large text a second, fetched and prepared; taken for granted, as no network was here
+# Bytes of a large text a second, fetched and prepared. To prepare 500 MB on two cores took 11.0 MB/s, 6.6 on busy ones
+# (docs/data.md); the download is assumed, because no network was here to measure it.
+TEXT_RATE = 3e6
 LARGEST_BASELINE_TEXT = 8.0  # megabytes; the baselines read no more
 DECODING_SECONDS = 3.0  # of a decoding speed, less in a short budget
 BUDGET_FOR_QUALITY = 180.0  # seconds from which on the models are compared with intervals, and samples judged
