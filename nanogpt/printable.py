@@ -34,3 +34,8 @@ def _visible(character: str) -> str:
     is_control = unicodedata.category(character) in ("Cc", "Zl", "Zp") and character not in "\n\t"
     turns = unicodedata.bidirectional(character) in TURNING
     return ascii(character)[1:-1] if is_control or turns else character
+
+
+def visible(text: str) -> str:
+    """A token with signs for what cannot be seen."""
+    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")

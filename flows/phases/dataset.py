@@ -284,7 +284,7 @@ def _clean_whole(run: Run) -> StepResult[CleanedText]:
     folder = run.paths.data / "text"
     account = Account()
     statistics = preparation.prepare(documents, folder, run.config.data, account=account, pulse=run.pulse)
-    for remark in [*account.remarks(), *preparation.remarks(statistics)]:
+    for remark in [*account.repairs(), *preparation.remarks(statistics)]:
         run.journal.message(remark)
     facts = CleanedText(**vars(statistics), alphabet_size=len(statistics.alphabet))
     files = [folder / f"{split}.txt" for split in texts.SPLITS]

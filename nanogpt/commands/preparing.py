@@ -73,7 +73,7 @@ def _as_one(named: str, arguments: argparse.Namespace, config: DataConfig, token
     source = catalogue.EMBEDDED if fetched.fallback_reason else own.name_of(named)
     account, normalise = Account(), tokenizer.normalise if tokenizer else None
     statistics = preparation.prepare(fetched.documents, text, config, normalise, account)
-    for remark in [*fetched.remarks(), *account.remarks(), *preparation.remarks(statistics)]:
+    for remark in [*fetched.remarks(), *account.repairs(), *preparation.remarks(statistics)]:
         print_note(remark)
     if tokenizer is not None:
         return tokenising.tokenise_with(tokenizer, text, arguments.out, arguments.allow_unknown, _warn, source)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from nanogpt.results import DocumentFates, FateCount, FindingCount
+from nanogpt.sources.account import Account
 from nanogpt.units import counted
 
 EXAMPLES = 3  # of each fate and kind of finding
@@ -120,6 +121,11 @@ class Fates:
         for kind, found in other.findings.items():
             self._add_finding(kind, found.documents, found.places, found.examples)
         self.crossings += other.crossings
+
+    def merge_unread(self, account: Account) -> None:
+        """Add what became no document while it was read."""
+        for reason, count in account.left_out.items():
+            self._add(reason, count, 0, account.examples.get(reason, []))
 
     def record(self) -> DocumentFates:
         """What was counted, the commonest fate first."""

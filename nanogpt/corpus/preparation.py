@@ -21,7 +21,7 @@ import numpy as np
 from nanogpt import durable
 from nanogpt.config import DataConfig
 from nanogpt.corpus import fates
-from nanogpt.corpus.fates import Fate
+from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.selection import Selection, select
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
@@ -63,6 +63,9 @@ def prepare(
         texts = texts_of(path, wanted, account, is_alone)
         found += (Document(text, spelled(path.name), config.source) for text in texts)
     selection = select(found, config, normalise)
+    became = Fates()
+    became.merge(selection.fates)
+    became.merge_unread(account)
     text = DOCUMENT_SEPARATOR.join(selection.texts)
     require_learnable(len(text), set(text))
     offsets = split_offsets(len(text), config.val_fraction, config.test_fraction)
@@ -75,7 +78,7 @@ def prepare(
         durable.write_bytes(folder / f"{name}.txt", part)
         splits[name] = TextSplit(characters=end - first, bytes=len(part), first_character=first)
     statistics = _describe(
-        text, splits, dict(account.encodings), len(found), selection.fates,
+        text, splits, dict(account.encodings), len(found), became.record(),
         [account.readings[name] for name in sorted(account.readings)],
     )  # fmt: skip
     durable.write_json(folder / STATISTICS, to_json(statistics, sparse=True))

@@ -19,7 +19,7 @@ from nanogpt.corpus import kept
 from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.filters import Filters
 from nanogpt.records import from_json, to_json
-from nanogpt.results import DocumentFates, FateCount
+from nanogpt.results import DocumentFates
 from nanogpt.sources.account import Account
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.reading import TEXT, read
@@ -92,8 +92,7 @@ class Scan:
                 writer.add(filtered.text, document.name)
                 alphabet.add(filtered.text)
                 documents += 1
-        for reason, count in account.left_out.items():  # what became no document
-            fates.merge(DocumentFates({reason: FateCount(count, 0, account.examples.get(reason, []))}))
+        fates.merge_unread(account)
         return Scanned(documents, alphabet.counts(), account, fates.record())
 
     def _documents(self, piece: Piece, account: Account) -> Iterator[Document]:

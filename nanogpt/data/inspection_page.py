@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from nanogpt import durable
 from nanogpt.data.inspection import Excerpt
 from nanogpt.data.shards import Manifest
+from nanogpt.printable import visible
 from nanogpt.results import TokenFrequencies
 from nanogpt.units import count
 
@@ -55,11 +56,6 @@ def write_page(name: str, manifest: Manifest, found: TokenFrequencies, excerpts:
     )
     durable.write_page(path, content)
     return path
-
-
-def visible(text: str) -> str:
-    """A token with signs for what cannot be seen."""
-    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
 
 def drawing(ranks: Sequence[tuple[int, int]]) -> Drawing:

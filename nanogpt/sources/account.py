@@ -68,9 +68,11 @@ class Account:
         for reason, count in sorted(self.left_out.items()):
             more = f", and {count - 1:,} more" if count > 1 else ""
             lines.append(f"left out as {reason.replace('_', ' ')}: {self.examples[reason][0]}{more}")
-        if self.repaired:
-            lines.append(f"mojibake repaired in {counted(self.repaired, 'document')}")
-        return lines
+        return lines + self.repairs()
+
+    def repairs(self) -> list[str]:
+        """What was mended in the texts that were read."""
+        return [f"mojibake repaired in {counted(self.repaired, 'document')}"] if self.repaired else []
 
     def _add_reading(self, reading: Reading) -> None:
         before = self.readings.get(reading.encoding)

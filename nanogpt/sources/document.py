@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Document:
     """One text, decoded and otherwise as it came. `name`: where it lies, as `spelled` writes it; `source`: its source's
-    name, by which losses of a mixture are told apart."""
+    name, by which losses of a mixture are kept apart."""
 
     text: str
     name: str

@@ -29,7 +29,7 @@ def own_pieces(source: str, wanted: Wanted | None = None, account: Account | Non
     """The pieces of a source that is a person's own, in the order of its files; `wanted` goes into their options.
 
     `account` counts what stands among the texts and is none. In memory are the names alone, as text. A piece carries
-    the size and time of its files, so that work done on what they were before is told from work on what they are.
+    the size and time of its files, so that work done on what they were before is not taken for work on what they are.
     Raises UserError as own.find_own does.
     """
     return found_pieces(source, wanted or Wanted(), own.Search(Account() if account is None else account))

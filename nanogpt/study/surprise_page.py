@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from nanogpt import durable
+from nanogpt.printable import visible
 from nanogpt.study_results import SeenToken, SurpriseStudy
 
 TEMPLATE = Path(__file__).with_name("surprise_page.html")
@@ -27,11 +28,6 @@ def write_page(study: SurpriseStudy, path: Path) -> Path:
 def shade(nats: float | None) -> float:
     """0 to 1, of the colour."""
     return round(min(1.0, (nats or 0.0) / FULL_COLOUR), 2)
-
-
-def visible(text: str) -> str:
-    """A token with signs for what cannot be seen."""
-    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
 
 def least_expected(study: SurpriseStudy) -> list[tuple[str, SeenToken]]:

@@ -66,7 +66,7 @@ def test_records_and_standard_input_are_prepared_like_any_text(texts, monkeypatc
     words += ["--set", "data.near_duplicates=ignore"]
     assert cli.main(words) == 0
     statistics = json.loads((texts / "data/text/statistics.json").read_text())
-    assert statistics["documents"] == 3 + 2 and "left out as" not in capsys.readouterr().err
+    assert statistics["documents"] == 3 + 2 and "left out" not in capsys.readouterr().err
     assert shards.read_manifest(texts / "data").source == "a and 1 more"
     piped(monkeypatch, b" ")
     assert cli.main(["prepare", "-", "--out", str(texts / "none")]) == 2

@@ -94,7 +94,9 @@ def test_duplicates_go_and_the_order_does_not_depend_on_names(tmp_path):
 def test_one_file_of_several_that_is_no_text_is_left_out_and_a_single_one_refused(tmp_path):
     good, binary = written(tmp_path, LINES, bytes(range(256)) * 4)
     account = Account()
-    prepare([good, binary], tmp_path / "out", DataConfig(), account=account)
+    statistics = prepare([good, binary], tmp_path / "out", DataConfig(), account=account)
+    assert {fate: found.documents for fate, found in statistics.fates.fates.items()} == {"kept": 1, "not_text": 1}
+    assert any(line.startswith("1 document left out:") for line in remarks(statistics))
     assert whole(tmp_path / "out") == LINES
     assert any("document1.txt: is not text (binary bytes)" in line for line in account.remarks())
     with pytest.raises(UserError, match=r"document1\.txt is not text"):

@@ -65,7 +65,7 @@ def encoding_of(head: bytes, name: str, encoding: str = "auto") -> str:
 def border(data: bytes, encoding: str) -> int:
     """Bytes of `data`, which goes on, up to the last end of a line; without one, of a character.
 
-    Without a line end in 16 MiB of an encoding such as GB 18030, whose characters cannot be told apart: all of it.
+    Without a line end in 16 MiB of an encoding such as GB 18030, whose characters cannot be distinguished: all of it.
     """
     if end := last_line_end(data, encoding):
         return end
