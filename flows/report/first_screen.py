@@ -65,7 +65,7 @@ def _what_was_made(facts: RunFacts) -> Iterator[str]:
     if best is None or best.trained is None:
         return
     known = catalogue.description(fetched.source) if fetched else None
-    source = f" on {safe(fetched.source)}{safe(f' ({known})') if known else ''}" if fetched else ""
+    source = f" on {safe(fetched.source)}{f' ({safe(known)})' if known else ''}" if fetched else ""
     folder = f"; it is in {code(exported.folder)}" if exported else ""
     size = count(best.trained.parameters)
     yield f"A language model, {safe(best.name)} ({size} parameters), was trained{source}{folder}."
