@@ -25,7 +25,8 @@ def answered(facts) -> dict[str, str]:
 
 def test_a_run_that_went_well_is_answered_in_words_and_figures(complete):
     work, good, cost, wrong, following = answered(complete).values()
-    assert work.startswith("Yes.") and "tiny (10.7 M parameters)" in work and "on tiny_shakespeare (40,000 lines" in work
+    assert work.startswith("Yes.") and "tiny (10.7 M parameters)" in work
+    assert "on tiny_shakespeare (40,000 lines" in work
     assert "what it writes looks like its text (93 % of its words are real)" in good
     assert (
         "counting letters 4.79, the compressor xz 2.66, counting what follows each four letters 2.41, **tiny 2.24**"
