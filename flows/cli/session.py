@@ -20,8 +20,10 @@ from flows.cli.notification import Ending
 from flows.context import stop_signal
 from flows.context.options import RunOptions
 from flows.context.paths import Paths
+from flows.display.opening import open_display
 from flows.display.plain import PlainDisplay
-from flows.display.prefect_server import Server
+from flows.display.prefect_display import Connect
+from flows.display.prefect_server import Server, connect
 from flows.display.protocol import Opening
 from flows.display.terminal import OnTerminal, Terminal
 from flows.machine.disk import Unwritable
@@ -143,15 +145,13 @@ def _run_in_session(run: Run, flow: Callable[[Run], None], last_words: Callable[
 
 def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool:
     """The flow with what it needs around it; whether a person stopped it."""
-    from flows.display.opening import open_display  # Prefect's own modules: 0.1 s
-
     handlers = {number: signal.signal(number, stop_signal.interrupt) for number in _stop_signals()}
-    server, stopped = None, False
+    stopped = False
     try:
         run.conditions.begin(continues=run.session.number > 1)
         terminal.message(f"Watch it: {commands.watch(run.paths.checkpoints)} (--page: in a browser)")
-        server = _server(run, terminal) if run.options.ui else None
-        run.journal.display = OnTerminal(open_display(server, run.journal.log), terminal, run.journal.log)
+        display = open_display(_connection(run, terminal), run.journal.log)
+        run.journal.display = OnTerminal(display, terminal, run.journal.log)
         run.journal.display.flow(lambda: flow(run), _opening(run))
     except KeyboardInterrupt:
         stopped = True
@@ -164,8 +164,6 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
         run.worker.close(kill=stopped)
         run.watchdog.close()
         run.session.end(stopped)
-        if server is not None:
-            server.close()
     return stopped
 
 
@@ -200,22 +198,27 @@ def _opening(run: Run) -> Opening:
     )
 
 
-def _server(run: Run, terminal: Terminal) -> Server | None:
-    from flows.display.prefect_process import healthy_record  # psutil and sqlite: 0.1 s
-    from flows.display.prefect_server import connect
+def _connection(run: Run, terminal: Terminal) -> Connect | None:
+    """What gives the run its server, on a thread of its own; None where no pages are wanted."""
+    if not run.options.ui:
+        return None
+    if not run.session.follows_a_kill and all(row.state == "kept" for row in status.decisions(run)):
+        terminal.message("Nothing is left to do: this start has no page of its own.")
+        return None
 
-    nothing_to_do = all(row.state == "kept" for row in status.decisions(run))
-    if nothing_to_do and healthy_record(run.paths.prefect_home) is None:
-        terminal.message("Nothing is left to do: no Prefect server is started for that.")
-        return None
-    server = connect(run.paths.prefect_home, run.journal.log, run.config.port)
-    if server is None:
-        terminal.message("No Prefect server: the run continues without its pages (why: the action log).", "warning")
-        return None
-    run.session.prefect_url = server.url
-    terminal.message(f"Pages of this run: {server.url}")
-    server.mark_crashed(f"run:{run.options.run}")
-    return server
+    def connected(closing: threading.Event) -> Server | None:
+        server = connect(run.paths.prefect_home, run.journal.log, run.config.port, closing)
+        if server is None:
+            if not closing.is_set():
+                why = "No Prefect server: the run continues without its pages (why: the action log)."
+                terminal.message(why, "warning")
+            return None
+        run.session.prefect_url = server.url
+        terminal.message(f"Pages of this run: {server.url}")
+        server.mark_crashed(f"run:{run.options.run}")
+        return server
+
+    return connected
 
 
 def _record_hangup(run: Run) -> None:
@@ -233,7 +236,9 @@ def _budget(run: Run) -> str:
 
 
 def _quiet_environment() -> None:
-    """Set before any child starts: no telemetry, all cores for the tokenizers."""
+    """Set before any child or thread starts: no telemetry, all cores for the tokenizers, no Prefect but our own."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 

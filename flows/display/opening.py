@@ -1,15 +1,10 @@
-"""Which display a run gets: Prefect's pages where there is a server, else none."""
+"""Which display a run gets: Prefect's pages where a server is wanted, else none."""
 
 from flows.display.plain import PlainDisplay
-from flows.display.prefect_server import Server
+from flows.display.prefect_display import Connect, PrefectDisplay
 from flows.display.protocol import Display, Log
 
 
-def open_display(server: Server | None, log: Log) -> Display:
-    """The display on `server`; what Prefect complains of goes to `log`."""
-    if server is None:
-        return PlainDisplay()
-    # Prefect reads its settings when it is imported, which `connect` has set by now; importing it takes 1.5 s.
-    from flows.display.prefect_display import PrefectDisplay
-
-    return PrefectDisplay(server, log)
+def open_display(connect: Connect | None, log: Log) -> Display:
+    """The display on the server that `connect` gives; what Prefect complains of goes to `log`."""
+    return PlainDisplay() if connect is None else PrefectDisplay(connect, log)

@@ -8,8 +8,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Literal
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -17,12 +15,12 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate, LogCr
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events.worker import EventsWorker
 
+from flows.display.followed import Artifact, Line
 from flows.display.prefect_client import new_client
 from flows.display.prefect_server import RESTART_PATIENCE, Server
-from flows.display.protocol import Level, Log, one_line
+from flows.display.protocol import Log, one_line
 
 LOGGER_NAME = "nanogpt-autopilot"
-Kind = Literal["progress", "markdown", "table", "image"]
 Errand = Callable[[SyncPrefectClient], None]
 
 
@@ -41,35 +39,35 @@ class Courier:
         self._warned = False
         threading.Thread(target=self._work, name="prefect-courier", daemon=True).start()
 
-    def line(self, message: str, level: Level) -> None:
+    def line(self, line: Line) -> None:
         flow_run_id, task_run_id = current_run()
         if flow_run_id is None:
             return
-        number = logging.getLevelNamesMapping()[level.upper()]
+        number = logging.getLevelNamesMapping()[line.level.upper()]
         entry = LogCreate(
-            name=LOGGER_NAME, level=number, message=message, timestamp=datetime.now(UTC),
+            name=LOGGER_NAME, level=number, message=line.message, timestamp=line.time,
             flow_run_id=flow_run_id, task_run_id=task_run_id,
         )  # fmt: skip
         self._lines.append(entry)
         self._send(self._deliver_lines)
 
-    def artifact(self, key: str | None, kind: Kind, data: str | float, description: str) -> None:
-        """Make the artifact `key`, or change the one of this session; without a key it is on its task's page alone."""
+    def artifact(self, shown: Artifact) -> None:
+        """Make it, or change the one of its key in this session."""
         flow_run_id, task_run_id = current_run()
         if flow_run_id is None:
             return
 
         def deliver(client: SyncPrefectClient) -> None:
-            if made := self._artifact_ids.get(key or ""):
-                client.update_artifact(made, ArtifactUpdate(data=data, description=description))
+            if made := self._artifact_ids.get(shown.key or ""):
+                client.update_artifact(made, ArtifactUpdate(data=shown.data, description=shown.description))
                 return
             wanted = ArtifactCreate(
-                key=key, type=kind, data=data, description=description,
+                key=shown.key, type=shown.kind, data=shown.data, description=shown.description,
                 flow_run_id=flow_run_id, task_run_id=task_run_id,
             )  # fmt: skip
             artifact = client.create_artifact(wanted)
-            if key is not None:
-                self._artifact_ids[key] = artifact.id
+            if shown.key is not None:
+                self._artifact_ids[shown.key] = artifact.id
 
         self._send(deliver)
 

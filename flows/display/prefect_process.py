@@ -156,14 +156,14 @@ def answers(port: int) -> bool:
         connection.close()
 
 
-def start_on_free_port(home: Path, log: Log, port: int) -> Record:
+def start_on_free_port(home: Path, log: Log, port: int, closing: threading.Event) -> Record:
     for candidate in range(port, port + PORTS_TRIED):
         if not _is_free(candidate):
             continue
         if candidate != port:
             log(f"port {port} is taken: Prefect listens on {candidate}")
         try:
-            return start_despite_database(home, candidate, log, threading.Event())
+            return start_despite_database(home, candidate, log, closing)
         except StartError:
             if _is_free(candidate):
                 raise  # else another program, perhaps another workspace's server, took it meanwhile

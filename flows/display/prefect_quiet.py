@@ -1,37 +1,14 @@
-"""Keeps Prefect off the terminal and off the run's signals.
+"""Keeps Prefect off the terminal.
 
 Import after `prefect_server.connect`: Prefect reads its settings when it is imported.
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 import prefect.main  # noqa: F401  before `quiet_prefect`: it puts Prefect's console handler on the root logger
 from prefect.logging.handlers import PrefectConsoleHandler
 
 from flows.display.protocol import Log
-
-Handler = Callable[[int, FrameType | None], Any] | int | None
-
-
-class Handlers:
-    """The handlers of SIGTERM and SIGINT as they were before Prefect's flow engine put its own."""
-
-    def __init__(self) -> None:
-        self._before: dict[int, Handler] = {
-            number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-
-    def restore(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in self._before.items():
-            if handler is not None:
-                signal.signal(number, handler)
 
 
 class _OnceHandler(logging.Handler):

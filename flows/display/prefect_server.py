@@ -158,11 +158,12 @@ class Server:
             self._restarting.clear()
 
 
-def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
+def connect(home: Path, log: Log, port: int = 4200, closing: threading.Event | None = None) -> Server | None:
     """The workspace's server with its data in `home`: the one that runs already, or a new one.
 
     Sets the environment for this process's Prefect client, so call it before anything imports prefect.
-    A taken `port` gives the next free one. Returns None, with the reason logged, when no server can be had.
+    A taken `port` gives the next free one. Returns None, with the reason logged, when no server can be had, or when
+    `closing` is set before there is one.
     """
     try:
         home = home.resolve()
@@ -175,7 +176,7 @@ def connect(home: Path, log: Log, port: int = 4200) -> Server | None:
                 end(record)
                 record = None
             if record is None:
-                record = start_on_free_port(home, log, port)
+                record = start_on_free_port(home, log, port, closing or threading.Event())
                 origin = "started"
     except (StartError, OSError, psutil.Error) as error:
         log(f"no Prefect server, the run continues without its pages: {one_line(error)}")

@@ -43,7 +43,6 @@ from flows.planning.candidates import next_smaller
 from flows.report import cards
 from flows.report.facts import collect, facts_of
 from flows.runner.run import AnyStep, Phase, Run, Step
-from flows.supervision.server_trial import serve_and_talk
 from nanogpt import durable
 from nanogpt.config import load_config, token_folder
 from nanogpt.export.card import text
@@ -178,6 +177,8 @@ def serve(run: Run) -> StepResult[Served]:
     exported, samples = run.facts(EXPORTED), facts_of(run, SAMPLES)
     prompt = samples.prompts[0] if samples and samples.prompts else PROMPT
     folder = run.paths.workspace / exported.folder
+    from flows.supervision.server_trial import serve_and_talk  # requests: 80 ms of a start
+
     talk = serve_and_talk(folder, prompt, run.paths.logs / "server.log")
     run.journal.message(
         f"served: first token after {1000 * talk.seconds_to_first_token:.0f} ms, "

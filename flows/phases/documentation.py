@@ -20,7 +20,7 @@ from flows.ledger.facts import (
     Reported,
 )
 from flows.ledger.steps import Json, StepResult
-from flows.report import cards, documents, gallery
+from flows.report import cards, gallery
 from flows.report.curves import flops_per_token
 from flows.report.facts import RunFacts, all_remedies, collect, facts_of
 from flows.report.judgement import criteria, trained_models
@@ -86,6 +86,8 @@ def draw_figures(run: Run) -> StepResult[NoFacts]:
 
 
 def write_report(run: Run) -> StepResult[Reported]:
+    from flows.report import documents  # markdown-it and more: 40 ms of a start
+
     facts = collect(run)
     times = _draw_times(facts, run.paths.reports / "figures")
     figures = {path.stem: path for path in sorted((run.paths.reports / "figures").glob("*.svg"))}

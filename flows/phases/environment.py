@@ -19,7 +19,6 @@ from flows.ledger.steps import Json, StepResult
 from flows.machine import disk
 from flows.planning import texts
 from flows.planning.footprint import disk_needed_by_run, with_vocabulary
-from flows.report import documents
 from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.machine import cores, physical_cores, processor_name
@@ -32,6 +31,8 @@ LEAST_MEMORY = 2 * GIB  # the smallest trainer peaks at 0.43 GiB, Prefect's serv
 
 
 def environment(run: Run) -> None:
+    if not run.would_keep(DEVICE):
+        run.worker.start("nanogpt.device")  # torch: 1.4 s
     run.do(FOLDERS)
     packages = run.start_in_background(PACKAGES)
     system, device = run.do(SYSTEM), run.do(DEVICE)
@@ -103,6 +104,8 @@ def check_device(run: Run) -> StepResult[DeviceProof]:
         facts = replace(facts, asked=asked, warning=f"{reason}; taking the CPU", candidates=[gone, *facts.candidates])
     if facts.warning:
         run.journal.message(facts.warning, "warning")
+    from flows.report import documents  # jinja2 and markdown-it: 50 ms of a start
+
     report = run.paths.state / "system_report.md"
     documents.render_system_report(run.facts(SYSTEM), facts, report)
     return StepResult(facts, [report], identity={"device": facts.device})

@@ -18,7 +18,6 @@ from flows.supervision.recovery import Assignment, DoesNotFit, Recovery
 from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config, token_folder
-from nanogpt.data import shards
 from nanogpt.export.front_matter import CARD
 from nanogpt.faults import OUT_OF_MEMORY, UserError
 from nanogpt.records import from_json
@@ -30,7 +29,7 @@ from nanogpt.units import duration
 def training(run: Run) -> None:
     """The models of the plan, smallest first; where one does not fit, or was much slower than planned, those of a new
     plan for the time that is left."""
-    run.worker.close()  # its memory is the trainer's now
+    run.worker.close(kill=True)  # its memory is the trainer's now; idle, it would take 0.5 s to end by itself
     while (name := _next(run)) is not None:
         try:
             facts, folder = run.do(trained(name)), run.paths.model(name)
@@ -179,6 +178,8 @@ def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
         data = from_json(TrainingData, note).manifest_sha256
     except ValueError:  # damaged: no reason to train again
         return False
+    from nanogpt.data import shards  # numpy: 50 ms of a start
+
     same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
     now = shards.identity(_data_folder(run, config))
     try:

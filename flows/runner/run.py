@@ -120,6 +120,11 @@ class Run:
     def has_finished(self, key: Key[Any]) -> bool:
         return key.step in self.step_runner.finished
 
+    def would_keep(self, key: Key[Any]) -> bool:
+        """Whether a step would be kept, as far as its own marker says: the steps before it may still change."""
+        step = self.step(key)
+        return step.name not in self.options.redo and self.ledger.decide(step, step.settings(self)).keep
+
     def settings(self, step: AnyStep) -> Json:
         return step.settings(self)
 

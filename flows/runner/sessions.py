@@ -59,7 +59,7 @@ def read_session(state: Path) -> SessionRecord | None:
 
 
 class Session:
-    """This start of the run. `started` and `number` are known once it has begun."""
+    """This start of the run. `started`, `number` and `follows_a_kill` are known once it has begun."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Session:
     ):
         self._options, self._paths, self._journal, self._clock = options, paths, journal, clock
         self._ledger, self._phases, self._step_names = ledger, phases, step_names
-        self.started, self.number = "", 0
+        self.started, self.number, self.follows_a_kill = "", 0, False
         self.prefect_url: str | None = None
 
     def begin(self) -> None:
@@ -95,7 +95,8 @@ class Session:
         before = latest if resumed else None
         self.started = before.started if before else _now()
         self.number = before.sessions + 1 if before else 1
-        if before and before.state == "running":
+        self.follows_a_kill = before is not None and before.state == "running"
+        if self.follows_a_kill:
             interruption.record(self._ledger, paths, journal, self._step_names())
         journal.timeline.note("session began", str(self.number))
         self._save("running")

@@ -187,8 +187,9 @@ class StepRunner:
             marker = self._ledger.marker(work.name)
             self._record(work, "kept", decision.reason, marker.seconds if marker else 0.0)
             self._journal.log(f"{work.name}: kept ({decision.reason})")
+        else:
+            self._clock.save()
         self.finished.add(work.name)
-        self._clock.save()
         return self.facts(work.key)
 
     def _record(self, work: StepSpec[Any], state: State, reason: str, seconds: float) -> None:

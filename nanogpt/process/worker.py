@@ -13,12 +13,14 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nanogpt import durable, faults
@@ -39,7 +41,7 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """One child process, started at the first call and again after a death; `close` frees its memory.
+    """One child process, started by `start` or the first call and again after a death; `close` frees its memory.
 
     A call is made again where its process was killed, or aborted on the CPU, and nothing speaks for memory: `on_death`
     gets the death and the seconds that it cost. `on_wait` is called every moment while an answer is waited for.
@@ -57,6 +59,11 @@ class Worker:
         self._pressure = MemoryPressure()
         self._pool: ProcessPoolExecutor | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
+
+    def start(self, module: str) -> None:
+        """Start the process, which imports `module` while the caller does something else."""
+        with contextlib.suppress(BrokenProcessPool):  # the first call knows what to make of that
+            self._submit(importlib.import_module, module)
 
     def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
         """The picklable result of `module:function`(**arguments), run in the worker.
@@ -77,11 +84,9 @@ class Worker:
                 self._on_death(Death(error.symptom, str(error)), time.monotonic() - began)
 
     def _call(self, target: str, timeout: float | None, arguments: dict[str, Any]) -> Any:
-        pool = self._open()
         self._pressure = MemoryPressure()  # what ran out during another call says nothing of this one
         try:
-            answer = pool.submit(invoke, target, arguments)  # Ctrl-C may come before it returns, too
-            [self._process] = pool._processes.values()
+            answer = self._submit(invoke, target, arguments)  # Ctrl-C may come before it returns, too
             self._wait_for(answer, timeout)
             return answer.result(timeout=0)
         except BrokenProcessPool:
@@ -111,6 +116,13 @@ class Worker:
         """What the present process, or the last one, has printed."""
         return self._log.text() if self._log else ""
 
+    def _submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
+        pool = self._open()
+        with without_main():
+            answer = pool.submit(function, *arguments)
+        [self._process] = pool._processes.values()
+        return answer
+
     def _open(self) -> ProcessPoolExecutor:
         if self._pool is None:
             self._log = ProcessLog(self._log_file)
@@ -133,6 +145,18 @@ class Worker:
         if code < 0:
             return death_by_signal(-code, self._pressure, self._log, device)
         return Death(CRASHED, f"its process ended with code {code}; {self._log.last_words()}")
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """A process that is spawned meanwhile does not import the parent's main module (flows.full_run: 0.74 s), which
+    multiprocessing has it do for functions that are defined there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _exit_code(process: multiprocessing.process.BaseProcess) -> int:

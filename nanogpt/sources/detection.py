@@ -13,8 +13,6 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
-import charset_normalizer
-
 SAMPLE = 1 << 16  # bytes of lines beyond ASCII that are looked at
 RARE = 0.97  # factor on the plausibility of the code pages of DOS and of old Macs
 
@@ -69,6 +67,8 @@ def guesses(data: bytes) -> list[Guess]:
 
 
 def _guesses_of(sample: bytes) -> list[Guess]:
+    import charset_normalizer  # 10 ms of every start, and few texts need it
+
     texts: dict[str, Guess] = {}
     for match in charset_normalizer.from_bytes(sample, cp_isolation=list(_CANDIDATES)):
         text = str(match)

@@ -173,10 +173,14 @@ from flows.display.opening import open_display
 from flows.display.protocol import LeftOut, Opening, TrainingProgress
 logged, ran = [], []
 server = prefect_server.connect(Path({home!r}), logged.append, {port})
-display = open_display(server, logged.append)
+display = open_display(lambda closing: server, logged.append)
 
 def step(title, value=None):
     return display.step(title, lambda: ran.append(title) or value)
+
+def wait_for_page():
+    while "/flow-run/" not in (display.url or ""):
+        time.sleep(0.05)
 
 def lose_server():
     server.close()
@@ -303,6 +307,7 @@ def test_a_training_has_log_lines_and_a_last_word(stage, ending, words, percent)
         def train():
             for step in range(501):
                 display.progress(TrainingProgress("small", step, 1000, loss=5 - step / 500, seconds_left=6.0))
+            wait_for_page()
             {ending}
 
         try:
@@ -363,6 +368,7 @@ def test_a_flow_run_that_is_cancelled_on_its_page_is_interrupted(stage, state):
             raise KeyboardInterrupt
 
         def long():
+            wait_for_page()
             print("running", flush=True)
             time.sleep(60)
 
@@ -430,6 +436,7 @@ def test_a_server_lost_for_good_changes_nothing_for_the_run(stage):
         """
         def phase():
             step("before")
+            wait_for_page()
             background = display.start_in_background("background", lambda: ran.append("background") or 2)
             lose_server()
             display.note("goes nowhere")
@@ -461,6 +468,7 @@ def test_a_server_that_is_killed_comes_back_and_knows_everything(stage):
         """
         def phase():
             step("before")
+            wait_for_page()
             time.sleep(1)  # the first states are there
             os.kill(server.record.pid, signal.SIGKILL)
             step("after")
@@ -484,6 +492,7 @@ def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
             raise KeyboardInterrupt
 
         def interrupted():
+            wait_for_page()
             os.kill(os.getpid(), {number:d})
             time.sleep(600)
 
@@ -508,6 +517,7 @@ def test_signals_reach_the_runs_own_handlers_inside_steps(stage, number):
 def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
     play = """
         def long():
+            wait_for_page()
             time.sleep(1)  # the states so far are there
             print("running", flush=True)
             time.sleep(60)

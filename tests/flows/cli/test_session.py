@@ -90,14 +90,18 @@ def test_nohup_is_respected(flow):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_ctrl_c_while_the_server_starts_is_a_stop_like_any_other(flow, monkeypatch, capsys):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
+def test_a_run_works_while_its_server_starts_and_ctrl_c_waits_for_neither(flow, monkeypatch, capsys):
+    def never_ready(home, log, port, closing):
+        assert closing.wait(60), "nobody said that the run had ended"
 
-    monkeypatch.setattr("flows.display.prefect_server.connect", interrupted)
-    assert session.main(flow.arguments(), flow.phases(), flow.do_phases) == 130
+    def work(run):
+        flow.do_phases(run)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(session, "connect", never_ready)
+    assert session.main(flow.arguments(), flow.phases(), work) == 130
     assert "continue with:\n  python3 -m flows.full_run" in capsys.readouterr().out
-    assert flow.ended == "stopped" and flow.worked == []
+    assert flow.ended == "stopped" and "documentation.report" in flow.worked
 
 
 def test_a_workspace_that_cannot_be_written_later_is_reported_in_one_line(flow, monkeypatch, capsys):

@@ -178,7 +178,7 @@ def test_what_fails_is_shown_as_failed_and_stops_nothing_else(run, monkeypatch):
     def broken(*_):
         raise RuntimeError("nanogpt serve: ended with code 3")
 
-    monkeypatch.setattr(deployment, "serve_and_talk", broken)
+    monkeypatch.setattr("flows.supervision.server_trial.serve_and_talk", broken)
     example = Example("complete", "python3 examples/complete.py", 0, 0.1, "a text")
     monkeypatch.setattr(deployment, "_run_example", lambda script, model: example)
     monkeypatch.setattr(budget_shares, "compression_seconds", lambda budget: 0.0)

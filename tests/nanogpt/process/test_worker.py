@@ -316,3 +316,26 @@ def test_a_worker_does_not_outlive_its_parent_and_the_parent_stays_free_of_torch
         parent.kill()
         parent.communicate()
     assert gone(int(child))
+
+
+def test_its_process_is_started_early_and_leaves_the_main_module_alone(tmp_path):
+    """To import flows.full_run takes 0.6 s, and a script without a guard would run again."""
+    script = tmp_path / "caller.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""\
+            import os
+            from pathlib import Path
+            from nanogpt.process.worker import Worker
+
+            print("main", flush=True)
+            worker = Worker(Path({str(tmp_path / "worker.log")!r}))
+            worker.start("json.tool")
+            early = worker._process.pid
+            print(worker.call("os:getpid") == early)
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr, (tmp_path / "worker.log").read_text()) == ("main\nTrue\n", "", "")
