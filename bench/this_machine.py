@@ -1,9 +1,16 @@
-"""What stands above every measured table: the processor, its cores, and how it multiplies matrices."""
+"""What stands above every measured table: the processor, its cores, and how it multiplies matrices.
+
+A document that keeps one table a kind of machine has a section for each, with `kind()` as its heading.
+"""
 
 import contextlib
+import os
 import platform
+import re
 from importlib.metadata import version
+from pathlib import Path
 
+from nanogpt import durable
 from nanogpt.machine import cores, processor_name
 
 # By the word in /proc/cpuinfo, best first. Speeds, memory and the last digits of losses differ from kind to kind.
@@ -13,16 +20,30 @@ PRODUCTS = {
     "avx512f": "float32 by AVX-512, bfloat16 emulated",
     "avx2": "float32 by AVX2, bfloat16 emulated",
 }
+HELD_TO = "ONEDNN_MAX_CPU_ISA"  # oneDNN leaves better instructions alone: a machine made to stand for a lesser one
 
 
 def this_machine() -> str:
     """Such as "Intel(R) Xeon(R) Processor, x86_64, 2 cores, bfloat16 by AMX, torch 2.13.0"."""
-    return f"{processor_name()}, {platform.machine()}, {cores()} cores, {products()}, torch {version('torch')}"
+    held = f" (a better one, held to this by {HELD_TO}={os.environ[HELD_TO]})" if HELD_TO in os.environ else ""
+    return f"{processor_name()}, {platform.machine()}, {cores()} cores, {kind()}{held}, torch {version('torch')}"
 
 
-def products() -> str:
+def kind() -> str:
     """How the processor multiplies; where the system does not say, that."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         words = set(file.read().split())
         return next((kind for word, kind in PRODUCTS.items() if word in words), "float32")
     return "products of a kind that the system does not name"
+
+
+def write_section(document: Path, head: str, heading: str, text: str) -> None:
+    """`document` with `head` above all and `text` as the section `## heading`; its other sections stay."""
+    old = document.read_text(encoding="utf-8") if document.is_file() else ""
+    sections = {}
+    for section in re.split(r"^## ", old, flags=re.MULTILINE)[1:]:
+        name, _, rest = section.partition("\n")
+        sections[name.strip()] = rest.strip()
+    sections[heading] = text.strip()
+    parts = [head.strip(), *(f"## {name}\n\n{rest}" for name, rest in sections.items())]
+    durable.write_text(document, "\n\n".join(parts) + "\n")
