@@ -65,10 +65,8 @@ class Law:
 
     def bits_per_byte(self, parameters: int, tokens: float, train_tokens: float) -> float:
         """After `tokens` of training, of which `train_tokens` are distinct."""
-        distinct = min(tokens, train_tokens)
-        repeats = max(0.0, tokens / distinct - 1)
-        worth = distinct * (1 + REPEAT_DECAY * (1 - math.exp(-repeats / REPEAT_DECAY)))
-        return float(self.bits * (self.e + self.a / parameters**self.alpha + self.b / worth**self.beta))
+        size, data = self.a / parameters**self.alpha, self.b / worth(tokens, train_tokens) ** self.beta
+        return float(self.bits * (self.e + size + data))
 
     def after(self, parameters: int, tokens: int, train_tokens: int, bytes_per_token: float) -> float:
         """The same where tokens have so many bytes."""
@@ -77,6 +75,15 @@ class Law:
 
 
 REPEAT_DECAY = 15.4  # R* of Muennighoff et al.
+
+
+def worth(tokens: float, train_tokens: float) -> float:
+    """How many new tokens would teach as much as `tokens`, of which `train_tokens` are distinct."""
+    distinct = min(tokens, train_tokens)
+    repeats = max(0.0, tokens / distinct - 1)
+    return distinct * (1 + REPEAT_DECAY * (1 - math.exp(-repeats / REPEAT_DECAY)))
+
+
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md).
 PLAYS = Law(1.552, 24.49, 0.34, 98.45, 0.395)
 # Of web pages, and coarse: Hoffmann et al.'s trainings as Besiroglu et al. 2024 fit them, in nats a token of 4.3 bytes

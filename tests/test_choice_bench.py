@@ -1,0 +1,87 @@
+"""bench.choice: what it plans for each choice, and what its tables say."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import choice
+from bench.choice import BY_HAND, PLANNER, Bench, Machine, Text, Trained, tables
+from flows.ledger.facts import MeasuredModel
+from flows.planning.forecast import Corpus
+from flows.planning.planner import ModelPlan
+from nanogpt import durable
+from nanogpt.measure.sizes import parameters, tokens_per_step
+from nanogpt.records import to_json
+
+
+def trained(bits: float, by_steps: bool = False) -> Trained:
+    return Trained("micro", 800_000, "float32", 2, 0.04, 60.0, 1500, 1_152_000, 2.2, bits, by_steps)
+
+
+def test_a_verdict_for_each_kind_of_machine_and_time() -> None:
+    results = {
+        "one with bfloat16": Machine(
+            trained={60: {PLANNER: trained(2.030), "wide": trained(2.0), "deep": trained(2.1)}}
+        ),
+        "one without": Machine(
+            trained={
+                60: {PLANNER: trained(2.050), "wide": trained(2.0, by_steps=True)},
+                600: {PLANNER: trained(1.9)},
+            }
+        ),
+    }
+    text = "\n".join(tables(results))
+    with_it, without, ten_minutes = text.split("of training**")[1:]
+    assert "is within 2 % of the best of 2 by hand, wide: 1.5% worse" in with_it and "busy" not in with_it
+    assert with_it.index("| wide") < with_it.index(PLANNER + ": micro, 60 s") < with_it.index("| deep")
+    assert "is not within 2 % of the best of 1 by hand, wide: 2.5% worse" in without and "busy one" in without
+    assert "Not finished" in ten_minutes
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """All choices measured, at the same FLOP/s."""
+    text = Text(tmp_path, Corpus(1_115_394, 1_115_394, 65, 0.05, 0.05, 1.0), 65)
+    bench = Bench("this machine", text, by_steps=True)
+    monkeypatch.setattr(choice, "RESULTS", tmp_path / "choice.json")
+    speeds = {}
+    for name, config in bench.choices():
+        size = parameters(config.model).total
+        rate = 1.5e11 / 6 / size  # tokens a second
+        speeds[name] = MeasuredModel(
+            rate, 1.5e11, 3e11, 0.5, None, size, tokens_per_step(config) / rate, 10**8, False, "float32", "cpu", 2, 9,
+            0.3 / rate, 0.01, 0.02, config.training.batch_size, 1, False, None, config.training.batch_size,
+        )  # fmt: skip
+    durable.write_json(choice.RESULTS, to_json(choice.Kept({"this machine": Machine(speeds)})))
+    return bench
+
+
+def test_every_choice_gets_the_same_seconds_and_steps_that_fill_them(bench: Bench) -> None:
+    plans = {name: (model, plan) for name, model, plan in bench.plans(60)}
+    assert plans.keys() == {PLANNER, *BY_HAND} and len(BY_HAND) >= 6
+    assert plans[PLANNER][1].seconds <= 60
+    speeds = choice.read()["this machine"].speeds
+    for name in BY_HAND:
+        _, plan = plans[name]
+        assert 40 < plan.seconds <= 60  # its process starts, and it will be judged
+        assert 0.8 * plan.seconds < plan.steps * speeds[name].seconds_per_step <= plan.seconds
+    counted = plans["micro, batch 8"][1].config.with_changes(bench.by_count(plans["micro, batch 8"][1]))
+    assert counted.training.batch_size == 8 and counted.device.threads == 1
+    assert counted.training.max_iters == plans["micro, batch 8"][1].steps and counted.training.max_seconds is None
+
+
+def test_what_is_kept_is_not_trained_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def note(_: Bench, model: str, plan: ModelPlan) -> Trained:
+        asked.append(model)
+        return trained(2.0)
+
+    monkeypatch.setattr(Bench, "trained", note)
+    bench.train(10, "micro")
+    bench.train(10, PLANNER)  # so short that it takes micro alone, which is trained
+    assert asked == ["micro", "micro, batch 8", "micro, batch 24", "micro, Muon at 0.02 with momentum 0.95"]
+    assert {PLANNER, "micro"} <= choice.read()["this machine"].trained[10].keys()
+    first = list(asked)
+    bench.train(10, "")
+    assert asked == first
