@@ -14,9 +14,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from types import ModuleType
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -35,7 +38,7 @@ from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.evaluation.perplexity import nanogpt_measure
 from nanogpt.model.gpt import GPT
 from nanogpt.training.numerics import native_precision
-from nanogpt.training.update import optimizer as optimizers
+from nanogpt.training.update import muon, newton_schulz
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.training.update.schedule import factor_at, planned_cool_down
 
@@ -99,12 +102,12 @@ def main() -> int:
 
 
 def read_studies(path: Path) -> list[Study]:
-    """The studies in a YAML file; `base` is in every variant of its study, `steps` where a variant names none."""
+    """The studies in a YAML file; `base` and `patch` are in every variant of a study, `steps` where one names none."""
     studies = []
     for entry in yaml.safe_load(path.read_text()):
-        base, steps = entry.pop("base", {}), entry.pop("steps", None)
+        base, patches, steps = entry.pop("base", {}), entry.pop("patch", {}), entry.pop("steps", None)
         entry["variants"] = [
-            Variant(v["name"], v.get("steps", steps), {**base, **v.get("set", {})}, v.get("patch", {}))
+            Variant(v["name"], v.get("steps", steps), {**base, **v.get("set", {})}, {**patches, **v.get("patch", {})})
             for v in entry["variants"]
         ]
         studies.append(Study(**entry))
@@ -141,9 +144,10 @@ class Training:
         self.model = GPT(self.config.model, seed=seed)
         self.apply(variants.MODEL, self.model)
         self.precision = native_precision("cpu")
-        self.optimizer = Optimizer(self.model, self.config.training, getattr(torch, self.precision))
+        self.method = self.patches.get("muon", muon.POLAR_EXPRESS)
+        self.optimizer = Optimizer(self.model, self.config.training, getattr(torch, self.precision), self.method)
         self.apply(variants.OPTIMIZER, self.optimizer)
-        self.orthogonalize = self.chosen_orthogonalize()
+        self.replaced = list(self.chosen_orthogonalisation())
         self.samples = Samples(text.tokens, self.config.model.block_size, seed)
         self.cursor = self.tokens = self.flops = 0
         self.averages = {decay: self.weights() for decay in self.patches.get("averages", [])}
@@ -153,11 +157,13 @@ class Training:
             if name in self.patches:
                 change(target, self.patches[name])
 
-    def chosen_orthogonalize(self):
+    def chosen_orthogonalisation(self) -> Iterator[tuple[ModuleType, str, object]]:
+        """Module, name and value of what replaces the product's while a step is made."""
         for name, make in variants.ORTHOGONALIZE.items():
             if name in self.patches:
-                return make(self.patches[name])
-        return optimizers.orthogonalize
+                yield newton_schulz, "orthogonalize", make(self.patches[name])
+        if "express" in self.patches:
+            yield muon, "QUINTICS", variants.express(*self.patches["express"])
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -175,9 +181,10 @@ class Training:
         if "momentum_warm_up" in self.patches:
             warm_up = self.patches["momentum_warm_up"]
             self.optimizer.muon.momentum = variants.momentum_at(warm_up, step, training.muon_momentum)
-        product, optimizers.orthogonalize = optimizers.orthogonalize, self.orthogonalize
-        self.optimizer.step(self.factor(step))
-        optimizers.orthogonalize = product
+        with ExitStack() as replaced:
+            for module, name, value in self.replaced:
+                replaced.enter_context(patch.object(module, name, value))
+            self.optimizer.step(self.factor(step))
         for decay, average in self.averages.items():
             for name, value in self.model.state_dict().items():
                 average[name].lerp_(value, 1 - decay)
@@ -203,12 +210,17 @@ class Training:
         return training.min_lr_ratio + (1 - training.min_lr_ratio) * shape
 
     def update_flops(self) -> int:
-        """Of one orthogonalisation: per iteration and matrix (r <= c) 2 r² c for the Gram matrix and for its use,
-        2 r³ for its square."""
+        """Of one orthogonalisation, matrices r <= c. Newton-Schulz, an iteration: 2 r² c for the Gram matrix and for
+        its use, 2 r³ for its square. Polar Express: the two once, and n steps on the Gram matrix, 8 r³ each but 6 r³
+        less at the ends."""
         if self.config.training.optimizer != "muon":
             return 0
+        if self.method == muon.POLAR_EXPRESS:
+            steps = self.patches["express"][0] if "express" in self.patches else len(muon.QUINTICS)
+            stacks = [(k, *sorted(shape)) for k, *shape in (m.shape for m in self.optimizer.muon.momenta)]
+            return sum(k * (4 * r * r * c + (8 * steps - 6) * r**3) for k, r, c in stacks)
         iterations = next((self.patches[n] for n in ("newton_schulz", "polar_express") if n in self.patches),
-                          optimizers.NEWTON_SCHULZ_STEPS)  # fmt: skip
+                          newton_schulz.NEWTON_SCHULZ_STEPS)  # fmt: skip
         blocks = [sorted((rows, p.size(1))) for p, parts in self.model.row_blocks().items() for rows in parts]
         return iterations * sum(4 * r * r * c + 2 * r**3 for r, c in blocks)
 

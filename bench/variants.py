@@ -7,11 +7,14 @@ share of the training that is done.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nanogpt.model.gpt import GPT
-from nanogpt.training.update import optimizer as optimizers
+from nanogpt.training.update import newton_schulz as earlier
+from nanogpt.training.update.gradients import gradient_of
+from nanogpt.training.update.muon import Muon
 from nanogpt.training.update.optimizer import Optimizer
 
 # Coefficients of Polar Express (Amsel et al. 2025), a safety factor of 1.05 included as in modded-nanogpt.
@@ -112,7 +115,31 @@ def vector_rate(optimizer: Optimizer, rate: float) -> None:
     optimizer.peaks.append(rate)
 
 
-OPTIMIZER: dict[str, Callable] = {"vector_rate": vector_rate}
+def blocks_of_the_model(optimizer: Optimizer, _: float) -> None:
+    """Muon sees the matrices of model.row_blocks(): queries and keys whole, unless `split_heads` says otherwise."""
+    muon = optimizer.muon
+    optimizer.muon = Muon(
+        optimizer.model.row_blocks(), muon.learning_rate, muon.momentum, muon.weight_decay, muon.dtype
+    )
+
+
+def every_second(optimizer: Optimizer, rate: float) -> None:
+    """Muon updates in every second step, `rate` times as far; the momentum takes every gradient."""
+    muon, update, steps = optimizer.muon, optimizer.muon.step, iter(range(2**62))
+
+    @torch.no_grad()
+    def step(factor: float) -> None:
+        if next(steps) % 2 == 0:
+            return update(rate * factor)
+        for runs, momentum in zip(muon.runs, muon.momenta, strict=True):
+            momentum.lerp_(torch.cat([run.of(gradient_of(run.parameter)) for run in runs]), 1 - muon.momentum)
+
+    muon.step = step
+
+
+OPTIMIZER: dict[str, Callable] = {
+    "vector_rate": vector_rate, "blocks_of_the_model": blocks_of_the_model, "every_second": every_second,
+}  # fmt: skip
 
 
 # ---- how Muon makes a step orthogonal
@@ -120,12 +147,30 @@ OPTIMIZER: dict[str, Callable] = {"vector_rate": vector_rate}
 
 def newton_schulz(steps: int) -> Callable[[Tensor, torch.dtype], Tensor]:
     """The product's iteration with another number of steps."""
-    return lambda matrices, dtype: _iterate(matrices, dtype, [optimizers.QUINTIC] * steps)
+    return lambda matrices, dtype: _iterate(matrices, dtype, [earlier.QUINTIC] * steps)
 
 
 def polar_express(steps: int) -> Callable[[Tensor, torch.dtype], Tensor]:
     """Coefficients that are the best for each step in turn (Amsel et al. 2025)."""
     return lambda matrices, dtype: _iterate(matrices, dtype, POLAR_EXPRESS[:steps], margin=1.01)
+
+
+def express(steps: int, lowest: float) -> tuple[tuple[float, float, float], ...]:
+    """Quintics for singular values from `lowest` to 1, each the best for what the ones before leave.
+
+    Amsel et al. 2025, algorithm 1: the odd quintic that is nearest to 1 on [lowest, highest] touches the bounds
+    1 - error and 1 + error in turn at `lowest`, its two extrema and `highest` (Remez).
+    """
+    quintics, highest = [], 1.0
+    for _ in range(steps):
+        extrema = np.array([3 * lowest + highest, lowest + 3 * highest]) / 4
+        for _ in range(100):
+            x = np.array([lowest, *extrema, highest])
+            a, b, c, error = np.linalg.solve(np.stack([x, x**3, x**5, [1, -1, 1, -1]], axis=1), np.ones(4))
+            extrema = np.sqrt((-3 * b + np.array([-1, 1]) * np.sqrt(9 * b * b - 20 * a * c)) / (10 * c))
+        quintics.append((round(a, 4), round(b, 4), round(c, 4)))
+        lowest, highest = 1 - error, 1 + error
+    return tuple(quintics)
 
 
 def norm_muon(beta2: float) -> Callable[[Tensor, torch.dtype], Tensor]:
@@ -134,7 +179,7 @@ def norm_muon(beta2: float) -> Callable[[Tensor, torch.dtype], Tensor]:
     Made for one training: it keeps the means, one tensor a shape. Matrices that lie down count by columns there; here
     all count by rows.
     """
-    plain, means, steps = optimizers.orthogonalize, {}, {}
+    plain, means, steps = earlier.orthogonalize, {}, {}
 
     def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
         step = plain(matrices, dtype).float()

@@ -14,7 +14,7 @@ from torch import Tensor
 from nanogpt.config import ModelConfig
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT, Block, weight_of
-from nanogpt.training.update.optimizer import gradient_of
+from nanogpt.training.update.gradients import gradient_of
 
 KEEP = 0.75  # of the key/value groups and of the feed-forward rows
 ROWS_TOGETHER = 32  # rows are kept in multiples of a quantised block

@@ -275,16 +275,24 @@ class _Step:
         return workspace + max(0, min(int(RECOMPUTED_HEAP[self.product] * workspace), kept_otherwise))
 
     def _update_workspace(self) -> int:
-        """Of Muon: all matrices of a shape at once, and what the shape before has left."""
+        """Of Muon, all matrices of a shape at once: the momentum to be made orthogonal, its copy in another type, and
+        four Gram matrices or one and the result; and what the shape before has left."""
         size = FLOAT32 if self.newton_schulz == "float32" else 2
         largest, left_from_before = 0, 0
         for stacked, gram in self._stacks():
-            largest = max(largest, left_from_before + FLOAT32 * stacked + 2 * size * (stacked + gram))
-            left_from_before = FLOAT32 * stacked
+            held = FLOAT32 * stacked + (0 if size == FLOAT32 else size * stacked)
+            largest = max(largest, left_from_before + held + size * max(4 * gram, gram + stacked))
+            left_from_before = FLOAT32 * stacked + size * stacked
         return largest
 
     def _stacks(self) -> list[tuple[int, int]]:
-        """Numbers in each stack of same-shaped matrices and in their Gram matrices (training/update/optimizer.py)."""
-        shapes = Counter(tuple(sorted(shape)) for shape in matrix_shapes(self.model)) if self.by_muon else {}
-        count = self.model.n_layer
-        return [(count * n * rows * columns, count * n * rows * rows) for (rows, columns), n in shapes.items()]
+        """Numbers in each stack of same-shaped matrices and in their Gram matrices (training/update/muon.py)."""
+        if not self.by_muon:
+            return []
+        model = self.model
+        heads = [(model.head_width, model.n_embd)] * (model.n_head + model.kv_heads)  # of queries and keys
+        shapes = Counter([*heads, *matrix_shapes(model)[2:]])
+        return [
+            (model.n_layer * count * rows * columns, model.n_layer * count * min(rows, columns) ** 2)
+            for (rows, columns), count in shapes.items()
+        ]

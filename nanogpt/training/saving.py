@@ -71,4 +71,5 @@ class Saver:
             "context": config.context,
             "config_sha256": durable.digest(config.model_dump()),
             **asdict(self.numerics),
+            "muon": muon.method if (muon := self.state.optimizer.muon) else None,
         }

@@ -1,13 +1,19 @@
 """Muon's orthogonalisation and grouping, AdamW's groups, and states that go through a file."""
 
+import copy
 import io
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training.update.optimizer import Muon, Optimizer, orthogonalize
+from nanogpt.training.update.muon import QUINTICS, Muon, orthogonalize
+from nanogpt.training.update.newton_schulz import NEWTON_SCHULZ
+from nanogpt.training.update.optimizer import Optimizer
 
 pytestmark = pytest.mark.fast
 
@@ -21,10 +27,35 @@ def backward(model: GPT, seed: int = 0) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_singular_values_come_near_one(dtype):
-    matrices = torch.randn(5, 12, 30, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalize(matrices, dtype).float())
-    assert values.min() > 0.5 and values.max() < 1.35  # the range that the quintic leaves (Jordan et al. 2024)
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
+def test_singular_values_come_near_one_and_directions_stay(dtype, shape):
+    matrices = 1e-6 * torch.randn(5, *shape, generator=torch.Generator().manual_seed(1))
+    found = orthogonalize(matrices, dtype).float()
+    values = torch.linalg.svdvals(found)
+    rounding = 0.01 if dtype == torch.float32 else 0.2
+    assert values.min() > 0.35 - rounding and values.max() < 1.65 + rounding
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    along = (left.mT @ found @ right.mT).diagonal(dim1=1, dim2=2)  # u found v of each direction
+    torch.testing.assert_close(along, torch.ones_like(along), rtol=0.85, atol=0)
+    assert not orthogonalize(torch.zeros(2, 4, 8), dtype).any()  # as of queries, whose gradient begins at zero
+
+
+@given(st.integers(0, 2**31), st.floats(0, 4), st.sampled_from([(24, 24), (16, 48), (64, 20)]))
+@settings(max_examples=20, deadline=None)
+def test_no_direction_is_blown_up_however_ill_conditioned(seed, decades, shape):
+    torch.manual_seed(seed)
+    matrices = torch.randn(3, *shape) @ torch.diag(10 ** -torch.linspace(0, decades, shape[1]))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert torch.linalg.svdvals(orthogonalize(matrices, dtype).float()).max() < 8
+
+
+def test_in_float32_the_steps_on_the_gram_matrix_are_the_steps_on_the_matrix():
+    matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = matrices / (matrices @ matrices.mT).norm(dim=(1, 2), keepdim=True).sqrt()
+    for a, b, c in QUINTICS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalize(matrices.float(), torch.float32), x.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_batched_update_is_that_of_each_matrix_alone():
@@ -109,3 +140,29 @@ def test_a_state_that_went_through_a_file_goes_on_the_same(kind):
         backward(model, 9)
         optimizer.step(0.5)
     assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
+
+
+def test_a_state_of_an_earlier_version_goes_on_by_its_own_method():
+    straight, resumed = GPT(SHAPE), GPT(SHAPE)
+    first = Optimizer(straight, TrainingConfig(weight_decay=0.1), muon=NEWTON_SCHULZ)
+    backward(straight)
+    first.step(1.0)
+    state = copy.deepcopy(first.state_dict())
+    del state["muon"]["method"]  # earlier versions wrote none
+    resumed.load_state_dict(straight.state_dict())
+    second = Optimizer(resumed, TrainingConfig(weight_decay=0.1))
+    second.load_state_dict(state)
+    for model, optimizer in ((straight, first), (resumed, second)):
+        optimizer.forget_gradients()
+        backward(model, 9)
+        optimizer.step(0.5)
+    assert all(map(torch.equal, straight.parameters(), resumed.parameters()))
+    assert second.state_dict()["muon"]["method"] == NEWTON_SCHULZ
+
+
+def test_a_method_of_a_later_version_is_refused_by_its_name():
+    optimizer = Optimizer(GPT(SHAPE), TrainingConfig())
+    state = optimizer.state_dict()
+    state["muon"]["method"] = "tomorrow's"
+    with pytest.raises(UserError, match="tomorrow's"):
+        optimizer.load_state_dict(state)

@@ -7,16 +7,18 @@ import torch
 from safetensors.torch import load_file
 
 from bench.recipe import STUDIES, Study, Training, Variant, read_studies, table
-from bench.variants import MODEL, OPTIMIZER, ORTHOGONALIZE
+from bench.variants import MODEL, OPTIMIZER, ORTHOGONALIZE, express
 from flows.context.options import CHECKOUT
 from nanogpt.config import load_config
 from nanogpt.training.trainer import train
+from nanogpt.training.update.muon import QUINTICS
 from tests.nanogpt.training_case import make_data
 
 STEPS = 4
 SMALL = {"model.n_layer": 2, "model.n_embd": 32, "model.ffn_dim": 48, "model.block_size": 16,
          "training.batch_size": 4, "training.warmup_iters": 1}  # fmt: skip
-OF_A_STEP = {"averages", "batches", "decay_power", "lengths", "momentum_warm_up"}
+OF_A_STEP = {"averages", "batches", "decay_power", "express", "lengths", "momentum_warm_up", "muon"}
+OLD = "newton-schulz-5"
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +48,9 @@ def test_it_trains_as_the_product_does(data, tmp_path):
 @pytest.mark.parametrize(
     "patch",
     [
-        {"soft_cap": 1}, {"lambdas": 0.5}, {"scale_matrices": 2}, {"sharpen_attention": 2}, {"split_heads": "qk"},
-        {"split_heads": "qkv"}, {"muon_for_head": 1}, {"vector_rate": 0.1}, {"newton_schulz": 3}, {"polar_express": 4},
-        {"norm_muon": 0.9}, {"momentum_warm_up": [0.5, 3]}, {"lengths": [[0.5, 8]]}, {"batches": [[0.5, 2]]},
-        {"decay_power": 2},
+        {"soft_cap": 1}, {"lambdas": 0.5}, {"scale_matrices": 2}, {"sharpen_attention": 2}, {"muon_for_head": 1},
+        {"vector_rate": 0.1}, {"momentum_warm_up": [0.5, 3]}, {"lengths": [[0.5, 8]]}, {"batches": [[0.5, 2]]},
+        {"decay_power": 2}, {"express": [2, 0.02]}, {"blocks_of_the_model": 1}, {"every_second": 1.5}, {"muon": OLD},
     ],
     ids=str,
 )  # fmt: skip
@@ -57,9 +58,23 @@ def test_each_patch_changes_the_training(data, patch):
     assert not same(weights_after(data, {}), weights_after(data, patch))
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [{"split_heads": "qk"}, {"split_heads": "qkv"}, {"newton_schulz": 3}, {"polar_express": 4}, {"norm_muon": 0.9}],
+    ids=str,
+)
+def test_each_patch_of_the_earlier_update_changes_the_training(data, patch):
+    assert not same(weights_after(data, {"muon": OLD}), weights_after(data, {"muon": OLD, **patch}))
+
+
+def test_the_quintics_of_the_product_are_the_best_for_their_range():
+    assert express(3, 0.003) == QUINTICS
+
+
 def test_the_products_own_numbers_as_a_patch_change_nothing(data):
-    patches = {"newton_schulz": 5, "lengths": [[1.0, 16]], "momentum_warm_up": [0.9, 1], "averages": [0.9]}
+    patches = {"express": [3, 0.003], "lengths": [[1.0, 16]], "momentum_warm_up": [0.9, 1], "averages": [0.9]}
     assert same(weights_after(data, {}), weights_after(data, patches))
+    assert same(weights_after(data, {"muon": OLD}), weights_after(data, {"muon": OLD, "newton_schulz": 5}))
 
 
 def test_every_study_names_patches_that_exist():

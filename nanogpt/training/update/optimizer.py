@@ -1,127 +1,52 @@
 """AdamW, and Muon for the hidden matrices with AdamW for the rest."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nanogpt.config import TrainingConfig
-from nanogpt.model.gpt import GPT
+from nanogpt.faults import UserError
+from nanogpt.model.gpt import GPT, weight_of
+from nanogpt.training.update.gradients import gradient_of
+from nanogpt.training.update.muon import POLAR_EXPRESS, Muon
+from nanogpt.training.update.newton_schulz import NEWTON_SCHULZ, NewtonSchulzMuon
 
-# Quintic with the steepest slope at zero that still keeps singular values near 1 (Jordan et al. 2024).
-QUINTIC = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
 MUON_COMPANION_EPS = 1e-10  # AdamW's 1e-8 damps the small gradients of a head that starts at zero
 
 
-def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Replace each singular value of `matrices` (k, rows <= columns) by about 1, computing in `dtype`.
+class Optimizer:
+    """All updates of one training step, with one dial: the factor on each peak learning rate.
 
-    Newton-Schulz iteration X <- aX + (bA + cA²)X with A = XXᵀ (Jordan et al. 2024, "Muon"). All k at once: on two
-    cores 16 of 128 x 128 take 1.3 ms in bfloat16 and 3.6 ms in float32.
-    """
-    a, b, c = QUINTIC
-    norms: Tensor = matrices.norm(dim=(1, 2), keepdim=True) + 1e-7
-    x = (matrices / norms).to(dtype)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT  # (k, rows, rows)
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
-    return x
-
-
-@dataclass
-class _SameShape:
-    """Matrices that are orthogonalised together; tall ones lie down so that the Gram matrix is the small one."""
-
-    rows: int
-    columns: int
-    weights: list[Tensor] = field(default_factory=list)  # views of the parameters, each (rows, columns)
-    places: list[tuple[nn.Parameter, int, bool]] = field(default_factory=list)  # parameter, block in it, lies down
-    scales: list[float] = field(default_factory=list)
-
-
-class Muon:
-    """Momentum whose step is orthogonalised: each direction of a matrix moves equally far.
-
-    W <- W - lr · sqrt(max(1, rows / columns)) · orthogonalize(Nesterov momentum), weight decay decoupled.
-    `row_blocks` says which parameters are several matrices on top of one another (query, key, value).
+    `muon`: how hidden matrices are updated, POLAR_EXPRESS or, as in earlier versions, NEWTON_SCHULZ, with products in
+    `muon_dtype`. A state that is loaded brings its own.
     """
 
     def __init__(
         self,
-        row_blocks: dict[nn.Parameter, tuple[int, ...]],
-        learning_rate: float,
-        momentum: float,
-        weight_decay: float,
-        dtype: torch.dtype,
+        model: GPT,
+        config: TrainingConfig,
+        muon_dtype: torch.dtype = torch.float32,
+        muon: str = POLAR_EXPRESS,
     ):
-        self.row_blocks = row_blocks
-        self.learning_rate, self.momentum, self.weight_decay, self.dtype = learning_rate, momentum, weight_decay, dtype
-        self.groups = self._group()
-        self.scales = [torch.tensor(g.scales, device=g.weights[0].device)[:, None, None] for g in self.groups]
-        self.momenta = [torch.zeros_like(torch.stack(g.weights)) for g in self.groups]
-
-    def _group(self) -> list[_SameShape]:
-        groups: dict[tuple[int, int], _SameShape] = {}
-        for parameter, blocks in self.row_blocks.items():
-            for index, block in enumerate(torch.split(parameter.detach(), list(blocks))):
-                tall = block.size(0) > block.size(1)
-                weight = block.mT if tall else block
-                rows, columns = weight.shape
-                group = groups.setdefault((rows, columns), _SameShape(rows, columns))
-                group.weights.append(weight)
-                group.places.append((parameter, index, tall))
-                group.scales.append(math.sqrt(max(1.0, block.size(0) / block.size(1))))
-        return list(groups.values())
-
-    @torch.no_grad()
-    def step(self, factor: float) -> None:
-        """One update with `factor` of the peak learning rate."""
-        rate = self.learning_rate * factor
-        blocks = {p: torch.split(gradient_of(p), list(rows)) for p, rows in self.row_blocks.items()}
-        for group, momentum, scales in zip(self.groups, self.momenta, self.scales, strict=True):
-            gradients = [blocks[p][index].mT if tall else blocks[p][index] for p, index, tall in group.places]
-            gradient = torch.stack(gradients)  # (k, rows, columns)
-            momentum.lerp_(gradient, 1 - self.momentum)
-            update = orthogonalize(gradient.lerp_(momentum, self.momentum), self.dtype)
-            update = update.to(momentum.dtype).mul_(scales)
-            if self.weight_decay:
-                torch._foreach_mul_(group.weights, 1 - rate * self.weight_decay)
-            torch._foreach_add_(group.weights, update.unbind(), alpha=-rate)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Momenta, one (k, rows, columns) a shape."""
-        return {"momenta": self.momenta}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what state_dict() gave."""
-        for mine, saved in zip(self.momenta, state["momenta"], strict=True):
-            mine.copy_(saved)
-
-
-class Optimizer:
-    """All updates of one training step, with one dial: the factor on each peak learning rate."""
-
-    def __init__(self, model: GPT, config: TrainingConfig, newton_schulz_dtype: torch.dtype = torch.float32):
+        self.model, self.config, self.muon_dtype = model, config, muon_dtype
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.muon: Muon | None = None
-        if _takes_muon(config):
-            self.muon = Muon(
-                model.row_blocks(),
-                config.muon_learning_rate,
-                config.muon_momentum,
-                config.weight_decay,
-                newton_schulz_dtype,
-            )
+        self.muon = self._muon(muon) if _takes_muon(config) else None
         groups = _adamw_groups(model, config)
         self.peaks = [group["lr"] for group in groups]
         eps = MUON_COMPANION_EPS if self.muon else 1e-8
         self.adamw = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), eps=eps, fused=True)
+
+    def _muon(self, method: str) -> Muon | NewtonSchulzMuon:
+        training = self.config
+        settings = training.muon_learning_rate, training.muon_momentum, training.weight_decay, self.muon_dtype
+        if method == POLAR_EXPRESS:
+            return Muon(_blocks_by_head(self.model), *settings)
+        if method == NEWTON_SCHULZ:
+            return NewtonSchulzMuon(self.model.row_blocks(), *settings)
+        raise UserError(f"Muon by {method!r}: this version knows {POLAR_EXPRESS!r} and {NEWTON_SCHULZ!r}")
 
     def step(self, factor: float) -> None:
         """Update all parameters from their gradients with `factor` of each peak learning rate."""
@@ -150,9 +75,15 @@ class Optimizer:
         return {"adamw": self.adamw.state_dict(), "muon": self.muon.state_dict() if self.muon else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what state_dict() gave."""
+        """Take over what state_dict() gave, and the method of Muon; one without a name is of an earlier version.
+
+        Raises UserError for a method that only a later version knows.
+        """
         self.adamw.load_state_dict(state["adamw"])
         if self.muon:
+            method = state["muon"].get("method", NEWTON_SCHULZ)
+            if method != self.muon.method:
+                self.muon = self._muon(method)
             self.muon.load_state_dict(state["muon"])
 
 
@@ -161,11 +92,19 @@ def _takes_muon(config: TrainingConfig) -> bool:
     return config.optimizer == "muon" and not config.lora_rank
 
 
-def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """The gradient of a parameter that had one in the last backward pass. Raises RuntimeError for another."""
-    if parameter.grad is None:
-        raise RuntimeError(f"a parameter of shape {tuple(parameter.shape)} has no gradient")
-    return parameter.grad
+def _blocks_by_head(model: GPT) -> dict[nn.Parameter, tuple[int, ...]]:
+    """model.row_blocks() with each head of queries and keys a matrix of its own: as maps into scores, heads are apart.
+
+    A shared matrix lets a head with large gradients take the update of the others. Values stay one matrix, because what
+    the heads read is added up (docs/recipe.md: by head they gain nothing).
+    """
+    blocks = model.row_blocks()
+    for block in model.layers:
+        attention = block.attention
+        queries, keys, values = attention.row_blocks
+        heads = (queries + keys) // attention.head_dim
+        blocks[weight_of(attention.qkv)] = (attention.head_dim,) * heads + (values,)
+    return blocks
 
 
 def _adamw_groups(model: GPT, config: TrainingConfig) -> list[dict[str, Any]]:
