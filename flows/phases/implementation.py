@@ -81,6 +81,7 @@ STEPS: list[AnyStep] = [
             "flows/phases/implementation.py",
             "nanogpt/study/component_checks.py",
             "nanogpt/model/**",
+            "nanogpt/kernels/**",
             "nanogpt/training/update/optimizer.py",
             "nanogpt/weights/checkpoint.py",
             "nanogpt/weights/manifest.py",
