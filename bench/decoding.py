@@ -33,13 +33,13 @@ from bench.this_machine import this_machine
 from flows.context.options import CHECKOUT
 from nanogpt import durable
 from nanogpt.config import ModelConfig, load_config
-from nanogpt.decoders.cache_folder import VARIABLE
 from nanogpt.decoders.choosing import thread_counts
 from nanogpt.export import formats, huggingface
 from nanogpt.inference.options import Options
 from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.machine import cores
 from nanogpt.model.gpt import GPT
+from nanogpt.native.cache_folder import VARIABLE
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.published import gpt2_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer

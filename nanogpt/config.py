@@ -438,6 +438,10 @@ class DeviceConfig(Section):
     )
     compile: bool = Field(False, description="torch.compile; falls back to eager when the compiler fails")
     threads: Positive | None = Field(None, description="CPU threads; null: one a physical core")
+    kernels: Literal["auto", "torch"] = Field(
+        "auto",
+        description="on a CPU: auto: compiled C between the products where it can be built; torch: its operators",
+    )
 
 
 class Config(Section):

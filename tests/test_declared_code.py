@@ -48,6 +48,7 @@ CHANGES_NO_RESULT = {
     "nanogpt.durable": "the bytes of a file are the caller's",
     "nanogpt.process": "work in a process of its own is the same work",
     "nanogpt.machine": "what the system answers; processor and torch are among the settings of what is proved on them",
+    "nanogpt.native": "how a file of C is built; the file itself counts where it is declared",
     "nanogpt.allocator": "how memory is given back",
     "nanogpt.weights.reserve": "room on the disk",
 }

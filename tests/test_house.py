@@ -127,7 +127,7 @@ HOUSE = [  # from the top down
     Room(
         "nanogpt.training",
         "nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders nanogpt.weights "
-        f"nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.model nanogpt.kernels nanogpt.native {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "nanogpt.training.record",
@@ -139,9 +139,14 @@ HOUSE = [  # from the top down
         "nanogpt.inference",
         f"nanogpt.decoders nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
-    Room("nanogpt.decoders", f"nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}"),
+    Room(
+        "nanogpt.decoders",
+        f"nanogpt.weights nanogpt.model nanogpt.native {DATA} nanogpt.config nanogpt.device {BASICS}",
+    ),
     Room("nanogpt.weights", f"nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}"),
-    Room("nanogpt.model", f"nanogpt.config nanogpt.device {BASICS}"),
+    Room("nanogpt.model", f"nanogpt.kernels nanogpt.config nanogpt.device {BASICS}"),
+    Room("nanogpt.kernels", f"nanogpt.native nanogpt.device {BASICS}"),
+    Room("nanogpt.native", f"nanogpt.device {BASICS}"),
     Room(
         "nanogpt.corpus",
         f"{DATA} nanogpt.config nanogpt.device nanogpt.process {BASICS}",

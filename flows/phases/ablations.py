@@ -201,7 +201,8 @@ def kernels_step(study: Study) -> Step[Kernels]:
         work=lambda run: time_kernels(run, study),
         settings=lambda run: settings_of(study.control),
         code=("flows/phases/ablations.py", "nanogpt/study/attention_kernels.py", "nanogpt/study/surgery.py",
-              "nanogpt/study/variants.py", "nanogpt/device.py", "nanogpt/training/numerics.py"),
+              "nanogpt/study/variants.py", "nanogpt/device.py", "nanogpt/training/numerics.py",
+              "nanogpt/kernels/library.py"),
         costly=True,
     )  # fmt: skip
 
@@ -282,6 +283,7 @@ TRAINING = (
     "nanogpt/study/variants.py",
     "nanogpt/device.py",
     "nanogpt/model/**",
+    "nanogpt/kernels/**",
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
 )

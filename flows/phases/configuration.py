@@ -414,6 +414,7 @@ MEASURING = (
     "nanogpt/fit.py",
     "nanogpt/device.py",
     "nanogpt/model/**",
+    "nanogpt/kernels/**",
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
     "nanogpt/inference/**",

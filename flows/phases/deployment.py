@@ -286,6 +286,7 @@ def _from_checkout(path: Path) -> str:
 MODEL = (
     "flows/phases/deployment.py",
     "nanogpt/model/**",
+    "nanogpt/kernels/**",
     "nanogpt/weights/**",
     "nanogpt/tokenizers/**",
     "nanogpt/sources/cleaning.py",

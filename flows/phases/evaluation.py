@@ -278,6 +278,7 @@ THIS = "flows/phases/evaluation.py"
 OPENING = (  # a model and its tokenizer
     THIS,
     "nanogpt/model/**",
+    "nanogpt/kernels/**",
     "nanogpt/weights/**",
     "nanogpt/tokenizers/**",
     "nanogpt/sources/cleaning.py",

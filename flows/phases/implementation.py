@@ -80,6 +80,7 @@ STEPS: list[AnyStep] = [
         code=(
             "flows/phases/implementation.py",
             "nanogpt/study/component_checks.py",
+            "nanogpt/kernels/**",
             "nanogpt/model/**",
             "nanogpt/training/update/gradients.py",
             "nanogpt/training/update/muon.py",

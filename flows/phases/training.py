@@ -211,6 +211,7 @@ def _settings(run: Run, name: str) -> Json:
 # What decides the weights. How they fit, are stored and are shown does not (tests/test_declared_code.py has why).
 WEIGHTS = (
     "nanogpt/model/**",
+    "nanogpt/kernels/**",
     "nanogpt/training/*.py",
     "nanogpt/training/update/**",
     "nanogpt/data/augmentation.py",

@@ -1,4 +1,4 @@
-"""Decoding by the C library of compiled.py: the fastest on a CPU, where a compiler is."""
+"""Decoding by a C library: the fastest on a CPU, where a compiler is."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import math
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nanogpt.config import ModelConfig
-from nanogpt.decoders import compiled
 from nanogpt.decoders.parts import Block, Linear, parts_of
 from nanogpt.decoders.protocol import Cache, Logits, Precision, check_lengths
-from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.native.c_source import CSource, Notify
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.weights.quantization import quantize
 from nanogpt.weights.safe_loading import Array
 
+SOURCE = CSource(Path(__file__).with_name("c") / "decoder.c", "decoder")
 # The enums of decoder.c; that of vectors is in the order in which _put_block() hands them over
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "gelu_erf", "relu2", "swiglu")
@@ -131,11 +133,11 @@ class CDecoder:
         arrays: Mapping[str, Array],
         threads: int = 1,
         precision: Precision = "float32",
-        notify: compiled.Notify = lambda message: None,
+        notify: Notify = lambda message: None,
     ):
         """Raises Unavailable where there is no library, or not enough memory or threads."""
         self.config, self.precision = config, precision
-        self.library = _typed(compiled.load(notify))
+        self.library = _typed(SOURCE.load(notify))
         self.layout = Layout(config, self.library.panel())
         shape = np.array(
             [config.n_layer, config.n_head, config.kv_heads, config.head_width, config.n_embd, config.ffn_width,

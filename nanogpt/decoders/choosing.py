@@ -19,15 +19,14 @@ import numpy as np
 
 from nanogpt import durable
 from nanogpt.config import ModelConfig
-from nanogpt.decoders import compiled
-from nanogpt.decoders.c_decoder import CDecoder
-from nanogpt.decoders.cache_folder import cache_folder
+from nanogpt.decoders.c_decoder import SOURCE, CDecoder
 from nanogpt.decoders.ort_decoder import OrtDecoder
 from nanogpt.decoders.parts import parts_of
 from nanogpt.decoders.protocol import Decoder, Precision
 from nanogpt.decoders.reference import logits_of
-from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.machine import cores, memory_bytes, physical_cores, processor_features, processor_name
+from nanogpt.native.cache_folder import cache_folder
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.weights.safe_loading import Array
 
 Fast = CDecoder | OrtDecoder
@@ -193,7 +192,7 @@ def _is_small(task: Task) -> bool:
 def _note(task: Task) -> Path | None:
     """Where the choice for a model on this machine is kept; None where nothing can be kept."""
     machine = [platform.machine(), processor_name(), processor_features(), cores(), physical_cores()]
-    code = [durable.sha256_file(compiled.SOURCE), *_versions()]
+    code = [durable.sha256_file(SOURCE.path), *_versions()]
     try:
         folder = cache_folder() / "choices"
         folder.mkdir(exist_ok=True)

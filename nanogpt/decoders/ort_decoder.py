@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from nanogpt.config import ModelConfig
 from nanogpt.decoders.protocol import Cache, Logits, Precision, check_lengths
-from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.faults import UserError
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.weights.safe_loading import Array
 
 LARGEST_GRAPH = 2**31 - 2**20  # bytes: what protobuf can hold

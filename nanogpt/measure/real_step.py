@@ -17,7 +17,7 @@ from nanogpt.measure.sizes import vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
 from nanogpt.training.micro_batches import Feed
-from nanogpt.training.numerics import native_precision
+from nanogpt.training.numerics import TORCH, choose_kernels, native_precision
 from nanogpt.training.update.averaging import WeightAverage
 from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.loss_scale import FIRST
@@ -43,6 +43,8 @@ class RealStep:
         if training.lora_rank:
             add_adapters(self.model, training.lora_rank, training.lora_alpha, training.seed)
         self.model.to(device).train()
+        if choose_kernels(config.device, device, precision)[0] != TORCH:
+            self.model.use_kernels()
         self.model.gradient_checkpointing = config.device.gradient_checkpointing
         self.model.document_start = None if config.data.cross_documents else 0  # any token: the mask takes its time
         self.optimizer = Optimizer(self.model, training, getattr(torch, native_precision(device)))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nanogpt.kernels.operations import cross_entropy
 from nanogpt.model.saved import Saved
 
 IGNORED = -1  # the target of positions that do not count
@@ -34,14 +35,14 @@ class Groups(NamedTuple):
         return [Groups(part, self.number) for part in self.of_row.split(rows)]
 
 
-def summed_cross_entropy(logits: Tensor, targets: Tensor, by: Groups | None = None) -> Tensor:
+def summed_cross_entropy(logits: Tensor, targets: Tensor, by: Groups | None = None, by_kernel: bool = False) -> Tensor:
     """logits (N, vocab_size), targets (N) -> the sum in nats over targets other than -1, in float32 at least.
 
     With groups of the rows (N,), a sum for each: (groups,). The caller gives `logits` up: on a CPU, while training,
-    they are overwritten.
+    they are overwritten, `by_kernel` in one pass of nanogpt.kernels.
     """
     if logits.device.type == "cpu" and logits.requires_grad and not torch.compiler.is_compiling():
-        total: Tensor = _InPlace.apply(logits, targets, by)  # type: ignore[no-untyped-call]
+        total: Tensor = _InPlace.apply(logits, targets, by, by_kernel)  # type: ignore[no-untyped-call]
         return total
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if by is None:
@@ -62,7 +63,12 @@ class _InPlace(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: SavedGroups, logits: Tensor, targets: Tensor, by: Groups | None) -> Tensor:
+    def forward(ctx: SavedGroups, logits: Tensor, targets: Tensor, by: Groups | None, by_kernel: bool) -> Tensor:
+        ctx.by = by
+        if by_kernel and logits.dtype in (torch.float32, torch.bfloat16):
+            losses = cross_entropy(logits, targets)  # (N,)
+            ctx.save_for_backward(logits)
+            return losses.sum() if by is None else by.sums(losses)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         rows_at_once = max(1, ELEMENTS_AT_ONCE // logits.size(1))
         total = torch.zeros(() if by is None else by.number, dtype=dtype)
@@ -77,13 +83,12 @@ class _InPlace(torch.autograd.Function):
             gradient.scatter_add_(1, target, gradient.new_full(target.shape, -1.0))
             rows.copy_(gradient.mul_(counts))
         ctx.save_for_backward(logits)
-        ctx.by = by
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: SavedGroups, grad_total: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: SavedGroups, grad_total: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         if ctx.by is not None:
             grad_total = grad_total[ctx.by.of_row][:, None]  # (N, 1)
-        return gradient * grad_total, None, None
+        return gradient * grad_total, None, None, None

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
+from nanogpt.kernels import library as kernels
+from nanogpt.kernels.functions import BlockShape, FusedBlock, FusedNorm
+from nanogpt.model import fusing
 from nanogpt.model.attention import Attention, Documents, KVCache, Scope
 from nanogpt.model.cross_entropy import Groups, summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
@@ -35,11 +38,23 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.feedforward_norm = norm()
         self.feedforward = FeedForward(config)
+        self.fused: BlockShape | None = None  # what nanogpt.kernels computes in one function, where that is asked for
 
     def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
+        is_plain = self.fused is not None and scope is None and self.attention.watch is None
+        if is_plain and fusing.applies(x, *self.parts, self.attention.output, self.feedforward.down):
+            cos, sin = rotation or (None, None)
+            parameters = fusing.parameters(*self.parts)
+            fused: Tensor = FusedBlock.apply(x, cos, sin, self.fused, *parameters)  # type: ignore[no-untyped-call]
+            return fused
         x = x + self.attention(self.attention_norm(x), rotation, scope)
         x = x + self.feedforward(self.feedforward_norm(x))
         return x
+
+    @property
+    def parts(self) -> tuple[fusing.Norm, Attention, fusing.Norm, FeedForward]:
+        """In the order in which they compute."""
+        return self.attention_norm, self.attention, self.feedforward_norm, self.feedforward
 
 
 def recomputed(block: Block, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
@@ -105,6 +120,7 @@ class GPT(nn.Module):
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
         self.config = config
         self.gradient_checkpointing = False  # for gradients: blocks are computed again in the backward pass
+        self.has_kernels = False  # nanogpt.kernels computes what it can of training: use_kernels()
         self.document_start: int | None = None  # the token at which a document begins that sees none before it
         self.token_embedding = unset_embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned"
@@ -169,8 +185,20 @@ class GPT(nn.Module):
             x = recomputed(block, x, rotation, scope) if recompute else block(x, rotation, scope)
         if cache is not None:
             cache.advance(T)
+        if self.has_kernels and fusing.applies(x, self.final_norm):
+            return fusing.normed(self.final_norm, x)
         normed: Tensor = self.final_norm(x)
         return normed
+
+    def use_kernels(self) -> None:
+        """Compute training on a CPU by nanogpt.kernels from now on, where it has what the model is made of: other bits.
+
+        Raises Unavailable where there are none on this machine.
+        """
+        kernels.load()
+        self.has_kernels = True
+        for block in self.layers:
+            block.fused = fusing.shape_of(*block.parts)
 
     @contextmanager
     def traced(self, keep: Callable[[Tensor], Tensor] = Tensor.detach, residual: bool = False) -> Iterator[Trace]:
@@ -203,7 +231,9 @@ class GPT(nn.Module):
     def embed(self, tokens: Tensor, places: Places) -> Tensor:
         """tokens (B, T) at `places` -> (B, T, n_embd), with learned positions where the model has them."""
         x = self.token_embedding(tokens)
-        if self.config.embedding_norm:
+        if self.config.embedding_norm and self.has_kernels and fusing.applies(x):
+            x = FusedNorm.apply(x, None, None, self.config.norm_eps, False, x.dtype)  # type: ignore[no-untyped-call]
+        elif self.config.embedding_norm:
             x = F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[places]
@@ -224,7 +254,7 @@ class GPT(nn.Module):
         return torch.stack(losses).sum(dim=0), count
 
     def _cross_entropy(self, x: Tensor, targets: Tensor, by: Groups | None) -> Tensor:
-        return summed_cross_entropy(self.head(x), targets, by)
+        return summed_cross_entropy(self.head(x), targets, by, self.has_kernels)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -58,6 +58,6 @@ class _TrainedRMSNorm(torch.autograd.Function):
         return grad_x, product.flatten(0, -2).sum(0), None
 
 
-def make_norm(kind: str, width: int, eps: float, bias: bool) -> nn.Module:
+def make_norm(kind: str, width: int, eps: float, bias: bool) -> LayerNorm | RMSNorm:
     """The norm that a configuration names: "layernorm" or "rmsnorm"."""
     return LayerNorm(width, eps, bias) if kind == "layernorm" else RMSNorm(width, eps)

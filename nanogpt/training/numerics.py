@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy
@@ -11,6 +11,10 @@ import torch
 
 from nanogpt import device as devices
 from nanogpt.config import DeviceConfig
+from nanogpt.kernels import library
+from nanogpt.native.unavailable import Unavailable
+
+TORCH = "torch"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Numerics:
     numpy: str
     compiled: bool = False
     longest_window: int | None = None  # tokens; None: whole windows
+    kernels: str = TORCH  # between the matrix products: torch's, or the name of nanogpt.kernels
 
     def differences(self, before: Mapping[str, Any], **more: object) -> dict[str, str]:
         """{name: "before -> now"} against the manifest of an earlier session.
@@ -59,7 +64,27 @@ def choose(wanted: DeviceConfig, before: Mapping[str, Any]) -> tuple[Numerics, s
         compiled=wanted.compile,
         longest_window=wanted.longest_window,
     )
-    return numerics, chosen.warning
+    name, without = choose_kernels(wanted, device, precision, before if same_device else None)
+    warnings = filter(None, (chosen.warning, without))
+    return replace(numerics, kernels=name), "; ".join(warnings)
+
+
+def choose_kernels(
+    wanted: DeviceConfig, device: str, precision: str, before: Mapping[str, Any] | None = None
+) -> tuple[str, str]:
+    """What Numerics.kernels is, and a warning where C is wanted and cannot be had.
+
+    A training goes on with torch's operators when it has begun with them: `before`, the manifest of its checkpoint,
+    says nothing where it is older than the kernels.
+    """
+    is_possible = device == "cpu" and precision != "float16" and not wanted.compile
+    goes_on_with_torch = before is not None and before.get("kernels", TORCH) == TORCH
+    if wanted.kernels == TORCH or not is_possible or goes_on_with_torch:
+        return TORCH, ""
+    try:
+        return library.load().name, ""
+    except Unavailable as reason:
+        return TORCH, f"training by torch's operators alone: {reason}"
 
 
 def native_precision(device: str) -> str:

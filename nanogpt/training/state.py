@@ -10,7 +10,7 @@ import torch
 
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.model.gpt import GPT
-from nanogpt.training.numerics import Numerics
+from nanogpt.training.numerics import TORCH, Numerics
 from nanogpt.training.progress import Progress
 from nanogpt.training.record.recorder import Recorder
 from nanogpt.training.update.averaging import WeightAverage
@@ -36,6 +36,8 @@ class TrainingState:
         """Before the first step. Unless `fresh`, weights from elsewhere are read only where a checkpoint lacks them."""
         torch.manual_seed(config.training.seed)  # dropout's generator; the model has its own
         model = _model(config, record, fresh).to(numerics.device).train()
+        if numerics.kernels != TORCH:
+            model.use_kernels()
         model.gradient_checkpointing = config.device.gradient_checkpointing
         optimizer = Optimizer(model, config.training, getattr(torch, numerics.newton_schulz))
         average = _average(optimizer, config.training)

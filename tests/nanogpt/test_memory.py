@@ -112,7 +112,7 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
     config = Config(
         model=dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=256),
         training=dict(batch_size=4, gradient_accumulation=passes),
-        device=dict(gradient_checkpointing=recompute),
+        device=dict(gradient_checkpointing=recompute, kernels="torch"),
     )
     native = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision=precision, newton_schulz=native)
@@ -123,7 +123,7 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
 @pytest.mark.parametrize("training", [dict(init_from="x", lora_rank=8), dict(optimizer="adamw", weight_average=0.9)])
 def test_adapters_and_averages_hold_what_is_predicted(training, tmp_path):
     shape = dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=256)
-    config = Config(model=shape, training=dict(batch_size=4, **training))
+    config = Config(model=shape, training=dict(batch_size=4, **training), device=dict(kernels="torch"))
     predicted = memory.predict(config).passes.of_tensors
     assert allocated_peak(config, "float32", tmp_path / "trace.json") == pytest.approx(predicted, rel=0.12)
 

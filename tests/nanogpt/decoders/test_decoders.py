@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.decoders import compiled
-from nanogpt.decoders.c_decoder import CDecoder
+from nanogpt.decoders.c_decoder import SOURCE, CDecoder
 from nanogpt.decoders.ort_decoder import OrtDecoder
 from nanogpt.decoders.parts import parts_of
 from nanogpt.decoders.protocol import Cache, Decoder
 from nanogpt.decoders.reference import logits_of
-from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.native.c_source import COMMON_FLAGS, CSource, find_compiler
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.weights.quantization import quantize
 from tests.nanogpt.decoders.decoder_case import (
     BACKENDS,
@@ -188,11 +188,9 @@ def test_nan_in_gives_nan_out(decoder):
 @pytest.mark.parametrize("flags", [["-mno-avx"], ["-mavx2", "-mfma"]], ids=["4 lanes", "8 lanes"])
 def test_narrower_vectors_compute_the_same(flags, tmp_path, monkeypatch):
     library = tmp_path / "decoder.so"
-    source = [str(compiled.SOURCE), "-lm"]
-    subprocess.run(
-        [*compiled.find_compiler(), "-O3", *flags, *compiled.COMMON_FLAGS, "-o", library, *source], check=True
-    )
-    monkeypatch.setattr(compiled, "load", lambda notify: ctypes.CDLL(str(library)))
+    source = [str(SOURCE.path), "-lm"]
+    subprocess.run([*find_compiler(), "-O3", *flags, *COMMON_FLAGS, "-o", library, *source], check=True)
+    monkeypatch.setattr(CSource, "load", lambda source, notify: ctypes.CDLL(str(library)))
     for precision in ("float32", "int8"):
         narrow = CDecoder(MODEL.config, arrays_of(MODEL), 2, precision)
         cache = narrow.new_cache()

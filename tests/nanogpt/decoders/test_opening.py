@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt.decoders import choosing, compiled
-from nanogpt.decoders.c_decoder import CDecoder
-from nanogpt.decoders.cache_folder import VARIABLE
+from nanogpt.decoders import choosing
+from nanogpt.decoders.c_decoder import SOURCE, CDecoder
 from nanogpt.decoders.opening import OpenedModel, open_decoder
-from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.export import huggingface
 from nanogpt.faults import UserError
+from nanogpt.native.c_source import CSource
+from nanogpt.native.cache_folder import VARIABLE
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt.decoders.decoder_case import arrays_of, assert_close, expected_logits
 from tests.nanogpt.model_case import randomised, small
@@ -52,8 +53,8 @@ class Opening:
 @pytest.fixture
 def opening(exported, tmp_path, monkeypatch) -> Opening:
     """The built library is taken from the usual cache, so that one compilation serves all tests."""
-    library = compiled.load()
-    monkeypatch.setattr(compiled, "load", lambda notify: library)
+    library = SOURCE.load()
+    monkeypatch.setattr(CSource, "load", lambda source, notify: library)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(choosing, "SECONDS", 0.001)
     monkeypatch.setattr(choosing, "LEAST_SHARE", 0.0)  # the suite itself keeps the machine busy
@@ -164,10 +165,10 @@ def test_a_damaged_choice_is_measured_again(opening, tmp_path):
 
 
 def test_without_a_compiler(opening, monkeypatch):
-    def no_compiler(notify):
+    def no_compiler(source, notify):
         raise Unavailable("no C compiler (cc, gcc, clang) is installed")
 
-    monkeypatch.setattr(compiled, "load", no_compiler)
+    monkeypatch.setattr(CSource, "load", no_compiler)
     opened = opening()
     assert opened.decoder.name == "onnxruntime"
     assert opening.messages == ["decoding without c: no C compiler (cc, gcc, clang) is installed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.native.unavailable import Unavailable
 
 VARIABLE = "NANOGPT_CACHE"  # another folder
 

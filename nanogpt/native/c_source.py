@@ -1,4 +1,4 @@
-"""The decoder in C, built by this machine's compiler and kept for the next process.
+"""A file of C, built by this machine's compiler and kept for the next process.
 
 A built library is named for what it depends on (source, compiler, flags, processor) and for its own sha256, so that
 two processes that build at once do not disturb each other and a damaged file is built anew.
@@ -16,39 +16,57 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt import durable
-from nanogpt.decoders.cache_folder import cache_folder
-from nanogpt.decoders.unavailable import Unavailable
 from nanogpt.machine import processor_features, processor_name
+from nanogpt.native.cache_folder import cache_folder
+from nanogpt.native.unavailable import Unavailable
 
-SOURCE = Path(__file__).with_name("c") / "decoder.c"
 COMPILERS = ("cc", "gcc", "clang")
 # For this very processor where the compiler knows how to say so. OpenMP is not asked for: macOS's clang lacks it, and
-# its threads spin at every barrier while another process waits for the core; the source has threads of its own.
+# its threads spin at every barrier while another process waits for the core.
 FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))
 COMMON_FLAGS = ("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 SECONDS = 120  # for a compiler: it takes 3 on an idle machine
 SECONDS_TO_ANSWER = 20  # for a question, such as its version: 0.1 on an idle machine
-BUILDING = "building the decoder, a few seconds, once on this machine"
 Notify = Callable[[str], None]
 
 
-def load(notify: Notify = lambda message: None) -> ctypes.CDLL:
-    """The library, built if it is not there yet: `notify` gets a line before. Raises Unavailable, which says why."""
-    compiler = find_compiler()
-    note = cache_folder() / f"decoder-{_key(compiler)}.json"
-    kept = _kept(note)
-    if kept is not None:
-        return kept
-    notify(BUILDING)
-    try:
-        with _one_builder(note):
-            kept = _kept(note)  # another process may have built it meanwhile
-            return kept if kept is not None else _build(compiler, note)
-    except OSError as error:  # the folder's disk is full, or may only be read
-        raise Unavailable(f"the cache folder {note.parent} cannot be used ({error.strerror or error})") from error
+@dataclass(frozen=True)
+class CSource:
+    """A file of C without dependencies. `name` stands in messages and in the names of what is built."""
+
+    path: Path
+    name: str
+
+    @property
+    def building(self) -> str:
+        """What a person is told while it is built."""
+        return f"building the {self.name}, a few seconds, once on this machine"
+
+    def load(self, notify: Notify = lambda message: None) -> ctypes.CDLL:
+        """The library, built if it is not there yet: `notify` gets a line before. Raises Unavailable."""
+        compiler = find_compiler()
+        note = cache_folder() / f"{self.name}-{self.key(compiler)}.json"
+        kept = _kept(note)
+        if kept is not None:
+            return kept
+        notify(self.building)
+        try:
+            with _one_builder(note):
+                kept = _kept(note)  # another process may have built it meanwhile
+                return kept if kept is not None else _build(self.path, compiler, note)
+        except OSError as error:  # the folder's disk is full, or may only be read
+            raise Unavailable(f"the cache folder {note.parent} cannot be used ({error.strerror or error})") from error
+
+    def key(self, compiler: Sequence[str]) -> str:
+        """A digest of all that decides what is built. Raises Unavailable."""
+        version = _run([*compiler, "--version"], SECONDS_TO_ANSWER)
+        machine = [platform.machine(), processor_name(), processor_features()]
+        text = self.path.read_text(encoding="utf-8")
+        return durable.digest([text, list(compiler), version, FLAGS, COMMON_FLAGS, machine])
 
 
 def find_compiler() -> list[str]:
@@ -66,12 +84,6 @@ def find_compiler() -> list[str]:
         if shutil.which(command[0]):
             return command
     raise Unavailable(f"no C compiler ({' '.join(asked) or ', '.join(COMPILERS)}) is installed")
-
-
-def _key(compiler: Sequence[str]) -> str:
-    version = _run([*compiler, "--version"], SECONDS_TO_ANSWER)
-    machine = [platform.machine(), processor_name(), processor_features()]
-    return durable.digest([SOURCE.read_text(encoding="utf-8"), list(compiler), version, FLAGS, COMMON_FLAGS, machine])
 
 
 def _kept(note: Path) -> ctypes.CDLL | None:
@@ -98,13 +110,13 @@ def _one_builder(note: Path) -> Iterator[None]:
         yield
 
 
-def _build(compiler: Sequence[str], note: Path) -> ctypes.CDLL:
+def _build(source: Path, compiler: Sequence[str], note: Path) -> ctypes.CDLL:
     mistake = ""
     with tempfile.TemporaryDirectory(dir=note.parent) as folder:
-        built = Path(folder) / "decoder.so"
+        built = Path(folder) / "built.so"
         for flags in FLAGS:
             try:
-                _run([*compiler, *flags, *COMMON_FLAGS, "-o", str(built), str(SOURCE), "-lm"], SECONDS)
+                _run([*compiler, *flags, *COMMON_FLAGS, "-o", str(built), str(source), "-lm"], SECONDS)
                 content = durable.sha256_file(built)
                 path = note.with_name(f"{note.stem}-{content[:16]}.so")
                 os.replace(built, path)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.decoders import compiled
 from nanogpt.decoders.c_decoder import _typed
-from nanogpt.decoders.cache_folder import VARIABLE, cache_folder
-from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.native import c_source
+from nanogpt.native.c_source import CSource
+from nanogpt.native.cache_folder import VARIABLE, cache_folder
+from nanogpt.native.unavailable import Unavailable
 
 CHECKOUT = Path(__file__).parents[3]
 QUICK = "int panel(void) { return 7; }\n"  # instead of the decoder, which takes seconds to build
@@ -20,25 +21,30 @@ QUICK = "int panel(void) { return 7; }\n"  # instead of the decoder, which takes
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    folder, source = tmp_path / "cache", tmp_path / "decoder.c"
-    source.write_text(QUICK)
+    folder = tmp_path / "cache"
     monkeypatch.setenv(VARIABLE, str(folder))
-    monkeypatch.setattr(compiled, "SOURCE", source)
     return folder
+
+
+@pytest.fixture
+def source(tmp_path) -> CSource:
+    path = tmp_path / "quick.c"
+    path.write_text(QUICK)
+    return CSource(path, "quick")
 
 
 @pytest.fixture
 def compilations(monkeypatch) -> list[list[str]]:
     """The commands that compile."""
     seen: list[list[str]] = []
-    run = compiled._run
+    run = c_source._run
 
     def counted(command, seconds):
         if "--version" not in command:
             seen.append(list(command))
         return run(command, seconds)
 
-    monkeypatch.setattr(compiled, "_run", counted)
+    monkeypatch.setattr(c_source, "_run", counted)
     return seen
 
 
@@ -49,25 +55,25 @@ def compiler(path: Path, script: str) -> str:
     return str(path)
 
 
-def test_built_once(cache, compilations):
+def test_built_once(cache, source, compilations):
     messages: list[str] = []
-    assert [compiled.load(messages.append).panel() for _ in range(2)] == [7, 7]
+    assert [source.load(messages.append).panel() for _ in range(2)] == [7, 7]
     assert len(compilations) == 1
-    assert messages == [compiled.BUILDING]
+    assert messages == [source.building]
 
 
-def test_another_source_or_compiler_is_built_anew(cache, compilations, tmp_path, monkeypatch):
-    compiled.load()
-    compiled.SOURCE.write_text(QUICK.replace("7", "8"))
-    assert compiled.load().panel() == 8
+def test_another_source_or_compiler_is_built_anew(cache, source, compilations, tmp_path, monkeypatch):
+    source.load()
+    source.path.write_text(QUICK.replace("7", "8"))
+    assert source.load().panel() == 8
     monkeypatch.setenv("CC", compiler(tmp_path / "mycc", 'exec cc "$@"'))
-    assert compiled.load().panel() == 8
+    assert source.load().panel() == 8
     assert len(compilations) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "note"])
-def test_a_damaged_library_is_built_anew(cache, compilations, damage):
-    compiled.load()
+def test_a_damaged_library_is_built_anew(cache, source, compilations, damage):
+    source.load()
     [library], [note] = cache.glob("*.so"), cache.glob("*.json")
     match damage:
         case "cut":  # mapping it would end the process at the first page that is missing
@@ -83,87 +89,87 @@ def test_a_damaged_library_is_built_anew(cache, compilations, damage):
             library.unlink()
         case "note":
             note.write_text("{")
-    assert compiled.load().panel() == 7
+    assert source.load().panel() == 7
     assert len(compilations) == 2
 
 
-def test_flags_that_a_compiler_does_not_know_are_left_out(cache, tmp_path, monkeypatch):
+def test_flags_that_a_compiler_does_not_know_are_left_out(cache, source, tmp_path, monkeypatch):
     picky = 'case "$*" in *native*) echo "error: unknown value native" >&2; exit 1;; esac; exec cc "$@"'
     monkeypatch.setenv("CC", compiler(tmp_path / "picky", picky))
-    assert compiled.load().panel() == 7
+    assert source.load().panel() == 7
 
 
-def test_what_a_compiler_complains_of_is_said(cache, tmp_path, monkeypatch):
-    broken = 'test "$1" = --version && exit 0; echo "decoder.c:1: error: no stdint.h here" >&2; exit 1'
+def test_what_a_compiler_complains_of_is_said(cache, source, tmp_path, monkeypatch):
+    broken = 'test "$1" = --version && exit 0; echo "quick.c:1: error: no stdint.h here" >&2; exit 1'
     monkeypatch.setenv("CC", compiler(tmp_path / "broken", broken))
-    with pytest.raises(Unavailable, match=r"could not build it \(decoder\.c:1: error: no stdint\.h here\)"):
-        compiled.load()
+    with pytest.raises(Unavailable, match=r"could not build it \(quick\.c:1: error: no stdint\.h here\)"):
+        source.load()
     assert [path.name for path in cache.iterdir()] == ["building.lock"]
     monkeypatch.setenv("CC", str(tmp_path / "absent"))
     with pytest.raises(Unavailable, match=r"no C compiler \(.*absent\) is installed"):
-        compiled.load()
+        source.load()
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_a_compiler_may_print_anything(cache, tmp_path, monkeypatch, exit_code):
+def test_a_compiler_may_print_anything(cache, source, tmp_path, monkeypatch, exit_code):
     script = f"printf '\\377\\033[2J\\n' >&2; printf '\\376'; exit {exit_code}"
     monkeypatch.setenv("CC", compiler(tmp_path / "noisy", script))
     with pytest.raises(Unavailable) as refusal:
-        compiled.load()
+        source.load()
     assert "\033" not in str(refusal.value)
 
 
-def test_a_compiler_that_hangs_is_given_up_once(cache, compilations, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiled, "SECONDS", 0.2)
+def test_a_compiler_that_hangs_is_given_up_once(cache, source, compilations, tmp_path, monkeypatch):
+    monkeypatch.setattr(c_source, "SECONDS", 0.2)
     monkeypatch.setenv("CC", compiler(tmp_path / "hanging", 'test "$1" = --version || exec sleep 60'))
     with pytest.raises(Unavailable, match=r"hanging takes longer than 0\.2 s"):
-        compiled.load()
+        source.load()
     assert len(compilations) == 1
-    monkeypatch.setattr(compiled, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(c_source, "SECONDS_TO_ANSWER", 0.2)
     monkeypatch.setenv("CC", compiler(tmp_path / "silent", "exec sleep 60"))
     with pytest.raises(Unavailable, match="silent takes longer"):
-        compiled.load()
+        source.load()
 
 
-def test_a_compiler_reads_nothing_of_what_is_typed(cache, tmp_path, monkeypatch):
+def test_a_compiler_reads_nothing_of_what_is_typed(cache, source, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", compiler(tmp_path / "reading", 'test -z "$(head -c 1)" || exit 1; exec cc "$@"'))
     reading, writing = os.pipe()
     os.write(writing, b"ROMEO:")
     typed = os.dup(0)
     os.dup2(reading, 0)
     try:
-        assert compiled.load().panel() == 7
+        assert source.load().panel() == 7
     finally:
         os.dup2(typed, 0)
         for descriptor in (reading, writing, typed):
             os.close(descriptor)
 
 
-def test_a_mistyped_cc_is_said(cache, monkeypatch):
+def test_a_mistyped_cc_is_said(cache, source, monkeypatch):
     monkeypatch.setenv("CC", "'gcc")
     with pytest.raises(Unavailable, match="CC='gcc is no command"):
-        compiled.load()
+        source.load()
 
 
-def test_a_library_without_its_functions_is_not_used(cache):
+def test_a_library_without_its_functions_is_not_used(cache, source):
     with pytest.raises(Unavailable, match=r"lacks create\(\)"):
-        _typed(compiled.load())
+        _typed(source.load())
 
 
-def test_a_full_disk_is_said(cache, monkeypatch):
+def test_a_full_disk_is_said(cache, source, monkeypatch):
     def fails(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(compiled.tempfile, "TemporaryDirectory", fails)
+    monkeypatch.setattr(c_source.tempfile, "TemporaryDirectory", fails)
     with pytest.raises(Unavailable, match=r"the cache folder .*cache cannot be used \(No space left on device\)"):
-        compiled.load()
+        source.load()
 
 
-def test_code_is_not_loaded_from_a_folder_of_others(tmp_path, monkeypatch):
+def test_code_is_not_loaded_from_a_folder_of_others(source, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     cache_folder().chmod(0o777)
     with pytest.raises(Unavailable, match="others may write to the cache folder"):
-        compiled.load()
+        source.load()
 
 
 def test_the_folder_is_the_users_own(tmp_path, monkeypatch):
@@ -176,17 +182,17 @@ def test_the_folder_is_the_users_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_builds(cache, tmp_path, monkeypatch):
+def test_of_two_processes_one_builds(cache, source, tmp_path, monkeypatch):
     log = tmp_path / "log"
     slow = f'case "$*" in *--version*) ;; *) echo built >> {log}; sleep 0.5;; esac; exec cc "$@"'
     monkeypatch.setenv("CC", compiler(tmp_path / "slowcc", slow))
     program = (
-        "import sys; from pathlib import Path; from nanogpt.decoders import compiled; "
-        "compiled.SOURCE = Path(sys.argv[1]); print(compiled.load().panel())"
+        "import sys; from pathlib import Path; from nanogpt.native.c_source import CSource; "
+        "print(CSource(Path(sys.argv[1]), 'quick').load().panel())"
     )
-    command = [sys.executable, "-c", program, str(compiled.SOURCE)]
+    command = [sys.executable, "-c", program, str(source.path)]
     both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in "ab"]
     assert [process.communicate(timeout=120)[0].strip() for process in both] == ["7", "7"]
-    assert compiled.load().panel() == 7
+    assert source.load().panel() == 7
     assert log.read_text().splitlines() == ["built"]
     assert not [path for path in cache.iterdir() if path.is_dir()]

@@ -1,0 +1,774 @@
+// What a training step does between its matrix products, forward and backward, each in one pass over the data.
+//
+// Numbers are float32. Tensors named "half_or_float" are bfloat16 where `half` is set: what products read and write.
+// Work is divided into rows or heads, each computed by one thread, and sums over rows are added in PARTS fixed parts in
+// a fixed order, so the number of threads changes no bit. Threads are torch's own: parallel() calls GOMP_parallel, whose
+// address comes from the OpenMP library that torch has loaded, so that no second pool competes for the cores.
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 16
+#define PARTS 64
+#define LONGEST_HEAD 256
+
+typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+
+// ---- threads
+
+typedef void (*Body)(const void *job, int64_t begin, int64_t end, int64_t thread);
+typedef struct { Body body; const void *job; int64_t count; } Shared;
+
+static void (*run_parallel)(void (*)(void *), void *, unsigned, unsigned);
+static int (*thread_number)(void), (*thread_count)(void);
+
+EXPORT void set_threads(void *parallel, void *number, void *count) {
+    run_parallel = (void (*)(void (*)(void *), void *, unsigned, unsigned))parallel;
+    thread_number = (int (*)(void))number;
+    thread_count = (int (*)(void))count;
+}
+
+static void share(void *pointer) {
+    const Shared *shared = pointer;
+    int64_t thread = thread_number(), threads = thread_count(), count = shared->count;
+    int64_t begin = count * thread / threads, end = count * (thread + 1) / threads;
+    if (begin < end) shared->body(shared->job, begin, end, thread);
+}
+
+// body(job, begin, end, thread) for parts of 0 .. count - 1; `numbers`: how many are read or written in all
+static void parallel(Body body, const void *job, int64_t count, int64_t numbers) {
+    Shared shared = {body, job, count};
+    if (count > 1 && numbers > 8192) run_parallel(share, &shared, 0, 0);
+    else if (count) body(job, 0, count, 0);
+}
+
+// ---- sixteen numbers at once
+
+INLINE Lanes all(float x) { return (Lanes){} + x; }
+INLINE Lanes pick(Integers mask, Lanes yes, Lanes no) {
+    return (Lanes)(((Integers)yes & mask) | ((Integers)no & ~mask));
+}
+INLINE Lanes larger(Lanes a, Lanes b) { return pick(a > b, a, b); }
+INLINE Lanes smaller(Lanes a, Lanes b) { return pick(a < b, a, b); }
+INLINE Lanes of_halves(Halves x) { return (Lanes)(__builtin_convertvector(x, Bits) << 16); }
+INLINE Halves to_halves(Lanes x) {  // to the nearest, ties to even; NaN stays NaN
+    Bits bits = (Bits)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    Bits nan = (Bits)(x != x);
+    return __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), Halves);
+}
+
+// numbers[at .. at + 15], zeros from `count` on
+INLINE Lanes load(const void *numbers, int64_t at, int64_t count, int half) {
+    if (at + LANES <= count) {
+        if (half) return of_halves(*(const Halves *)((const uint16_t *)numbers + at));
+        return *(const Lanes *)((const float *)numbers + at);
+    }
+    size_t left = count - at;
+    if (half) {
+        Halves some = {};
+        memcpy(&some, (const uint16_t *)numbers + at, left * 2);
+        return of_halves(some);
+    }
+    Lanes some = {};
+    memcpy(&some, (const float *)numbers + at, left * 4);
+    return some;
+}
+INLINE void store(void *numbers, int64_t at, int64_t count, int half, Lanes x) {
+    size_t left = count - at < LANES ? count - at : LANES;
+    if (half) {
+        Halves halves = to_halves(x);
+        if (left == LANES) *(Halves *)((uint16_t *)numbers + at) = halves;
+        else memcpy((uint16_t *)numbers + at, &halves, left * 2);
+    } else if (left == LANES) *(Lanes *)((float *)numbers + at) = x;
+    else memcpy((float *)numbers + at, &x, left * 4);
+}
+INLINE const void *row_of(const void *numbers, int64_t at, int half) {
+    return half ? (const void *)((const uint16_t *)numbers + at) : (const void *)((const float *)numbers + at);
+}
+INLINE float sum_of(Lanes x) {
+    float sum[8];
+    for (int i = 0; i < 8; ++i) sum[i] = x[i] + x[i + 8];
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+INLINE float largest_of(Lanes x) {
+    float largest = x[0];
+    for (int i = 1; i < LANES; ++i) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+// e^x within 1 unit in the last place or two: 2^n times a polynomial of what is left, at most ln(2)/2.
+INLINE Lanes exponential(Lanes x) {
+    x = smaller(larger(x, all(-87.3f)), all(88.3f));  // NaN becomes -87.3: is_nan() asks before, where it matters
+    Lanes shifted = x * 1.44269504f + 12582912.f;  // adding 1.5 * 2^23 rounds to a whole number
+    Lanes n = shifted - 12582912.f;
+    Lanes r = x - n * 0.693145752f;
+    r = r - n * 1.42860677e-6f;
+    Lanes p = all(1.98756915e-4f);
+    p = p * r + 1.39819995e-3f;
+    p = p * r + 8.33345190e-3f;
+    p = p * r + 4.16657960e-2f;
+    p = p * r + 1.66666655e-1f;
+    p = p * r + 0.5f;
+    p = p * r * r + r + 1.f;
+    return p * (Lanes)(((Bits)shifted - (Bits)all(12582912.f) + 127) << 23);
+}
+INLINE Lanes keep_nan(Lanes x, Lanes y) { return pick(x == x, y, x); }  // y, but NaN where x is
+INLINE Lanes sigmoid(Lanes x) { return keep_nan(x, 1.f / (1.f + exponential(-x))); }
+INLINE Lanes hyperbolic_tangent(Lanes x) {
+    Lanes square = x * x;  // near zero 1 - 2 / (e^2x + 1) would lose its digits: x - x^3/3 + ...
+    Lanes near = x + x * square * (-0.333333333f + square * (0.133333333f + square * (-0.0539682540f + square * 0.0218694885f)));
+    Lanes far = 1.f - 2.f / (exponential(2.f * x) + 1.f);
+    return keep_nan(x, pick(square < 0.04f, near, far));
+}
+// The error function within one unit in the last place: Norbert Juffa's two polynomials.
+INLINE Lanes error_function(Lanes x) {
+    Lanes size = (Lanes)((Bits)x & 0x7fffffff), square = x * x;
+    Lanes r = all(-1.72853470e-5f) * size + 3.83197126e-4f, u = all(-3.88396438e-3f) * size + 2.42546219e-2f;
+    r = r * square + u;
+    r = r * size - 1.06777877e-1f;
+    r = r * size - 6.34846687e-1f;
+    r = r * size - 1.28717512e-1f;
+    r = r * size - size;
+    Lanes far = 1.f - exponential(r);
+    far = (Lanes)((Bits)far | ((Bits)x & 0x80000000));
+    r = all(-5.96761703e-4f);
+    r = r * square + 4.99119423e-3f;
+    r = r * square - 2.67681349e-2f;
+    r = r * square + 1.12819925e-1f;
+    r = r * square - 3.76125336e-1f;
+    r = r * square + 1.28379166e-1f;
+    return keep_nan(x, pick(size > 0.927734375f, far, r * x + x));
+}
+
+// out[0 .. width - 1] = the sum of PARTS rows, in their order
+static void add_parts(const float *parts, int64_t width, float *out) {
+    for (int64_t j = 0; j < width; ++j) {
+        float sum = 0;
+        for (int part = 0; part < PARTS; ++part) sum += parts[part * width + j];
+        out[j] = sum;
+    }
+}
+
+// ---- x + delta
+
+typedef struct { const float *x; const void *delta; float *out; int64_t count; int half; } Addition;
+
+INLINE void add_blocks(const Addition *job, int64_t begin, int64_t end, int half) {
+    for (int64_t i = begin * LANES; i < end * LANES; i += LANES)
+        store(job->out, i, job->count, 0, load(job->x, i, job->count, 0) + load(job->delta, i, job->count, half));
+}
+static void add_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const Addition *addition = job;
+    (void)thread;
+    if (addition->half) add_blocks(addition, begin, end, 1);
+    else add_blocks(addition, begin, end, 0);
+}
+EXPORT void add(const float *x, const void *delta, float *out, int64_t count, int half) {
+    Addition job = {x, delta, out, count, half};
+    parallel(add_body, &job, (count + LANES - 1) / LANES, 2 * count);
+}
+
+// ---- norms: y = (x - mean) * inverse * weight + bias, of LayerNorm; of RMSNorm the mean and the bias are left out
+
+typedef struct {
+    const float *x; const void *delta; float *sum; const float *weight, *bias; float eps;
+    void *y; float *mean, *inverse; int64_t rows, width; int half;
+} Norm;
+
+INLINE void norm_rows(const Norm *job, int64_t begin, int64_t end, int half) {
+    int64_t width = job->width;
+    for (int64_t i = begin; i < end; ++i) {
+        const float *x = job->x + i * width;
+        Lanes total = {}, squares = {};
+        if (job->delta) {
+            const void *delta = row_of(job->delta, i * width, half);
+            float *sum = job->sum + i * width;
+            for (int64_t j = 0; j < width; j += LANES) {
+                Lanes a = load(x, j, width, 0) + load(delta, j, width, half);
+                store(sum, j, width, 0, a);
+                total += a;
+                squares += a * a;
+            }
+            x = sum;
+        } else {
+            for (int64_t j = 0; j < width; j += LANES) {
+                Lanes a = load(x, j, width, 0);
+                total += a;
+                squares += a * a;
+            }
+        }
+        float mean = 0, square = sum_of(squares);
+        if (job->mean) {
+            job->mean[i] = mean = sum_of(total) / width;
+            squares = (Lanes){};
+            for (int64_t j = 0; j < width; j += LANES) {
+                Lanes a = load(x, j, width, 0) - mean;
+                squares += a * a;
+            }
+            square = sum_of(squares);
+            if (width % LANES) square -= (LANES - width % LANES) * mean * mean;  // the zeros after the end
+        }
+        float inverse = job->inverse[i] = 1.f / sqrtf(square / width + job->eps);
+        void *y = (void *)row_of(job->y, i * width, half);
+        for (int64_t j = 0; j < width; j += LANES) {
+            Lanes a = (load(x, j, width, 0) - mean) * inverse;
+            if (job->weight) a *= load(job->weight, j, width, 0);
+            if (job->bias) a += load(job->bias, j, width, 0);
+            store(y, j, width, half, a);
+        }
+    }
+}
+static void norm_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const Norm *norm = job;
+    (void)thread;
+    if (norm->half) norm_rows(norm, begin, end, 1);
+    else norm_rows(norm, begin, end, 0);
+}
+// y (rows, width) half_or_float of x, or, with delta half_or_float, of sum = x + delta. weight, bias, mean: may be NULL.
+EXPORT void norm_forward(const float *x, const void *delta, float *sum, const float *weight, const float *bias,
+                         float eps, void *y, float *mean, float *inverse, int64_t rows, int64_t width, int half) {
+    Norm job = {x, delta, sum, weight, bias, eps, y, mean, inverse, rows, width, half};
+    parallel(norm_body, &job, rows, 2 * rows * width);
+}
+
+typedef struct {
+    const void *grad_y; const float *x, *mean, *inverse, *weight, *grad_sum; float *grad_x; void *grad_x_half;
+    float *weight_parts, *bias_parts; int64_t rows, width; int half;
+} NormBackward;
+
+// With u = (x - mean) * inverse: grad_x = (w dy - mean(w dy) - u mean(w dy u)) * inverse
+INLINE void norm_backward_parts(const NormBackward *job, int64_t begin, int64_t end, int half) {
+    int64_t width = job->width;
+    for (int64_t part = begin; part < end; ++part) {
+        float *of_weight = job->weight_parts + part * width;
+        float *of_bias = job->bias_parts ? job->bias_parts + part * width : NULL;
+        memset(of_weight, 0, width * sizeof(float));
+        if (of_bias) memset(of_bias, 0, width * sizeof(float));
+        int64_t last = job->rows * (part + 1) / PARTS;
+        for (int64_t i = job->rows * part / PARTS; i < last; ++i) {
+            const void *grad_y = row_of(job->grad_y, i * width, half);
+            const float *x = job->x + i * width;
+            float mean = job->mean ? job->mean[i] : 0.f, inverse = job->inverse[i];
+            Lanes along = {}, level = {};
+            for (int64_t j = 0; j < width; j += LANES) {
+                Lanes dy = load(grad_y, j, width, half), u = (load(x, j, width, 0) - mean) * inverse;
+                store(of_weight, j, width, 0, load(of_weight, j, width, 0) + dy * u);
+                if (of_bias) store(of_bias, j, width, 0, load(of_bias, j, width, 0) + dy);
+                if (job->weight) dy *= load(job->weight, j, width, 0);
+                along += dy * u;
+                level += dy;
+            }
+            float share = sum_of(along) / width, shift = job->mean ? sum_of(level) / width : 0.f;
+            for (int64_t j = 0; j < width; j += LANES) {
+                Lanes dy = load(grad_y, j, width, half), u = (load(x, j, width, 0) - mean) * inverse;
+                if (job->weight) dy *= load(job->weight, j, width, 0);
+                Lanes gradient = (dy - shift - u * share) * inverse;
+                if (job->grad_sum) gradient += load(job->grad_sum + i * width, j, width, 0);
+                store(job->grad_x + i * width, j, width, 0, gradient);
+                if (job->grad_x_half) store((uint16_t *)job->grad_x_half + i * width, j, width, 1, gradient);
+            }
+        }
+    }
+}
+static void norm_backward_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const NormBackward *norm = job;
+    (void)thread;
+    if (norm->half) norm_backward_parts(norm, begin, end, 1);
+    else norm_backward_parts(norm, begin, end, 0);
+}
+// grad_y half_or_float; x: what was normalised. To grad_x comes grad_sum, where it is given; grad_x_half, where it is
+// given, is the same in bfloat16. scratch: 2 * PARTS * width. grad_bias, mean: NULL for RMSNorm.
+EXPORT void norm_backward(const void *grad_y, const float *x, const float *mean, const float *inverse,
+                          const float *weight, const float *grad_sum, float *grad_x, void *grad_x_half,
+                          float *grad_weight, float *grad_bias, float *scratch, int64_t rows, int64_t width, int half) {
+    float *bias_parts = grad_bias ? scratch + PARTS * width : NULL;
+    NormBackward job = {grad_y, x, mean, inverse, weight, grad_sum, grad_x, grad_x_half,
+                        scratch, bias_parts, rows, width, half};
+    parallel(norm_backward_body, &job, PARTS, 3 * rows * width);
+    if (grad_weight) add_parts(scratch, width, grad_weight);
+    if (grad_bias) add_parts(bias_parts, width, grad_bias);
+}
+
+// ---- sums of columns: the gradient of a bias
+
+typedef struct { const void *x; float *parts; int64_t rows, width; int half; } Columns;
+
+INLINE void column_parts(const Columns *job, int64_t begin, int64_t end, int half) {
+    for (int64_t part = begin; part < end; ++part) {
+        float *sum = job->parts + part * job->width;
+        memset(sum, 0, job->width * sizeof(float));
+        int64_t last = job->rows * (part + 1) / PARTS;
+        for (int64_t i = job->rows * part / PARTS; i < last; ++i) {
+            const void *x = row_of(job->x, i * job->width, half);
+            for (int64_t j = 0; j < job->width; j += LANES)
+                store(sum, j, job->width, 0, load(sum, j, job->width, 0) + load(x, j, job->width, half));
+        }
+    }
+}
+static void column_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const Columns *columns = job;
+    (void)thread;
+    if (columns->half) column_parts(columns, begin, end, 1);
+    else column_parts(columns, begin, end, 0);
+}
+// x (rows, width) half_or_float -> out (width). scratch: PARTS * width.
+EXPORT void column_sums(const void *x, float *out, float *scratch, int64_t rows, int64_t width, int half) {
+    Columns job = {x, scratch, rows, width, half};
+    parallel(column_body, &job, PARTS, rows * width);
+    add_parts(scratch, width, out);
+}
+
+// ---- activations
+
+enum { GELU, GELU_ERF, RELU2, SWIGLU };
+
+typedef struct {
+    const void *hidden, *grad_y; void *out; int64_t rows, width; int kind, half;
+} Activation;
+
+#define ROOT 0.797884561f  // sqrt(2 / pi)
+#define CUBIC 0.044715f
+
+INLINE Lanes activated(Lanes x, int kind) {
+    if (kind == GELU) return 0.5f * x * (1.f + hyperbolic_tangent(ROOT * (x + CUBIC * x * x * x)));
+    if (kind == GELU_ERF) return 0.5f * x * (1.f + error_function(x * 0.707106781f));
+    Lanes positive = keep_nan(x, larger(x, all(0.f)));
+    return positive * positive;
+}
+INLINE Lanes slope(Lanes x, int kind) {
+    if (kind == GELU) {
+        Lanes t = hyperbolic_tangent(ROOT * (x + CUBIC * x * x * x));
+        return 0.5f * (1.f + t) + 0.5f * x * (1.f - t * t) * ROOT * (1.f + 3.f * CUBIC * x * x);
+    }
+    if (kind == GELU_ERF)
+        return 0.5f * (1.f + error_function(x * 0.707106781f)) + x * exponential(-0.5f * x * x) * 0.398942280f;
+    return 2.f * keep_nan(x, larger(x, all(0.f)));
+}
+INLINE void activate_rows(const Activation *job, int64_t begin, int64_t end, int kind, int half) {
+    int64_t width = job->width;
+    int64_t wide = kind == SWIGLU ? 2 * width : width;
+    for (int64_t i = begin; i < end; ++i) {
+        const void *x = row_of(job->hidden, i * wide, half), *up = row_of(x, width, half);
+        void *y = (void *)row_of(job->out, i * width, half);
+        for (int64_t j = 0; j < width; j += LANES) {
+            Lanes a = load(x, j, width, half);
+            if (kind == SWIGLU) a = a * sigmoid(a) * load(up, j, width, half);
+            else a = activated(a, kind);
+            store(y, j, width, half, a);
+        }
+    }
+}
+INLINE void activate_back_rows(const Activation *job, int64_t begin, int64_t end, int kind, int half) {
+    int64_t width = job->width;
+    int64_t wide = kind == SWIGLU ? 2 * width : width;
+    for (int64_t i = begin; i < end; ++i) {
+        const void *x = row_of(job->hidden, i * wide, half), *up = row_of(x, width, half);
+        const void *grad_y = row_of(job->grad_y, i * width, half);
+        void *grad_x = (void *)row_of(job->out, i * wide, half), *grad_up = (void *)row_of(grad_x, width, half);
+        for (int64_t j = 0; j < width; j += LANES) {
+            Lanes a = load(x, j, width, half), dy = load(grad_y, j, width, half);
+            if (kind == SWIGLU) {
+                Lanes s = sigmoid(a), silu = a * s;
+                store(grad_up, j, width, half, dy * silu);
+                store(grad_x, j, width, half, dy * load(up, j, width, half) * (s + silu * (1.f - s)));
+            } else store(grad_x, j, width, half, dy * slope(a, kind));
+        }
+    }
+}
+#define FOR_EACH_KIND(function) \
+    switch (2 * activation->kind + !!activation->half) { \
+        case 2 * GELU: function(activation, begin, end, GELU, 0); break; \
+        case 2 * GELU + 1: function(activation, begin, end, GELU, 1); break; \
+        case 2 * GELU_ERF: function(activation, begin, end, GELU_ERF, 0); break; \
+        case 2 * GELU_ERF + 1: function(activation, begin, end, GELU_ERF, 1); break; \
+        case 2 * RELU2: function(activation, begin, end, RELU2, 0); break; \
+        case 2 * RELU2 + 1: function(activation, begin, end, RELU2, 1); break; \
+        case 2 * SWIGLU: function(activation, begin, end, SWIGLU, 0); break; \
+        case 2 * SWIGLU + 1: function(activation, begin, end, SWIGLU, 1); break; \
+    }
+static void activate_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const Activation *activation = job;
+    (void)thread;
+    FOR_EACH_KIND(activate_rows)
+}
+static void activate_back_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const Activation *activation = job;
+    (void)thread;
+    FOR_EACH_KIND(activate_back_rows)
+}
+// hidden (rows, width), of SWIGLU (rows, 2 * width): gate and up; y (rows, width). All half_or_float.
+EXPORT void activation_forward(const void *hidden, void *y, int64_t rows, int64_t width, int kind, int half) {
+    Activation job = {hidden, NULL, y, rows, width, kind, half};
+    parallel(activate_body, &job, rows, 3 * rows * width);
+}
+EXPORT void activation_backward(const void *grad_y, const void *hidden, void *grad_hidden, int64_t rows, int64_t width,
+                                int kind, int half) {
+    Activation job = {hidden, grad_y, grad_hidden, rows, width, kind, half};
+    parallel(activate_back_body, &job, rows, 5 * rows * width);
+}
+
+// ---- products of small matrices
+
+#if defined(__AVX512F__)
+#define TILE_ROWS 8  // 8 x 2 sums, 2 of b: 18 of 32 registers
+#define TILE_LANES 2
+#else
+#define TILE_ROWS 4  // 4 sums of four registers in NEON, of two in AVX2
+#define TILE_LANES 1
+#endif
+
+INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
+                 float *c, int64_t c_row, int add) {
+    Lanes sums[TILE_ROWS][TILE_LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_ROWS; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < lanes; ++j) sums[i][j] = add ? *(Lanes *)(c + i * c_row + j * LANES) : (Lanes){};
+    for (int64_t k = 0; k < depth; ++k) {
+        Lanes of_b[TILE_LANES];
+#pragma GCC unroll 2
+        for (int j = 0; j < lanes; ++j) of_b[j] = *(const Lanes *)(b + k * b_row + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < TILE_ROWS; ++i) {
+            Lanes of_a = all(a[i * a_row + k * a_step]);
+#pragma GCC unroll 2
+            for (int j = 0; j < lanes; ++j) sums[i][j] += of_a * of_b[j];
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_ROWS; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < lanes; ++j) *(Lanes *)(c + i * c_row + j * LANES) = sums[i][j];
+}
+
+// c (rows, columns) = a (rows, depth) b (depth, columns), or what is there plus it. Number (i, k) of a is at
+// a[i * a_row + k * a_step]. rows is a multiple of TILE_ROWS, columns of LANES.
+static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_row, int64_t a_step,
+                                               const float *b, int64_t b_row, float *c, int64_t c_row, int add) {
+    int64_t j = 0;
+    for (; j + TILE_LANES * LANES <= columns; j += TILE_LANES * LANES)
+        for (int64_t i = 0; i < rows; i += TILE_ROWS)
+            tile(TILE_LANES, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
+    for (; j < columns; j += LANES)
+        for (int64_t i = 0; i < rows; i += TILE_ROWS)
+            tile(1, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
+}
+
+// ---- causal attention, with the norm of queries and keys and the rotation of positions
+
+#define BLOCK 32  // queries at once
+#define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
+
+typedef struct {
+    const void *heads;  // (B, T, n_head + 2 n_kv_head, D) half_or_float: queries, keys, values
+    const float *q_weight, *k_weight, *cos, *sin;  // (D), (D), (T, D) twice; each pair may be NULL
+    void *y;  // (B, T, n_head, D) half_or_float
+    float *logs;  // (B, n_head, T): log of the sum of a query's exponentials
+    const void *grad_y;
+    void *grad_heads;
+    float *weight_parts;  // (B, n_kv_head, 2, D): of each task, the gradients of q_weight and k_weight
+    float *scratch;
+    int64_t scratch_size, B, T, n_head, n_kv_head, D;
+    float eps;
+    int half;
+} Attention;
+
+INLINE int64_t wide(const Attention *job) { return (job->n_head + 2 * job->n_kv_head) * job->D; }  // of a position
+
+// 1 / rms of a head's vector, or 1
+INLINE float inverse_of(const Attention *job, const void *x, int half) {
+    if (!job->q_weight) return 1.f;
+    Lanes squares = {};
+    for (int64_t d = 0; d < job->D; d += LANES) {
+        Lanes a = load(x, d, job->D, half);
+        squares += a * a;
+    }
+    return 1.f / sqrtf(sum_of(squares) / job->D + job->eps);
+}
+
+// A query or key (D) at `position`, normalised, rotated and times `scale`, to out (D)
+INLINE void turn(const Attention *job, const void *x, const float *weight, int64_t position, float scale, float *out,
+                 int half) {
+    int64_t D = job->D, middle = D / 2;
+    float normed[LONGEST_HEAD], inverse = inverse_of(job, x, half) * scale;
+    for (int64_t d = 0; d < D; d += LANES) {
+        Lanes a = load(x, d, D, half) * inverse;
+        if (weight) a *= load(weight, d, D, 0);
+        store(job->cos ? normed : out, d, D, 0, a);
+    }
+    if (!job->cos) return;
+    const float *cos = job->cos + position * D, *sin = job->sin + position * D;
+    for (int64_t d = 0; d < middle; ++d) out[d] = normed[d] * cos[d] + normed[d + middle] * sin[d];
+    for (int64_t d = middle; d < D; ++d) out[d] = normed[d] * cos[d] + normed[d - middle] * sin[d];
+}
+
+// The way back: from gradient (D), of what turn() gave, to grad_x (D) half_or_float; of_weight (D) gets its share
+INLINE void turn_back(const Attention *job, const void *x, const float *weight, int64_t position, float scale,
+                      const float *gradient, void *grad_x, float *of_weight, int half) {
+    int64_t D = job->D, middle = D / 2;
+    float turned[LONGEST_HEAD];
+    if (job->cos) {
+        const float *cos = job->cos + position * D, *sin = job->sin + position * D;
+        for (int64_t d = 0; d < middle; ++d) turned[d] = scale * (gradient[d] * cos[d] - gradient[d + middle] * sin[d]);
+        for (int64_t d = middle; d < D; ++d) turned[d] = scale * (gradient[d] * cos[d] - gradient[d - middle] * sin[d]);
+    } else
+        for (int64_t d = 0; d < D; ++d) turned[d] = scale * gradient[d];
+    if (!weight) {
+        for (int64_t d = 0; d < D; d += LANES) store(grad_x, d, D, half, load(turned, d, D, 0));
+        return;
+    }
+    float inverse = inverse_of(job, x, half);
+    Lanes along = {};
+    for (int64_t d = 0; d < D; d += LANES) {
+        Lanes u = load(x, d, D, half) * inverse, product = load(turned, d, D, 0) * u;
+        store(of_weight, d, D, 0, load(of_weight, d, D, 0) + product);
+        along += product * load(weight, d, D, 0);
+    }
+    float share = sum_of(along) / D;
+    for (int64_t d = 0; d < D; d += LANES) {
+        Lanes u = load(x, d, D, half) * inverse;
+        store(grad_x, d, D, half, (load(turned, d, D, 0) * load(weight, d, D, 0) - u * share) * inverse);
+    }
+}
+
+// Rows of (count, columns) as columns of (columns, row), zeros from `count` on
+static __attribute__((noinline)) void transpose(const float *from, int64_t count, int64_t columns, int64_t from_row, float *to, int64_t to_row) {
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t j = 0; j < columns; ++j) to[j * to_row + i] = from[i * from_row + j];
+    if (count < to_row)
+        for (int64_t j = 0; j < columns; ++j) memset(to + j * to_row + count, 0, (to_row - count) * sizeof(float));
+}
+
+INLINE void attend(const Attention *job, int64_t begin, int64_t end, int64_t thread, int half) {
+    int64_t T = job->T, D = job->D, row = wide(job), group = job->n_head / job->n_kv_head;
+    int64_t long_T = ROUND(T, BLOCK), long_D = ROUND(D, LANES);
+    float *keys = job->scratch + thread * job->scratch_size;  // (long_T, long_D), then transposed
+    float *transposed = keys + long_T * long_D, *values = transposed + long_T * long_D;
+    float *queries = values + long_T * long_D, *mixed = queries + BLOCK * long_D, *scores = mixed + BLOCK * long_D;
+    float scale = 1.f / sqrtf(D);
+    memset(keys, 0, 3 * long_T * long_D * sizeof(float));
+    memset(queries, 0, 2 * BLOCK * long_D * sizeof(float));
+    for (int64_t task = begin; task < end; ++task) {
+        int64_t b = task / job->n_kv_head, shared = task % job->n_kv_head;
+        const void *window = row_of(job->heads, b * T * row, half);
+        for (int64_t t = 0; t < T; ++t) {
+            const void *key = row_of(window, t * row + (job->n_head + shared) * D, half);
+            const void *value = row_of(key, job->n_kv_head * D, half);
+            turn(job, key, job->k_weight, t, 1.f, keys + t * long_D, half);
+            for (int64_t d = 0; d < D; d += LANES) store(values + t * long_D, d, D, 0, load(value, d, D, half));
+        }
+        transpose(keys, T, D, long_D, transposed, long_T);
+        for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
+            float *logs = job->logs + (b * job->n_head + head) * T;
+            for (int64_t first = 0; first < T; first += BLOCK) {
+                int64_t count = T - first < BLOCK ? T - first : BLOCK, seen = ROUND(first + count, LANES);
+                int64_t rows = ROUND(count, TILE_ROWS);
+                for (int64_t i = 0; i < count; ++i)
+                    turn(job, row_of(window, (first + i) * row + head * D, half), job->q_weight, first + i, scale,
+                         queries + i * long_D, half);
+                multiply(rows, seen, D, queries, long_D, 1, transposed, long_T, scores, long_T, 0);
+                for (int64_t i = 0; i < count; ++i) {
+                    float *s = scores + i * long_T;
+                    int64_t own = first + i + 1;
+                    for (int64_t j = own; j < ROUND(own, LANES); ++j) s[j] = -INFINITY;
+                    Lanes most = all(-INFINITY), sum = {};
+                    for (int64_t j = 0; j < own; j += LANES) most = larger(*(Lanes *)(s + j), most);
+                    float top = largest_of(most);
+                    for (int64_t j = 0; j < own; j += LANES) {
+                        Lanes a = *(Lanes *)(s + j) - top;
+                        Lanes e = pick(a < -87.f, (Lanes){}, keep_nan(a, exponential(a)));
+                        *(Lanes *)(s + j) = e;
+                        sum += e;
+                    }
+                    for (int64_t j = ROUND(own, LANES); j < seen; ++j) s[j] = 0;
+                    float total = sum_of(sum), by = 1.f / total;
+                    logs[first + i] = top + logf(total);
+                    for (int64_t j = 0; j < own; j += LANES) *(Lanes *)(s + j) *= by;
+                }
+                multiply(rows, long_D, first + count, scores, long_T, 1, values, long_D, mixed, long_D, 0);
+                for (int64_t i = 0; i < count; ++i) {
+                    void *y = (void *)row_of(job->y, ((b * T + first + i) * job->n_head + head) * D, half);
+                    for (int64_t d = 0; d < D; d += LANES) store(y, d, D, half, load(mixed + i * long_D, d, D, 0));
+                }
+            }
+        }
+    }
+}
+static void attend_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    if (((const Attention *)job)->half) attend(job, begin, end, thread, 1);
+    else attend(job, begin, end, thread, 0);
+}
+
+INLINE void attend_back(const Attention *job, int64_t begin, int64_t end, int64_t thread, int half) {
+    int64_t T = job->T, D = job->D, row = wide(job), group = job->n_head / job->n_kv_head;
+    int64_t long_T = ROUND(T, BLOCK), long_D = ROUND(D, LANES), all_of = long_T * long_D;
+    float *keys = job->scratch + thread * job->scratch_size, *keys_across = keys + all_of;
+    float *values = keys_across + all_of, *values_across = values + all_of;
+    float *grad_keys = values_across + all_of, *grad_values = grad_keys + all_of;
+    float *queries = grad_values + all_of, *grad_mixed = queries + BLOCK * long_D;
+    float *grad_queries = grad_mixed + BLOCK * long_D, *weights = grad_queries + BLOCK * long_D;
+    float *grad_scores = weights + BLOCK * long_T;
+    float scale = 1.f / sqrtf(D);
+    memset(keys, 0, 6 * all_of * sizeof(float));
+    memset(queries, 0, 3 * BLOCK * long_D * sizeof(float));
+    for (int64_t task = begin; task < end; ++task) {
+        int64_t b = task / job->n_kv_head, shared = task % job->n_kv_head;
+        const void *window = row_of(job->heads, b * T * row, half);
+        void *grad_window = (void *)row_of(job->grad_heads, b * T * row, half);
+        float *of_q = job->weight_parts + task * 2 * D, *of_k = of_q + D;
+        memset(of_q, 0, 2 * D * sizeof(float));
+        memset(grad_keys, 0, 2 * all_of * sizeof(float));
+        for (int64_t t = 0; t < T; ++t) {
+            const void *key = row_of(window, t * row + (job->n_head + shared) * D, half);
+            const void *value = row_of(key, job->n_kv_head * D, half);
+            turn(job, key, job->k_weight, t, 1.f, keys + t * long_D, half);
+            for (int64_t d = 0; d < D; d += LANES) store(values + t * long_D, d, D, 0, load(value, d, D, half));
+        }
+        transpose(keys, T, D, long_D, keys_across, long_T);
+        transpose(values, T, D, long_D, values_across, long_T);
+        for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
+            const float *logs = job->logs + (b * job->n_head + head) * T;
+            for (int64_t first = 0; first < T; first += BLOCK) {
+                int64_t count = T - first < BLOCK ? T - first : BLOCK, seen = ROUND(first + count, LANES);
+                int64_t rows = ROUND(count, TILE_ROWS);
+                for (int64_t i = 0; i < count; ++i) {
+                    turn(job, row_of(window, (first + i) * row + head * D, half), job->q_weight, first + i, scale,
+                         queries + i * long_D, half);
+                    const void *given = row_of(job->grad_y, ((b * T + first + i) * job->n_head + head) * D, half);
+                    for (int64_t d = 0; d < D; d += LANES)
+                        store(grad_mixed + i * long_D, d, D, 0, load(given, d, D, half));
+                }
+                multiply(rows, seen, D, queries, long_D, 1, keys_across, long_T, weights, long_T, 0);
+                multiply(rows, seen, D, grad_mixed, long_D, 1, values_across, long_T, grad_scores, long_T, 0);
+                for (int64_t i = 0; i < rows; ++i) {
+                    float *w = weights + i * long_T, *g = grad_scores + i * long_T;
+                    int64_t own = i < count ? first + i + 1 : 0;
+                    float log = i < count ? logs[first + i] : 0.f;
+                    Lanes along = {};
+                    for (int64_t j = own; j < ROUND(own, LANES); ++j) w[j] = -INFINITY;
+                    for (int64_t j = 0; j < own; j += LANES) {
+                        Lanes a = *(Lanes *)(w + j) - log;
+                        Lanes e = pick(a < -87.f, (Lanes){}, keep_nan(a, exponential(a)));
+                        *(Lanes *)(w + j) = e;
+                        along += e * *(Lanes *)(g + j);
+                    }
+                    float share = sum_of(along);
+                    for (int64_t j = 0; j < own; j += LANES)
+                        *(Lanes *)(g + j) = *(Lanes *)(w + j) * (*(Lanes *)(g + j) - share);
+                    for (int64_t j = ROUND(own, LANES); j < seen; ++j) w[j] = g[j] = 0;
+                }
+                multiply(rows, long_D, first + count, grad_scores, long_T, 1, keys, long_D, grad_queries, long_D, 0);
+                // queries have the scale in them, so their products with grad_scores need no other
+                multiply(seen, long_D, count, grad_scores, 1, long_T, queries, long_D, grad_keys, long_D, 1);
+                multiply(seen, long_D, count, weights, 1, long_T, grad_mixed, long_D, grad_values, long_D, 1);
+                for (int64_t i = 0; i < count; ++i) {
+                    int64_t at = (first + i) * row + head * D;
+                    turn_back(job, row_of(window, at, half), job->q_weight, first + i, scale,
+                              grad_queries + i * long_D, (void *)row_of(grad_window, at, half), of_q, half);
+                }
+            }
+        }
+        for (int64_t t = 0; t < T; ++t) {
+            int64_t at = t * row + (job->n_head + shared) * D;
+            turn_back(job, row_of(window, at, half), job->k_weight, t, 1.f, grad_keys + t * long_D,
+                      (void *)row_of(grad_window, at, half), of_k, half);
+            void *grad_value = (void *)row_of(grad_window, at + job->n_kv_head * D, half);
+            for (int64_t d = 0; d < D; d += LANES)
+                store(grad_value, d, D, half, load(grad_values + t * long_D, d, D, 0));
+        }
+    }
+}
+static void attend_back_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    if (((const Attention *)job)->half) attend_back(job, begin, end, thread, 1);
+    else attend_back(job, begin, end, thread, 0);
+}
+
+// Numbers of scratch that attention needs for each thread
+EXPORT int64_t attention_scratch(int64_t T, int64_t D) {
+    int64_t long_T = ROUND(T, BLOCK), long_D = ROUND(D, LANES);
+    return 6 * long_T * long_D + 3 * BLOCK * long_D + 2 * BLOCK * long_T + LANES;
+}
+EXPORT void attention_forward(const void *heads, const float *q_weight, const float *k_weight, float eps,
+                              const float *cos, const float *sin, void *y, float *logs, float *scratch, int64_t B,
+                              int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D, int half) {
+    Attention job = {.heads = heads, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin, .y = y,
+                     .logs = logs, .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T,
+                     .n_head = n_head, .n_kv_head = n_kv_head, .D = D, .eps = eps, .half = half};
+    parallel(attend_body, &job, B * n_kv_head, B * n_head * T * (T + D));
+}
+// weight_parts (B * n_kv_head, 2, D) is scratch, too; grad_weights (2, D): of queries and keys
+EXPORT void attention_backward(const void *grad_y, const void *heads, const float *q_weight, const float *k_weight,
+                               float eps, const float *cos, const float *sin, float *logs, void *grad_heads,
+                               float *grad_weights, float *weight_parts, float *scratch, int64_t B, int64_t T,
+                               int64_t n_head, int64_t n_kv_head, int64_t D, int half) {
+    Attention job = {.heads = heads, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin,
+                     .logs = logs, .grad_y = grad_y, .grad_heads = grad_heads, .weight_parts = weight_parts,
+                     .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T, .n_head = n_head,
+                     .n_kv_head = n_kv_head, .D = D, .eps = eps, .half = half};
+    parallel(attend_back_body, &job, B * n_kv_head, B * n_head * T * (T + D));
+    if (!q_weight) return;
+    for (int64_t d = 0; d < 2 * D; ++d) {
+        float sum = 0;
+        for (int64_t task = 0; task < B * n_kv_head; ++task) sum += weight_parts[task * 2 * D + d];
+        grad_weights[d] = sum;
+    }
+}
+
+// ---- cross entropy, whose gradient takes the logits' place
+
+typedef struct { void *logits; const int64_t *targets; float *losses; int64_t rows, width; int half; } Loss;
+
+INLINE void loss_rows(const Loss *job, int64_t begin, int64_t end, int half) {
+    int64_t width = job->width;
+    for (int64_t i = begin; i < end; ++i) {
+        void *logits = (void *)row_of(job->logits, i * width, half);
+        int64_t target = job->targets[i];
+        if (target < 0) {
+            job->losses[i] = 0;
+            memset(logits, 0, width * (half ? 2 : 4));
+            continue;
+        }
+        Lanes most = all(-INFINITY), sum = {};
+        int64_t whole = width / LANES * LANES;
+        for (int64_t j = 0; j < whole; j += LANES) most = larger(load(logits, j, width, half), most);
+        float top = largest_of(most);
+        if (whole < width) {
+            Lanes rest = load(logits, whole, width, half);
+            for (int64_t j = whole; j < width; ++j) top = rest[j - whole] > top ? rest[j - whole] : top;
+        }
+        for (int64_t j = 0; j < whole; j += LANES) {
+            Lanes a = load(logits, j, width, half) - top;
+            sum += keep_nan(a, exponential(a));
+        }
+        float total = sum_of(sum);
+        if (whole < width) {
+            Lanes a = load(logits, whole, width, half) - top, e = keep_nan(a, exponential(a));
+            for (int64_t j = whole; j < width; ++j) total += e[j - whole];
+        }
+        float of_target = load(logits, target / LANES * LANES, width, half)[target % LANES];
+        float log = logf(total), by = 1.f / total;
+        job->losses[i] = log - (of_target - top);
+        for (int64_t j = 0; j < width; j += LANES) {
+            Lanes a = load(logits, j, width, half) - top, p = keep_nan(a, exponential(a)) * by;
+            if (target >= j && target < j + LANES) p[target - j] -= 1.f;
+            store(logits, j, width, half, p);
+        }
+    }
+}
+static void loss_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    (void)thread;
+    if (((const Loss *)job)->half) loss_rows(job, begin, end, 1);
+    else loss_rows(job, begin, end, 0);
+}
+// logits (rows, width) half_or_float become softmax - one_hot(target); losses (rows) in nats. Negative targets: zeros.
+EXPORT void cross_entropy(void *logits, const int64_t *targets, float *losses, int64_t rows, int64_t width, int half) {
+    Loss job = {logits, targets, losses, rows, width, half};
+    parallel(loss_body, &job, rows, 4 * rows * width);
+}

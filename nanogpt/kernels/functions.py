@@ -1,0 +1,165 @@
+"""The kernels with their gradients: a whole transformer block, and a norm, as functions that autograd knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nanogpt.kernels import operations
+from nanogpt.kernels.operations import Heads, Normed
+
+PARAMETERS = (
+    "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight", "attention.qkv.bias",
+    "attention.q_norm.weight", "attention.k_norm.weight", "attention.output.weight", "attention.output.bias",
+    "feedforward_norm.weight", "feedforward_norm.bias", "feedforward.up.weight", "feedforward.up.bias",
+    "feedforward.down.weight", "feedforward.down.bias",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """What a block computes, apart from its parameters."""
+
+    n_head: int
+    n_kv_head: int
+    head_width: int
+    activation: str  # of operations.ACTIVATIONS
+    centred: bool  # LayerNorm; else RMSNorm
+    eps: float  # of all norms
+
+
+class _Context(Protocol):
+    """What torch hands to the two passes of an autograd function."""
+
+    saved_tensors: tuple[Any, ...]
+    needs_input_grad: tuple[bool, ...]
+    shape: BlockShape
+    size: torch.Size
+    eps: float
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
+def product_type() -> torch.dtype:
+    """Of the matrix products here: autocast's type, or float32."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+class FusedBlock(torch.autograd.Function):
+    """apply(x, cos, sin, shape, *parameters) -> (B, T, n_embd) float32, of x like it: a pre-norm transformer block.
+
+    cos, sin (T, 1, head_width): the rotary tables, or None. parameters: those of PARAMETERS, None for what it lacks.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: _Context, x: Tensor, cos: Tensor | None, sin: Tensor | None, shape: BlockShape, *parameters: Any
+    ) -> Tensor:
+        (norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, output_bias,
+         norm2, shift2, up, up_bias, down, down_bias) = parameters  # fmt: skip
+        B, T, C = x.shape
+        product = product_type()
+        qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
+        heads = _heads(B, T, shape, q_norm, k_norm, cos, sin)
+        with torch.autocast("cpu", enabled=False):
+            first = operations.norm(x.reshape(-1, C), None, norm1, shift1, shape.eps, shape.centred, product)
+            projected = _linear(first.y, qkv, qkv_bias)  # (B T, (n_head + 2 n_kv_head) head_width)
+            mixed, logs = operations.attend(projected, heads)  # (B T, n_head head_width)
+            attended = _linear(mixed, output, output_bias)  # (B T, C)
+            second = operations.norm(first.x, attended, norm2, shift2, shape.eps, shape.centred, product)
+            hidden = _linear(second.y, up, up_bias)  # (B T, ffn_width), of SwiGLU twice as wide
+            active = operations.activate(hidden, shape.activation)  # (B T, ffn_width)
+            out = operations.add(second.x, _linear(active, down, down_bias))
+        ctx.save_for_backward(
+            *vars(first).values(), *vars(second).values(), projected, mixed, logs, hidden, active,
+            norm1, shift1, qkv, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
+        )  # fmt: skip
+        ctx.shape = shape
+        return out.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved, shape = ctx.saved_tensors, ctx.shape
+        first, second = Normed(*saved[:4]), Normed(*saved[4:8])
+        projected, mixed, logs, hidden, active = saved[8:13]
+        norm1, shift1, qkv, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
+        B, T, C = gradient.shape
+        product = projected.dtype
+        heads = _heads(B, T, shape, q_norm, k_norm, cos, sin)
+        needs = dict(zip(PARAMETERS, ctx.needs_input_grad[4:], strict=True))
+        found: dict[str, Tensor | None] = {}
+
+        def linear_back(name: str, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+            if needs[f"{name}.weight"]:
+                found[f"{name}.weight"] = torch.mm(gradient.t(), x).float()
+            if needs[f"{name}.bias"]:
+                found[f"{name}.bias"] = operations.column_sums(gradient)
+            return torch.mm(gradient, weight)
+
+        def norm_back(name: str, *arguments: Any) -> tuple[Tensor, Tensor]:
+            grad_x, half, found[f"{name}.weight"], found[f"{name}.bias"] = operations.norm_back(*arguments)
+            return grad_x, half
+
+        is_half = product == torch.bfloat16
+        grad_out = gradient.reshape(-1, C)
+        with torch.autocast("cpu", enabled=False):
+            grad_active = linear_back("feedforward.down", grad_out.to(product), active, down)
+            grad_hidden = operations.activate_back(grad_active, hidden, shape.activation)
+            grad_normed = linear_back("feedforward.up", grad_hidden, second.y, up)
+            grad_middle, grad_attended = norm_back(
+                "feedforward_norm", grad_normed, second, norm2, shift2 is not None, grad_out, is_half
+            )
+            grad_mixed = linear_back("attention.output", grad_attended, mixed, output)
+            grad_projected, of_norms = operations.attend_back(grad_mixed, projected, logs, heads)
+            if of_norms is not None:
+                found["attention.q_norm.weight"], found["attention.k_norm.weight"] = of_norms
+            grad_normed = linear_back("attention.qkv", grad_projected, first.y, qkv)
+            grad_x, _ = norm_back("attention_norm", grad_normed, first, norm1, shift1 is not None, grad_middle)
+        of_parameters = (found.get(name) if needs[name] else None for name in PARAMETERS)
+        return grad_x.view(gradient.shape), None, None, None, *of_parameters
+
+
+class FusedNorm(torch.autograd.Function):
+    """apply(x, weight, bias, eps, centred) -> x (..., width) float32, normalised: LayerNorm if `centred`, else RMSNorm.
+
+    weight and bias may be None. The result is of the type of the matrix products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool, product: torch.dtype
+    ) -> Tensor:
+        normed = operations.norm(x.reshape(-1, x.size(-1)), None, weight, bias, eps, centred, product)
+        ctx.save_for_backward(normed.x, normed.mean, normed.inverse, weight)
+        ctx.has_bias = bias is not None
+        return normed.y.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, inverse, weight = ctx.saved_tensors
+        flat = gradient.reshape(-1, gradient.size(-1))
+        normed = Normed(x, flat, mean, inverse)
+        grad_x, _, grad_weight, grad_bias = operations.norm_back(flat, normed, weight, ctx.has_bias)
+        return grad_x.view(gradient.shape), None if weight is None else grad_weight, grad_bias, None, None, None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias.to(x.dtype), x, weight.t())
+
+
+def _heads(
+    B: int,
+    T: int,
+    shape: BlockShape,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+) -> Heads:
+    return Heads(B, T, shape.n_head, shape.n_kv_head, shape.head_width, q_norm, k_norm, shape.eps, cos, sin)

@@ -1,0 +1,83 @@
+"""The library of kernels.c, built for this machine, on the threads of torch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nanogpt.native.c_source import CSource, find_compiler
+from nanogpt.native.unavailable import Unavailable
+
+SOURCE = CSource(Path(__file__).with_name("c") / "kernels.c", "kernels")
+PARTS = 64  # of kernels.c
+LONGEST_HEAD = 256  # of kernels.c
+
+POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+FUNCTIONS = {  # arguments
+    "set_threads": [POINTER] * 3,
+    "add": [POINTER] * 3 + [LONG, INT],
+    "norm_forward": [POINTER] * 5 + [FLOAT] + [POINTER] * 3 + [LONG, LONG, INT],
+    "norm_backward": [POINTER] * 11 + [LONG, LONG, INT],
+    "column_sums": [POINTER] * 3 + [LONG, LONG, INT],
+    "activation_forward": [POINTER] * 2 + [LONG, LONG, INT, INT],
+    "activation_backward": [POINTER] * 3 + [LONG, LONG, INT, INT],
+    "attention_scratch": [LONG, LONG],
+    "attention_forward": [POINTER] * 3 + [FLOAT] + [POINTER] * 5 + [LONG] * 5 + [INT],
+    "attention_backward": [POINTER] * 4 + [FLOAT] + [POINTER] * 7 + [LONG] * 5 + [INT],
+    "cross_entropy": [POINTER] * 3 + [LONG, LONG, INT],
+}
+OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions of kernels.c by their names. `name` says what decides their bits: "c-" and a digest of the source,
+    the compiler and the processor."""
+
+    name: str
+    functions: dict[str, Callable[..., int]]
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return self.functions[name]
+
+
+@functools.cache
+def load() -> Kernels:
+    """Built if need be, and from then on kept in this process. Raises Unavailable."""
+    pool = _threads_of_torch()
+    library = SOURCE.load()
+    try:
+        functions = {name: getattr(library, name) for name in FUNCTIONS}
+    except AttributeError as error:
+        raise Unavailable(f"what the compiler has built is not whole ({error})") from error
+    for name, function in functions.items():
+        function.argtypes, function.restype = FUNCTIONS[name], None
+    functions["attention_scratch"].restype = LONG
+    functions["set_threads"](*pool)
+    return Kernels(f"c-{SOURCE.key(find_compiler())[:12]}", functions)
+
+
+def _threads_of_torch() -> list[int]:
+    """The addresses of OPENMP's functions in the library that torch itself computes with."""
+    if sys.platform != "linux":
+        raise Unavailable("torch's threads cannot be used by other code on this system")
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in mapped if "omp" in line.rpartition("/")[2]}
+    for path in sorted(paths, key=lambda path: "torch" not in path):
+        try:
+            openmp = ctypes.CDLL(path)
+            return [ctypes.cast(getattr(openmp, name), POINTER).value or 0 for name in OPENMP]
+        except (OSError, AttributeError):
+            continue
+    raise Unavailable("torch has no OpenMP library whose threads other code can use")
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """Where a contiguous tensor begins."""
+    return None if tensor is None else tensor.data_ptr()

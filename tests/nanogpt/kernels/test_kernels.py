@@ -1,0 +1,123 @@
+"""Training by the kernels: torch's own results in float64 to rounding, the same bits by any number of threads."""
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt.config import Config, ModelConfig
+from nanogpt.kernels import library
+from nanogpt.model.gpt import GPT
+from nanogpt.native.unavailable import Unavailable
+from nanogpt.training import numerics as numerical
+
+try:
+    KERNELS = library.load()
+except Unavailable as reason:
+    pytest.skip(f"no kernels: {reason}", allow_module_level=True)
+
+ROUNDING = {"float32": 3e-5, "bfloat16": 0.15}  # of a gradient, relative to its norm
+
+
+@st.composite
+def shapes(draw) -> ModelConfig:
+    heads, shared, head_dim = draw(st.sampled_from([(1, 1, 8), (2, 2, 16), (4, 2, 24), (3, 3, 32), (2, 1, 66)]))
+    return ModelConfig(
+        preset=draw(st.sampled_from(["modern", "gpt2"])),
+        n_layer=1,
+        n_head=heads,
+        n_kv_head=shared,
+        n_embd=heads * head_dim,
+        ffn_dim=draw(st.integers(1, 70)),
+        activation=draw(st.sampled_from(["gelu", "gelu_erf", "relu2", "swiglu"])),
+        bias=draw(st.booleans()),
+        block_size=70,
+        vocab_size=draw(st.integers(2, 40)),
+        rope_theta=100,
+        zero_init=False,
+    )
+
+
+def drawn(config: ModelConfig) -> GPT:
+    """A model whose every parameter matters."""
+    model = GPT(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + (parameter.dim() < 2))
+    return model
+
+
+def computed(model: GPT, tokens: torch.Tensor, precision: str) -> dict[str, torch.Tensor]:
+    """The loss and the gradients, in float64."""
+    context = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    targets = tokens.roll(-1, dims=1).clone()
+    targets[:, -1] = -1
+    with context:
+        loss, count = model.loss_sum(tokens, targets)
+    model.zero_grad()
+    (loss / count).backward()
+    gradients = {name: parameter.grad.double() for name, parameter in model.named_parameters()}
+    return {"loss": loss.detach().double(), **gradients}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@given(shapes(), st.integers(1, 3), st.integers(2, 70))
+@settings(max_examples=25, deadline=None)
+def test_loss_and_gradients_are_torchs_to_rounding(precision, config, B, T):
+    by_torch = drawn(config)
+    by_kernels = copy.deepcopy(by_torch)
+    by_kernels.use_kernels()
+    tokens = torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
+    exact, found = computed(by_torch.double(), tokens, "float32"), computed(by_kernels, tokens, precision)
+    scale = max(gradient.norm() for name, gradient in exact.items() if name != "loss")
+    for name, value in found.items():
+        error = (value - exact[name]).norm() / max(exact[name].norm(), 1e-2 * scale)
+        assert error < ROUNDING[precision], (name, float(error))
+
+
+def test_the_number_of_threads_changes_no_bit():
+    model = drawn(ModelConfig(n_layer=1, n_head=4, n_kv_head=2, n_embd=64, block_size=64, vocab_size=60))
+    model.use_kernels()
+    tokens = torch.randint(60, (5, 64), generator=torch.Generator().manual_seed(0))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.no_grad():  # products are torch's, whose bits may depend on threads
+                normed = model.hidden(tokens[:1])
+            found.append(normed)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_a_target_beyond_the_vocabulary_is_refused():
+    model = drawn(ModelConfig(n_layer=1, n_head=1, n_embd=16, block_size=8, vocab_size=5))
+    model.use_kernels()
+    with pytest.raises(IndexError, match="target 5 is beyond the vocabulary of 5"):
+        model.loss_sum(torch.zeros(1, 8, dtype=torch.int64), torch.full((1, 8), 5))
+
+
+def test_a_training_keeps_to_what_it_began_with(monkeypatch):
+    """The manifest of a checkpoint from before the kernels says nothing of them."""
+    wanted, old = Config().device, {"device": "cpu", "precision": "float32", "newton_schulz": "float32"}
+    fresh, warning = numerical.choose(wanted.model_copy(update={"type": "cpu"}), {})
+    assert (fresh.kernels, warning) == (KERNELS.name, "")
+    kept = [
+        numerical.choose_kernels(wanted, "cpu", "float32", before)[0]
+        for before in (old, old | {"kernels": "torch"}, old | {"kernels": "c-of another machine"})
+    ]
+    assert kept == ["torch", "torch", KERNELS.name]
+    assert "kernels" not in fresh.differences(old | {"kernels": KERNELS.name})
+    assert fresh.differences(old | {"kernels": "c-before"})["kernels"] == f"c-before -> {KERNELS.name}"
+
+    def no_compiler():
+        raise Unavailable("no C compiler (cc, gcc, clang) is installed")
+
+    monkeypatch.setattr(library, "load", no_compiler)
+    without = numerical.choose_kernels(wanted, "cpu", "float32")
+    assert without == ("torch", "training by torch's operators alone: no C compiler (cc, gcc, clang) is installed")
