@@ -144,8 +144,9 @@ class Training:
         self.model = GPT(self.config.model, seed=seed)
         self.apply(variants.MODEL, self.model)
         self.precision = native_precision("cpu")
-        self.method = self.patches.get("muon", muon.POLAR_EXPRESS)
-        self.optimizer = Optimizer(self.model, self.config.training, getattr(torch, self.precision), self.method)
+        self.optimizer = Optimizer(
+            self.model, self.config.training, getattr(torch, self.precision), self.patches.get("muon")
+        )
         self.apply(variants.OPTIMIZER, self.optimizer)
         self.replaced = list(self.chosen_orthogonalisation())
         self.samples = Samples(text.tokens, self.config.model.block_size, seed)
@@ -215,10 +216,11 @@ class Training:
         less at the ends."""
         if self.config.training.optimizer != "muon":
             return 0
-        if self.method == muon.POLAR_EXPRESS:
+        if isinstance(self.optimizer.muon, muon.Muon):
             steps = self.patches["express"][0] if "express" in self.patches else len(muon.QUINTICS)
-            stacks = [(k, *sorted(shape)) for k, *shape in (m.shape for m in self.optimizer.muon.momenta)]
-            return sum(k * (4 * r * r * c + (8 * steps - 6) * r**3) for k, r, c in stacks)
+            stacks = [(k, *sorted(shape)) for k, *shape in (s.momentum.shape for s in self.optimizer.muon.stacks)]
+            every = sum(k * (4 * r * r * c + (8 * steps - 6) * r**3) for k, r, c in stacks)
+            return every // self.optimizer.muon.every
         iterations = next((self.patches[n] for n in ("newton_schulz", "polar_express") if n in self.patches),
                           newton_schulz.NEWTON_SCHULZ_STEPS)  # fmt: skip
         blocks = [sorted((rows, p.size(1))) for p, parts in self.model.row_blocks().items() for rows in parts]

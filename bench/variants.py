@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from nanogpt.model.gpt import GPT
 from nanogpt.training.update import newton_schulz as earlier
-from nanogpt.training.update.gradients import gradient_of
 from nanogpt.training.update.muon import Muon
 from nanogpt.training.update.optimizer import Optimizer
 
@@ -118,27 +117,17 @@ def vector_rate(optimizer: Optimizer, rate: float) -> None:
 def blocks_of_the_model(optimizer: Optimizer, _: float) -> None:
     """Muon sees the matrices of model.row_blocks(): queries and keys whole, unless `split_heads` says otherwise."""
     muon = optimizer.muon
-    optimizer.muon = Muon(
-        optimizer.model.row_blocks(), muon.learning_rate, muon.momentum, muon.weight_decay, muon.dtype
-    )
+    settings = muon.learning_rate, muon.momentum, muon.weight_decay, muon.dtype, muon.every
+    optimizer.muon = Muon(optimizer.model.row_blocks(), *settings)
 
 
-def every_second(optimizer: Optimizer, rate: float) -> None:
-    """Muon updates in every second step, `rate` times as far; the momentum takes every gradient."""
-    muon, update, steps = optimizer.muon, optimizer.muon.step, iter(range(2**62))
-
-    @torch.no_grad()
-    def step(factor: float) -> None:
-        if next(steps) % 2 == 0:
-            return update(rate * factor)
-        for runs, momentum in zip(muon.runs, muon.momenta, strict=True):
-            momentum.lerp_(torch.cat([run.of(gradient_of(run.parameter)) for run in runs]), 1 - muon.momentum)
-
-    muon.step = step
+def every(optimizer: Optimizer, steps: int) -> None:
+    """A matrix moves in every `steps`-th step, as many times as far."""
+    optimizer.muon.every = steps
 
 
 OPTIMIZER: dict[str, Callable] = {
-    "vector_rate": vector_rate, "blocks_of_the_model": blocks_of_the_model, "every_second": every_second,
+    "vector_rate": vector_rate, "blocks_of_the_model": blocks_of_the_model, "every": every,
 }  # fmt: skip
 
 

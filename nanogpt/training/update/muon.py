@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nanogpt.training.update.gradients import gradient_of
 
 POLAR_EXPRESS = "polar-express-3/by-head"
+EVERY_SECOND_STEP = POLAR_EXPRESS + "/every-second-step"
 # Odd quintics a x + b x³ + c x⁵ that bring singular values between 0.003 and 1 to between 0.35 and 1.65, each the best
 # for what the one before leaves (Amsel et al. 2025, "The Polar Express", algorithm 1). Between 0.01 and 1 they could
 # come to between 0.73 and 1.27, and learn less: docs/recipe.md.
@@ -78,10 +79,9 @@ class Muon:
     """Nesterov momentum, orthogonalised (Jordan et al. 2024), for parameters that are stacks of matrices.
 
     W <- W - lr · sqrt(max(1, rows / columns)) · orthogonalize(momentum), weight decay decoupled. `row_blocks`: the rows
-    of each matrix in a parameter, from the top.
+    of each matrix in a parameter, from the top. With `every` n, the momentum takes each step's gradient and a matrix
+    moves in every n-th step, n times as far; which step that is differs by shape, so that steps take equally long.
     """
-
-    method = POLAR_EXPRESS
 
     def __init__(
         self,
@@ -90,36 +90,60 @@ class Muon:
         momentum: float,
         weight_decay: float,
         dtype: torch.dtype,
+        every: int = 1,
     ):
         self.learning_rate, self.momentum, self.weight_decay, self.dtype = learning_rate, momentum, weight_decay, dtype
-        self.runs = _runs_by_shape(row_blocks)
-        self.weights = [[run.of(run.parameter.detach()) for run in runs] for runs in self.runs]
-        self.momenta = [torch.zeros_like(torch.cat(weights)) for weights in self.weights]
+        self.every, self.steps = every, 0
+        self.stacks = _stacks(row_blocks)
+
+    @property
+    def method(self) -> str:
+        """Its name in checkpoints."""
+        return EVERY_SECOND_STEP if self.every == 2 else POLAR_EXPRESS
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update with `factor` of the peak learning rate."""
-        rate = self.learning_rate * factor
-        for runs, weights, momentum in zip(self.runs, self.weights, self.momenta, strict=True):
-            gradient = torch.cat([run.of(gradient_of(run.parameter)) for run in runs])  # (k, rows, columns)
-            momentum.lerp_(gradient, 1 - self.momentum)
-            update = orthogonalize(gradient.lerp_(momentum, self.momentum), self.dtype)
+        rate = self.learning_rate * factor * self.every
+        self.steps += 1
+        for index, stack in enumerate(self.stacks):
+            gradients = stack.gradients()
+            torch._foreach_lerp_(stack.momenta, gradients, 1 - self.momentum)
+            if (self.steps + index) % self.every:
+                continue
+            nesterov = torch.cat(gradients).lerp_(stack.momentum, self.momentum)  # (k, rows, columns)
+            update = orthogonalize(nesterov, self.dtype)
             if self.weight_decay:
-                torch._foreach_mul_(weights, 1 - rate * self.weight_decay)
-            scale = math.sqrt(max(1.0, momentum.size(1) / momentum.size(2)))
-            torch._foreach_add_(weights, update.split([run.count for run in runs]), alpha=-rate * scale)
+                torch._foreach_mul_(stack.weights, 1 - rate * self.weight_decay)
+            torch._foreach_add_(stack.weights, update.split(stack.counts), alpha=-rate * stack.scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """The method, and the momenta, one (k, rows, columns) a shape."""
-        return {"method": self.method, "momenta": self.momenta}
+        """The method, the steps so far, and the momenta, one (k, rows, columns) a shape."""
+        return {"method": self.method, "steps": self.steps, "momenta": [stack.momentum for stack in self.stacks]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what state_dict() gave."""
-        for mine, saved in zip(self.momenta, state["momenta"], strict=True):
-            mine.copy_(saved)
+        self.steps = state["steps"]
+        for mine, saved in zip(self.stacks, state["momenta"], strict=True):
+            mine.momentum.copy_(saved)
 
 
-def _runs_by_shape(row_blocks: Mapping[nn.Parameter, tuple[int, ...]]) -> list[list[_Run]]:
+class _Stack:
+    """Matrices of one shape, from all layers: they are orthogonalised together."""
+
+    def __init__(self, runs: list[_Run]):
+        self.runs, self.counts = runs, [run.count for run in runs]
+        self.weights = [run.of(run.parameter.detach()) for run in runs]  # views (count, rows, columns)
+        self.momentum = torch.zeros_like(torch.cat(self.weights))  # (k, rows, columns)
+        self.momenta = list(self.momentum.split(self.counts))  # views of it, as the weights
+        self.scale = math.sqrt(max(1.0, self.momentum.size(1) / self.momentum.size(2)))
+
+    def gradients(self) -> list[Tensor]:
+        """Views (count, rows, columns) of the parameters' gradients."""
+        return [run.of(gradient_of(run.parameter)) for run in self.runs]
+
+
+def _stacks(row_blocks: Mapping[nn.Parameter, tuple[int, ...]]) -> list[_Stack]:
     shapes: dict[tuple[int, int], list[_Run]] = defaultdict(list)
     for parameter, blocks in row_blocks.items():
         first = 0
@@ -127,4 +151,4 @@ def _runs_by_shape(row_blocks: Mapping[nn.Parameter, tuple[int, ...]]) -> list[l
             run = _Run(parameter, first, len(list(equal)), rows)
             shapes[rows, parameter.size(1)].append(run)
             first += run.count * rows
-    return list(shapes.values())
+    return [_Stack(runs) for runs in shapes.values()]
