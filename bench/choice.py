@@ -49,8 +49,8 @@ PLANNER = "the planner's choice"
 # By hand: a shipped model, and what is changed in it.
 BY_HAND = {
     "micro": ("micro", ""),
-    "micro, batch 8": ("micro", "training.batch_size=8"),
-    "micro, batch 24": ("micro", "training.batch_size=24"),
+    "micro, batch 12": ("micro", "training.batch_size=12"),
+    "micro, batch 48": ("micro", "training.batch_size=48"),
     "micro, Muon at 0.02 with momentum 0.95": ("micro", "training.muon_learning_rate=0.02 training.muon_momentum=0.95"),
     "micro on one thread": ("micro", "device.threads=1"),
     "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192"),

@@ -65,9 +65,9 @@ def test_every_choice_gets_the_same_seconds_and_steps_that_fill_them(bench: Benc
         _, plan = plans[name]
         assert 40 < plan.seconds <= 60  # its process starts, and it will be judged
         assert 0.8 * plan.seconds < plan.steps * speeds[name].seconds_per_step <= plan.seconds
-    counted = plans["micro, batch 8"][1].config.with_changes(bench.by_count(plans["micro, batch 8"][1]))
-    assert counted.training.batch_size == 8 and counted.device.threads == 1
-    assert counted.training.max_iters == plans["micro, batch 8"][1].steps and counted.training.max_seconds is None
+    counted = plans["micro, batch 12"][1].config.with_changes(bench.by_count(plans["micro, batch 12"][1]))
+    assert counted.training.batch_size == 12 and counted.device.threads == 1
+    assert counted.training.max_iters == plans["micro, batch 12"][1].steps and counted.training.max_seconds is None
 
 
 def test_what_is_kept_is_not_trained_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +78,8 @@ def test_what_is_kept_is_not_trained_again(bench: Bench, monkeypatch: pytest.Mon
         return trained(2.0)
 
     monkeypatch.setattr(Bench, "trained", note)
-    bench.train(10, "micro")
-    bench.train(10, PLANNER)  # so short that it takes micro alone, which is trained
-    assert asked == ["micro", "micro, batch 8", "micro, batch 24", "micro, Muon at 0.02 with momentum 0.95"]
-    assert {PLANNER, "micro"} <= choice.read()["this machine"].trained[10].keys()
-    first = list(asked)
-    bench.train(10, "")
-    assert asked == first
+    bench.train(30, "micro")
+    bench.train(30, PLANNER)  # so short that it takes micro alone, which is trained
+    bench.train(30, "micro")
+    assert asked == ["micro", "micro, batch 12", "micro, batch 48", "micro, Muon at 0.02 with momentum 0.95"]
+    assert {PLANNER, "micro"} <= choice.read()["this machine"].trained[30].keys()

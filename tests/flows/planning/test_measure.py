@@ -105,9 +105,9 @@ def test_a_slow_machine_measures_no_more_than_can_be_any_good(measuring):
 def test_what_has_no_memory_is_measured_in_smaller_micro_batches_of_the_same_step(measuring, parts):
     machine = Machine(most=5)
     [micro] = measuring(machine, "--set", "ladder=[micro]").measure().models.values()
-    assert machine.measured == [("micro", 12), ("micro", 6), ("micro", 3)]
-    assert (micro.batch_size, micro.gradient_accumulation) == (3, 4)
-    assert "micro: out of memory with micro-batch 12; now micro-batch 6" in parts.log
+    assert machine.measured == [("micro", 24), ("micro", 12), ("micro", 6), ("micro", 3)]
+    assert (micro.batch_size, micro.gradient_accumulation) == (3, 8)
+    assert "micro: out of memory with micro-batch 24; now micro-batch 12" in parts.log
 
 
 @pytest.mark.parametrize("tokens, recomputes, fits", [
@@ -184,7 +184,7 @@ def test_what_is_no_lack_of_memory_ends_the_measurement_and_changes_nothing(meas
     assert raised.value is error
     again = measurement.measure()  # as Worker, StepRunner and DiskSpace do: with nothing remembered of it
     assert again == measuring(Machine(), "--set", "ladder=[micro, tiny_model]").measure()
-    assert {batch for _, batch in machine.measured} == {12}
+    assert set(machine.measured) == {("micro", 24), ("tiny_model", 12)}
 
 
 @pytest.mark.parametrize("error", [
@@ -194,7 +194,7 @@ def test_what_is_no_lack_of_memory_ends_the_measurement_and_changes_nothing(meas
 def test_every_sign_of_a_lack_of_memory_makes_it_smaller(measuring, error):
     machine = Failing(error)
     [micro] = measuring(machine, "--set", "ladder=[micro]").measure().models.values()
-    assert machine.measured == [("micro", 12), ("micro", 6)] and micro.batch_size == 6
+    assert machine.measured == [("micro", 24), ("micro", 12)] and micro.batch_size == 12
 
 
 def test_a_model_too_slow_to_be_measured_is_left_out_unless_it_is_the_only_one(measuring):
