@@ -26,7 +26,7 @@ if "hypothesis" not in EXTRAS:
     from hypothesis import HealthCheck, settings
 
     # Timings live in bench/: a busy machine is no failure.
-    settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("suite", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("suite")
 
 

@@ -1,4 +1,4 @@
-"""The campaign's small form: its kinds of fault, each once on the real command, and five kills; and that its
+"""The campaign's small form: its kinds of fault, each once on the real command, and three kills; and that its
 verdict can be no. What other tests prove of a kind of fault is left to the full form (Kind.small).
 
 Each kind is a test of its own, so that all of the suite's processes are busy; they share one set of templates.

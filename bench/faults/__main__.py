@@ -28,7 +28,7 @@ from bench.faults.stage.process import Interrupted
 from bench.this_machine import this_machine
 from flows.context.provenance import code_commit
 
-KILLS, SMALL_KILLS = 100, 5
+KILLS, SMALL_KILLS = 100, 3
 
 
 def main(argv: list[str]) -> int:

@@ -200,5 +200,5 @@ DOWNLOADS = {
 KINDS = [Kind(f"during training: {name}", "data", inflict, small=inflict is other_ids)
          for name, inflict in DURING_TRAINING.items()]  # fmt: skip
 KINDS += [Kind("a person's text vanishes", "data", own_text_gone)]
-KINDS += [Kind(f"download: {name}", "data", inflict, template="whole", small=inflict in (killed, nobody))
+KINDS += [Kind(f"download: {name}", "data", inflict, template="whole", small=inflict is nobody)
           for name, inflict in DOWNLOADS.items()]  # fmt: skip

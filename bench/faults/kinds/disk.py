@@ -396,7 +396,8 @@ if sys.platform == "linux" and os.geteuid() == 0:  # who else may not mount
         Kind("disk stays full for a while", "disk", stays_full_for_a_while, small=False),
         Kind("disk full while the text is tokenised", "disk", full_while_the_text_is_read, small=False,
              template="fresh"),
-        Kind("disk full while the report is drawn", "disk", full_while_the_report_is_written, template="whole"),
+        Kind("disk full while the report is drawn", "disk", full_while_the_report_is_written, template="whole",
+             small=False),
         Kind("disk full at the start", "disk", full_at_the_start, template="whole"),
         Kind("file system unmounted while it trains", "disk", unmounted, small=False),
     ]  # fmt: skip

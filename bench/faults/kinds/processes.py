@@ -261,7 +261,7 @@ def _at_most_one_interval(scene: Scene) -> None:
 
 
 KINDS = [
-    Kind("trainer, kill -9", "processes", trainer_killed),
+    Kind("trainer, kill -9", "processes", trainer_killed, small=False),
     Kind("trainer, kill -9 at its start", "processes", trainer_killed_at_its_start, small=False),
     Kind("orchestrator, kill -9", "processes", orchestrator_killed, small=False),
     Kind("orchestrator, kill -9 without a death signal", "processes", orchestrator_killed_without_death_signal),
@@ -277,8 +277,8 @@ KINDS = [
     ),
     Kind("judging worker, SIGTERM and SIGSEGV", "processes", judging_worker_killed, template="whole", small=False),
     Kind("orchestrator, SIGSTOP and SIGCONT", "processes", paused),
-    Kind("two starts at once", "processes", two_starts),
-    Kind("lock of a killed run, its holder's number another program's", "processes", stale_holder),
+    Kind("two starts at once", "processes", two_starts, small=False),
+    Kind("lock of a killed run, its holder's number another program's", "processes", stale_holder, small=False),
     Kind("start from another folder", "processes", from_another_folder, small=False),
     Kind("calendar, set ahead and back", "processes", calendar_set),
 ]

@@ -166,7 +166,7 @@ def _names(numbers: tuple[signal.Signals, ...]) -> str:
 
 
 KINDS = [
-    Kind("Ctrl-C while it trains", "processes", ctrl_c_while_training),
+    Kind("Ctrl-C while it trains", "processes", ctrl_c_while_training, small=False),
     Kind("Ctrl-C twice while it trains", "processes", ctrl_c_twice, small=False),
     Kind("Ctrl-C, then kill -9", "processes", killed_while_stopping, small=False),
     Kind("SIGINT, SIGTERM and SIGHUP in turn, in every phase", "processes", in_every_phase(*SIGNALS), template="fresh",

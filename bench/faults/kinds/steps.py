@@ -150,6 +150,6 @@ KINDS = [
     Kind("SIGKILL at the same step, three times", "steps", killed_thrice, small=False),
     Kind("a hang in Python", "steps", hang, small=False),
     Kind("a hang in C", "steps", hang_in_c, small=False),
-    Kind("a frozen trainer (SIGSTOP)", "steps", frozen),
+    Kind("a frozen trainer (SIGSTOP)", "steps", frozen, small=False),
     Kind("a display that fails", "steps", display_fails),
 ]

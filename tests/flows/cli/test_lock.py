@@ -38,6 +38,8 @@ def test_a_second_start_learns_who_holds_the_run_until_that_one_is_dead(tmp_path
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
+        note = durable.read_json(ours.state / "holder.json")
+        durable.write_json(ours.state / "holder.json", {**note, "pid": child})  # its number is another program's by now
         with exclusive(ours, "default"):  # though its child lives on
             os.kill(child, 0)
             held_by = durable.read_json(ours.state / "holder.json")["pid"]
