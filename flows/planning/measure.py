@@ -65,7 +65,7 @@ class Measurement:
             if models and config.name not in self.options.candidate_names:
                 break
             config = self.settle(config)
-            if models and list(models.values())[-1].mixed_precision is True:
+            if models and self.site.device != "mps" and list(models.values())[-1].mixed_precision is True:
                 # It is faster for a smaller model already, and larger products gain more: float32 is not timed.
                 config = config.with_changes({"device.mixed_precision": True})
             alone = not models
@@ -170,7 +170,12 @@ class Measurement:
             timeout=PATIENCE,
         )
         settled = config.with_changes(
-            {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
+            {
+                "device.mixed_precision": chosen.mixed_precision,
+                "device.threads": chosen.threads,
+                "device.attention": chosen.attention,
+                "device.newton_schulz": chosen.newton_schulz,
+            }
         )
         speed: Rehearsal = self.worker.call(
             "nanogpt.measure.rehearsal:rehearse",
@@ -180,7 +185,7 @@ class Measurement:
             seconds=(1 - CHOOSING_SHARE) * seconds,
             timeout=PATIENCE,
         )
-        return speed
+        return replace(speed, choices=chosen.choices)
 
     def _does_not_fit(self, config: Config, alone: bool) -> str | None:
         """Why `config` need not be tried for memory alone: it, or a smaller one, did not fit before, or is not
@@ -251,6 +256,8 @@ class Measurement:
         self.journal.message(
             f"{name}: {count(measured.parameters)} parameters, {rate} tokens/s in {measured.precision}, {threads}"
         )
+        for choice in measured.choices:
+            self.journal.message(f"{name}: {choice}")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -37,6 +37,7 @@ class TrainingState:
         torch.manual_seed(config.training.seed)  # dropout's generator; the model has its own
         model = _model(config, record, fresh).to(numerics.device).train()
         model.gradient_checkpointing = config.device.gradient_checkpointing
+        model.choose_attention(numerics.attention)
         optimizer = Optimizer(model, config.training, getattr(torch, numerics.newton_schulz))
         average = _average(optimizer, config.training)
         return cls(model, optimizer, average, Progress.at_start(config), numerics.device)
