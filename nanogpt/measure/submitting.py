@@ -264,7 +264,7 @@ def _median_seconds(work: Callable[[], object], times: int) -> float:
 def this_machine(device: Device) -> SubmittedMachine:
     """What `device` belongs to, as its makers call it: nothing here is a person's."""
     on_a_mac = sys.platform == "darwin"
-    gpu = {"mps": "Apple GPU", "cuda": torch.cuda.get_device_name(0)}[device] if device != "cpu" else ""
+    gpu = torch.cuda.get_device_name(0) if device == "cuda" else "Apple GPU" if device == "mps" else ""
     return SubmittedMachine(
         processor=(_said("sysctl", "-n", "machdep.cpu.brand_string") if on_a_mac else "") or processor_name(),
         cores=physical_cores(),

@@ -244,7 +244,8 @@ class Attention(nn.Module):
 def attend_by_products(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
     """Attention written out: q, k, v (B, n_head, T, head_dim) -> the same shape; visible (B, 1, T, T), or None: causal.
 
-    What torch itself does on MPS while it trains takes four times as many operators, and half precision in float32.
+    Five operators forward and eight backward. What torch composes on MPS while it trains takes 11 and 8, in half
+    precision 16 and 12, because it computes that in float32.
     """
     B, H, T, D = q.shape
     if visible is None:

@@ -82,6 +82,18 @@ def test_a_file_to_send_has_every_way_and_says_nothing_of_a_person(written, caps
     assert cli.main(["profile"]) == 2 and "CONFIG is missing" in capsys.readouterr().err
 
 
+def test_of_what_macos_says_only_the_chip_is_kept(monkeypatch):
+    display = {"sppci_model": "Apple M4", "sppci_cores": "10", "screens": [{"_name": PRIVATE, "serial": "C02XX"}]}
+    said = {"sysctl": "Apple M4", "system_profiler": json.dumps({"SPDisplaysDataType": [display]})}
+    monkeypatch.setattr(submitting.sys, "platform", "darwin")
+    monkeypatch.setattr(submitting.platform, "mac_ver", lambda: ("15.3.1", ("", "", ""), "arm64"))
+    monkeypatch.setattr(submitting, "_said", lambda *command: said[command[0]])
+    machine = submitting.this_machine("mps")
+    assert machine.chip.startswith("Apple M4, 10 GPU cores, ") and machine.system == "macOS 15.3.1"
+    assert PRIVATE not in repr(machine) and "C02XX" not in repr(machine)
+    assert [submitting.gpu_cores_of_mac(text) for text in ("", "[]", '{"SPDisplaysDataType": [{}]}')] == [None] * 3
+
+
 def changed(value: dict, place: tuple, new: object) -> dict:
     copy = json.loads(json.dumps(value))
     inner = copy
