@@ -3,7 +3,7 @@ written-out attention is the kernel's, and what is chosen there is what a measur
 
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanogpt.config import Config
+from nanogpt.config import Config, DeviceConfig
 from nanogpt.faults import DeviceError
 from nanogpt.measure import profiler
 from nanogpt.measure.real_step import RealStep
 from nanogpt.model import attention
 from nanogpt.model.attention import KVCache, attend_by_products
 from nanogpt.results import StepSpeed
+from nanogpt.training import numerics
 
 COMPOSED = {"CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional"}
 
@@ -172,3 +173,14 @@ def speed(device, seconds: float) -> StepSpeed:
         StepSpeed(1.0, 1.0, 1.0, 1.0, None, 1, seconds, 1, device.mixed_precision, "", "mps", 1, 3),
         attention=device.attention, newton_schulz=device.newton_schulz,
     )  # fmt: skip
+
+
+def test_a_training_goes_on_as_it_began_and_an_old_checkpoint_by_torchs_attention():
+    old = {"device": "cpu", "precision": "float32", "newton_schulz": "bfloat16", "threads": 1}
+    wanted = DeviceConfig(type="cpu", threads=torch.get_num_threads())
+    went_on, _ = numerics.choose(wanted, old)
+    assert (went_on.attention, went_on.newton_schulz) == ("sdpa", "bfloat16")
+    began, _ = numerics.choose(wanted.model_copy(update={"attention": "products", "newton_schulz": "float16"}), {})
+    again, _ = numerics.choose(wanted, asdict(began))
+    assert (again.attention, again.newton_schulz) == ("products", "float16") and not again.differences(asdict(began))
+    assert went_on.differences(asdict(began))["attention"] == "products -> sdpa"
