@@ -436,6 +436,12 @@ class DeviceConfig(Section):
     longest_window: Positive | None = Field(
         None, description="tokens in a window at most: less memory, and a context as short; null: model.block_size"
     )
+    attention: Literal["auto", "sdpa", "products"] = Field(
+        "auto", description="by torch's kernel or as written-out products; auto: torch's, on MPS what is faster"
+    )
+    newton_schulz: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="precision of Muon's orthogonalisation; auto: what the device multiplies fastest"
+    )
     compile: bool = Field(False, description="torch.compile; falls back to eager when the compiler fails")
     threads: Positive | None = Field(None, description="CPU threads; null: one a physical core")
     kernels: Literal["auto", "torch"] = Field(

@@ -77,7 +77,7 @@ HOUSE = [  # from the top down
         f"flows.machine flows.context flows.ledger nanogpt.measure {DATA} nanogpt.config nanogpt.device "
         f"nanogpt.process {BASICS}",
     ),
-    Room("flows.machine", f"flows.context flows.ledger flows.display nanogpt.process {BASICS}"),
+    Room("flows.machine", f"flows.context flows.ledger flows.display nanogpt.device nanogpt.process {BASICS}"),
     Room("flows.context", f"flows.ledger flows.display nanogpt.config {BASICS}"),
     Room("flows.ledger", f"{BASICS}"),
     Room("flows.display", f"{BASICS}", "flows.display flows.prefect_server"),
@@ -159,7 +159,7 @@ HOUSE = [  # from the top down
         idea="Every setting, read from YAML and validated, and how a training is made to fit into memory.",
     ),
     Room(
-        "nanogpt.device", BASICS, "nanogpt.device nanogpt.machine nanogpt.allocator",
+        "nanogpt.device", BASICS, "nanogpt.device nanogpt.machine nanogpt.allocator nanogpt.energy_meters",
         idea="What computes, and the machine around it: chosen, described, measured.",
     ),
     Room("nanogpt.process", BASICS),

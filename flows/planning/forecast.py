@@ -28,6 +28,8 @@ class Speed:
     evaluation_seconds_per_token: float | None = None  # None: not measured, taken as a third of a step's
     sample_seconds: float = 0.0  # of one sample
     save_seconds: float = 0.0  # of one checkpoint
+    attention: str = "auto"
+    newton_schulz: str = "auto"
 
     @classmethod
     def of(cls, name: str, measured: MeasuredModel) -> Speed:
@@ -46,6 +48,8 @@ class Speed:
             evaluation_seconds_per_token=measured.evaluation_seconds_per_token,
             sample_seconds=measured.sample_seconds,
             save_seconds=measured.save_seconds,
+            attention=measured.attention,
+            newton_schulz=measured.newton_schulz,
         )
 
 

@@ -30,6 +30,8 @@ from nanogpt.units import byte_size, count, number
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
 PATIENCE = 300.0  # seconds; a step of the largest model may take long
+# What remains on MPS where a process died as it timed what may be faster there: that may have been to blame.
+PLAINEST = {"device.mixed_precision": False, "device.newton_schulz": "float32", "device.attention": "sdpa"}
 STEP = "configuration.measure"
 NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit into memory
 
@@ -65,7 +67,7 @@ class Measurement:
             if models and config.name not in self.options.candidate_names:
                 break
             config = self.settle(config)
-            if models and list(models.values())[-1].mixed_precision is True:
+            if models and self.site.device != "mps" and list(models.values())[-1].mixed_precision is True:
                 # It is faster for a smaller model already, and larger products gain more: float32 is not timed.
                 config = config.with_changes({"device.mixed_precision": True})
             alone = not models
@@ -162,15 +164,21 @@ class Measurement:
     def _measure_once(self, config: Config) -> Rehearsal:
         seconds = budget_shares.measure_seconds(self.options.config.budget)
         device = self.site.device
-        chosen: StepSpeed = self.worker.call(
-            "nanogpt.measure.profiler:choose_precision_and_threads",
-            config=config.model_dump(),
-            device=device,
-            seconds=CHOOSING_SHARE * seconds,
-            timeout=PATIENCE,
-        )
+        try:
+            chosen = self._choose(config, CHOOSING_SHARE * seconds)
+        except WorkerDied as error:
+            plain = config.with_changes(PLAINEST)
+            if device != "mps" or config == plain or error.symptom not in (DEVICE, STALL):
+                raise
+            self.journal.record(STEP, DEVICE, f"{config.name}: {error}", "time float32 alone", "in a fresh process")
+            chosen = self._choose(plain, CHOOSING_SHARE * seconds)
         settled = config.with_changes(
-            {"device.mixed_precision": chosen.mixed_precision, "device.threads": chosen.threads}
+            {
+                "device.mixed_precision": chosen.mixed_precision,
+                "device.threads": chosen.threads,
+                "device.attention": chosen.attention,
+                "device.newton_schulz": chosen.newton_schulz,
+            }
         )
         speed: Rehearsal = self.worker.call(
             "nanogpt.measure.rehearsal:rehearse",
@@ -180,7 +188,17 @@ class Measurement:
             seconds=(1 - CHOOSING_SHARE) * seconds,
             timeout=PATIENCE,
         )
-        return speed
+        return replace(speed, choices=chosen.choices)
+
+    def _choose(self, config: Config, seconds: float) -> StepSpeed:
+        chosen: StepSpeed = self.worker.call(
+            "nanogpt.measure.profiler:choose_precision_and_threads",
+            config=config.model_dump(),
+            device=self.site.device,
+            seconds=seconds,
+            timeout=PATIENCE,
+        )
+        return chosen
 
     def _does_not_fit(self, config: Config, alone: bool) -> str | None:
         """Why `config` need not be tried for memory alone: it, or a smaller one, did not fit before, or is not
@@ -251,6 +269,8 @@ class Measurement:
         self.journal.message(
             f"{name}: {count(measured.parameters)} parameters, {rate} tokens/s in {measured.precision}, {threads}"
         )
+        for choice in measured.choices:
+            self.journal.message(f"{name}: {choice}")
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -297,6 +297,8 @@ class _Planner:
             "training.max_seconds": None if free_of_clock else round(seconds, 1),
             "device.mixed_precision": speed.mixed_precision,
             "device.threads": speed.threads,
+            "device.attention": speed.attention,
+            "device.newton_schulz": speed.newton_schulz,
         }
         if speed.batch_size is not None and not self.pinned & STEP_SPLIT:
             changes["training.batch_size"] = speed.batch_size

@@ -219,6 +219,7 @@ class Recovery:
         settings: dict[str, object] = {}
         if (fit.device, fit.precision) != (configured.device, configured.precision):
             settings |= {"device.type": fit.device, "device.mixed_precision": "false"}
+            settings |= {"device.attention": "auto", "device.newton_schulz": "auto"}  # another device's fastest
         if fit.gradient_checkpointing != configured.gradient_checkpointing:
             settings["device.gradient_checkpointing"] = "true"
         if fit.longest_window != configured.longest_window:

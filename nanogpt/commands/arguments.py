@@ -126,9 +126,11 @@ def _require_folders(option: str, path: Path, folders: Sequence[Path]) -> None:
         raise UserError(f"{option} {path}: {'' if found == path else f'{found} '}is {what}; choose a folder")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     """CONFIG and the options that change it; nanogpt.commands.chosen_model reads them."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml")
+    parser.add_argument(
+        "config", nargs="?" if optional else None, metavar="CONFIG", help="YAML file, such as configs/tiny_model.yaml"
+    )
     parser.add_argument(
         "--vocab", type=positive(int), metavar="N", help="tokens in the vocabulary (default: the tokenizer's)"
     )

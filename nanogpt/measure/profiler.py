@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
@@ -22,8 +23,10 @@ from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.data.data_loader import windows
 from nanogpt.data.shard_file import Tokens
+from nanogpt.faults import OUT_OF_MEMORY, DeviceError, classify
 from nanogpt.measure.real_step import RealStep
-from nanogpt.results import Profile, Rates, StepSpeed
+from nanogpt.results import Choice, Profile, Rates, StepSpeed
+from nanogpt.training import parity
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.validation import rows_at_once
 from nanogpt.weights import checkpoint
@@ -33,6 +36,7 @@ Result = TypeVar("Result")
 
 WARM_UP_STEPS = 2  # the first allocates, the second still finds caches cold
 LEAST_STEPS = 3
+LEAST_GAIN = 0.03  # of a step, for what is less exact: repeated measurements differ by as much
 LONG_STEP = 0.5  # seconds; products that take so long gain from every core
 RATE_SECONDS = 0.1  # of matrix products, for the rate that a training's is held against
 TRACED_STEPS = 3
@@ -43,11 +47,14 @@ PARTS = ("data", "forward", "backward", "gradient norm", "AdamW", "Muon", "weigh
 def choose_precision_and_threads(config: dict[str, Any], device: str, seconds: float) -> StepSpeed:
     """measure_speed() with what is fastest here: float32 or half precision, and on the CPU one thread or one a core.
 
-    `config`: a Config as plain values, with model.vocab_size. What it names (device.mixed_precision other than auto,
-    device.threads) is taken as it is. `seconds` are shared by the measurements. One thread wins for small models
+    On MPS also how attention is computed, and Muon's orthogonalisation in which precision (docs/mps.md says why each is
+    open). `config`: a Config as plain values, with model.vocab_size. What it names (device.mixed_precision other than
+    auto, device.threads) is taken as it is. `seconds` are shared by the measurements. One thread wins for small models
     on a machine that does other work: two wait for each other (4,500 against 10,800 tokens/s at 0.8 M parameters).
     """
     whole = Config.model_validate(config).with_changes({"device.type": device})
+    if device == "mps":
+        return _choose_on_mps(whole, seconds)
     setting = whole.device.mixed_precision
     precisions: list[bool | str] = [False, True] if setting == "auto" else [setting]
     share = seconds / (len(precisions) + 1)
@@ -67,16 +74,67 @@ def _seconds_per_step(speed: StepSpeed) -> float:
     return speed.seconds_per_step
 
 
-def measure_speed(config: Config, seconds: float = 5.0) -> StepSpeed:
+# Of each setting that is "auto": what MPS is known to compute, and what may be faster on some chips. The first is the
+# most exact, and taken unless another gains LEAST_GAIN. float16 needs its loss scaled, and is there for M1 and M2,
+# which emulate bfloat16. Not torch.compile: it trained to NaN there without an error (pytorch #171764).
+OPEN_ON_MPS: dict[str, list[bool | str]] = {
+    "mixed_precision": [False, True, "float16"],
+    "newton_schulz": ["float32", "bfloat16", "float16"],
+    "attention": ["sdpa", "products"],
+}
+
+
+def _choose_on_mps(config: Config, seconds: float) -> StepSpeed:
+    """One setting after the other, each with what was chosen before it.
+
+    A value whose loss or gradients are not the CPU's, or that raises, is refused. Raises what the first value of all
+    raises: then it is the device, or the model, that fails.
+    """
+    open_settings = {key: values for key, values in OPEN_ON_MPS.items() if getattr(config.device, key) == "auto"}
+    if config.training.optimizer != "muon":
+        open_settings.pop("newton_schulz", None)
+    if config.model.dropout:
+        open_settings.pop("attention", None)  # written out, it has none
+    first = {f"device.{key}": values[0] for key, values in open_settings.items()}
+    share = seconds / (1 + sum(len(values) - 1 for values in open_settings.values()))
+    config = config.with_changes(first)
+    fastest, choices = measure_speed(config, share), []
+    for key, values in open_settings.items():
+        speeds, refused = {values[0]: fastest}, dict[str, str]()
+        for value in values[1:]:
+            try:
+                speeds[value] = measure_speed(config.with_changes({f"device.{key}": value}), share, checked=True)
+            except (DeviceError, RuntimeError, TypeError) as error:
+                if classify(error) == OUT_OF_MEMORY:
+                    raise
+                refused[_named(value)] = (str(error).splitlines() or [type(error).__name__])[0]
+        best = min(speeds, key=lambda value: speeds[value].seconds_per_step)
+        if speeds[best].seconds_per_step > (1 - LEAST_GAIN) * fastest.seconds_per_step:
+            best = values[0]
+        fastest, config = speeds[best], config.with_changes({f"device.{key}": best})
+        milliseconds = {_named(value): 1e3 * speed.seconds_per_step for value, speed in speeds.items()}
+        choices.append(Choice(key, _named(best), milliseconds, refused))
+    return replace(fastest, choices=choices)
+
+
+def _named(value: bool | str) -> str:
+    return {False: "float32", True: "bfloat16"}.get(value, str(value)) if isinstance(value, bool) else value
+
+
+def measure_speed(config: Config, seconds: float = 5.0, checked: bool = False) -> StepSpeed:
     """Real steps on random tokens for about `seconds`: median seconds a step, tokens/s, FLOP/s, peak memory in bytes.
 
-    `config` has its vocabulary. At least three steps are timed, or one where three take longer than that. Raises what
-    a device raises when it is out of memory.
+    `config` has its vocabulary. At least three steps are timed, or one where three take longer than that. `checked`:
+    loss and gradients are compared with the CPU's first; raises DeviceError where they differ. Raises what a device
+    raises when it is out of memory.
     """
     config = config.in_windows()
     device, mixed_precision, precision = settle(config)
     devices.reset_peak_memory(device)
     real = RealStep(config, device, precision)
+    if checked:
+        tokens, targets = real.feed.take((0, config.training.batch_size))
+        parity.require_parity(real.model, tokens, targets, precision, real.loss_scale)
 
     def step() -> float:
         began = time.perf_counter()
@@ -102,6 +160,8 @@ def measure_speed(config: Config, seconds: float = 5.0) -> StepSpeed:
         device=device,
         threads=torch.get_num_threads(),
         steps=len(times),
+        attention=config.device.attention,
+        newton_schulz=config.device.newton_schulz,
     )
 
 

@@ -17,7 +17,7 @@ from nanogpt.measure.sizes import vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
 from nanogpt.training.micro_batches import Feed
-from nanogpt.training.numerics import TORCH, choose_kernels, native_precision
+from nanogpt.training.numerics import TORCH, attention_path, choose_kernels, newton_schulz_precision
 from nanogpt.training.update.averaging import WeightAverage
 from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.loss_scale import FIRST
@@ -47,7 +47,9 @@ class RealStep:
             self.model.use_kernels()
         self.model.gradient_checkpointing = config.device.gradient_checkpointing
         self.model.document_start = None if config.data.cross_documents else 0  # any token: the mask takes its time
-        self.optimizer = Optimizer(self.model, training, getattr(torch, native_precision(device)))
+        self.model.choose_attention(attention_path(config.device))
+        newton_schulz = newton_schulz_precision(device, config.device)
+        self.optimizer = Optimizer(self.model, training, getattr(torch, newton_schulz))
         trained = self.optimizer.parameters
         self.average = WeightAverage(trained, training.weight_average) if training.weight_average else None
         if tokens is None:

@@ -284,6 +284,11 @@ class GPT(nn.Module):
             else:
                 parameter.normal_(0.0, 0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02, generator=generator)
 
+    def choose_attention(self, path: str) -> None:
+        """Attend by torch's kernel ("sdpa", as from the start) or by written-out products ("products")."""
+        for block in self.layers:
+            block.attention.by_products = path == "products"
+
     @property
     def layers(self) -> list[Block]:
         """The blocks, first to last."""

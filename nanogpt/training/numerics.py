@@ -27,6 +27,7 @@ class Numerics:
     threads: int
     torch: str
     numpy: str
+    attention: str = "sdpa"  # by torch's kernel, or as "products"
     compiled: bool = False
     longest_window: int | None = None  # tokens; None: whole windows
     kernels: str = TORCH  # between the matrix products: torch's, or the name of nanogpt.kernels
@@ -49,15 +50,15 @@ def choose(wanted: DeviceConfig, before: Mapping[str, Any]) -> tuple[Numerics, s
     chosen = devices.choose(wanted.type)
     device, same_device = chosen.device, before.get("device") == chosen.device
     devices.configure(device, wanted.threads or before.get("threads") or devices.physical_cores())
-    native = native_precision(device)
     if wanted.mixed_precision == "auto":
-        precision = before["precision"] if same_device else native
+        precision = before["precision"] if same_device else native_precision(device)
     else:
         precision = devices.precision_of(device, wanted.mixed_precision)
     numerics = Numerics(
         device,
         precision,
-        newton_schulz=before["newton_schulz"] if same_device else native,
+        newton_schulz=newton_schulz_precision(device, wanted, before["newton_schulz"] if same_device else None),
+        attention=attention_path(wanted, before.get("attention") if same_device else None),
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
         numpy=numpy.__version__,
@@ -85,6 +86,16 @@ def choose_kernels(
         return library.load().name, ""
     except Unavailable as reason:
         return TORCH, f"training by torch's operators alone: {reason}"
+
+
+def newton_schulz_precision(device: str, wanted: DeviceConfig, before: str | None = None) -> str:
+    """Of Muon's orthogonalisation on `device`: as `wanted` states, else as `before`, else the device's fastest."""
+    return (before or native_precision(device)) if wanted.newton_schulz == "auto" else wanted.newton_schulz
+
+
+def attention_path(wanted: DeviceConfig, before: str | None = None) -> str:
+    """ "sdpa" or "products": as `wanted` states, else as `before`, else torch's kernel."""
+    return (before or "sdpa") if wanted.attention == "auto" else wanted.attention
 
 
 def native_precision(device: str) -> str:

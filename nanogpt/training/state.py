@@ -39,6 +39,7 @@ class TrainingState:
         if numerics.kernels != TORCH:
             model.use_kernels()
         model.gradient_checkpointing = config.device.gradient_checkpointing
+        model.choose_attention(numerics.attention)
         optimizer = Optimizer(model, config.training, getattr(torch, numerics.newton_schulz))
         average = _average(optimizer, config.training)
         return cls(model, optimizer, average, Progress.at_start(config), numerics.device)

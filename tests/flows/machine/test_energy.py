@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from flows.machine import energy
-from flows.machine.energy import Counter, EnergyMeter, PowerMeter, meters, watts_of_gpus, watts_of_mac
+from flows.machine.energy import EnergyMeter
+from nanogpt.energy_meters import Counter, PowerMeter, load_of_mac, meters, watts_of_gpus, watts_of_mac
 
 pytestmark = pytest.mark.fast
 
@@ -87,3 +88,8 @@ def test_what_nvidia_smi_says(said, watts):
 def test_what_powermetrics_says():
     assert watts_of_mac("CPU Power: 4000 mW\nCombined Power (CPU + GPU + ANE): 5321 mW\n") == 5.321
     assert watts_of_mac("powermetrics must be invoked as the superuser") is None
+
+
+def test_what_a_mac_with_a_battery_says_to_anybody():
+    said = '"PowerTelemetryData" = {"SystemPowerIn"=9313,"BatteryPower"=0,"SystemLoad"=8963}'
+    assert load_of_mac(said) == 8.963 and load_of_mac("") is None

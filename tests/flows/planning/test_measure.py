@@ -210,9 +210,16 @@ def test_a_model_too_slow_to_be_measured_is_left_out_unless_it_is_the_only_one(m
     RuntimeError("MPSGraph does not support this"),
 ], ids=str)  # fmt: skip
 def test_an_accelerator_that_fails_is_no_fault_of_the_model(measuring, error):
-    measurement = measuring(Failing(error, model="tiny_model"), "--set", "ladder=[micro, tiny_model]", device="mps")
+    machine = Failing(error, error, model="tiny_model")
+    measurement = measuring(machine, "--set", "ladder=[micro, tiny_model]", device="mps")
     with pytest.raises(type(error)):
         measurement.measure()
+
+
+def test_a_way_that_aborts_on_mps_leaves_float32_there(measuring, parts):
+    measured = measuring(Failing(WorkerDied("ended by SIGABRT", DEVICE)), "--set", "ladder=[micro]", device="mps")
+    assert list(measured.measure().models) == ["micro"]
+    assert parts.journal.remedies[-1].remedy == "time float32 alone"
 
 
 # The fastest micro-batch ------------------------------------------------------------------------------------------
