@@ -28,9 +28,15 @@ class Speed:
     evaluation_seconds_per_token: float | None = None  # None: not measured, taken as a third of a step's
     sample_seconds: float = 0.0  # of one sample
     save_seconds: float = 0.0  # of one checkpoint
+    pace: float = 1.0  # times `seconds_per_step` that a step of a training is expected to take (flows.planning.pace)
+
+    @property
+    def expected_seconds_per_step(self) -> float:
+        """In a training."""
+        return self.pace * self.seconds_per_step
 
     @classmethod
-    def of(cls, name: str, measured: MeasuredModel) -> Speed:
+    def of(cls, name: str, measured: MeasuredModel, pace: float = 1.0) -> Speed:
         return cls(
             name=name,
             parameters=measured.parameters,
@@ -46,6 +52,7 @@ class Speed:
             evaluation_seconds_per_token=measured.evaluation_seconds_per_token,
             sample_seconds=measured.sample_seconds,
             save_seconds=measured.save_seconds,
+            pace=pace,
         )
 
 
