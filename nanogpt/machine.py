@@ -56,6 +56,11 @@ def processor_features() -> str:
     return ""
 
 
+def is_virtual() -> bool:
+    """Whether this is a virtual machine by the processor's own word; False where the system does not say."""
+    return "hypervisor" in processor_features().split()
+
+
 def cores() -> int:
     """Cores that this process may use, hyper-threads counted."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -167,6 +167,12 @@ class PlannedModel:
     memory_bytes: int
     expected_bits_per_byte: float
     why: str
+    pace: float = 1.0  # times the measured seconds that its steps are expected to take
+
+    @property
+    def steps(self) -> int:
+        """That its time allows at the expected pace; `max_iters` may be more."""
+        return self.tokens // (self.batch_size * self.gradient_accumulation * self.block_size)
 
 
 @dataclass(frozen=True)
@@ -284,6 +290,7 @@ class Trained(TrainingOutcome):
     predicted_seconds: float
     expected_bits_per_byte: float
     remedies: list[Remedy]
+    predicted_steps: int = 0  # 0: trained when plans did not say
 
 
 # ---- 6 evaluation

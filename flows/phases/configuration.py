@@ -29,6 +29,7 @@ from flows.planning.candidates import candidates, shipped_below
 from flows.planning.corpora import Means, TextChoice
 from flows.planning.forecast import Corpus, Speed
 from flows.planning.measure import Measurement
+from flows.planning.pace import expected_pace
 from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
 from flows.planning.slow_trainings import slowdown
@@ -58,7 +59,7 @@ def configuration(run: Run) -> None:
     run.milestone(
         "configuration",
         f"plan: {', then '.join(model.name for model in ladder)}",
-        "\n".join(f"{model.name}: {model.max_iters:,} steps, about {model.seconds:.0f} s" for model in ladder),
+        "\n".join(f"{model.name}: about {model.steps:,} steps, {model.seconds:.0f} s" for model in ladder),
         [run.paths.state / "plan.json", *(run.paths.config(model.name) for model in ladder)],
     )
 
@@ -142,8 +143,8 @@ def make_plan(run: Run) -> StepResult[Planned]:
     for model, file in zip(plan.ladder, files, strict=True):
         save_config(model.config, file)
         run.journal.message(
-            f"{model.name}: {model.config.training.max_iters:,} steps, {count(model.tokens)} tokens, about "
-            f"{duration(model.seconds)} ({model.why})"
+            f"{model.name}: about {model.steps:,} steps, {count(model.tokens)} tokens, {duration(model.seconds)} "
+            f"({model.why}{_at_what_pace(model)})"
         )
     if all(model.is_hopeless for model in plan.ladder):
         run.journal.message(_too_little_time(run, plan.ladder[-1]), "warning")
@@ -153,6 +154,11 @@ def make_plan(run: Run) -> StepResult[Planned]:
     plan_file = run.paths.state / "plan.json"
     durable.write_json(plan_file, to_json(facts))
     return StepResult(facts, [*files, plan_file])
+
+
+def _at_what_pace(model: ModelPlan) -> str:
+    """Where the steps of a training are expected to take other than the measured seconds."""
+    return "" if model.pace == 1 else f"; a step is expected to take {model.pace:.2f} times as long as was measured"
 
 
 def _too_little_time(run: Run, model: ModelPlan) -> str:
@@ -206,7 +212,10 @@ def _plan_of(
     ]
     return planner.make_plan(
         considered,
-        {name: Speed.of(name, facts) for name, facts in measured.models.items()},
+        {
+            name: Speed.of(name, facts, expected_pace(facts, run.paths.all_states, run.session.started))
+            for name, facts in measured.models.items()
+        },
         measured.unmeasured,
         run.config.budget,
         _phase_seconds(run, text_bytes),
@@ -243,6 +252,7 @@ def _trained(run: Run) -> list[ModelPlan]:
             memory_bytes=model.memory_bytes,
             expected_bits_per_byte=model.expected_bits_per_byte,
             why=model.why,
+            pace=model.pace,
         )
         for model in (planned.ladder if planned else [])
         if _is_trained(run, model.name)

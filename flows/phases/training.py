@@ -61,8 +61,8 @@ def _plan_slower(run: Run, planned: PlannedModel, facts: Trained) -> None:
     run.journal.record(
         trained(planned.name).step,
         "slower than planned",
-        f"{facts.step:,} steps took {duration(facts.seconds)}; about {planned.tokens * facts.step / facts.tokens:,.0f} "
-        f"were planned in {duration(planned.seconds)}",
+        f"{facts.step:,} steps took {duration(facts.seconds)}; about {planned.steps:,} were planned in "
+        f"{duration(planned.seconds)}",
         "measured and planned again",
         f"now {', then '.join(names)}",
         run.clock.spent - began,
@@ -121,6 +121,7 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
         **asdict(outcome),
         folder=run.paths.relative(files.folder),
         predicted_seconds=planned.seconds,
+        predicted_steps=planned.steps,
         expected_bits_per_byte=planned.expected_bits_per_byte,
         remedies=[row for row in run.journal.remedies if row.step == key.step],
     )

@@ -30,9 +30,15 @@ class Speed:
     save_seconds: float = 0.0  # of one checkpoint
     attention: str = "auto"
     newton_schulz: str = "auto"
+    pace: float = 1.0  # times `seconds_per_step` that a step of a training is expected to take (flows.planning.pace)
+
+    @property
+    def expected_seconds_per_step(self) -> float:
+        """In a training."""
+        return self.pace * self.seconds_per_step
 
     @classmethod
-    def of(cls, name: str, measured: MeasuredModel) -> Speed:
+    def of(cls, name: str, measured: MeasuredModel, pace: float = 1.0) -> Speed:
         return cls(
             name=name,
             parameters=measured.parameters,
@@ -50,6 +56,7 @@ class Speed:
             save_seconds=measured.save_seconds,
             attention=measured.attention,
             newton_schulz=measured.newton_schulz,
+            pace=pace,
         )
 
 

@@ -5,6 +5,7 @@ Pure arithmetic on measured figures: the same measurements and the same budget g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -55,6 +56,7 @@ class ModelPlan:
     memory_bytes: int
     expected_bits_per_byte: float
     why: str
+    pace: float = 1.0  # times the measured seconds that its steps are expected to take
 
     @property
     def name(self) -> str:
@@ -94,6 +96,7 @@ class ModelPlan:
             memory_bytes=self.memory_bytes,
             expected_bits_per_byte=round(self.expected_bits_per_byte, 3),
             why=self.why,
+            pace=round(self.pace, 3),
         )
 
 
@@ -236,7 +239,7 @@ class _Planner:
         def is_fed(config: Config) -> bool:
             speed = self.speeds[config.name]
             tokens = FED * speed.parameters
-            needed = tokens / tokens_per_step(config) * speed.seconds_per_step
+            needed = tokens / tokens_per_step(config) * speed.expected_seconds_per_step
             return needed <= seconds * FIRST_SHARE and tokens <= self.corpus.train_tokens
 
         if any(config.name in self.trained for config in candidates):
@@ -281,15 +284,17 @@ class _Planner:
         step_tokens = tokens_per_step(config)
         between = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
         for _ in range(2):  # what is done between the steps depends on their number, a little
-            steps_by_time = max(1.0, (seconds - between) / speed.seconds_per_step)
+            stepping = max(0.0, seconds - between)
+            steps_by_time = max(1.0, stepping / speed.expected_seconds_per_step)
+            at_best = max(steps_by_time, stepping / speed.seconds_per_step)  # the clock ends it where the pace is worse
             steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
-            max_iters = max(self.least_steps(config), int(min(steps_by_time, steps_by_data)))
-            intervals = self.intervals(config, speed, max_iters)
+            max_iters = max(self.least_steps(config), int(min(at_best, steps_by_data)))
+            intervals = self.intervals(config, speed, min(max_iters, math.ceil(steps_by_time)))
             wanted = {"training.max_iters": max_iters, **intervals, "model.dropout": dropout}
             sized = config.with_changes(self.undecided(wanted))
             between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus))
         max_iters = sized.training.max_iters
-        needed = max_iters * speed.seconds_per_step + seconds_between_steps(sized, speed, self.corpus)
+        needed = max_iters * speed.expected_seconds_per_step + seconds_between_steps(sized, speed, self.corpus)
         # A fixed number of steps that fits the time needs no clock: the weights then depend on the steps alone.
         steps_are_given = self.fixed or "training.max_iters" in self.pinned
         free_of_clock = steps_are_given and needed <= seconds and config.training.max_seconds is None
@@ -317,6 +322,7 @@ class _Planner:
             memory_bytes=speed.peak_memory_bytes,
             expected_bits_per_byte=self.corpus.bits_per_byte(speed.parameters, tokens),
             why=why,
+            pace=speed.pace,
         )
 
     def least_steps(self, config: Config) -> int:

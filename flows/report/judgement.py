@@ -22,6 +22,7 @@ from flows.ledger.facts import (
     SYSTEM,
     TESTS,
     Criterion,
+    Trained,
 )
 from flows.report.facts import ModelFacts, PhaseFacts, RunFacts
 from flows.report.markdown import against
@@ -130,25 +131,37 @@ def _coherent(facts: RunFacts) -> Judgement:
 
 
 def _plan_held(facts: RunFacts) -> Judgement:
-    """Every training took the time that was predicted, within PLAN_TOLERANCE; early stopping is no mistake of the plan.
-    Phases that missed theirs are named."""
+    """Every training took the time that was predicted, and made the steps, within PLAN_TOLERANCE; early stopping is no
+    mistake of the plan. Phases that missed theirs are named."""
     rows = [(model.name, model.trained) for model in trained_models(facts) if model.trained]
     rows = [(name, outcome) for name, outcome in rows if outcome.predicted_seconds]
     if not rows:
         return _no_figures(facts, "training.")
     held = all(
-        is_as_planned(outcome.seconds, outcome.predicted_seconds) or outcome.reason == "early stopping"
+        (is_as_planned(outcome.seconds, outcome.predicted_seconds) and _made_its_steps(outcome))
+        or outcome.reason == "early stopping"
         for _, outcome in rows
     )
     evidence = [
         f"{name} {duration(outcome.seconds)}, planned {duration(outcome.predicted_seconds)} "
-        f"({against(outcome.seconds, outcome.predicted_seconds)})"
+        f"({against(outcome.seconds, outcome.predicted_seconds)}){_steps_made(outcome)}"
         for name, outcome in rows
     ]
     missed = [f"{phase.title} ({against(phase.seconds, phase.planned_seconds)})" for phase in missed_phases(facts)]
     if missed:
         evidence.append(f"phases off by more than 20 %: {', '.join(missed)}")
     return held, "; ".join(evidence)
+
+
+def _made_its_steps(outcome: Trained) -> bool:
+    """More than were planned are no fault."""
+    return not outcome.predicted_steps or outcome.step >= (1 - PLAN_TOLERANCE) * outcome.predicted_steps
+
+
+def _steps_made(outcome: Trained) -> str:
+    if not outcome.predicted_steps:
+        return ""
+    return f", {outcome.step:,} steps of {outcome.predicted_steps:,} ({against(outcome.step, outcome.predicted_steps)})"
 
 
 def is_as_planned(taken: float, planned: float) -> bool:

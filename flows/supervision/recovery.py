@@ -252,4 +252,4 @@ class Recovery:
 
     def _planned_step_seconds(self) -> float:
         planned = [model for model in self._assignment.plan.ladder if model.name == self._config.name]
-        return planned[0].seconds / planned[0].max_iters if planned else 0.0
+        return planned[0].seconds / max(1, planned[0].steps) if planned else 0.0

@@ -89,6 +89,14 @@ def test_a_plan_holds_that_was_within_a_fifth_of_what_each_training_took(facts, 
     assert "tiny" in evidence and "planned 7 min 10 s" in evidence
 
 
+@pytest.mark.parametrize("share, held", [(0.81, True), (1.5, True), (0.79, False)])
+def test_a_plan_holds_whose_training_made_about_as_many_steps_as_planned_or_more(facts, share, held):
+    planned = next(model.trained.step for model in facts.models if model.name == "tiny")
+    facts = with_training(facts, "tiny", seconds=430, predicted_steps=planned, step=int(planned * share))
+    met, evidence = verdict(facts, "The plan held")
+    assert met is held and f"{int(planned * share):,} steps of {planned:,}" in evidence
+
+
 def test_a_phase_that_missed_its_plan_by_more_than_a_moment_is_named_with_the_plan(facts):
     facts = with_phase(facts, "evaluation", seconds=2 * facts.phase("evaluation").planned_seconds)
     nobody_minds = facts.phase("environment").planned_seconds + 4
