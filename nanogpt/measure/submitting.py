@@ -44,7 +44,7 @@ from nanogpt.measure.submission import (
 from nanogpt.model.gpt import GPT
 from nanogpt.process.worker import Worker, WorkerDied
 from nanogpt.training import parity
-from nanogpt.training.update.optimizer import orthogonalize
+from nanogpt.training.update.muon import orthogonalize
 
 PATIENCE = 300.0  # seconds for one row; torch.compile took 18 to 40 on two cores
 TIMED_PARTS = 3  # steps of which the parts are timed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from nanogpt.config import Config
 from nanogpt.model.attention import Attention, Scope
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.gpt import GPT, Block
+from nanogpt.model.norm import RMSNorm
 from nanogpt.model.positional import Rotation
 from nanogpt.study.variants import COLD, HOT, Variant
 
@@ -154,7 +156,7 @@ def use_relu(model: GPT) -> None:
 
 def drop_norms(model: GPT) -> None:
     for block in model.layers:
-        block.attention_norm, block.feedforward_norm = nn.Identity(), nn.Identity()
+        block.attention_norm = block.feedforward_norm = cast(RMSNorm, nn.Identity())
     model.final_norm = nn.Identity()
 
 
