@@ -5,11 +5,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from bench.race import NO_COMPILER, PEERS, last_line, run
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import device as devices
 from nanogpt.config import ModelConfig
 from nanogpt.model.gpt import GPT
@@ -105,7 +106,7 @@ def contest(shape: Shape, device: str, threads: int, contenders: list[Trainer], 
         "warm_up": WARM_UP_STEPS[device],
         **shape.numbers(),
     }
-    laps: list[list[dict]] = [[] for _ in contenders]
+    laps: list[list[dict[str, Any]]] = [[] for _ in contenders]
     for _ in range(rounds):
         for each, found in zip(contenders, laps, strict=True):
             want = json.dumps({**wanted, "precision": each.precision})

@@ -8,10 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt.config import DataConfig
 from nanogpt.corpus import preparation, tokenising
 from nanogpt.data import shards
@@ -90,8 +91,8 @@ def run(command: list[str], folder: Path, environment: dict[str, str] | None = N
     return done.stdout
 
 
-def last_line(said: str) -> dict:
-    found: dict = json.loads(said.splitlines()[-1])
+def last_line(said: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
 

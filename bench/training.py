@@ -27,7 +27,7 @@ import torch
 from bench.equal_shapes import LARGE_PRODUCT, SHAPES, Result, contest, of_shape, product_rates, trainers
 from bench.race import NO_COMPILER, RACES, Finish, Race, prepare, train_modded, train_nanogpt, train_ours
 from bench.this_machine import kind, this_machine, write_section
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import device as devices
 from nanogpt.training.numerics import native_precision
 
