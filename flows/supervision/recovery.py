@@ -219,7 +219,8 @@ class Recovery:
         settings: dict[str, object] = {}
         if (fit.device, fit.precision) != (configured.device, configured.precision):
             settings |= {"device.type": fit.device, "device.mixed_precision": "false"}
-            settings |= {"device.attention": "auto", "device.newton_schulz": "auto"}  # another device's fastest
+            if config.device.attention != "auto" or config.device.newton_schulz != "auto":  # fastest on that device
+                settings |= {"device.attention": "auto", "device.newton_schulz": "auto"}
         if fit.gradient_checkpointing != configured.gradient_checkpointing:
             settings["device.gradient_checkpointing"] = "true"
         if fit.longest_window != configured.longest_window:

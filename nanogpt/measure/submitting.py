@@ -218,8 +218,9 @@ def _from_eager(real: RealStep, tokens: Tensor, targets: Tensor) -> tuple[float,
     def passes(loss_sum: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[float, list[Tensor]]:
         with devices.autocast(real.device, real.precision):
             summed, number = loss_sum(tokens, targets)
-        gradients = torch.autograd.grad(summed / number, real.optimizer.parameters)
-        return float(summed / number), [gradient.float().cpu() for gradient in gradients]
+        loss = summed / number
+        gradients = torch.autograd.grad(loss, real.optimizer.parameters)
+        return loss.item(), [gradient.float().cpu() for gradient in gradients]
 
     loss, gradients = passes(real.model.loss_sum)
     other, others = passes(torch.compile(real.model.loss_sum, dynamic=False))
