@@ -145,7 +145,10 @@ class Training:
         self.apply(variants.MODEL, self.model)
         self.precision = native_precision("cpu")
         self.optimizer = Optimizer(
-            self.model, self.config.training, getattr(torch, self.precision), self.patches.get("muon")
+            self.model,
+            self.config.training,
+            getattr(torch, self.precision),
+            self.patches.get("muon", muon.POLAR_EXPRESS),
         )
         self.apply(variants.OPTIMIZER, self.optimizer)
         self.replaced = list(self.chosen_orthogonalisation())
@@ -220,7 +223,7 @@ class Training:
             steps = self.patches["express"][0] if "express" in self.patches else len(muon.QUINTICS)
             stacks = [(k, *sorted(shape)) for k, *shape in (s.momentum.shape for s in self.optimizer.muon.stacks)]
             every = sum(k * (4 * r * r * c + (8 * steps - 6) * r**3) for k, r, c in stacks)
-            return every // self.optimizer.muon.every
+            return every // self.optimizer.muon.interval
         iterations = next((self.patches[n] for n in ("newton_schulz", "polar_express") if n in self.patches),
                           newton_schulz.NEWTON_SCHULZ_STEPS)  # fmt: skip
         blocks = [sorted((rows, p.size(1))) for p, parts in self.model.row_blocks().items() for rows in parts]

@@ -117,17 +117,12 @@ def vector_rate(optimizer: Optimizer, rate: float) -> None:
 def blocks_of_the_model(optimizer: Optimizer, _: float) -> None:
     """Muon sees the matrices of model.row_blocks(): queries and keys whole, unless `split_heads` says otherwise."""
     muon = optimizer.muon
-    settings = muon.learning_rate, muon.momentum, muon.weight_decay, muon.dtype, muon.every
+    settings = muon.learning_rate, muon.momentum, muon.weight_decay, muon.dtype, muon.interval
     optimizer.muon = Muon(optimizer.model.row_blocks(), *settings)
 
 
-def every(optimizer: Optimizer, steps: int) -> None:
-    """A matrix moves in every `steps`-th step, as many times as far."""
-    optimizer.muon.every = steps
-
-
 OPTIMIZER: dict[str, Callable] = {
-    "vector_rate": vector_rate, "blocks_of_the_model": blocks_of_the_model, "every": every,
+    "vector_rate": vector_rate, "blocks_of_the_model": blocks_of_the_model,
 }  # fmt: skip
 
 

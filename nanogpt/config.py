@@ -195,6 +195,9 @@ class TrainingConfig(Section):
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     muon_learning_rate: Rate = Field(0.02, description="Muon's peak")
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum")
+    muon_interval: Positive = Field(
+        1, description="steps from one move of a matrix by Muon to the next, as many times as far"
+    )
     embedding_learning_rate: Rate = Field(0.05, description="with muon: AdamW's peak for the embedding")
     weight_average: float = Field(0.0, ge=0, lt=1, description="decay a step of the weights' moving average; 0: none")
     initial_block_size: Positive | None = Field(None, description="curriculum: shorter windows at first; null: none")

@@ -50,7 +50,7 @@ def test_it_trains_as_the_product_does(data, tmp_path):
     [
         {"soft_cap": 1}, {"lambdas": 0.5}, {"scale_matrices": 2}, {"sharpen_attention": 2}, {"muon_for_head": 1},
         {"vector_rate": 0.1}, {"momentum_warm_up": [0.5, 3]}, {"lengths": [[0.5, 8]]}, {"batches": [[0.5, 2]]},
-        {"decay_power": 2}, {"express": [2, 0.02]}, {"blocks_of_the_model": 1}, {"every": 1}, {"muon": OLD},
+        {"decay_power": 2}, {"express": [2, 0.02]}, {"blocks_of_the_model": 1}, {"muon": OLD},
     ],
     ids=str,
 )  # fmt: skip

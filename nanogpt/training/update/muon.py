@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from nanogpt.training.update.gradients import gradient_of
 
 POLAR_EXPRESS = "polar-express-3/by-head"
-EVERY_SECOND_STEP = POLAR_EXPRESS + "/every-second-step"
 # Odd quintics a x + b x³ + c x⁵ that bring singular values between 0.003 and 1 to between 0.35 and 1.65, each the best
 # for what the one before leaves (Amsel et al. 2025, "The Polar Express", algorithm 1). Between 0.01 and 1 they could
 # come to between 0.73 and 1.27, and learn less: docs/recipe.md.
@@ -79,9 +78,11 @@ class Muon:
     """Nesterov momentum, orthogonalised (Jordan et al. 2024), for parameters that are stacks of matrices.
 
     W <- W - lr · sqrt(max(1, rows / columns)) · orthogonalize(momentum), weight decay decoupled. `row_blocks`: the rows
-    of each matrix in a parameter, from the top. With `every` n, the momentum takes each step's gradient and a matrix
-    moves in every n-th step, n times as far; which step that is differs by shape, so that steps take equally long.
+    of each matrix in a parameter, from the top. With an `interval` of n, the momentum takes each step's gradient, and a
+    matrix moves in every n-th step, n times as far; in which one differs by shape, so that steps take equally long.
     """
+
+    method = POLAR_EXPRESS
 
     def __init__(
         self,
@@ -90,26 +91,21 @@ class Muon:
         momentum: float,
         weight_decay: float,
         dtype: torch.dtype,
-        every: int = 1,
+        interval: int = 1,
     ):
         self.learning_rate, self.momentum, self.weight_decay, self.dtype = learning_rate, momentum, weight_decay, dtype
-        self.every, self.steps = every, 0
+        self.interval, self.steps = interval, 0
         self.stacks = _stacks(row_blocks)
-
-    @property
-    def method(self) -> str:
-        """Its name in checkpoints."""
-        return EVERY_SECOND_STEP if self.every == 2 else POLAR_EXPRESS
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update with `factor` of the peak learning rate."""
-        rate = self.learning_rate * factor * self.every
+        rate = self.learning_rate * factor * self.interval
         self.steps += 1
         for index, stack in enumerate(self.stacks):
             gradients = stack.gradients()
             torch._foreach_lerp_(stack.momenta, gradients, 1 - self.momentum)
-            if (self.steps + index) % self.every:
+            if (self.steps + index) % self.interval:
                 continue
             nesterov = torch.cat(gradients).lerp_(stack.momentum, self.momentum)  # (k, rows, columns)
             update = orthogonalize(nesterov, self.dtype)

@@ -11,20 +11,17 @@ from nanogpt.config import TrainingConfig
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT, weight_of
 from nanogpt.training.update.gradients import gradient_of
-from nanogpt.training.update.muon import EVERY_SECOND_STEP, POLAR_EXPRESS, Muon
+from nanogpt.training.update.muon import POLAR_EXPRESS, Muon
 from nanogpt.training.update.newton_schulz import NEWTON_SCHULZ, NewtonSchulzMuon
 
 MUON_COMPANION_EPS = 1e-10  # AdamW's 1e-8 damps the small gradients of a head that starts at zero
-# Tokens in a step, in widths of the model. The passes take 6 operations a parameter and token, Muon (4 + 18 r / c) r
-# a parameter of an r x c matrix, r <= c.
-FEW_TOKENS = 16
 
 
 class Optimizer:
     """All updates of one training step, with one dial: the factor on each peak learning rate.
 
-    `muon`: how hidden matrices are updated, by default as suits the step's tokens; EVERY_SECOND_STEP, POLAR_EXPRESS or,
-    as in earlier versions, NEWTON_SCHULZ. A state that is loaded brings its own. `muon_dtype`: of Muon's products.
+    `muon`: how hidden matrices are updated, POLAR_EXPRESS or, as in earlier versions, NEWTON_SCHULZ, with products in
+    `muon_dtype`. A state that is loaded brings its own.
     """
 
     def __init__(
@@ -32,11 +29,11 @@ class Optimizer:
         model: GPT,
         config: TrainingConfig,
         muon_dtype: torch.dtype = torch.float32,
-        muon: str | None = None,
+        muon: str = POLAR_EXPRESS,
     ):
         self.model, self.config, self.muon_dtype = model, config, muon_dtype
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.muon = self._muon(muon or _method(model, config)) if _takes_muon(config) else None
+        self.muon = self._muon(muon) if _takes_muon(config) else None
         groups = _adamw_groups(model, config)
         self.peaks = [group["lr"] for group in groups]
         eps = MUON_COMPANION_EPS if self.muon else 1e-8
@@ -45,12 +42,11 @@ class Optimizer:
     def _muon(self, method: str) -> Muon | NewtonSchulzMuon:
         training = self.config
         settings = training.muon_learning_rate, training.muon_momentum, training.weight_decay, self.muon_dtype
-        if method in (POLAR_EXPRESS, EVERY_SECOND_STEP):
-            return Muon(_blocks_by_head(self.model), *settings, every=2 if method == EVERY_SECOND_STEP else 1)
+        if method == POLAR_EXPRESS:
+            return Muon(_blocks_by_head(self.model), *settings, training.muon_interval)
         if method == NEWTON_SCHULZ:
             return NewtonSchulzMuon(self.model.row_blocks(), *settings)
-        known = ", ".join(map(repr, (EVERY_SECOND_STEP, POLAR_EXPRESS, NEWTON_SCHULZ)))
-        raise UserError(f"Muon by {method!r}: this version knows {known}")
+        raise UserError(f"Muon by {method!r}: this version knows {POLAR_EXPRESS!r} and {NEWTON_SCHULZ!r}")
 
     def step(self, factor: float) -> None:
         """Update all parameters from their gradients with `factor` of each peak learning rate."""
@@ -94,12 +90,6 @@ class Optimizer:
 def _takes_muon(config: TrainingConfig) -> bool:
     """Adapters are AdamW's: only the product of the two small matrices is a map whose directions count equally."""
     return config.optimizer == "muon" and not config.lora_rank
-
-
-def _method(model: GPT, config: TrainingConfig) -> str:
-    """Every second step where Muon would take more than about an eighth of a step's operations."""
-    tokens = config.sequences_per_step * model.config.block_size
-    return EVERY_SECOND_STEP if tokens < FEW_TOKENS * model.config.n_embd else POLAR_EXPRESS
 
 
 def _blocks_by_head(model: GPT) -> dict[nn.Parameter, tuple[int, ...]]:
