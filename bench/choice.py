@@ -129,7 +129,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         text = Text.prepared(given.data.resolve(), Path(folder))
         bench = Bench(this_machine(), text, given.by_steps)
-        bench.measure(given.only, given.again)
+        if given.measure or given.seconds:
+            bench.measure(given.only, given.again)
         for seconds in [] if given.measure else given.seconds:
             bench.train(seconds, given.only)
     if given.law:
