@@ -56,7 +56,6 @@ BY_HAND = {
     "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192"),
     "6 layers, 192 wide": ("tiny_model", "model.n_embd=192"),
     "tiny_model": ("tiny_model", ""),
-    "tiny_model, batch 8": ("tiny_model", "training.batch_size=8"),
 }
 AS_SHIPPED = ("micro", "4 layers, 192 wide", "6 layers, 192 wide", "tiny_model")  # but for the size
 
