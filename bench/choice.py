@@ -56,7 +56,6 @@ BY_HAND = {
     "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192"),
     "6 layers, 192 wide": ("tiny_model", "model.n_embd=192"),
     "tiny_model": ("tiny_model", ""),
-    "tiny_model, batch 8": ("tiny_model", "training.batch_size=8"),
 }
 AS_SHIPPED = ("micro", "4 layers, 192 wide", "6 layers, 192 wide", "tiny_model")  # but for the size
 
@@ -129,7 +128,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         text = Text.prepared(given.data.resolve(), Path(folder))
         bench = Bench(this_machine(), text, given.by_steps)
-        bench.measure(given.only, given.again)
+        if given.measure or given.seconds:
+            bench.measure(given.only, given.again)
         for seconds in [] if given.measure else given.seconds:
             bench.train(seconds, given.only)
     if given.law:
