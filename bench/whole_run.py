@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.start import DOCUMENT, HEADING
 from bench.this_machine import this_machine
 from flows.context.command_words import seconds_of
 from flows.context.paths import CHECKOUT
@@ -31,7 +32,8 @@ def main() -> int:
     text = table(rows)
     print(text)
     if given.write:
-        durable.write_text(CHECKOUT / "docs/whole_run.md", text)
+        _, heading, start = durable.read_text(DOCUMENT).partition(HEADING)
+        durable.write_text(DOCUMENT, f"{text}\n{heading}{start}" if heading else text)
     return 0
 
 

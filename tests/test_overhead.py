@@ -37,10 +37,11 @@ def test_what_no_step_and_no_trainer_explains_is_orchestration(monkeypatch):
     monkeypatch.setattr(overhead, "cores", lambda: 2)
     steps = {"environment.device": (5.0, 7.0), "training.micro": (10.0, 90.0), "evaluation.models": (91.0, 98.0),
              "evaluation.baselines": (91.0, 95.0)}  # fmt: skip
-    trainer = Trainer(10.5, 89.0, {ORCHESTRATOR: 1.0, SERVER: 4.0}, {ORCHESTRATOR: 2.0, SERVER: 5.0})
+    trainer = Trainer(10.5, 89.0, {ORCHESTRATOR: 2.0, SERVER: 5.0}, {ORCHESTRATOR: 3.0, SERVER: 6.0})
     figures = costs((0.0, 100.0), steps, [trainer])
     assert figures["start, seconds"] == 5.0 and figures["end, seconds"] == 2.0
     assert figures["between steps, seconds"] == 4.0
     assert figures["training steps without their process, seconds"] == 1.5
     assert figures["orchestration, % of the run"] == 12.5 + 1.0
+    assert figures["the same, with their processor time before the first training, %"] == 12.5 + 1.0 + 1.0
     assert figures["the same, if the trainer lost all of that processor time, %"] == 12.5 + 2.0

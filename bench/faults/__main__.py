@@ -2,7 +2,7 @@
 
 Every kind of fault on the real command with a small model, two at a time, then kills at random moments and what the
 orchestration costs. Exit code 1 when something is not survived, or when an aim is missed: training again within 15 s
-of a restart, orchestration under 3 % of a run. The small form, which runs among the tests, only reports an aim.
+of a restart, orchestration under 1 % of a run. The small form, which runs among the tests, only reports an aim.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ class PlainDisplay:
         with self.within(Scope()) as scope:
             return run_and_join(function, scope)
 
+    def settle(self) -> None: ...
+
     def phase(self, label: str, function: Callable[[], T]) -> T:
         with self.within(Scope()) as scope:
             return run_and_join(function, scope)

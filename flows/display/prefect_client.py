@@ -5,7 +5,6 @@ Import after `prefect_server.connect`: Prefect reads its settings when it is imp
 
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from contextvars import Context
 from datetime import timedelta
 from functools import partialmethod
@@ -16,7 +15,7 @@ from prefect import Flow
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import emit_task_run_state_change_event
 
@@ -73,14 +72,6 @@ def create_flow_run(flow: Flow[..., State[Any]], opening: Opening, start: str) -
             deployment_id, parameters=dict(opening.parameters), state=Pending(), name=opening.name or opening.run,
             tags=opening.tags, idempotency_key=start,
         )  # fmt: skip
-
-
-def is_cancelled(client: SyncPrefectClient, flow_run_id: UUID) -> bool:
-    """Whether somebody cancelled the flow run, on its page say. False where the server does not answer."""
-    with suppress(Exception):
-        state = client.read_flow_run(flow_run_id).state
-        return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
-    return False
 
 
 def set_flow_state(flow_run_id: UUID, state: State[object]) -> None:

@@ -36,6 +36,7 @@ from flows.display.protocol import BackgroundStep, LeftOut, Level, Log, Opening,
 
 PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
 LINE_SECONDS = 30.0  # between two lines of a training's log; 20,000 lines cost 24 s of the server's time and 9 MB
+SETTLING_SECONDS = 20.0  # for pages to open before something is measured; commonly 1 s
 END_SECONDS = 120.0  # at the end of a flow, for pages that are still being opened; commonly 0.3 s in all
 STOP_SECONDS = 8.0  # the same, when a person stopped it
 
@@ -88,6 +89,15 @@ class PrefectDisplay(PlainDisplay):
             raise
         finally:
             pages.join(STOP_SECONDS if self._closing.is_set() else END_SECONDS)
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + SETTLING_SECONDS
+        while not self._is_settled and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._is_unseen.is_set() or self._flow is None or bool(self._flow.page)
 
     def _follow(self, flow: Followed, opening: Opening) -> None:
         """On a thread of its own: open the pages, and show on them what happens."""

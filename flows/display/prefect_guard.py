@@ -10,9 +10,11 @@ It is started by its path, without the project: the server's folder is the works
 """
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import uvicorn
-from prefect.server.api.server import create_app
+from prefect.server.api import server
 from prefect.settings import get_current_settings
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
@@ -50,10 +52,17 @@ class Guard:
         return all(origin in self._origins for origin in origins)
 
 
+@asynccontextmanager
+async def no_chores(docket: object, **_: bool) -> AsyncIterator[None]:
+    """Instead of Prefect's background worker, which looks 20 times a second for logs of deleted runs and the like."""
+    yield
+
+
 def main(port: int) -> None:
+    server.background_worker = no_chores  # 1.5 % of a core with it, 0.35 % without
     settings = get_current_settings().server
     uvicorn.run(
-        Guard(create_app(final=True), port), host=HOST, port=port, log_level=settings.logging_level.lower(),
+        Guard(server.create_app(final=True), port), host=HOST, port=port, log_level=settings.logging_level.lower(),
         timeout_keep_alive=settings.api.keepalive_timeout, ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,
     )  # fmt: skip

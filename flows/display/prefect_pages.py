@@ -26,18 +26,17 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT
 from flows.display.followed import Artifact, Ending, Followed, Line
 from flows.display.prefect_client import (
     create_flow_run,
-    is_cancelled,
-    new_client,
     send_missing_states,
     set_flow_state,
 )
 from flows.display.prefect_courier import Courier, current_run, drain_events
+from flows.display.prefect_process import is_cancelled
 from flows.display.prefect_quiet import quiet_prefect
 from flows.display.prefect_server import RESTART_PATIENCE, Server
 from flows.display.protocol import Log, Opening, one_line
 
 FLOW_NAME = "nanogpt-autopilot"
-CANCEL_SECONDS = 4.0  # between two looks at whether the flow run was cancelled; one takes 10 ms here, 8 on the server
+CANCEL_SECONDS = 4.0  # between two looks at whether the flow run was cancelled
 RECORDING_SECONDS = 1.5  # the server stores events once a second
 BEGINNINGS = 3  # attempts to make the flow run known to the server
 DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
@@ -145,11 +144,10 @@ class Pages:
         over, flow_run_id = threading.Event(), self._flow_run_id
 
         def watch() -> None:
-            with new_client() as client:
-                while flow_run_id is not None and not over.wait(CANCEL_SECONDS):
-                    if is_cancelled(client, flow_run_id) and not over.is_set():
-                        cancel()
-                        return
+            while not over.wait(CANCEL_SECONDS):
+                if is_cancelled(self._server.record.port, str(flow_run_id)) and not over.is_set():
+                    cancel()
+                    return
 
         threading.Thread(target=watch, name="prefect-cancel", daemon=True).start()
         try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import sqlite3
@@ -144,14 +145,28 @@ def end(record: Record, patience: float = 5.0) -> None:
 
 
 def answers(port: int) -> bool:
-    """Whether GET /api/health says true. Asked without proxies and without importing prefect (1.5 s)."""
+    """Whether GET /api/health says true."""
+    return _answer(port, "/api/health").strip() == b"true"
+
+
+def is_cancelled(port: int, flow_run: str) -> bool:
+    """Whether somebody cancelled the flow run with this id, on its page say. False where the server does not answer."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        state = json.loads(_answer(port, f"/api/flow_runs/{flow_run}"))["state"]["type"]
+        return state in ("CANCELLING", "CANCELLED")
+    return False
+
+
+def _answer(port: int, path: str) -> bytes:
+    """What the server says to GET, b"" when that is no success. Asked without proxies and without importing prefect
+    (1.4 s), whose client takes ten times the processor time."""
     connection = http.client.HTTPConnection(HOST, port, timeout=3)
     try:
-        connection.request("GET", "/api/health")
+        connection.request("GET", path)
         response = connection.getresponse()
-        return response.status == 200 and response.read(16).strip() == b"true"
+        return response.read() if response.status == 200 else b""
     except (OSError, http.client.HTTPException):
-        return False
+        return b""
     finally:
         connection.close()
 

@@ -187,6 +187,12 @@ def connect(home: Path, log: Log, port: int = 4200, closing: threading.Event | N
     return server
 
 
+def url_of_running(home: Path) -> str | None:
+    """Where the workspace's server shows earlier starts; None when none is running."""
+    record = read_record(home)
+    return record.url if record and is_running(record) else None
+
+
 def stop(home: Path) -> str:
     """End the server recorded in `home`, and say what happened in one line."""
     record = read_record(home)

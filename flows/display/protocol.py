@@ -105,6 +105,9 @@ class Display(Protocol):
     def flow(self, function: Callable[[], T], opening: Opening) -> T:
         """Run `function` as the flow and return what it returns."""
 
+    def settle(self) -> None:
+        """Wait until pages that are being opened take no processor time, for what is to be measured next."""
+
     def phase(self, label: str, function: Callable[[], T]) -> T:
         """Run `function` as the phase `label`, "1 Environment"; one whose steps are all kept is shown as Cached."""
 

@@ -285,6 +285,9 @@ class OnTerminal:
     def flow(self, function: Callable[[], T], opening: Opening) -> T:
         return self._display.flow(function, opening)
 
+    def settle(self) -> None:
+        self._show(self._display.settle)
+
     def phase(self, label: str, function: Callable[[], T]) -> T:
         self._show(lambda: self._terminal.phase_started(label))
         try:

@@ -80,6 +80,7 @@ def survey_texts(run: Run) -> StepResult[Surveyed]:
 
 def measure_speed(run: Run) -> StepResult[Measured]:
     """Seconds per real step, and of what happens between steps, of each model that might be trained."""
+    run.journal.display.settle()
     device = run.accelerator.current(run.facts(CHECKS).device)
     return StepResult(run.accelerator.run_on(device, MEASURED.step, lambda device: _measure_on(run, device)))
 
