@@ -16,6 +16,7 @@ from nanogpt.data.shard_file import Tokens
 from nanogpt.measure.sizes import vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
+from nanogpt.training.compiling import compiled_loss_sum
 from nanogpt.training.micro_batches import Feed
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.update.averaging import WeightAverage
@@ -44,6 +45,7 @@ class RealStep:
             add_adapters(self.model, training.lora_rank, training.lora_alpha, training.seed)
         self.model.to(device).train()
         self.model.gradient_checkpointing = config.device.gradient_checkpointing
+        self.loss_sum = compiled_loss_sum(self.model) if config.device.compile else self.model.loss_sum
         self.model.document_start = None if config.data.cross_documents else 0  # any token: the mask takes its time
         self.optimizer = Optimizer(self.model, training, getattr(torch, native_precision(device)))
         trained = self.optimizer.parameters
@@ -73,7 +75,7 @@ class RealStep:
         with part("data"):
             tokens, targets = self.feed.take((first, count))  # (count, block_size) each
         with part("forward"), devices.autocast(self.device, self.precision):
-            summed, number = self.model.loss_sum(tokens, targets)
+            summed, number = self.loss_sum(tokens, targets)
         with part("backward"):
             torch.autograd.backward(summed * (self.loss_scale / number))
 
