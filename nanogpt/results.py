@@ -155,6 +155,21 @@ class Rehearsal(StepSpeed):
 
 
 @dataclass(frozen=True)
+class CompiledSpeed:
+    """Steps in eager mode and compiled, measured in turns. `compile_seconds`: of the first compiling."""
+
+    eager_seconds_per_step: float
+    seconds_per_step: float
+    compile_seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def share(self) -> float:
+        """Of a step's time in eager mode that a compiled one takes."""
+        return self.seconds_per_step / self.eager_seconds_per_step
+
+
+@dataclass(frozen=True)
 class MicroBatchTry:
     """`result` is "fits" or why it does not; the figures are there where it fits."""
 

@@ -131,6 +131,9 @@ class MeasuredModel(Rehearsal):
     gradient_checkpointing: bool
     longest_window: int | None
     micro_batch: int
+    compiled: bool = False  # the speed is that of compiled steps
+    compile_seconds: float = 0.0  # before the first of them
+    compiling: str = ""  # why it is compiled or not, with the figures; "" where it was not tried
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,11 @@ def _measure_on(run: Run, device: str) -> Measured:
         chosen = _plan(run, measured).ladder[-1].config
         faster = measurement.faster_micro_batch(chosen, measured.models[chosen.name])
         measured = replace(measured, models={**measured.models, chosen.name: faster})
+    if measurement.may_compile:
+        model = _plan(run, measured).ladder[-1]
+        tried = measurement.with_compiler(model.config, measured.models[model.name], model.seconds)
+        run.journal.message(f"{model.name}: {tried.compiling}")
+        measured = replace(measured, models={**measured.models, model.name: tried})
     return measured
 
 

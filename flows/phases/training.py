@@ -14,7 +14,8 @@ from flows.report.facts import collect
 from flows.runner.repair import remake_damaged
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.supervision.model_files import ModelFiles
-from flows.supervision.recovery import Assignment, DoesNotFit, Recovery
+from flows.supervision.pace_watch import SYMPTOM
+from flows.supervision.recovery import Assignment, DoesNotFit, Recovery, TooSlow
 from flows.supervision.trainer_watch import draw_loss
 from nanogpt import durable
 from nanogpt.config import Config, load_config, token_folder
@@ -35,6 +36,9 @@ def training(run: Run) -> None:
             facts, folder = run.do(trained(name)), run.paths.model(name)
         except DoesNotFit as error:
             _plan_without(run, error)
+            continue
+        except TooSlow as error:
+            _plan_for_slower_machine(run, error)
             continue
         loss = "none" if facts.best_val_loss is None else f"{facts.best_val_loss:.4f}"
         run.milestone(
@@ -60,9 +64,25 @@ def _plan_slower(run: Run, planned: PlannedModel, facts: Trained) -> None:
     names = _plan_again(run)
     run.journal.record(
         trained(planned.name).step,
-        "slower than planned",
+        SYMPTOM,
         f"{facts.step:,} steps took {duration(facts.seconds)}; about {planned.steps:,} were planned in "
         f"{duration(planned.seconds)}",
+        "measured and planned again",
+        f"now {', then '.join(names)}",
+        run.clock.spent - began,
+    )
+
+
+def _plan_for_slower_machine(run: Run, error: TooSlow) -> None:
+    """Measure and plan again for the time that is left. What it has trained stays: where the new plan has it as well,
+    it continues, and then until its time is over."""
+    began = run.clock.spent
+    run.slow_trainings.note_given_up(error.name)
+    names = _plan_again(run)
+    run.journal.record(
+        trained(error.name).step,
+        SYMPTOM,
+        error.evidence,
         "measured and planned again",
         f"now {', then '.join(names)}",
         run.clock.spent - began,
@@ -143,6 +163,7 @@ def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
         log=run.paths.logs / f"{config.name}.log",
         site=_site(run, config),
         plan=run.facts(PLANNED),
+        has_smaller=_has_smaller(run, config.name),
     )
     return Recovery(
         assignment,
@@ -156,6 +177,13 @@ def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
         remake_data=lambda: remake_damaged(run, "dataset"),
         pulse=run.pulse,
     )
+
+
+def _has_smaller(run: Run, name: str) -> bool:
+    """Whether a smaller model was measured that could have the time of this one, which was not given up before."""
+    models = run.facts(MEASURED).models
+    smaller = [model for model in models.values() if name in models and model.parameters < models[name].parameters]
+    return bool(smaller) and not run.slow_trainings.was_given_up(name)
 
 
 def _site(run: Run, config: Config) -> Site:

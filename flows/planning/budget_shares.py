@@ -22,6 +22,8 @@ MEASURE_SECONDS = 5.0  # of real steps for each model in phase 3, less in a shor
 MEASURED_MODELS = 2  # mostly: the others are too slow to be worth it
 NOTICEABLE = 1.5  # times the expected seconds: phases of two or three vary by less on a quiet machine
 BUDGET_FOR_MICRO_BATCHES = 1200.0  # seconds from which on a search for the fastest one can pay
+BUDGET_FOR_COMPILING = 1200.0  # seconds from which on a try of torch.compile can pay
+COMPILING_SECONDS = 25.0  # of a try: compiling took 18 to 22 s on two cores
 # Bytes of a large text a second, fetched and prepared. To prepare 500 MB on two cores took 11.0 MB/s, 6.6 on busy ones
 # (docs/data.md); the download is assumed, because no network was here to measure it.
 TEXT_RATE = 3e6
@@ -62,6 +64,11 @@ def micro_batch_seconds(budget: float) -> float:
     return min(60.0, budget / 100) if budget >= BUDGET_FOR_MICRO_BATCHES else 0.0
 
 
+def compiling_seconds(budget: float) -> float:
+    """For the try of torch.compile; none in a short budget."""
+    return COMPILING_SECONDS if budget >= BUDGET_FOR_COMPILING else 0.0
+
+
 def compression_seconds(budget: float) -> float:
     """For the table of smaller models; none in a short budget."""
     return min(COMPRESSION_SECONDS, COMPRESSION_SHARE * budget) if budget >= BUDGET_FOR_COMPRESSION else 0.0
@@ -100,7 +107,10 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
     return {
         "environment": 3.0,
         "implementation": 2.0,
-        "configuration": 3.0 + 1.2 * MEASURED_MODELS * measure_seconds(budget) + 1.5 * micro_batch_seconds(budget),
+        "configuration": 3.0
+        + 1.2 * MEASURED_MODELS * measure_seconds(budget)
+        + 1.5 * micro_batch_seconds(budget)
+        + compiling_seconds(budget),
         "dataset": 0.5 + (0.7 * megabytes if text_bytes <= SMALL_TEXT else text_bytes / TEXT_RATE),
         # Without the project's tests: 6.5 s (of 2 min) and 11.3 s (of 10 min) for samples, decoding and baselines on
         # 1.1 MB (2 cores of an AMD EPYC).

@@ -30,6 +30,8 @@ class Speed:
     save_seconds: float = 0.0  # of one checkpoint
     attention: str = "auto"
     newton_schulz: str = "auto"
+    compiled: bool = False
+    compile_seconds: float = 0.0
     pace: float = 1.0  # times `seconds_per_step` that a step of a training is expected to take (flows.planning.pace)
 
     @property
@@ -56,6 +58,8 @@ class Speed:
             save_seconds=measured.save_seconds,
             attention=measured.attention,
             newton_schulz=measured.newton_schulz,
+            compiled=measured.compiled,
+            compile_seconds=measured.compile_seconds,
             pace=pace,
         )
 
@@ -162,7 +166,8 @@ def samples_seconds(config: Config, speed: Speed) -> float:
 
 
 def seconds_between_steps(config: Config, speed: Speed, corpus: Corpus) -> float:
-    """Of all evaluations, samples and checkpoints of a training with the intervals that `config` has."""
+    """Of all evaluations, samples and checkpoints of a training with the intervals that `config` has, and of compiling
+    before the first step."""
     training = config.training
 
     def rounds(interval: int) -> int:  # each interval's, and one at the end
@@ -170,7 +175,8 @@ def seconds_between_steps(config: Config, speed: Speed, corpus: Corpus) -> float
 
     saves = rounds(training.checkpoint_interval) + 2  # one at the start, one before the cool-down
     return (
-        rounds(training.eval_interval) * evaluation_seconds(config, speed, corpus)
+        speed.compile_seconds
+        + rounds(training.eval_interval) * evaluation_seconds(config, speed, corpus)
         + rounds(training.sample_interval) * samples_seconds(config, speed)
         + saves * speed.save_seconds
     )

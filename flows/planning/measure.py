@@ -25,13 +25,15 @@ from nanogpt.fit import Fit
 from nanogpt.measure.sizes import parameters, tokens_per_step
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
-from nanogpt.results import FastestMicroBatch, Rehearsal, StepSpeed
-from nanogpt.units import byte_size, count, number
+from nanogpt.results import CompiledSpeed, FastestMicroBatch, Rehearsal, StepSpeed
+from nanogpt.units import byte_size, count, duration, number
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself
 PATIENCE = 300.0  # seconds; a step of the largest model may take long
 # What remains on MPS where a process died as it timed what may be faster there: that may have been to blame.
 PLAINEST = {"device.mixed_precision": False, "device.newton_schulz": "float32", "device.attention": "sdpa"}
+LEAST_GAIN = 0.03  # of a step by torch.compile: repeated measurements differ by as much
+COMPILED_TWICE = 2.0
 STEP = "configuration.measure"
 NEXT_SMALLER = "the next smaller model"  # the remedy where one does not fit into memory
 
@@ -154,6 +156,51 @@ class Measurement:
         rate = number(speed.tokens_per_second, 0)
         self.journal.message(f"{config.name}: micro-batches of {speed.batch_size} are faster: {rate} tokens/s")
         return speed
+
+    def with_compiler(self, chosen: Config, measured: MeasuredModel, seconds: float) -> MeasuredModel:
+        """`measured`, with the speed of compiled steps where they gain more in `seconds` of training than compiling
+        costs: LEAST_GAIN of a step, and COMPILED_TWICE the seconds of compiling, because a start that resumes compiles
+        again. How it was decided stands in `compiling`."""
+        config = self.site.settle(chosen)
+        try:
+            tried: CompiledSpeed = self.worker.call(
+                "nanogpt.measure.compiling:compare_compiled",
+                config=config.model_dump(),
+                device=self.site.device,
+                seconds=budget_shares.measure_seconds(self.options.config.budget),
+                timeout=PATIENCE,
+            )
+        except (WorkerDied, RuntimeError, MemoryError) as error:
+            if classify(error) == DISK_FULL or self._is_of_device(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return replace(measured, compiling=f"not compiled: torch.compile failed here ({reason})")
+        saved = seconds * (1 - tried.share)
+        figures = (
+            f"a step takes {1e3 * tried.seconds_per_step:.1f} ms instead of "
+            f"{1e3 * tried.eager_seconds_per_step:.1f}, and compiling {tried.compile_seconds:.0f} s"
+        )
+        if 1 - tried.share < LEAST_GAIN or saved < COMPILED_TWICE * tried.compile_seconds:
+            gain = f"{duration(saved)} of {duration(seconds)} would be saved" if saved > 0 else "nothing is saved"
+            return replace(measured, compiling=f"not compiled: {figures}; {gain}")
+        return replace(
+            measured,
+            seconds_per_step=measured.seconds_per_step * tried.share,
+            tokens_per_second=measured.tokens_per_second / tried.share,
+            flops_per_second=measured.flops_per_second / tried.share,
+            peak_memory_bytes=max(measured.peak_memory_bytes, tried.peak_memory_bytes),
+            compiled=True,
+            compile_seconds=tried.compile_seconds,
+            compiling=f"compiled: {figures}; {duration(saved)} of {duration(seconds)} are saved",
+        )
+
+    @property
+    def may_compile(self) -> bool:
+        """Whether compiling could pay, and nobody has decided: on MPS it trained to NaN without an error (pytorch
+        #171764)."""
+        decided = self.options.fixed or "device.compile" in self.options.pinned or self.options.config.device.compile
+        has_time = self.options.config.budget >= budget_shares.BUDGET_FOR_COMPILING
+        return has_time and not decided and self.site.device in ("cpu", "cuda")
 
     @property
     def may_split_otherwise(self) -> bool:

@@ -310,6 +310,8 @@ class _Planner:
             changes["training.gradient_accumulation"] = speed.gradient_accumulation
         if speed.gradient_checkpointing:
             changes["device.gradient_checkpointing"] = True
+        if speed.compiled:
+            changes["device.compile"] = True
         if speed.longest_window:
             changes["device.longest_window"] = speed.longest_window
         sized = sized.with_changes({key: value for key, value in changes.items() if key not in self.pinned})

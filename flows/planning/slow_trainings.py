@@ -14,6 +14,7 @@ from nanogpt import durable
 
 FILE = "slow.json"
 SLOWER = 1.3  # times the planned seconds
+GIVEN_UP = "given up"  # in the place of the sha256 of a training that finished
 
 
 def slowdown(planned: PlannedModel, trained: Trained) -> float:
@@ -35,6 +36,18 @@ class SlowTrainings:
             return False
         durable.write_note(self._file, {**known, planned.name: trained.sha256})
         return True
+
+    def note_given_up(self, name: str) -> bool:
+        """Note a training that was given up because it was too slow; whether that is news."""
+        known = self._read()
+        if known.get(name) == GIVEN_UP:
+            return False
+        durable.write_note(self._file, {**known, name: GIVEN_UP})
+        return True
+
+    def was_given_up(self, name: str) -> bool:
+        """Once: the next time it trains on until its time is over."""
+        return self._read().get(name) == GIVEN_UP
 
     def settings(self) -> Json:
         known = self._read()

@@ -29,7 +29,17 @@ def verdict(facts: RunFacts) -> Verdict | None:
     found = verdicts.compare(name, evaluated.models[name].test.bits_per_byte, baselines.bits_per_byte)
     if found is None:
         return None
-    return Verdict(found.level, name, found.headline, _command(facts, name, found.has_learned))
+    headline = f"{found.headline}{_too_few_steps(facts, name)}"
+    return Verdict(found.level, name, headline, _command(facts, name, found.has_learned))
+
+
+def _too_few_steps(facts: RunFacts, name: str) -> str:
+    """Where a model made fewer than make one worth having."""
+    model = next((model for model in facts.models if model.name == name), None)
+    enough = facts.configs[name].training.enough_steps if name in facts.configs else 0
+    if model is None or model.trained is None or model.trained.step >= enough:
+        return ""
+    return f"; it made {model.trained.step:,} steps, and {enough:,} make a model worth having"
 
 
 def _command(facts: RunFacts, name: str, has_learned: bool) -> str:

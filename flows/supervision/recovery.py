@@ -18,6 +18,7 @@ from flows.planning.planner import CHILD_SECONDS
 from flows.planning.site import Site
 from flows.supervision import remedies, supervisor
 from flows.supervision.model_files import ModelFiles
+from flows.supervision.pace_watch import PaceWatch
 from flows.supervision.remedies import RemedyChooser
 from flows.supervision.supervisor import Ending
 from flows.supervision.trainer_watch import TrainerWatch
@@ -26,7 +27,7 @@ from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.fit import Fit
 from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL
-from nanogpt.results import TrainerEvent, TrainingOutcome
+from nanogpt.results import Heartbeat, TrainerEvent, TrainingOutcome
 
 OF_THE_DEVICE = (faults.DEVICE, STALL)  # of the other symptoms, this model's training may be the cause
 LEAVES_THE_DATA_IN_DOUBT = (KILLED, ABORTED, CRASHED, STALL, faults.UNKNOWN, faults.CORRUPT_FILE)
@@ -41,9 +42,18 @@ class DoesNotFit(RuntimeError):
         self.name, self.evidence = name, evidence
 
 
+class TooSlow(RuntimeError):
+    """A model that will not have enough steps in its time, where a smaller one could. `evidence`: the figures."""
+
+    def __init__(self, name: str, evidence: str):
+        super().__init__(f"{name}: {evidence}")
+        self.name, self.evidence = name, evidence
+
+
 @dataclass(frozen=True)
 class Assignment:
-    """What is to be trained, from what, and where. `plan`: the one that it belongs to."""
+    """What is to be trained, from what, and where. `plan`: the one that it belongs to; `has_smaller`: the time could
+    go to a smaller model."""
 
     config: Config
     config_file: Path
@@ -51,6 +61,7 @@ class Assignment:
     log: Path
     site: Site
     plan: Planned
+    has_smaller: bool = False
 
     @property
     def step(self) -> str:
@@ -84,7 +95,7 @@ class Recovery:
     def train(self) -> TrainingOutcome:
         """The outcome of a training that finished.
 
-        Raises DoesNotFit, UserError, and RuntimeError when the remedies are used up.
+        Raises DoesNotFit, TooSlow, UserError, and RuntimeError when the remedies are used up.
         """
         step = self._assignment.step
         while True:
@@ -93,20 +104,29 @@ class Recovery:
                 self._config.name, self._files, self._journal, self._clock, self._pulse, self._record_mended,
                 self._trains_again, self._place(),
             )  # fmt: skip
+            pace = self._pace_watch()
+
+            def follow(heartbeat: Heartbeat, watch: TrainerWatch = watch, pace: PaceWatch = pace) -> None:
+                watch(heartbeat)
+                pace.note(heartbeat)
+
             try:
                 ending = supervisor.train(
                     self._arguments(),
                     self._files,
                     self._assignment.log,
-                    watch,
+                    follow,
                     device=self.fit.device,
                     step_seconds=self._planned_step_seconds(),
                     reason_to_pause=lambda: self._conditions.reason_to_pause(step),
+                    reason_to_give_up=pace.reason_to_give_up,
                 )
             finally:
                 watch.report_events()  # what was mended in the moment before Ctrl-C is reported and remembered, too
             if isinstance(ending.outcome, TrainingOutcome) and ending.symptom == supervisor.FINISHED:
                 return ending.outcome
+            if ending.symptom == supervisor.GIVEN_UP:
+                raise TooSlow(self._config.name, ending.evidence)
             if ending.symptom == supervisor.USER_ERROR:
                 if not self._remake_data():
                     raise UserError(ending.evidence)
@@ -251,6 +271,16 @@ class Recovery:
         ladder, larger = self._assignment.plan.ladder, self._larger()
         return len(ladder) - len(larger), len(ladder), sum(model.seconds for model in larger)
 
+    def _pace_watch(self) -> PaceWatch:
+        training = self._config.training
+        seconds = None if training.max_seconds is None else self._seconds_to_train(training.max_seconds)
+        return PaceWatch(
+            self._assignment.step, training, self._planned(), seconds, self._journal, self._assignment.has_smaller
+        )
+
+    def _planned(self) -> PlannedModel | None:
+        return next((model for model in self._assignment.plan.ladder if model.name == self._config.name), None)
+
     def _planned_step_seconds(self) -> float:
-        planned = [model for model in self._assignment.plan.ladder if model.name == self._config.name]
-        return planned[0].seconds / max(1, planned[0].steps) if planned else 0.0
+        planned = self._planned()
+        return planned.seconds / max(1, planned.steps) if planned else 0.0

@@ -34,7 +34,7 @@ DUMP_SECONDS = 5.0  # for faulthandler to write every thread's stack
 # faulthandler's: signal handlers are the main thread's, and it is "current" then; the innermost call comes first
 MAIN_THREAD = re.compile(r'^Current thread [^\n]*\n\s+File "([^"]+)", line (\d+) in (\S+)', re.MULTILINE)
 
-FINISHED, PAUSED, STOPPED, USER_ERROR = "", "paused", "stopped", "user_error"
+FINISHED, PAUSED, STOPPED, USER_ERROR, GIVEN_UP = "", "paused", "stopped", "user_error", "given_up"
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,13 @@ def train(
     stall_seconds: float | None = None,
     step_seconds: float = 0.0,
     reason_to_pause: Callable[[], str] = lambda: "",
+    reason_to_give_up: Callable[[], str] = lambda: "",
 ) -> Ending:
     """Run `nanogpt train` with `arguments` in a model's folder until it ends.
 
     `on_progress` gets each new heartbeat. `reason_to_pause` is asked at every look; once it gives one, the child is
-    asked to save and end, with the symptom "paused". KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
+    asked to save and end, with the symptom "paused"; so it is with `reason_to_give_up` and "given_up".
+    KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
     saves, and is raised again. Child output goes to `log`. `step_seconds` is what a step is expected to take. On an
     accelerator, `device`, a child that aborts was aborted by it, and one that complains of a command buffer computes
     nonsense from then on.
@@ -106,10 +108,11 @@ def train(
             elif seconds := life.is_missed_for():
                 where = _dump_and_stop(child, said)
                 return Ending(STALL, f"no heartbeat for {seconds:.0f} s at step {life.step}; {where}")
-            if reason := reason_to_pause():
-                _stop(child, PAUSE_GRACE_SECONDS)
-                if child.returncode != 0:  # else it has finished meanwhile
-                    return Ending(PAUSED, reason)
+            for symptom, reason in ((PAUSED, reason_to_pause()), (GIVEN_UP, reason_to_give_up())):
+                if reason and child.poll() is None:
+                    _stop(child, PAUSE_GRACE_SECONDS)
+                    if child.returncode != 0:  # else it has finished meanwhile
+                        return Ending(symptom, reason)
     except BaseException:
         _stop(child)
         raise

@@ -16,6 +16,7 @@ from nanogpt.data.shard_file import Tokens
 from nanogpt.measure.sizes import vocabulary
 from nanogpt.model.gpt import GPT
 from nanogpt.model.lora import add_adapters
+from nanogpt.training.compiling import compiled_loss_sum
 from nanogpt.training.micro_batches import Feed
 from nanogpt.training.numerics import TORCH, attention_path, choose_kernels, newton_schulz_precision
 from nanogpt.training.update.averaging import WeightAverage
@@ -46,6 +47,7 @@ class RealStep:
         if choose_kernels(config.device, device, precision)[0] != TORCH:
             self.model.use_kernels()
         self.model.gradient_checkpointing = config.device.gradient_checkpointing
+        self.loss_sum = compiled_loss_sum(self.model) if config.device.compile else self.model.loss_sum
         self.model.document_start = None if config.data.cross_documents else 0  # any token: the mask takes its time
         self.model.choose_attention(attention_path(config.device))
         newton_schulz = newton_schulz_precision(device, config.device)
@@ -77,7 +79,7 @@ class RealStep:
         with part("data"):
             tokens, targets = self.feed.take((first, count))  # (count, block_size) each
         with part("forward"), devices.autocast(self.device, self.precision):
-            summed, number = self.model.loss_sum(tokens, targets)
+            summed, number = self.loss_sum(tokens, targets)
         with part("backward"):
             torch.autograd.backward(summed * (self.loss_scale / number))
 

@@ -14,6 +14,7 @@ from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, causes, classify
 from nanogpt.fit import halved
 from nanogpt.model.cross_entropy import Groups
 from nanogpt.model.gpt import GPT
+from nanogpt.training.compiling import compiled_loss_sum
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.record.recorder import Recorder
 from nanogpt.training.stopping import StepDropped
@@ -21,20 +22,17 @@ from nanogpt.training.update.growth import StepData
 from nanogpt.training.update.optimizer import Optimizer
 
 Result = TypeVar("Result")
-MOST_SHAPES = 64  # compiled; beyond torch's 8 it would continue in eager mode and say nothing
 
 
 class LossSum:
     """GPT.loss_sum of `model`: what a pass sees -> summed cross entropy in nats, number of targets."""
 
     def __init__(self, model: GPT, compiled: bool, record: Recorder):
-        """Shapes are few and each is worth a graph of its own: those of the curriculum and of a batch's remainder."""
         self._eager, self._record = model.loss_sum, record
         self.function, self.is_compiled = model.loss_sum, compiled
         if compiled:
             record.beat("compiling")
-            torch._dynamo.config.recompile_limit = MOST_SHAPES
-            self.function = torch.compile(model.loss_sum, dynamic=False)
+            self.function = compiled_loss_sum(model)
 
     def __call__(self, tokens: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
         return self.function(tokens, targets) if by is None else self.function(tokens, targets, by)

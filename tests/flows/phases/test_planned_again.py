@@ -12,6 +12,7 @@ from flows.phases import configuration, training
 from flows.planning import budget_shares, site
 from flows.planning.planner import CHILD_SECONDS
 from flows.runner.run import Phase, Run, Step
+from flows.supervision.recovery import TooSlow
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.results import StepSpeed
@@ -29,6 +30,7 @@ class BusyMachine(Machine):
     def __init__(self, rate: float, slowness: float):
         super().__init__(rate)
         self.slowness, self.killed_in_measuring = slowness, False
+        self.given_up: list[str] = []  # trainings that find the machine too busy, once each for every name here
 
     def grow_busy(self) -> None:
         self.rate /= self.slowness
@@ -56,6 +58,11 @@ def run_on(folder: Path, machine: BusyMachine, budget: float = HOUR) -> Run:
     slowness = machine.slowness
 
     def train(run: Run, name: str) -> StepResult[Trained]:
+        if name in machine.given_up:
+            machine.given_up.remove(name)
+            machine.rate /= 1e5
+            run.clock.take_over(run.clock.spent + 60.0)
+            raise TooSlow(name, "about 40 steps in 50 min instead of 9,000; 200 make a model worth having")
         machine.grow_busy()
         planned = run.facts(PLANNED).model(name)
         run.clock.take_over(run.clock.spent + planned.seconds)  # then its clock ends it
@@ -167,6 +174,23 @@ def test_a_start_that_is_killed_while_it_measures_again_does_so_in_the_next_and_
     third = start(machine)
     do(third, "configuration", "training")
     assert machine.times_measured == 2 and third.phase_runner.record("training").status == "kept"
+
+
+def test_one_that_will_have_too_few_steps_gives_its_time_to_a_smaller_model_and_only_once(start):
+    machine = BusyMachine(1e15, slowness=1.0)
+    machine.given_up = ["small_model"]
+    run = start(machine)
+    do(run, "configuration", "training")
+    assert (
+        machine.times_measured == 2 and planned_models(run)[0] == "micro" and "small_model" not in planned_models(run)
+    )
+    [row] = run.journal.remedies
+    assert (row.step, row.symptom, row.remedy) == (
+        "training.small_model", "slower than planned", "measured and planned again",
+    )  # fmt: skip
+    assert "worth having" in row.evidence and row.outcome == f"now {', then '.join(planned_models(run))}"
+    assert all(run.has_finished(trained(name)) for name in planned_models(run))
+    assert run.slow_trainings.was_given_up("small_model") and not run.slow_trainings.note_given_up("small_model")
 
 
 @pytest.mark.parametrize("slowness, budget", [(1.4, 300.0), (4.0, HOUR), (50.0, HOUR), (1000.0, 8 * HOUR)])

@@ -4,7 +4,7 @@ from typing import Any
 
 from nanogpt.config import Config
 from nanogpt.measure.sizes import flops_per_token, parameters, tokens_per_step
-from nanogpt.results import FastestMicroBatch, MicroBatchTry, Rehearsal, StepSpeed
+from nanogpt.results import CompiledSpeed, FastestMicroBatch, MicroBatchTry, Rehearsal, StepSpeed
 
 GIB = 2**30
 
@@ -16,6 +16,7 @@ class Machine:
         self.rate, self.most, self.fastest, self.peak = rate, most, fastest, GIB
         self.measured: list[tuple[str, int]] = []
         self.searched: list[tuple[str, float]] = []
+        self.compiled: float | None = 1.1  # times a step's seconds in eager mode; None: there is no compiler
 
     def call(self, target: str, *, config: dict[str, Any], timeout: float, **arguments: Any) -> Any:
         return getattr(self, target.partition(":")[2])(Config.model_validate(config), **arguments)
@@ -41,6 +42,12 @@ class Machine:
         speeds = {1: 1e12, 2: 2e12, 7: 9e12, self.fastest or config.training.batch_size: 5e12}  # 7 divides no step
         tried = [MicroBatchTry(size, "fits", tokens_per_second=speed) for size, speed in speeds.items()]
         return FastestMicroBatch(7, 9e12, GIB, [*tried, MicroBatchTry(16, "out of memory")], kept=False)
+
+    def compare_compiled(self, config: Config, device: str, seconds: float) -> CompiledSpeed:
+        eager = self._figures(config, device)["seconds_per_step"]
+        if self.compiled is None:
+            raise RuntimeError("backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found")
+        return CompiledSpeed(eager, eager * self.compiled, 20.0, GIB)
 
     def _figures(self, config: Config, device: str) -> dict[str, Any]:
         rate = self.rate * (2 if config.training.batch_size == self.fastest else 1)

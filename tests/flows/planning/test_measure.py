@@ -13,7 +13,7 @@ from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
 from flows.ledger.facts import TextTokens
 from flows.planning import budget_shares, measure, planner
-from flows.planning.forecast import Corpus
+from flows.planning.forecast import Corpus, Speed
 from flows.planning.measure import Measurement
 from flows.planning.site import Site
 from nanogpt.config import Config, load_config
@@ -97,6 +97,36 @@ def test_a_slow_machine_measures_no_more_than_can_be_any_good(measuring):
     measured = measuring(Machine(rate=5e10), "--budget", "2m").measure()
     assert list(measured.models) == ["micro"]
     assert all("tokens in" in reason for reason in measured.unmeasured.values()) and len(measured.unmeasured) == 4
+
+
+# Compiling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share, seconds, compiled, why", [
+    (0.7, 1000.0, True, "compiled: a step takes .* ms instead of .*, and compiling 20 s; 5 min 00 s of 16 min"),
+    (0.7, 100.0, False, "not compiled: .*; 30.0 s of 1 min 40 s would be saved"),  # less than compiling twice
+    (0.98, 1e5, False, "not compiled: .* would be saved"),  # no more than measurements differ by
+    (1.1, 1e5, False, "not compiled: .*; nothing is saved"),
+    (None, 1e5, False, r"not compiled: torch.compile failed here \(backend='inductor' raised:\)"),
+])  # fmt: skip
+def test_what_is_compiled_gains_more_in_its_training_than_compiling_costs(measuring, share, seconds, compiled, why):
+    machine = Machine()
+    machine.compiled = share
+    measurement = measuring(machine, "--set", "ladder=[micro]", "--budget", "1h")
+    assert measurement.may_compile
+    [micro] = measurement.measure().models.values()
+    tried = measurement.with_compiler(load_config(CHECKOUT / "configs/micro.yaml"), micro, seconds)
+    assert tried.compiled is compiled and re.match(why, tried.compiling), tried.compiling
+    speed = Speed.of("micro", tried)
+    assert speed.seconds_per_step == pytest.approx(micro.seconds_per_step * (share if compiled else 1.0))
+    assert speed.compile_seconds == (20.0 if compiled else 0.0)
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--budget", "10m"], ["--budget", "1h", "--set", "device.compile=false"], ["--budget", "1h", *TINY],
+])  # fmt: skip
+def test_no_try_is_made_in_a_short_budget_or_where_a_person_has_decided(measuring, arguments):
+    assert not measuring(Machine(), *arguments).may_compile
 
 
 # Memory -----------------------------------------------------------------------------------------------------------

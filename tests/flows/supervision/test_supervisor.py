@@ -388,9 +388,10 @@ def test_ctrl_c_at_the_keyboard_reaches_the_trainer_once(watch):
     assert watch.trainer_is_gone
 
 
-def test_a_reason_to_pause_lets_the_trainer_save(watch):
-    ending = watch.over(SAVES, reason_to_pause=lambda: "battery 3 %" if watch.beats else "")
-    assert (ending.symptom, ending.evidence) == ("paused", "battery 3 %")
+@pytest.mark.parametrize("asked, symptom", [("reason_to_pause", "paused"), ("reason_to_give_up", "given_up")])
+def test_a_reason_to_pause_or_to_give_up_lets_the_trainer_save(watch, asked, symptom):
+    ending = watch.over(SAVES, **{asked: lambda: "battery 3 %" if watch.beats else ""})
+    assert (ending.symptom, ending.evidence) == (symptom, "battery 3 %")
     assert (watch.folder / "saved").exists()
 
 
