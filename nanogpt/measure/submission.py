@@ -91,7 +91,7 @@ class StepFigures:
     tokens_per_second: Amount | None = None
     share_of_products: Amount | None = None  # of plain matrix products in the same precision
     peak_memory_bytes: Count | None = None
-    first_step_seconds: Amount | None = None  # with what is compiled for it
+    first_step_seconds: Amount | None = None  # compiled: of its first pass, with the compilation
     loss_off: Amount | None = None  # relative, from the CPU in float32 (compiled: from the same way in eager mode)
     gradient_off: Amount | None = None  # of the parameter that differs most
     watts: Amount | None = None

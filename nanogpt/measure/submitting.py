@@ -161,7 +161,7 @@ def step(empty: StepFigures, device: str, config: dict[str, Any], seconds: float
     device, _, precision = settle(whole)
     devices.reset_peak_memory(device)
     real = RealStep(whole, device, precision)
-    off = _deviation(real, way)
+    *off, compiling = _deviation(real, way)
     if way.compiled:
         torch._dynamo.reset()
         setattr(real.model, "loss_sum", torch.compile(real.model.loss_sum, dynamic=False))  # noqa: B010  of this one
@@ -188,7 +188,7 @@ def step(empty: StepFigures, device: str, config: dict[str, Any], seconds: float
         tokens_per_second=whole.tokens_per_step / step_seconds,
         share_of_products=flops / devices.matmul_rate(device, getattr(torch, precision)),
         peak_memory_bytes=devices.peak_memory(device),
-        first_step_seconds=first,
+        first_step_seconds=compiling or first,
         loss_off=off[0],
         gradient_off=off[1],
         watts=sum(joules) / counted if joules else None,
@@ -205,16 +205,17 @@ def _parts(real: RealStep) -> dict[str, float]:
     return {part: taken / TIMED_PARTS for part, taken in watch.seconds.items()}
 
 
-def _deviation(real: RealStep, way: Way) -> tuple[float | None, float | None]:
-    """Of loss and gradient: from the CPU in float32, or, compiled, from the same way in eager mode."""
+def _deviation(real: RealStep, way: Way) -> tuple[float | None, float | None, float | None]:
+    """Of loss and gradient: from the CPU in float32, or, compiled, from the same way in eager mode; then also the
+    seconds of the first compiled pass."""
     tokens, targets = real.feed.take((0, real.config.training.batch_size))
     if way.compiled:
         return _from_eager(real, tokens, targets)
     found = parity.compare(real.model, tokens, targets, real.precision, real.loss_scale)
-    return (None, None) if found is None else (found.loss, found.gradient)
+    return (None, None, None) if found is None else (found.loss, found.gradient, None)
 
 
-def _from_eager(real: RealStep, tokens: Tensor, targets: Tensor) -> tuple[float, float]:
+def _from_eager(real: RealStep, tokens: Tensor, targets: Tensor) -> tuple[float, float, float]:
     def passes(loss_sum: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> tuple[float, list[Tensor]]:
         with devices.autocast(real.device, real.precision):
             summed, number = loss_sum(tokens, targets)
@@ -223,13 +224,15 @@ def _from_eager(real: RealStep, tokens: Tensor, targets: Tensor) -> tuple[float,
         return loss.item(), [gradient.float().cpu() for gradient in gradients]
 
     loss, gradients = passes(real.model.loss_sum)
+    began = time.perf_counter()
     other, others = passes(torch.compile(real.model.loss_sum, dynamic=False))
+    compiling = time.perf_counter() - began
     norms = [float(gradient.norm()) for gradient in gradients]
     least = parity.LEAST_SHARE * max(norms)
     off = max(
         float((one - two).norm()) / max(norm, least) for one, two, norm in zip(gradients, others, norms, strict=True)
     )
-    return abs(other - loss) / loss, off
+    return abs(other - loss) / loss, off, compiling
 
 
 def decode(empty: DecodingFigures, device: str, config: dict[str, Any]) -> DecodingFigures:
