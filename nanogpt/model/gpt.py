@@ -34,9 +34,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         norm = partial(make_norm, config.norm, config.n_embd, config.norm_eps, config.bias)
-        self.attention_norm = norm()
+        self.attention_norm: nn.Module = norm()
         self.attention = Attention(config, layer)
-        self.feedforward_norm = norm()
+        self.feedforward_norm: nn.Module = norm()
         self.feedforward = FeedForward(config)
         self.fused: BlockShape | None = None  # what nanogpt.kernels computes in one function, where that is asked for
 
@@ -52,7 +52,7 @@ class Block(nn.Module):
         return x
 
     @property
-    def parts(self) -> tuple[fusing.Norm, Attention, fusing.Norm, FeedForward]:
+    def parts(self) -> tuple[nn.Module, Attention, nn.Module, FeedForward]:
         """In the order in which they compute."""
         return self.attention_norm, self.attention, self.feedforward_norm, self.feedforward
 
@@ -128,7 +128,7 @@ class GPT(nn.Module):
         theta, scale = config.rope_theta, config.position_scale
         self.rotary = None if learned else Rotary(config.head_width, config.block_size, theta, scale)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.final_norm = make_norm(config.norm, config.n_embd, config.norm_eps, config.bias)
+        self.final_norm: nn.Module = make_norm(config.norm, config.n_embd, config.norm_eps, config.bias)
         self.head = nn.utils.skip_init(nn.Linear, config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.token_embedding.weight
@@ -185,9 +185,10 @@ class GPT(nn.Module):
             x = recomputed(block, x, rotation, scope) if recompute else block(x, rotation, scope)
         if cache is not None:
             cache.advance(T)
-        if self.has_kernels and fusing.applies(x, self.final_norm):
-            return fusing.normed(self.final_norm, x)
-        normed: Tensor = self.final_norm(x)
+        final_norm = self.final_norm
+        if self.has_kernels and isinstance(final_norm, fusing.Norm) and fusing.applies(x, final_norm):
+            return fusing.normed(final_norm, x)
+        normed: Tensor = final_norm(x)
         return normed
 
     def use_kernels(self) -> None:
