@@ -27,7 +27,7 @@ def shape_of(
     if not own or attention.dropout or attention.head_dim > LONGEST_HEAD:
         return None
     norms = (attention_norm, feedforward_norm, attention.q_norm or attention_norm, attention.k_norm or attention_norm)
-    if not all(isinstance(norm, Norm) and norm.eps == norms[0].eps for norm in norms):
+    if not all(type(norm) in (LayerNorm, RMSNorm) and norm.eps == norms[0].eps for norm in norms):
         return None
     assert isinstance(attention_norm, Norm)
     return BlockShape(
@@ -41,9 +41,10 @@ def shape_of(
 
 
 def parameters(
-    attention_norm: Norm, attention: Attention, feedforward_norm: Norm, feedforward: FeedForward
+    attention_norm: nn.Module, attention: Attention, feedforward_norm: nn.Module, feedforward: FeedForward
 ) -> tuple[Tensor | None, ...]:
-    """Of these parts, in the order of nanogpt.kernels.functions.PARAMETERS."""
+    """Of these parts, which have a shape_of(), in the order of nanogpt.kernels.functions.PARAMETERS."""
+    assert isinstance(attention_norm, Norm) and isinstance(feedforward_norm, Norm)
     q_norm, k_norm = attention.q_norm, attention.k_norm
     return (
         attention_norm.weight,

@@ -34,9 +34,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         norm = partial(make_norm, config.norm, config.n_embd, config.norm_eps, config.bias)
-        self.attention_norm = norm()
+        self.attention_norm: nn.Module = norm()
         self.attention = Attention(config, layer)
-        self.feedforward_norm = norm()
+        self.feedforward_norm: nn.Module = norm()
         self.feedforward = FeedForward(config)
         self.fused: BlockShape | None = None  # what nanogpt.kernels computes in one function, where that is asked for
 
@@ -52,7 +52,7 @@ class Block(nn.Module):
         return x
 
     @property
-    def parts(self) -> tuple[fusing.Norm, Attention, fusing.Norm, FeedForward]:
+    def parts(self) -> tuple[nn.Module, Attention, nn.Module, FeedForward]:
         """In the order in which they compute."""
         return self.attention_norm, self.attention, self.feedforward_norm, self.feedforward
 

@@ -21,7 +21,7 @@ from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.progress import Progress
 from nanogpt.training.record.recorder import NoRecord
 from nanogpt.training.samples import samples_of
-from nanogpt.training.state import TrainingState
+from nanogpt.training.state import TrainingState, set_up
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest
 from nanogpt.training.update.optimizer import Optimizer
@@ -90,7 +90,8 @@ class _Training:
         self.config = config = completed(variant.config(control), data)
         self.numerics, _ = numerical.choose(config.device, before={})
         torch.manual_seed(config.training.seed)  # dropout's generator
-        self.model = surgery.build(variant, config).to(self.numerics.device).train()
+        self.model = surgery.build(variant, config)
+        set_up(self.model, self.numerics)
         optimizer = Optimizer(self.model, config.training, getattr(torch, self.numerics.newton_schulz))
         state = TrainingState(self.model, optimizer, None, Progress.at_start(config), self.numerics.device)
         samples = samples_of(data, config)

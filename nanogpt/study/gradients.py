@@ -24,7 +24,7 @@ from nanogpt.training import numerics as numerical
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.progress import Progress
 from nanogpt.training.record.recorder import NoRecord
-from nanogpt.training.state import TrainingState
+from nanogpt.training.state import TrainingState, set_up
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest
 from nanogpt.training.update.optimizer import Optimizer
@@ -135,7 +135,7 @@ def _stepper(model: GPT, config: Config, samples: Samples) -> Stepper:
     """The trainer's steps with this model's weights; nothing is written."""
     numerics, _ = numerical.choose(config.device, before={})
     torch.manual_seed(config.training.seed)  # dropout
-    model.to(numerics.device).train()
+    set_up(model, numerics)
     optimizer = Optimizer(model, config.training, getattr(torch, numerics.newton_schulz))
     state = TrainingState(model, optimizer, None, Progress.at_start(config), numerics.device)
     stop = StopRequest()

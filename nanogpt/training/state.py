@@ -35,9 +35,8 @@ class TrainingState:
     def at_start(cls, config: Config, numerics: Numerics, record: Recorder, fresh: bool = True) -> TrainingState:
         """Before the first step. Unless `fresh`, weights from elsewhere are read only where a checkpoint lacks them."""
         torch.manual_seed(config.training.seed)  # dropout's generator; the model has its own
-        model = _model(config, record, fresh).to(numerics.device).train()
-        if numerics.kernels != TORCH:
-            model.use_kernels()
+        model = _model(config, record, fresh)
+        set_up(model, numerics)
         model.gradient_checkpointing = config.device.gradient_checkpointing
         model.choose_attention(numerics.attention)
         optimizer = Optimizer(model, config.training, getattr(torch, numerics.newton_schulz))
@@ -65,6 +64,13 @@ class TrainingState:
         if self.average:
             self.average.load_state_dict(state["average"])
         checkpoint.restore_random_state(state["random"], self.device)
+
+
+def set_up(model: GPT, numerics: Numerics) -> None:
+    """Put `model` where it is trained, computed by what `numerics` says."""
+    model.to(numerics.device).train()
+    if numerics.kernels != TORCH:
+        model.use_kernels()
 
 
 def _model(config: Config, record: Recorder, fresh: bool) -> GPT:

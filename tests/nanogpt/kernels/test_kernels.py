@@ -20,6 +20,7 @@ except Unavailable as reason:
     pytest.skip(f"no kernels: {reason}", allow_module_level=True)
 
 ROUNDING = {"float32": 3e-5, "bfloat16": 0.15}  # of a gradient, relative to its norm
+LEAST_SHARE = {"float32": 0.01, "bfloat16": 0.2}  # of the largest norm: what is smaller is compared with that
 
 
 @st.composite
@@ -75,7 +76,7 @@ def test_loss_and_gradients_are_torchs_to_rounding(precision, config, B, T):
     exact, found = computed(by_torch.double(), tokens, "float32"), computed(by_kernels, tokens, precision)
     scale = max(gradient.norm() for name, gradient in exact.items() if name != "loss")
     for name, value in found.items():
-        error = (value - exact[name]).norm() / max(exact[name].norm(), 1e-2 * scale)
+        error = (value - exact[name]).norm() / max(exact[name].norm(), LEAST_SHARE[precision] * scale)
         assert error < ROUNDING[precision], (name, float(error))
 
 
