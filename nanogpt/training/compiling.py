@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nanogpt import durable
-from nanogpt.decoders.cache_folder import cache_folder
-from nanogpt.decoders.unavailable import Unavailable
+from nanogpt.native.cache_folder import cache_folder
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.machine import processor_features, processor_name
 from nanogpt.model.gpt import GPT
 
