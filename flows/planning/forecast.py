@@ -165,13 +165,13 @@ def samples_seconds(config: Config, speed: Speed) -> float:
     return len(config.training.sample_temperatures) * speed.sample_seconds
 
 
-def seconds_between_steps(config: Config, speed: Speed, corpus: Corpus) -> float:
+def seconds_between_steps(config: Config, speed: Speed, corpus: Corpus, steps: int | None = None) -> float:
     """Of all evaluations, samples and checkpoints of a training with the intervals that `config` has, and of compiling
-    before the first step."""
+    before the first step; `steps`: as many as its time allows, where that is not all of max_iters."""
     training = config.training
 
     def rounds(interval: int) -> int:  # each interval's, and one at the end
-        return -(-training.max_iters // interval) if interval else 0
+        return -(-(steps or training.max_iters) // interval) if interval else 0
 
     saves = rounds(training.checkpoint_interval) + 2  # one at the start, one before the cool-down
     return (

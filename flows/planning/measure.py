@@ -198,7 +198,7 @@ class Measurement:
     def may_compile(self) -> bool:
         """Whether compiling could pay, and nobody has decided: on MPS it trained to NaN without an error (pytorch
         #171764)."""
-        decided = self.options.fixed or "device.compile" in self.options.pinned or self.options.config.device.compile
+        decided = self.options.fixed or "compile" in self.options.config.device.model_fields_set
         has_time = self.options.config.budget >= budget_shares.BUDGET_FOR_COMPILING
         return has_time and not decided and self.site.device in ("cpu", "cuda")
 

@@ -289,10 +289,11 @@ class _Planner:
             at_best = max(steps_by_time, stepping / speed.seconds_per_step)  # the clock ends it where the pace is worse
             steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
             max_iters = max(self.least_steps(config), int(min(at_best, steps_by_data)))
-            intervals = self.intervals(config, speed, min(max_iters, math.ceil(steps_by_time)))
+            expected = min(max_iters, math.ceil(steps_by_time))
+            intervals = self.intervals(config, speed, expected)
             wanted = {"training.max_iters": max_iters, **intervals, "model.dropout": dropout}
             sized = config.with_changes(self.undecided(wanted))
-            between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus))
+            between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus, expected))
         max_iters = sized.training.max_iters
         needed = max_iters * speed.expected_seconds_per_step + seconds_between_steps(sized, speed, self.corpus)
         # A fixed number of steps that fits the time needs no clock: the weights then depend on the steps alone.
