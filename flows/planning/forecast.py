@@ -77,6 +77,7 @@ class Law:
     beta: float
     bytes_per_token: float | None = None
     bits: float = 1.0  # of a byte, for one unit of the sum
+    alike: float = 1.03  # losses within this share count as equal: the estimate is no better; the larger model wins
 
     def bits_per_byte(self, parameters: int, tokens: float, train_tokens: float) -> float:
         """After `tokens` of training, of which `train_tokens` are distinct."""
@@ -100,7 +101,7 @@ def worth(tokens: float, train_tokens: float) -> float:
 
 
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md).
-PLAYS = Law(1.552, 24.49, 0.34, 98.45, 0.395)
+PLAYS = Law(1.552, 24.49, 0.34, 98.45, 0.395, alike=1.01)
 # Of web pages, and coarse: Hoffmann et al.'s trainings as Besiroglu et al. 2024 fit them, in nats a token of 4.3 bytes
 # (none has less than 44 M parameters). A token is worth 3.7 of theirs: what GPT-2's shape learns with AdamW from 10 B,
 # one with rotary positions, QK-norm, a head that starts at zero and Muon learns from 2.67 B, 5,100 steps of 524,288

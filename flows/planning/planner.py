@@ -35,7 +35,6 @@ LEAST_AFTER_WARMUP = 30  # steps
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 DROPOUT_COST = 1.4  # dropout against none, 0.8 M and 4.9 M parameters on two cores (measured 1.37 and 1.36)
-SIMILAR = 1.03  # expected losses within this share count as equal: the estimate is no better; the larger model wins
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
@@ -153,7 +152,7 @@ def hopeless(
     rate = OPTIMISM * max(speed.flops_per_second for speed in measured)
     tokens = max(1, int(seconds * rate / (6 * parameters)))
     reach = corpus.bits_per_byte(parameters, tokens)
-    if reach <= SIMILAR * expected[best]:
+    if reach <= corpus.law.alike * expected[best]:
         return None
     return (
         f"even at {flops(rate)} it would see only {count(tokens)} tokens in {duration(seconds)} and reach about "
@@ -227,9 +226,13 @@ class _Planner:
             return [done]
         others = [self.largest(config, rest) for config in larger]
         least = min(model.expected_bits_per_byte for model in [alone, *others])
-        best = [model for model in [alone, *others] if model.expected_bits_per_byte <= SIMILAR * least][-1]
+        best = [model for model in [alone, *others] if model.expected_bits_per_byte <= self.corpus.law.alike * least][
+            -1
+        ]
         return (
-            [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, SIMILAR * least)
+            [alone]
+            if best is alone
+            else self.in_turn(share, larger[: others.index(best) + 1], rest, self.corpus.law.alike * least)
         )
 
     def from_first_proof(self, candidates: list[Config], seconds: float) -> list[Config]:
@@ -375,7 +378,7 @@ class _Planner:
             )
         model = self.sized(config, self.left_for(config, seconds), "")
         is_as_good = model.expected_bits_per_byte <= best.expected_bits_per_byte
-        equal = f", which counts as equal (within {SIMILAR - 1:.0%}), and is larger" if is_as_good else ""
+        equal = f", which counts as equal (within {self.corpus.law.alike - 1:.0%}), and is larger" if is_as_good else ""
         return (
             f"in {duration(seconds)} it would see {count(model.tokens)} tokens and reach about "
             f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "

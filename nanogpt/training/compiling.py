@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from nanogpt import durable
-from nanogpt.native.cache_folder import cache_folder
-from nanogpt.native.unavailable import Unavailable
 from nanogpt.machine import processor_features, processor_name
 from nanogpt.model.gpt import GPT
+from nanogpt.native.cache_folder import cache_folder
+from nanogpt.native.unavailable import Unavailable
 
 MOST_SHAPES = 64  # compiled; beyond torch's 8 it would continue in eager mode and say nothing
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own variable: a folder that a person named stays

@@ -85,7 +85,7 @@ def test_a_slower_machine_is_never_given_a_larger_model(speeds, budget, slowness
     # The same model may get more steps: an evaluation fewer leaves a training of seconds a third more time for them.
     assert slowed.parameters <= quick.parameters or slowed.tokens <= quick.tokens
     # Whole evaluations move the plan by a hair; of similar models the larger is taken.
-    assert slowed.expected_bits_per_byte >= quick.expected_bits_per_byte / planner.SIMILAR / 1.01
+    assert slowed.expected_bits_per_byte >= quick.expected_bits_per_byte / forecast.PLAYS.alike / 1.01
 
 
 @given(machines, budgets, corpora)
@@ -107,7 +107,7 @@ def test_the_ladder_is_never_empty_and_begins_with_the_smallest_or_one_that_is_f
 def test_more_time_is_never_expected_to_predict_worse(speeds, budget, times, corpus):
     worse, better = (plan(LADDER, speeds, seconds, corpus).ladder[-1] for seconds in (budget, budget * times))
     # Whole evaluations and steps move the plan by a hair; of similar models the larger is taken.
-    assert better.expected_bits_per_byte <= worse.expected_bits_per_byte * planner.SIMILAR * 1.01
+    assert better.expected_bits_per_byte <= worse.expected_bits_per_byte * forecast.PLAYS.alike * 1.01
 
 
 @given(machines, budgets, corpora)
