@@ -57,6 +57,8 @@ OF_TRAINING = {  # more than the above: what a training may do otherwise and end
     "flows.planning": "what is planned is in the settings: the shape, the steps, the batch",
     "flows.supervision": "when a trainer starts again, and in which pieces a step fits; its samples stay the same",
     "flows.report": "the card in the model's folder",
+    "nanogpt.decoders.cache_folder": "where inductor keeps what it builds",
+    "nanogpt.decoders.unavailable": "as above",
     "nanogpt.plots": "the picture in the model's folder",
     "nanogpt.training.record": "what is written down while it trains",
     "nanogpt.inference": "samples, which are drawn with numbers of their own",

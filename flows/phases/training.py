@@ -181,7 +181,7 @@ def _recovery(run: Run, config: Config, files: ModelFiles) -> Recovery:
 
 def _has_smaller(run: Run, name: str) -> bool:
     """Whether a smaller model was measured that could have the time of this one, which was not given up before."""
-    models = run.facts(MEASURED).models
+    models = run.facts(MEASURED).models if run.has_finished(MEASURED) else {}
     smaller = [model for model in models.values() if name in models and model.parameters < models[name].parameters]
     return bool(smaller) and not run.slow_trainings.was_given_up(name)
 

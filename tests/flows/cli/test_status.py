@@ -186,7 +186,7 @@ def test_the_plan_shows_time_and_memory_and_what_is_left_out(workspace, capsys, 
 
 def test_before_anything_is_measured_the_plan_predicts_memory_and_disk(workspace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setattr(machine, "memory_bytes", lambda: 16 * 2**30)
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 12 * 2**30)
     assert status.show_plan(workspace.run("--set", "ladder=[micro, large_model]")) == 0
     printed = capsys.readouterr().out
     assert "Nothing is measured yet" in printed and "go to training" in printed

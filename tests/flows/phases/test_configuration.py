@@ -40,7 +40,7 @@ def test_the_fastest_micro_batch_is_searched_for_the_model_with_the_most_time_an
     assert machine.searched == [("medium_model", 60.0)]
     measured = run.facts(MEASURED).models
     assert (measured["medium_model"].batch_size, measured["medium_model"].gradient_accumulation) == (2, 8)
-    assert measured["micro"].batch_size == 12
+    assert measured["micro"].batch_size == 24
     resolved = load_config(run.paths.config("medium_model"))
     assert (resolved.training.batch_size, resolved.training.gradient_accumulation) == (2, 8)
     assert resolved.device.mixed_precision is True and resolved.device.threads == 2
