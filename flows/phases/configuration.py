@@ -40,6 +40,7 @@ from nanogpt.config import Config, load_config, save_config
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
+from nanogpt.training.progress import LATER
 from nanogpt.units import count, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
@@ -355,6 +356,9 @@ def _fetched_tokens(run: Run) -> TextTokens:
     return TextTokens(fetched.source, tokenizer, data.bpe_vocab_size)
 
 
+LATER_DEVICE = {"attention", "newton_schulz", "kernels"}
+
+
 def _survey_settings(run: Run) -> Json:
     """Another budget asks again: a network may be there by now."""
     data = run.config.data.model_dump(include={"source", "mirror"})
@@ -365,7 +369,7 @@ def _measure_settings(run: Run) -> Json:
     """Shapes and batch decide the speed; learning rates and schedules do not."""
     return {
         "budget": run.config.budget,
-        "device": run.config.device.model_dump(),
+        "device": _device_settings(run),
         **_too_large(run),
         **run.slow_trainings.settings(),
         "models": {
@@ -404,11 +408,26 @@ def _plan_settings(run: Run) -> Json:
     return {
         "budget": run.config.budget,
         "data": _data_settings(run),
-        "device": run.config.device.model_dump(),
+        "device": _device_settings(run),
         **_too_large(run),
-        "models": {config.name: config.model_dump(include={"model", "training"}) for config in run.options.candidates},
+        "models": {config.name: _recipe(config) for config in run.options.candidates},
         "pinned": sorted(run.options.pinned),
     }
+
+
+def _device_settings(run: Run) -> Json:
+    """What came when runs were under way counts where a person chose it: their plans and models are kept."""
+    device = run.config.device
+    return device.model_dump(exclude=LATER_DEVICE) | device.model_dump(include=LATER_DEVICE, exclude_defaults=True)
+
+
+def _recipe(config: Config) -> Json:
+    training = config.training.model_dump()
+    for setting, default in LATER.items():
+        key = setting.removeprefix("training.")
+        if training[key] == default:
+            del training[key]
+    return {"model": config.model.model_dump(), "training": training}
 
 
 def _data_settings(run: Run) -> Json:

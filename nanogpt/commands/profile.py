@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from nanogpt.commands.arguments import PICTURES, add_model, path, positive, require_file
 from nanogpt.faults import UserError
@@ -68,7 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    require_file("--submit", arguments.submit, (".json",))
+    _require_place_for(arguments.submit)
+    for option in ("data", "picture", "trace"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option}: not with --submit, which measures on random tokens and draws nothing")
     from nanogpt.commands.chosen_model import model_config  # pydantic, torch: --help does without
     from nanogpt.commands.progress import progress_lines
     from nanogpt.measure.submission import Device, table, write
@@ -89,10 +93,21 @@ def _submit(arguments: argparse.Namespace) -> int:
             config = model_config(arguments)
             configs.append(config if named is None else config.with_changes({"name": "own"}))  # a name may be private
         found = submission(configs, device, arguments.seconds, arguments.compile, show)
+    print(table([found]), end="", flush=True)  # first: the disk may have become full in these minutes
     write(arguments.submit, found)
-    print(table([found]), end="")
     print(f"written to {arguments.submit}: it names this machine's chip and programs, and nothing of you")
     return 0
+
+
+def _require_place_for(file: Path) -> None:
+    """Raise UserError where no such file can be written, before the minutes of measuring that are for it."""
+    require_file("--submit", file, (".json",))
+    folder = next(folder for folder in file.parents if folder.is_dir())
+    try:
+        with TemporaryFile(dir=folder) as attempt:
+            attempt.write(bytes(1))
+    except OSError as error:
+        raise UserError(f"--submit {file}: cannot be written: {error.strerror}; choose another folder") from None
 
 
 def _read(files: list[Path]) -> int:

@@ -27,6 +27,7 @@ NOT_THE_TRAJECTORY = {
 }
 OF_DATA = ("mixture", "cross_documents", "token_dropout", "span_corruption")  # what a training decides of its data
 MAY_GROW = {"training.max_iters"}
+LATER = {"training.muon_interval": 1}  # came when models were trained: while it is so, it stands in no trajectory
 SHA256_LENGTH, DIGEST_SHOWN = 64, 12  # characters of a sha256 that a person is shown
 
 
@@ -106,6 +107,7 @@ def trajectory(config: Config, data_sha256: str) -> dict[str, Any]:
         from nanogpt.weights.folders import digest_of  # most trainings start from scratch
 
         training["training.init_from"] = digest_of(settings.init_from)
+    training = {key: value for key, value in training.items() if key not in LATER or value != LATER[key]}
     data = {f"data.{key}": value for key, value in _of_data(config).items() if value != _of_data(Config())[key]}
     model = {f"model.{key}": value for key, value in config.model.model_dump().items() if key != "preset"}
     return {**model, **training, **data, "effective batch": settings.sequences_per_step, "data": data_sha256}
@@ -121,7 +123,7 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], sched
     More steps under WSD are the same training: it continues from before the cool-down. A setting that one side does not
     know was made later, or decides nothing there: it counts as having its default.
     """
-    defaults = trajectory(Config(), "") | {f"data.{key}": value for key, value in _of_data(Config()).items()}
+    defaults = trajectory(Config(), "") | LATER | {f"data.{key}": value for key, value in _of_data(Config()).items()}
     before, now = {**defaults, **before}, {**defaults, **now}
     differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if schedule == "wsd":

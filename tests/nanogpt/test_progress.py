@@ -74,6 +74,14 @@ def test_a_checkpoint_from_before_a_setting_existed_has_its_default():
         check_same_training(old, trajectory(changed(weight_average=0.9), "d"), "wsd", "here")
 
 
+def test_a_finished_training_is_not_made_again_for_a_setting_that_came_later():
+    """A marker holds the trajectory: one more key with its default would be another training to the ledger."""
+    assert "training.muon_interval" not in trajectory(Config(), "d")
+    assert trajectory(changed(muon_interval=2), "d")["training.muon_interval"] == 2
+    with pytest.raises(UserError, match=r"training\.muon_interval 1 -> 2"):
+        check(Config(), changed(muon_interval=2))
+
+
 def test_progress_goes_through_a_checkpoint():
     progress = Progress(
         step=7,

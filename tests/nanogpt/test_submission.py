@@ -1,5 +1,6 @@
 """A submission: measured whatever a way does, written without a word about a person, read from anybody."""
 
+import errno
 import getpass
 import json
 import os
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt import cli
+from nanogpt.commands import profile
 from nanogpt.config import save_config
 from nanogpt.faults import UserError
 from nanogpt.measure import submission, submitting
@@ -152,3 +154,30 @@ def test_whatever_a_file_says_is_a_table_or_a_refusal(tmp_path_factory, words, f
     except UserError:
         return
     assert table.count("\n") == 3 and all(line.endswith(" |") for line in table.splitlines())
+
+
+def test_what_cannot_be_written_is_said_before_the_minutes_of_measuring(tmp_path, monkeypatch, capsys):
+    def full(**_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(submitting, "submission", lambda *_: pytest.fail("it was measured"))
+    sent = str(tmp_path / "sent.json")
+    assert cli.main(["profile", "--submit", sent, "--picture", str(tmp_path / "p.svg")]) == 2
+    assert "--picture: not with --submit" in capsys.readouterr().err
+    monkeypatch.setattr(profile, "TemporaryFile", full)
+    assert cli.main(["profile", "--submit", sent]) == 2
+    assert f"--submit {sent}: cannot be written: No space left on device" in capsys.readouterr().err
+
+
+def test_the_figures_are_printed_where_the_disk_became_full_meanwhile(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    machine = submission.SubmittedMachine("chip", 1, "", None, 2**30, "Linux", "x", "3", "2", "0", "cpu")
+    row = submission.StepFigures("micro", 1, 1, 1, 1, submission.Way(), step_ms=12.5)
+    found = submission.Submission("nanogpt-profile", 1, machine, [], [row], [])
+    monkeypatch.setattr(submitting, "submission", lambda *_: found)
+    monkeypatch.setattr(submission.durable, "write_bytes", full)
+    assert cli.main(["profile", "--submit", str(tmp_path / "sent.json"), "--device", "cpu"]) != 0
+    shown = capsys.readouterr()
+    assert "| 12.5 |" in shown.out and "written to" not in shown.out and "No space left" in shown.err

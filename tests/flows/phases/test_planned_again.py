@@ -206,3 +206,15 @@ def test_what_is_planned_again_fits_the_time_that_is_left(start, slowness, budge
     left = budget - run.clock.spent + sum(model.seconds for model in made.ladder if model != first)
     room = max(budget_shares.LEAST_SECONDS, left - still_to_come - budget_shares.MARGIN * budget)
     assert sum(model.seconds for model in made.ladder if model != first) <= room + CHILD_SECONDS
+
+
+def test_settings_that_came_later_do_not_make_a_plan_of_before_another(tmp_path):
+    """A run that an older version began goes on with the models that it has; what a person sets now is another plan."""
+    run = assembled(tmp_path, PHASES, None, "--budget", "1h")
+    for settings in (configuration._plan_settings(run), configuration._measure_settings(run)):
+        assert not {"attention", "newton_schulz", "kernels"} & settings["device"].keys()
+        assert settings["device"]["mixed_precision"] == "auto"
+    assert "muon_interval" not in configuration._plan_settings(run)["models"]["micro"]["training"]
+    asked = assembled(tmp_path, PHASES, None, "--set", "device.kernels=torch", "--set", "training.muon_interval=2")
+    assert configuration._measure_settings(asked)["device"]["kernels"] == "torch"
+    assert configuration._plan_settings(asked)["models"]["micro"]["training"]["muon_interval"] == 2
