@@ -61,12 +61,12 @@ class FusedBlock(torch.autograd.Function):
     ) -> Tensor:
         (norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, output_bias,
          norm2, shift2, up, up_bias, down, down_bias) = parameters  # fmt: skip
-        B, T, C = x.shape
+        B, T, _ = x.shape
         product = product_type()
         qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
         heads = _heads(B, T, shape, q_norm, k_norm, cos, sin)
         with torch.autocast("cpu", enabled=False):
-            first = operations.norm(x.reshape(-1, C), None, norm1, shift1, shape.eps, shape.centred, product)
+            first = operations.norm(_rows(x), None, norm1, shift1, shape.eps, shape.centred, product)
             projected = _linear(first.y, qkv, qkv_bias)  # (B T, (n_head + 2 n_kv_head) head_width)
             mixed, logs = operations.attend(projected, heads)  # (B T, n_head head_width)
             attended = _linear(mixed, output, output_bias)  # (B T, C)
@@ -88,7 +88,7 @@ class FusedBlock(torch.autograd.Function):
         first, second = Normed(*saved[:4]), Normed(*saved[4:8])
         projected, mixed, logs, hidden, active = saved[8:13]
         norm1, shift1, qkv, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
-        B, T, C = gradient.shape
+        B, T, _ = gradient.shape
         product = projected.dtype
         heads = _heads(B, T, shape, q_norm, k_norm, cos, sin)
         needs = dict(zip(PARAMETERS, ctx.needs_input_grad[4:], strict=True))
@@ -106,7 +106,7 @@ class FusedBlock(torch.autograd.Function):
             return grad_x, half
 
         is_half = product == torch.bfloat16
-        grad_out = gradient.reshape(-1, C)
+        grad_out = _rows(gradient)
         with torch.autocast("cpu", enabled=False):
             grad_active = linear_back("feedforward.down", grad_out.to(product), active, down)
             grad_hidden = operations.activate_back(grad_active, hidden, shape.activation)
@@ -134,7 +134,7 @@ class FusedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool, product: torch.dtype
     ) -> Tensor:
-        normed = operations.norm(x.reshape(-1, x.size(-1)), None, weight, bias, eps, centred, product)
+        normed = operations.norm(_rows(x), None, weight, bias, eps, centred, product)
         ctx.save_for_backward(normed.x, normed.mean, normed.inverse, weight)
         ctx.has_bias = bias is not None
         return normed.y.view(x.shape)
@@ -143,10 +143,15 @@ class FusedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, inverse, weight = ctx.saved_tensors
-        flat = gradient.reshape(-1, gradient.size(-1))
+        flat = _rows(gradient)
         normed = Normed(x, flat, mean, inverse)
         grad_x, _, grad_weight, grad_bias = operations.norm_back(flat, normed, weight, ctx.has_bias)
         return grad_x.view(gradient.shape), None if weight is None else grad_weight, grad_bias, None, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x (..., width) -> (rows, width), one after the other in memory: a gradient may be an expanded number."""
+    return x.reshape(-1, x.size(-1)).contiguous()
 
 
 def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:

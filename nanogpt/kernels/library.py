@@ -28,8 +28,8 @@ FUNCTIONS = {  # arguments
     "activation_forward": [POINTER] * 2 + [LONG, LONG, INT, INT],
     "activation_backward": [POINTER] * 3 + [LONG, LONG, INT, INT],
     "attention_scratch": [LONG, LONG],
-    "attention_forward": [POINTER] * 3 + [FLOAT] + [POINTER] * 5 + [LONG] * 5 + [INT],
-    "attention_backward": [POINTER] * 4 + [FLOAT] + [POINTER] * 7 + [LONG] * 5 + [INT],
+    "attention_forward": [POINTER] * 3 + [FLOAT] + [POINTER] * 5 + [LONG] * 6 + [INT],
+    "attention_backward": [POINTER] * 4 + [FLOAT] + [POINTER] * 7 + [LONG] * 6 + [INT],
     "cross_entropy": [POINTER] * 3 + [LONG, LONG, INT],
 }
 OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -64,14 +64,13 @@ def load() -> Kernels:
 
 
 def _threads_of_torch() -> list[int]:
-    """The addresses of OPENMP's functions in the library that torch itself computes with."""
+    """The addresses of OPENMP's functions, found as torch's own calls find them: of several OpenMP libraries in this
+    process (LD_PRELOAD, another package's) the others have pools, and numbers of threads, of their own."""
     if sys.platform != "linux":
         raise Unavailable("torch's threads cannot be used by other code on this system")
-    mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    paths = {line.split(maxsplit=5)[5] for line in mapped if "omp" in line.rpartition("/")[2]}
-    for path in sorted(paths, key=lambda path: "torch" not in path):
+    for path in (None, Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"):  # None: what all libraries see
         try:
-            openmp = ctypes.CDLL(path)
+            openmp = ctypes.CDLL(None if path is None else str(path))
             return [ctypes.cast(getattr(openmp, name), POINTER).value or 0 for name in OPENMP]
         except (OSError, AttributeError):
             continue

@@ -127,18 +127,20 @@ class Heads:
     cos: Tensor | None
     sin: Tensor | None
 
-    def scratch(self) -> Tensor:
-        return torch.empty(torch.get_num_threads() * load().attention_scratch(self.T, self.width))
+    def scratch(self) -> tuple[Tensor, int]:
+        """Memory for so many threads, and no more may use it."""
+        threads = torch.get_num_threads()
+        return torch.empty(threads * load().attention_scratch(self.T, self.width)), threads
 
 
 def attend(qkv: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
     """qkv (B T, (n_head + 2 n_kv_head) width) -> (B T, n_head width), and the logarithms (B, n_head, T) that
     attend_back() needs."""
     y = qkv.new_empty(qkv.size(0), heads.n_head * heads.width)
-    logs, scratch = torch.empty(heads.B, heads.n_head, heads.T), heads.scratch()
+    logs, (scratch, threads) = torch.empty(heads.B, heads.n_head, heads.T), heads.scratch()
     load().attention_forward(
         pointer(qkv), pointer(heads.q_weight), pointer(heads.k_weight), heads.eps, pointer(heads.cos),
-        pointer(heads.sin), pointer(y), pointer(logs), pointer(scratch),
+        pointer(heads.sin), pointer(y), pointer(logs), pointer(scratch), threads,
         heads.B, heads.T, heads.n_head, heads.n_kv_head, heads.width, is_half(qkv),
     )  # fmt: skip
     return y, logs
@@ -146,13 +148,13 @@ def attend(qkv: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
 
 def attend_back(gradient: Tensor, qkv: Tensor, logs: Tensor, heads: Heads) -> tuple[Tensor, Tensor | None]:
     """The gradients of qkv, and of q_weight and k_weight together: (2, width)."""
-    grad_qkv, scratch = torch.empty_like(qkv), heads.scratch()
+    grad_qkv, (scratch, threads) = torch.empty_like(qkv), heads.scratch()
     weights = None if heads.q_weight is None else torch.empty(2, heads.width)
     parts = torch.empty(heads.B * heads.n_kv_head * 2 * heads.width)
     load().attention_backward(
         pointer(gradient), pointer(qkv), pointer(heads.q_weight), pointer(heads.k_weight), heads.eps,
         pointer(heads.cos), pointer(heads.sin), pointer(logs), pointer(grad_qkv), pointer(weights), pointer(parts),
-        pointer(scratch), heads.B, heads.T, heads.n_head, heads.n_kv_head, heads.width, is_half(qkv),
+        pointer(scratch), threads, heads.B, heads.T, heads.n_head, heads.n_kv_head, heads.width, is_half(qkv),
     )  # fmt: skip
     return grad_qkv, weights
 
@@ -161,7 +163,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """logits (rows, vocab_size) of the product type become the gradient of the losses that are returned: (rows)
     float32, in nats; zeros where a target (rows) int64 is negative. Raises IndexError for one beyond the vocabulary."""
     rows, width = logits.shape
-    if targets.max() >= width:
+    targets = targets.contiguous()
+    if rows and targets.max() >= width:
         raise IndexError(f"target {int(targets.max())} is beyond the vocabulary of {width}")
     losses = torch.empty(rows)
     load().cross_entropy(pointer(logits), pointer(targets), pointer(losses), rows, width, is_half(logits))

@@ -64,7 +64,7 @@ class CSource:
     def key(self, compiler: Sequence[str]) -> str:
         """A digest of all that decides what is built. Raises Unavailable."""
         version = _run([*compiler, "--version"], SECONDS_TO_ANSWER)
-        machine = [platform.machine(), processor_name(), processor_features()]
+        machine = [platform.machine(), processor_name(), processor_features(), *platform.libc_ver()]
         text = self.path.read_text(encoding="utf-8")
         return durable.digest([text, list(compiler), version, FLAGS, COMMON_FLAGS, machine])
 
@@ -136,11 +136,11 @@ class TooSlow(Unavailable):
 
 
 def _run(command: Sequence[str], seconds: float) -> str:
-    """What a command prints. Raises Unavailable with the first line of what it complains of."""
+    """What a command prints, in English. Raises Unavailable with the first line of what it complains of."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
-            timeout=seconds, check=False,
+            timeout=seconds, check=False, env=os.environ | {"LC_ALL": "C"},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise TooSlow(f"{command[0]} takes longer than {seconds:g} s") from error

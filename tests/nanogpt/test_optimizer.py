@@ -27,7 +27,7 @@ def backward(model: GPT, seed: int = 0) -> None:
     model(tokens[:, :-1], tokens[:, 1:])[1].backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
 def test_singular_values_come_near_one_and_directions_stay(dtype, shape):
     matrices = 1e-6 * torch.randn(5, *shape, generator=torch.Generator().manual_seed(1))
@@ -46,7 +46,7 @@ def test_singular_values_come_near_one_and_directions_stay(dtype, shape):
 def test_no_direction_is_blown_up_however_ill_conditioned(seed, decades, shape):
     torch.manual_seed(seed)
     matrices = torch.randn(3, *shape) @ torch.diag(10 ** -torch.linspace(0, decades, shape[1]))
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert torch.linalg.svdvals(orthogonalize(matrices, dtype).float()).max() < 8
 
 

@@ -45,10 +45,11 @@ static void share(void *pointer) {
     if (begin < end) shared->body(shared->job, begin, end, thread);
 }
 
-// body(job, begin, end, thread) for parts of 0 .. count - 1; `numbers`: how many are read or written in all
-static void parallel(Body body, const void *job, int64_t count, int64_t numbers) {
+// body(job, begin, end, thread) for parts of 0 .. count - 1, on `threads` at most (0: all of the pool); `numbers`: how
+// many are read or written in all
+static void parallel(Body body, const void *job, int64_t count, int64_t numbers, int64_t threads) {
     Shared shared = {body, job, count};
-    if (count > 1 && numbers > 8192) run_parallel(share, &shared, 0, 0);
+    if (count > 1 && numbers > 8192) run_parallel(share, &shared, threads, 0);
     else if (count) body(job, 0, count, 0);
 }
 
@@ -57,6 +58,10 @@ static void parallel(Body body, const void *job, int64_t count, int64_t numbers)
 INLINE Lanes all(float x) { return (Lanes){} + x; }
 INLINE Lanes pick(Integers mask, Lanes yes, Lanes no) {
     return (Lanes)(((Integers)yes & mask) | ((Integers)no & ~mask));
+}
+INLINE Lanes first(Lanes x, int64_t count) {  // zeros after the first `count`
+    Integers at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return pick(at < (int32_t)count, x, (Lanes){});
 }
 INLINE Lanes larger(Lanes a, Lanes b) { return pick(a > b, a, b); }
 INLINE Lanes smaller(Lanes a, Lanes b) { return pick(a < b, a, b); }
@@ -179,7 +184,7 @@ static void add_body(const void *job, int64_t begin, int64_t end, int64_t thread
 }
 EXPORT void add(const float *x, const void *delta, float *out, int64_t count, int half) {
     Addition job = {x, delta, out, count, half};
-    parallel(add_body, &job, (count + LANES - 1) / LANES, 2 * count);
+    parallel(add_body, &job, (count + LANES - 1) / LANES, 2 * count, 0);
 }
 
 // ---- norms: y = (x - mean) * inverse * weight + bias, of LayerNorm; of RMSNorm the mean and the bias are left out
@@ -217,10 +222,10 @@ INLINE void norm_rows(const Norm *job, int64_t begin, int64_t end, int half) {
             squares = (Lanes){};
             for (int64_t j = 0; j < width; j += LANES) {
                 Lanes a = load(x, j, width, 0) - mean;
+                if (j + LANES > width) a = first(a, width - j);
                 squares += a * a;
             }
             square = sum_of(squares);
-            if (width % LANES) square -= (LANES - width % LANES) * mean * mean;  // the zeros after the end
         }
         float inverse = job->inverse[i] = 1.f / sqrtf(square / width + job->eps);
         void *y = (void *)row_of(job->y, i * width, half);
@@ -242,7 +247,7 @@ static void norm_body(const void *job, int64_t begin, int64_t end, int64_t threa
 EXPORT void norm_forward(const float *x, const void *delta, float *sum, const float *weight, const float *bias,
                          float eps, void *y, float *mean, float *inverse, int64_t rows, int64_t width, int half) {
     Norm job = {x, delta, sum, weight, bias, eps, y, mean, inverse, rows, width, half};
-    parallel(norm_body, &job, rows, 2 * rows * width);
+    parallel(norm_body, &job, rows, 2 * rows * width, 0);
 }
 
 typedef struct {
@@ -298,7 +303,7 @@ EXPORT void norm_backward(const void *grad_y, const float *x, const float *mean,
     float *bias_parts = grad_bias ? scratch + PARTS * width : NULL;
     NormBackward job = {grad_y, x, mean, inverse, weight, grad_sum, grad_x, grad_x_half,
                         scratch, bias_parts, rows, width, half};
-    parallel(norm_backward_body, &job, PARTS, 3 * rows * width);
+    parallel(norm_backward_body, &job, PARTS, 3 * rows * width, 0);
     if (grad_weight) add_parts(scratch, width, grad_weight);
     if (grad_bias) add_parts(bias_parts, width, grad_bias);
 }
@@ -328,7 +333,7 @@ static void column_body(const void *job, int64_t begin, int64_t end, int64_t thr
 // x (rows, width) half_or_float -> out (width). scratch: PARTS * width.
 EXPORT void column_sums(const void *x, float *out, float *scratch, int64_t rows, int64_t width, int half) {
     Columns job = {x, scratch, rows, width, half};
-    parallel(column_body, &job, PARTS, rows * width);
+    parallel(column_body, &job, PARTS, rows * width, 0);
     add_parts(scratch, width, out);
 }
 
@@ -413,12 +418,12 @@ static void activate_back_body(const void *job, int64_t begin, int64_t end, int6
 // hidden (rows, width), of SWIGLU (rows, 2 * width): gate and up; y (rows, width). All half_or_float.
 EXPORT void activation_forward(const void *hidden, void *y, int64_t rows, int64_t width, int kind, int half) {
     Activation job = {hidden, NULL, y, rows, width, kind, half};
-    parallel(activate_body, &job, rows, 3 * rows * width);
+    parallel(activate_body, &job, rows, 3 * rows * width, 0);
 }
 EXPORT void activation_backward(const void *grad_y, const void *hidden, void *grad_hidden, int64_t rows, int64_t width,
                                 int kind, int half) {
     Activation job = {hidden, grad_y, grad_hidden, rows, width, kind, half};
-    parallel(activate_back_body, &job, rows, 5 * rows * width);
+    parallel(activate_back_body, &job, rows, 5 * rows * width, 0);
 }
 
 // ---- products of small matrices
@@ -744,29 +749,30 @@ static void attend_back_body(const void *job, int64_t begin, int64_t end, int64_
     FOR_EACH_WIDTH(attend_back)
 }
 
-// Numbers of scratch that attention needs for each thread
+// Numbers of scratch that attention needs for each of its `threads`
 EXPORT int64_t attention_scratch(int64_t T, int64_t D) {
     int64_t long_T = ROUND(T, BLOCK), long_D = ROUND(D, LANES);
     return 6 * long_T * long_D + 3 * BLOCK * long_D + 2 * BLOCK * long_T + LANES;
 }
 EXPORT void attention_forward(const void *heads, const float *q_weight, const float *k_weight, float eps,
-                              const float *cos, const float *sin, void *y, float *logs, float *scratch, int64_t B,
-                              int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D, int half) {
+                              const float *cos, const float *sin, void *y, float *logs, float *scratch,
+                              int64_t threads, int64_t B, int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D,
+                              int half) {
     Attention job = {.heads = heads, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin, .y = y,
                      .logs = logs, .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T,
                      .n_head = n_head, .n_kv_head = n_kv_head, .D = D, .eps = eps, .half = half};
-    parallel(attend_body, &job, B * n_kv_head, B * n_head * T * (T + D));
+    parallel(attend_body, &job, B * n_kv_head, B * n_head * T * (T + D), threads);
 }
 // weight_parts (B * n_kv_head, 2, D) is scratch, too; grad_weights (2, D): of queries and keys
 EXPORT void attention_backward(const void *grad_y, const void *heads, const float *q_weight, const float *k_weight,
                                float eps, const float *cos, const float *sin, float *logs, void *grad_heads,
-                               float *grad_weights, float *weight_parts, float *scratch, int64_t B, int64_t T,
-                               int64_t n_head, int64_t n_kv_head, int64_t D, int half) {
+                               float *grad_weights, float *weight_parts, float *scratch, int64_t threads,
+                               int64_t B, int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D, int half) {
     Attention job = {.heads = heads, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin,
                      .logs = logs, .grad_y = grad_y, .grad_heads = grad_heads, .weight_parts = weight_parts,
                      .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T, .n_head = n_head,
                      .n_kv_head = n_kv_head, .D = D, .eps = eps, .half = half};
-    parallel(attend_back_body, &job, B * n_kv_head, B * n_head * T * (T + D));
+    parallel(attend_back_body, &job, B * n_kv_head, B * n_head * T * (T + D), threads);
     if (!q_weight) return;
     for (int64_t d = 0; d < 2 * D; ++d) {
         float sum = 0;
@@ -824,5 +830,5 @@ static void loss_body(const void *job, int64_t begin, int64_t end, int64_t threa
 // logits (rows, width) half_or_float become softmax - one_hot(target); losses (rows) in nats. Negative targets: zeros.
 EXPORT void cross_entropy(void *logits, const int64_t *targets, float *losses, int64_t rows, int64_t width, int half) {
     Loss job = {logits, targets, losses, rows, width, half};
-    parallel(loss_body, &job, rows, 4 * rows * width);
+    parallel(loss_body, &job, rows, 4 * rows * width, 0);
 }

@@ -32,10 +32,14 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     small Gram matrix alone, and X is multiplied once, by the product of their polynomials. In bfloat16, three steps
     are stable like this and four are not: rounding makes eigenvalues of A negative, and each step multiplies them.
     """
+    least = 1e-30
+    if dtype == torch.float16:  # between 6e-8 and 65504 it holds the Gram matrix of no gradient as it comes
+        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + least)
+        least = torch.finfo(dtype).tiny
     x = matrices.to(dtype)
     tall = x.size(1) > x.size(2)
     gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)  # (k, n, n), n = min(rows, columns)
-    norms: Tensor = gram.norm(dim=(1, 2), keepdim=True) + 1e-30  # not below the largest singular value's square
+    norms: Tensor = gram.norm(dim=(1, 2), keepdim=True) + least  # not below the largest singular value's square
     root = _inverse_root(gram.div_(norms)).div_(norms.sqrt())
     return torch.bmm(x, root) if tall else torch.bmm(root, x)
 

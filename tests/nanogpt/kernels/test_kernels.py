@@ -1,15 +1,19 @@
 """Training by the kernels: torch's own results in float64 to rounding, the same bits by any number of threads."""
 
 import copy
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config, ModelConfig
-from nanogpt.kernels import library
+from nanogpt.kernels import library, operations
 from nanogpt.model.gpt import GPT
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.training import numerics as numerical
@@ -94,6 +98,66 @@ def test_the_number_of_threads_changes_no_bit():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_attention_uses_no_more_threads_than_it_has_memory_for(monkeypatch):
+    """A pool whose size torch does not know, such as a second OpenMP library's, would write beyond the end."""
+    heads, before = operations.Heads(8, 40, 1, 1, 8, None, None, 0.0, None, None), torch.get_num_threads()
+    used = library.load().attention_scratch(40, 8)
+    memory = torch.full((3 * used,), -7.0)
+    monkeypatch.setattr(
+        operations.torch, "empty", lambda *size, _of=torch.empty: memory if size == (used,) else _of(*size)
+    )
+    qkv = torch.randn(8 * 40, 24, generator=torch.Generator().manual_seed(0))
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setattr(operations.torch, "get_num_threads", lambda: 1)
+        y, logs = operations.attend(qkv, heads)
+        operations.attend_back(y, qkv, logs, heads)
+    finally:
+        torch.set_num_threads(before)
+    assert (memory[:used] != -7).any() and (memory[used:] == -7).all()
+
+
+def test_the_threads_are_those_that_torch_calls(tmp_path):
+    """A library that was loaded before torch, as Intel's guide has it, takes torch's calls: it has the pool."""
+    source, built = tmp_path / "other.c", tmp_path / "libother.so"
+    source.write_text(
+        "void GOMP_parallel(void (*f)(void *), void *data, unsigned n, unsigned flags) { f(data); }\n"
+        "int omp_get_thread_num(void) { return 0; }\nint omp_get_num_threads(void) { return 1; }\n"
+    )
+    subprocess.run([*library.find_compiler(), "-shared", "-fPIC", "-o", built, source], check=True)
+    program = (
+        "import ctypes; from nanogpt.kernels import library; found = library._threads_of_torch(); "
+        f"other = ctypes.CDLL({str(built)!r}); "
+        "print(found == [ctypes.cast(getattr(other, name), ctypes.c_void_p).value for name in library.OPENMP])"
+    )
+    command, environment = [sys.executable, "-c", program], os.environ | {"LD_PRELOAD": str(built)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True"
+
+
+def test_layernorm_of_numbers_far_from_zero_in_a_width_that_fills_no_register():
+    for x in (torch.full((2, 19), 12345.678), 3000 + torch.randn(2, 19, generator=torch.Generator().manual_seed(0))):
+        found = operations.norm(x, None, None, None, 1e-5, True, torch.float32).y
+        exact = F.layer_norm(x.double(), (19,))
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-3 if x.std() else 0.5)
+
+
+def test_gradients_and_targets_may_be_one_number_for_all():
+    """Expanded tensors have one number in memory, of which kernels would read thousands."""
+    by_torch = drawn(ModelConfig(n_layer=1, n_head=1, n_embd=16, block_size=8, vocab_size=5))
+    by_kernels = copy.deepcopy(by_torch)
+    by_kernels.use_kernels()
+    tokens, target = torch.zeros(2, 8, dtype=torch.int64), torch.tensor(3)
+    for model in (by_torch, by_kernels):
+        model.hidden(tokens).sum().backward()
+        model.loss_sum(tokens, target.expand(2, 8))[0].backward()
+        x = model.embed(tokens, slice(0, 8)).detach().requires_grad_()
+        model.layers[0](x, model.rotary(slice(0, 8)), None).sum().backward()
+    for (name, exact), found in zip(by_torch.named_parameters(), by_kernels.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, exact.grad, rtol=1e-3, atol=1e-3, msg=name)
+    assert operations.cross_entropy(torch.empty(0, 5), torch.empty(0, dtype=torch.int64)).shape == (0,)
 
 
 def test_a_target_beyond_the_vocabulary_is_refused():

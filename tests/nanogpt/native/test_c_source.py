@@ -119,6 +119,17 @@ def test_a_compiler_may_print_anything(cache, source, tmp_path, monkeypatch, exi
     assert "\033" not in str(refusal.value)
 
 
+def test_what_is_built_depends_on_libc_and_not_on_the_persons_language(cache, source, tmp_path, monkeypatch):
+    """Its logarithm is libc's. A resumed training would otherwise report that it computes otherwise."""
+    speaks = compiler(tmp_path / "speaks", 'echo "$LC_ALL"')
+    monkeypatch.setenv("LC_ALL", "C")
+    key = source.key([speaks])
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert source.key([speaks]) == key
+    monkeypatch.setattr(c_source.platform, "libc_ver", lambda: ("glibc", "2.0"))
+    assert source.key([speaks]) != key
+
+
 def test_a_compiler_that_hangs_is_given_up_once(cache, source, compilations, tmp_path, monkeypatch):
     monkeypatch.setattr(c_source, "SECONDS", 0.2)
     monkeypatch.setenv("CC", compiler(tmp_path / "hanging", 'test "$1" = --version || exec sleep 60'))
