@@ -36,11 +36,10 @@ from flows.planning.slow_trainings import slowdown
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
 from flows.supervision import own_tests
 from nanogpt import durable
-from nanogpt.config import Config, load_config, save_config
+from nanogpt.config import LATER, Config, load_config, save_config
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
-from nanogpt.training.progress import LATER
 from nanogpt.units import count, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings

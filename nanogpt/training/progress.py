@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nanogpt.config import Config
+from nanogpt.config import LATER, Config
 from nanogpt.faults import UserError
 from nanogpt.training.update.growth import BatchGrowth, StepData, curriculum_steps, window_at
 from nanogpt.training.update.loss_scale import LossScale
@@ -27,7 +27,6 @@ NOT_THE_TRAJECTORY = {
 }
 OF_DATA = ("mixture", "cross_documents", "token_dropout", "span_corruption")  # what a training decides of its data
 MAY_GROW = {"training.max_iters"}
-LATER = {"training.muon_interval": 1}  # came when models were trained: while it is so, it stands in no trajectory
 SHA256_LENGTH, DIGEST_SHOWN = 64, 12  # characters of a sha256 that a person is shown
 
 
