@@ -32,16 +32,25 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     small Gram matrix alone, and X is multiplied once, by the product of their polynomials. In bfloat16, three steps
     are stable like this and four are not: rounding makes eigenvalues of A negative, and each step multiplies them.
     """
-    least = 1e-30
+    least = 1e-34  # a gradient may be nothing
     if dtype == torch.float16:  # between 6e-8 and 65504 it holds the Gram matrix of no gradient as it comes
-        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + least)
+        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-30)
         least = torch.finfo(dtype).tiny
     x = matrices.to(dtype)
     tall = x.size(1) > x.size(2)
     gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)  # (k, n, n), n = min(rows, columns)
-    norms: Tensor = gram.norm(dim=(1, 2), keepdim=True) + least  # not below the largest singular value's square
+    norms = _norms(gram).clamp(min=least).to(dtype)  # not below the largest singular value's square
     root = _inverse_root(gram.div_(norms)).div_(norms.sqrt())
     return torch.bmm(x, root) if tall else torch.bmm(root, x)
+
+
+def _norms(gram: Tensor) -> Tensor:
+    """The Frobenius norm of each matrix, (k, 1, 1) float32, where its squares are no float32 numbers any more, too.
+
+    A head that starts at zero gives gradients of 1e-12. The largest number of a Gram matrix is on its diagonal.
+    """
+    largest = gram.diagonal(dim1=1, dim2=2).float().amax(dim=1)[:, None, None].clamp(min=1e-38)
+    return (gram / largest).norm(dim=(1, 2), keepdim=True) * largest
 
 
 def _inverse_root(gram: Tensor) -> Tensor:
