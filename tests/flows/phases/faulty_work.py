@@ -12,7 +12,7 @@ from typing import Any
 
 from nanogpt.config import Config
 from nanogpt.process.worker import Worker
-from nanogpt.results import Evaluation, FastestMicroBatch, ModelFigures, Rehearsal, StepSpeed
+from nanogpt.results import CompiledSpeed, Evaluation, FastestMicroBatch, ModelFigures, Rehearsal, StepSpeed
 from nanogpt.weights.reserve import NoRoomError
 from tests.flows.planning.machines import Machine
 
@@ -37,6 +37,10 @@ def rehearse(config: dict[str, Any], device: str, folder: str, seconds: float) -
 def find_for(config: dict[str, Any], folder: str, seconds: float) -> FastestMicroBatch:
     meet_a_fault("search", Path(folder))
     return Machine(fastest=2).find_for(Config.model_validate(config), folder, seconds)
+
+
+def compare_compiled(config: dict[str, Any], device: str, seconds: float) -> CompiledSpeed:
+    return Machine().compare_compiled(Config.model_validate(config), device, seconds)
 
 
 def summarise(device: str, model_folder: Path, data_folder: Path, with_nanogpts_measure: bool) -> ModelFigures:

@@ -62,7 +62,7 @@ def test_a_measuring_process_that_dies_again_and_again_fails_its_step_and_the_sa
     with pytest.raises(Exception, match="ended by SIGSEGV"):
         planned(run)
     assert run.ledger.marker(MEASURED.step).state == "failed"
-    assert planned(run)[0].models["micro"].batch_size == 12
+    assert planned(run)[0].models["micro"].batch_size == 24
 
 
 @pytest.mark.parametrize("fault, symptom", [("SIGTERM", "killed"), ("SIGSEGV", "aborted")])

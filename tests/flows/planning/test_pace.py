@@ -15,7 +15,7 @@ from nanogpt.records import to_json
 from tests.flows.parts import outcome, plan
 from tests.flows.planning.machines import Machine
 from tests.flows.planning.models import model, speed
-from tests.flows.planning.test_planner import plan as plan_for
+from tests.flows.planning.models import plan as plan_for
 
 pytestmark = pytest.mark.fast
 MICRO = replace(plan("micro").ladder[0], tokens=1_000_000, seconds=100.0)

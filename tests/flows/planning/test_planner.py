@@ -13,15 +13,7 @@ from flows.planning.forecast import Corpus
 from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.measure.sizes import tokens_per_step
-from tests.flows.planning.models import GIB, PLAY, SIZES, model, speed
-
-MEMORY = 16 * GIB
-
-
-def plan(models, speeds, budget=600.0, corpus=PLAY, memory=MEMORY, fixed=False, pinned=(), unmeasured=()):
-    phases = budget_shares.by_experience(budget, corpus.bytes)
-    return planner.make_plan(models, {speed.name: speed for speed in speeds}, dict(unmeasured), budget, phases, corpus,
-                             memory, fixed, frozenset(pinned))  # fmt: skip
+from tests.flows.planning.models import GIB, MEMORY, PLAY, SIZES, model, plan, speed
 
 
 def training_seconds(budget: float, corpus: Corpus = PLAY) -> float:
