@@ -85,6 +85,7 @@ def start(
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        stop_signal.forget()
         return STOPPED
 
 

@@ -22,5 +22,11 @@ def check() -> None:
 
 
 def forget() -> None:
-    """The run that was asked to stop has ended."""
+    """The run that was asked to stop has ended, and its exit code is its own.
+
+    CPython remembers a KeyboardInterrupt that arose while text was run (`exec` of a str, as in dataclass and
+    namedtuple), also where it was caught, and ends `python -m` by SIGINT for it. Running other text makes it forget
+    (`run_eval_code_obj` in Python/pythonrun.c).
+    """
     _asked.clear()
+    exec("")

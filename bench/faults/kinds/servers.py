@@ -33,8 +33,9 @@ REPORT_AGAIN = ("--redo", "documentation.report")  # the smallest work that make
 START = """\
 import sys
 from pathlib import Path
+from threading import Event
 from flows.display.prefect_process import start_on_free_port
-print(start_on_free_port(Path(sys.argv[1]), print, int(sys.argv[2])).port)
+print(start_on_free_port(Path(sys.argv[1]), print, int(sys.argv[2]), Event()).port)
 """
 
 

@@ -259,3 +259,26 @@ def test_a_run_continues_when_nobody_reads_its_output_any_more(flow):
     _, complaints = process.communicate("\n" * len(PHASES), timeout=60)
     assert (process.returncode, complaints) == (0, "")
     assert flow.ended == "finished" and flow.log.count("a message") == len(PHASES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_python_runs_text_is_exit_code_130_too(flow, tmp_path, number):
+    script = textwrap.dedent("""
+        import sys
+        from flows.cli import session
+        from flows.context.command_words import PHASES
+        from flows.runner.run import Phase
+
+        SIGNALLED = "import os; os.kill(os.getpid(), {number})\\nfor _ in range(10**9): pass"
+        phases = [Phase(name, lambda run: exec(SIGNALLED), lambda wanted: []) for name in PHASES]
+        sys.exit(session.main(sys.argv[1:], phases, lambda run: [run.run_phase(phase) for phase in phases]))
+    """)
+    (tmp_path / "of_a_test.py").write_text(script.format(number=int(number)), encoding="utf-8")
+    command = [sys.executable, "-m", "of_a_test", "--workspace", str(flow.workspace), "--data", "embedded", "--no-ui"]
+    environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [*command, "--on-hangup", "save"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "")
+    assert "Stopped. What was done is kept" in done.stdout and flow.ended == "stopped"
