@@ -23,6 +23,9 @@ QUINTICS = (
     (4.0434, -3.0114, 0.5695),
     (3.5056, -2.6267, 0.5257),
 )
+# Norm of a Gram matrix. Below about 1e-22, the squares of its numbers are 0 in float32 and so is its norm; divided by
+# less than that, eigenvalues would be far above 1, where the quintics have no bounds.
+NEGLIGIBLE = 1e-18
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
@@ -32,9 +35,9 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     small Gram matrix alone, and X is multiplied once, by the product of their polynomials. In bfloat16, three steps
     are stable like this and four are not: rounding makes eigenvalues of A negative, and each step multiplies them.
     """
-    least = 1e-30
+    least = NEGLIGIBLE
     if dtype == torch.float16:  # between 6e-8 and 65504 it holds the Gram matrix of no gradient as it comes
-        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + least)
+        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + NEGLIGIBLE)
         least = torch.finfo(dtype).tiny
     x = matrices.to(dtype)
     tall = x.size(1) > x.size(2)
