@@ -41,6 +41,17 @@ def test_singular_values_come_near_one_and_directions_stay(dtype, shape):
     assert not orthogonalize(torch.zeros(2, 4, 8), dtype).any()  # as of queries, whose gradient begins at zero
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 16, 48)])
+def test_gradients_next_to_nothing_move_a_matrix_no_further_than_others(shape, dtype):
+    """A head that starts at zero and learns slowly lets through as little."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for size in range(-44, 0):
+        step = orthogonalize(matrices * 10.0**size, dtype).float()
+        assert step.isfinite().all() and torch.linalg.svdvals(step).max() < 8, size
+
+
 @given(st.integers(0, 2**31), st.floats(0, 4), st.sampled_from([(24, 24), (16, 48), (64, 20)]))
 @settings(max_examples=20, deadline=None)
 def test_no_direction_is_blown_up_however_ill_conditioned(seed, decades, shape):
