@@ -16,7 +16,6 @@ from nanogpt.native.unavailable import Unavailable
 
 SOURCE = CSource(Path(__file__).with_name("c") / "kernels.c", "kernels")
 PARTS = 64  # of kernels.c
-LONGEST_HEAD = 256  # of kernels.c
 
 POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 FUNCTIONS = {  # arguments

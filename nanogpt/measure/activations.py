@@ -24,6 +24,7 @@ class Kept:
     device: str
     product: int  # bytes
     rank: int = 0  # of adapters
+    fused: bool = False  # whether nanogpt.kernels computes the blocks: nanogpt.kernels.functions.FusedBlock
 
     @property
     def embedding(self) -> int:
@@ -37,6 +38,8 @@ class Kept:
         model = self.model
         queries, keys = model.n_head * model.head_width, model.kv_heads * model.head_width
         kept = self._norm + self.product * model.n_embd  # what the norm, and the qkv product, have read
+        if self.fused:  # the qkv product, what attention gives, and a logarithm a head
+            return kept + self.product * (2 * queries + 2 * keys) + FLOAT32 * model.n_head
         if model.qk_norm and not self._is_short:
             kept += FLOAT32 * (queries + keys + model.n_head + model.kv_heads)
         if self._drops_scores:
@@ -50,14 +53,14 @@ class Kept:
     def rotary_tables(self) -> int:
         """Bytes of one block, however many sequences: short attention widens the tables to all heads."""
         model = self.model
-        if not self._is_short or model.position != "rope":
+        if self.fused or not self._is_short or model.position != "rope":
             return 0
         return 2 * FLOAT32 * model.block_size * (model.n_head + model.kv_heads) * model.head_width
 
     @property
     def feedforward(self) -> int:
         """Of one block, its norm included: what up has read, has given, and what down has read."""
-        wide = {"swiglu": 4, "gelu": 2, "gelu_erf": 2, "relu2": 2}[self.model.activation]
+        wide = {"swiglu": 3 if self.fused else 4, "gelu": 2, "gelu_erf": 2, "relu2": 2}[self.model.activation]
         adapters = 3 if self.model.activation == "swiglu" else 2
         numbers = self.model.n_embd + wide * self.model.ffn_width + adapters * self.rank
         return self._norm + self.product * numbers + self._dropped(self.product)

@@ -7,6 +7,7 @@ saves and allocates, bench/memory.py the whole against what processes take.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,9 @@ from nanogpt.config import Config, ModelConfig
 from nanogpt.machine import has_bfloat16_instructions
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters, vocabulary
-from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
+from nanogpt.model.limits import LOGITS_AT_ONCE, LONGEST_FUSED_HEAD, TOKENS_AT_ONCE
+from nanogpt.native.c_source import find_compiler
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.units import GIB, MIB
 
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
@@ -108,6 +111,15 @@ def likely_precision(device: str, mixed_precision: bool | str = "auto") -> str:
     return "bfloat16" if mixed_precision is True else mixed_precision or "float32"
 
 
+def _has_kernels() -> bool:
+    """Whether nanogpt.kernels can be built here, as far as is known without building: they share threads with torch on
+    Linux alone."""
+    try:
+        return sys.platform == "linux" and bool(find_compiler())
+    except Unavailable:
+        return False
+
+
 # ---- what a step holds, moment by moment
 
 
@@ -141,7 +153,15 @@ class _Step:
 
     @property
     def kept(self) -> Kept:
-        return Kept(self.model, self.device, self.product, self.config.training.lora_rank)
+        return Kept(self.model, self.device, self.product, self.config.training.lora_rank, self.fused)
+
+    @cached_property
+    def fused(self) -> bool:
+        """Whether nanogpt.kernels computes whole blocks, where this machine has a compiler for them."""
+        model, device = self.model, self.config.device
+        is_plain = not (model.dropout or self.adapters or device.compile) and self.config.data.cross_documents
+        fits = is_plain and self.precision != "float16" and model.head_width <= LONGEST_FUSED_HEAD
+        return self.device == "cpu" and device.kernels == "auto" and fits and _has_kernels()
 
     @property
     def product(self) -> int:
@@ -234,6 +254,10 @@ class _Step:
         model = self.model
         on_their_way = {"swiglu": 3, "gelu": 1, "gelu_erf": 1, "relu2": 2}[model.activation] * model.ffn_width
         parts = {"workspace": self.tokens * (2 * FLOAT32 * model.n_embd + self.product * on_their_way)}
+        if self.fused:  # one function holds the gradients of all that the block has computed
+            queries, keys = model.n_head * model.head_width, model.kv_heads * model.head_width
+            more = 2 * model.n_embd + 2 * queries + 2 * keys
+            parts["workspace"] += self.tokens * (FLOAT32 * model.n_embd + self.product * more)
         if self.config.device.gradient_checkpointing:
             parts |= self._of_blocks(1)
         return parts

@@ -40,7 +40,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def really_kept(model_config, precision: str) -> dict[str, int]:
+def really_kept(model_config, precision: str, by_kernels: bool = False) -> dict[str, int]:
     """Bytes of each storage that autograd keeps, by the part of the model that was computing."""
     torch.manual_seed(0)
     model = GPT(model_config).train()
@@ -65,10 +65,13 @@ def really_kept(model_config, precision: str) -> dict[str, int]:
             kept[name] = kept.get(name, 0) + storage.nbytes()
         return tensor
 
-    for block in model.blocks:
-        block.attention_norm.register_forward_pre_hook(enter("attention"))
-        block.feedforward_norm.register_forward_pre_hook(enter("feed-forward"))
-    model.final_norm.register_forward_pre_hook(enter("final norm"))
+    if by_kernels:  # where nobody watches the parts
+        model.use_kernels()
+    else:
+        for block in model.blocks:
+            block.attention_norm.register_forward_pre_hook(enter("attention"))
+            block.feedforward_norm.register_forward_pre_hook(enter("feed-forward"))
+        model.final_norm.register_forward_pre_hook(enter("final norm"))
     model.head.register_forward_hook(enter("logits"))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), devices.autocast("cpu", precision):
         model.loss_sum(tokens, tokens)
@@ -91,6 +94,18 @@ def test_each_part_keeps_what_is_predicted(model, precision):
     assert really["logits"] == pytest.approx(kept.product * tokens * model.vocab_size, rel=0.01)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [name for name, model in SHAPES.items() if not model.dropout])
+def test_a_block_of_the_kernels_keeps_what_is_predicted(name, precision):
+    model = SHAPES[name]
+    kept = Kept(model, "cpu", memory.FLOAT32 if precision == "float32" else 2, fused=True)
+    of_a_token = kept.embedding + kept.final_norm + model.n_layer * (kept.attention + kept.feedforward)
+    predicted = ROWS * model.block_size * (of_a_token + kept.product * model.vocab_size)  # the logits too
+    really = really_kept(model, precision, by_kernels=True)
+    assert sum(really.values()) - really.get("weight copies", 0) == pytest.approx(predicted, rel=0.02)
+    assert not kept.rotary_tables
+
+
 def allocated_peak(config: Config, precision: str, path: Path) -> int:
     """Bytes of tensors at the fullest moment of two steps, by torch's own count."""
     torch.ones(8) @ torch.ones(8, 8)
@@ -108,11 +123,12 @@ def allocated_peak(config: Config, precision: str, path: Path) -> int:
 
 @pytest.mark.parametrize("passes, recompute", [(1, False), (3, False), (1, True), (3, True)])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute, precision, tmp_path):
+@pytest.mark.parametrize("kernels", ["torch", "auto"])
+def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute, precision, kernels, tmp_path):
     config = Config(
         model=dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=256),
         training=dict(batch_size=4, gradient_accumulation=passes),
-        device=dict(gradient_checkpointing=recompute, kernels="torch"),
+        device=dict(gradient_checkpointing=recompute, kernels=kernels),
     )
     native = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision=precision, newton_schulz=native)
