@@ -61,16 +61,6 @@ def test_no_direction_is_blown_up_however_ill_conditioned(seed, decades, shape):
         assert torch.linalg.svdvals(orthogonalize(matrices, dtype).float()).max() < 8
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gradients_of_next_to_nothing_move_a_matrix_no_further_than_others(dtype):
-    matrices = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(1))
-    usual = orthogonalize(matrices, dtype).float()
-    for size in (1e-8, 1e-12, 1e-16):
-        torch.testing.assert_close(orthogonalize(matrices * size, dtype).float(), usual, rtol=0.1, atol=0.2)
-    for size in (1e-20, 1e-23, 1e-30, 1e-40, 0.0):
-        assert orthogonalize(matrices * size, dtype).float().abs().max() < 2
-
-
 def test_in_float32_the_steps_on_the_gram_matrix_are_the_steps_on_the_matrix():
     matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x = matrices / (matrices @ matrices.mT).norm(dim=(1, 2), keepdim=True).sqrt()

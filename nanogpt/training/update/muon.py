@@ -23,6 +23,9 @@ QUINTICS = (
     (4.0434, -3.0114, 0.5695),
     (3.5056, -2.6267, 0.5257),
 )
+# Norm of a Gram matrix. Below about 1e-22, the squares of its numbers are 0 in float32 and so is its norm; divided by
+# less than that, eigenvalues would be far above 1, where the quintics have no bounds.
+NEGLIGIBLE = 1e-18
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
@@ -32,25 +35,16 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     small Gram matrix alone, and X is multiplied once, by the product of their polynomials. In bfloat16, three steps
     are stable like this and four are not: rounding makes eigenvalues of A negative, and each step multiplies them.
     """
-    least = 1e-34  # a gradient may be nothing
+    least = NEGLIGIBLE
     if dtype == torch.float16:  # between 6e-8 and 65504 it holds the Gram matrix of no gradient as it comes
-        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-30)
+        matrices = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + NEGLIGIBLE)
         least = torch.finfo(dtype).tiny
     x = matrices.to(dtype)
     tall = x.size(1) > x.size(2)
     gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)  # (k, n, n), n = min(rows, columns)
-    norms = _norms(gram).clamp(min=least).to(dtype)  # not below the largest singular value's square
+    norms: Tensor = gram.norm(dim=(1, 2), keepdim=True) + least  # not below the largest singular value's square
     root = _inverse_root(gram.div_(norms)).div_(norms.sqrt())
     return torch.bmm(x, root) if tall else torch.bmm(root, x)
-
-
-def _norms(gram: Tensor) -> Tensor:
-    """The Frobenius norm of each matrix, (k, 1, 1) float32, where its squares are no float32 numbers any more, too.
-
-    A head that starts at zero gives gradients of 1e-12. The largest number of a Gram matrix is on its diagonal.
-    """
-    largest = gram.diagonal(dim1=1, dim2=2).float().amax(dim=1)[:, None, None].clamp(min=1e-38)
-    return (gram / largest).norm(dim=(1, 2), keepdim=True) * largest
 
 
 def _inverse_root(gram: Tensor) -> Tensor:
