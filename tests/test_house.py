@@ -101,7 +101,7 @@ HOUSE = [  # from the top down
     Room(
         "nanogpt.measure",
         "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders "
-        f"nanogpt.weights nanogpt.model {DATA} nanogpt.config nanogpt.device nanogpt.process {BASICS}",
+        f"nanogpt.weights nanogpt.model {DATA} nanogpt.native nanogpt.config nanogpt.device nanogpt.process {BASICS}",
     ),
     Room(
         "nanogpt.study",
