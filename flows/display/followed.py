@@ -1,4 +1,4 @@
-"""What happens in a run, told in order to whoever shows it: news in a queue, so that the run never waits for a page."""
+"""What happens in a run, in order, for whoever shows it: news in a queue, so that the run never waits for a page."""
 
 import queue
 import traceback

@@ -226,14 +226,9 @@ class _Planner:
             return [done]
         others = [self.largest(config, rest) for config in larger]
         least = min(model.expected_bits_per_byte for model in [alone, *others])
-        best = [model for model in [alone, *others] if model.expected_bits_per_byte <= self.corpus.law.alike * least][
-            -1
-        ]
-        return (
-            [alone]
-            if best is alone
-            else self.in_turn(share, larger[: others.index(best) + 1], rest, self.corpus.law.alike * least)
-        )
+        good = self.corpus.law.alike * least
+        best = [model for model in [alone, *others] if model.expected_bits_per_byte <= good][-1]
+        return [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, good)
 
     def from_first_proof(self, candidates: list[Config], seconds: float) -> list[Config]:
         """Without those that are smaller than the first proof: the largest that sees FED tokens for each parameter in

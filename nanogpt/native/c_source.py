@@ -29,7 +29,7 @@ COMPILERS = ("cc", "gcc", "clang")
 # its threads spin at every barrier while another process waits for the core.
 FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))
 COMMON_FLAGS = ("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
-SECONDS = 120  # for a compiler: it takes 3 on an idle machine
+SECONDS = 120  # for a compiler: it takes 3 to 8 on an idle machine
 SECONDS_TO_ANSWER = 20  # for a question, such as its version: 0.1 on an idle machine
 Notify = Callable[[str], None]
 
@@ -43,7 +43,7 @@ class CSource:
 
     @property
     def building(self) -> str:
-        """What a person is told while it is built."""
+        """The message while it is built."""
         return f"building the {self.name}, a few seconds, once on this machine"
 
     def load(self, notify: Notify = lambda message: None) -> ctypes.CDLL:
