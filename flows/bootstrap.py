@@ -167,20 +167,21 @@ def venv_state(extras: Sequence[str]) -> str:
     "outdated"    stamped, but for another pyproject.toml or fewer extras
     "half-made"   ours, and killed while it was made, or its Python is gone, or it was copied from elsewhere
     "unstamped"   a person put it there and its Python works; "complete" when it has every requirement
-    "foreign"     a person put it there, and it is no folder or its Python is too old or does not work
+    "foreign"     a person put it there, and it is no folder or its Python is too old or does not work; or a link to
+                  what would be half-made here, and may be the environment of another checkout
     """
     if not os.path.lexists(VENV):
         return "absent"
-    stamp = read_json(STAMP)
+    stamp, half_made = read_json(STAMP), "foreign" if os.path.islink(VENV) else "half-made"
     if stamp:
         if not os.path.exists(VENV_PYTHON) or not same_folder(stamp["checkout"], ROOT):
-            return "half-made"
+            return half_made
         same = stamp["pyproject"] == digest(PYPROJECT) and set(extras) <= set(stamp["extras"])
         return "ready" if same else "outdated"
     if not os.path.isdir(VENV):
         return "foreign"
     if os.path.lexists(MAKING) or not os.listdir(VENV):
-        return "half-made"
+        return half_made
     if inside_venv():
         return "unstamped"
     lacking = output_of([VENV_PYTHON, __file__, *extras])
@@ -351,7 +352,7 @@ def clear_the_place(state: str) -> None:
                 shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.remove(path)
     elif state == "foreign":
         aside = VENV + time.strftime(".old-%Y%m%d-%H%M%S")
-        say(f"The .venv here has no Python that suits: it is now {os.path.basename(aside)}.")
+        say(f"The .venv here is none that this checkout can use: it is now {os.path.basename(aside)}.")
         os.rename(VENV, aside)
 
 

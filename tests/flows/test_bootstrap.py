@@ -288,6 +288,25 @@ def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_pa
     assert seen == ["half-made"] * 3 and os.listdir(venv) == [".autopilot-making"]
 
 
+@pytest.mark.parametrize("holds", ["the environment of another checkout", "one that is being made", "nothing yet"])
+def test_a_link_is_set_aside_and_what_it_leads_to_is_left_alone(tmp_path, monkeypatch, holds):
+    there, venv = tmp_path / "elsewhere", tmp_path / ".venv"
+    there.mkdir()
+    for name, path in {"VENV": "", "MAKING": ".autopilot-making", "STAMP": ".autopilot-stamp"}.items():
+        monkeypatch.setattr(bootstrap, name, str(venv / path))
+    if holds == "the environment of another checkout":
+        (there / ".autopilot-stamp").write_text('{"checkout": "/elsewhere"}')
+    elif holds == "one that is being made":
+        (there / ".autopilot-making").touch()
+    before = os.listdir(there)
+    venv.symlink_to(there)
+    assert bootstrap.venv_state(()) == "foreign"
+    bootstrap.clear_the_place("foreign")
+    assert os.listdir(there) == before and not os.path.lexists(venv)
+    (aside,) = tmp_path.glob(".venv.old-*")
+    assert aside.is_symlink() and aside.samefile(there)
+
+
 @each_kind
 def test_what_is_no_file_makes_way_and_a_venv_that_is_no_folder_is_set_aside(tmp_path, monkeypatch, put):
     places = {"VENV": ".venv", "FETCHED": ".venv/.fetched", "LOCK": "logs/lock", "LOG": "logs/log"}
