@@ -1,7 +1,7 @@
 """Layers whose weights are yet to be set, on the CPU.
 
-torch.nn.utils.skip_init() makes them by the meta device, and for that torch imports all of its compiler: 0.9 s of each
-process that builds a model.
+torch.nn.utils.skip_init() empties them with Module.to_empty(), and draws an embedding on the meta device. For the first
+torch imports sympy (0.3 s of each process), for the second all of its compiler (1.1 s).
 """
 
 import torch
