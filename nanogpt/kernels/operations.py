@@ -103,10 +103,10 @@ def activate(hidden: Tensor, bias: Tensor | None, activation: str) -> Tensor:
 
 
 def activate_back(gradient: Tensor, slopes: Tensor, has_bias: bool, activation: str) -> tuple[Tensor, Tensor | None]:
-    """The gradients of hidden, like slopes, and of bias, from that of activate()'s result (rows, width)."""
-    rows, width = gradient.shape
-    wide = slopes.size(1)
-    grad_hidden = torch.empty_like(slopes)
+    """The gradients of hidden, like slopes, and of bias, from that of activate()'s result (rows, width), whose place
+    the first takes where it fits."""
+    (rows, width), wide = gradient.shape, slopes.size(1)
+    grad_hidden = gradient if wide == width else torch.empty_like(slopes)
     grad_bias, scratch = (torch.empty(wide), torch.empty(PARTS * wide)) if has_bias else (None, None)
     kind = ACTIVATIONS.index(activation)
     load().activation_backward(

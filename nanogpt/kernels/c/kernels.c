@@ -55,7 +55,7 @@ static void parallel(Body body, const void *job, int64_t count, int64_t numbers,
 
 // ---- sixteen numbers at once
 
-INLINE Lanes all(float x) { return (Lanes){} + x; }
+INLINE Lanes all(float x) { return x - (Lanes){}; }  // 0 + x would be an addition each time: it makes 0 of -0
 INLINE Lanes pick(Integers mask, Lanes yes, Lanes no) {
     return (Lanes)(((Integers)yes & mask) | ((Integers)no & ~mask));
 }
