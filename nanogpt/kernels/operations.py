@@ -19,9 +19,15 @@ def is_half(tensor: Tensor) -> bool:
     return tensor.dtype == torch.bfloat16
 
 
+def _in_place_of(delta: Tensor) -> Tensor:
+    """Memory for the sum of float32 and delta: memory that is new would come through the cache first."""
+    return torch.empty(delta.shape) if is_half(delta) else delta
+
+
 def add(x: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:
-    """x (rows, width) float32 plus delta of the product type plus bias (width) float32 -> float32."""
-    out, (rows, width) = torch.empty_like(x), x.shape
+    """x (rows, width) float32 plus delta of the product type plus bias (width) float32 -> float32, in delta's place
+    where it fits."""
+    out, (rows, width) = _in_place_of(delta), x.shape
     load().add(pointer(x), pointer(delta), pointer(bias), pointer(out), rows, width, is_half(delta))
     return out
 
@@ -46,9 +52,10 @@ def norm(
     centred: bool,
     product: torch.dtype,
 ) -> Normed:
-    """LayerNorm (`centred`) or RMSNorm of x (rows, width), or of x + delta + delta_bias."""
+    """LayerNorm (`centred`) or RMSNorm of x (rows, width), or of x + delta + delta_bias, in delta's place where that
+    fits."""
     rows, width = x.shape
-    total = x if delta is None else torch.empty_like(x)
+    total = x if delta is None else _in_place_of(delta)
     y = torch.empty(rows, width, dtype=product)
     inverse = torch.empty(rows)
     mean = torch.empty(rows) if centred else None
