@@ -167,7 +167,7 @@ def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     is_narrow = gradient.size(1) < x.size(1) and gradient.size(1) * x.size(1) <= NARROW
     if is_narrow and gradient.dtype == torch.float32 and _is_by_amd():
         # 768 rows, 128 x 336: 344 us and a copy instead of 472; 1,536 rows, 256 x 688: 2.8 ms instead of 3.3. A Xeon
-        # takes 7 to 36 % longer like this (512 rows, 768 x 3,072: 20.6 ms instead of 15.1).
+        # takes 4 to 37 % longer like this (512 rows, 768 x 3,072: 20.6 ms instead of 15.1).
         return torch.mm(x.t(), gradient).t().contiguous()
     return torch.mm(gradient.t(), x).float()
 
