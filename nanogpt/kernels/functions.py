@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from nanogpt.kernels import operations
 from nanogpt.kernels.operations import Heads, Normed
+from nanogpt.machine import processor_name
 
 PARAMETERS = (
     "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight", "attention.qkv.bias",
@@ -18,6 +21,9 @@ PARAMETERS = (
     "feedforward_norm.weight", "feedforward_norm.bias", "feedforward.up.weight", "feedforward.up.bias",
     "feedforward.down.weight", "feedforward.down.bias",
 )  # fmt: skip
+
+
+NARROW = 2**18  # numbers of a weight
 
 
 @dataclass(frozen=True)
@@ -64,19 +70,19 @@ class FusedBlock(torch.autograd.Function):
         B, T, _ = x.shape
         product = product_type()
         qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
-        heads = _heads(B, T, shape, q_norm, k_norm, cos, sin)
-        with torch.autocast("cpu", enabled=False):
-            first = operations.norm(_rows(x), None, norm1, shift1, shape.eps, shape.centred, product)
-            projected = _linear(first.y, qkv, qkv_bias)  # (B T, (n_head + 2 n_kv_head) head_width)
+        heads = _heads(B, T, shape, qkv_bias, q_norm, k_norm, cos, sin)
+        with _given_types():  # biases are added by what reads the products
+            first = operations.norm(_rows(x), None, None, norm1, shift1, shape.eps, shape.centred, product)
+            projected = torch.mm(first.y, qkv.t())  # (B T, (n_head + 2 n_kv_head) head_width)
             mixed, logs = operations.attend(projected, heads)  # (B T, n_head head_width)
-            attended = _linear(mixed, output, output_bias)  # (B T, C)
-            second = operations.norm(first.x, attended, norm2, shift2, shape.eps, shape.centred, product)
-            hidden = _linear(second.y, up, up_bias)  # (B T, ffn_width), of SwiGLU twice as wide
-            active = operations.activate(hidden, shape.activation)  # (B T, ffn_width)
-            out = operations.add(second.x, _linear(active, down, down_bias))
+            attended = torch.mm(mixed, output.t())  # (B T, C)
+            second = operations.norm(first.x, attended, output_bias, norm2, shift2, shape.eps, shape.centred, product)
+            slopes = torch.mm(second.y, up.t())  # (B T, ffn_width), of SwiGLU twice as wide
+            active = operations.activate(slopes, up_bias, shape.activation)  # (B T, ffn_width)
+            out = operations.add(second.x, torch.mm(active, down.t()), down_bias)
         ctx.save_for_backward(
-            *vars(first).values(), *vars(second).values(), projected, mixed, logs, hidden, active,
-            norm1, shift1, qkv, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
+            *vars(first).values(), *vars(second).values(), projected, mixed, logs, slopes, active,
+            norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
         )  # fmt: skip
         ctx.shape = shape
         return out.view(x.shape)
@@ -86,18 +92,18 @@ class FusedBlock(torch.autograd.Function):
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved, shape = ctx.saved_tensors, ctx.shape
         first, second = Normed(*saved[:4]), Normed(*saved[4:8])
-        projected, mixed, logs, hidden, active = saved[8:13]
-        norm1, shift1, qkv, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
+        projected, mixed, logs, slopes, active = saved[8:13]
+        norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
         B, T, _ = gradient.shape
         product = projected.dtype
-        heads = _heads(B, T, shape, q_norm, k_norm, cos, sin)
+        heads = _heads(B, T, shape, qkv_bias, q_norm, k_norm, cos, sin)
         needs = dict(zip(PARAMETERS, ctx.needs_input_grad[4:], strict=True))
         found: dict[str, Tensor | None] = {}
 
         def linear_back(name: str, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             if needs[f"{name}.weight"]:
                 found[f"{name}.weight"] = _of_weight(gradient, x)
-            if needs[f"{name}.bias"]:
+            if needs[f"{name}.bias"] and f"{name}.bias" not in found:
                 found[f"{name}.bias"] = operations.column_sums(gradient)
             return torch.mm(gradient, weight)
 
@@ -107,9 +113,11 @@ class FusedBlock(torch.autograd.Function):
 
         is_half = product == torch.bfloat16
         grad_out = _rows(gradient)
-        with torch.autocast("cpu", enabled=False):
+        with _given_types():
             grad_active = linear_back("feedforward.down", grad_out.to(product), active, down)
-            grad_hidden = operations.activate_back(grad_active, hidden, shape.activation)
+            grad_hidden, found["feedforward.up.bias"] = operations.activate_back(
+                grad_active, slopes, needs["feedforward.up.bias"], shape.activation
+            )
             grad_normed = linear_back("feedforward.up", grad_hidden, second.y, up)
             grad_middle, grad_attended = norm_back(
                 "feedforward_norm", grad_normed, second, norm2, shift2 is not None, grad_out, is_half
@@ -134,7 +142,7 @@ class FusedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool, product: torch.dtype
     ) -> Tensor:
-        normed = operations.norm(_rows(x), None, weight, bias, eps, centred, product)
+        normed = operations.norm(_rows(x), None, None, weight, bias, eps, centred, product)
         ctx.save_for_backward(normed.x, normed.mean, normed.inverse, weight)
         ctx.has_bias = bias is not None
         return normed.y.view(x.shape)
@@ -156,23 +164,32 @@ def _rows(x: Tensor) -> Tensor:
 
 def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """gradient (rows, out), x (rows, in) -> (out, in) float32."""
-    if gradient.dtype == torch.float32 and gradient.size(1) < x.size(1):
-        # 768 rows, 128 x 336: 344 us and a copy instead of 472; 1,536 rows, 256 x 688: 2.8 ms instead of 3.3
+    is_narrow = gradient.size(1) < x.size(1) and gradient.size(1) * x.size(1) <= NARROW
+    if is_narrow and gradient.dtype == torch.float32 and _is_by_amd():
+        # 768 rows, 128 x 336: 344 us and a copy instead of 472; 1,536 rows, 256 x 688: 2.8 ms instead of 3.3. A Xeon
+        # takes 4 to 37 % longer like this (512 rows, 768 x 3,072: 20.6 ms instead of 15.1).
         return torch.mm(x.t(), gradient).t().contiguous()
     return torch.mm(gradient.t(), x).float()
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias.to(x.dtype), x, weight.t())
+def _given_types() -> AbstractContextManager[object]:
+    """A context in which products are of the type of what is multiplied. To enter autocast's takes 4 us."""
+    return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+
+
+@functools.cache
+def _is_by_amd() -> bool:
+    return "AMD" in processor_name()
 
 
 def _heads(
     B: int,
     T: int,
     shape: BlockShape,
+    qkv_bias: Tensor | None,
     q_norm: Tensor | None,
     k_norm: Tensor | None,
     cos: Tensor | None,
     sin: Tensor | None,
 ) -> Heads:
-    return Heads(B, T, shape.n_head, shape.n_kv_head, shape.head_width, q_norm, k_norm, shape.eps, cos, sin)
+    return Heads(B, T, shape.n_head, shape.n_kv_head, shape.head_width, qkv_bias, q_norm, k_norm, shape.eps, cos, sin)

@@ -20,15 +20,15 @@ PARTS = 64  # of kernels.c
 POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 FUNCTIONS = {  # arguments
     "set_threads": [POINTER] * 3,
-    "add": [POINTER] * 3 + [LONG, INT],
-    "norm_forward": [POINTER] * 5 + [FLOAT] + [POINTER] * 3 + [LONG, LONG, INT],
+    "add": [POINTER] * 4 + [LONG, LONG, INT],
+    "norm_forward": [POINTER] * 6 + [FLOAT] + [POINTER] * 3 + [LONG, LONG, INT],
     "norm_backward": [POINTER] * 11 + [LONG, LONG, INT],
     "column_sums": [POINTER] * 3 + [LONG, LONG, INT],
-    "activation_forward": [POINTER] * 2 + [LONG, LONG, INT, INT],
-    "activation_backward": [POINTER] * 3 + [LONG, LONG, INT, INT],
+    "activation_forward": [POINTER] * 3 + [LONG, LONG, INT, INT],
+    "activation_backward": [POINTER] * 5 + [LONG, LONG, INT, INT],
     "attention_scratch": [LONG, LONG],
-    "attention_forward": [POINTER] * 3 + [FLOAT] + [POINTER] * 5 + [LONG] * 6 + [INT],
-    "attention_backward": [POINTER] * 4 + [FLOAT] + [POINTER] * 7 + [LONG] * 6 + [INT],
+    "attention_forward": [POINTER] * 4 + [FLOAT] + [POINTER] * 5 + [LONG] * 6 + [INT],
+    "attention_backward": [POINTER] * 5 + [FLOAT] + [POINTER] * 7 + [LONG] * 6 + [INT],
     "cross_entropy": [POINTER] * 3 + [LONG, LONG, INT],
 }
 OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")

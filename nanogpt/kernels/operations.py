@@ -19,10 +19,16 @@ def is_half(tensor: Tensor) -> bool:
     return tensor.dtype == torch.bfloat16
 
 
-def add(x: Tensor, delta: Tensor) -> Tensor:
-    """x float32 plus delta of the product type -> float32."""
-    out = torch.empty_like(x)
-    load().add(pointer(x), pointer(delta), pointer(out), x.numel(), is_half(delta))
+def _in_place_of(delta: Tensor) -> Tensor:
+    """Memory for the sum of float32 and delta: memory that is new would come through the cache first."""
+    return torch.empty(delta.shape) if is_half(delta) else delta
+
+
+def add(x: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:
+    """x (rows, width) float32 plus delta of the product type plus bias (width) float32 -> float32, in delta's place
+    where it fits."""
+    out, (rows, width) = _in_place_of(delta), x.shape
+    load().add(pointer(x), pointer(delta), pointer(bias), pointer(out), rows, width, is_half(delta))
     return out
 
 
@@ -39,21 +45,23 @@ class Normed:
 def norm(
     x: Tensor,
     delta: Tensor | None,
+    delta_bias: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
     centred: bool,
     product: torch.dtype,
 ) -> Normed:
-    """LayerNorm (`centred`) or RMSNorm of x (rows, width), or of x + delta."""
+    """LayerNorm (`centred`) or RMSNorm of x (rows, width), or of x + delta + delta_bias, in delta's place where that
+    fits."""
     rows, width = x.shape
-    total = x if delta is None else torch.empty_like(x)
+    total = x if delta is None else _in_place_of(delta)
     y = torch.empty(rows, width, dtype=product)
     inverse = torch.empty(rows)
     mean = torch.empty(rows) if centred else None
     load().norm_forward(
-        pointer(x), pointer(delta), pointer(total), pointer(weight), pointer(bias), eps, pointer(y), pointer(mean),
-        pointer(inverse), rows, width, product == torch.bfloat16,
+        pointer(x), pointer(delta), pointer(delta_bias), pointer(total), pointer(weight), pointer(bias), eps,
+        pointer(y), pointer(mean), pointer(inverse), rows, width, product == torch.bfloat16,
     )  # fmt: skip
     return Normed(total, y, mean, inverse)
 
@@ -88,32 +96,39 @@ def column_sums(x: Tensor) -> Tensor:
     return out
 
 
-def activate(hidden: Tensor, activation: str) -> Tensor:
-    """hidden (rows, width), of "swiglu" (rows, 2 width): gate and up -> (rows, width)."""
+def activate(hidden: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """hidden (rows, width), of "swiglu" (rows, 2 width): gate and up, each plus its bias -> (rows, width).
+
+    The slopes by hidden, which activate_back() needs, take its place.
+    """
     rows, wide = hidden.shape
     width = wide // 2 if activation == "swiglu" else wide
     y = hidden.new_empty(rows, width)
     kind = ACTIVATIONS.index(activation)
-    load().activation_forward(pointer(hidden), pointer(y), rows, width, kind, is_half(hidden))
+    load().activation_forward(pointer(hidden), pointer(bias), pointer(y), rows, width, kind, is_half(hidden))
     return y
 
 
-def activate_back(gradient: Tensor, hidden: Tensor, activation: str) -> Tensor:
-    """The gradient of hidden, from that of activate()'s result (rows, width)."""
-    rows, width = gradient.shape
-    grad_hidden = torch.empty_like(hidden)
+def activate_back(gradient: Tensor, slopes: Tensor, has_bias: bool, activation: str) -> tuple[Tensor, Tensor | None]:
+    """The gradients of hidden, like slopes, and of bias, from that of activate()'s result (rows, width), whose place
+    the first takes where it fits."""
+    (rows, width), wide = gradient.shape, slopes.size(1)
+    grad_hidden = gradient if wide == width else torch.empty_like(slopes)
+    grad_bias, scratch = (torch.empty(wide), torch.empty(PARTS * wide)) if has_bias else (None, None)
     kind = ACTIVATIONS.index(activation)
     load().activation_backward(
-        pointer(gradient), pointer(hidden), pointer(grad_hidden), rows, width, kind, is_half(hidden)
-    )
-    return grad_hidden
+        pointer(gradient), pointer(slopes), pointer(grad_hidden), pointer(grad_bias), pointer(scratch), rows, width,
+        kind, is_half(slopes),
+    )  # fmt: skip
+    return grad_hidden, grad_bias
 
 
 @dataclass(frozen=True)
 class Heads:
     """B windows of T positions, each with n_head queries and n_kv_head keys and values of `width` numbers.
 
-    cos, sin (T, 1, width): rotary tables. q_weight, k_weight (width): of the RMSNorm of queries and keys, with eps.
+    bias ((n_head + 2 n_kv_head) width): what queries, keys and values lack as they come. cos, sin (T, 1, width): rotary
+    tables. q_weight, k_weight (width): of the RMSNorm of queries and keys, with eps.
     """
 
     B: int
@@ -121,6 +136,7 @@ class Heads:
     n_head: int
     n_kv_head: int
     width: int
+    bias: Tensor | None
     q_weight: Tensor | None
     k_weight: Tensor | None
     eps: float
@@ -139,8 +155,8 @@ def attend(qkv: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
     y = qkv.new_empty(qkv.size(0), heads.n_head * heads.width)
     logs, (scratch, threads) = torch.empty(heads.B, heads.n_head, heads.T), heads.scratch()
     load().attention_forward(
-        pointer(qkv), pointer(heads.q_weight), pointer(heads.k_weight), heads.eps, pointer(heads.cos),
-        pointer(heads.sin), pointer(y), pointer(logs), pointer(scratch), threads,
+        pointer(qkv), pointer(heads.bias), pointer(heads.q_weight), pointer(heads.k_weight), heads.eps,
+        pointer(heads.cos), pointer(heads.sin), pointer(y), pointer(logs), pointer(scratch), threads,
         heads.B, heads.T, heads.n_head, heads.n_kv_head, heads.width, is_half(qkv),
     )  # fmt: skip
     return y, logs
@@ -152,9 +168,10 @@ def attend_back(gradient: Tensor, qkv: Tensor, logs: Tensor, heads: Heads) -> tu
     weights = None if heads.q_weight is None else torch.empty(2, heads.width)
     parts = torch.empty(heads.B * heads.n_kv_head * 2 * heads.width)
     load().attention_backward(
-        pointer(gradient), pointer(qkv), pointer(heads.q_weight), pointer(heads.k_weight), heads.eps,
-        pointer(heads.cos), pointer(heads.sin), pointer(logs), pointer(grad_qkv), pointer(weights), pointer(parts),
-        pointer(scratch), threads, heads.B, heads.T, heads.n_head, heads.n_kv_head, heads.width, is_half(qkv),
+        pointer(gradient), pointer(qkv), pointer(heads.bias), pointer(heads.q_weight), pointer(heads.k_weight),
+        heads.eps, pointer(heads.cos), pointer(heads.sin), pointer(logs), pointer(grad_qkv), pointer(weights),
+        pointer(parts), pointer(scratch), threads,
+        heads.B, heads.T, heads.n_head, heads.n_kv_head, heads.width, is_half(qkv),
     )  # fmt: skip
     return grad_qkv, weights
 

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -55,7 +55,7 @@ static void parallel(Body body, const void *job, int64_t count, int64_t numbers,
 
 // ---- sixteen numbers at once
 
-INLINE Lanes all(float x) { return (Lanes){} + x; }
+INLINE Lanes all(float x) { return x - (Lanes){}; }  // 0 + x would be an addition each time: it makes 0 of -0
 INLINE Lanes pick(Integers mask, Lanes yes, Lanes no) {
     return (Lanes)(((Integers)yes & mask) | ((Integers)no & ~mask));
 }
@@ -110,9 +110,17 @@ INLINE float sum_of(Lanes x) {
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 INLINE float largest_of(Lanes x) {
-    float largest = x[0];
-    for (int i = 1; i < LANES; ++i) largest = x[i] > largest ? x[i] : largest;
-    return largest;
+    float largest[8];
+    for (int i = 0; i < 8; ++i) largest[i] = x[i] > x[i + 8] ? x[i] : x[i + 8];
+    for (int i = 0; i < 4; ++i) largest[i] = largest[i] > largest[i + 4] ? largest[i] : largest[i + 4];
+    for (int i = 0; i < 2; ++i) largest[i] = largest[i] > largest[i + 2] ? largest[i] : largest[i + 2];
+    return largest[0] > largest[1] ? largest[0] : largest[1];
+}
+// The statements for each `j` of LANES numbers of `width`; load(x, j, end, half) and store() ask nothing in the loop
+#define EACH(j, end, width, ...) { \
+    int64_t j = 0; \
+    for (; j + LANES <= (width); j += LANES) { const int64_t end = j + LANES; __VA_ARGS__ } \
+    if (j < (width)) { const int64_t end = (width); __VA_ARGS__ } \
 }
 
 // e^x within 1 unit in the last place or two: 2^n times a polynomial of what is left, at most ln(2)/2.
@@ -132,13 +140,15 @@ INLINE Lanes exponential(Lanes x) {
     return p * (Lanes)(((Bits)shifted - (Bits)all(12582912.f) + 127) << 23);
 }
 INLINE Lanes keep_nan(Lanes x, Lanes y) { return pick(x == x, y, x); }  // y, but NaN where x is
-INLINE Lanes sigmoid(Lanes x) { return keep_nan(x, 1.f / (1.f + exponential(-x))); }
-INLINE Lanes hyperbolic_tangent(Lanes x) {
-    Lanes square = x * x;  // near zero 1 - 2 / (e^2x + 1) would lose its digits: x - x^3/3 + ...
-    Lanes near = x + x * square * (-0.333333333f + square * (0.133333333f + square * (-0.0539682540f + square * 0.0218694885f)));
-    Lanes far = 1.f - 2.f / (exponential(2.f * x) + 1.f);
-    return keep_nan(x, pick(square < 0.04f, near, far));
+INLINE Lanes reciprocal(Lanes x) {  // of normal numbers, within 1 unit in the last place
+#ifdef __AVX512F__
+    Lanes near = (Lanes)_mm512_rcp14_ps((__m512)x);  // a division takes as long as ten products
+    return near * (2.f - x * near);
+#else
+    return 1.f / x;
+#endif
 }
+INLINE Lanes sigmoid(Lanes x) { return keep_nan(x, reciprocal(1.f + exponential(-x))); }
 // The error function within one unit in the last place: Norbert Juffa's two polynomials.
 INLINE Lanes error_function(Lanes x) {
     Lanes size = (Lanes)((Bits)x & 0x7fffffff), square = x * x;
@@ -161,80 +171,92 @@ INLINE Lanes error_function(Lanes x) {
 
 // out[0 .. width - 1] = the sum of PARTS rows, in their order
 static void add_parts(const float *parts, int64_t width, float *out) {
-    for (int64_t j = 0; j < width; ++j) {
-        float sum = 0;
-        for (int part = 0; part < PARTS; ++part) sum += parts[part * width + j];
-        out[j] = sum;
-    }
+    EACH(j, end, width,
+        Lanes sum = {};
+        for (int part = 0; part < PARTS; ++part) sum += load(parts + part * width, j, end, 0);
+        store(out, j, end, 0, sum);
+    )
 }
 
-// ---- x + delta
+// ---- x + delta + bias
 
-typedef struct { const float *x; const void *delta; float *out; int64_t count; int half; } Addition;
+typedef struct { const float *x; const void *delta; const float *bias; float *out; int64_t width; int half; } Addition;
 
-INLINE void add_blocks(const Addition *job, int64_t begin, int64_t end, int half) {
-    for (int64_t i = begin * LANES; i < end * LANES; i += LANES)
-        store(job->out, i, job->count, 0, load(job->x, i, job->count, 0) + load(job->delta, i, job->count, half));
+INLINE void add_rows(const Addition *job, int64_t begin, int64_t end, int half) {
+    for (int64_t i = begin; i < end; ++i) {
+        const float *x = job->x + i * job->width;
+        const void *delta = row_of(job->delta, i * job->width, half);
+        float *out = job->out + i * job->width;
+        EACH(j, stop, job->width,
+            Lanes a = load(x, j, stop, 0) + load(delta, j, stop, half);
+            if (job->bias) a += load(job->bias, j, stop, 0);
+            store(out, j, stop, 0, a);
+        )
+    }
 }
 static void add_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
     const Addition *addition = job;
     (void)thread;
-    if (addition->half) add_blocks(addition, begin, end, 1);
-    else add_blocks(addition, begin, end, 0);
+    if (addition->half) add_rows(addition, begin, end, 1);
+    else add_rows(addition, begin, end, 0);
 }
-EXPORT void add(const float *x, const void *delta, float *out, int64_t count, int half) {
-    Addition job = {x, delta, out, count, half};
-    parallel(add_body, &job, (count + LANES - 1) / LANES, 2 * count, 0);
+// x, out (rows, width); delta half_or_float; bias (width) or NULL
+EXPORT void add(const float *x, const void *delta, const float *bias, float *out, int64_t rows, int64_t width,
+                int half) {
+    Addition job = {x, delta, bias, out, width, half};
+    parallel(add_body, &job, rows, 2 * rows * width, 0);
 }
 
 // ---- norms: y = (x - mean) * inverse * weight + bias, of LayerNorm; of RMSNorm the mean and the bias are left out
 
 typedef struct {
-    const float *x; const void *delta; float *sum; const float *weight, *bias; float eps;
+    const float *x; const void *delta; const float *delta_bias; float *sum; const float *weight, *bias; float eps;
     void *y; float *mean, *inverse; int64_t rows, width; int half;
 } Norm;
 
 INLINE void norm_rows(const Norm *job, int64_t begin, int64_t end, int half) {
     int64_t width = job->width;
+    const float *weight = job->weight, *bias = job->bias, *delta_bias = job->delta_bias;
     for (int64_t i = begin; i < end; ++i) {
         const float *x = job->x + i * width;
         Lanes total = {}, squares = {};
         if (job->delta) {
             const void *delta = row_of(job->delta, i * width, half);
             float *sum = job->sum + i * width;
-            for (int64_t j = 0; j < width; j += LANES) {
-                Lanes a = load(x, j, width, 0) + load(delta, j, width, half);
-                store(sum, j, width, 0, a);
+            EACH(j, stop, width,
+                Lanes a = load(x, j, stop, 0) + load(delta, j, stop, half);
+                if (delta_bias) a += load(delta_bias, j, stop, 0);
+                store(sum, j, stop, 0, a);
                 total += a;
                 squares += a * a;
-            }
+            )
             x = sum;
         } else {
-            for (int64_t j = 0; j < width; j += LANES) {
-                Lanes a = load(x, j, width, 0);
+            EACH(j, stop, width,
+                Lanes a = load(x, j, stop, 0);
                 total += a;
                 squares += a * a;
-            }
+            )
         }
         float mean = 0, square = sum_of(squares);
         if (job->mean) {
             job->mean[i] = mean = sum_of(total) / width;
             squares = (Lanes){};
-            for (int64_t j = 0; j < width; j += LANES) {
-                Lanes a = load(x, j, width, 0) - mean;
-                if (j + LANES > width) a = first(a, width - j);
+            EACH(j, stop, width,
+                Lanes a = load(x, j, stop, 0) - mean;
+                if (stop - j < LANES) a = first(a, stop - j);
                 squares += a * a;
-            }
+            )
             square = sum_of(squares);
         }
         float inverse = job->inverse[i] = 1.f / sqrtf(square / width + job->eps);
         void *y = (void *)row_of(job->y, i * width, half);
-        for (int64_t j = 0; j < width; j += LANES) {
-            Lanes a = (load(x, j, width, 0) - mean) * inverse;
-            if (job->weight) a *= load(job->weight, j, width, 0);
-            if (job->bias) a += load(job->bias, j, width, 0);
-            store(y, j, width, half, a);
-        }
+        EACH(j, stop, width,
+            Lanes a = (load(x, j, stop, 0) - mean) * inverse;
+            if (weight) a *= load(weight, j, stop, 0);
+            if (bias) a += load(bias, j, stop, 0);
+            store(y, j, stop, half, a);
+        )
     }
 }
 static void norm_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
@@ -243,10 +265,12 @@ static void norm_body(const void *job, int64_t begin, int64_t end, int64_t threa
     if (norm->half) norm_rows(norm, begin, end, 1);
     else norm_rows(norm, begin, end, 0);
 }
-// y (rows, width) half_or_float of x, or, with delta half_or_float, of sum = x + delta. weight, bias, mean: may be NULL.
-EXPORT void norm_forward(const float *x, const void *delta, float *sum, const float *weight, const float *bias,
-                         float eps, void *y, float *mean, float *inverse, int64_t rows, int64_t width, int half) {
-    Norm job = {x, delta, sum, weight, bias, eps, y, mean, inverse, rows, width, half};
+// y (rows, width) half_or_float of x, or, with delta half_or_float, of sum = x + delta + delta_bias. delta_bias,
+// weight, bias, mean: may be NULL.
+EXPORT void norm_forward(const float *x, const void *delta, const float *delta_bias, float *sum, const float *weight,
+                         const float *bias, float eps, void *y, float *mean, float *inverse, int64_t rows,
+                         int64_t width, int half) {
+    Norm job = {x, delta, delta_bias, sum, weight, bias, eps, y, mean, inverse, rows, width, half};
     parallel(norm_body, &job, rows, 2 * rows * width, 0);
 }
 
@@ -258,6 +282,7 @@ typedef struct {
 // With u = (x - mean) * inverse: grad_x = (w dy - mean(w dy) - u mean(w dy u)) * inverse
 INLINE void norm_backward_parts(const NormBackward *job, int64_t begin, int64_t end, int half) {
     int64_t width = job->width;
+    const float *weight = job->weight;
     for (int64_t part = begin; part < end; ++part) {
         float *of_weight = job->weight_parts + part * width;
         float *of_bias = job->bias_parts ? job->bias_parts + part * width : NULL;
@@ -266,26 +291,28 @@ INLINE void norm_backward_parts(const NormBackward *job, int64_t begin, int64_t 
         int64_t last = job->rows * (part + 1) / PARTS;
         for (int64_t i = job->rows * part / PARTS; i < last; ++i) {
             const void *grad_y = row_of(job->grad_y, i * width, half);
-            const float *x = job->x + i * width;
+            const float *x = job->x + i * width, *grad_sum = job->grad_sum ? job->grad_sum + i * width : NULL;
+            float *grad_x = job->grad_x + i * width;
+            uint16_t *grad_x_half = job->grad_x_half ? (uint16_t *)job->grad_x_half + i * width : NULL;
             float mean = job->mean ? job->mean[i] : 0.f, inverse = job->inverse[i];
             Lanes along = {}, level = {};
-            for (int64_t j = 0; j < width; j += LANES) {
-                Lanes dy = load(grad_y, j, width, half), u = (load(x, j, width, 0) - mean) * inverse;
-                store(of_weight, j, width, 0, load(of_weight, j, width, 0) + dy * u);
-                if (of_bias) store(of_bias, j, width, 0, load(of_bias, j, width, 0) + dy);
-                if (job->weight) dy *= load(job->weight, j, width, 0);
+            EACH(j, stop, width,
+                Lanes dy = load(grad_y, j, stop, half), u = (load(x, j, stop, 0) - mean) * inverse;
+                store(of_weight, j, stop, 0, load(of_weight, j, stop, 0) + dy * u);
+                if (of_bias) store(of_bias, j, stop, 0, load(of_bias, j, stop, 0) + dy);
+                if (weight) dy *= load(weight, j, stop, 0);
                 along += dy * u;
                 level += dy;
-            }
+            )
             float share = sum_of(along) / width, shift = job->mean ? sum_of(level) / width : 0.f;
-            for (int64_t j = 0; j < width; j += LANES) {
-                Lanes dy = load(grad_y, j, width, half), u = (load(x, j, width, 0) - mean) * inverse;
-                if (job->weight) dy *= load(job->weight, j, width, 0);
+            EACH(j, stop, width,
+                Lanes dy = load(grad_y, j, stop, half), u = (load(x, j, stop, 0) - mean) * inverse;
+                if (weight) dy *= load(weight, j, stop, 0);
                 Lanes gradient = (dy - shift - u * share) * inverse;
-                if (job->grad_sum) gradient += load(job->grad_sum + i * width, j, width, 0);
-                store(job->grad_x + i * width, j, width, 0, gradient);
-                if (job->grad_x_half) store((uint16_t *)job->grad_x_half + i * width, j, width, 1, gradient);
-            }
+                if (grad_sum) gradient += load(grad_sum, j, stop, 0);
+                store(grad_x, j, stop, 0, gradient);
+                if (grad_x_half) store(grad_x_half, j, stop, 1, gradient);
+            )
         }
     }
 }
@@ -314,14 +341,12 @@ typedef struct { const void *x; float *parts; int64_t rows, width; int half; } C
 
 INLINE void column_parts(const Columns *job, int64_t begin, int64_t end, int half) {
     for (int64_t part = begin; part < end; ++part) {
-        float *sum = job->parts + part * job->width;
-        memset(sum, 0, job->width * sizeof(float));
-        int64_t last = job->rows * (part + 1) / PARTS;
-        for (int64_t i = job->rows * part / PARTS; i < last; ++i) {
-            const void *x = row_of(job->x, i * job->width, half);
-            for (int64_t j = 0; j < job->width; j += LANES)
-                store(sum, j, job->width, 0, load(sum, j, job->width, 0) + load(x, j, job->width, half));
-        }
+        int64_t width = job->width, from = job->rows * part / PARTS, last = job->rows * (part + 1) / PARTS;
+        EACH(j, stop, width,
+            Lanes sum = {};
+            for (int64_t i = from; i < last; ++i) sum += load(row_of(job->x, i * width, half), j, stop, half);
+            store(job->parts + part * width, j, stop, 0, sum);
+        )
     }
 }
 static void column_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
@@ -337,93 +362,109 @@ EXPORT void column_sums(const void *x, float *out, float *scratch, int64_t rows,
     add_parts(scratch, width, out);
 }
 
-// ---- activations
+// ---- activations: the way there finds the slopes as well, so that the way back has products alone
 
 enum { GELU, GELU_ERF, RELU2, SWIGLU };
 
 typedef struct {
-    const void *hidden, *grad_y; void *out; int64_t rows, width; int kind, half;
+    void *hidden; const float *bias; const void *grad_y; void *out; float *parts; int64_t rows, width; int kind, half;
 } Activation;
 
 #define ROOT 0.797884561f  // sqrt(2 / pi)
 #define CUBIC 0.044715f
 
-INLINE Lanes activated(Lanes x, int kind) {
-    if (kind == GELU) return 0.5f * x * (1.f + hyperbolic_tangent(ROOT * (x + CUBIC * x * x * x)));
-    if (kind == GELU_ERF) return 0.5f * x * (1.f + error_function(x * 0.707106781f));
+// The activation of x; its slope there, to *slope
+INLINE Lanes activated(Lanes x, int kind, Lanes *slope) {
+    if (kind == GELU) {  // 0.5 x (1 + tanh(u)) = x sigmoid(2u)
+        Lanes square = x * x, s = sigmoid(2.f * ROOT * (x + CUBIC * square * x)), y = x * s;
+        *slope = s + y * (1.f - s) * (2.f * ROOT * (1.f + 3.f * CUBIC * square));
+        return y;
+    }
+    if (kind == GELU_ERF) {
+        Lanes share = 0.5f * (1.f + error_function(x * 0.707106781f));
+        *slope = share + x * exponential(-0.5f * x * x) * 0.398942280f;
+        return x * share;
+    }
     Lanes positive = keep_nan(x, larger(x, all(0.f)));
+    *slope = 2.f * positive;
     return positive * positive;
 }
-INLINE Lanes slope(Lanes x, int kind) {
-    if (kind == GELU) {
-        Lanes t = hyperbolic_tangent(ROOT * (x + CUBIC * x * x * x));
-        return 0.5f * (1.f + t) + 0.5f * x * (1.f - t * t) * ROOT * (1.f + 3.f * CUBIC * x * x);
-    }
-    if (kind == GELU_ERF)
-        return 0.5f * (1.f + error_function(x * 0.707106781f)) + x * exponential(-0.5f * x * x) * 0.398942280f;
-    return 2.f * keep_nan(x, larger(x, all(0.f)));
-}
 INLINE void activate_rows(const Activation *job, int64_t begin, int64_t end, int kind, int half) {
-    int64_t width = job->width;
-    int64_t wide = kind == SWIGLU ? 2 * width : width;
+    int64_t width = job->width, wide = kind == SWIGLU ? 2 * width : width;
+    const float *bias = job->bias, *up_bias = bias ? bias + width : NULL;
     for (int64_t i = begin; i < end; ++i) {
-        const void *x = row_of(job->hidden, i * wide, half), *up = row_of(x, width, half);
+        void *x = (void *)row_of(job->hidden, i * wide, half), *up = (void *)row_of(x, width, half);
         void *y = (void *)row_of(job->out, i * width, half);
-        for (int64_t j = 0; j < width; j += LANES) {
-            Lanes a = load(x, j, width, half);
-            if (kind == SWIGLU) a = a * sigmoid(a) * load(up, j, width, half);
-            else a = activated(a, kind);
-            store(y, j, width, half, a);
-        }
-    }
-}
-INLINE void activate_back_rows(const Activation *job, int64_t begin, int64_t end, int kind, int half) {
-    int64_t width = job->width;
-    int64_t wide = kind == SWIGLU ? 2 * width : width;
-    for (int64_t i = begin; i < end; ++i) {
-        const void *x = row_of(job->hidden, i * wide, half), *up = row_of(x, width, half);
-        const void *grad_y = row_of(job->grad_y, i * width, half);
-        void *grad_x = (void *)row_of(job->out, i * wide, half), *grad_up = (void *)row_of(grad_x, width, half);
-        for (int64_t j = 0; j < width; j += LANES) {
-            Lanes a = load(x, j, width, half), dy = load(grad_y, j, width, half);
+        EACH(j, stop, width,
+            Lanes a = load(x, j, stop, half), slope;
+            if (bias) a += load(bias, j, stop, 0);
             if (kind == SWIGLU) {
-                Lanes s = sigmoid(a), silu = a * s;
-                store(grad_up, j, width, half, dy * silu);
-                store(grad_x, j, width, half, dy * load(up, j, width, half) * (s + silu * (1.f - s)));
-            } else store(grad_x, j, width, half, dy * slope(a, kind));
+                Lanes b = load(up, j, stop, half), s = sigmoid(a), silu = a * s;
+                if (bias) b += load(up_bias, j, stop, 0);
+                slope = b * (s + silu * (1.f - s));
+                store(up, j, stop, half, silu);
+                a = silu * b;
+            } else a = activated(a, kind, &slope);
+            store(x, j, stop, half, slope);
+            store(y, j, stop, half, a);
+        )
+    }
+}
+INLINE void activate_back_parts(const Activation *job, int64_t begin, int64_t end, int half) {
+    int64_t width = job->width, wide = job->kind == SWIGLU ? 2 * width : width;
+    for (int64_t part = begin; part < end; ++part) {
+        float *sums = job->parts ? job->parts + part * wide : NULL;
+        int64_t last = job->rows * (part + 1) / PARTS;
+        if (sums) memset(sums, 0, wide * sizeof(float));
+        for (int64_t i = job->rows * part / PARTS; i < last; ++i) {
+            const void *grad_y = row_of(job->grad_y, i * width, half);
+            for (int64_t k = 0; k < wide; k += width) {
+                const void *slopes = row_of(job->hidden, i * wide + k, half);
+                void *grad_x = (void *)row_of(job->out, i * wide + k, half);
+                EACH(j, stop, width,
+                    Lanes gradient = load(grad_y, j, stop, half) * load(slopes, j, stop, half);
+                    if (sums) store(sums + k, j, stop, 0, load(sums + k, j, stop, 0) + gradient);
+                    store(grad_x, j, stop, half, gradient);
+                )
+            }
         }
     }
 }
-#define FOR_EACH_KIND(function) \
-    switch (2 * activation->kind + !!activation->half) { \
-        case 2 * GELU: function(activation, begin, end, GELU, 0); break; \
-        case 2 * GELU + 1: function(activation, begin, end, GELU, 1); break; \
-        case 2 * GELU_ERF: function(activation, begin, end, GELU_ERF, 0); break; \
-        case 2 * GELU_ERF + 1: function(activation, begin, end, GELU_ERF, 1); break; \
-        case 2 * RELU2: function(activation, begin, end, RELU2, 0); break; \
-        case 2 * RELU2 + 1: function(activation, begin, end, RELU2, 1); break; \
-        case 2 * SWIGLU: function(activation, begin, end, SWIGLU, 0); break; \
-        case 2 * SWIGLU + 1: function(activation, begin, end, SWIGLU, 1); break; \
-    }
 static void activate_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
     const Activation *activation = job;
     (void)thread;
-    FOR_EACH_KIND(activate_rows)
+    switch (2 * activation->kind + !!activation->half) {
+        case 2 * GELU: activate_rows(activation, begin, end, GELU, 0); break;
+        case 2 * GELU + 1: activate_rows(activation, begin, end, GELU, 1); break;
+        case 2 * GELU_ERF: activate_rows(activation, begin, end, GELU_ERF, 0); break;
+        case 2 * GELU_ERF + 1: activate_rows(activation, begin, end, GELU_ERF, 1); break;
+        case 2 * RELU2: activate_rows(activation, begin, end, RELU2, 0); break;
+        case 2 * RELU2 + 1: activate_rows(activation, begin, end, RELU2, 1); break;
+        case 2 * SWIGLU: activate_rows(activation, begin, end, SWIGLU, 0); break;
+        case 2 * SWIGLU + 1: activate_rows(activation, begin, end, SWIGLU, 1); break;
+    }
 }
 static void activate_back_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
     const Activation *activation = job;
     (void)thread;
-    FOR_EACH_KIND(activate_back_rows)
+    if (activation->half) activate_back_parts(activation, begin, end, 1);
+    else activate_back_parts(activation, begin, end, 0);
 }
-// hidden (rows, width), of SWIGLU (rows, 2 * width): gate and up; y (rows, width). All half_or_float.
-EXPORT void activation_forward(const void *hidden, void *y, int64_t rows, int64_t width, int kind, int half) {
-    Activation job = {hidden, NULL, y, rows, width, kind, half};
+// hidden (rows, width), of SWIGLU (rows, 2 * width): gate and up; y (rows, width). All half_or_float. bias: NULL, or as
+// wide as hidden, where hidden comes without. The slopes by hidden take its place.
+EXPORT void activation_forward(void *hidden, const float *bias, void *y, int64_t rows, int64_t width, int kind,
+                               int half) {
+    Activation job = {.hidden = hidden, .bias = bias, .out = y, .rows = rows, .width = width, .kind = kind,
+                      .half = half};
     parallel(activate_body, &job, rows, 3 * rows * width, 0);
 }
-EXPORT void activation_backward(const void *grad_y, const void *hidden, void *grad_hidden, int64_t rows, int64_t width,
-                                int kind, int half) {
-    Activation job = {hidden, grad_y, grad_hidden, rows, width, kind, half};
-    parallel(activate_back_body, &job, rows, 5 * rows * width, 0);
+// grad_bias: NULL, or as wide as slopes. scratch: PARTS times that.
+EXPORT void activation_backward(const void *grad_y, const void *slopes, void *grad_hidden, float *grad_bias,
+                                float *scratch, int64_t rows, int64_t width, int kind, int half) {
+    Activation job = {.hidden = (void *)slopes, .grad_y = grad_y, .out = grad_hidden,
+                      .parts = grad_bias ? scratch : NULL, .rows = rows, .width = width, .kind = kind, .half = half};
+    parallel(activate_back_body, &job, PARTS, 5 * rows * width, 0);
+    if (grad_bias) add_parts(scratch, kind == SWIGLU ? 2 * width : width, grad_bias);
 }
 
 // ---- products of small matrices
@@ -479,7 +520,8 @@ static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, in
 #define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 
 typedef struct {
-    const void *heads;  // (B, T, n_head + 2 n_kv_head, D) half_or_float: queries, keys, values
+    const void *heads;  // (B, T, n_head + 2 n_kv_head, D) half_or_float: queries, keys, values, yet without `bias`
+    const float *bias;  // (n_head + 2 n_kv_head, D), or NULL
     const float *q_weight, *k_weight, *cos, *sin;  // (D), (D), (T, D) twice; each pair may be NULL
     void *y;  // (B, T, n_head, D) half_or_float
     float *logs;  // (B, n_head, T): log of the sum of a query's exponentials
@@ -492,12 +534,19 @@ typedef struct {
     int half;
 } Attention;
 
+// Numbers d .. d + LANES - 1 of a head's vector x + bias (D)
+INLINE Lanes biased(const void *x, const float *bias, int64_t d, int64_t D, int half) {
+    Lanes a = load(x, d, D, half);
+    if (bias) a += load(bias, d, D, 0);
+    return a;
+}
+
 // 1 / rms of a head's vector (D), or 1
-INLINE float inverse_of(const Attention *job, const void *x, int64_t D, int half) {
+INLINE float inverse_of(const Attention *job, const void *x, const float *bias, int64_t D, int half) {
     if (!job->q_weight) return 1.f;
     Lanes squares = {};
     for (int64_t d = 0; d < D; d += LANES) {
-        Lanes a = load(x, d, D, half);
+        Lanes a = biased(x, bias, d, D, half);
         squares += a * a;
     }
     return 1.f / sqrtf(sum_of(squares) / D + job->eps);
@@ -520,11 +569,11 @@ INLINE void rotate(const Attention *job, const float *x, int64_t position, int64
 }
 
 // A query or key x (D) at `position`, normalised, times `scale` and rotated, to out (D)
-INLINE void turn(const Attention *job, const void *x, const float *weight, int64_t position, float scale, float *out,
-                 int64_t D, int half) {
-    float normed[LONGEST_HEAD], inverse = inverse_of(job, x, D, half) * scale;
+INLINE void turn(const Attention *job, const void *x, const float *bias, const float *weight, int64_t position,
+                 float scale, float *out, int64_t D, int half) {
+    float normed[LONGEST_HEAD], inverse = inverse_of(job, x, bias, D, half) * scale;
     for (int64_t d = 0; d < D; d += LANES) {
-        Lanes a = load(x, d, D, half) * inverse;
+        Lanes a = biased(x, bias, d, D, half) * inverse;
         if (weight) a *= load(weight, d, D, 0);
         store(job->cos ? normed : out, d, D, 0, a);
     }
@@ -532,8 +581,8 @@ INLINE void turn(const Attention *job, const void *x, const float *weight, int64
 }
 
 // The way back: from the gradient (D) of what turn() gave to grad_x (D) half_or_float; of_weight (D) gets its share
-INLINE void turn_back(const Attention *job, const void *x, const float *weight, int64_t position, float scale,
-                      const float *gradient, void *grad_x, float *of_weight, int64_t D, int half) {
+INLINE void turn_back(const Attention *job, const void *x, const float *bias, const float *weight, int64_t position,
+                      float scale, const float *gradient, void *grad_x, float *of_weight, int64_t D, int half) {
     float turned[LONGEST_HEAD];
     if (job->cos) {
         rotate(job, gradient, position, D, -1.f, turned);
@@ -543,16 +592,16 @@ INLINE void turn_back(const Attention *job, const void *x, const float *weight, 
         for (int64_t d = 0; d < D; d += LANES) store(grad_x, d, D, half, scale * load(gradient, d, D, 0));
         return;
     }
-    float inverse = inverse_of(job, x, D, half);
+    float inverse = inverse_of(job, x, bias, D, half);
     Lanes along = {};
     for (int64_t d = 0; d < D; d += LANES) {
-        Lanes u = load(x, d, D, half) * inverse, product = scale * load(gradient, d, D, 0) * u;
+        Lanes u = biased(x, bias, d, D, half) * inverse, product = scale * load(gradient, d, D, 0) * u;
         store(of_weight, d, D, 0, load(of_weight, d, D, 0) + product);
         along += product * load(weight, d, D, 0);
     }
     float share = sum_of(along) / D;
     for (int64_t d = 0; d < D; d += LANES) {
-        Lanes u = load(x, d, D, half) * inverse;
+        Lanes u = biased(x, bias, d, D, half) * inverse;
         store(grad_x, d, D, half, (scale * load(gradient, d, D, 0) * load(weight, d, D, 0) - u * share) * inverse);
     }
 }
@@ -619,21 +668,25 @@ INLINE void attend(const Attention *job, int64_t begin, int64_t end, int64_t thr
     for (int64_t task = begin; task < end; ++task) {
         int64_t b = task / job->n_kv_head, shared = task % job->n_kv_head;
         const void *window = row_of(job->heads, b * T * row, half);
+        const float *key_bias = job->bias ? job->bias + (job->n_head + shared) * D : NULL;
+        const float *value_bias = key_bias ? key_bias + job->n_kv_head * D : NULL;
         for (int64_t t = 0; t < T; ++t) {
             const void *key = row_of(window, t * row + (job->n_head + shared) * D, half);
             const void *value = row_of(key, job->n_kv_head * D, half);
-            turn(job, key, job->k_weight, t, 1.f, keys + t * long_D, D, half);
-            for (int64_t d = 0; d < D; d += LANES) store(values + t * long_D, d, D, 0, load(value, d, D, half));
+            turn(job, key, key_bias, job->k_weight, t, 1.f, keys + t * long_D, D, half);
+            for (int64_t d = 0; d < D; d += LANES)
+                store(values + t * long_D, d, D, 0, biased(value, value_bias, d, D, half));
         }
         transpose(keys, long_T, long_D, transposed);
         for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
             float *logs = job->logs + (b * job->n_head + head) * T;
+            const float *query_bias = job->bias ? job->bias + head * D : NULL;
             for (int64_t first = 0; first < T; first += BLOCK) {
                 int64_t count = T - first < BLOCK ? T - first : BLOCK, seen = ROUND(first + count, LANES);
                 int64_t rows = ROUND(count, TILE_ROWS);
                 for (int64_t i = 0; i < count; ++i)
-                    turn(job, row_of(window, (first + i) * row + head * D, half), job->q_weight, first + i, scale,
-                         queries + i * long_D, D, half);
+                    turn(job, row_of(window, (first + i) * row + head * D, half), query_bias, job->q_weight, first + i,
+                         scale, queries + i * long_D, D, half);
                 multiply(rows, seen, D, queries, long_D, 1, transposed, long_T, scores, long_T, 0);
                 for (int64_t i = 0; i < count; ++i) {
                     float *s = scores + i * long_T;
@@ -681,6 +734,8 @@ INLINE void attend_back(const Attention *job, int64_t begin, int64_t end, int64_
     for (int64_t task = begin; task < end; ++task) {
         int64_t b = task / job->n_kv_head, shared = task % job->n_kv_head;
         const void *window = row_of(job->heads, b * T * row, half);
+        const float *key_bias = job->bias ? job->bias + (job->n_head + shared) * D : NULL;
+        const float *value_bias = key_bias ? key_bias + job->n_kv_head * D : NULL;
         void *grad_window = (void *)row_of(job->grad_heads, b * T * row, half);
         float *of_q = job->weight_parts + task * 2 * D, *of_k = of_q + D;
         memset(of_q, 0, 2 * D * sizeof(float));
@@ -688,19 +743,21 @@ INLINE void attend_back(const Attention *job, int64_t begin, int64_t end, int64_
         for (int64_t t = 0; t < T; ++t) {
             const void *key = row_of(window, t * row + (job->n_head + shared) * D, half);
             const void *value = row_of(key, job->n_kv_head * D, half);
-            turn(job, key, job->k_weight, t, 1.f, keys + t * long_D, D, half);
-            for (int64_t d = 0; d < D; d += LANES) store(values + t * long_D, d, D, 0, load(value, d, D, half));
+            turn(job, key, key_bias, job->k_weight, t, 1.f, keys + t * long_D, D, half);
+            for (int64_t d = 0; d < D; d += LANES)
+                store(values + t * long_D, d, D, 0, biased(value, value_bias, d, D, half));
         }
         transpose(keys, long_T, long_D, keys_across);
         transpose(values, long_T, long_D, values_across);
         for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
             const float *logs = job->logs + (b * job->n_head + head) * T;
+            const float *query_bias = job->bias ? job->bias + head * D : NULL;
             for (int64_t first = 0; first < T; first += BLOCK) {
                 int64_t count = T - first < BLOCK ? T - first : BLOCK, seen = ROUND(first + count, LANES);
                 int64_t rows = ROUND(count, TILE_ROWS);
                 for (int64_t i = 0; i < count; ++i) {
-                    turn(job, row_of(window, (first + i) * row + head * D, half), job->q_weight, first + i, scale,
-                         queries + i * long_D, D, half);
+                    turn(job, row_of(window, (first + i) * row + head * D, half), query_bias, job->q_weight, first + i,
+                         scale, queries + i * long_D, D, half);
                     const void *given = row_of(job->grad_y, ((b * T + first + i) * job->n_head + head) * D, half);
                     for (int64_t d = 0; d < D; d += LANES)
                         store(grad_mixed + i * long_D, d, D, 0, load(given, d, D, half));
@@ -730,14 +787,14 @@ INLINE void attend_back(const Attention *job, int64_t begin, int64_t end, int64_
                 multiply(seen, long_D, count, weights, 1, long_T, grad_mixed, long_D, grad_values, long_D, 1);
                 for (int64_t i = 0; i < count; ++i) {
                     int64_t at = (first + i) * row + head * D;
-                    turn_back(job, row_of(window, at, half), job->q_weight, first + i, scale,
+                    turn_back(job, row_of(window, at, half), query_bias, job->q_weight, first + i, scale,
                               grad_queries + i * long_D, (void *)row_of(grad_window, at, half), of_q, D, half);
                 }
             }
         }
         for (int64_t t = 0; t < T; ++t) {
             int64_t at = t * row + (job->n_head + shared) * D;
-            turn_back(job, row_of(window, at, half), job->k_weight, t, 1.f, grad_keys + t * long_D,
+            turn_back(job, row_of(window, at, half), key_bias, job->k_weight, t, 1.f, grad_keys + t * long_D,
                       (void *)row_of(grad_window, at, half), of_k, D, half);
             void *grad_value = (void *)row_of(grad_window, at + job->n_kv_head * D, half);
             for (int64_t d = 0; d < D; d += LANES)
@@ -754,21 +811,22 @@ EXPORT int64_t attention_scratch(int64_t T, int64_t D) {
     int64_t long_T = ROUND(T, BLOCK), long_D = ROUND(D, LANES);
     return 6 * long_T * long_D + 3 * BLOCK * long_D + 2 * BLOCK * long_T + LANES;
 }
-EXPORT void attention_forward(const void *heads, const float *q_weight, const float *k_weight, float eps,
-                              const float *cos, const float *sin, void *y, float *logs, float *scratch,
+EXPORT void attention_forward(const void *heads, const float *bias, const float *q_weight, const float *k_weight,
+                              float eps, const float *cos, const float *sin, void *y, float *logs, float *scratch,
                               int64_t threads, int64_t B, int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D,
                               int half) {
-    Attention job = {.heads = heads, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin, .y = y,
-                     .logs = logs, .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T,
+    Attention job = {.heads = heads, .bias = bias, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin,
+                     .y = y, .logs = logs, .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T,
                      .n_head = n_head, .n_kv_head = n_kv_head, .D = D, .eps = eps, .half = half};
     parallel(attend_body, &job, B * n_kv_head, B * n_head * T * (T + D), threads);
 }
 // weight_parts (B * n_kv_head, 2, D) is scratch, too; grad_weights (2, D): of queries and keys
-EXPORT void attention_backward(const void *grad_y, const void *heads, const float *q_weight, const float *k_weight,
-                               float eps, const float *cos, const float *sin, float *logs, void *grad_heads,
-                               float *grad_weights, float *weight_parts, float *scratch, int64_t threads,
-                               int64_t B, int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D, int half) {
-    Attention job = {.heads = heads, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin,
+EXPORT void attention_backward(const void *grad_y, const void *heads, const float *bias, const float *q_weight,
+                               const float *k_weight, float eps, const float *cos, const float *sin, float *logs,
+                               void *grad_heads, float *grad_weights, float *weight_parts, float *scratch,
+                               int64_t threads, int64_t B, int64_t T, int64_t n_head, int64_t n_kv_head, int64_t D,
+                               int half) {
+    Attention job = {.heads = heads, .bias = bias, .q_weight = q_weight, .k_weight = k_weight, .cos = cos, .sin = sin,
                      .logs = logs, .grad_y = grad_y, .grad_heads = grad_heads, .weight_parts = weight_parts,
                      .scratch = scratch, .scratch_size = attention_scratch(T, D), .B = B, .T = T, .n_head = n_head,
                      .n_kv_head = n_kv_head, .D = D, .eps = eps, .half = half};

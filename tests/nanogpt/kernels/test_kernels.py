@@ -77,25 +77,32 @@ def test_loss_and_gradients_are_torchs_to_rounding(precision, config, B, T):
     by_kernels = copy.deepcopy(by_torch)
     by_kernels.use_kernels()
     tokens = torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
+    by_products = computed(by_torch, tokens, precision)  # torch's own rounding: of some draws little is left
     exact, found = computed(by_torch.double(), tokens, "float32"), computed(by_kernels, tokens, precision)
     scale = max(gradient.norm() for name, gradient in exact.items() if name != "loss")
     for name, value in found.items():
-        error = (value - exact[name]).norm() / max(exact[name].norm(), LEAST_SHARE[precision] * scale)
-        assert error < ROUNDING[precision], (name, float(error))
+        size = max(exact[name].norm(), LEAST_SHARE[precision] * scale)
+        error, of_torch = ((each - exact[name]).norm() / size for each in (value, by_products[name]))
+        assert error < max(ROUNDING[precision], 3 * of_torch), (name, float(error), float(of_torch))
 
 
 def test_the_number_of_threads_changes_no_bit():
     draw = torch.Generator().manual_seed(0)
     weight, x, qkv, logits = (torch.randn(shape, generator=draw) for shape in ((64,), (300, 64), (300, 192), (300, 70)))
-    heads = operations.Heads(5, 60, 4, 4, 16, weight[:16], weight[16:32], 1e-6, None, None)
+    heads = operations.Heads(5, 60, 4, 4, 16, None, weight[:16], weight[16:32], 1e-6, None, None)
 
     def everything() -> list[torch.Tensor | None]:
-        normed = operations.norm(x, None, weight, None, 1e-6, True, torch.float32)
+        normed = operations.norm(x, None, None, weight, None, 1e-6, True, torch.float32)
         mixed, logs = operations.attend(qkv, heads)
         losses = operations.cross_entropy(logits.clone(), torch.arange(300) % 70)
-        hidden = operations.activate(qkv, "swiglu")
-        back = (*operations.norm_back(x, normed, weight, True), *operations.attend_back(mixed, qkv, logs, heads))
-        return [normed.y, mixed, losses, hidden, operations.column_sums(qkv), *back]
+        slopes = qkv.clone()
+        active = operations.activate(slopes, None, "swiglu")
+        back = (
+            *operations.norm_back(x, normed, weight, True),
+            *operations.attend_back(mixed, qkv, logs, heads),
+            *operations.activate_back(active, slopes, True, "swiglu"),
+        )
+        return [normed.y, mixed, losses, active, slopes, operations.column_sums(qkv), *back]
 
     before, found = torch.get_num_threads(), []
     try:
@@ -109,7 +116,7 @@ def test_the_number_of_threads_changes_no_bit():
 
 def test_attention_uses_no_more_threads_than_it_has_memory_for(monkeypatch):
     """A pool whose size torch does not know, such as a second OpenMP library's, would write beyond the end."""
-    heads, before = operations.Heads(8, 40, 1, 1, 8, None, None, 0.0, None, None), torch.get_num_threads()
+    heads, before = operations.Heads(8, 40, 1, 1, 8, None, None, None, 0.0, None, None), torch.get_num_threads()
     used = library.load().attention_scratch(40, 8)
     memory = torch.full((3 * used,), -7.0)
     monkeypatch.setattr(
@@ -146,7 +153,7 @@ def test_the_threads_are_those_that_torch_calls(tmp_path):
 
 def test_layernorm_of_numbers_far_from_zero_in_a_width_that_fills_no_register():
     for x in (torch.full((2, 19), 12345.678), 3000 + torch.randn(2, 19, generator=torch.Generator().manual_seed(0))):
-        found = operations.norm(x, None, None, None, 1e-5, True, torch.float32).y
+        found = operations.norm(x, None, None, None, None, 1e-5, True, torch.float32).y
         exact = F.layer_norm(x.double(), (19,))
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-3 if x.std() else 0.5)
 
