@@ -55,7 +55,8 @@ HOUSE = [  # from the top down
         "flows.phases",
         "flows.report flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger "
         "nanogpt.serving nanogpt.study nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
-        f"nanogpt.training.record nanogpt.corpus {DATA} nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.training.record nanogpt.corpus {DATA} nanogpt.kernels nanogpt.native nanogpt.config nanogpt.device "
+        f"{BASICS}",
     ),
     Room(
         "flows.report",

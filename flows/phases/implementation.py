@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import version
 
 from flows.ledger.facts import CHECKS, DEVICE, FETCHED, SURVEYED, Checks
 from flows.ledger.steps import Json, StepResult
 from flows.runner.run import AnyStep, Phase, Run, Step
+from flows.runner.step_runner import Blocked
 from nanogpt import durable
+from nanogpt.kernels import source as kernels
 from nanogpt.machine import processor_name
+from nanogpt.native.unavailable import Unavailable
 from nanogpt.records import to_json
 from nanogpt.results import ComponentCheck
 
@@ -16,7 +20,25 @@ PATIENCE = 180.0  # seconds, for checks of two: a device that hangs
 
 
 def implementation(run: Run) -> None:
+    if not run.would_keep(CHECKS):
+        build_kernels_meanwhile(run)
     run.do(CHECKS)
+
+
+def build_kernels_meanwhile(run: Run) -> threading.Thread:
+    """On a new machine a compiler works for 7 s, for which the first measured step would wait. The measurement of the
+    device, which a compiler would disturb, is over."""
+
+    def build() -> None:
+        try:
+            if run.facts(DEVICE).device == "cpu" and run.config.device.kernels == "auto":
+                kernels.SOURCE.load(run.journal.log)
+        except (Unavailable, Blocked) as reason:
+            run.journal.log(f"no kernels: {reason}", "warning")
+
+    thread = threading.Thread(target=build, daemon=True)  # it does not keep a run that is stopped
+    thread.start()
+    return thread
 
 
 def check_components(run: Run) -> StepResult[Checks]:

@@ -6,15 +6,16 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nanogpt.native.c_source import CSource, find_compiler
+from nanogpt.kernels.source import SOURCE
+from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
 
-SOURCE = CSource(Path(__file__).with_name("c") / "kernels.c", "kernels")
 PARTS = 64  # of kernels.c
 
 POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -48,9 +49,9 @@ class Kernels:
 
 @functools.cache
 def load() -> Kernels:
-    """Built if need be, and from then on kept in this process. Raises Unavailable."""
+    """Built if need be, which a line on stderr says, and from then on kept in this process. Raises Unavailable."""
     pool = _threads_of_torch()
-    library = SOURCE.load()
+    library = SOURCE.load(_say)
     try:
         functions = {name: getattr(library, name) for name in FUNCTIONS}
     except AttributeError as error:
@@ -60,6 +61,12 @@ def load() -> Kernels:
     functions["attention_scratch"].restype = LONG
     functions["set_threads"](*pool)
     return Kernels(f"c-{SOURCE.key(find_compiler())[:12]}", functions)
+
+
+def _say(line: str) -> None:
+    """On a terminal in place of a line that moves, which its writer draws again below."""
+    with suppress(OSError):  # a log on a disk that is full
+        print(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
 
 
 def _threads_of_torch() -> list[int]:

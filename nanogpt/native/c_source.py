@@ -1,7 +1,8 @@
 """A file of C, built by this machine's compiler and kept for the next process.
 
 A built library is named for what it depends on (source, compiler, flags, processor) and for its own sha256, so that
-two processes that build at once do not disturb each other and a damaged file is built anew.
+two processes that build at once do not disturb each other and a damaged file is built anew. Where it cannot be built,
+that is kept for a while, so that not every process tries for seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,34 +31,37 @@ COMPILERS = ("cc", "gcc", "clang")
 # its threads spin at every barrier while another process waits for the core.
 FLAGS = (("-O3", "-march=native"), ("-O3", "-mcpu=native"), ("-O3",))
 COMMON_FLAGS = ("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
-SECONDS = 120  # for a compiler: it takes 3 to 8 on an idle machine
+SECONDS = 120  # for a compiler: it takes 1 to 8 on an idle machine
+SECONDS_TO_TRY_AGAIN = 3600  # after a failure: headers may have been installed since, or the machine was busy
 SECONDS_TO_ANSWER = 20  # for a question, such as its version: 0.1 on an idle machine
 Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class CSource:
-    """A file of C without dependencies. `name` stands in messages and in the names of what is built."""
+    """A file of C without dependencies. `name` stands in messages and in the names of what is built, `seconds` is what
+    building takes on an idle machine."""
 
     path: Path
     name: str
+    seconds: int
 
     @property
     def building(self) -> str:
         """The message while it is built."""
-        return f"building the {self.name}, a few seconds, once on this machine"
+        return f"Building the {self.name} for this processor (once, about {self.seconds} s)…"
 
     def load(self, notify: Notify = lambda message: None) -> ctypes.CDLL:
         """The library, built if it is not there yet: `notify` gets a line before. Raises Unavailable."""
         compiler = find_compiler()
         note = cache_folder() / f"{self.name}-{self.key(compiler)}.json"
-        kept = _kept(note)
+        kept = _kept(note, compiler)
         if kept is not None:
             return kept
         notify(self.building)
         try:
             with _one_builder(note):
-                kept = _kept(note)  # another process may have built it meanwhile
+                kept = _kept(note, compiler)  # another process may have built it meanwhile
                 return kept if kept is not None else _build(self.path, compiler, note)
         except OSError as error:  # the folder's disk is full, or may only be read
             raise Unavailable(f"the cache folder {note.parent} cannot be used ({error.strerror or error})") from error
@@ -86,10 +91,15 @@ def find_compiler() -> list[str]:
     raise Unavailable(f"no C compiler ({' '.join(asked) or ', '.join(COMPILERS)}) is installed")
 
 
-def _kept(note: Path) -> ctypes.CDLL | None:
-    """The library that `note` names; None without one, or where it is not what was built."""
+def _kept(note: Path, compiler: Sequence[str]) -> ctypes.CDLL | None:
+    """The library that `note` names; None without one, or where it is not what was built. Raises Unavailable where it
+    says that `compiler` could not build it, and was tried lately."""
     found, _ = durable.read_note(note)
-    if found is None or not isinstance(found.get("library"), str):
+    if found is None:
+        return None
+    if found.get("by") == _installed(compiler) and abs(time.time() - found["at"]) < SECONDS_TO_TRY_AGAIN:
+        raise Unavailable(found["failed"])
+    if not isinstance(found.get("library"), str):
         return None
     path = note.parent / Path(found["library"]).name
     try:
@@ -110,9 +120,25 @@ def _one_builder(note: Path) -> Iterator[None]:
         yield
 
 
+def _installed(compiler: Sequence[str]) -> list[object]:
+    """Which file the compiler is, and since when: one that is installed anew may say the same version."""
+    path = Path(shutil.which(compiler[0]) or compiler[0]).resolve()
+    return [str(path), path.stat().st_mtime_ns]
+
+
 def _build(source: Path, compiler: Sequence[str], note: Path) -> ctypes.CDLL:
+    try:
+        return _built(source, compiler, note)
+    except Unavailable as error:
+        with suppress(OSError):
+            durable.write_note(note, {"failed": str(error), "by": _installed(compiler), "at": time.time()})
+        raise
+
+
+def _built(source: Path, compiler: Sequence[str], note: Path) -> ctypes.CDLL:
     mistake = ""
-    with tempfile.TemporaryDirectory(dir=note.parent) as folder:
+    durable.remove_abandoned(note.parent)  # of a process that was killed while it built
+    with tempfile.TemporaryDirectory(prefix=".", suffix=f".{os.getpid()}.tmp", dir=note.parent) as folder:
         built = Path(folder) / "built.so"
         for flags in FLAGS:
             try:

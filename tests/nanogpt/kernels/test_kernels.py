@@ -17,6 +17,7 @@ from nanogpt.kernels import library, operations
 from nanogpt.model.gpt import GPT
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.training import numerics as numerical
+from tests.sources import CHECKOUT
 
 try:
     KERNELS = library.load()
@@ -172,6 +173,21 @@ def test_a_target_beyond_the_vocabulary_is_refused():
     model.use_kernels()
     with pytest.raises(IndexError, match="target 5 is beyond the vocabulary of 5"):
         model.loss_sum(torch.zeros(1, 8, dtype=torch.int64), torch.full((1, 8), 5))
+
+
+def test_who_waits_for_them_to_be_built_is_told_and_nobody_else(tmp_path):
+    quick = tmp_path / "quick"
+    quick.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
+    quick.chmod(0o755)
+    program = "from nanogpt.kernels import library; library.load(); library.load()"
+    environment = os.environ | {"NANOGPT_CACHE": str(tmp_path / "cache"), "CC": str(quick)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said == [f"Building the kernels for this processor (once, about {library.SOURCE.seconds} s)…\n", ""]
 
 
 def test_a_training_keeps_to_what_it_began_with(monkeypatch):

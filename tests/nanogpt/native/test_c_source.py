@@ -2,9 +2,11 @@
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def source(tmp_path) -> CSource:
     path = tmp_path / "quick.c"
     path.write_text(QUICK)
-    return CSource(path, "quick")
+    return CSource(path, "quick", seconds=1)
 
 
 @pytest.fixture
@@ -104,10 +106,67 @@ def test_what_a_compiler_complains_of_is_said(cache, source, tmp_path, monkeypat
     monkeypatch.setenv("CC", compiler(tmp_path / "broken", broken))
     with pytest.raises(Unavailable, match=r"could not build it \(quick\.c:1: error: no stdint\.h here\)"):
         source.load()
-    assert [path.name for path in cache.iterdir()] == ["building.lock"]
+    assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".lock"]
     monkeypatch.setenv("CC", str(tmp_path / "absent"))
     with pytest.raises(Unavailable, match=r"no C compiler \(.*absent\) is installed"):
         source.load()
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch) -> Path:
+    """A compiler that answers and builds nothing."""
+    script = 'test "$1" = --version && exit 0; echo "quick.c:1: error: no stdint.h here" >&2; exit 1'
+    path = Path(compiler(tmp_path / "broken", script))
+    monkeypatch.setenv("CC", str(path))
+    return path
+
+
+def tried(source: CSource, compilations: list[list[str]]) -> int:
+    """How often a compiler was started for a load that fails."""
+    before = len(compilations)
+    with pytest.raises(Unavailable, match=r"could not build it \(quick\.c:1: error: no stdint\.h here\)"):
+        source.load()
+    return len(compilations) - before
+
+
+def test_a_build_that_failed_is_not_tried_again_and_the_reason_stays(cache, source, compilations, broken):
+    assert [tried(source, compilations) for _ in range(3)] == [len(c_source.FLAGS), 0, 0]
+    source.path.write_text(QUICK.replace("7", "8"))
+    assert tried(source, compilations) == len(c_source.FLAGS)
+
+
+def test_it_is_tried_again_with_a_compiler_that_was_installed_anew(cache, source, compilations, broken):
+    tried(source, compilations)
+    broken.unlink()
+    compiler(broken, 'test "$1" = --version || exec cc "$@"')
+    assert source.load().panel() == 7
+
+
+def test_it_is_tried_again_after_a_while(cache, source, compilations, broken, monkeypatch):
+    """Headers may have been installed, which no compiler shows."""
+    tried(source, compilations)
+    monkeypatch.setattr(c_source, "SECONDS_TO_TRY_AGAIN", 0)
+    assert tried(source, compilations) == len(c_source.FLAGS)
+
+
+def test_what_a_killed_build_has_left_is_removed(cache, source, tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    slow = f'case "$*" in *--version*) ;; *) touch {started}; sleep 60;; esac'
+    monkeypatch.setenv("CC", compiler(tmp_path / "slowcc", slow))
+    program = (
+        "import sys; from pathlib import Path; from nanogpt.native.c_source import CSource; "
+        "CSource(Path(sys.argv[1]), 'quick', 1).load()"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program, str(source.path)], cwd=CHECKOUT, start_new_session=True)
+    while not started.exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert [path for path in cache.iterdir() if path.is_dir()]
+    monkeypatch.setenv("CC", "cc")
+    assert source.load().panel() == 7
+    assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])
@@ -199,7 +258,7 @@ def test_of_two_processes_one_builds(cache, source, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", compiler(tmp_path / "slowcc", slow))
     program = (
         "import sys; from pathlib import Path; from nanogpt.native.c_source import CSource; "
-        "print(CSource(Path(sys.argv[1]), 'quick').load().panel())"
+        "print(CSource(Path(sys.argv[1]), 'quick', 1).load().panel())"
     )
     command = [sys.executable, "-c", program, str(source.path)]
     both = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in "ab"]
