@@ -34,10 +34,9 @@ from flows.runner.run import Phase, Run
 from flows.runner.sessions import read_session
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.interrupts import STOPPED
 from nanogpt.spelling import to_be_typed
 from nanogpt.units import duration
-
-STOPPED = 130
 
 
 def main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
