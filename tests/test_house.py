@@ -102,7 +102,8 @@ HOUSE = [  # from the top down
     Room(
         "nanogpt.measure",
         "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders "
-        f"nanogpt.weights nanogpt.model {DATA} nanogpt.native nanogpt.config nanogpt.device nanogpt.process {BASICS}",
+        f"nanogpt.weights nanogpt.model {DATA} nanogpt.kernels nanogpt.native nanogpt.config nanogpt.device "
+        f"nanogpt.process {BASICS}",
     ),
     Room(
         "nanogpt.study",
@@ -146,7 +147,7 @@ HOUSE = [  # from the top down
     ),
     Room("nanogpt.weights", f"nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.model", f"nanogpt.kernels nanogpt.config nanogpt.device {BASICS}"),
-    Room("nanogpt.kernels", f"nanogpt.native nanogpt.device {BASICS}"),
+    Room("nanogpt.kernels", f"nanogpt.native nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.native", f"nanogpt.device {BASICS}"),
     Room(
         "nanogpt.corpus",

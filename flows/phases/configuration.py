@@ -35,6 +35,7 @@ from flows.planning.site import Site
 from flows.planning.slow_trainings import slowdown
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
 from flows.supervision import own_tests
+from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
 from nanogpt.config import LATER, Config, load_config, save_config
 from nanogpt.faults import UserError
@@ -304,7 +305,9 @@ def _seconds_left(run: Run, phases: dict[str, float]) -> float:
 
 
 def _site(run: Run, device: str, alphabet_size: int) -> Site:
-    return Site.of(device, run.facts(DEVICE), alphabet_size)
+    continued = [name for name in run.options.candidate_names if trained(name).step not in run.options.redo]
+    by_torch = frozenset(name for name in continued if ModelFiles(run.paths.model(name)).goes_on_by_torch())
+    return Site.of(device, run.facts(DEVICE), alphabet_size, by_torch)
 
 
 def _text_bytes(run: Run) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from nanogpt import device as devices
 from nanogpt.config import DeviceConfig
-from nanogpt.kernels import library
+from nanogpt.kernels import library, reach
 from nanogpt.native.unavailable import Unavailable
 
 TORCH = "torch"
@@ -78,9 +78,8 @@ def choose_kernels(
     A training goes on with torch's operators when it has begun with them: `before`, the manifest of its checkpoint,
     says nothing where it is older than the kernels.
     """
-    is_possible = device == "cpu" and precision != "float16" and not wanted.compile
     goes_on_with_torch = before is not None and before.get("kernels", TORCH) == TORCH
-    if wanted.kernels == TORCH or not is_possible or goes_on_with_torch:
+    if goes_on_with_torch or not reach.are_asked_for(wanted, device, precision):
         return TORCH, ""
     try:
         return library.load().name, ""
