@@ -175,6 +175,16 @@ def test_a_target_beyond_the_vocabulary_is_refused():
         model.loss_sum(torch.zeros(1, 8, dtype=torch.int64), torch.full((1, 8), 5))
 
 
+@pytest.mark.parametrize("attention", ["products", "sdpa"])
+def test_another_attention_that_is_asked_for_is_not_ignored_without_a_word(attention):
+    wanted = Config(device={"attention": attention}).device
+    name, warning = numerical.choose_kernels(wanted, "cpu", "float32")
+    assert name == KERNELS.name
+    assert warning == f"device.attention {attention} is not followed by the kernels; device.kernels=torch follows it"
+    by_torch = wanted.model_copy(update={"kernels": "torch"})
+    assert numerical.choose_kernels(by_torch, "cpu", "float32") == ("torch", "")
+
+
 def test_who_waits_for_them_to_be_built_is_told_and_nobody_else(tmp_path):
     quick = tmp_path / "quick"
     quick.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
