@@ -223,6 +223,19 @@ def test_the_library_never_imports_the_autopilot():
             if above.startswith("nanogpt") and below.startswith("flows")] == []  # fmt: skip
 
 
+def test_what_only_the_autopilot_needs_is_not_imported_by_the_library():
+    """But for two pages, whose templates stand next to them."""
+    pages = {"nanogpt.data.inspection_page", "nanogpt.study.surprise_page"}
+    outside = re.compile(r"^\s*(?:from|import) (prefect|git|jinja2)\b", re.MULTILINE)
+    found = {
+        name: set(outside.findall(module.path.read_text(encoding="utf-8")))
+        for name, module in KNOWN.items()
+        if name.startswith("nanogpt")
+    }
+    assert {name: libraries for name, libraries in found.items() if libraries} == {page: {"jinja2"} for page in pages}
+    assert all(KNOWN[page].path.with_suffix(".html").is_file() for page in pages)
+
+
 def test_no_imports_go_in_circles():
     try:
         TopologicalSorter({name: imports(module, KNOWN) for name, module in KNOWN.items()}).prepare()
