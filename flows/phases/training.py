@@ -16,7 +16,7 @@ from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.pace_watch import SYMPTOM
 from flows.supervision.recovery import Assignment, DoesNotFit, Recovery, TooSlow
-from flows.supervision.trainer_watch import draw_loss
+from flows.supervision.trainer_watch import draw_loss, load_drawing
 from nanogpt import durable
 from nanogpt.config import Config, load_config, token_folder
 from nanogpt.export.front_matter import CARD
@@ -130,6 +130,7 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
         _set_aside(run, files.folder, "is trained again (--redo)")
     elif _is_other_training(run, config, files.folder):
         _set_aside(run, files.folder, "was trained with other settings before")
+    load_drawing()
     outcome = _recovery(run, config, files).train()
     if not files.has_best():
         raise RuntimeError(
