@@ -15,6 +15,7 @@ from nanogpt import device as devices
 from nanogpt.config import ModelConfig
 from nanogpt.model.gpt import GPT
 from nanogpt.tokenizers.vocabulary import GPT2_SIZE
+from nanogpt.training.numerics import native_precision
 
 SECONDS = 4  # of steps, a trainer and round
 WARM_UP_STEPS = {"cpu": 2, "cuda": 5}  # a compiler works in the first ones
@@ -75,8 +76,7 @@ SHAPES = {
 def trainers(device: str, nanogpt: Path, litgpt: str | None, lightning: str | None) -> list[Trainer]:
     """The first is what all are held against. Each in the precision that its own training takes here; this project in
     both, so that one of its rows has nanoGPT's."""
-    half = device == "cuda" or devices.native_bfloat16(device)
-    native = "bfloat16" if half else "float32"
+    native = native_precision(device)
     ours = (sys.executable, "-m", "bench.peers.our_steps")
     nanogpts = "bfloat16" if device == "cuda" else "float32"
     found = [Trainer("nanoGPT", nanogpts, (sys.executable, str(PEERS / "nanogpt_steps.py")), nanogpt)]

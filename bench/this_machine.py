@@ -3,7 +3,6 @@
 A document that keeps one table a kind of machine has a section for each, with `kind()` as its heading.
 """
 
-import contextlib
 import os
 import platform
 import re
@@ -11,9 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from nanogpt import durable
-from nanogpt.machine import cores, processor_name
+from nanogpt.machine import (
+    cores,
+    gains_by_bfloat16,
+    has_bfloat16_instructions,
+    processor_features,
+    processor_name,
+)
 
-# By the word in /proc/cpuinfo, best first. Speeds, memory and the last digits of losses differ from kind to kind.
+# By the instruction's name in Linux, best first. Speeds, memory and the last digits of losses differ by the kind.
+NO_GAIN = "float32 by AVX-512, bfloat16 slower"  # see gains_by_bfloat16()
 PRODUCTS = {
     "amx_bf16": "bfloat16 by AMX",
     "avx512_bf16": "bfloat16 by AVX-512",
@@ -31,10 +37,12 @@ def this_machine() -> str:
 
 def kind() -> str:
     """How the processor multiplies; where the system does not say, that."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        words = set(file.read().split())
-        return next((kind for word, kind in PRODUCTS.items() if word in words), "float32")
-    return "products of a kind that the system does not name"
+    features = processor_features().split()
+    if not features:
+        return "products of a kind that the system does not name"
+    if has_bfloat16_instructions() and not gains_by_bfloat16():
+        return NO_GAIN
+    return next((kind for word, kind in PRODUCTS.items() if word in features), "float32")
 
 
 def write_section(document: Path, head: str, heading: str, text: str) -> None:

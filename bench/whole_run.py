@@ -15,7 +15,7 @@ from bench.start import DOCUMENT, HEADING
 from bench.this_machine import this_machine
 from flows.context.command_words import seconds_of
 from flows.context.paths import CHECKOUT
-from flows.ledger.facts import BASELINES, EVALUATED
+from flows.ledger.facts import BASELINES, EVALUATED, PLANNED
 from flows.report.facts import RunFacts
 from nanogpt import durable
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
@@ -90,6 +90,16 @@ def table(rows: list[dict]) -> str:
         seconds = [each for phase in phases for each in (phase.planned_seconds, phase.seconds)]
         cells = ["-" if each is None else f"{each:.1f}" for each in seconds]
         lines.append(f"| {phases[0].number} {phases[0].name} | " + " | ".join(cells) + " |")
+    lines += ["", "Steps of each training, expected by the plan and made:", ""]
+    lines += ["| run, model | expected | made | |", "|---|---|---|---|"]
+    for row in rows:
+        plan = {model.name: model for model in row["facts"].of(PLANNED).ladder}
+        for model in row["facts"].models:
+            if model.trained and model.name in plan:
+                expected, made = plan[model.name].steps, model.trained.step
+                lines.append(
+                    f"| {row['budget']}, {model.name} | {expected:,} | {made:,} | {made / expected - 1:+.0%} |"
+                )
     return "\n".join(lines) + "\n"
 
 

@@ -121,7 +121,7 @@ def suits(extras: Sequence[str]) -> bool:
 def own_venv_suits(extras: Sequence[str]) -> bool:
     stamp = read_json(STAMP)
     if stamp and stamp["python"] != list(sys.version_info[:2]):  # the system's Python was upgraded under it
-        write(MAKING, "")
+        write(MAKING, ROOT)
         os.remove(STAMP)
         return False
     state = venv_state(extras)
@@ -167,24 +167,29 @@ def venv_state(extras: Sequence[str]) -> str:
     "outdated"    stamped, but for another pyproject.toml or fewer extras
     "half-made"   ours, and killed while it was made, or its Python is gone, or it was copied from elsewhere
     "unstamped"   a person put it there and its Python works; "complete" when it has every requirement
-    "foreign"     a person put it there, and it is no folder or its Python is too old or does not work
+    "foreign"     a person put it there, and it is no folder or its Python is too old or does not work; or a link to
+                  what another checkout may use, and lacks something
     """
     if not os.path.lexists(VENV):
         return "absent"
-    stamp = read_json(STAMP)
+    stamp, is_link = read_json(STAMP), os.path.islink(VENV)
     if stamp:
-        if not os.path.exists(VENV_PYTHON) or not same_folder(stamp["checkout"], ROOT):
+        if not same_folder(stamp["checkout"], ROOT):
+            return "foreign" if is_link else "half-made"
+        if not os.path.exists(VENV_PYTHON):
             return "half-made"
         same = stamp["pyproject"] == digest(PYPROJECT) and set(extras) <= set(stamp["extras"])
         return "ready" if same else "outdated"
     if not os.path.isdir(VENV):
         return "foreign"
-    if os.path.lexists(MAKING) or not os.listdir(VENV):
+    if os.path.lexists(MAKING):
+        return "foreign" if is_link and not same_folder(first_line(MAKING), ROOT) else "half-made"
+    if not os.listdir(VENV):
         return "half-made"
     if inside_venv():
         return "unstamped"
     lacking = output_of([VENV_PYTHON, __file__, *extras])
-    if lacking is None:
+    if lacking is None or (lacking.strip() and is_link):
         return "foreign"
     return "unstamped" if lacking.strip() else "complete"
 
@@ -317,7 +322,7 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
         os.makedirs(VENV, exist_ok=True)
     else:
         say("Bringing .venv up to date ...")
-    write(MAKING, "")
+    write(MAKING, ROOT)
     make_way(STAMP)
     if os.path.exists(STAMP):
         os.remove(STAMP)
@@ -344,14 +349,14 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
 def clear_the_place(state: str) -> None:
     if state == "half-made":
         say("The .venv here is half-made, was moved or has lost its Python: making it again.")
-        write(MAKING, "")  # stays until the end: killed while the rest goes, it is still known as half-made
+        write(MAKING, ROOT)  # stays until the end: killed while the rest goes, it is still known as half-made
         for name in os.listdir(VENV):
             path = os.path.join(VENV, name)
             if path != MAKING:
                 shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.remove(path)
     elif state == "foreign":
         aside = VENV + time.strftime(".old-%Y%m%d-%H%M%S")
-        say(f"The .venv here has no Python that suits: it is now {os.path.basename(aside)}.")
+        say(f"The .venv here is none that this checkout can use: it is now {os.path.basename(aside)}.")
         os.rename(VENV, aside)
 
 
@@ -570,6 +575,17 @@ def read_json(path: str) -> Any:
             return json.load(file)
     except (OSError, ValueError):
         return None
+
+
+def first_line(path: str) -> str:
+    """Of a file; empty where it cannot be read."""
+    if not os.path.isfile(path):
+        return ""
+    try:
+        with open(path) as file:
+            return file.readline().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def stamped_extras() -> Set[str]:

@@ -120,8 +120,8 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         + (QUALITY_SECONDS if budget >= BUDGET_FOR_QUALITY else 0.0)
         + (STUDY_SECONDS if budget >= BUDGET_FOR_STUDY else 0.0),
         # Without the compression: 0.5 s for the export, 1.0 for the other forms, 3.1 for the server and 3.1 for the
-        # examples, with other work on both cores.
-        "deployment": 10.0,
+        # examples, with other work on both cores; all of it 3 to 4 s on quiet ones.
+        "deployment": 6.0,
         "documentation": 1.5,
     }
 

@@ -22,7 +22,7 @@ def rounded(model: GPT, bits: Bits) -> Variant:
     numbers.
     """
     small = copy_of(model)
-    tables = [weight_of(small.token_embedding)] + ([] if small.config.tie_weights else [small.head.weight])
+    tables = [weight_of(small.token_embedding)] + ([] if small.config.tie_weights else [weight_of(small.head)])
     packed = sum(_round(matrix, bits) for matrix in small.matrices()) + sum(_round(table, 8) for table in tables)
     numbers = sum(parameter.numel() for parameter in [*small.matrices(), *tables])
     rest = float_bytes(small.num_parameters() - numbers)

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from nanogpt.config import Config, ModelConfig
 from nanogpt.kernels import reach
-from nanogpt.machine import has_bfloat16_instructions
+from nanogpt.machine import gains_by_bfloat16
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters, vocabulary
 from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
@@ -107,8 +107,8 @@ def likely_precision(device: str, mixed_precision: bool | str = "auto") -> str:
     """The type of the products here, as nanogpt.training.numerics settles it for CPUs and recent GPUs; of "auto" also
     that of Muon's orthogonalisation."""
     if mixed_precision == "auto":
-        is_native = device == "cuda" or (device == "cpu" and has_bfloat16_instructions())
-        return "bfloat16" if is_native else "float32"
+        gains = device == "cuda" or (device == "cpu" and gains_by_bfloat16())
+        return "bfloat16" if gains else "float32"
     return "bfloat16" if mixed_precision is True else mixed_precision or "float32"
 
 

@@ -16,6 +16,7 @@ from nanogpt.model import short_attention
 from nanogpt.model.norm import RMSNorm
 from nanogpt.model.positional import Places, Rotation, rotate
 from nanogpt.model.short_attention import ShortAttention
+from nanogpt.model.unset import unset_linear
 
 # From so many positions on, attention in bfloat16 is the faster one on a CPU. Measured forward and backward with torch
 # 2.13 on two cores, bfloat16 against float32: with AMX 4 times slower at 64 positions and 1.4 times faster at 256; with
@@ -135,8 +136,8 @@ class Attention(nn.Module):
         self.layer = layer
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.kv_heads, config.head_width
         self.row_blocks = tuple(heads * self.head_dim for heads in (self.n_head, self.n_kv_head, self.n_kv_head))
-        self.qkv = nn.utils.skip_init(nn.Linear, config.n_embd, sum(self.row_blocks), bias=config.bias)
-        self.output = nn.utils.skip_init(nn.Linear, self.n_head * self.head_dim, config.n_embd, bias=config.bias)
+        self.qkv = unset_linear(config.n_embd, sum(self.row_blocks), bias=config.bias)
+        self.output = unset_linear(self.n_head * self.head_dim, config.n_embd, bias=config.bias)
         self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
         self.dropout = config.dropout

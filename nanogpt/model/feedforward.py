@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from nanogpt.config import ModelConfig
 from nanogpt.model.saved import Saved
+from nanogpt.model.unset import unset_linear
 
 
 class FeedForward(nn.Module):
@@ -21,8 +22,8 @@ class FeedForward(nn.Module):
         self.activation = config.activation
         self.hidden = config.ffn_width
         self.parts = 2 if config.activation == "swiglu" else 1
-        self.up = nn.utils.skip_init(nn.Linear, config.n_embd, self.parts * config.ffn_width, bias=config.bias)
-        self.down = nn.utils.skip_init(nn.Linear, config.ffn_width, config.n_embd, bias=config.bias)
+        self.up = unset_linear(config.n_embd, self.parts * config.ffn_width, bias=config.bias)
+        self.down = unset_linear(config.ffn_width, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.limits import LOGITS_AT_ONCE
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Places, Rotary, Rotation
+from nanogpt.model.unset import unset_embedding, unset_linear
 
 
 class Block(nn.Module):
@@ -80,15 +81,6 @@ def mps_dropout_again() -> tuple[AbstractContextManager[None], AbstractContextMa
     return nullcontext(), as_before()
 
 
-def unset_embedding(rows: int, width: int) -> nn.Embedding:
-    """An embedding whose weights (rows, width) are yet to be set.
-
-    skip_init() would draw them on the meta device, and for that torch imports all of its compiler: 0.7 s of each start.
-    """
-    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width, device="cpu"), freeze=False)
-    return table
-
-
 def weight_of(module: nn.Module) -> nn.Parameter:
     """The weight of a linear map or an embedding, which torch's types call a tensor."""
     return cast(nn.Parameter, module.weight)
@@ -129,7 +121,7 @@ class GPT(nn.Module):
         self.rotary = None if learned else Rotary(config.head_width, config.block_size, theta, scale)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm: nn.Module = make_norm(config.norm, config.n_embd, config.norm_eps, config.bias)
-        self.head = nn.utils.skip_init(nn.Linear, config.n_embd, config.vocab_size, bias=False)
+        self.head = unset_linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:
             self.head.weight = self.token_embedding.weight
         if seed is not None:

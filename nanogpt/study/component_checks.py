@@ -21,6 +21,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Rotary, rotate
 from nanogpt.results import ComponentCheck
+from nanogpt.training.update.gradients import gradient_of
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint
 
@@ -121,7 +122,9 @@ def weight_tying(device: str, seed: int) -> list[ComponentCheck]:
     tokens = _tokens(seed).to(device)
     before = model.token_embedding.weight.detach().clone()
     model(tokens, tokens)[1].backward()
-    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(gradient_of(parameter), alpha=0.1)
     apart = _difference(model.head.weight, model.token_embedding.weight)
     measured = apart if _difference(before, model.token_embedding.weight) > 0 else math.inf
     explanation = "embedding and head are one matrix before and after a step"

@@ -12,6 +12,7 @@ import torch
 from nanogpt import device as devices
 from nanogpt.config import DeviceConfig
 from nanogpt.kernels import library, reach
+from nanogpt.machine import gains_by_bfloat16
 from nanogpt.native.unavailable import Unavailable
 
 TORCH = "torch"
@@ -102,8 +103,9 @@ def attention_path(wanted: DeviceConfig, before: str | None = None) -> str:
 
 
 def native_precision(device: str) -> str:
-    """The fastest type that `device` multiplies in hardware; a fact, not a timing, so that two runs agree on it.
+    """The type that `device` multiplies fastest; a fact, not a timing, so that two runs agree on it.
 
     MPS: float32, because opinions on bfloat16 differ by the chip (26 % less memory, 17 % slower to 31 % faster).
     """
-    return "bfloat16" if device != "mps" and devices.native_bfloat16(device) else "float32"
+    gains = gains_by_bfloat16() if device == "cpu" else device == "cuda"
+    return "bfloat16" if gains and devices.native_bfloat16(device) else "float32"

@@ -288,6 +288,45 @@ def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_pa
     assert seen == ["half-made"] * 3 and os.listdir(venv) == [".autopilot-making"]
 
 
+@pytest.mark.parametrize("holds", ["the environment of another checkout", "one that is being made", "a Python alone"])
+def test_a_link_is_set_aside_and_what_it_leads_to_is_left_alone(tmp_path, monkeypatch, holds):
+    there, venv = tmp_path / "elsewhere", tmp_path / ".venv"
+    there.mkdir()
+    places = {"VENV": "", "MAKING": ".autopilot-making", "STAMP": ".autopilot-stamp", "VENV_PYTHON": "bin/python"}
+    for name, path in places.items():
+        monkeypatch.setattr(bootstrap, name, str(venv / path))
+    if holds == "the environment of another checkout":
+        (there / ".autopilot-stamp").write_text('{"checkout": "/elsewhere"}')
+    elif holds == "one that is being made":
+        (there / ".autopilot-making").write_text("/elsewhere")
+    else:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", there], check=True)
+    before = os.listdir(there)
+    venv.symlink_to(there)
+    assert bootstrap.venv_state(()) == "foreign"
+    bootstrap.clear_the_place("foreign")
+    assert os.listdir(there) == before and not os.path.lexists(venv)
+    (aside,) = tmp_path.glob(".venv.old-*")
+    assert aside.is_symlink() and aside.samefile(there)
+
+
+@pytest.mark.parametrize("holds", ["nothing yet", "what a killed start left", "an environment whose Python is gone"])
+def test_a_link_to_this_checkouts_own_environment_is_filled_where_it_leads_to(tmp_path, monkeypatch, holds):
+    there, venv = tmp_path / "on another disk", tmp_path / ".venv"
+    there.mkdir()
+    places = {"VENV": "", "MAKING": ".autopilot-making", "STAMP": ".autopilot-stamp", "VENV_PYTHON": "bin/python"}
+    for name, path in places.items():
+        monkeypatch.setattr(bootstrap, name, str(venv / path))
+    if holds == "what a killed start left":
+        (there / ".autopilot-making").write_text(bootstrap.ROOT)
+    elif holds == "an environment whose Python is gone":
+        (there / ".autopilot-stamp").write_text(json.dumps({"checkout": bootstrap.ROOT}))
+    venv.symlink_to(there)
+    assert bootstrap.venv_state(()) == "half-made"
+    bootstrap.clear_the_place("half-made")
+    assert venv.is_symlink() and os.listdir(there) == [".autopilot-making"]
+
+
 @each_kind
 def test_what_is_no_file_makes_way_and_a_venv_that_is_no_folder_is_set_aside(tmp_path, monkeypatch, put):
     places = {"VENV": ".venv", "FETCHED": ".venv/.fetched", "LOCK": "logs/lock", "LOG": "logs/log"}

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -196,3 +198,20 @@ def test_a_method_of_a_later_version_is_refused_by_its_name():
     state["muon"]["method"] = "tomorrow's"
     with pytest.raises(UserError, match="tomorrow's"):
         optimizer.load_state_dict(state)
+
+
+def test_a_step_needs_nothing_of_torchs_compiler():
+    script = """
+import sys, torch
+from nanogpt.config import ModelConfig, TrainingConfig
+from nanogpt.model.gpt import GPT
+from nanogpt.training.update.optimizer import Optimizer
+model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=16, block_size=8, vocab_size=11), seed=1)
+optimizer = Optimizer(model, TrainingConfig(optimizer="muon"))
+model(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8, dtype=torch.long))[1].backward()
+optimizer.step(1.0)
+optimizer.load_state_dict(optimizer.state_dict())
+print(sorted({"sympy", "torch._dynamo"} & set(sys.modules)))
+"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n", "each process of a run would take a second longer to start"

@@ -1,0 +1,56 @@
+"""nanogpt.machine: what a processor is known for, from what Linux says of it."""
+
+import pytest
+
+from nanogpt import machine
+from nanogpt.measure.memory import likely_precision
+from nanogpt.training.numerics import native_precision
+
+INTEL, AMD = "GenuineIntel", "AuthenticAMD"
+CAPABLE = "sse2 avx2 avx512f avx512_bf16"
+
+
+@pytest.fixture
+def processor(monkeypatch, tmp_path):
+    """A function that makes this machine's processor another one."""
+    cached = (machine.processor_features, machine.gains_by_bfloat16)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+
+    def become(**said):
+        lines = "".join(f"{name.replace('_name', ' name')}\t: {value}\n" for name, value in said.items())
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{lines}\nprocessor\t: 1\n{lines}\n")
+        for each in cached:
+            each.cache_clear()
+
+    yield become
+    for each in cached:
+        each.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "said, gains",
+    [
+        ({"vendor_id": AMD, "model": "17", "flags": CAPABLE}, True),
+        ({"vendor_id": INTEL, "model": "207", "flags": CAPABLE}, False),
+        ({"vendor_id": INTEL, "model": "207", "flags": f"{CAPABLE} amx_tile amx_bf16"}, True),
+        ({"vendor_id": INTEL, "model": "85", "flags": CAPABLE}, True),
+        ({"vendor_id": INTEL, "model": "85", "flags": "sse2 avx2 avx512f"}, False),
+        ({"vendor_id": AMD, "model": "1", "flags": "sse2 avx2", "bugs": "not avx512_bf16"}, False),
+    ],
+)
+def test_bfloat16_is_chosen_where_the_processor_gains_by_it(processor, said, gains):
+    processor(**said)
+    assert machine.gains_by_bfloat16() == gains
+    assert likely_precision("cpu") == ("bfloat16" if gains else "float32")
+    if not gains:  # torch may be unable to use what this pretended processor has
+        assert native_precision("cpu") == "float32"
+
+
+def test_a_processor_that_says_nothing_of_itself_multiplies_float32(processor):
+    assert machine.processor_features() == "" and machine.processor_name()
+    assert not machine.gains_by_bfloat16()
+
+
+def test_the_first_processors_words_are_taken(processor):
+    processor(model_name="Intel(R) Xeon(R): 2 GHz", model="207", flags="b a")
+    assert machine.processor_name() == "Intel(R) Xeon(R): 2 GHz" and machine.processor_features() == "a b"
