@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from nanogpt.kernels.source import SOURCE
-from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
 
 PARTS = 64  # of kernels.c
@@ -38,7 +37,7 @@ OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 @dataclass(frozen=True)
 class Kernels:
     """The functions of kernels.c by their names. `name` says what decides their bits: "c-" and a digest of the source,
-    the compiler and the processor."""
+    the compiler with its flags, and the processor."""
 
     name: str
     functions: dict[str, Callable[..., int]]
@@ -51,16 +50,16 @@ class Kernels:
 def load() -> Kernels:
     """Built if need be, which a line on stderr says, and from then on kept in this process. Raises Unavailable."""
     pool = _threads_of_torch()
-    library = SOURCE.load(_say)
+    built = SOURCE.build(_say)
     try:
-        functions = {name: getattr(library, name) for name in FUNCTIONS}
+        functions = {name: getattr(built.library, name) for name in FUNCTIONS}
     except AttributeError as error:
         raise Unavailable(f"what the compiler has built is not whole ({error})") from error
     for name, function in functions.items():
         function.argtypes, function.restype = FUNCTIONS[name], None
     functions["attention_scratch"].restype = LONG
     functions["set_threads"](*pool)
-    return Kernels(f"c-{SOURCE.key(find_compiler())[:12]}", functions)
+    return Kernels(f"c-{built.identity[:12]}", functions)
 
 
 def _say(line: str) -> None:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from nanogpt.config import Config, ModelConfig
 from nanogpt.kernels import library, operations
 from nanogpt.model.gpt import GPT
+from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.training import numerics as numerical
 from tests.sources import CHECKOUT
@@ -134,7 +137,7 @@ def test_the_threads_are_those_that_torch_calls(tmp_path):
         "void GOMP_parallel(void (*f)(void *), void *data, unsigned n, unsigned flags) { f(data); }\n"
         "int omp_get_thread_num(void) { return 0; }\nint omp_get_num_threads(void) { return 1; }\n"
     )
-    subprocess.run([*library.find_compiler(), "-shared", "-fPIC", "-o", built, source], check=True)
+    subprocess.run([*find_compiler(), "-shared", "-fPIC", "-o", built, source], check=True)
     program = (
         "import ctypes; from nanogpt.kernels import library; found = library._threads_of_torch(); "
         f"other = ctypes.CDLL({str(built)!r}); "
@@ -198,6 +201,14 @@ def test_who_waits_for_them_to_be_built_is_told_and_nobody_else(tmp_path):
         for _ in range(2)
     ]
     assert said == [f"Building the kernels for this processor (once, about {library.SOURCE.seconds} s)…\n", ""]
+
+
+def test_their_name_says_what_decides_their_bits(monkeypatch):
+    """Checkpoints name them: with the first flags as ever."""
+    assert KERNELS.name == f"c-{library.SOURCE.key(find_compiler())[:12]}"
+    other = replace(library.SOURCE.build(), identity="built with other flags")
+    monkeypatch.setattr(library, "SOURCE", SimpleNamespace(build=lambda notify: other))
+    assert library.load.__wrapped__().name == "c-built with o"
 
 
 def test_a_training_keeps_to_what_it_began_with(monkeypatch):
