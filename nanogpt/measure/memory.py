@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nanogpt.config import Config, ModelConfig
-from nanogpt.kernels import reach
+from nanogpt.kernels.conditions import kernels_compute_blocks, kernels_wanted
 from nanogpt.machine import gains_by_bfloat16
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters, vocabulary
@@ -159,10 +159,10 @@ class _Step:
     @cached_property
     def fused(self) -> bool:
         """Whether nanogpt.kernels computes whole blocks, where this machine has a compiler for them."""
-        are_theirs = reach.whole_blocks(self.model.dropout, self.model.head_width)
+        can_be = kernels_compute_blocks(self.model.dropout, self.model.head_width)
         is_plain = not self.adapters and self.config.data.cross_documents
-        are_asked_for = reach.are_asked_for(self.config.device, self.device, self.precision)
-        return are_theirs and is_plain and are_asked_for and _has_kernels()
+        is_wanted = kernels_wanted(self.config.device, self.device, self.precision)
+        return can_be and is_plain and is_wanted and _has_kernels()
 
     @property
     def product(self) -> int:

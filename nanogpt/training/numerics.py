@@ -11,7 +11,8 @@ import torch
 
 from nanogpt import device as devices
 from nanogpt.config import DeviceConfig
-from nanogpt.kernels import library, reach
+from nanogpt.kernels import library
+from nanogpt.kernels.conditions import kernels_wanted
 from nanogpt.machine import gains_by_bfloat16
 from nanogpt.native.unavailable import Unavailable
 
@@ -81,7 +82,7 @@ def choose_kernels(
     says nothing where it is older than the kernels.
     """
     goes_on_with_torch = before is not None and before.get("kernels", TORCH) == TORCH
-    if goes_on_with_torch or not reach.are_asked_for(wanted, device, precision):
+    if goes_on_with_torch or not kernels_wanted(wanted, device, precision):
         return TORCH, ""
     try:
         name = library.load().name

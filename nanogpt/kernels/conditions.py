@@ -1,5 +1,5 @@
-"""What the kernels can compute, known from settings and without torch: the trainer, the model and the prediction of
-memory ask here."""
+"""When the kernels compute, known from settings and without torch: the trainer, the model and the prediction of memory
+ask here."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from nanogpt.config import DeviceConfig
 LONGEST_HEAD = 256  # numbers; of kernels.c
 
 
-def are_asked_for(wanted: DeviceConfig, device: str, precision: str) -> bool:
+def kernels_wanted(wanted: DeviceConfig, device: str, precision: str) -> bool:
     """Whether a training on `device`, with products of `precision`, is to be computed by them."""
     return device == "cpu" and wanted.kernels == "auto" and precision != "float16" and not wanted.compile
 
 
-def whole_blocks(dropout: float, head_width: int) -> bool:
+def kernels_compute_blocks(dropout: float, head_width: int) -> bool:
     """Whether they compute whole blocks of a model, apart from its final norm."""
     return not dropout and head_width <= LONGEST_HEAD
