@@ -13,6 +13,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -197,21 +198,35 @@ def _run(command: Sequence[str], seconds: float) -> str:
     one that cannot build.
     """
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
-            timeout=seconds, check=False, env=os.environ | {"LC_ALL": "C"}, start_new_session=True,
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace", env=os.environ | {"LC_ALL": "C"}, start_new_session=True,
         )  # fmt: skip
+        with process, _ended_whole(process):
+            output, complaints = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:
         raise OfTheMoment(f"{command[0]} takes longer than {seconds:g} s") from error
     except (OSError, ValueError) as error:
         raise Unavailable(f"{command[0]} does not run: {error}") from error
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or [_ending(command[0], done.returncode)]
+    if code := process.returncode:
+        lines = (complaints or output).strip().splitlines() or [_ending(command[0], code)]
         line = next((line for line in lines if "error" in line), lines[0])
-        is_killed = done.returncode < 0 or done.returncode > EXIT_OF_A_SIGNAL
+        is_killed = code < 0 or code > EXIT_OF_A_SIGNAL
         kind = OfTheMoment if is_killed or OF_THE_MOMENT.search("\n".join(lines)) else Unavailable
         raise kind("".join(filter(str.isprintable, line))[:200])
-    return done.stdout
+    return output
+
+
+@contextmanager
+def _ended_whole(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Who waits no longer ends the parts of a compiler too, which are processes of their own."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, AttributeError):  # AttributeError: on Windows
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        raise
 
 
 def _ending(name: str, returncode: int) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanogpt.decoders.c_decoder import _typed
@@ -256,6 +257,19 @@ def test_a_compiler_that_hangs_is_given_up_and_tried_again(cache, source, compil
     monkeypatch.setenv("CC", compiler(tmp_path / "silent", "exec sleep 60"))
     with pytest.raises(Unavailable, match="silent takes longer"):
         source.load()
+
+
+def test_a_compiler_that_is_given_up_ends_with_all_its_parts(cache, source, tmp_path, monkeypatch):
+    part = tmp_path / "part"
+    monkeypatch.setattr(c_source, "SECONDS", 0.5)
+    script = f'test "$1" = --version || {{ sleep 60 & echo $! > {part}; wait; }}'
+    monkeypatch.setenv("CC", compiler(tmp_path / "hanging", script))
+    with pytest.raises(Unavailable):
+        source.load()
+    number, ends = int(part.read_text()), time.monotonic() + 20
+    while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def test_a_compiler_reads_nothing_of_what_is_typed(cache, source, tmp_path, monkeypatch):
