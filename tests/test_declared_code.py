@@ -77,6 +77,7 @@ OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a 
                "nanogpt.training.record": "named there",
                "nanogpt.sources": "what a text is, for a message"}  # fmt: skip
 OF_MEASURING = {**OF_PLANNING,
+                "nanogpt.weights.folders": "by what the weights are known that a training began from",
                 **{f"nanogpt.{name}": "what a pattern keeps a text to; the measured samples have none"
                    for name in ("tokenizers", "sources", "data.texts")}}  # fmt: skip
 OF_REPORT = {f"nanogpt.{name}": "named in a command that a person types" for name in ("cli", "standard_streams")}
