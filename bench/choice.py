@@ -14,14 +14,13 @@ ended at any moment. `--write` makes the tables of docs/plan.md of it.
 
 import argparse
 import math
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.predictions import rehearse
+from bench.predictions import rehearse, train, write
 from bench.this_machine import this_machine
 from flows.context.options import MODEL_CONFIGS, RunConfig
 from flows.context.paths import CHECKOUT
@@ -32,11 +31,10 @@ from flows.planning.footprint import with_vocabulary
 from flows.planning.forecast import Corpus, Speed, worth
 from flows.planning.planner import ModelPlan
 from nanogpt import durable
-from nanogpt.config import Config, DataConfig, load_config, save_config
+from nanogpt.config import Config, DataConfig, load_config
 from nanogpt.corpus import preparation, tokenising
 from nanogpt.measure.sizes import parameters
 from nanogpt.records import from_json, to_json
-from nanogpt.results import TrainingOutcome
 from nanogpt.study import scaling
 from nanogpt.study_results import ScalingPoint
 from nanogpt.units import duration
@@ -135,7 +133,7 @@ def main() -> int:
     if given.law:
         print("\n".join(fitted_law(read(), text.corpus)))
     if given.write:
-        write("\n".join(tables(read())))
+        write("\n".join(tables(read())), BEGIN, END)
     return 0
 
 
@@ -230,15 +228,6 @@ class Bench:
         print(line, flush=True)
 
 
-def train(config: Config, data: Path, folder: Path) -> TrainingOutcome:
-    """By the command itself, in a process of its own."""
-    save_config(config, folder / "config.yaml")
-    command = [sys.executable, "-m", "nanogpt.cli", "train", str(folder / "config.yaml"), "--data", str(data),
-               "--folder", str(folder / "model")]  # fmt: skip
-    subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
-    return from_json(TrainingOutcome, durable.read_json(folder / "model/outcome.json"))
-
-
 # ---- what is kept, and the tables
 
 
@@ -308,13 +297,6 @@ def fitted_law(results: Results, corpus: Corpus) -> Iterator[str]:
         today = corpus.bits_per_byte(row.parameters, row.tokens) - row.bits_per_byte
         anew = law.loss(point.parameters, point.tokens) - row.bits_per_byte
         yield f"{name}: {row.bits_per_byte:.4f}; today's law {today:+.4f}, the fitted one {anew:+.4f}"
-
-
-def write(text: str) -> None:
-    """Replace what stands between the marks of docs/plan.md."""
-    file = CHECKOUT / "docs/plan.md"
-    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
-    durable.write_text(file, before + BEGIN + text + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":

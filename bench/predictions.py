@@ -23,7 +23,8 @@ from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config, save_config
 from nanogpt.corpus import preparation, tokenising
 from nanogpt.process.worker import Worker
-from nanogpt.results import Rehearsal, StepSpeed
+from nanogpt.records import from_json
+from nanogpt.results import Rehearsal, StepSpeed, TrainingOutcome
 
 TRAININGS = [("micro", 300), ("micro", 1000), ("tiny_model", 200), ("tiny_model", 500), ("small_model", 12)]
 PLENTY = 86400.0  # seconds: nothing is cut short
@@ -62,8 +63,10 @@ def measure(text: Path, folder: Path, models: list[str] | None) -> list[dict]:
                                  2**60, True, frozenset())  # fmt: skip
         [model] = plan.ladder
         between = forecast.seconds_between_steps(model.config, speed, corpus)
-        seconds = train(model.config, folder, f"{name}-{steps}")
-        rows.append({"name": name, "steps": steps, "predicted": model.seconds, "between": between, **seconds})
+        began = time.monotonic()
+        taken = train(model.config, folder / "char", folder / f"{name}-{steps}").seconds
+        rows.append({"name": name, "steps": steps, "predicted": model.seconds, "between": between, "taken": taken,
+                     "process": time.monotonic() - began})  # fmt: skip
         print(rows[-1], flush=True)
     return rows
 
@@ -97,15 +100,13 @@ def rehearse(config: Config, folder: Path) -> MeasuredModel:
                          longest_window=None, micro_batch=training.batch_size)  # fmt: skip
 
 
-def train(config: Config, folder: Path, name: str) -> dict:
-    """Seconds of training, of its process, and of stepping alone for one step."""
-    save_config(config, folder / f"{name}.yaml")
-    command = [sys.executable, "-m", "nanogpt.cli", "train", str(folder / f"{name}.yaml"), "--data",
-               str(folder / "char"), "--folder", str(folder / name)]  # fmt: skip
-    began = time.monotonic()
+def train(config: Config, data: Path, folder: Path) -> TrainingOutcome:
+    """By the command itself, in a process of its own."""
+    save_config(config, folder / "config.yaml")
+    command = [sys.executable, "-m", "nanogpt.cli", "train", str(folder / "config.yaml"), "--data", str(data),
+               "--folder", str(folder / "model")]  # fmt: skip
     subprocess.run(command, cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
-    outcome = durable.read_json(folder / name / "outcome.json")
-    return {"taken": outcome["seconds"], "process": time.monotonic() - began}
+    return from_json(TrainingOutcome, durable.read_json(folder / "model/outcome.json"))
 
 
 def table(rows: list[dict]) -> str:
@@ -122,11 +123,11 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(text: str) -> None:
-    """Replace what stands between the marks of docs/plan.md."""
+def write(text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Replace what stands between these marks of docs/plan.md."""
     file = CHECKOUT / "docs/plan.md"
-    before, rest = file.read_text(encoding="utf-8").split(BEGIN)
-    durable.write_text(file, before + BEGIN + text + END + rest.split(END)[1])
+    before, rest = file.read_text(encoding="utf-8").split(begin)
+    durable.write_text(file, before + begin + text + end + rest.split(end)[1])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import Protocol
 
-from nanogpt import __version__, standard_streams
+from nanogpt import __version__, interrupts, standard_streams
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.printable import printable
 
@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f"there is not enough memory ({error})" if str(error) else "there is not enough memory")
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return 130
+        return interrupts.STOPPED
+    finally:
+        interrupts.forget()
 
 
 class _Writable(Protocol):

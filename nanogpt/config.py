@@ -443,7 +443,9 @@ class DeviceConfig(Section):
         None, description="tokens in a window at most: less memory, and a context as short; null: model.block_size"
     )
     attention: Literal["auto", "sdpa", "products"] = Field(
-        "auto", description="by torch's kernel or as written-out products; auto: torch's, on MPS what is faster"
+        "auto",
+        description="by torch's kernel or as written-out products; auto: torch's, on MPS what is faster; "
+        "device.kernels has its own",
     )
     newton_schulz: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="precision of Muon's orthogonalisation; auto: what the device multiplies fastest"

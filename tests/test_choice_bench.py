@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import choice
+from bench import choice, predictions
 from bench.choice import BY_HAND, PLANNER, Bench, Machine, Text, Trained, tables
 from flows.ledger.facts import MeasuredModel
 from flows.planning.forecast import Corpus
@@ -83,3 +83,23 @@ def test_what_is_kept_is_not_trained_again(bench: Bench, monkeypatch: pytest.Mon
     bench.train(30, "micro")
     assert asked == ["micro", "micro, batch 12", "micro, batch 48", "micro, Muon at 0.02 with momentum 0.95"]
     assert {PLANNER, "micro"} <= choice.read()["this machine"].trained[30].keys()
+
+
+def test_each_bench_writes_its_own_table_into_the_plan_and_leaves_the_others(tmp_path, monkeypatch) -> None:
+    (tmp_path / "docs").mkdir()
+    plan = tmp_path / "docs/plan.md"
+    plan.write_text(f"a\n{predictions.BEGIN}old\n{predictions.END}b\n{choice.BEGIN}old\n{choice.END}c\n")
+    monkeypatch.setattr(predictions, "CHECKOUT", tmp_path)
+    predictions.write("predicted\n")
+    predictions.write("chosen\n", choice.BEGIN, choice.END)
+    assert [line for line in plan.read_text().splitlines() if "<" not in line] == ["a", "predicted", "b", "chosen", "c"]
+
+
+def test_a_training_is_the_commands_own_and_gives_its_outcome(tmp_path) -> None:
+    """Of both benches."""
+    (tmp_path / "text.txt").write_text("What say you to the moon? It is late.\n" * 60)
+    text = Text.prepared(tmp_path / "text.txt", tmp_path)
+    tiny = "model.n_layer=1 model.n_head=1 model.n_embd=8 model.block_size=8 training.max_iters=2 device.kernels=torch"
+    config = text.config("micro", f"{tiny} training.warmup_iters=0 training.sample_interval=0 training.batch_size=2")
+    outcome = choice.train(config, tmp_path / "char", tmp_path / "run")
+    assert (outcome.status, outcome.step) == ("finished", 2)

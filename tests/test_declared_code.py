@@ -73,8 +73,11 @@ OF_DEVICE = {"flows.report.facts": "named as a type only: the report of phase 1 
 OF_SYSTEM = {name: "how large a text is, for the disk that it asks for; nothing depends on that"
              for name in ("nanogpt.sources", "flows.planning.texts", "flows.planning.budget_shares")}  # fmt: skip
 OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a time that differs with every start",
+               "flows.supervision.model_files": "how a training that is there goes on, which its checkpoint says",
+               "nanogpt.training.record": "named there",
                "nanogpt.sources": "what a text is, for a message"}  # fmt: skip
 OF_MEASURING = {**OF_PLANNING,
+                "nanogpt.weights.folders": "by what the weights are known that a training began from",
                 **{f"nanogpt.{name}": "what a pattern keeps a text to; the measured samples have none"
                    for name in ("tokenizers", "sources", "data.texts")}}  # fmt: skip
 OF_REPORT = {f"nanogpt.{name}": "named in a command that a person types" for name in ("cli", "standard_streams")}

@@ -55,7 +55,8 @@ HOUSE = [  # from the top down
         "flows.phases",
         "flows.report flows.runner flows.supervision flows.planning flows.machine flows.context flows.ledger "
         "nanogpt.serving nanogpt.study nanogpt.compression nanogpt.export nanogpt.evaluation nanogpt.training "
-        f"nanogpt.training.record nanogpt.corpus {DATA} nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.training.record nanogpt.corpus {DATA} nanogpt.kernels nanogpt.native nanogpt.config nanogpt.device "
+        f"{BASICS}",
     ),
     Room(
         "flows.report",
@@ -101,7 +102,8 @@ HOUSE = [  # from the top down
     Room(
         "nanogpt.measure",
         "nanogpt.training nanogpt.training.record nanogpt.training.update nanogpt.inference nanogpt.decoders "
-        f"nanogpt.weights nanogpt.model {DATA} nanogpt.native nanogpt.config nanogpt.device nanogpt.process {BASICS}",
+        f"nanogpt.weights nanogpt.model {DATA} nanogpt.kernels nanogpt.native nanogpt.config nanogpt.device "
+        f"nanogpt.process {BASICS}",
     ),
     Room(
         "nanogpt.study",
@@ -145,7 +147,7 @@ HOUSE = [  # from the top down
     ),
     Room("nanogpt.weights", f"nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.model", f"nanogpt.kernels nanogpt.config nanogpt.device {BASICS}"),
-    Room("nanogpt.kernels", f"nanogpt.native nanogpt.device {BASICS}"),
+    Room("nanogpt.kernels", f"nanogpt.native nanogpt.config nanogpt.device {BASICS}"),
     Room("nanogpt.native", f"nanogpt.device {BASICS}"),
     Room(
         "nanogpt.corpus",
@@ -169,7 +171,7 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.basics", "",
-        "nanogpt nanogpt.durable nanogpt.faults nanogpt.markdown nanogpt.printable nanogpt.spelling "
+        "nanogpt nanogpt.durable nanogpt.faults nanogpt.interrupts nanogpt.markdown nanogpt.printable nanogpt.spelling "
         "nanogpt.standard_streams nanogpt.units",
         idea="Files that are whole or absent, the names of faults, figures as people read them.",
     ),
@@ -219,6 +221,19 @@ def test_no_import_is_missing_from_the_table():
 def test_the_library_never_imports_the_autopilot():
     assert [lines for (above, below), lines in crossings().items()
             if above.startswith("nanogpt") and below.startswith("flows")] == []  # fmt: skip
+
+
+def test_what_only_the_autopilot_needs_is_not_imported_by_the_library():
+    """But for two pages, whose templates stand next to them."""
+    pages = {"nanogpt.data.inspection_page", "nanogpt.study.surprise_page"}
+    outside = re.compile(r"^\s*(?:from|import) (prefect|git|jinja2)\b", re.MULTILINE)
+    found = {
+        name: set(outside.findall(module.path.read_text(encoding="utf-8")))
+        for name, module in KNOWN.items()
+        if name.startswith("nanogpt")
+    }
+    assert {name: libraries for name, libraries in found.items() if libraries} == {page: {"jinja2"} for page in pages}
+    assert all(KNOWN[page].path.with_suffix(".html").is_file() for page in pages)
 
 
 def test_no_imports_go_in_circles():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -34,10 +36,9 @@ from flows.runner.run import Phase, Run
 from flows.runner.sessions import read_session
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.interrupts import STOPPED
 from nanogpt.spelling import to_be_typed
 from nanogpt.units import duration
-
-STOPPED = 130
 
 
 def main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
@@ -87,6 +88,13 @@ def start(
     except KeyboardInterrupt:
         stop_signal.forget()
         return STOPPED
+
+
+def leave(code: int) -> NoReturn:
+    """End the process. Python collects garbage once more before, through all modules of Prefect: 0.44 s, or 0.03 where
+    nothing is looked at again."""
+    gc.freeze()
+    sys.exit(code)
 
 
 def require_own_run(options: RunOptions) -> None:

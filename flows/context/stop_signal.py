@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from nanogpt import interrupts
+
 _asked = threading.Event()  # by a signal: where its KeyboardInterrupt arrives, no further step asks
 
 
@@ -22,11 +24,6 @@ def check() -> None:
 
 
 def forget() -> None:
-    """The run that was asked to stop has ended, and its exit code is its own.
-
-    CPython remembers a KeyboardInterrupt that arose while text was run (`exec` of a str, as in dataclass and
-    namedtuple), also where it was caught, and ends `python -m` by SIGINT for it. Running other text makes it forget
-    (`run_eval_code_obj` in Python/pythonrun.c).
-    """
+    """The run that was asked to stop has ended, and its exit code is its own."""
     _asked.clear()
-    exec("")
+    interrupts.forget()

@@ -202,7 +202,7 @@ def kernels_step(study: Study) -> Step[Kernels]:
         settings=lambda run: settings_of(study.control),
         code=("flows/phases/ablations.py", "nanogpt/study/attention_kernels.py", "nanogpt/study/surgery.py",
               "nanogpt/study/variants.py", "nanogpt/device.py", "nanogpt/training/numerics.py",
-              "nanogpt/kernels/library.py"),
+              "nanogpt/kernels/library.py", "nanogpt/kernels/conditions.py", "nanogpt/kernels/source.py"),
         costly=True,
     )  # fmt: skip
 

@@ -35,11 +35,13 @@ from flows.planning.site import Site
 from flows.planning.slow_trainings import slowdown
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
 from flows.supervision import own_tests
+from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
-from nanogpt.config import LATER, Config, load_config, save_config
+from nanogpt.config import LATER, Config, load_config, save_config, token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
+from nanogpt.training.progress import is_other_training
 from nanogpt.units import count, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
@@ -179,7 +181,14 @@ def _too_little_time(run: Run, model: ModelPlan) -> str:
 def _measurement(run: Run, device: str, tokens: TextTokens, corpus: Corpus) -> Measurement:
     return Measurement(
         options=run.options,
-        site=_site(run, device, corpus.alphabet_size or corpora.UNKNOWN_ALPHABET),
+        site=Site.of(
+            device,
+            run.facts(DEVICE),
+            corpus.alphabet_size or corpora.UNKNOWN_ALPHABET,
+            by_torch=frozenset(
+                config.name for config in run.options.candidates if _goes_on_by_torch(run, config, tokens)
+            ),
+        ),
         corpus=corpus,
         tokens=tokens,
         training_seconds=_training_seconds(run, _text_bytes(run)),
@@ -226,7 +235,7 @@ def _plan_of(
         run.config.budget,
         _phase_seconds(run, text_bytes),
         corpus,
-        _site(run, device, corpus.alphabet_size).training_bytes,
+        Site.of(device, run.facts(DEVICE), corpus.alphabet_size).training_bytes,
         fixed=run.options.fixed and asked[0] in measured.models,
         pinned=run.options.pinned,
         trained=_trained(run),
@@ -303,8 +312,16 @@ def _seconds_left(run: Run, phases: dict[str, float]) -> float:
     return run.clock.left - later - budget_shares.MARGIN * run.config.budget
 
 
-def _site(run: Run, device: str, alphabet_size: int) -> Site:
-    return Site.of(device, run.facts(DEVICE), alphabet_size)
+def _goes_on_by_torch(run: Run, config: Config, tokens: TextTokens) -> bool:
+    """Whether a training that began by torch's operators will go on; phase 5 sets aside what is another training."""
+    files = ModelFiles(run.paths.model(config.name))
+    if trained(config.name).step in run.options.redo or not files.goes_on_by_torch():
+        return False
+    undecided = () if run.options.fixed else planner.SIZED - run.options.pinned
+    try:
+        return not is_other_training(files.folder, config, run.paths.data / token_folder(tokens.tokenizer), undecided)
+    except (OSError, ValueError):  # no such data yet: of another tokenizer
+        return False
 
 
 def _text_bytes(run: Run) -> int:

@@ -122,8 +122,15 @@ def _cards(run: Run, facts: RunFacts) -> list[Path]:
 
 
 def _troubles(run: Run) -> Json:
-    """A failed or blocked phase is news for the report; that a phase was kept this time is not."""
-    return {"troubles": {record.title: record.cause for record in run.phase_runner.records if record.cause}}
+    """A failed or blocked phase is news for the report; that a phase was kept this time is not. Of a phase that has not
+    had its turn, as in --status, it is known whether it will miss its goal again."""
+    troubles = {}
+    for phase in run.phases:
+        record = run.phase_runner.record(phase.name)
+        has_run = record.status not in ("waiting", "skipped")
+        if cause := record.cause if has_run else phase.missed(run):
+            troubles[record.title] = cause
+    return {"troubles": troubles}
 
 
 def _news(run: Run) -> Json:

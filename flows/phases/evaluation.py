@@ -33,7 +33,7 @@ from flows.ledger.steps import StepResult
 from flows.machine.disk import Unwritable
 from flows.planning import budget_shares
 from flows.report.facts import collect
-from flows.report.verdict import verdict
+from flows.report.verdict import missed_goal, verdict
 from flows.runner.phase_runner import GoalMissed
 from flows.runner.repair import remake_damaged
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
@@ -391,4 +391,4 @@ _TESTS = Step(
     settings=lambda run: {"seconds": _seconds_for_tests(run)},
     code=("tests/nanogpt/**", "nanogpt/**"),
 )
-PHASE = Phase("evaluation", evaluation, steps)
+PHASE = Phase("evaluation", evaluation, steps, missed=missed_goal)

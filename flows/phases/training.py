@@ -16,14 +16,12 @@ from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.pace_watch import SYMPTOM
 from flows.supervision.recovery import Assignment, DoesNotFit, Recovery, TooSlow
-from flows.supervision.trainer_watch import draw_loss
+from flows.supervision.trainer_watch import draw_loss, load_drawing
 from nanogpt import durable
 from nanogpt.config import Config, load_config, token_folder
 from nanogpt.export.front_matter import CARD
-from nanogpt.faults import OUT_OF_MEMORY, UserError
-from nanogpt.records import from_json
-from nanogpt.results import TrainingData
-from nanogpt.training.progress import check_same_training, trajectory
+from nanogpt.faults import OUT_OF_MEMORY
+from nanogpt.training.progress import is_other_training, trajectory
 from nanogpt.units import duration
 
 
@@ -128,8 +126,9 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
     files, key = ModelFiles(run.paths.model(name)), trained(name)
     if key.step in run.options.redo:
         _set_aside(run, files.folder, "is trained again (--redo)")
-    elif _is_other_training(run, config, files.folder):
+    elif is_other_training(files.folder, config, _data_folder(run, config)):
         _set_aside(run, files.folder, "was trained with other settings before")
+    load_drawing()
     outcome = _recovery(run, config, files).train()
     if not files.has_best():
         raise RuntimeError(
@@ -191,31 +190,6 @@ def _site(run: Run, config: Config) -> Site:
     asked = run.facts(CHECKS).device if config.device.type == "auto" else config.device.type
     alphabet_size = run.facts(FETCHED).alphabet_size or run.facts(CLEANED).alphabet_size
     return Site.of(run.accelerator.current(asked), run.facts(DEVICE), alphabet_size)
-
-
-def _is_other_training(run: Run, config: Config, folder: Path) -> bool:
-    """Whether `folder` holds a training with other settings or data.
-
-    More steps, or more time, are the same training: it continues from before the cool-down.
-    """
-    try:
-        before = load_config(folder / "config.yaml")
-    except (UserError, OSError):
-        return False
-    note, _ = durable.read_note(folder / "data.json")
-    try:
-        data = from_json(TrainingData, note).manifest_sha256
-    except ValueError:  # damaged: no reason to train again
-        return False
-    from nanogpt.data import shards  # numpy: 50 ms of a start
-
-    same_vocabulary = config.with_changes({"model.vocab_size": before.model.vocab_size})
-    now = shards.identity(_data_folder(run, config))
-    try:
-        check_same_training(trajectory(before, data), trajectory(same_vocabulary, now), config.training.schedule, "")
-    except UserError:
-        return True
-    return False
 
 
 def _set_aside(run: Run, folder: Path, why: str) -> None:

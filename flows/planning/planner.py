@@ -25,6 +25,7 @@ from nanogpt.measure.sizes import tokens_per_step
 from nanogpt.units import byte_size, count, duration, flops
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
+SIZED = frozenset({"training.max_iters", "training.eval_interval", "model.dropout"})  # of what decides the weights
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
 FED = 10  # tokens for each parameter make a first proof; half of what Hoffmann et al. 2022 found best
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last

@@ -15,17 +15,19 @@ SHARE_OF_A_DEVICE = 0.9  # and of an accelerator's own, or of what Metal calls i
 
 @dataclass(frozen=True)
 class Site:
-    """`memory_bytes`: all that `device` has; `alphabet_size`: different characters of the text."""
+    """`memory_bytes`: all that `device` has; `alphabet_size`: different characters of the text; `by_torch`: the models
+    whose trainings go on by torch's operators, as they began."""
 
     device: str
     memory_bytes: int
     alphabet_size: int
+    by_torch: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, device: str, proof: DeviceProof, alphabet_size: int) -> Site:
+    def of(cls, device: str, proof: DeviceProof, alphabet_size: int, by_torch: frozenset[str] = frozenset()) -> Site:
         """An accelerator's own memory as it was proved; the machine's as it is now, which may be more than then."""
         has_its_own = device != "cpu" and proof.device == device
-        return cls(device, proof.memory_bytes if has_its_own else memory_bytes(), alphabet_size)
+        return cls(device, proof.memory_bytes if has_its_own else memory_bytes(), alphabet_size, by_torch)
 
     @property
     def training_bytes(self) -> int:
@@ -34,5 +36,8 @@ class Site:
         return int(self.memory_bytes * share)
 
     def settle(self, config: Config) -> Config:
-        """`config` on this device, with the vocabulary that its tokenizer will have."""
-        return with_vocabulary(config.with_changes({"device.type": self.device}), self.alphabet_size)
+        """`config` on this device, with the vocabulary that its tokenizer will have, computed as its training is."""
+        of_device: dict[str, object] = {"device.type": self.device}
+        if config.name in self.by_torch:
+            of_device["device.kernels"] = "torch"
+        return with_vocabulary(config.with_changes(of_device), self.alphabet_size)

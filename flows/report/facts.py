@@ -129,13 +129,13 @@ def collect(run: Run) -> RunFacts:
         min_charge=run.config.min_charge,
         phases=_phases(run),
         steps=_steps(run),
-        models=[_model(run, name) for name in names],
+        models=[model_of(run, name) for name in names],
         remedies=all_remedies(run),
         milestones=run.milestones.commits(),
         environment=sys.prefix if sys.prefix != sys.base_prefix else "",
         milestone_branch=run.milestones.branch,
         milestone_problem=run.milestones.problem() if run.config.milestones else "milestones are off",
-        configs={name: config for name in names if (config := _config(run, name))},
+        configs={name: config for name in names if (config := config_of(run, name))},
         length_settings=sorted(run.options.length_settings),
         energy=run.conditions.energy.look(),
         timeline=run.journal.timeline.moments(),
@@ -186,7 +186,7 @@ def _phases(run: Run) -> list[PhaseFacts]:
     return rows
 
 
-def _model(run: Run, name: str) -> ModelFacts:
+def model_of(run: Run, name: str) -> ModelFacts:
     key, folder = trained(name), str(run.paths.model(name))
     if facts := facts_of(run, key):
         return ModelFacts(name, folder, facts)
@@ -195,7 +195,7 @@ def _model(run: Run, name: str) -> ModelFacts:
     return ModelFacts(name, folder, UnfinishedTraining(marker.cause) if marker and failed else None)
 
 
-def _config(run: Run, name: str) -> Config | None:
+def config_of(run: Run, name: str) -> Config | None:
     try:
         return load_config(run.paths.config(name))
     except UserError:

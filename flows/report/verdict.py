@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flows.ledger.facts import BASELINES, CLEANED, EVALUATED
+from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, Baselines, Evaluated
 from flows.report.commands import longer
-from flows.report.facts import RunFacts
+from flows.report.facts import ModelFacts, RunFacts, config_of, facts_of, model_of
+from flows.runner.run import Run
+from nanogpt.config import Config
 from nanogpt.evaluation import verdict as verdicts
 from nanogpt.units import number
 
@@ -26,24 +28,40 @@ def verdict(facts: RunFacts) -> Verdict | None:
     if evaluated is None or baselines is None:
         return None
     name = evaluated.best
-    found = verdicts.compare(name, evaluated.models[name].test.bits_per_byte, baselines.bits_per_byte)
+    found = _judged(evaluated, baselines, _model(facts, name), facts.configs.get(name))
     if found is None:
         return None
-    headline = f"{found.headline}{_too_few_steps(facts, name)}"
-    return Verdict(found.level, name, headline, _command(facts, name, found.has_learned))
+    return Verdict(found.level, name, found.headline, _command(facts, name, found.has_learned))
 
 
-def _too_few_steps(facts: RunFacts, name: str) -> str:
-    """Where a model made fewer than make one worth having."""
-    model = next((model for model in facts.models if model.name == name), None)
-    enough = facts.configs[name].training.enough_steps if name in facts.configs else 0
-    if model is None or model.trained is None or model.trained.step >= enough:
+def missed_goal(run: Run) -> str:
+    """The headline of a best model that has not learned, by the steps that are finished; "" for any other."""
+    evaluated, baselines = facts_of(run, EVALUATED), facts_of(run, BASELINES)
+    if evaluated is None or baselines is None:
         return ""
-    return f"; it made {model.trained.step:,} steps, and {enough:,} make a model worth having"
+    found = _judged(evaluated, baselines, model_of(run, evaluated.best), config_of(run, evaluated.best))
+    return found.headline if found and not found.has_learned else ""
+
+
+def _judged(
+    evaluated: Evaluated, baselines: Baselines, model: ModelFacts | None, config: Config | None
+) -> verdicts.Verdict | None:
+    """The best model, with a word on its steps where it made fewer than make one worth having."""
+    name = evaluated.best
+    found = verdicts.compare(name, evaluated.models[name].test.bits_per_byte, baselines.bits_per_byte)
+    enough = config.training.enough_steps if config else 0
+    if found is None or model is None or model.trained is None or model.trained.step >= enough:
+        return found
+    steps = f"it made {model.trained.step:,} steps, and {enough:,} make a model worth having"
+    return replace(found, headline=f"{found.headline}; {steps}")
+
+
+def _model(facts: RunFacts, name: str) -> ModelFacts | None:
+    return next((model for model in facts.models if model.name == name), None)
 
 
 def _command(facts: RunFacts, name: str, has_learned: bool) -> str:
-    model = next((model for model in facts.models if model.name == name), None)
+    model = _model(facts, name)
     if has_learned:
         return longer(facts, model)
     enough = facts.configs[name].training.enough_steps if name in facts.configs else 0

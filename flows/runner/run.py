@@ -68,13 +68,15 @@ class StepsWanted:
 class Phase:
     """One of the phases of full_run.py: a function of the run, and the steps that it does.
 
-    `prefetch`: steps of later phases that start in the background while this one works.
+    `prefetch`: steps of later phases that start in the background while this one works. `missed`: why what its finished
+    steps have made is not what the run is for, and "" where it is; the phase then fails with these words each time.
     """
 
     name: str
     work: Callable[[Run], None]
     steps: Callable[[StepsWanted], Sequence[AnyStep]]
     prefetch: tuple[Key[Any], ...] = ()
+    missed: Callable[[Run], str] = lambda run: ""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nanogpt import durable
 from nanogpt.records import from_json
@@ -86,13 +88,24 @@ class ModelFiles:
 
     def settled_micro_batch(self, configured: int) -> int:
         """What an earlier session settled on, perhaps after it ran out of memory; else as configured."""
-        for newest in sorted((self.folder / "checkpoints").glob("step-*/manifest.json"), reverse=True):
-            try:
-                facts = durable.read_json(newest)["facts"]
+        for facts in self._facts_of_checkpoints():
+            with suppress(ValueError, KeyError, TypeError):
                 return int(min(configured, facts["micro_batch"])) if facts["batch_size"] == configured else configured
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # whether a checkpoint can be used is the trainer's to judge
         return configured
+
+    def goes_on_by_torch(self) -> bool:
+        """Whether a training goes on here that has begun on a CPU with torch's operators between the matrix products:
+        it is slower than a new one, and takes more memory. A checkpoint from before the kernels says nothing of them.
+        """
+        newest = next(self._facts_of_checkpoints(), {})
+        return newest.get("device") == "cpu" and newest.get("kernels", "torch") == "torch"
+
+    def _facts_of_checkpoints(self) -> Iterator[dict[str, Any]]:
+        """By the manifests that can be read, the newest first: whether a checkpoint can be used is the trainer's to
+        judge."""
+        for manifest in sorted((self.folder / "checkpoints").glob("step-*/manifest.json"), reverse=True):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                yield dict(durable.read_json(manifest)["facts"])
 
     def checkpoints(self) -> frozenset[CheckpointId]:
         """Every checkpoint, best/ included."""

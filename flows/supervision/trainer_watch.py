@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from flows.context.budget_clock import BudgetClock
@@ -104,6 +107,17 @@ class TrainerWatch:
             self._journal.display.image(f"loss-{self._name}", plot, f"{self._name}: the loss")
         except Exception as error:  # a plot is never worth a training
             self._journal.log(f"no loss plot of {self._name}: {type(error).__name__}: {error}", "warning")
+
+
+def load_drawing() -> None:
+    """Load what draws on a thread while a trainer starts, which takes one core: the end of the first training would
+    wait for it, 0.5 to 0.9 s."""
+
+    def load() -> None:
+        with suppress(Exception):  # whoever draws says why it cannot be loaded
+            import_module("nanogpt.plots.training")
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 def draw_loss(folder: Path) -> None:

@@ -20,7 +20,7 @@ from nanogpt.native.unavailable import Unavailable
 from nanogpt.weights.quantization import quantize
 from nanogpt.weights.safe_loading import Array
 
-SOURCE = CSource(Path(__file__).with_name("c") / "decoder.c", "decoder")
+SOURCE = CSource(Path(__file__).with_name("c") / "decoder.c", "decoder", seconds=1)
 # The enums of decoder.c; that of vectors is in the order in which _put_block() hands them over
 NORMS = ("layernorm", "rmsnorm")
 ACTIVATIONS = ("gelu", "gelu_erf", "relu2", "swiglu")

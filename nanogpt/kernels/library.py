@@ -6,15 +6,15 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nanogpt.native.c_source import CSource, find_compiler
+from nanogpt.kernels.source import SOURCE
 from nanogpt.native.unavailable import Unavailable
 
-SOURCE = CSource(Path(__file__).with_name("c") / "kernels.c", "kernels")
 PARTS = 64  # of kernels.c
 
 POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -37,7 +37,7 @@ OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 @dataclass(frozen=True)
 class Kernels:
     """The functions of kernels.c by their names. `name` says what decides their bits: "c-" and a digest of the source,
-    the compiler and the processor."""
+    the compiler with its flags, and the processor."""
 
     name: str
     functions: dict[str, Callable[..., int]]
@@ -48,18 +48,24 @@ class Kernels:
 
 @functools.cache
 def load() -> Kernels:
-    """Built if need be, and from then on kept in this process. Raises Unavailable."""
+    """Built if need be, which a line on stderr says, and from then on kept in this process. Raises Unavailable."""
     pool = _threads_of_torch()
-    library = SOURCE.load()
+    built = SOURCE.build(_say)
     try:
-        functions = {name: getattr(library, name) for name in FUNCTIONS}
+        functions = {name: getattr(built.library, name) for name in FUNCTIONS}
     except AttributeError as error:
         raise Unavailable(f"what the compiler has built is not whole ({error})") from error
     for name, function in functions.items():
         function.argtypes, function.restype = FUNCTIONS[name], None
     functions["attention_scratch"].restype = LONG
     functions["set_threads"](*pool)
-    return Kernels(f"c-{SOURCE.key(find_compiler())[:12]}", functions)
+    return Kernels(f"c-{built.identity[:12]}", functions)
+
+
+def _say(line: str) -> None:
+    """On a terminal in place of a line that moves, which its writer draws again below."""
+    with suppress(OSError):  # a log on a disk that is full
+        print(f"\r\x1b[K{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
 
 
 def _threads_of_torch() -> list[int]:

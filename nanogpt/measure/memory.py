@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nanogpt.config import Config, ModelConfig
+from nanogpt.kernels.conditions import kernels_compute_blocks, kernels_wanted
 from nanogpt.machine import gains_by_bfloat16
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.sizes import FLOAT32, Parameters, matrix_shapes, parameters, vocabulary
-from nanogpt.model.limits import LOGITS_AT_ONCE, LONGEST_FUSED_HEAD, TOKENS_AT_ONCE
+from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.units import GIB, MIB
@@ -158,10 +159,10 @@ class _Step:
     @cached_property
     def fused(self) -> bool:
         """Whether nanogpt.kernels computes whole blocks, where this machine has a compiler for them."""
-        model, device = self.model, self.config.device
-        is_plain = not (model.dropout or self.adapters or device.compile) and self.config.data.cross_documents
-        fits = is_plain and self.precision != "float16" and model.head_width <= LONGEST_FUSED_HEAD
-        return self.device == "cpu" and device.kernels == "auto" and fits and _has_kernels()
+        can_be = kernels_compute_blocks(self.model.dropout, self.model.head_width)
+        is_plain = not self.adapters and self.config.data.cross_documents
+        is_wanted = kernels_wanted(self.config.device, self.device, self.precision)
+        return can_be and is_plain and is_wanted and _has_kernels()
 
     @property
     def product(self) -> int:

@@ -28,6 +28,7 @@ from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.energy_meters import meters
+from nanogpt.kernels.conditions import kernels_compute_blocks
 from nanogpt.machine import memory_bytes, physical_cores, processor_name
 from nanogpt.measure.profiler import WARM_UP_STEPS, Stopwatch, settle
 from nanogpt.measure.real_step import RealStep
@@ -44,6 +45,7 @@ from nanogpt.measure.submission import (
 from nanogpt.model.gpt import GPT
 from nanogpt.process.worker import Worker, WorkerDied
 from nanogpt.training import parity
+from nanogpt.training.numerics import TORCH, choose_kernels
 from nanogpt.training.update.muon import orthogonalize
 
 PATIENCE = 300.0  # seconds for one row; torch.compile took 18 to 40 on two cores
@@ -83,8 +85,8 @@ def submission(
 
 
 def _rows(config: Config, device: Device, compiled: bool) -> Iterator[StepFigures]:
-    """Rows without figures: each precision by each attention; then, of each precision, Newton-Schulz in it, larger
-    micro-batches and, where asked for, the compiler."""
+    """Rows without figures: each precision by each attention, where it can be chosen; then, of each precision,
+    Newton-Schulz in it, larger micro-batches and, where asked for, the compiler."""
     training = config.training
 
     def row(way: Way, larger: int = 1) -> StepFigures:
@@ -94,12 +96,20 @@ def _rows(config: Config, device: Device, compiled: bool) -> Iterator[StepFigure
     for precision in PRECISIONS[device]:
         way = Way(precision)
         yield row(way)
-        yield row(replace(way, attention="products"))
+        if not _kernels_attend(config, device, precision):
+            yield row(replace(way, attention="products"))
         if precision != "float32" and training.optimizer == "muon":
             yield row(replace(way, newton_schulz=precision))
         yield row(way, LARGER)
         if compiled:
             yield row(replace(way, compiled=True))
+
+
+def _kernels_attend(config: Config, device: Device, precision: Precision) -> bool:
+    """Whether attention is the kernels' own here, whichever is asked for."""
+    of_shape = kernels_compute_blocks(config.model.dropout, config.model.head_width)
+    is_plain = not config.training.lora_rank and config.data.cross_documents
+    return of_shape and is_plain and choose_kernels(config.device, device, precision)[0] != TORCH
 
 
 def _asked(worker: Worker, function: str, empty: Any, device: str, **arguments: Any) -> Any:

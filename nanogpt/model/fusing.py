@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nanogpt.kernels.conditions import kernels_compute_blocks
 from nanogpt.kernels.functions import BlockShape, FusedNorm, product_type
 from nanogpt.model.attention import Attention
 from nanogpt.model.feedforward import FeedForward
-from nanogpt.model.limits import LONGEST_FUSED_HEAD
 from nanogpt.model.norm import LayerNorm, RMSNorm
 
 PRODUCTS = (torch.float32, torch.bfloat16)
@@ -24,7 +24,7 @@ def shape_of(
     linear = (attention.qkv, attention.output, feedforward.up, feedforward.down)
     own = type(attention) is Attention and type(feedforward) is FeedForward
     own = own and all(type(module) is nn.Linear for module in linear)
-    if not own or attention.dropout or attention.head_dim > LONGEST_FUSED_HEAD:
+    if not own or not kernels_compute_blocks(attention.dropout, attention.head_dim):
         return None
     norms = (attention_norm, feedforward_norm, attention.q_norm or attention_norm, attention.k_norm or attention_norm)
     if not all(type(norm) in (LayerNorm, RMSNorm) and norm.eps == norms[0].eps for norm in norms):

@@ -12,6 +12,7 @@ import torch
 from nanogpt import device as devices
 from nanogpt.config import DeviceConfig
 from nanogpt.kernels import library
+from nanogpt.kernels.conditions import kernels_wanted
 from nanogpt.machine import gains_by_bfloat16
 from nanogpt.native.unavailable import Unavailable
 
@@ -74,19 +75,22 @@ def choose(wanted: DeviceConfig, before: Mapping[str, Any]) -> tuple[Numerics, s
 def choose_kernels(
     wanted: DeviceConfig, device: str, precision: str, before: Mapping[str, Any] | None = None
 ) -> tuple[str, str]:
-    """What Numerics.kernels is, and a warning where C is wanted and cannot be had.
+    """What Numerics.kernels is, and a warning where C is wanted and cannot be had, or computes attention in its own way
+    though another is wanted.
 
     A training goes on with torch's operators when it has begun with them: `before`, the manifest of its checkpoint,
     says nothing where it is older than the kernels.
     """
-    is_possible = device == "cpu" and precision != "float16" and not wanted.compile
     goes_on_with_torch = before is not None and before.get("kernels", TORCH) == TORCH
-    if wanted.kernels == TORCH or not is_possible or goes_on_with_torch:
+    if goes_on_with_torch or not kernels_wanted(wanted, device, precision):
         return TORCH, ""
     try:
-        return library.load().name, ""
+        name = library.load().name
     except Unavailable as reason:
         return TORCH, f"training by torch's operators alone: {reason}"
+    if wanted.attention == "auto":
+        return name, ""
+    return name, f"device.attention {wanted.attention} is not followed by the kernels; device.kernels=torch follows it"
 
 
 def newton_schulz_precision(device: str, wanted: DeviceConfig, before: str | None = None) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from nanogpt.config import LATER, Config
+from nanogpt import durable
+from nanogpt.config import LATER, Config, load_config
 from nanogpt.faults import UserError
+from nanogpt.records import from_json
+from nanogpt.results import TrainingData
 from nanogpt.training.update.growth import BatchGrowth, StepData, curriculum_steps, window_at
 from nanogpt.training.update.loss_scale import LossScale
 from nanogpt.training.update.schedule import CoolDown
@@ -130,6 +134,39 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], sched
     if differing:
         changes = ", ".join(f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in differing)
         raise UserError(f"{where}: was trained with other settings ({changes}); choose another folder or move it away")
+
+
+def is_other_training(folder: Path, config: Config, data: Path, undecided: Iterable[str] = ()) -> bool:
+    """Whether `folder` holds a training with other settings than `config`, or of other data than that in `data`.
+
+    More steps, or more time, are the same training: it continues from before the cool-down. The size of the vocabulary
+    follows from the data, and what is `undecided` (dotted keys) is taken to become what it was. Raises OSError or
+    ValueError where `data` has no manifest.
+    """
+    try:
+        before = load_config(folder / "config.yaml")
+    except (UserError, OSError):
+        return False
+    note, _ = durable.read_note(folder / "data.json")
+    try:
+        trained_on = from_json(TrainingData, note).manifest_sha256
+    except ValueError:  # damaged: no reason to train again
+        return False
+    from nanogpt.data import shards  # numpy: 50 ms of a start
+
+    as_before = {key: _value(before, key) for key in ("model.vocab_size", *undecided)}
+    data_now = shards.identity(data)
+    try:
+        then, now = trajectory(before, trained_on), trajectory(config.with_changes(as_before), data_now)
+        check_same_training(then, now, config.training.schedule, "")
+    except UserError:
+        return True
+    return False
+
+
+def _value(config: Config, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
 
 
 def _shown(value: object) -> str:

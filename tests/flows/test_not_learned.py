@@ -129,6 +129,10 @@ def test_a_look_at_the_run_says_it_with_the_command(story):
         assert f"next: {story.next_command}" in " ".join(status.stdout.split())
 
 
+def test_a_look_agrees_with_the_start_that_nothing_is_to_do(story):
+    assert "documentation" in story.status.stdout and "to do" not in story.status.stdout
+
+
 def test_the_same_command_repeats_the_message_and_none_of_the_work(story):
     assert story.second.returncode == 1
     assert ": started" not in story.since

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -323,3 +324,25 @@ def test_an_error_of_the_system_names_the_file_in_words(trained, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     with_number = cli.main(["train", str(CHECKOUT), "--data", "d", "--folder", "f"])
     assert with_number == 2 and "[Errno" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("is_caught", "code"), [(False, 130), (True, 0)])
+def test_ctrl_c_while_python_runs_text_leaves_the_exit_code_as_it_is(tmp_path, is_caught, code):
+    """`nanogpt chat` catches the first one, and ends well later."""
+    script = textwrap.dedent(f"""
+        import contextlib, sys
+        from nanogpt import cli
+
+        def run(arguments):
+            with contextlib.suppress(*([KeyboardInterrupt] if {is_caught} else [])):
+                exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**9): pass")
+            return 0
+
+        cli._greet = run
+        sys.exit(cli.main())
+    """)
+    (tmp_path / "of_a_test.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-m", "of_a_test"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.strip()) == (code, "")

@@ -15,6 +15,7 @@ from nanogpt.measure import memory
 from nanogpt.measure.activations import Kept
 from nanogpt.measure.batch_finder import SeparateProcess
 from nanogpt.measure.real_step import RealStep
+from nanogpt.model import gpt
 from nanogpt.model.gpt import GPT
 from tests.nanogpt.model_case import small
 from tests.nanogpt.training_case import tiny
@@ -104,6 +105,37 @@ def test_a_block_of_the_kernels_keeps_what_is_predicted(name, precision):
     really = really_kept(model, precision, by_kernels=True)
     assert sum(really.values()) - really.get("weight copies", 0) == pytest.approx(predicted, rel=0.02)
     assert not kept.rotary_tables
+
+
+@st.composite
+def trainings(draw) -> Config:
+    """Everything that decides whether the kernels compute a block."""
+    heads, head_dim = draw(st.sampled_from([(2, 8), (4, 8), (1, 256), (1, 258)]))
+    model = shape(
+        draw(st.sampled_from(["modern", "gpt2"])), n_layer=1, n_head=heads, n_kv_head=draw(st.sampled_from([1, heads])),
+        n_embd=heads * head_dim, block_size=8, qk_norm=draw(st.booleans()), bias=draw(st.booleans()),
+        activation=draw(st.sampled_from(["gelu", "relu2", "swiglu"])), dropout=draw(st.sampled_from([0.0, 0.1])),
+    )  # fmt: skip
+    adapted = {"lora_rank": 2, "init_from": "a model"} if draw(st.booleans()) else {}
+    compiled, recomputed, cross_documents = draw(st.booleans()), draw(st.booleans()), draw(st.booleans())
+    kernels = draw(st.sampled_from(["auto", "torch"]))
+    device = dict(compile=compiled, kernels=kernels, gradient_checkpointing=recomputed)
+    training = dict(batch_size=2, gradient_accumulation=1, **adapted)
+    return Config(model=model, training=training, data=dict(cross_documents=cross_documents), device=device)
+
+
+@given(trainings(), st.sampled_from(["float32", "bfloat16", "float16"]))
+@settings(max_examples=100)
+def test_the_blocks_that_the_kernels_compute_are_those_of_which_it_is_predicted(config, precision):
+    by_torch = config.with_changes({"device.kernels": "torch"})
+    predicted = memory.predict(config, precision=precision) != memory.predict(by_torch, precision=precision)
+    real, computed = RealStep(config, "cpu", precision), []
+    tokens, targets = real.feed.take((0, 2))
+    with pytest.MonkeyPatch.context() as patch, devices.autocast("cpu", precision):
+        apply = gpt.FusedBlock.apply
+        patch.setattr(gpt.FusedBlock, "apply", lambda *arguments: computed.append("a block") or apply(*arguments))
+        real.model.loss_sum(tokens, targets)
+    assert bool(computed) == predicted
 
 
 def allocated_peak(config: Config, precision: str, path: Path) -> int:

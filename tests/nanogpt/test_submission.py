@@ -54,7 +54,7 @@ def written(tmp_path, monkeypatch, capsys):
     home.mkdir()
     for name in ("HOME", "USER", "LOGNAME", "USERNAME"):
         monkeypatch.setenv(name, str(home) if name == "HOME" else PRIVATE)
-    config = tiny(optimizer="muon").with_changes({"name": PRIVATE, "model.dropout": 0.0})
+    config = tiny(optimizer="muon").with_changes({"name": PRIVATE, "model.dropout": 0.0, "device.kernels": "torch"})
     save_config(config, home / "mine.yaml")
     file = home / "sent.json"
     words = ["profile", str(home / "mine.yaml"), "--vocab", "50", "--device", "cpu", "--submit", str(file)]
@@ -82,6 +82,17 @@ def test_a_file_to_send_has_every_way_and_says_nothing_of_a_person(written, caps
     assert cli.main(["profile", "--read", str(file), str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == [*lines[:3], lines[2]]
     assert cli.main(["profile"]) == 2 and "CONFIG is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changes, kernels, attentions", [
+    ({}, "c-1", ["sdpa"]), ({}, "torch", ["sdpa", "products"]), ({"model.dropout": 0.1}, "c-1", ["sdpa", "products"]),
+    ({"data.cross_documents": False}, "c-1", ["sdpa", "products"]),
+])  # fmt: skip
+def test_where_the_kernels_attend_no_attention_is_measured_twice(monkeypatch, changes, kernels, attentions):
+    monkeypatch.setattr(submitting, "choose_kernels", lambda *asked: (kernels, ""))
+    config = tiny().with_changes({"model.dropout": 0.0, **changes})
+    rows = [row for row in submitting._rows(config, "cpu", compiled=False) if row.way.precision == "float32"]
+    assert [row.way.attention for row in rows if row.micro_batch == config.training.batch_size] == attentions
 
 
 def test_of_what_macos_says_only_the_chip_is_kept(monkeypatch):

@@ -282,3 +282,9 @@ def test_a_signal_while_python_runs_text_is_exit_code_130_too(flow, tmp_path, nu
     )
     assert (done.returncode, done.stderr) == (130, "")
     assert "Stopped. What was done is kept" in done.stdout and flow.ended == "stopped"
+
+
+def test_a_process_that_is_left_has_its_exit_code_and_all_that_it_said():
+    program = "import atexit; from flows.cli import session; atexit.register(print, 2); print(1); session.leave(3)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "1\n2\n")

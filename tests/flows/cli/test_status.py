@@ -14,7 +14,7 @@ from flows.cli import status
 from flows.cli.command_line import parse
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
-from flows.ledger.facts import FETCHED, PLANNED, LeftOut, Planned
+from flows.ledger.facts import EVALUATED, FETCHED, PLANNED, REPORTED, LeftOut, Planned
 from flows.ledger.steps import StepResult
 from flows.runner.assembly import assemble
 from flows.runner.run import AnyStep, Run
@@ -130,6 +130,20 @@ def test_a_half_done_run_keeps_what_is_done_and_says_what_waits(workspace):
 def test_a_finished_run_keeps_everything(workspace):
     workspace.finish("documentation.report")
     assert {state for state, _ in workspace.decisions().values()} == {"kept"}
+
+
+def test_a_run_whose_goal_was_missed_keeps_everything_too(workspace, monkeypatch):
+    """As a start does, whose evaluation fails again with the same words."""
+    facts = workspace.facts()
+    best = facts[EVALUATED.step]["best"]
+    facts[EVALUATED.step]["models"][best]["test"]["bits_per_byte"] = 6.0
+    monkeypatch.setattr(workspace, "facts", lambda: facts)
+    workspace.finish("documentation.report")
+    assert {state for state, _ in workspace.decisions().values()} == {"kept"}
+    run = workspace.run()
+    assert "has not learned: 6.000 bits per byte" in str(run.step(REPORTED).settings(run)["troubles"])
+    run.phase_runner.record("evaluation").status = "done"  # it has learned since: news for the report
+    assert run.step(REPORTED).settings(run)["troubles"] == {}
 
 
 def test_what_depends_on_a_step_that_runs_again_waits_for_it(workspace):

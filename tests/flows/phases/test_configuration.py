@@ -7,9 +7,12 @@ import pytest
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
 from flows.ledger.facts import FETCHED, MEASURED, PLANNED
+from flows.phases import configuration
 from flows.planning import site
 from flows.runner.run import Run
-from nanogpt.config import load_config
+from nanogpt import durable
+from nanogpt.config import load_config, save_config
+from nanogpt.data import shards
 from tests.flows.parts import GIB, SITE, assembled, fetched, finish, finish_beginning
 from tests.flows.planning.machines import Machine
 
@@ -44,6 +47,47 @@ def test_the_fastest_micro_batch_is_searched_for_the_model_with_the_most_time_an
     resolved = load_config(run.paths.config("medium_model"))
     assert (resolved.training.batch_size, resolved.training.gradient_accumulation) == (2, 8)
     assert resolved.device.mixed_precision is True and resolved.device.threads == 2
+
+
+@pytest.mark.parametrize("facts, redo, kernels", [
+    ({"device": "cpu"}, [], "torch"), ({"device": "cpu", "kernels": "c-1"}, [], "auto"),
+    ({"device": "cpu"}, ["--redo", "training.micro"], "auto"),
+])  # fmt: skip
+def test_a_training_from_before_the_kernels_is_measured_and_predicted_as_it_goes_on(
+    start, monkeypatch, facts, redo, kernels
+):
+    """By torch's operators: slower, and with more memory than a new one."""
+    machine, rehearsed = Machine(), {}
+    rehearse = machine.rehearse
+    monkeypatch.setattr(machine, "rehearse", lambda config, **more: rehearsed.update({config.name: config})
+                        or rehearse(config, **more))  # fmt: skip
+    run = start(machine, "--budget", "10m", *redo)
+    durable.write_json(run.paths.model("micro") / "checkpoints/step-00000010/manifest.json", {"facts": facts})
+    names = planned(run)
+    assert rehearsed["micro"].device.kernels == kernels
+    assert {load_config(run.paths.config(name)).device.kernels for name in names} == {"auto"}
+
+
+@pytest.mark.parametrize("changed, other_data, kernels", [
+    ({}, False, "torch"), ({"training.max_iters": 300, "model.dropout": 0.1}, False, "torch"),  # which a plan decides
+    ({"training.batch_size": 12}, False, "auto"), ({}, True, "auto"),
+])  # fmt: skip
+def test_a_training_that_will_be_set_aside_is_measured_as_a_new_one(start, monkeypatch, changed, other_data, kernels):
+    """micro once learned from 12 sequences a step: it begins anew with 24, by the kernels."""
+    machine, rehearsed = Machine(), {}
+    rehearse = machine.rehearse
+    monkeypatch.setattr(machine, "rehearse", lambda config, **more: rehearsed.update({config.name: config})
+                        or rehearse(config, **more))  # fmt: skip
+    run = start(machine, "--budget", "10m")
+    folder, micro = run.paths.model("micro"), run.options.candidates[0]
+    save_config(micro.with_changes({**changed, "model.vocab_size": 65}), folder / "config.yaml")
+    durable.write_json(folder / "checkpoints/step-00000010/manifest.json", {"facts": {"device": "cpu"}})
+    data = run.paths.data / configuration._fetched_tokens(run).tokenizer
+    durable.write_json(data / "manifest.json", {})
+    identity = "a" * 64 if other_data else shards.identity(data)
+    durable.write_note(folder / "data.json", {"manifest_sha256": identity})
+    run.do(MEASURED)
+    assert (micro.name, rehearsed["micro"].device.kernels) == ("micro", kernels)
 
 
 def test_the_plan_names_the_text_that_was_fetched(start):

@@ -65,6 +65,18 @@ def test_the_micro_batch_of_the_newest_checkpoint_that_says_one_holds(files, fac
     assert files.settled_micro_batch(12) == settled
 
 
+@pytest.mark.parametrize("facts, by_torch", [
+    ({"device": "cpu"}, True), ({"device": "cpu", "kernels": "torch"}, True),
+    ({"device": "cpu", "kernels": "c-1"}, False),
+    ({"device": "mps"}, False), ({}, False),
+])  # fmt: skip
+def test_whether_a_training_goes_on_by_torch_is_known_from_its_newest_checkpoint(files, facts, by_torch):
+    assert not files.goes_on_by_torch()
+    checkpoint(files, 10, device="cpu", kernels="c-1" if by_torch else "torch")
+    checkpoint(files, 20, **facts)
+    assert files.goes_on_by_torch() == by_torch
+
+
 def test_a_checkpoint_that_was_replaced_is_another_one(files):
     kept, replaced = checkpoint(files, 10), checkpoint(files, 20)
     trusted = files.checkpoints()

@@ -1,11 +1,15 @@
 """What a trainer shows is passed on, and what a failed attempt cost is counted."""
 
 import json
+import subprocess
+import sys
+import textwrap
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from flows.context.paths import CHECKOUT
 from flows.supervision import trainer_watch
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.trainer_watch import TrainerWatch
@@ -88,3 +92,19 @@ def test_an_attempt_costs_what_it_did_after_its_last_checkpoint_and_its_start(ca
     assert (case.watch.saved_steps(), case.watch.steps_lost(), case.watch.lost_seconds()) == (0, 40, 80.0)
     durable.write_json(case.files.folder / "checkpoints/step-00000030/manifest.json", {})
     assert (case.watch.saved_steps(), case.watch.steps_lost(), case.watch.lost_seconds()) == (30, 10, 20.0)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_draws_is_loaded_aside_and_nothing_is_said_where_it_cannot_be(is_there):
+    program = textwrap.dedent(f"""
+        import sys, threading
+        from flows.supervision.trainer_watch import load_drawing
+        if not {is_there}:
+            sys.modules["matplotlib"] = None
+        assert "nanogpt.plots.training" not in sys.modules
+        load_drawing()
+        [thread.join() for thread in threading.enumerate() if thread is not threading.current_thread()]
+        print("nanogpt.plots.training" in sys.modules)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == (f"{is_there}\n", "")

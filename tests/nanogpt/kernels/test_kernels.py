@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from hypothesis import strategies as st
 from nanogpt.config import Config, ModelConfig
 from nanogpt.kernels import library, operations
 from nanogpt.model.gpt import GPT
+from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.training import numerics as numerical
+from tests.sources import CHECKOUT
 
 try:
     KERNELS = library.load()
@@ -140,7 +144,7 @@ def test_the_threads_are_those_that_torch_calls(tmp_path):
         "void GOMP_parallel(void (*f)(void *), void *data, unsigned n, unsigned flags) { f(data); }\n"
         "int omp_get_thread_num(void) { return 0; }\nint omp_get_num_threads(void) { return 1; }\n"
     )
-    subprocess.run([*library.find_compiler(), "-shared", "-fPIC", "-o", built, source], check=True)
+    subprocess.run([*find_compiler(), "-shared", "-fPIC", "-o", built, source], check=True)
     program = (
         "import ctypes; from nanogpt.kernels import library; found = library._threads_of_torch(); "
         f"other = ctypes.CDLL({str(built)!r}); "
@@ -179,6 +183,39 @@ def test_a_target_beyond_the_vocabulary_is_refused():
     model.use_kernels()
     with pytest.raises(IndexError, match="target 5 is beyond the vocabulary of 5"):
         model.loss_sum(torch.zeros(1, 8, dtype=torch.int64), torch.full((1, 8), 5))
+
+
+@pytest.mark.parametrize("attention", ["products", "sdpa"])
+def test_another_attention_that_is_asked_for_is_not_ignored_without_a_word(attention):
+    wanted = Config(device={"attention": attention}).device
+    name, warning = numerical.choose_kernels(wanted, "cpu", "float32")
+    assert name == KERNELS.name
+    assert warning == f"device.attention {attention} is not followed by the kernels; device.kernels=torch follows it"
+    by_torch = wanted.model_copy(update={"kernels": "torch"})
+    assert numerical.choose_kernels(by_torch, "cpu", "float32") == ("torch", "")
+
+
+def test_who_waits_for_them_to_be_built_is_told_and_nobody_else(tmp_path):
+    quick = tmp_path / "quick"
+    quick.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
+    quick.chmod(0o755)
+    program = "from nanogpt.kernels import library; library.load(); library.load()"
+    environment = os.environ | {"NANOGPT_CACHE": str(tmp_path / "cache"), "CC": str(quick)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
+        ).stderr
+        for _ in range(2)
+    ]
+    assert said == [f"Building the kernels for this processor (once, about {library.SOURCE.seconds} s)…\n", ""]
+
+
+def test_their_name_says_what_decides_their_bits(monkeypatch):
+    """Checkpoints name them: with the first flags as ever."""
+    assert KERNELS.name == f"c-{library.SOURCE.key(find_compiler())[:12]}"
+    other = replace(library.SOURCE.build(), identity="built with other flags")
+    monkeypatch.setattr(library, "SOURCE", SimpleNamespace(build=lambda notify: other))
+    assert library.load.__wrapped__().name == "c-built with o"
 
 
 def test_a_training_keeps_to_what_it_began_with(monkeypatch):
