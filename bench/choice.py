@@ -28,7 +28,7 @@ from flows.ledger.facts import MeasuredModel
 from flows.planning import planner
 from flows.planning.budget_shares import by_experience
 from flows.planning.footprint import with_vocabulary
-from flows.planning.forecast import Corpus, Speed, worth
+from flows.planning.forecast import PLAYS, Corpus, Speed
 from flows.planning.planner import ModelPlan
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config
@@ -288,7 +288,9 @@ def fitted_law(results: Results, corpus: Corpus) -> Iterator[str]:
         if name in AS_SHIPPED
     }
     points = [
-        ScalingPoint(name, row.parameters, int(worth(row.tokens, corpus.train_tokens)), row.seconds, row.bits_per_byte)
+        ScalingPoint(
+            name, row.parameters, int(PLAYS.worth(row.tokens, corpus.train_tokens)), row.seconds, row.bits_per_byte
+        )
         for name, row in rows.items()
     ]
     law = scaling.fit(points, scaling.BOTH)

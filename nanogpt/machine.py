@@ -71,9 +71,13 @@ def _cpuinfo(name: str) -> str:
     return ""
 
 
-def is_virtual() -> bool:
-    """Whether this is a virtual machine by the processor's own word; False where the system does not say."""
-    return "hypervisor" in processor_features().split()
+def cores_may_part() -> bool:
+    """Whether the host may move two cores of this virtual machine to different caches, and back, while it computes.
+
+    An AMD EPYC has one L3 cache for every eight cores or so; an Intel Xeon has one for all. False where the system does
+    not say.
+    """
+    return "hypervisor" in processor_features().split() and _cpuinfo("vendor_id") == "AuthenticAMD"
 
 
 def cores() -> int:

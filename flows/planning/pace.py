@@ -13,12 +13,12 @@ from statistics import median
 from flows.ledger.facts import PLANNED, SYSTEM, MeasuredModel, Planned, Trained, trained
 from flows.ledger.markers import FINISHED, MarkerFiles
 from flows.planning.slow_trainings import slowdown
-from nanogpt.machine import is_virtual, processor_name
+from nanogpt.machine import cores_may_part, processor_name
 from nanogpt.records import from_json
 
 TRAININGS = 5  # of earlier runs, the newest
 LEAST, MOST = 0.8, 2.0  # what is beyond was no matter of the machine alone
-APART = 1.13  # by experience, for more than one thread in a virtual machine
+APART = 1.13  # by experience, for more than one thread where cores may part
 
 
 def expected_pace(measured: MeasuredModel, states: Path, started: str) -> float:
@@ -27,7 +27,7 @@ def expected_pace(measured: MeasuredModel, states: Path, started: str) -> float:
     taken = [pace for _, pace in sorted(_paces(states, started))[-TRAININGS:]]
     if taken:
         return min(MOST, max(LEAST, median(taken)))
-    return APART if measured.device == "cpu" and measured.threads > 1 and is_virtual() else 1.0
+    return APART if measured.device == "cpu" and measured.threads > 1 and cores_may_part() else 1.0
 
 
 def _paces(states: Path, started: str) -> list[tuple[str, float]]:

@@ -51,6 +51,14 @@ def test_a_processor_that_says_nothing_of_itself_multiplies_float32(processor):
     assert not machine.gains_by_bfloat16()
 
 
+@pytest.mark.parametrize(
+    "vendor, flags, may", [(AMD, "sse2 hypervisor", True), (AMD, "sse2", False), (INTEL, "hypervisor", False)]
+)
+def test_cores_may_part_in_a_virtual_machine_on_several_caches(processor, vendor, flags, may):
+    processor(vendor_id=vendor, flags=flags)
+    assert machine.cores_may_part() == may
+
+
 def test_the_first_processors_words_are_taken(processor):
     processor(model_name="Intel(R) Xeon(R): 2 GHz", model="207", flags="b a")
     assert machine.processor_name() == "Intel(R) Xeon(R): 2 GHz" and machine.processor_features() == "a b"

@@ -48,13 +48,13 @@ def run(
         MarkerFiles(states / name / "markers").write(marker)
 
 
-@pytest.mark.parametrize("is_virtual, device, threads, expected", [
+@pytest.mark.parametrize("may_part, device, threads, expected", [
     (True, "cpu", 2, pace.APART), (True, "cpu", 1, 1.0), (True, "cuda", 2, 1.0), (False, "cpu", 2, 1.0),
 ])  # fmt: skip
 def test_before_any_training_only_cores_that_a_host_may_move_apart_are_expected_to_be_slower(
-    tmp_path, monkeypatch, is_virtual, device, threads, expected
+    tmp_path, monkeypatch, may_part, device, threads, expected
 ):
-    monkeypatch.setattr(pace, "is_virtual", lambda: is_virtual)
+    monkeypatch.setattr(pace, "cores_may_part", lambda: may_part)
     assert pace.expected_pace(measured(device, threads), tmp_path, "") == expected
 
 
