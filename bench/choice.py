@@ -51,7 +51,7 @@ BY_HAND = {
     "micro, batch 48": ("micro", "training.batch_size=48"),
     "micro, Muon at 0.02 with momentum 0.95": ("micro", "training.muon_learning_rate=0.02 training.muon_momentum=0.95"),
     "micro on one thread": ("micro", "device.threads=1"),
-    "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192"),
+    "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192 model.dropout=0"),
     "6 layers, 192 wide": ("tiny_model", "model.n_embd=192"),
     "tiny_model": ("tiny_model", ""),
 }
@@ -176,16 +176,19 @@ class Bench:
         yield PLANNER, chosen.name, chosen
         for name, config in self.choices():
             if name in speeds:
-                [plan] = self.plan([config], {config.name: speeds[name]}, seconds)
+                by_hand = frozenset(change.partition("=")[0] for change in BY_HAND[name][1].split())
+                [plan] = self.plan([config], {config.name: speeds[name]}, seconds, by_hand)
                 yield name, name, plan
 
-    def plan(self, candidates: list[Config], speeds: dict[str, Speed], seconds: int) -> list[ModelPlan]:
-        """As phase 3 plans, for a text and a machine with memory for all of them."""
+    def plan(
+        self, candidates: list[Config], speeds: dict[str, Speed], seconds: int, pinned: frozenset[str] = frozenset()
+    ) -> list[ModelPlan]:
+        """As phase 3 plans, for a text and a machine with memory for all of them; settings that are `pinned` stay."""
         corpus = self.text.corpus
         fed = [config for config in candidates if planner.starved(parameters(config.model).total, corpus) is None]
         phases = by_experience(seconds, corpus.bytes)
         return planner.make_plan(
-            fed, speeds, {}, seconds, phases, corpus, PLENTY, False, frozenset(), seconds=seconds
+            fed, speeds, {}, seconds, phases, corpus, PLENTY, False, pinned, seconds=seconds
         ).ladder
 
     def trained(self, model: str, plan: ModelPlan) -> Trained:
