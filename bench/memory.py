@@ -38,8 +38,9 @@ again. `allocator` in the table of `nanogpt plan` is that share; it was fitted t
 The heap grows for three or four steps: rows of one or two, on a machine that had no time for more, are measured low.
 
 The share of the libraries differs between processors: 18 MiB where bfloat16 is multiplied in hardware (AMX or AVX-512
-BF16), 8 MiB on one with AVX2 alone (micro). Where bfloat16 is emulated, attention takes copies in float32; the formulae
-know that, and no row below was measured there unless the next line says so.
+BF16), 8 MiB on one with AVX2 alone and 2 on an Intel Xeon that trains in float32 (micro). Where bfloat16 is emulated,
+attention takes copies in float32; the formulae know that, and no row below was measured there unless the next line says
+so.
 
 """
 

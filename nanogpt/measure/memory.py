@@ -24,7 +24,8 @@ from nanogpt.units import GIB, MIB
 
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
-LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: 18 with AMX or AVX-512 BF16, 8 with AVX2 (micro, measured)
+IN_FLOAT32_ALONE = 8 * MIB  # of a CPU's libraries: oneDNN, which multiplies bfloat16, has nothing to do
+LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: micro in float32 8 with AVX2, 2 on an Intel Xeon (measured)
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
 # Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
 HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}
@@ -216,7 +217,8 @@ class _Step:
         total: Counter[str] = Counter()
         for some in ({"parameters": FLOAT32 * (self.counts.total + self.adapters)}, *self._optimizer(), *parts):
             total.update(some)
-        total[LIBRARIES] = OF_LIBRARIES[self.device]
+        in_float32_alone = self.device == "cpu" and {self.precision, self.newton_schulz} == {"float32"}
+        total[LIBRARIES] = IN_FLOAT32_ALONE if in_float32_alone else OF_LIBRARIES[self.device]
         if self.device == "cpu" and name in IN_PASSES:
             total[ALLOCATOR] = self._unusable() + int(HEAP_HOLES * (total["attention"] + total["feed-forward"]))
         return Moment(name, {part: size for part, size in total.items() if size})
