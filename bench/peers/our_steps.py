@@ -1,8 +1,4 @@
-"""This project's steps, timed as every other trainer's are: python -m bench.peers.our_steps WANTED
-
-Not by measure_speed(): where three steps take longer than its seconds it counts the second one, and of GPT-2 124M that
-still takes 2.8 s, of which 2.2 are the system's clearing new pages, where each after the third takes 1.6.
-"""
+"""This project's steps, timed as every other trainer's are: python -m bench.peers.our_steps WANTED"""
 
 import torch
 

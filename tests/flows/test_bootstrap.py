@@ -288,13 +288,17 @@ def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_pa
     assert seen == ["half-made"] * 3 and os.listdir(venv) == [".autopilot-making"]
 
 
+def use_as_venv(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"VENV": "", "MAKING": ".autopilot-making", "STAMP": ".autopilot-stamp", "VENV_PYTHON": "bin/python"}
+    for name, path in places.items():
+        monkeypatch.setattr(bootstrap, name, str(venv / path))
+
+
 @pytest.mark.parametrize("holds", ["the environment of another checkout", "one that is being made", "a Python alone"])
 def test_a_link_is_set_aside_and_what_it_leads_to_is_left_alone(tmp_path, monkeypatch, holds):
     there, venv = tmp_path / "elsewhere", tmp_path / ".venv"
     there.mkdir()
-    places = {"VENV": "", "MAKING": ".autopilot-making", "STAMP": ".autopilot-stamp", "VENV_PYTHON": "bin/python"}
-    for name, path in places.items():
-        monkeypatch.setattr(bootstrap, name, str(venv / path))
+    use_as_venv(venv, monkeypatch)
     if holds == "the environment of another checkout":
         (there / ".autopilot-stamp").write_text('{"checkout": "/elsewhere"}')
     elif holds == "one that is being made":
@@ -314,9 +318,7 @@ def test_a_link_is_set_aside_and_what_it_leads_to_is_left_alone(tmp_path, monkey
 def test_a_link_to_this_checkouts_own_environment_is_filled_where_it_leads_to(tmp_path, monkeypatch, holds):
     there, venv = tmp_path / "on another disk", tmp_path / ".venv"
     there.mkdir()
-    places = {"VENV": "", "MAKING": ".autopilot-making", "STAMP": ".autopilot-stamp", "VENV_PYTHON": "bin/python"}
-    for name, path in places.items():
-        monkeypatch.setattr(bootstrap, name, str(venv / path))
+    use_as_venv(venv, monkeypatch)
     if holds == "what a killed start left":
         (there / ".autopilot-making").write_text(bootstrap.ROOT)
     elif holds == "an environment whose Python is gone":
