@@ -17,8 +17,10 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from bench.predictions import rehearse, train, write
 from bench.this_machine import this_machine
@@ -36,7 +38,7 @@ from nanogpt.corpus import preparation, tokenising
 from nanogpt.measure.sizes import parameters
 from nanogpt.records import from_json, to_json
 from nanogpt.study import scaling
-from nanogpt.study_results import ScalingPoint
+from nanogpt.study_results import ScalingLaw, ScalingPoint
 from nanogpt.units import duration
 
 RESULTS = CHECKOUT / "docs/choice.json"
@@ -44,6 +46,7 @@ BEGIN, END = "<!-- choice: python -m bench.choice --write -->\n", "<!-- end of c
 PLENTY = 2**60  # bytes of memory: nothing is left out for want of it
 CLOSE = 0.02  # of the best choice's bits per byte
 PLANNER = "the planner's choice"
+REPEAT_DECAYS = (0.5, 30.0, 42)  # of R*, least, most and how many are tried
 # By hand: a shipped model, and what is changed in it.
 BY_HAND = {
     "micro": ("micro", ""),
@@ -291,7 +294,11 @@ def verdict(trained: dict[str, Trained]) -> str:
 
 
 def fitted_law(results: Results, corpus: Corpus) -> Iterator[str]:
-    """The law of docs/plan.md from all trainings with the settings of configs/, in bits per byte, next to today's."""
+    """The law of docs/plan.md from all trainings with the settings of configs/, in bits per byte, next to today's.
+
+    How soon repeated text fades (R* of Muennighoff et al. 2023, equation 5) is searched on a grid, the rest fitted to
+    what the tokens are then worth.
+    """
     rows = {
         f"{name}, {row.steps:,} steps": row
         for machine in results.values()
@@ -299,18 +306,23 @@ def fitted_law(results: Results, corpus: Corpus) -> Iterator[str]:
         for name, row in trained.items()
         if name in AS_SHIPPED
     }
+    fits = [(decay, *fit_with(decay, rows, corpus)) for decay in np.geomspace(*REPEAT_DECAYS)]
+    decay, law, residuals = min(fits, key=lambda fit: float(np.square(fit[2]).sum()))
+    yield f"R* = {decay:.2f}, {law}"
+    for (name, row), residual in zip(rows.items(), residuals, strict=True):
+        today = corpus.bits_per_byte(row.parameters, row.tokens) - row.bits_per_byte
+        yield f"{name}: {row.bits_per_byte:.4f}; today's law {today:+.4f}, the fitted one {residual:+.4f}"
+
+
+def fit_with(decay: float, rows: dict[str, Trained], corpus: Corpus) -> tuple[ScalingLaw, list[float]]:
+    """The law where repeats fade with `decay`, and by how many bits per byte it is above each training."""
+    worth = replace(PLAYS, repeat_decay=decay).worth
     points = [
-        ScalingPoint(
-            name, row.parameters, int(PLAYS.worth(row.tokens, corpus.train_tokens)), row.seconds, row.bits_per_byte
-        )
+        ScalingPoint(name, row.parameters, int(worth(row.tokens, corpus.train_tokens)), row.seconds, row.bits_per_byte)
         for name, row in rows.items()
     ]
     law = scaling.fit(points, scaling.BOTH)
-    yield f"{law}"
-    for (name, row), point in zip(rows.items(), points, strict=True):
-        today = corpus.bits_per_byte(row.parameters, row.tokens) - row.bits_per_byte
-        anew = law.loss(point.parameters, point.tokens) - row.bits_per_byte
-        yield f"{name}: {row.bits_per_byte:.4f}; today's law {today:+.4f}, the fitted one {anew:+.4f}"
+    return law, [law.loss(point.parameters, point.tokens) - point.loss for point in points]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A run of ten minutes is started from nothing, with its pages, and stopped at its first training step; a small one is
 finished and started again. Imports are those of `python -X importtime`, by the package that they belong to. `--write`
-puts the tables into docs/whole_run.md, below what bench.whole_run writes there.
+puts a section for this kind of machine into docs/whole_run.md; those of other kinds stay.
 """
 
 import argparse
@@ -21,11 +21,10 @@ from pathlib import Path
 
 from bench.faults.series.overhead import Interval, covered, steps_in
 from bench.faults.stage.process import free_port
-from bench.this_machine import this_machine
+from bench.this_machine import kind, this_machine, write_section
+from bench.whole_run import DOCUMENT, HEAD
 from flows.context.paths import CHECKOUT
-from nanogpt import durable
 
-DOCUMENT, HEADING = CHECKOUT / "docs/whole_run.md", "## The start"
 STARTS = 3  # of a run with nothing to do
 MEASUREMENT = "configuration.measure"
 SMALL = """\
@@ -51,8 +50,7 @@ def main() -> int:
     text = document(*first_step(mirror), again(), {name: imports(module) for name, module in PROGRAMS.items()})
     print(text)
     if given.write:
-        before = durable.read_text(DOCUMENT).partition(HEADING)[0]
-        durable.write_text(DOCUMENT, f"{before.rstrip()}\n\n{text}")
+        write_section(DOCUMENT, HEAD, f"The start: {kind()}", text)
     return 0
 
 
@@ -128,10 +126,6 @@ def document(
     working = covered(steps.values())
     rest = seconds - measuring - before - working
     lines = [
-        HEADING,
-        "",
-        "Made by `python -m bench.start --write`: a run of ten minutes with its pages, from nothing to its first",
-        "training step; set-up of packages aside.",
         f"{this_machine()}.",
         "",
         "| | seconds |",

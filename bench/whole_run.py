@@ -1,7 +1,8 @@
 """The whole command against the clock: python -m bench.whole_run [--budgets 2m 10m] [--mirror DIR] [--write]
 
 Each budget is run from nothing in a workspace of its own, then once more when all is done; every figure is read from
-the facts that the run left. `--write` puts the table into docs/whole_run.md.
+the facts that the run left. `--write` puts a section for this kind of machine into docs/whole_run.md; those of other
+kinds stay.
 """
 
 import argparse
@@ -11,8 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.start import DOCUMENT, HEADING
-from bench.this_machine import this_machine
+from bench.this_machine import kind, this_machine, write_section
 from flows.context.command_words import seconds_of
 from flows.context.paths import CHECKOUT
 from flows.ledger.facts import BASELINES, EVALUATED, PLANNED
@@ -20,6 +20,17 @@ from flows.report.facts import RunFacts
 from nanogpt import durable
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.records import from_json
+
+DOCUMENT = CHECKOUT / "docs/whole_run.md"
+HEAD = f"""# The whole run against the clock
+
+Made by `python -m bench.whole_run --write`, from nothing to the report, set-up of packages aside, and by
+`python -m bench.start --write`, which stops a run of ten minutes at its first training step: a section for each kind of
+machine that they ran on.
+
+{NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} on its measure (characters, windows of 64 over the last
+tenth of the text); [against nanoGPT](training.md) has its time.
+"""
 
 
 def main() -> int:
@@ -32,8 +43,7 @@ def main() -> int:
     text = table(rows)
     print(text)
     if given.write:
-        _, heading, start = durable.read_text(DOCUMENT).partition(HEADING)
-        durable.write_text(DOCUMENT, f"{text}\n{heading}{start}" if heading else text)
+        write_section(DOCUMENT, HEAD, kind(), text)
     return 0
 
 
@@ -59,9 +69,6 @@ def timed(command: list[str]) -> float:
 
 def table(rows: list[dict]) -> str:
     lines = [
-        "# The whole run against the clock",
-        "",
-        "Made by `python -m bench.whole_run --write`, from nothing to the report, set-up of packages aside.",
         f"{this_machine()}.",
         "",
         "| budget | took | again, all cached | models | best | nanoGPT's measure | test bits per byte | 5-gram |",
@@ -77,9 +84,6 @@ def table(rows: list[dict]) -> str:
             f"| {baselines.bits_per_byte['5-gram']:.3f} |"
         )
     lines += [
-        "",
-        f"{NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} on its measure (characters, windows of 64",
-        "over the last tenth of the text); [against nanoGPT](training.md) has its time.",
         "",
         "Seconds of each phase, planned and taken:",
         "",
