@@ -62,7 +62,7 @@ class RunConfig(Section):
 
     run: str = "default"
     budget: float = 21600.0
-    ladder: tuple[str, ...] = ("micro", "tiny_model")  # the models to consider, smallest first
+    ladder: tuple[str, ...] = ("micro", "mini_model", "tiny_model")  # the models to consider, smallest first
     data: DataConfig = DataConfig()
     device: DeviceConfig = DeviceConfig()
     milestones: bool = True

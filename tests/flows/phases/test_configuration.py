@@ -122,7 +122,7 @@ def test_what_did_not_fit_is_planned_without_in_this_run_and_the_next(start):
     config = load_config(run.paths.config("tiny_model"))
     run.limits.note(config, SITE, None, "out of memory in windows of 16")
     for again in (run, start(Machine(), *TINY, "--run", "next")):
-        assert planned(again) == ["micro"]
+        assert planned(again) == ["mini_model"]
         [row] = again.facts(PLANNED).left_out
         assert row.name == "tiny_model" and "did not fit into memory on" in row.reason
         assert "out of memory in windows of 16" in row.reason
@@ -132,7 +132,7 @@ def test_with_memory_for_what_did_not_fit_another_plan_is_made(start):
     run = start(Machine(), *TINY)
     planned(run)
     run.limits.note(load_config(run.paths.config("tiny_model")), SITE, None, "killed")
-    assert planned(start(Machine(), *TINY)) == ["micro"]
+    assert planned(start(Machine(), *TINY)) == ["mini_model"]
     assert planned(start(Machine(), *TINY, memory=128 * GIB)) == ["tiny_model"]
 
 
