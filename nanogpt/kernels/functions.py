@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from nanogpt.kernels import operations
 from nanogpt.kernels.operations import Heads, Normed
-from nanogpt.machine import processor_name
 
 PARAMETERS = (
     "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight", "attention.qkv.bias",
@@ -21,9 +19,6 @@ PARAMETERS = (
     "feedforward_norm.weight", "feedforward_norm.bias", "feedforward.up.weight", "feedforward.up.bias",
     "feedforward.down.weight", "feedforward.down.bias",
 )  # fmt: skip
-
-
-NARROW = 2**18  # numbers of a weight
 
 
 @dataclass(frozen=True)
@@ -73,13 +68,13 @@ class FusedBlock(torch.autograd.Function):
         heads = _heads(B, T, shape, qkv_bias, q_norm, k_norm, cos, sin)
         with _given_types():  # biases are added by what reads the products
             first = operations.norm(_rows(x), None, None, norm1, shift1, shape.eps, shape.centred, product)
-            projected = torch.mm(first.y, qkv.t())  # (B T, (n_head + 2 n_kv_head) head_width)
+            projected = operations.product(first.y, qkv.t())  # (B T, (n_head + 2 n_kv_head) head_width)
             mixed, logs = operations.attend(projected, heads)  # (B T, n_head head_width)
-            attended = torch.mm(mixed, output.t())  # (B T, C)
+            attended = operations.product(mixed, output.t())  # (B T, C)
             second = operations.norm(first.x, attended, output_bias, norm2, shift2, shape.eps, shape.centred, product)
-            slopes = torch.mm(second.y, up.t())  # (B T, ffn_width), of SwiGLU twice as wide
+            slopes = operations.product(second.y, up.t())  # (B T, ffn_width), of SwiGLU twice as wide
             active = operations.activate(slopes, up_bias, shape.activation)  # (B T, ffn_width)
-            out = operations.add(second.x, torch.mm(active, down.t()), down_bias)
+            out = operations.add(second.x, operations.product(active, down.t()), down_bias)
         ctx.save_for_backward(
             *vars(first).values(), *vars(second).values(), projected, mixed, logs, slopes, active,
             norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
@@ -105,7 +100,7 @@ class FusedBlock(torch.autograd.Function):
                 found[f"{name}.weight"] = _of_weight(gradient, x)
             if needs[f"{name}.bias"] and f"{name}.bias" not in found:
                 found[f"{name}.bias"] = operations.column_sums(gradient)
-            return torch.mm(gradient, weight)
+            return operations.product(gradient, weight)
 
         def norm_back(name: str, *arguments: Any) -> tuple[Tensor, Tensor]:
             grad_x, half, found[f"{name}.weight"], found[f"{name}.bias"] = operations.norm_back(*arguments)
@@ -164,22 +159,12 @@ def _rows(x: Tensor) -> Tensor:
 
 def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     """gradient (rows, out), x (rows, in) -> (out, in) float32."""
-    is_narrow = gradient.size(1) < x.size(1) and gradient.size(1) * x.size(1) <= NARROW
-    if is_narrow and gradient.dtype == torch.float32 and _is_by_amd():
-        # 768 rows, 128 x 336: 344 us and a copy instead of 472; 1,536 rows, 256 x 688: 2.8 ms instead of 3.3. A Xeon
-        # takes 4 to 37 % longer like this (512 rows, 768 x 3,072: 20.6 ms instead of 15.1).
-        return torch.mm(x.t(), gradient).t().contiguous()
-    return torch.mm(gradient.t(), x).float()
+    return operations.product(gradient.t(), x).float()
 
 
 def _given_types() -> AbstractContextManager[object]:
     """A context in which products are of the type of what is multiplied. To enter autocast's takes 4 us."""
     return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
-
-
-@functools.cache
-def _is_by_amd() -> bool:
-    return "AMD" in processor_name()
 
 
 def _heads(

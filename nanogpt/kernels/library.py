@@ -29,6 +29,8 @@ FUNCTIONS = {  # arguments
     "attention_scratch": [LONG, LONG],
     "attention_forward": [POINTER] * 4 + [FLOAT] + [POINTER] * 5 + [LONG] * 6 + [INT],
     "attention_backward": [POINTER] * 5 + [FLOAT] + [POINTER] * 7 + [LONG] * 6 + [INT],
+    "product": [POINTER, LONG, LONG] * 2 + [POINTER] + [LONG] * 3,
+    "product_is_fast": [],
     "cross_entropy": [POINTER] * 3 + [LONG, LONG, INT],
 }
 OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
@@ -58,6 +60,7 @@ def load() -> Kernels:
     for name, function in functions.items():
         function.argtypes, function.restype = FUNCTIONS[name], None
     functions["attention_scratch"].restype = LONG
+    functions["product_is_fast"].restype = INT
     functions["set_threads"](*pool)
     return Kernels(f"c-{built.identity[:12]}", functions)
 

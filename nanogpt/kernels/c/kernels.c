@@ -469,6 +469,7 @@ EXPORT void activation_backward(const void *grad_y, const void *slopes, void *gr
 
 // ---- products of small matrices
 
+#define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 #if defined(__AVX512F__)
 #define TILE_ROWS 8  // 8 x 2 sums, 2 of b: 18 of 32 registers
 #define TILE_LANES 2
@@ -514,10 +515,106 @@ static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, in
             tile(1, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
 }
 
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Integers){__VA_ARGS__})
+#endif
+#define EXCHANGE(h, low, high) \
+    for (int i = 0; i < LANES; ++i) \
+        if (!(i & h)) { \
+            Lanes a = x[i], b = x[i + h]; \
+            x[i] = low; \
+            x[i + h] = high; \
+        }
+
+// from (rows, columns), multiples of LANES, its rows `from_row` apart, to (columns, rows)
+static __attribute__((noinline)) void transpose(const float *from, int64_t rows, int64_t columns, int64_t from_row,
+                                                float *to) {
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t c = 0; c < columns; c += LANES) {
+            Lanes x[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i) x[i] = *(const Lanes *)(from + (r + i) * from_row + c);
+#pragma GCC unroll 16
+            EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+                     SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#pragma GCC unroll 16
+            EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+                     SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+#pragma GCC unroll 16
+            EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+                     SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+#pragma GCC unroll 16
+            EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+                     SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i) *(Lanes *)(to + (c + i) * rows + r) = x[i];
+        }
+}
+
+// ---- products of large matrices
+
+#define PANEL (TILE_LANES * LANES)  // columns of b at once
+#define DEPTH 768  // rows of them: 512 rows, 768 x 3,072: 68 ms there and back; with 256, for the nearest cache, 74
+#define CHUNK 768  // rows of a at once: with 192 the same take 73 ms
+
+typedef struct {  // number (i, k) of a is at a[i * a_row + k * a_step], (k, j) of b at b[k * b_row + j * b_step]
+    const float *a; int64_t a_row, a_step; const float *b; int64_t b_row, b_step; float *c;
+    int64_t rows, columns, depth;
+} Product;
+
+// Rows first .. first + depth - 1 of columns j .. j + width - 1 of b, to panel (depth, PANEL), zeros after them
+static void pack(const Product *job, int64_t first, int64_t depth, int64_t j, int64_t width, float *panel) {
+    const float *b = job->b + first * job->b_row + j * job->b_step;
+    if (job->b_row == 1 && width == PANEL && depth % LANES == 0)
+        transpose(b, PANEL, depth, job->b_step, panel);
+    else
+        for (int64_t k = 0; k < depth; ++k, panel += PANEL, b += job->b_row) {
+            if (job->b_step == 1 && width == PANEL) memcpy(panel, b, sizeof(float) * PANEL);
+            else for (int64_t i = 0; i < PANEL; ++i) panel[i] = i < width ? b[i * job->b_step] : 0;
+        }
+}
+// Each number of c is one sum, in the order of the depth, whichever way it is computed
+static void product_body(const void *pointer, int64_t begin, int64_t end, int64_t thread) {
+    const Product *job = pointer;
+    float panel[DEPTH * PANEL] __attribute__((aligned(64)));
+    int64_t a_row = job->a_row, a_step = job->a_step, columns = job->columns;
+    int64_t last = end * TILE_ROWS < job->rows ? end * TILE_ROWS : job->rows;
+    (void)thread;
+    for (int64_t top = begin * TILE_ROWS; top < last; top += CHUNK)
+        for (int64_t k = 0; k < job->depth; k += DEPTH)
+            for (int64_t j = 0; j < columns; j += PANEL) {
+                int64_t rows = last - top < CHUNK ? last - top : CHUNK;
+                int64_t depth = job->depth - k < DEPTH ? job->depth - k : DEPTH;
+                int64_t width = columns - j < PANEL ? columns - j : PANEL;
+                int64_t whole = width % LANES ? 0 : rows / TILE_ROWS * TILE_ROWS;
+                const float *a = job->a + top * a_row + k * a_step;
+                float *c = job->c + top * columns + j;
+                pack(job, k, depth, j, width, panel);
+                multiply(whole, width, depth, a, a_row, a_step, panel, PANEL, c, columns, k > 0);
+                for (int64_t i = whole; i < rows; ++i)
+                    for (int64_t lane = 0; lane < width; lane += LANES) {
+                        Lanes sum = k ? load(c + i * columns, lane, width, 0) : (Lanes){};
+                        for (int64_t d = 0; d < depth; ++d)
+                            sum += all(a[i * a_row + d * a_step]) * *(Lanes *)(panel + d * PANEL + lane);
+                        store(c + i * columns, lane, width, 0, sum);
+                    }
+            }
+}
+// Whether product() has the instructions that it was measured with
+EXPORT int product_is_fast(void) { return TILE_LANES > 1; }
+// c (rows, columns) = a (rows, depth) b (depth, columns), wherever their numbers are
+EXPORT void product(const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row, int64_t b_step,
+                    float *c, int64_t rows, int64_t columns, int64_t depth) {
+    Product job = {a, a_row, a_step, b, b_row, b_step, c, rows, columns, depth};
+    if (!depth) memset(c, 0, sizeof(float) * rows * columns);
+    parallel(product_body, &job, ROUND(rows, TILE_ROWS) / TILE_ROWS, rows * columns, 0);
+}
+
 // ---- causal attention, with the norm of queries and keys and the rotation of positions
 
 #define BLOCK 16  // queries at once; with 32 attention takes 4 to 8 % longer (64 and 128 positions)
-#define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 
 typedef struct {
     const void *heads;  // (B, T, n_head + 2 n_kv_head, D) half_or_float: queries, keys, values, yet without `bias`
@@ -606,43 +703,6 @@ INLINE void turn_back(const Attention *job, const void *x, const float *bias, co
     }
 }
 
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Integers){__VA_ARGS__})
-#endif
-#define EXCHANGE(h, low, high) \
-    for (int i = 0; i < LANES; ++i) \
-        if (!(i & h)) { \
-            Lanes a = x[i], b = x[i + h]; \
-            x[i] = low; \
-            x[i + h] = high; \
-        }
-
-// from (rows, columns), multiples of LANES, to (columns, rows)
-static __attribute__((noinline)) void transpose(const float *from, int64_t rows, int64_t columns, float *to) {
-    for (int64_t r = 0; r < rows; r += LANES)
-        for (int64_t c = 0; c < columns; c += LANES) {
-            Lanes x[LANES];
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i) x[i] = *(const Lanes *)(from + (r + i) * columns + c);
-#pragma GCC unroll 16
-            EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
-                     SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
-                     SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
-                     SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
-                     SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i) *(Lanes *)(to + (c + i) * rows + r) = x[i];
-        }
-}
-
 // Widths of heads that are usual are known to the compiler: a third faster
 #define FOR_EACH_WIDTH(function) \
     const Attention *attention = job; \
@@ -677,7 +737,7 @@ INLINE void attend(const Attention *job, int64_t begin, int64_t end, int64_t thr
             for (int64_t d = 0; d < D; d += LANES)
                 store(values + t * long_D, d, D, 0, biased(value, value_bias, d, D, half));
         }
-        transpose(keys, long_T, long_D, transposed);
+        transpose(keys, long_T, long_D, long_D, transposed);
         for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
             float *logs = job->logs + (b * job->n_head + head) * T;
             const float *query_bias = job->bias ? job->bias + head * D : NULL;
@@ -747,8 +807,8 @@ INLINE void attend_back(const Attention *job, int64_t begin, int64_t end, int64_
             for (int64_t d = 0; d < D; d += LANES)
                 store(values + t * long_D, d, D, 0, biased(value, value_bias, d, D, half));
         }
-        transpose(keys, long_T, long_D, keys_across);
-        transpose(values, long_T, long_D, values_across);
+        transpose(keys, long_T, long_D, long_D, keys_across);
+        transpose(values, long_T, long_D, long_D, values_across);
         for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
             const float *logs = job->logs + (b * job->n_head + head) * T;
             const float *query_bias = job->bias ? job->bias + head * D : NULL;

@@ -90,6 +90,16 @@ def test_loss_and_gradients_are_torchs_to_rounding(precision, config, B, T):
         assert error < max(ROUNDING[precision], 3 * of_torch), (name, float(error), float(of_torch))
 
 
+@given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 600), st.booleans(), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_products_are_torchs_to_rounding_wherever_the_numbers_are(rows, columns, depth, a_across, b_across):
+    draw = torch.Generator().manual_seed(depth)
+    a = torch.randn(depth, rows, generator=draw).t() if a_across else torch.randn(rows, depth, generator=draw)
+    b = torch.randn(columns, depth, generator=draw).t() if b_across else torch.randn(depth, columns, generator=draw)
+    found = operations.product_by_kernel(a, b)
+    torch.testing.assert_close(found.double(), a.double() @ b.double(), rtol=0, atol=1e-6 * depth + 1e-5)
+
+
 def test_the_number_of_threads_changes_no_bit():
     draw = torch.Generator().manual_seed(0)
     weight, x, qkv, logits = (torch.randn(shape, generator=draw) for shape in ((64,), (300, 64), (300, 192), (300, 70)))
@@ -106,7 +116,8 @@ def test_the_number_of_threads_changes_no_bit():
             *operations.attend_back(mixed, qkv, logs, heads),
             *operations.activate_back(active, slopes, True, "swiglu"),
         )
-        return [normed.y, mixed, losses, active, slopes, operations.column_sums(qkv), *back]
+        products = operations.product_by_kernel(qkv, x[:192]), operations.product_by_kernel(qkv[:299].t(), x[:299])
+        return [normed.y, mixed, losses, active, slopes, operations.column_sums(qkv), *products, *back]
 
     before, found = torch.get_num_threads(), []
     try:
