@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nanogpt.kernels import operations
+from nanogpt.kernels import operations, whole_block
+from nanogpt.kernels.library import TORCHS, load
 from nanogpt.kernels.operations import Heads, Normed
-
-PARAMETERS = (
-    "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight", "attention.qkv.bias",
-    "attention.q_norm.weight", "attention.k_norm.weight", "attention.output.weight", "attention.output.bias",
-    "feedforward_norm.weight", "feedforward_norm.bias", "feedforward.up.weight", "feedforward.up.bias",
-    "feedforward.down.weight", "feedforward.down.bias",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """What a block computes, apart from its parameters."""
-
-    n_head: int
-    n_kv_head: int
-    head_width: int
-    activation: str  # of operations.ACTIVATIONS
-    centred: bool  # LayerNorm; else RMSNorm
-    eps: float  # of all norms
+from nanogpt.kernels.whole_block import PARAMETERS, BlockShape
 
 
 class _Context(Protocol):
@@ -39,8 +21,7 @@ class _Context(Protocol):
     saved_tensors: tuple[Any, ...]
     needs_input_grad: tuple[bool, ...]
     shape: BlockShape
-    size: torch.Size
-    eps: float
+    is_whole: bool
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -64,28 +45,38 @@ class FusedBlock(torch.autograd.Function):
          norm2, shift2, up, up_bias, down, down_bias) = parameters  # fmt: skip
         B, T, _ = x.shape
         product = product_type()
+        ctx.shape, ctx.is_whole = shape, product == torch.float32 and load().products != TORCHS
+        if ctx.is_whole:
+            x, given = x.contiguous(), [each if each is None else each.contiguous() for each in (*parameters, cos, sin)]
+            result, memory = whole_block.forward(x, shape, given)
+            ctx.save_for_backward(x, memory, *given)
+            return result
         qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
         heads = _heads(B, T, shape, qkv_bias, q_norm, k_norm, cos, sin)
         with _given_types():  # biases are added by what reads the products
             first = operations.norm(_rows(x), None, None, norm1, shift1, shape.eps, shape.centred, product)
-            projected = operations.product(first.y, qkv.t())  # (B T, (n_head + 2 n_kv_head) head_width)
+            projected = torch.mm(first.y, qkv.t())  # (B T, (n_head + 2 n_kv_head) head_width)
             mixed, logs = operations.attend(projected, heads)  # (B T, n_head head_width)
-            attended = operations.product(mixed, output.t())  # (B T, C)
+            attended = torch.mm(mixed, output.t())  # (B T, C)
             second = operations.norm(first.x, attended, output_bias, norm2, shift2, shape.eps, shape.centred, product)
-            slopes = operations.product(second.y, up.t())  # (B T, ffn_width), of SwiGLU twice as wide
+            slopes = torch.mm(second.y, up.t())  # (B T, ffn_width), of SwiGLU twice as wide
             active = operations.activate(slopes, up_bias, shape.activation)  # (B T, ffn_width)
-            out = operations.add(second.x, operations.product(active, down.t()), down_bias)
+            out = operations.add(second.x, torch.mm(active, down.t()), down_bias)
         ctx.save_for_backward(
             *vars(first).values(), *vars(second).values(), projected, mixed, logs, slopes, active,
             norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
         )  # fmt: skip
-        ctx.shape = shape
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved, shape = ctx.saved_tensors, ctx.shape
+        if ctx.is_whole:
+            x, memory, *given = saved
+            needed = ctx.needs_input_grad[4:]
+            grad_x, of_given = whole_block.backward(gradient.contiguous(), x, memory, shape, given, needed)
+            return grad_x, None, None, None, *of_given
         first, second = Normed(*saved[:4]), Normed(*saved[4:8])
         projected, mixed, logs, slopes, active = saved[8:13]
         norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
@@ -97,10 +88,10 @@ class FusedBlock(torch.autograd.Function):
 
         def linear_back(name: str, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             if needs[f"{name}.weight"]:
-                found[f"{name}.weight"] = _of_weight(gradient, x)
+                found[f"{name}.weight"] = torch.mm(gradient.t(), x).float()
             if needs[f"{name}.bias"] and f"{name}.bias" not in found:
                 found[f"{name}.bias"] = operations.column_sums(gradient)
-            return operations.product(gradient, weight)
+            return torch.mm(gradient, weight)
 
         def norm_back(name: str, *arguments: Any) -> tuple[Tensor, Tensor]:
             grad_x, half, found[f"{name}.weight"], found[f"{name}.bias"] = operations.norm_back(*arguments)
@@ -155,11 +146,6 @@ class FusedNorm(torch.autograd.Function):
 def _rows(x: Tensor) -> Tensor:
     """x (..., width) -> (rows, width), one after the other in memory: a gradient may be an expanded number."""
     return x.reshape(-1, x.size(-1)).contiguous()
-
-
-def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient (rows, out), x (rows, in) -> (out, in) float32."""
-    return operations.product(gradient.t(), x).float()
 
 
 def _given_types() -> AbstractContextManager[object]:

@@ -5,39 +5,14 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nanogpt.kernels.library import PARTS, load, pointer
-from nanogpt.machine import processor_name
 
 ACTIVATIONS = ("gelu", "gelu_erf", "relu2", "swiglu")  # in the order of kernels.c
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a (rows, depth) b (depth, columns) -> (rows, columns), all of the product type.
-
-    float32 by kernels.c on AMD's processors with AVX-512, to which MKL gives products of AVX2: a block's of 768 rows,
-    128 wide, there and back, take 8.1 ms on one core of an EPYC and by MKL 9.3, of 512 rows, 768 wide, 68 and 76 ms
-    for one map to 3,072. On a Xeon MKL reaches the rate of its largest products.
-    """
-    return product_by_kernel(a, b) if a.dtype == torch.float32 and _outdoes_mkl() else torch.mm(a, b)
-
-
-@functools.cache
-def _outdoes_mkl() -> bool:
-    return "AMD" in processor_name() and bool(load().product_is_fast())
-
-
-def product_by_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """product() of float32, on any machine."""
-    (rows, depth), columns = a.shape, b.size(1)
-    c = torch.empty(rows, columns)
-    load().product(pointer(a), *a.stride(), pointer(b), *b.stride(), pointer(c), rows, columns, depth)
-    return c
 
 
 def is_half(tensor: Tensor) -> bool:

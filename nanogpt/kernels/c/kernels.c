@@ -1,9 +1,11 @@
-// What a training step does between its matrix products, forward and backward, each in one pass over the data.
+// What a training step does between its matrix products, forward and backward, each in one pass over the data; whole
+// blocks, with products, in float32.
 //
 // Numbers are float32. Tensors named "half_or_float" are bfloat16 where `half` is set: what products read and write.
 // Work is divided into rows or heads, each computed by one thread, and sums over rows are added in PARTS fixed parts in
-// a fixed order, so the number of threads changes no bit. Threads are torch's own: parallel() calls GOMP_parallel, whose
-// address comes from the OpenMP library that torch has loaded, so that no second pool competes for the cores.
+// a fixed order, so the number of threads changes no bit, but of a BLAS's products. Threads are torch's own: parallel()
+// calls GOMP_parallel, whose address comes from the OpenMP library that torch has loaded: no second pool competes
+// for the cores.
 
 #include <math.h>
 #include <stddef.h>
@@ -15,14 +17,21 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
-#define LANES 16
 #define PARTS 64
 #define LONGEST_HEAD 256
 
-typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+// As many numbers as a register has: gcc keeps longer vectors in memory, and a step takes twice as long (AVX2)
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 // ---- threads
 
@@ -53,14 +62,15 @@ static void parallel(Body body, const void *job, int64_t count, int64_t numbers,
     else if (count) body(job, 0, count, 0);
 }
 
-// ---- sixteen numbers at once
+// ---- several numbers at once
 
 INLINE Lanes all(float x) { return x - (Lanes){}; }  // 0 + x would be an addition each time: it makes 0 of -0
 INLINE Lanes pick(Integers mask, Lanes yes, Lanes no) {
     return (Lanes)(((Integers)yes & mask) | ((Integers)no & ~mask));
 }
 INLINE Lanes first(Lanes x, int64_t count) {  // zeros after the first `count`
-    Integers at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Integers at;
+    for (int i = 0; i < LANES; ++i) at[i] = i;
     return pick(at < (int32_t)count, x, (Lanes){});
 }
 INLINE Lanes larger(Lanes a, Lanes b) { return pick(a > b, a, b); }
@@ -76,7 +86,7 @@ INLINE Halves to_halves(Lanes x) {  // to the nearest, ties to even; NaN stays N
 #endif
 }
 
-// numbers[at .. at + 15], zeros from `count` on
+// numbers[at .. at + LANES - 1], zeros from `count` on
 INLINE Lanes load(const void *numbers, int64_t at, int64_t count, int half) {
     if (at + LANES <= count) {
         if (half) return of_halves(*(const Halves *)((const uint16_t *)numbers + at));
@@ -105,16 +115,14 @@ INLINE const void *row_of(const void *numbers, int64_t at, int half) {
     return half ? (const void *)((const uint16_t *)numbers + at) : (const void *)((const float *)numbers + at);
 }
 INLINE float sum_of(Lanes x) {
-    float sum[8];
-    for (int i = 0; i < 8; ++i) sum[i] = x[i] + x[i + 8];
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] += x[i + half];
+    return x[0];
 }
 INLINE float largest_of(Lanes x) {
-    float largest[8];
-    for (int i = 0; i < 8; ++i) largest[i] = x[i] > x[i + 8] ? x[i] : x[i + 8];
-    for (int i = 0; i < 4; ++i) largest[i] = largest[i] > largest[i + 4] ? largest[i] : largest[i + 4];
-    for (int i = 0; i < 2; ++i) largest[i] = largest[i] > largest[i + 2] ? largest[i] : largest[i + 2];
-    return largest[0] > largest[1] ? largest[0] : largest[1];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
 }
 // The statements for each `j` of LANES numbers of `width`; load(x, j, end, half) and store() ask nothing in the loop
 #define EACH(j, end, width, ...) { \
@@ -472,11 +480,10 @@ EXPORT void activation_backward(const void *grad_y, const void *slopes, void *gr
 #define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 #if defined(__AVX512F__)
 #define TILE_ROWS 8  // 8 x 2 sums, 2 of b: 18 of 32 registers
-#define TILE_LANES 2
 #else
-#define TILE_ROWS 4  // 4 sums of four registers in NEON, of two in AVX2
-#define TILE_LANES 1
+#define TILE_ROWS 4  // 4 x 2 sums, 2 of b: 10 of 16
 #endif
+#define TILE_LANES 2
 
 INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
                  float *c, int64_t c_row, int add) {
@@ -504,8 +511,9 @@ INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_
 
 // c (rows, columns) = a (rows, depth) b (depth, columns), or what is there plus it. Number (i, k) of a is at
 // a[i * a_row + k * a_step]. rows is a multiple of TILE_ROWS, columns of LANES.
-static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_row, int64_t a_step,
-                                               const float *b, int64_t b_row, float *c, int64_t c_row, int add) {
+static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a,
+                                               int64_t a_row, int64_t a_step, const float *b, int64_t b_row, float *c,
+                                               int64_t c_row, int add) {
     int64_t j = 0;
     for (; j + TILE_LANES * LANES <= columns; j += TILE_LANES * LANES)
         for (int64_t i = 0; i < rows; i += TILE_ROWS)
@@ -528,6 +536,35 @@ static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, in
             x[i + h] = high; \
         }
 
+// x, LANES rows of a square, to its columns
+INLINE void turn_over(Lanes *x) {
+#if LANES == 16
+#pragma GCC unroll 16
+    EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+             SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+             SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+             SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+             SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+#elif LANES == 8
+#pragma GCC unroll 8
+    EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11), SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
+#pragma GCC unroll 8
+    EXCHANGE(2, SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13), SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15))
+#pragma GCC unroll 8
+    EXCHANGE(1, SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14), SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15))
+#else
+#pragma GCC unroll 4
+    EXCHANGE(2, SHUFFLE(a, b, 0, 1, 4, 5), SHUFFLE(a, b, 2, 3, 6, 7))
+#pragma GCC unroll 4
+    EXCHANGE(1, SHUFFLE(a, b, 0, 4, 2, 6), SHUFFLE(a, b, 1, 5, 3, 7))
+#endif
+}
 // from (rows, columns), multiples of LANES, its rows `from_row` apart, to (columns, rows)
 static __attribute__((noinline)) void transpose(const float *from, int64_t rows, int64_t columns, int64_t from_row,
                                                 float *to) {
@@ -536,18 +573,7 @@ static __attribute__((noinline)) void transpose(const float *from, int64_t rows,
             Lanes x[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i) x[i] = *(const Lanes *)(from + (r + i) * from_row + c);
-#pragma GCC unroll 16
-            EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
-                     SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
-                     SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
-                     SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
-                     SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+            turn_over(x);
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i) *(Lanes *)(to + (c + i) * rows + r) = x[i];
         }
@@ -603,7 +629,7 @@ static void product_body(const void *pointer, int64_t begin, int64_t end, int64_
             }
 }
 // Whether product() has the instructions that it was measured with
-EXPORT int product_is_fast(void) { return TILE_LANES > 1; }
+EXPORT int product_is_fast(void) { return LANES == 16; }
 // c (rows, columns) = a (rows, depth) b (depth, columns), wherever their numbers are
 EXPORT void product(const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row, int64_t b_step,
                     float *c, int64_t rows, int64_t columns, int64_t depth) {
@@ -897,6 +923,140 @@ EXPORT void attention_backward(const void *grad_y, const void *heads, const floa
         for (int64_t task = 0; task < B * n_kv_head; ++task) sum += weight_parts[task * 2 * D + d];
         grad_weights[d] = sum;
     }
+}
+
+// ---- a whole block, in float32: all of the above in one call for each pass
+
+typedef struct {
+    int64_t B, T, width, n_head, n_kv_head, head_width, ffn_width, activation, centred, threads;
+    const float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up,
+        *up_bias, *down, *down_bias, *cos, *sin;  // matrices as torch's linear maps have them; what is lacking is NULL
+    float eps;
+} Block;
+typedef struct {  // of parameters; NULL where none is wanted
+    float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up, *up_bias,
+        *down, *down_bias;
+} Gradients;
+typedef struct {  // from the forward to the backward pass
+    float *first, *mean1, *inverse1, *projected, *mixed, *logs, *middle, *second, *mean2, *inverse2, *slopes, *active;
+} Kept;
+typedef struct { float *hidden, *grad_heads, *normed, *middle, *of_norms, *heads, *parts; } Scratch;
+
+static void (*sgemm)(const char *, const char *, const int *, const int *, const int *, const float *, const float *,
+                     const int *, const float *, const int *, const float *, float *, const int *);
+
+// sgemm_ of a BLAS with integers of 32 bits, or NULL: product() is used
+EXPORT void set_blas(void *function) { *(void **)&sgemm = function; }
+
+// c (rows, columns) = a b. a is (rows, depth) or, `across`, (depth, rows) in memory; b likewise
+static void times(const float *a, int a_across, const float *b, int b_across, float *c, int64_t rows, int64_t columns,
+                  int64_t depth) {
+    if (!sgemm) {
+        product(a, a_across ? 1 : depth, a_across ? rows : 1, b, b_across ? 1 : columns, b_across ? depth : 1, c, rows,
+                columns, depth);
+        return;
+    }
+    int m = columns, n = rows, k = depth, b_row = b_across ? k : m, a_row = a_across ? n : k;  // it has columns first
+    float one = 1, zero = 0;
+    sgemm(b_across ? "T" : "N", a_across ? "T" : "N", &m, &n, &k, &one, b, &b_row, a, &a_row, &zero, c, &m);
+}
+static float *take(float **memory, int64_t numbers) {
+    float *taken = *memory;
+    *memory += ROUND(numbers, LANES);
+    return taken;
+}
+static int64_t heads_width(const Block *b) { return (b->n_head + 2 * b->n_kv_head) * b->head_width; }
+static int64_t up_width(const Block *b) { return b->activation == SWIGLU ? 2 * b->ffn_width : b->ffn_width; }
+static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static Kept keep(const Block *b, float **memory) {
+    int64_t rows = b->B * b->T, mean = b->centred ? rows : 0;
+    Kept kept;
+    kept.first = take(memory, rows * b->width);
+    kept.mean1 = take(memory, mean);
+    kept.inverse1 = take(memory, rows);
+    kept.projected = take(memory, rows * heads_width(b));
+    kept.mixed = take(memory, rows * b->n_head * b->head_width);
+    kept.logs = take(memory, rows * b->n_head);
+    kept.middle = take(memory, rows * b->width);
+    kept.second = take(memory, rows * b->width);
+    kept.mean2 = take(memory, mean);
+    kept.inverse2 = take(memory, rows);
+    kept.slopes = take(memory, rows * up_width(b));
+    kept.active = take(memory, rows * b->ffn_width);
+    if (!b->centred) kept.mean1 = kept.mean2 = NULL;
+    return kept;
+}
+// What the backward pass needs besides: `hidden` takes the gradients of the feed-forward, then of attention
+static Scratch lay_out(const Block *b, float **memory) {
+    int64_t rows = b->B * b->T, ffn = b->ffn_width + (b->activation == SWIGLU ? up_width(b) : 0);
+    int64_t mixed = b->n_head * b->head_width, widest = more(more(heads_width(b), up_width(b)), 2 * b->width);
+    Scratch scratch;
+    scratch.hidden = take(memory, rows * more(ffn, mixed + heads_width(b)));
+    scratch.grad_heads = scratch.hidden + rows * mixed;
+    scratch.normed = take(memory, rows * b->width);
+    scratch.middle = take(memory, rows * b->width);
+    scratch.of_norms = take(memory, (b->B * b->n_kv_head + 1) * 2 * b->head_width);
+    scratch.heads = take(memory, b->threads * attention_scratch(b->T, b->head_width));
+    scratch.parts = take(memory, PARTS * widest);
+    return scratch;
+}
+// Numbers that block_forward() keeps for block_backward(), and of the memory that each needs while it computes
+EXPORT void block_sizes(const Block *b, int64_t *kept, int64_t *forward, int64_t *backward) {
+    float *start = (float *)(intptr_t)64, *end = start;
+    keep(b, &end);
+    *kept = end - start;
+    *forward = b->threads * attention_scratch(b->T, b->head_width);
+    end = start;
+    lay_out(b, &end);
+    *backward = end - start;
+}
+// x, out (B T, width)
+EXPORT void block_forward(const Block *b, const float *x, float *out, float *memory, float *scratch) {
+    int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
+    Kept kept = keep(b, &memory);
+    norm_forward(x, NULL, NULL, NULL, b->norm1, b->shift1, b->eps, kept.first, kept.mean1, kept.inverse1, rows, width,
+                 0);
+    times(kept.first, 0, b->qkv, 1, kept.projected, rows, heads_width(b), width);
+    attention_forward(kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.mixed, kept.logs,
+                      scratch, b->threads, b->B, b->T, b->n_head, b->n_kv_head, b->head_width, 0);
+    times(kept.mixed, 0, b->output, 1, kept.middle, rows, width, heads);
+    norm_forward(x, kept.middle, b->output_bias, kept.middle, b->norm2, b->shift2, b->eps, kept.second, kept.mean2,
+                 kept.inverse2, rows, width, 0);
+    times(kept.second, 0, b->up, 1, kept.slopes, rows, up_width(b), width);
+    activation_forward(kept.slopes, b->up_bias, kept.active, rows, ffn, b->activation, 0);
+    times(kept.active, 0, b->down, 1, out, rows, width, ffn);
+    add(kept.middle, out, b->down_bias, out, rows, width, 0);
+}
+// From the gradient (rows, out) of x weight^T + bias: those of weight and bias, where they are wanted, and of x
+static void linear_back(const float *gradient, const float *x, const float *weight, float *of_weight, float *of_bias,
+                        float *of_x, int64_t rows, int64_t out, int64_t in, float *parts) {
+    if (of_weight) times(gradient, 1, x, 0, of_weight, out, in, rows);
+    if (of_bias) column_sums(gradient, of_bias, parts, rows, out, 0);
+    times(gradient, 0, weight, 0, of_x, rows, in, out);
+}
+EXPORT void block_backward(const Block *b, const float *x, float *memory, const float *grad_out, float *grad_x,
+                           float *scratch, const Gradients *of) {
+    int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
+    Kept kept = keep(b, &memory);
+    Scratch s = lay_out(b, &scratch);
+    float *grad_hidden = b->activation == SWIGLU ? s.hidden + rows * ffn : s.hidden;
+    float *grad_norms = s.of_norms + b->B * b->n_kv_head * 2 * b->head_width;
+    linear_back(grad_out, kept.active, b->down, of->down, of->down_bias, s.hidden, rows, width, ffn, s.parts);
+    activation_backward(s.hidden, kept.slopes, grad_hidden, of->up_bias, s.parts, rows, ffn, b->activation, 0);
+    linear_back(grad_hidden, kept.second, b->up, of->up, NULL, s.normed, rows, up_width(b), width, s.parts);
+    norm_backward(s.normed, kept.middle, kept.mean2, kept.inverse2, b->norm2, grad_out, s.middle, NULL, of->norm2,
+                  of->shift2, s.parts, rows, width, 0);
+    linear_back(s.middle, kept.mixed, b->output, of->output, of->output_bias, s.hidden, rows, width, heads, s.parts);
+    attention_backward(s.hidden, kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.logs,
+                       s.grad_heads, grad_norms, s.of_norms, s.heads, b->threads, b->B, b->T, b->n_head, b->n_kv_head,
+                       b->head_width, 0);
+    if (of->q_norm) memcpy(of->q_norm, grad_norms, sizeof(float) * b->head_width);
+    if (of->k_norm) memcpy(of->k_norm, grad_norms + b->head_width, sizeof(float) * b->head_width);
+    linear_back(s.grad_heads, kept.first, b->qkv, of->qkv, of->qkv_bias, s.normed, rows, heads_width(b), width,
+                s.parts);
+    norm_backward(s.normed, x, kept.mean1, kept.inverse1, b->norm1, s.middle, grad_x, NULL, of->norm1, of->shift1,
+                  s.parts, rows, width, 0);
 }
 
 // ---- cross entropy, whose gradient takes the logits' place
