@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nanogpt.kernels import operations, whole_block
-from nanogpt.kernels.library import TORCHS, load
 from nanogpt.kernels.operations import Heads, Normed
 from nanogpt.kernels.whole_block import PARAMETERS, BlockShape
 
@@ -21,6 +20,7 @@ class _Context(Protocol):
     saved_tensors: tuple[Any, ...]
     needs_input_grad: tuple[bool, ...]
     shape: BlockShape
+    product: torch.dtype
     is_whole: bool
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
@@ -45,10 +45,11 @@ class FusedBlock(torch.autograd.Function):
          norm2, shift2, up, up_bias, down, down_bias) = parameters  # fmt: skip
         B, T, _ = x.shape
         product = product_type()
-        ctx.shape, ctx.is_whole = shape, product == torch.float32 and load().products != TORCHS
+        ctx.shape, ctx.product = shape, product
+        ctx.is_whole = whole_block.is_possible(x, product, (qkv, output, up, down))
         if ctx.is_whole:
             x, given = x.contiguous(), [each if each is None else each.contiguous() for each in (*parameters, cos, sin)]
-            result, memory = whole_block.forward(x, shape, given)
+            result, memory = whole_block.forward(x, product, shape, given)
             ctx.save_for_backward(x, memory, *given)
             return result
         qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
@@ -75,7 +76,7 @@ class FusedBlock(torch.autograd.Function):
         if ctx.is_whole:
             x, memory, *given = saved
             needed = ctx.needs_input_grad[4:]
-            grad_x, of_given = whole_block.backward(gradient.contiguous(), x, memory, shape, given, needed)
+            grad_x, of_given = whole_block.backward(gradient.contiguous(), x, memory, ctx.product, shape, given, needed)
             return grad_x, None, None, None, *of_given
         first, second = Normed(*saved[:4]), Normed(*saved[4:8])
         projected, mixed, logs, slopes, active = saved[8:13]

@@ -31,11 +31,11 @@ FUNCTIONS = {  # arguments
     "attention_forward": [POINTER] * 4 + [FLOAT] + [POINTER] * 5 + [LONG] * 6 + [INT],
     "attention_backward": [POINTER] * 5 + [FLOAT] + [POINTER] * 7 + [LONG] * 6 + [INT],
     "product": [POINTER, LONG, LONG] * 2 + [POINTER] + [LONG] * 3,
-    "product_is_fast": [],
+    "product_is_fast": [INT],
     "set_blas": [POINTER],
     "block_sizes": [POINTER] * 4,
     "block_forward": [POINTER] * 5,
-    "block_backward": [POINTER] * 7,
+    "block_backward": [POINTER] * 8,
     "cross_entropy": [POINTER] * 3 + [LONG, LONG, INT],
 }
 TORCH_LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
@@ -51,6 +51,7 @@ class Kernels:
     name: str
     functions: dict[str, Callable[..., int]]
     products: str  # whose products of float32 matrices are the fastest: OWN, MKLS or TORCHS
+    half_products: str  # of bfloat16 ones: OWN or TORCHS
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         return self.functions[name]
@@ -70,18 +71,18 @@ def load() -> Kernels:
     functions["attention_scratch"].restype = LONG
     functions["product_is_fast"].restype = INT
     functions["set_threads"](*pool)
-    return Kernels(f"c-{built.identity[:12]}", functions, _choose_products(functions))
+    return Kernels(f"c-{built.identity[:12]}", functions, *_choose_products(functions))
 
 
-def _choose_products(functions: Mapping[str, Callable[..., int]]) -> str:
-    """Own ones on AMD's processors with AVX-512, to which MKL gives products of AVX2: those of a block of 768 rows, 128
-    wide, there and back, take 8.1 ms on one core of an EPYC and by MKL 9.3; of 512 rows, 768 to 3,072 wide, 68 and 75.
-    On a Xeon MKL reaches the rate of its largest products."""
-    if "AMD" in processor_name() and functions["product_is_fast"]():
-        return OWN
-    blas = blas_of_torch()
+def _choose_products(functions: Mapping[str, Callable[..., int]]) -> tuple[str, str]:
+    """For float32 and bfloat16. Own ones on AMD's processors with AVX-512: those of a block of 768 rows, 128 wide,
+    there and back, take 8.1 ms on one core of an EPYC and by MKL, which has AVX2 for them, 9.3; of 512 rows, 768 to
+    3,072 wide, 68 and 75. In bfloat16 the first take 4.1 and by torch 4.4, 2.1 and 2.4 on two cores. On a Xeon MKL
+    reaches the rate of its largest products, and AMX is torch's."""
+    own = ["AMD" in processor_name() and bool(functions["product_is_fast"](half)) for half in (False, True)]
+    blas = None if own[False] else blas_of_torch()
     functions["set_blas"](blas)
-    return TORCHS if blas is None else MKLS
+    return OWN if own[False] else MKLS if blas else TORCHS, OWN if own[True] else TORCHS
 
 
 def blas_of_torch() -> int | None:

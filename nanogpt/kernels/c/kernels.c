@@ -477,6 +477,8 @@ EXPORT void activation_backward(const void *grad_y, const void *slopes, void *gr
 
 // ---- products of small matrices
 
+static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
+
 #define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 #if defined(__AVX512F__)
 #define TILE_ROWS 8  // 8 x 2 sums, 2 of b: 18 of 32 registers
@@ -485,8 +487,19 @@ EXPORT void activation_backward(const void *grad_y, const void *slopes, void *gr
 #endif
 #define TILE_LANES 2
 
+typedef uint32_t Word __attribute__((may_alias));
+
+// sum + a b; of `pairs`, two numbers of bfloat16 in each place, both products
+INLINE Lanes more_of(Lanes sum, const float *a, Lanes b, int pairs) {
+    (void)pairs;
+#ifdef __AVX512BF16__
+    if (pairs) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(*(const Word *)a - (Bits){}), (__m512bh)b);
+#endif
+    return sum + all(*a) * b;
+}
+// `pairs`: of a and b; c is then bfloat16 where `half` is set
 INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
-                 float *c, int64_t c_row, int add) {
+                 float *c, int64_t c_row, int add, int pairs, int half) {
     Lanes sums[TILE_ROWS][TILE_LANES];
 #pragma GCC unroll 8
     for (int i = 0; i < TILE_ROWS; ++i)
@@ -497,16 +510,17 @@ INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_
 #pragma GCC unroll 2
         for (int j = 0; j < lanes; ++j) of_b[j] = *(const Lanes *)(b + k * b_row + j * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < TILE_ROWS; ++i) {
-            Lanes of_a = all(a[i * a_row + k * a_step]);
+        for (int i = 0; i < TILE_ROWS; ++i)
 #pragma GCC unroll 2
-            for (int j = 0; j < lanes; ++j) sums[i][j] += of_a * of_b[j];
-        }
+            for (int j = 0; j < lanes; ++j)
+                sums[i][j] = more_of(sums[i][j], a + i * a_row + k * a_step, of_b[j], pairs);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < TILE_ROWS; ++i)
 #pragma GCC unroll 2
-        for (int j = 0; j < lanes; ++j) *(Lanes *)(c + i * c_row + j * LANES) = sums[i][j];
+        for (int j = 0; j < lanes; ++j)
+            if (half) *(Halves *)((uint16_t *)c + i * c_row + j * LANES) = to_halves(sums[i][j]);
+            else *(Lanes *)(c + i * c_row + j * LANES) = sums[i][j];
 }
 
 // c (rows, columns) = a (rows, depth) b (depth, columns), or what is there plus it. Number (i, k) of a is at
@@ -517,10 +531,10 @@ static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, in
     int64_t j = 0;
     for (; j + TILE_LANES * LANES <= columns; j += TILE_LANES * LANES)
         for (int64_t i = 0; i < rows; i += TILE_ROWS)
-            tile(TILE_LANES, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
+            tile(TILE_LANES, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add, 0, 0);
     for (; j < columns; j += LANES)
         for (int64_t i = 0; i < rows; i += TILE_ROWS)
-            tile(1, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
+            tile(1, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add, 0, 0);
 }
 
 #ifdef __clang__
@@ -628,8 +642,95 @@ static void product_body(const void *pointer, int64_t begin, int64_t end, int64_
                     }
             }
 }
-// Whether product() has the instructions that it was measured with
-EXPORT int product_is_fast(void) { return LANES == 16; }
+// ---- the same in bfloat16, added in float32, two numbers at once
+
+// Whoever calls sees to it that rows and columns of weights are multiples of LANES, no more of these than LONGEST_DEPTH
+// columns, and other rows multiples of TILE_ROWS
+#define LONGEST_DEPTH 3072
+#define STRIP 128  // rows of a, where it is packed as well
+
+// c (rows, width) from so many rows of a and a panel, `depth` pairs each: bfloat16, or float32 to which is added
+static __attribute__((noinline)) void multiply_pairs(int64_t rows, int64_t width, int64_t depth, const float *a,
+                                                     int64_t a_row, int64_t a_step, const float *panel, void *c,
+                                                     int64_t c_row, int add, int half) {
+    for (int64_t i = 0; i < rows; i += TILE_ROWS, a += TILE_ROWS * a_row) {
+        float *to = (float *)row_of(c, i * c_row, half);
+        switch (2 * (width == PANEL) + half) {
+            case 0: tile(1, depth, a, a_row, a_step, panel, PANEL, to, c_row, add, 1, 0); break;
+            case 1: tile(1, depth, a, a_row, a_step, panel, PANEL, to, c_row, 0, 1, 1); break;
+            case 2: tile(2, depth, a, a_row, a_step, panel, PANEL, to, c_row, add, 1, 0); break;
+            case 3: tile(2, depth, a, a_row, a_step, panel, PANEL, to, c_row, 0, 1, 1); break;
+        }
+    }
+}
+INLINE Bits pair_up(Halves low, Halves high) {
+    return __builtin_convertvector(low, Bits) | __builtin_convertvector(high, Bits) << 16;
+}
+// `width` columns of numbers (depth, columns) bfloat16, its rows `row` apart, to a panel of pairs (depth / 2, PANEL)
+static void pack_halves(const uint16_t *numbers, int64_t row, int64_t depth, int64_t width, float *panel) {
+    for (int64_t k = 0; k < depth; k += 2, panel += PANEL, numbers += 2 * row)
+        for (int64_t j = 0; j < width; j += LANES)
+            *(Bits *)(panel + j) = pair_up(*(const Halves *)(numbers + j), *(const Halves *)(numbers + row + j));
+}
+// The same of float32, which is (columns, depth) in memory where it is `across`
+static void pack_weight(const float *numbers, int64_t row, int across, int64_t depth, int64_t width, float *panel) {
+    float some[LANES * PANEL] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < depth; k += LANES) {
+        const float *from = across ? some : numbers + k * row;
+        int64_t apart = across ? width : row;
+        if (across) transpose(numbers + k, width, LANES, row, some);
+        for (int64_t i = 0; i < LANES; i += 2, panel += PANEL)
+            for (int64_t j = 0; j < width; j += LANES)
+                *(Bits *)(panel + j) = pair_up(to_halves(*(const Lanes *)(from + i * apart + j)),
+                                               to_halves(*(const Lanes *)(from + (i + 1) * apart + j)));
+    }
+}
+typedef struct { const uint16_t *a; const void *b; int across; void *c; int64_t rows, columns, depth; } HalfProduct;
+
+static void by_weight_body(const void *pointer, int64_t begin, int64_t end, int64_t thread) {
+    const HalfProduct *job = pointer;
+    float panel[LONGEST_DEPTH / 2 * PANEL] __attribute__((aligned(64)));
+    int64_t first = begin * TILE_ROWS, rows = end * TILE_ROWS - first, columns = job->columns, depth = job->depth;
+    (void)thread;
+    for (int64_t j = 0; j < columns; j += PANEL) {
+        int64_t width = columns - j < PANEL ? columns - j : PANEL;
+        const float *b = (const float *)job->b + (job->across ? j * depth : j);
+        pack_weight(b, job->across ? depth : columns, job->across, depth, width, panel);
+        multiply_pairs(rows, width, depth / 2, (const float *)(job->a + first * depth), depth / 2, 1, panel,
+                       (uint16_t *)job->c + first * columns + j, columns, 0, 1);
+    }
+}
+static void of_weight_body(const void *pointer, int64_t begin, int64_t end, int64_t thread) {
+    const HalfProduct *job = pointer;
+    float panel[DEPTH / 2 * PANEL] __attribute__((aligned(64))), of_a[DEPTH / 2 * STRIP] __attribute__((aligned(64)));
+    int64_t last = end * LANES, columns = job->columns;
+    (void)thread;
+    for (int64_t top = begin * LANES; top < last; top += STRIP)
+        for (int64_t k = 0; k < job->depth; k += DEPTH) {
+            int64_t depth = job->depth - k < DEPTH ? job->depth - k : DEPTH;
+            int64_t rows = last - top < STRIP ? last - top : STRIP;
+            for (int64_t i = 0; i < rows; i += PANEL)
+                pack_halves(job->a + k * job->rows + top + i, job->rows, depth, rows - i < PANEL ? rows - i : PANEL,
+                            of_a + i * (DEPTH / 2));
+            for (int64_t j = 0; j < columns; j += PANEL) {
+                int64_t width = columns - j < PANEL ? columns - j : PANEL;
+                pack_halves((const uint16_t *)job->b + k * columns + j, columns, depth, width, panel);
+                for (int64_t i = 0; i < rows; i += PANEL)
+                    multiply_pairs(rows - i < PANEL ? rows - i : PANEL, width, depth / 2, of_a + i * (DEPTH / 2), 1,
+                                   PANEL, panel, (float *)job->c + (top + i) * columns + j, columns, k > 0, 0);
+            }
+        }
+}
+
+// Whether products, of bfloat16 where `half` is set, have the instructions that they were measured with
+EXPORT int product_is_fast(int half) {
+    (void)half;
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return LANES == 16 && !half;
+#endif
+}
 // c (rows, columns) = a (rows, depth) b (depth, columns), wherever their numbers are
 EXPORT void product(const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row, int64_t b_step,
                     float *c, int64_t rows, int64_t columns, int64_t depth) {
@@ -925,10 +1026,10 @@ EXPORT void attention_backward(const void *grad_y, const void *heads, const floa
     }
 }
 
-// ---- a whole block, in float32: all of the above in one call for each pass
+// ---- a whole block: all of the above in one call for each pass
 
 typedef struct {
-    int64_t B, T, width, n_head, n_kv_head, head_width, ffn_width, activation, centred, threads;
+    int64_t B, T, width, n_head, n_kv_head, head_width, ffn_width, activation, centred, threads, half;
     const float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up,
         *up_bias, *down, *down_bias, *cos, *sin;  // matrices as torch's linear maps have them; what is lacking is NULL
     float eps;
@@ -938,9 +1039,10 @@ typedef struct {  // of parameters; NULL where none is wanted
         *down, *down_bias;
 } Gradients;
 typedef struct {  // from the forward to the backward pass
-    float *first, *mean1, *inverse1, *projected, *mixed, *logs, *middle, *second, *mean2, *inverse2, *slopes, *active;
+    void *first, *projected, *mixed, *second, *slopes, *active;  // half_or_float
+    float *mean1, *inverse1, *logs, *middle, *mean2, *inverse2;
 } Kept;
-typedef struct { float *hidden, *grad_heads, *normed, *middle, *of_norms, *heads, *parts; } Scratch;
+typedef struct { void *hidden, *normed, *given; float *middle, *of_norms, *heads, *parts; } Scratch;
 
 static void (*sgemm)(const char *, const char *, const int *, const int *, const int *, const float *, const float *,
                      const int *, const float *, const int *, const float *, float *, const int *);
@@ -948,57 +1050,61 @@ static void (*sgemm)(const char *, const char *, const int *, const int *, const
 // sgemm_ of a BLAS with integers of 32 bits, or NULL: product() is used
 EXPORT void set_blas(void *function) { *(void **)&sgemm = function; }
 
-// c (rows, columns) = a b. a is (rows, depth) or, `across`, (depth, rows) in memory; b likewise
-static void times(const float *a, int a_across, const float *b, int b_across, float *c, int64_t rows, int64_t columns,
-                  int64_t depth) {
-    if (!sgemm) {
+// c (rows, columns) = a b. a is (rows, depth) or, `across`, (depth, rows) in memory; b likewise. In bfloat16 a is, and
+// either b is a weight of float32 and c bfloat16, or a is across and c float32
+static void times(int half, const void *a, int a_across, const void *b, int b_across, void *c, int64_t rows,
+                  int64_t columns, int64_t depth) {
+    if (half) {
+        HalfProduct job = {a, b, b_across, c, rows, columns, depth};
+        if (a_across) parallel(of_weight_body, &job, rows / LANES, rows * columns, 0);
+        else parallel(by_weight_body, &job, rows / TILE_ROWS, rows * columns, 0);
+    } else if (sgemm) {
+        int m = columns, n = rows, k = depth, b_row = b_across ? k : m, a_row = a_across ? n : k;  // it has columns first
+        float one = 1, zero = 0;
+        sgemm(b_across ? "T" : "N", a_across ? "T" : "N", &m, &n, &k, &one, b, &b_row, a, &a_row, &zero, c, &m);
+    } else
         product(a, a_across ? 1 : depth, a_across ? rows : 1, b, b_across ? 1 : columns, b_across ? depth : 1, c, rows,
                 columns, depth);
-        return;
-    }
-    int m = columns, n = rows, k = depth, b_row = b_across ? k : m, a_row = a_across ? n : k;  // it has columns first
-    float one = 1, zero = 0;
-    sgemm(b_across ? "T" : "N", a_across ? "T" : "N", &m, &n, &k, &one, b, &b_row, a, &a_row, &zero, c, &m);
 }
-static float *take(float **memory, int64_t numbers) {
+static float *take(float **memory, int64_t numbers, int half) {
     float *taken = *memory;
-    *memory += ROUND(numbers, LANES);
+    *memory += ROUND(half ? numbers / 2 : numbers, LANES);
     return taken;
 }
 static int64_t heads_width(const Block *b) { return (b->n_head + 2 * b->n_kv_head) * b->head_width; }
 static int64_t up_width(const Block *b) { return b->activation == SWIGLU ? 2 * b->ffn_width : b->ffn_width; }
-static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static Kept keep(const Block *b, float **memory) {
     int64_t rows = b->B * b->T, mean = b->centred ? rows : 0;
     Kept kept;
-    kept.first = take(memory, rows * b->width);
-    kept.mean1 = take(memory, mean);
-    kept.inverse1 = take(memory, rows);
-    kept.projected = take(memory, rows * heads_width(b));
-    kept.mixed = take(memory, rows * b->n_head * b->head_width);
-    kept.logs = take(memory, rows * b->n_head);
-    kept.middle = take(memory, rows * b->width);
-    kept.second = take(memory, rows * b->width);
-    kept.mean2 = take(memory, mean);
-    kept.inverse2 = take(memory, rows);
-    kept.slopes = take(memory, rows * up_width(b));
-    kept.active = take(memory, rows * b->ffn_width);
+    kept.first = take(memory, rows * b->width, b->half);
+    kept.mean1 = take(memory, mean, 0);
+    kept.inverse1 = take(memory, rows, 0);
+    kept.projected = take(memory, rows * heads_width(b), b->half);
+    kept.mixed = take(memory, rows * b->n_head * b->head_width, b->half);
+    kept.logs = take(memory, rows * b->n_head, 0);
+    kept.middle = take(memory, rows * b->width, 0);
+    kept.second = take(memory, rows * b->width, b->half);
+    kept.mean2 = take(memory, mean, 0);
+    kept.inverse2 = take(memory, rows, 0);
+    kept.slopes = take(memory, rows * up_width(b), b->half);
+    kept.active = take(memory, rows * b->ffn_width, b->half);
     if (!b->centred) kept.mean1 = kept.mean2 = NULL;
     return kept;
 }
-// What the backward pass needs besides: `hidden` takes the gradients of the feed-forward, then of attention
+// What the backward pass needs besides: `hidden` takes the gradients of the feed-forward, then of attention; `given` is
+// `middle` as products read it
 static Scratch lay_out(const Block *b, float **memory) {
     int64_t rows = b->B * b->T, ffn = b->ffn_width + (b->activation == SWIGLU ? up_width(b) : 0);
     int64_t mixed = b->n_head * b->head_width, widest = more(more(heads_width(b), up_width(b)), 2 * b->width);
     Scratch scratch;
-    scratch.hidden = take(memory, rows * more(ffn, mixed + heads_width(b)));
-    scratch.grad_heads = scratch.hidden + rows * mixed;
-    scratch.normed = take(memory, rows * b->width);
-    scratch.middle = take(memory, rows * b->width);
-    scratch.of_norms = take(memory, (b->B * b->n_kv_head + 1) * 2 * b->head_width);
-    scratch.heads = take(memory, b->threads * attention_scratch(b->T, b->head_width));
-    scratch.parts = take(memory, PARTS * widest);
+    scratch.hidden = take(memory, rows * more(ffn, mixed + heads_width(b)), b->half);
+    scratch.normed = take(memory, rows * b->width, b->half);
+    scratch.middle = take(memory, rows * b->width, 0);
+    scratch.given = b->half ? take(memory, rows * b->width, 1) : scratch.middle;
+    scratch.of_norms = take(memory, (b->B * b->n_kv_head + 1) * 2 * b->head_width, 0);
+    scratch.heads = take(memory, b->threads * attention_scratch(b->T, b->head_width), 0);
+    scratch.parts = take(memory, PARTS * widest, 0);
     return scratch;
 }
 // Numbers that block_forward() keeps for block_backward(), and of the memory that each needs while it computes
@@ -1006,7 +1112,7 @@ EXPORT void block_sizes(const Block *b, int64_t *kept, int64_t *forward, int64_t
     float *start = (float *)(intptr_t)64, *end = start;
     keep(b, &end);
     *kept = end - start;
-    *forward = b->threads * attention_scratch(b->T, b->head_width);
+    *forward = b->threads * attention_scratch(b->T, b->head_width) + (b->half ? b->B * b->T * b->width / 2 : 0);
     end = start;
     lay_out(b, &end);
     *backward = end - start;
@@ -1014,49 +1120,56 @@ EXPORT void block_sizes(const Block *b, int64_t *kept, int64_t *forward, int64_t
 // x, out (B T, width)
 EXPORT void block_forward(const Block *b, const float *x, float *out, float *memory, float *scratch) {
     int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
+    int half = b->half;
     Kept kept = keep(b, &memory);
+    float *given = scratch + b->threads * attention_scratch(b->T, b->head_width);  // of products, bfloat16
+    float *attended = half ? given : kept.middle, *fed = half ? given : out;
     norm_forward(x, NULL, NULL, NULL, b->norm1, b->shift1, b->eps, kept.first, kept.mean1, kept.inverse1, rows, width,
-                 0);
-    times(kept.first, 0, b->qkv, 1, kept.projected, rows, heads_width(b), width);
+                 half);
+    times(half, kept.first, 0, b->qkv, 1, kept.projected, rows, heads_width(b), width);
     attention_forward(kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.mixed, kept.logs,
-                      scratch, b->threads, b->B, b->T, b->n_head, b->n_kv_head, b->head_width, 0);
-    times(kept.mixed, 0, b->output, 1, kept.middle, rows, width, heads);
-    norm_forward(x, kept.middle, b->output_bias, kept.middle, b->norm2, b->shift2, b->eps, kept.second, kept.mean2,
-                 kept.inverse2, rows, width, 0);
-    times(kept.second, 0, b->up, 1, kept.slopes, rows, up_width(b), width);
-    activation_forward(kept.slopes, b->up_bias, kept.active, rows, ffn, b->activation, 0);
-    times(kept.active, 0, b->down, 1, out, rows, width, ffn);
-    add(kept.middle, out, b->down_bias, out, rows, width, 0);
+                      scratch, b->threads, b->B, b->T, b->n_head, b->n_kv_head, b->head_width, half);
+    times(half, kept.mixed, 0, b->output, 1, attended, rows, width, heads);
+    norm_forward(x, attended, b->output_bias, kept.middle, b->norm2, b->shift2, b->eps, kept.second, kept.mean2,
+                 kept.inverse2, rows, width, half);
+    times(half, kept.second, 0, b->up, 1, kept.slopes, rows, up_width(b), width);
+    activation_forward(kept.slopes, b->up_bias, kept.active, rows, ffn, b->activation, half);
+    times(half, kept.active, 0, b->down, 1, fed, rows, width, ffn);
+    add(kept.middle, fed, b->down_bias, out, rows, width, half);
 }
 // From the gradient (rows, out) of x weight^T + bias: those of weight and bias, where they are wanted, and of x
-static void linear_back(const float *gradient, const float *x, const float *weight, float *of_weight, float *of_bias,
-                        float *of_x, int64_t rows, int64_t out, int64_t in, float *parts) {
-    if (of_weight) times(gradient, 1, x, 0, of_weight, out, in, rows);
-    if (of_bias) column_sums(gradient, of_bias, parts, rows, out, 0);
-    times(gradient, 0, weight, 0, of_x, rows, in, out);
+static void linear_back(int half, const void *gradient, const void *x, const float *weight, float *of_weight,
+                        float *of_bias, void *of_x, int64_t rows, int64_t out, int64_t in, float *parts) {
+    if (of_weight) times(half, gradient, 1, x, 0, of_weight, out, in, rows);
+    if (of_bias) column_sums(gradient, of_bias, parts, rows, out, half);
+    times(half, gradient, 0, weight, 0, of_x, rows, in, out);
 }
-EXPORT void block_backward(const Block *b, const float *x, float *memory, const float *grad_out, float *grad_x,
-                           float *scratch, const Gradients *of) {
+// grad_given: grad_out half_or_float
+EXPORT void block_backward(const Block *b, const float *x, float *memory, const float *grad_out, const void *grad_given,
+                           float *grad_x, float *scratch, const Gradients *of) {
     int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
+    int half = b->half;
     Kept kept = keep(b, &memory);
     Scratch s = lay_out(b, &scratch);
-    float *grad_hidden = b->activation == SWIGLU ? s.hidden + rows * ffn : s.hidden;
+    void *grad_hidden = b->activation == SWIGLU ? (void *)row_of(s.hidden, rows * ffn, half) : s.hidden;
+    void *grad_heads = (void *)row_of(s.hidden, rows * heads, half);
     float *grad_norms = s.of_norms + b->B * b->n_kv_head * 2 * b->head_width;
-    linear_back(grad_out, kept.active, b->down, of->down, of->down_bias, s.hidden, rows, width, ffn, s.parts);
-    activation_backward(s.hidden, kept.slopes, grad_hidden, of->up_bias, s.parts, rows, ffn, b->activation, 0);
-    linear_back(grad_hidden, kept.second, b->up, of->up, NULL, s.normed, rows, up_width(b), width, s.parts);
-    norm_backward(s.normed, kept.middle, kept.mean2, kept.inverse2, b->norm2, grad_out, s.middle, NULL, of->norm2,
-                  of->shift2, s.parts, rows, width, 0);
-    linear_back(s.middle, kept.mixed, b->output, of->output, of->output_bias, s.hidden, rows, width, heads, s.parts);
+    linear_back(half, grad_given, kept.active, b->down, of->down, of->down_bias, s.hidden, rows, width, ffn, s.parts);
+    activation_backward(s.hidden, kept.slopes, grad_hidden, of->up_bias, s.parts, rows, ffn, b->activation, half);
+    linear_back(half, grad_hidden, kept.second, b->up, of->up, NULL, s.normed, rows, up_width(b), width, s.parts);
+    norm_backward(s.normed, kept.middle, kept.mean2, kept.inverse2, b->norm2, grad_out, s.middle, half ? s.given : NULL,
+                  of->norm2, of->shift2, s.parts, rows, width, half);
+    linear_back(half, s.given, kept.mixed, b->output, of->output, of->output_bias, s.hidden, rows, width, heads,
+                s.parts);
     attention_backward(s.hidden, kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.logs,
-                       s.grad_heads, grad_norms, s.of_norms, s.heads, b->threads, b->B, b->T, b->n_head, b->n_kv_head,
-                       b->head_width, 0);
+                       grad_heads, grad_norms, s.of_norms, s.heads, b->threads, b->B, b->T, b->n_head, b->n_kv_head,
+                       b->head_width, half);
     if (of->q_norm) memcpy(of->q_norm, grad_norms, sizeof(float) * b->head_width);
     if (of->k_norm) memcpy(of->k_norm, grad_norms + b->head_width, sizeof(float) * b->head_width);
-    linear_back(s.grad_heads, kept.first, b->qkv, of->qkv, of->qkv_bias, s.normed, rows, heads_width(b), width,
+    linear_back(half, grad_heads, kept.first, b->qkv, of->qkv, of->qkv_bias, s.normed, rows, heads_width(b), width,
                 s.parts);
     norm_backward(s.normed, x, kept.mean1, kept.inverse1, b->norm1, s.middle, grad_x, NULL, of->norm1, of->shift1,
-                  s.parts, rows, width, 0);
+                  s.parts, rows, width, half);
 }
 
 // ---- cross entropy, whose gradient takes the logits' place

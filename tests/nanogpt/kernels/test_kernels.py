@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config, ModelConfig
-from nanogpt.kernels import functions, library, operations
+from nanogpt.kernels import functions, library, operations, whole_block
 from nanogpt.model.gpt import GPT
 from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
@@ -74,6 +74,35 @@ def computed(model: GPT, tokens: torch.Tensor, precision: str) -> dict[str, torc
     return {"loss": loss.detach().double(), **gradients}
 
 
+@st.composite
+def even_shapes(draw) -> ModelConfig:
+    """Of which bfloat16 products can be the kernels' own: matrices in multiples of 16."""
+    shape = draw(shapes())
+    heads, shared = draw(st.sampled_from([(2, 2), (4, 2), (6, 1)]))
+    width, ffn_dim = 16 * draw(st.integers(1, 5)), 16 * draw(st.integers(1, 9))
+    changes = {"n_head": heads, "n_kv_head": shared, "head_dim": 16, "n_embd": width, "ffn_dim": ffn_dim}
+    return shape.model_copy(update=changes)
+
+
+@pytest.mark.skipif(KERNELS.product_is_fast(True) == 0, reason="no bfloat16 instructions")
+@given(even_shapes(), st.integers(1, 30), st.sampled_from([8, 24, 64]))
+@settings(max_examples=25, deadline=None)
+def test_bfloat16_by_own_products_is_as_near_as_by_torchs(config, B, T):
+    model, tokens = drawn(config), torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
+    exact = computed(copy.deepcopy(model).double(), tokens, "float32")
+    model.use_kernels()
+    attention, feedforward = model.layers[0].attention, model.layers[0].feedforward
+    matrices = [each.weight for each in (attention.qkv, attention.output, feedforward.up, feedforward.down)]
+    errors = []
+    for who in (library.OWN, library.TORCHS):
+        with products_by(who):
+            assert whole_block.is_possible(torch.empty(B, T, 1), torch.bfloat16, matrices) == (who == library.OWN)
+            found = computed(model, tokens, "bfloat16")
+        errors.append({name: (value - exact[name]).norm() for name, value in found.items()})
+    for name, of_torch in errors[1].items():
+        assert errors[0][name] < 1.5 * of_torch + 0.02 * max(exact[name].norm(), exact["loss"]), name
+
+
 @pytest.mark.parametrize(
     "precision, products",
     [("float32", library.OWN), ("float32", library.MKLS), ("float32", library.TORCHS), ("bfloat16", library.TORCHS)],
@@ -101,7 +130,8 @@ def products_by(who: str):
     """Products of float32 in blocks are computed by one of library's three."""
     KERNELS.set_blas(library.blas_of_torch() if who == library.MKLS else None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functions, "load", lambda: replace(KERNELS, products=who))
+        changed = replace(KERNELS, products=who, half_products=library.OWN if who == library.OWN else library.TORCHS)
+        patch.setattr(whole_block, "load", lambda: changed)
         yield
     KERNELS.set_blas(library.blas_of_torch() if KERNELS.products == library.MKLS else None)
 
@@ -123,7 +153,10 @@ def test_own_products_are_torchs_to_rounding_wherever_the_numbers_are(rows, colu
     assert (own_product(a, b) - exact).abs().max() < 2e-6 * depth**0.5 * (1 + exact.abs().max())
 
 
-def test_a_whole_block_is_the_same_bits_by_any_number_of_threads():
+@pytest.mark.parametrize("half", [False, True])
+def test_a_whole_block_is_the_same_bits_by_any_number_of_threads(half):
+    if half and not KERNELS.product_is_fast(True):
+        pytest.skip("no bfloat16 instructions")
     model, found = drawn(ModelConfig(n_layer=1, n_head=2, n_embd=48, block_size=40, vocab_size=9)), []
     model.use_kernels()
     block, x = model.layers[0], torch.randn(5, 40, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -131,7 +164,8 @@ def test_a_whole_block_is_the_same_bits_by_any_number_of_threads():
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            with products_by(library.OWN):
+            with products_by(library.OWN), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                assert whole_block.is_possible(x, functions.product_type(), [block.attention.qkv.weight])
                 y = block(x, model.rotary(slice(0, 40)), None)
                 found.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])])
     finally:
