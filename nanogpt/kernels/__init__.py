@@ -1,1 +1,1 @@
-"""What a training step does between its matrix products on a CPU: compiled C, each operation one pass over the data."""
+"""What a training step computes on a CPU in compiled C: blocks, norms, loss, each operation one pass over the data."""

@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nanogpt.kernels import operations
+from nanogpt.kernels import operations, whole_block
 from nanogpt.kernels.operations import Heads, Normed
-from nanogpt.machine import processor_name
-
-PARAMETERS = (
-    "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight", "attention.qkv.bias",
-    "attention.q_norm.weight", "attention.k_norm.weight", "attention.output.weight", "attention.output.bias",
-    "feedforward_norm.weight", "feedforward_norm.bias", "feedforward.up.weight", "feedforward.up.bias",
-    "feedforward.down.weight", "feedforward.down.bias",
-)  # fmt: skip
-
-
-NARROW = 2**18  # numbers of a weight
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """What a block computes, apart from its parameters."""
-
-    n_head: int
-    n_kv_head: int
-    head_width: int
-    activation: str  # of operations.ACTIVATIONS
-    centred: bool  # LayerNorm; else RMSNorm
-    eps: float  # of all norms
+from nanogpt.kernels.whole_block import PARAMETERS, BlockShape
 
 
 class _Context(Protocol):
@@ -44,8 +20,8 @@ class _Context(Protocol):
     saved_tensors: tuple[Any, ...]
     needs_input_grad: tuple[bool, ...]
     shape: BlockShape
-    size: torch.Size
-    eps: float
+    product: torch.dtype
+    is_whole: bool
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
@@ -69,6 +45,13 @@ class FusedBlock(torch.autograd.Function):
          norm2, shift2, up, up_bias, down, down_bias) = parameters  # fmt: skip
         B, T, _ = x.shape
         product = product_type()
+        ctx.shape, ctx.product = shape, product
+        ctx.is_whole = whole_block.is_possible(x, product, (qkv, output, up, down))
+        if ctx.is_whole:
+            x, given = x.contiguous(), [each if each is None else each.contiguous() for each in (*parameters, cos, sin)]
+            result, memory = whole_block.forward(x, product, shape, given)
+            ctx.save_for_backward(x, memory, *given)
+            return result
         qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
         heads = _heads(B, T, shape, qkv_bias, q_norm, k_norm, cos, sin)
         with _given_types():  # biases are added by what reads the products
@@ -84,13 +67,17 @@ class FusedBlock(torch.autograd.Function):
             *vars(first).values(), *vars(second).values(), projected, mixed, logs, slopes, active,
             norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
         )  # fmt: skip
-        ctx.shape = shape
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved, shape = ctx.saved_tensors, ctx.shape
+        if ctx.is_whole:
+            x, memory, *given = saved
+            needed = ctx.needs_input_grad[4:]
+            grad_x, of_given = whole_block.backward(gradient.contiguous(), x, memory, ctx.product, shape, given, needed)
+            return grad_x, None, None, None, *of_given
         first, second = Normed(*saved[:4]), Normed(*saved[4:8])
         projected, mixed, logs, slopes, active = saved[8:13]
         norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
@@ -102,7 +89,7 @@ class FusedBlock(torch.autograd.Function):
 
         def linear_back(name: str, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             if needs[f"{name}.weight"]:
-                found[f"{name}.weight"] = _of_weight(gradient, x)
+                found[f"{name}.weight"] = torch.mm(gradient.t(), x).float()
             if needs[f"{name}.bias"] and f"{name}.bias" not in found:
                 found[f"{name}.bias"] = operations.column_sums(gradient)
             return torch.mm(gradient, weight)
@@ -162,24 +149,9 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.size(-1)).contiguous()
 
 
-def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient (rows, out), x (rows, in) -> (out, in) float32."""
-    is_narrow = gradient.size(1) < x.size(1) and gradient.size(1) * x.size(1) <= NARROW
-    if is_narrow and gradient.dtype == torch.float32 and _is_by_amd():
-        # 768 rows, 128 x 336: 344 us and a copy instead of 472; 1,536 rows, 256 x 688: 2.8 ms instead of 3.3. A Xeon
-        # takes 4 to 37 % longer like this (512 rows, 768 x 3,072: 20.6 ms instead of 15.1).
-        return torch.mm(x.t(), gradient).t().contiguous()
-    return torch.mm(gradient.t(), x).float()
-
-
 def _given_types() -> AbstractContextManager[object]:
     """A context in which products are of the type of what is multiplied. To enter autocast's takes 4 us."""
     return torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
-
-
-@functools.cache
-def _is_by_amd() -> bool:
-    return "AMD" in processor_name()
 
 
 def _heads(

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.kernels.conditions import kernels_compute_blocks
-from nanogpt.kernels.functions import BlockShape, FusedNorm, product_type
+from nanogpt.kernels.functions import FusedNorm, product_type
+from nanogpt.kernels.whole_block import BlockShape
 from nanogpt.model.attention import Attention
 from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.norm import LayerNorm, RMSNorm
@@ -43,7 +44,7 @@ def shape_of(
 def parameters(
     attention_norm: nn.Module, attention: Attention, feedforward_norm: nn.Module, feedforward: FeedForward
 ) -> tuple[Tensor | None, ...]:
-    """Of these parts, which have a shape_of(), in the order of nanogpt.kernels.functions.PARAMETERS."""
+    """Of these parts, which have a shape_of(), in the order of nanogpt.kernels.whole_block.PARAMETERS."""
     assert isinstance(attention_norm, Norm) and isinstance(feedforward_norm, Norm)
     q_norm, k_norm = attention.q_norm, attention.k_norm
     return (

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
 from nanogpt.kernels import library as kernels
-from nanogpt.kernels.functions import BlockShape, FusedBlock, FusedNorm
+from nanogpt.kernels.functions import FusedBlock, FusedNorm
+from nanogpt.kernels.whole_block import BlockShape
 from nanogpt.model import fusing
 from nanogpt.model.attention import Attention, Documents, KVCache, Scope
 from nanogpt.model.cross_entropy import Groups, summed_cross_entropy

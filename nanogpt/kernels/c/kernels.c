@@ -1,9 +1,11 @@
-// What a training step does between its matrix products, forward and backward, each in one pass over the data.
+// What a training step does between its matrix products, forward and backward, each in one pass over the data; whole
+// blocks, with products, in float32.
 //
 // Numbers are float32. Tensors named "half_or_float" are bfloat16 where `half` is set: what products read and write.
 // Work is divided into rows or heads, each computed by one thread, and sums over rows are added in PARTS fixed parts in
-// a fixed order, so the number of threads changes no bit. Threads are torch's own: parallel() calls GOMP_parallel, whose
-// address comes from the OpenMP library that torch has loaded, so that no second pool competes for the cores.
+// a fixed order, so the number of threads changes no bit, but of a BLAS's products. Threads are torch's own: parallel()
+// calls GOMP_parallel, whose address comes from the OpenMP library that torch has loaded: no second pool competes
+// for the cores.
 
 #include <math.h>
 #include <stddef.h>
@@ -15,14 +17,21 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
-#define LANES 16
 #define PARTS 64
 #define LONGEST_HEAD 256
 
-typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(32), aligned(2), may_alias));
+// As many numbers as a register has: gcc keeps longer vectors in memory, and a step takes twice as long (AVX2)
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 // ---- threads
 
@@ -53,14 +62,15 @@ static void parallel(Body body, const void *job, int64_t count, int64_t numbers,
     else if (count) body(job, 0, count, 0);
 }
 
-// ---- sixteen numbers at once
+// ---- several numbers at once
 
 INLINE Lanes all(float x) { return x - (Lanes){}; }  // 0 + x would be an addition each time: it makes 0 of -0
 INLINE Lanes pick(Integers mask, Lanes yes, Lanes no) {
     return (Lanes)(((Integers)yes & mask) | ((Integers)no & ~mask));
 }
 INLINE Lanes first(Lanes x, int64_t count) {  // zeros after the first `count`
-    Integers at = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    Integers at;
+    for (int i = 0; i < LANES; ++i) at[i] = i;
     return pick(at < (int32_t)count, x, (Lanes){});
 }
 INLINE Lanes larger(Lanes a, Lanes b) { return pick(a > b, a, b); }
@@ -76,7 +86,7 @@ INLINE Halves to_halves(Lanes x) {  // to the nearest, ties to even; NaN stays N
 #endif
 }
 
-// numbers[at .. at + 15], zeros from `count` on
+// numbers[at .. at + LANES - 1], zeros from `count` on
 INLINE Lanes load(const void *numbers, int64_t at, int64_t count, int half) {
     if (at + LANES <= count) {
         if (half) return of_halves(*(const Halves *)((const uint16_t *)numbers + at));
@@ -105,16 +115,14 @@ INLINE const void *row_of(const void *numbers, int64_t at, int half) {
     return half ? (const void *)((const uint16_t *)numbers + at) : (const void *)((const float *)numbers + at);
 }
 INLINE float sum_of(Lanes x) {
-    float sum[8];
-    for (int i = 0; i < 8; ++i) sum[i] = x[i] + x[i + 8];
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] += x[i + half];
+    return x[0];
 }
 INLINE float largest_of(Lanes x) {
-    float largest[8];
-    for (int i = 0; i < 8; ++i) largest[i] = x[i] > x[i + 8] ? x[i] : x[i + 8];
-    for (int i = 0; i < 4; ++i) largest[i] = largest[i] > largest[i + 4] ? largest[i] : largest[i + 4];
-    for (int i = 0; i < 2; ++i) largest[i] = largest[i] > largest[i + 2] ? largest[i] : largest[i + 2];
-    return largest[0] > largest[1] ? largest[0] : largest[1];
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
 }
 // The statements for each `j` of LANES numbers of `width`; load(x, j, end, half) and store() ask nothing in the loop
 #define EACH(j, end, width, ...) { \
@@ -469,16 +477,29 @@ EXPORT void activation_backward(const void *grad_y, const void *slopes, void *gr
 
 // ---- products of small matrices
 
+static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
+
+#define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 #if defined(__AVX512F__)
 #define TILE_ROWS 8  // 8 x 2 sums, 2 of b: 18 of 32 registers
-#define TILE_LANES 2
 #else
-#define TILE_ROWS 4  // 4 sums of four registers in NEON, of two in AVX2
-#define TILE_LANES 1
+#define TILE_ROWS 4  // 4 x 2 sums, 2 of b: 10 of 16
 #endif
+#define TILE_LANES 2
 
+typedef uint32_t Word __attribute__((may_alias));
+
+// sum + a b; of `pairs`, two numbers of bfloat16 in each place, both products
+INLINE Lanes more_of(Lanes sum, const float *a, Lanes b, int pairs) {
+    (void)pairs;
+#ifdef __AVX512BF16__
+    if (pairs) return (Lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(*(const Word *)a - (Bits){}), (__m512bh)b);
+#endif
+    return sum + all(*a) * b;
+}
+// `pairs`: of a and b; c is then bfloat16 where `half` is set
 INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row,
-                 float *c, int64_t c_row, int add) {
+                 float *c, int64_t c_row, int add, int pairs, int half) {
     Lanes sums[TILE_ROWS][TILE_LANES];
 #pragma GCC unroll 8
     for (int i = 0; i < TILE_ROWS; ++i)
@@ -489,35 +510,238 @@ INLINE void tile(int lanes, int64_t depth, const float *a, int64_t a_row, int64_
 #pragma GCC unroll 2
         for (int j = 0; j < lanes; ++j) of_b[j] = *(const Lanes *)(b + k * b_row + j * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < TILE_ROWS; ++i) {
-            Lanes of_a = all(a[i * a_row + k * a_step]);
+        for (int i = 0; i < TILE_ROWS; ++i)
 #pragma GCC unroll 2
-            for (int j = 0; j < lanes; ++j) sums[i][j] += of_a * of_b[j];
-        }
+            for (int j = 0; j < lanes; ++j)
+                sums[i][j] = more_of(sums[i][j], a + i * a_row + k * a_step, of_b[j], pairs);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < TILE_ROWS; ++i)
 #pragma GCC unroll 2
-        for (int j = 0; j < lanes; ++j) *(Lanes *)(c + i * c_row + j * LANES) = sums[i][j];
+        for (int j = 0; j < lanes; ++j)
+            if (half) *(Halves *)((uint16_t *)c + i * c_row + j * LANES) = to_halves(sums[i][j]);
+            else *(Lanes *)(c + i * c_row + j * LANES) = sums[i][j];
 }
 
 // c (rows, columns) = a (rows, depth) b (depth, columns), or what is there plus it. Number (i, k) of a is at
 // a[i * a_row + k * a_step]. rows is a multiple of TILE_ROWS, columns of LANES.
-static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a, int64_t a_row, int64_t a_step,
-                                               const float *b, int64_t b_row, float *c, int64_t c_row, int add) {
+static __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, int64_t depth, const float *a,
+                                               int64_t a_row, int64_t a_step, const float *b, int64_t b_row, float *c,
+                                               int64_t c_row, int add) {
     int64_t j = 0;
     for (; j + TILE_LANES * LANES <= columns; j += TILE_LANES * LANES)
         for (int64_t i = 0; i < rows; i += TILE_ROWS)
-            tile(TILE_LANES, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
+            tile(TILE_LANES, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add, 0, 0);
     for (; j < columns; j += LANES)
         for (int64_t i = 0; i < rows; i += TILE_ROWS)
-            tile(1, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add);
+            tile(1, depth, a + i * a_row, a_row, a_step, b + j, b_row, c + i * c_row + j, c_row, add, 0, 0);
+}
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Integers){__VA_ARGS__})
+#endif
+#define EXCHANGE(h, low, high) \
+    for (int i = 0; i < LANES; ++i) \
+        if (!(i & h)) { \
+            Lanes a = x[i], b = x[i + h]; \
+            x[i] = low; \
+            x[i + h] = high; \
+        }
+
+// x, LANES rows of a square, to its columns
+INLINE void turn_over(Lanes *x) {
+#if LANES == 16
+#pragma GCC unroll 16
+    EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+             SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+             SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+             SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+#pragma GCC unroll 16
+    EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+             SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+#elif LANES == 8
+#pragma GCC unroll 8
+    EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11), SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
+#pragma GCC unroll 8
+    EXCHANGE(2, SHUFFLE(a, b, 0, 1, 8, 9, 4, 5, 12, 13), SHUFFLE(a, b, 2, 3, 10, 11, 6, 7, 14, 15))
+#pragma GCC unroll 8
+    EXCHANGE(1, SHUFFLE(a, b, 0, 8, 2, 10, 4, 12, 6, 14), SHUFFLE(a, b, 1, 9, 3, 11, 5, 13, 7, 15))
+#else
+#pragma GCC unroll 4
+    EXCHANGE(2, SHUFFLE(a, b, 0, 1, 4, 5), SHUFFLE(a, b, 2, 3, 6, 7))
+#pragma GCC unroll 4
+    EXCHANGE(1, SHUFFLE(a, b, 0, 4, 2, 6), SHUFFLE(a, b, 1, 5, 3, 7))
+#endif
+}
+// from (rows, columns), multiples of LANES, its rows `from_row` apart, to (columns, rows)
+static __attribute__((noinline)) void transpose(const float *from, int64_t rows, int64_t columns, int64_t from_row,
+                                                float *to) {
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t c = 0; c < columns; c += LANES) {
+            Lanes x[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i) x[i] = *(const Lanes *)(from + (r + i) * from_row + c);
+            turn_over(x);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i) *(Lanes *)(to + (c + i) * rows + r) = x[i];
+        }
+}
+
+// ---- products of large matrices
+
+#define PANEL (TILE_LANES * LANES)  // columns of b at once
+#define DEPTH 768  // rows of them: 512 rows, 768 x 3,072: 68 ms there and back; with 256, for the nearest cache, 74
+#define CHUNK 768  // rows of a at once: with 192 the same take 73 ms
+
+typedef struct {  // number (i, k) of a is at a[i * a_row + k * a_step], (k, j) of b at b[k * b_row + j * b_step]
+    const float *a; int64_t a_row, a_step; const float *b; int64_t b_row, b_step; float *c;
+    int64_t rows, columns, depth;
+} Product;
+
+// Rows first .. first + depth - 1 of columns j .. j + width - 1 of b, to panel (depth, PANEL), zeros after them
+static void pack(const Product *job, int64_t first, int64_t depth, int64_t j, int64_t width, float *panel) {
+    const float *b = job->b + first * job->b_row + j * job->b_step;
+    if (job->b_row == 1 && width == PANEL && depth % LANES == 0)
+        transpose(b, PANEL, depth, job->b_step, panel);
+    else
+        for (int64_t k = 0; k < depth; ++k, panel += PANEL, b += job->b_row) {
+            if (job->b_step == 1 && width == PANEL) memcpy(panel, b, sizeof(float) * PANEL);
+            else for (int64_t i = 0; i < PANEL; ++i) panel[i] = i < width ? b[i * job->b_step] : 0;
+        }
+}
+// Each number of c is one sum, in the order of the depth, whichever way it is computed
+static void product_body(const void *pointer, int64_t begin, int64_t end, int64_t thread) {
+    const Product *job = pointer;
+    float panel[DEPTH * PANEL] __attribute__((aligned(64)));
+    int64_t a_row = job->a_row, a_step = job->a_step, columns = job->columns;
+    int64_t last = end * TILE_ROWS < job->rows ? end * TILE_ROWS : job->rows;
+    (void)thread;
+    for (int64_t top = begin * TILE_ROWS; top < last; top += CHUNK)
+        for (int64_t k = 0; k < job->depth; k += DEPTH)
+            for (int64_t j = 0; j < columns; j += PANEL) {
+                int64_t rows = last - top < CHUNK ? last - top : CHUNK;
+                int64_t depth = job->depth - k < DEPTH ? job->depth - k : DEPTH;
+                int64_t width = columns - j < PANEL ? columns - j : PANEL;
+                int64_t whole = width % LANES ? 0 : rows / TILE_ROWS * TILE_ROWS;
+                const float *a = job->a + top * a_row + k * a_step;
+                float *c = job->c + top * columns + j;
+                pack(job, k, depth, j, width, panel);
+                multiply(whole, width, depth, a, a_row, a_step, panel, PANEL, c, columns, k > 0);
+                for (int64_t i = whole; i < rows; ++i)
+                    for (int64_t lane = 0; lane < width; lane += LANES) {
+                        Lanes sum = k ? load(c + i * columns, lane, width, 0) : (Lanes){};
+                        for (int64_t d = 0; d < depth; ++d)
+                            sum += all(a[i * a_row + d * a_step]) * *(Lanes *)(panel + d * PANEL + lane);
+                        store(c + i * columns, lane, width, 0, sum);
+                    }
+            }
+}
+// ---- the same in bfloat16, added in float32, two numbers at once
+
+// Whoever calls sees to it that rows and columns of weights are multiples of LANES, no more of these than LONGEST_DEPTH
+// columns, and other rows multiples of TILE_ROWS
+#define LONGEST_DEPTH 3072
+#define STRIP 128  // rows of a, where it is packed as well
+
+// c (rows, width) from so many rows of a and a panel, `depth` pairs each: bfloat16, or float32 to which is added
+static __attribute__((noinline)) void multiply_pairs(int64_t rows, int64_t width, int64_t depth, const float *a,
+                                                     int64_t a_row, int64_t a_step, const float *panel, void *c,
+                                                     int64_t c_row, int add, int half) {
+    for (int64_t i = 0; i < rows; i += TILE_ROWS, a += TILE_ROWS * a_row) {
+        float *to = (float *)row_of(c, i * c_row, half);
+        switch (2 * (width == PANEL) + half) {
+            case 0: tile(1, depth, a, a_row, a_step, panel, PANEL, to, c_row, add, 1, 0); break;
+            case 1: tile(1, depth, a, a_row, a_step, panel, PANEL, to, c_row, 0, 1, 1); break;
+            case 2: tile(2, depth, a, a_row, a_step, panel, PANEL, to, c_row, add, 1, 0); break;
+            case 3: tile(2, depth, a, a_row, a_step, panel, PANEL, to, c_row, 0, 1, 1); break;
+        }
+    }
+}
+INLINE Bits pair_up(Halves low, Halves high) {
+    return __builtin_convertvector(low, Bits) | __builtin_convertvector(high, Bits) << 16;
+}
+// `width` columns of numbers (depth, columns) bfloat16, its rows `row` apart, to a panel of pairs (depth / 2, PANEL)
+static void pack_halves(const uint16_t *numbers, int64_t row, int64_t depth, int64_t width, float *panel) {
+    for (int64_t k = 0; k < depth; k += 2, panel += PANEL, numbers += 2 * row)
+        for (int64_t j = 0; j < width; j += LANES)
+            *(Bits *)(panel + j) = pair_up(*(const Halves *)(numbers + j), *(const Halves *)(numbers + row + j));
+}
+// The same of float32, which is (columns, depth) in memory where it is `across`
+static void pack_weight(const float *numbers, int64_t row, int across, int64_t depth, int64_t width, float *panel) {
+    float some[LANES * PANEL] __attribute__((aligned(64)));
+    for (int64_t k = 0; k < depth; k += LANES) {
+        const float *from = across ? some : numbers + k * row;
+        int64_t apart = across ? width : row;
+        if (across) transpose(numbers + k, width, LANES, row, some);
+        for (int64_t i = 0; i < LANES; i += 2, panel += PANEL)
+            for (int64_t j = 0; j < width; j += LANES)
+                *(Bits *)(panel + j) = pair_up(to_halves(*(const Lanes *)(from + i * apart + j)),
+                                               to_halves(*(const Lanes *)(from + (i + 1) * apart + j)));
+    }
+}
+typedef struct { const uint16_t *a; const void *b; int across; void *c; int64_t rows, columns, depth; } HalfProduct;
+
+static void by_weight_body(const void *pointer, int64_t begin, int64_t end, int64_t thread) {
+    const HalfProduct *job = pointer;
+    float panel[LONGEST_DEPTH / 2 * PANEL] __attribute__((aligned(64)));
+    int64_t first = begin * TILE_ROWS, rows = end * TILE_ROWS - first, columns = job->columns, depth = job->depth;
+    (void)thread;
+    for (int64_t j = 0; j < columns; j += PANEL) {
+        int64_t width = columns - j < PANEL ? columns - j : PANEL;
+        const float *b = (const float *)job->b + (job->across ? j * depth : j);
+        pack_weight(b, job->across ? depth : columns, job->across, depth, width, panel);
+        multiply_pairs(rows, width, depth / 2, (const float *)(job->a + first * depth), depth / 2, 1, panel,
+                       (uint16_t *)job->c + first * columns + j, columns, 0, 1);
+    }
+}
+static void of_weight_body(const void *pointer, int64_t begin, int64_t end, int64_t thread) {
+    const HalfProduct *job = pointer;
+    float panel[DEPTH / 2 * PANEL] __attribute__((aligned(64))), of_a[DEPTH / 2 * STRIP] __attribute__((aligned(64)));
+    int64_t last = end * LANES, columns = job->columns;
+    (void)thread;
+    for (int64_t top = begin * LANES; top < last; top += STRIP)
+        for (int64_t k = 0; k < job->depth; k += DEPTH) {
+            int64_t depth = job->depth - k < DEPTH ? job->depth - k : DEPTH;
+            int64_t rows = last - top < STRIP ? last - top : STRIP;
+            for (int64_t i = 0; i < rows; i += PANEL)
+                pack_halves(job->a + k * job->rows + top + i, job->rows, depth, rows - i < PANEL ? rows - i : PANEL,
+                            of_a + i * (DEPTH / 2));
+            for (int64_t j = 0; j < columns; j += PANEL) {
+                int64_t width = columns - j < PANEL ? columns - j : PANEL;
+                pack_halves((const uint16_t *)job->b + k * columns + j, columns, depth, width, panel);
+                for (int64_t i = 0; i < rows; i += PANEL)
+                    multiply_pairs(rows - i < PANEL ? rows - i : PANEL, width, depth / 2, of_a + i * (DEPTH / 2), 1,
+                                   PANEL, panel, (float *)job->c + (top + i) * columns + j, columns, k > 0, 0);
+            }
+        }
+}
+
+// Whether products, of bfloat16 where `half` is set, have the instructions that they were measured with
+EXPORT int product_is_fast(int half) {
+    (void)half;
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return LANES == 16 && !half;
+#endif
+}
+// c (rows, columns) = a (rows, depth) b (depth, columns), wherever their numbers are
+EXPORT void product(const float *a, int64_t a_row, int64_t a_step, const float *b, int64_t b_row, int64_t b_step,
+                    float *c, int64_t rows, int64_t columns, int64_t depth) {
+    Product job = {a, a_row, a_step, b, b_row, b_step, c, rows, columns, depth};
+    if (!depth) memset(c, 0, sizeof(float) * rows * columns);
+    parallel(product_body, &job, ROUND(rows, TILE_ROWS) / TILE_ROWS, rows * columns, 0);
 }
 
 // ---- causal attention, with the norm of queries and keys and the rotation of positions
 
 #define BLOCK 16  // queries at once; with 32 attention takes 4 to 8 % longer (64 and 128 positions)
-#define ROUND(count, to) (((count) + (to) - 1) / (to) * (to))
 
 typedef struct {
     const void *heads;  // (B, T, n_head + 2 n_kv_head, D) half_or_float: queries, keys, values, yet without `bias`
@@ -606,43 +830,6 @@ INLINE void turn_back(const Attention *job, const void *x, const float *bias, co
     }
 }
 
-#ifdef __clang__
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Integers){__VA_ARGS__})
-#endif
-#define EXCHANGE(h, low, high) \
-    for (int i = 0; i < LANES; ++i) \
-        if (!(i & h)) { \
-            Lanes a = x[i], b = x[i + h]; \
-            x[i] = low; \
-            x[i + h] = high; \
-        }
-
-// from (rows, columns), multiples of LANES, to (columns, rows)
-static __attribute__((noinline)) void transpose(const float *from, int64_t rows, int64_t columns, float *to) {
-    for (int64_t r = 0; r < rows; r += LANES)
-        for (int64_t c = 0; c < columns; c += LANES) {
-            Lanes x[LANES];
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i) x[i] = *(const Lanes *)(from + (r + i) * columns + c);
-#pragma GCC unroll 16
-            EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
-                     SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
-                     SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
-                     SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
-#pragma GCC unroll 16
-            EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
-                     SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i) *(Lanes *)(to + (c + i) * rows + r) = x[i];
-        }
-}
-
 // Widths of heads that are usual are known to the compiler: a third faster
 #define FOR_EACH_WIDTH(function) \
     const Attention *attention = job; \
@@ -677,7 +864,7 @@ INLINE void attend(const Attention *job, int64_t begin, int64_t end, int64_t thr
             for (int64_t d = 0; d < D; d += LANES)
                 store(values + t * long_D, d, D, 0, biased(value, value_bias, d, D, half));
         }
-        transpose(keys, long_T, long_D, transposed);
+        transpose(keys, long_T, long_D, long_D, transposed);
         for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
             float *logs = job->logs + (b * job->n_head + head) * T;
             const float *query_bias = job->bias ? job->bias + head * D : NULL;
@@ -747,8 +934,8 @@ INLINE void attend_back(const Attention *job, int64_t begin, int64_t end, int64_
             for (int64_t d = 0; d < D; d += LANES)
                 store(values + t * long_D, d, D, 0, biased(value, value_bias, d, D, half));
         }
-        transpose(keys, long_T, long_D, keys_across);
-        transpose(values, long_T, long_D, values_across);
+        transpose(keys, long_T, long_D, long_D, keys_across);
+        transpose(values, long_T, long_D, long_D, values_across);
         for (int64_t head = shared * group; head < (shared + 1) * group; ++head) {
             const float *logs = job->logs + (b * job->n_head + head) * T;
             const float *query_bias = job->bias ? job->bias + head * D : NULL;
@@ -837,6 +1024,152 @@ EXPORT void attention_backward(const void *grad_y, const void *heads, const floa
         for (int64_t task = 0; task < B * n_kv_head; ++task) sum += weight_parts[task * 2 * D + d];
         grad_weights[d] = sum;
     }
+}
+
+// ---- a whole block: all of the above in one call for each pass
+
+typedef struct {
+    int64_t B, T, width, n_head, n_kv_head, head_width, ffn_width, activation, centred, threads, half;
+    const float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up,
+        *up_bias, *down, *down_bias, *cos, *sin;  // matrices as torch's linear maps have them; what is lacking is NULL
+    float eps;
+} Block;
+typedef struct {  // of parameters; NULL where none is wanted
+    float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up, *up_bias,
+        *down, *down_bias;
+} Gradients;
+typedef struct {  // from the forward to the backward pass
+    void *first, *projected, *mixed, *second, *slopes, *active;  // half_or_float
+    float *mean1, *inverse1, *logs, *middle, *mean2, *inverse2;
+} Kept;
+typedef struct { void *hidden, *normed, *given; float *middle, *of_norms, *heads, *parts; } Scratch;
+
+static void (*sgemm)(const char *, const char *, const int *, const int *, const int *, const float *, const float *,
+                     const int *, const float *, const int *, const float *, float *, const int *);
+
+// sgemm_ of a BLAS with integers of 32 bits, or NULL: product() is used
+EXPORT void set_blas(void *function) { *(void **)&sgemm = function; }
+
+// c (rows, columns) = a b. a is (rows, depth) or, `across`, (depth, rows) in memory; b likewise. In bfloat16 a is, and
+// either b is a weight of float32 and c bfloat16, or a is across and c float32
+static void times(int half, const void *a, int a_across, const void *b, int b_across, void *c, int64_t rows,
+                  int64_t columns, int64_t depth) {
+    if (half) {
+        HalfProduct job = {a, b, b_across, c, rows, columns, depth};
+        if (a_across) parallel(of_weight_body, &job, rows / LANES, rows * columns, 0);
+        else parallel(by_weight_body, &job, rows / TILE_ROWS, rows * columns, 0);
+    } else if (sgemm) {
+        int m = columns, n = rows, k = depth, b_row = b_across ? k : m, a_row = a_across ? n : k;  // it has columns first
+        float one = 1, zero = 0;
+        sgemm(b_across ? "T" : "N", a_across ? "T" : "N", &m, &n, &k, &one, b, &b_row, a, &a_row, &zero, c, &m);
+    } else
+        product(a, a_across ? 1 : depth, a_across ? rows : 1, b, b_across ? 1 : columns, b_across ? depth : 1, c, rows,
+                columns, depth);
+}
+static float *take(float **memory, int64_t numbers, int half) {
+    float *taken = *memory;
+    *memory += ROUND(half ? numbers / 2 : numbers, LANES);
+    return taken;
+}
+static int64_t heads_width(const Block *b) { return (b->n_head + 2 * b->n_kv_head) * b->head_width; }
+static int64_t up_width(const Block *b) { return b->activation == SWIGLU ? 2 * b->ffn_width : b->ffn_width; }
+
+static Kept keep(const Block *b, float **memory) {
+    int64_t rows = b->B * b->T, mean = b->centred ? rows : 0;
+    Kept kept;
+    kept.first = take(memory, rows * b->width, b->half);
+    kept.mean1 = take(memory, mean, 0);
+    kept.inverse1 = take(memory, rows, 0);
+    kept.projected = take(memory, rows * heads_width(b), b->half);
+    kept.mixed = take(memory, rows * b->n_head * b->head_width, b->half);
+    kept.logs = take(memory, rows * b->n_head, 0);
+    kept.middle = take(memory, rows * b->width, 0);
+    kept.second = take(memory, rows * b->width, b->half);
+    kept.mean2 = take(memory, mean, 0);
+    kept.inverse2 = take(memory, rows, 0);
+    kept.slopes = take(memory, rows * up_width(b), b->half);
+    kept.active = take(memory, rows * b->ffn_width, b->half);
+    if (!b->centred) kept.mean1 = kept.mean2 = NULL;
+    return kept;
+}
+// What the backward pass needs besides: `hidden` takes the gradients of the feed-forward, then of attention; `given` is
+// `middle` as products read it
+static Scratch lay_out(const Block *b, float **memory) {
+    int64_t rows = b->B * b->T, ffn = b->ffn_width + (b->activation == SWIGLU ? up_width(b) : 0);
+    int64_t mixed = b->n_head * b->head_width, widest = more(more(heads_width(b), up_width(b)), 2 * b->width);
+    Scratch scratch;
+    scratch.hidden = take(memory, rows * more(ffn, mixed + heads_width(b)), b->half);
+    scratch.normed = take(memory, rows * b->width, b->half);
+    scratch.middle = take(memory, rows * b->width, 0);
+    scratch.given = b->half ? take(memory, rows * b->width, 1) : scratch.middle;
+    scratch.of_norms = take(memory, (b->B * b->n_kv_head + 1) * 2 * b->head_width, 0);
+    scratch.heads = take(memory, b->threads * attention_scratch(b->T, b->head_width), 0);
+    scratch.parts = take(memory, PARTS * widest, 0);
+    return scratch;
+}
+// Numbers that block_forward() keeps for block_backward(), and of the memory that each needs while it computes
+EXPORT void block_sizes(const Block *b, int64_t *kept, int64_t *forward, int64_t *backward) {
+    float *start = (float *)(intptr_t)64, *end = start;
+    keep(b, &end);
+    *kept = end - start;
+    *forward = b->threads * attention_scratch(b->T, b->head_width) + (b->half ? b->B * b->T * b->width / 2 : 0);
+    end = start;
+    lay_out(b, &end);
+    *backward = end - start;
+}
+// x, out (B T, width)
+EXPORT void block_forward(const Block *b, const float *x, float *out, float *memory, float *scratch) {
+    int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
+    int half = b->half;
+    Kept kept = keep(b, &memory);
+    float *given = scratch + b->threads * attention_scratch(b->T, b->head_width);  // of products, bfloat16
+    float *attended = half ? given : kept.middle, *fed = half ? given : out;
+    norm_forward(x, NULL, NULL, NULL, b->norm1, b->shift1, b->eps, kept.first, kept.mean1, kept.inverse1, rows, width,
+                 half);
+    times(half, kept.first, 0, b->qkv, 1, kept.projected, rows, heads_width(b), width);
+    attention_forward(kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.mixed, kept.logs,
+                      scratch, b->threads, b->B, b->T, b->n_head, b->n_kv_head, b->head_width, half);
+    times(half, kept.mixed, 0, b->output, 1, attended, rows, width, heads);
+    norm_forward(x, attended, b->output_bias, kept.middle, b->norm2, b->shift2, b->eps, kept.second, kept.mean2,
+                 kept.inverse2, rows, width, half);
+    times(half, kept.second, 0, b->up, 1, kept.slopes, rows, up_width(b), width);
+    activation_forward(kept.slopes, b->up_bias, kept.active, rows, ffn, b->activation, half);
+    times(half, kept.active, 0, b->down, 1, fed, rows, width, ffn);
+    add(kept.middle, fed, b->down_bias, out, rows, width, half);
+}
+// From the gradient (rows, out) of x weight^T + bias: those of weight and bias, where they are wanted, and of x
+static void linear_back(int half, const void *gradient, const void *x, const float *weight, float *of_weight,
+                        float *of_bias, void *of_x, int64_t rows, int64_t out, int64_t in, float *parts) {
+    if (of_weight) times(half, gradient, 1, x, 0, of_weight, out, in, rows);
+    if (of_bias) column_sums(gradient, of_bias, parts, rows, out, half);
+    times(half, gradient, 0, weight, 0, of_x, rows, in, out);
+}
+// grad_given: grad_out half_or_float
+EXPORT void block_backward(const Block *b, const float *x, float *memory, const float *grad_out, const void *grad_given,
+                           float *grad_x, float *scratch, const Gradients *of) {
+    int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
+    int half = b->half;
+    Kept kept = keep(b, &memory);
+    Scratch s = lay_out(b, &scratch);
+    void *grad_hidden = b->activation == SWIGLU ? (void *)row_of(s.hidden, rows * ffn, half) : s.hidden;
+    void *grad_heads = (void *)row_of(s.hidden, rows * heads, half);
+    float *grad_norms = s.of_norms + b->B * b->n_kv_head * 2 * b->head_width;
+    linear_back(half, grad_given, kept.active, b->down, of->down, of->down_bias, s.hidden, rows, width, ffn, s.parts);
+    activation_backward(s.hidden, kept.slopes, grad_hidden, of->up_bias, s.parts, rows, ffn, b->activation, half);
+    linear_back(half, grad_hidden, kept.second, b->up, of->up, NULL, s.normed, rows, up_width(b), width, s.parts);
+    norm_backward(s.normed, kept.middle, kept.mean2, kept.inverse2, b->norm2, grad_out, s.middle, half ? s.given : NULL,
+                  of->norm2, of->shift2, s.parts, rows, width, half);
+    linear_back(half, s.given, kept.mixed, b->output, of->output, of->output_bias, s.hidden, rows, width, heads,
+                s.parts);
+    attention_backward(s.hidden, kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.logs,
+                       grad_heads, grad_norms, s.of_norms, s.heads, b->threads, b->B, b->T, b->n_head, b->n_kv_head,
+                       b->head_width, half);
+    if (of->q_norm) memcpy(of->q_norm, grad_norms, sizeof(float) * b->head_width);
+    if (of->k_norm) memcpy(of->k_norm, grad_norms + b->head_width, sizeof(float) * b->head_width);
+    linear_back(half, grad_heads, kept.first, b->qkv, of->qkv, of->qkv_bias, s.normed, rows, heads_width(b), width,
+                s.parts);
+    norm_backward(s.normed, x, kept.mean1, kept.inverse1, b->norm1, s.middle, grad_x, NULL, of->norm1, of->shift1,
+                  s.parts, rows, width, half);
 }
 
 // ---- cross entropy, whose gradient takes the logits' place

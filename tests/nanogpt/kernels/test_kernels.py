@@ -2,9 +2,10 @@
 
 import copy
 import os
+import platform
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config, ModelConfig
-from nanogpt.kernels import library, operations
+from nanogpt.kernels import functions, library, operations, whole_block
 from nanogpt.model.gpt import GPT
 from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
@@ -73,21 +74,126 @@ def computed(model: GPT, tokens: torch.Tensor, precision: str) -> dict[str, torc
     return {"loss": loss.detach().double(), **gradients}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@st.composite
+def even_shapes(draw) -> ModelConfig:
+    """Of which bfloat16 products can be the kernels' own: matrices in multiples of 16."""
+    shape = draw(shapes())
+    heads, shared = draw(st.sampled_from([(2, 2), (4, 2), (6, 1)]))
+    width, ffn_dim = 16 * draw(st.integers(1, 5)), 16 * draw(st.integers(1, 9))
+    changes = {"n_head": heads, "n_kv_head": shared, "head_dim": 16, "n_embd": width, "ffn_dim": ffn_dim}
+    return shape.model_copy(update=changes)
+
+
+@pytest.mark.skipif(KERNELS.product_is_fast(True) == 0, reason="no bfloat16 instructions")
+@given(even_shapes(), st.integers(1, 30), st.sampled_from([8, 24, 64]))
+@settings(max_examples=25, deadline=None)
+def test_bfloat16_by_own_products_is_as_near_as_by_torchs(config, B, T):
+    model, tokens = drawn(config), torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
+    exact = computed(copy.deepcopy(model).double(), tokens, "float32")
+    model.use_kernels()
+    attention, feedforward = model.layers[0].attention, model.layers[0].feedforward
+    matrices = [each.weight for each in (attention.qkv, attention.output, feedforward.up, feedforward.down)]
+    errors = []
+    for who in (library.OWN, library.TORCHS):
+        with products_by(who):
+            assert whole_block.is_possible(torch.empty(B, T, 1), torch.bfloat16, matrices) == (who == library.OWN)
+            found = computed(model, tokens, "bfloat16")
+        errors.append({name: (value - exact[name]).norm() for name, value in found.items()})
+    for name, of_torch in errors[1].items():
+        assert errors[0][name] < 1.5 * of_torch + 0.02 * max(exact[name].norm(), exact["loss"]), name
+
+
+@pytest.mark.parametrize(
+    "precision, products",
+    [("float32", library.OWN), ("float32", library.MKLS), ("float32", library.TORCHS), ("bfloat16", library.TORCHS)],
+)
 @given(shapes(), st.integers(1, 3), st.integers(2, 70))
 @settings(max_examples=25, deadline=None)
-def test_loss_and_gradients_are_torchs_to_rounding(precision, config, B, T):
+def test_loss_and_gradients_are_torchs_to_rounding(precision, products, config, B, T):
     by_torch = drawn(config)
     by_kernels = copy.deepcopy(by_torch)
     by_kernels.use_kernels()
     tokens = torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
     by_products = computed(by_torch, tokens, precision)  # torch's own rounding: of some draws little is left
-    exact, found = computed(by_torch.double(), tokens, "float32"), computed(by_kernels, tokens, precision)
+    exact = computed(by_torch.double(), tokens, "float32")
+    with products_by(products):
+        found = computed(by_kernels, tokens, precision)
     scale = max(gradient.norm() for name, gradient in exact.items() if name != "loss")
     for name, value in found.items():
         size = max(exact[name].norm(), LEAST_SHARE[precision] * scale)
         error, of_torch = ((each - exact[name]).norm() / size for each in (value, by_products[name]))
         assert error < max(ROUNDING[precision], 3 * of_torch), (name, float(error), float(of_torch))
+
+
+@contextmanager
+def products_by(who: str):
+    """Products of float32 in blocks are computed by one of library's three."""
+    KERNELS.set_blas(library.blas_of_torch() if who == library.MKLS else None)
+    with pytest.MonkeyPatch.context() as patch:
+        changed = replace(KERNELS, products=who, half_products=library.OWN if who == library.OWN else library.TORCHS)
+        patch.setattr(whole_block, "load", lambda: changed)
+        yield
+    KERNELS.set_blas(library.blas_of_torch() if KERNELS.products == library.MKLS else None)
+
+
+def own_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    c = torch.empty(a.size(0), b.size(1))
+    pointers = [(tensor.data_ptr(), *tensor.stride()) for tensor in (a, b)]
+    KERNELS.product(*pointers[0], *pointers[1], c.data_ptr(), a.size(0), b.size(1), a.size(1))
+    return c
+
+
+@given(st.integers(1, 900), st.integers(1, 70), st.integers(1, 900), st.booleans(), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_own_products_are_torchs_to_rounding_wherever_the_numbers_are(rows, columns, depth, a_across, b_across):
+    draw = torch.Generator().manual_seed(depth)
+    a = torch.randn(depth, rows, generator=draw).t() if a_across else torch.randn(rows, depth, generator=draw)
+    b = torch.randn(columns, depth, generator=draw).t() if b_across else torch.randn(depth, columns, generator=draw)
+    exact = a.double() @ b.double()
+    assert (own_product(a, b) - exact).abs().max() < 2e-6 * depth**0.5 * (1 + exact.abs().max())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_whole_block_is_the_same_bits_by_any_number_of_threads(half):
+    if half and not KERNELS.product_is_fast(True):
+        pytest.skip("no bfloat16 instructions")
+    model, found = drawn(ModelConfig(n_layer=1, n_head=2, n_embd=48, block_size=40, vocab_size=9)), []
+    model.use_kernels()
+    block, x = model.layers[0], torch.randn(5, 40, 48, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with products_by(library.OWN), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                assert whole_block.is_possible(x, functions.product_type(), [block.attention.qkv.weight])
+                y = block(x, model.rotary(slice(0, 40)), None)
+                found.append([y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for others in found[1:] for one, other in zip(found[0], others, strict=True))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flag is of x86-64's compilers")
+def test_registers_that_hold_fewer_numbers_compute_the_same(tmp_path):
+    """Most processors of laptops have AVX2 alone, with which numbers are taken by eight instead of sixteen."""
+    environment = os.environ | {"NANOGPT_CACHE": str(tmp_path), "CC": "cc -mno-avx512f"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "rounding or bit"]
+    ran = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_only_the_gradients_that_are_asked_for_are_computed():
+    frozen = drawn(ModelConfig(preset="gpt2", n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=5))
+    frozen.use_kernels()
+    free, tokens = copy.deepcopy(frozen), torch.zeros(2, 8, dtype=torch.int64)
+    kept = [name for name, _ in frozen.named_parameters() if "up" in name or "output.bias" in name]
+    for name, parameter in frozen.named_parameters():
+        parameter.requires_grad_(name in kept)
+    for model in (frozen, free):
+        model.loss_sum(tokens, tokens)[0].backward()
+    whole = dict(free.named_parameters())
+    for name, parameter in frozen.named_parameters():
+        assert torch.equal(parameter.grad, whole[name].grad) if name in kept else parameter.grad is None
 
 
 def test_the_number_of_threads_changes_no_bit():
@@ -106,7 +212,8 @@ def test_the_number_of_threads_changes_no_bit():
             *operations.attend_back(mixed, qkv, logs, heads),
             *operations.activate_back(active, slopes, True, "swiglu"),
         )
-        return [normed.y, mixed, losses, active, slopes, operations.column_sums(qkv), *back]
+        products = own_product(qkv, x[:192]), own_product(qkv[:299].t(), x[:299])
+        return [normed.y, mixed, losses, active, slopes, operations.column_sums(qkv), *products, *back]
 
     before, found = torch.get_num_threads(), []
     try:
