@@ -34,7 +34,7 @@ from flows.display.plain import PlainDisplay, Scope, run_and_join
 from flows.display.prefect_server import Server
 from flows.display.protocol import BackgroundStep, LeftOut, Level, Log, Opening, Row, T, TrainingProgress, one_line
 
-PROGRESS_SECONDS = 10.0  # between two deliveries of one progress artifact
+PROGRESS_SECONDS = 20.0  # between two deliveries of one progress artifact; each takes 6 ms of the server, 6 its look at
 LINE_SECONDS = 30.0  # between two lines of a training's log; 20,000 lines cost 24 s of the server's time and 9 MB
 SETTLING_SECONDS = 20.0  # for pages to open before something is measured; commonly 1 s
 END_SECONDS = 120.0  # at the end of a flow, for pages that are still being opened; commonly 0.3 s in all

@@ -9,9 +9,11 @@ websocket and to every request that could change something. Prefect's client sen
 It is started by its path, without the project: the server's folder is the workspace's.
 """
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from types import FrameType
 
 import uvicorn
 from prefect.server.api import server
@@ -52,20 +54,61 @@ class Guard:
         return all(origin in self._origins for origin in origins)
 
 
+class NoChores:
+    """Instead of Prefect's queue for its background worker, which would look 20 times a second for what has expired."""
+
+    def __init__(self, **_: object) -> None: ...
+
+    async def __aenter__(self) -> "NoChores":
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def add(self, *_: object, **__: object) -> Callable[..., Awaitable[None]]:
+        return _nothing
+
+    replace = add
+
+
+async def _nothing(*_: object, **__: object) -> None: ...
+
+
 @asynccontextmanager
-async def no_chores(docket: object, **_: bool) -> AsyncIterator[None]:
-    """Instead of Prefect's background worker, which looks 20 times a second for logs of deleted runs and the like."""
+async def no_worker(docket: NoChores, **_: bool) -> AsyncIterator[None]:
+    """Instead of the worker itself, which looks 20 times a second for logs of deleted runs and the like."""
     yield
 
 
+class WaitingServer(uvicorn.Server):
+    """uvicorn's, which waits for the signal that ends it, instead of looking for it ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._asked = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not await self.on_tick(0):
+            await self._asked.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._asked.set)
+
+
 def main(port: int) -> None:
-    server.background_worker = no_chores  # 1.5 % of a core with it, 0.35 % without
+    # Of a core, while nothing is asked: 0.29 % with Prefect's queue and uvicorn's looks, 0.004 % without.
+    server.background_worker, server.Docket = no_worker, NoChores
     settings = get_current_settings().server
-    uvicorn.run(
+    config = uvicorn.Config(
         Guard(server.create_app(final=True), port), host=HOST, port=port, log_level=settings.logging_level.lower(),
         timeout_keep_alive=settings.api.keepalive_timeout, ws_ping_interval=settings.api.websocket_ping_interval,
-        ws_ping_timeout=settings.api.websocket_ping_timeout,
+        ws_ping_timeout=settings.api.websocket_ping_timeout, date_header=False,
     )  # fmt: skip
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again that ended it
+        WaitingServer(config).run()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from prefect import Flow, Task
+from prefect import Flow, Task, flow_engine
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
@@ -30,7 +30,7 @@ from flows.display.prefect_client import (
     set_flow_state,
 )
 from flows.display.prefect_courier import Courier, current_run, drain_events
-from flows.display.prefect_process import is_cancelled
+from flows.display.prefect_process import is_cancelled, last_written
 from flows.display.prefect_quiet import quiet_prefect
 from flows.display.prefect_server import RESTART_PATIENCE, Server
 from flows.display.protocol import Log, Opening, one_line
@@ -40,6 +40,9 @@ CANCEL_SECONDS = 4.0  # between two looks at whether the flow run was cancelled
 RECORDING_SECONDS = 1.5  # the server stores events once a second
 BEGINNINGS = 3  # attempts to make the flow run known to the server
 DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
+
+# Nothing of a run can be paused on its page. Prefect looks for that five times a second, and holds a websocket for it.
+flow_engine.observe_flow_run_suspension = lambda *_: nullcontext()  # type: ignore[attr-defined, assignment]
 
 
 class Pages:
@@ -140,14 +143,21 @@ class Pages:
 
     @contextmanager
     def _watching_for_cancel(self, cancel: Callable[[], None]) -> Iterator[None]:
-        """Ask the server now and then whether a person has cancelled the flow run on its page."""
+        """Look now and then whether a person has cancelled the flow run on its page. The server is asked only where
+        it has written something meanwhile: an answer takes 5 ms of its time, and 2 ms here."""
         over, flow_run_id = threading.Event(), self._flow_run_id
 
         def watch() -> None:
+            seen: tuple[int, ...] = ()
             while not over.wait(CANCEL_SECONDS):
-                if is_cancelled(self._server.record.port, str(flow_run_id)) and not over.is_set():
+                written = last_written(self._server.home)
+                if written and written == seen:
+                    continue
+                cancelled = is_cancelled(self._server.record.port, str(flow_run_id))
+                if cancelled and not over.is_set():
                     cancel()
                     return
+                seen = () if cancelled is None else written
 
         threading.Thread(target=watch, name="prefect-cancel", daemon=True).start()
         try:

@@ -112,6 +112,15 @@ def is_running(record: Record) -> bool:
     return _process(record) is not None
 
 
+def has_pid(record: Record) -> bool:
+    """Whether any process has the number of the server's: what is_running() asks, at a tenth of its time."""
+    try:
+        os.kill(record.pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def _process(record: Record) -> psutil.Process | None:
     try:
         process = psutil.Process(record.pid)
@@ -149,12 +158,12 @@ def answers(port: int) -> bool:
     return _answer(port, "/api/health").strip() == b"true"
 
 
-def is_cancelled(port: int, flow_run: str) -> bool:
-    """Whether somebody cancelled the flow run with this id, on its page say. False where the server does not answer."""
+def is_cancelled(port: int, flow_run: str) -> bool | None:
+    """Whether somebody cancelled the flow run with this id, on its page say. None where the server does not answer."""
     with contextlib.suppress(ValueError, LookupError, TypeError):
         state = json.loads(_answer(port, f"/api/flow_runs/{flow_run}"))["state"]["type"]
         return state in ("CANCELLING", "CANCELLED")
-    return False
+    return None
 
 
 def _answer(port: int, path: str) -> bytes:
@@ -312,6 +321,16 @@ def database_file(home: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return facts.st_ino, facts.st_size
+
+
+def last_written(home: Path) -> tuple[int, ...]:
+    """What differs once the server has written to its database: to SQLite's log (WAL) first, to the file itself later.
+    Empty where that cannot be seen."""
+    try:
+        found = [(home / name).stat() for name in (DATABASE, f"{DATABASE}-wal")]
+    except OSError:
+        return ()
+    return tuple(figure for facts in found for figure in (facts.st_ino, facts.st_size, facts.st_mtime_ns))
 
 
 def _size(path: Path) -> int:

@@ -21,6 +21,7 @@ from flows.display.prefect_process import (
     database_file,
     end,
     fault_under_server,
+    has_pid,
     healthy_record,
     is_running,
     only_one,
@@ -109,9 +110,10 @@ class Server:
     def _keep_alive(self) -> None:
         unanswered, next_question = 0, time.monotonic() + HEALTH_SECONDS
         while not self._closing.wait(WATCH_SECONDS):
-            if not is_running(self.record):
+            is_due = time.monotonic() >= next_question
+            if not has_pid(self.record) or (is_due and not is_running(self.record)):
                 self._bring_back("ended")
-            elif time.monotonic() >= next_question:
+            elif is_due:
                 unanswered = 0 if self.healthy() else unanswered + 1
                 next_question = time.monotonic() + HEALTH_SECONDS
                 if unanswered >= HUNG_AFTER:

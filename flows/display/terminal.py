@@ -38,7 +38,7 @@ from nanogpt.printable import printable
 from nanogpt.units import duration
 
 LEVEL_STYLES = {"info": "", "warning": "yellow", "error": "red"}
-SECONDS_BETWEEN_REFRESHES = 0.5  # the cores are for training
+SECONDS_BETWEEN_REFRESHES = 1.0  # the cores are for training, whose heartbeats come once a second
 CLOSING_SECONDS = 5.0  # for a terminal that accepts no output
 PIPED_PROGRESS_SECONDS = 30.0
 RECENT_LINES = 200  # printed again when the terminal changes its size
@@ -205,10 +205,11 @@ class Terminal:
             self._console.print(Text("\n").join(latest))
 
     def _next_lines(self) -> tuple[list[Text], bool]:
-        """The lines that have come, waiting a moment for the first; whether more may come."""
+        """The lines that have come, waiting for the first, a moment only where the table is drawn; whether more may
+        come."""
         lines: list[Text] = []
         try:
-            line = self._lines.get(timeout=SECONDS_BETWEEN_REFRESHES)
+            line = self._lines.get(timeout=SECONDS_BETWEEN_REFRESHES if self._live else None)
             while line is not None:
                 lines.append(line)
                 line = self._lines.get_nowait()

@@ -72,6 +72,11 @@ class Milestones:
             sha, self.reason = _attempt(lambda: self._commit(" ".join(title.split()), body.strip(), list(files)))
             return sha
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the last commit is on an unusual branch; `problem` says why."""
+        return self.branch != f"autopilot/{self.run}"
+
     def commits(self) -> list[Milestone]:
         """The milestones so far, oldest first."""
         try:
@@ -98,16 +103,16 @@ class Milestones:
     def _commit(self, title: str, body: str, files: list[Path]) -> str:
         self._choose_branch()
         with self._index() as index:
-            ref = index.branch_ref(self.branch)
+            ref = f"refs/heads/{self.branch}"
             tip = index.commit_at(ref)
             commits = self._commits_up_to(tip)
-            if commits and not index.commit_at(commits[-1].sha):
+            if commits and commits[-1].sha != tip and not index.commit_at(commits[-1].sha):
                 commits = []  # the person deleted the branch and git has forgotten it
             parent = commits[-1].sha if commits else None
             notes = self._record_code(index, parent)
             left_out = self._add(index, files)
             tree = index.write_tree()
-            if parent and tree == index.tree_of(parent) and title == commits[-1].title:
+            if parent and title == commits[-1].title and tree == index.tree_of(parent):
                 return parent if tip == parent else self._publish(index, ref, tip, commits)
             if left_out:
                 notes.append("Left out: " + "; ".join(left_out))
@@ -142,7 +147,7 @@ class Milestones:
 
     def _add(self, index: PrivateIndex, files: list[Path]) -> list[str]:
         """Put files into the index; a line for each that is left out."""
-        left_out = []
+        left_out, taken = [], []
         for file in files:
             path = self.workspace / file
             try:
@@ -159,7 +164,8 @@ class Milestones:
                 if PASSWORD_IN_URL.search(content):
                     left_out.append(f"{place} (has a URL with a password)")
                 else:
-                    index.add_file(f"runs/{self.run}/{place}", content, executable=os.access(path, os.X_OK))
+                    taken.append((f"runs/{self.run}/{place}", content, os.access(path, os.X_OK)))
+        index.add_files(taken)
         return left_out
 
     def _publish(self, index: PrivateIndex, ref: str, tip: str | None, commits: list[Milestone]) -> str:

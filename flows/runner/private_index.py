@@ -5,6 +5,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 FALLBACK_NAME, FALLBACK_EMAIL = "nanogpt-autopilot", "autopilot@localhost"
@@ -155,11 +156,22 @@ class PrivateIndex:
         entries = self._bytes("ls-tree", "-r", "-z", "--full-tree", commit, folder)
         self._run("update-index", "--add", "--replace", "-z", "--index-info", stdin=entries)
 
-    def add_file(self, place: str, content: bytes, executable: bool) -> None:
-        """A file at `place` in the tree, byte for byte."""
-        blob = self._run("hash-object", "-w", "--stdin", stdin=content)
-        entry = f"100{'755' if executable else '644'} {blob}\t".encode() + os.fsencode(place) + b"\0"
-        self._run("update-index", "--add", "--replace", "-z", "--index-info", stdin=entry)
+    def add_files(self, files: Iterable[tuple[str, bytes, bool]]) -> None:
+        """Each file at its place in the tree, byte for byte: (place, content, whether it is executable)."""
+        with tempfile.TemporaryDirectory() as folder:  # all in two commands: each takes 5 ms
+            modes = []
+            for number, (place, content, executable) in enumerate(files):
+                Path(folder, str(number)).write_bytes(content)
+                modes.append((place, "100755" if executable else "100644"))
+            if not modes:
+                return
+            paths = "".join(f"{folder}/{number}\n" for number in range(len(modes)))
+            blobs = self._run("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=os.fsencode(paths))
+        entries = b"".join(
+            f"{mode} {blob}\t".encode() + os.fsencode(place) + b"\0"
+            for (place, mode), blob in zip(modes, blobs.splitlines(), strict=True)
+        )
+        self._run("update-index", "--add", "--replace", "-z", "--index-info", stdin=entries)
 
     # Writing objects and the branch
 
@@ -190,7 +202,8 @@ class PrivateIndex:
 
     def _identity(self) -> dict[str, str]:
         """The person's own name if git knows it, otherwise the autopilot's."""
-        if self._answer("config", "--get", "user.name") and self._answer("config", "--get", "user.email"):
+        known = (self._answer("config", "--get-regexp", r"^user\.(name|email)$") or "").splitlines()
+        if {line.partition(" ")[0] for line in known if line.partition(" ")[2]} == {"user.name", "user.email"}:
             return {}
         fallback = {"NAME": FALLBACK_NAME, "EMAIL": FALLBACK_EMAIL}
         names = {f"GIT_{role}_{part}": fallback[part] for role in ("AUTHOR", "COMMITTER") for part in fallback}

@@ -211,8 +211,8 @@ class Run:
         known = {commit.title for commit in self.milestones.commits()}
         if not self.config.milestones or (all_kept and " ".join(title.split()) in known):
             return
-        problem, commit = self.milestones.problem(), self.milestones.commit(title, body, files)
-        if problem:
+        commit = self.milestones.commit(title, body, files)
+        if (commit is None or self.milestones.is_elsewhere) and (problem := self.milestones.problem()):
             self.journal.message_once(problem, "warning")
         if commit:
             self.journal.log(f"milestone {commit[:10]}: {title}")

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ from nanogpt.process.memory_pressure import MemoryPressure
 from nanogpt.results import Heartbeat, TrainingFailure, TrainingOutcome
 
 EXIT_STOPPED = 143
-POLL_SECONDS = 0.25
+LOOK_SECONDS = 1.0  # between two looks at a trainer, as its heartbeats; its end is noticed at once
+DEVICE_LOOK_SECONDS = 0.25  # on an accelerator, whose wrong numbers must not be saved; the processor is not busy there
+STACK_LOOK_SECONDS = 0.25
 GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; what is not saved by then is done again from the last checkpoint
 PAUSE_GRACE_SECONDS = 60.0  # nobody waits for a pause, and what it saves is not done again
 STALL_SECONDS = 300.0  # of waking time: time.monotonic stands still while the machine sleeps
@@ -92,7 +95,8 @@ def train(
         )
     try:
         trusted = files.checkpoints()
-        while child.poll() is None:
+        has_ended = _when_ended(child)
+        while not has_ended.is_set():
             if device != "cpu":
                 written = files.checkpoints()  # before the look at the log: what comes with a complaint is wrong
                 if line := said.line_like(WRONG_NUMBERS):
@@ -100,7 +104,7 @@ def train(
                     return Ending(faults.DEVICE, line, trusted=trusted)
                 trusted = written
             pressure.look()
-            time.sleep(POLL_SECONDS)
+            has_ended.wait(LOOK_SECONDS if device == "cpu" else DEVICE_LOOK_SECONDS)
             stop_signal.check()
             heartbeat = files.heartbeat()
             if heartbeat and life.is_shown_by(heartbeat):
@@ -123,6 +127,18 @@ def train(
 
 def trainer_command(arguments: list[str]) -> list[str]:
     return [sys.executable, "-m", "nanogpt.cli", "train", *arguments, "--parent", str(os.getpid())]
+
+
+def _when_ended(child: subprocess.Popen[bytes]) -> threading.Event:
+    """Set once the child has ended: one thread waits for that, where looks would take a millisecond of a core each."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        child.wait()
+        ended.set()
+
+    threading.Thread(target=wait, name="trainer-end", daemon=True).start()
+    return ended
 
 
 def _ending(
@@ -206,7 +222,7 @@ def _dump_and_stop(child: subprocess.Popen[bytes], said: ProcessLog) -> str:
     deadline = time.monotonic() + DUMP_SECONDS
     found = None
     while found is None and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+        time.sleep(STACK_LOOK_SECONDS)
         found = MAIN_THREAD.search(said.text(since=before))
     _stop(child)
     if found is None:

@@ -25,6 +25,7 @@ from nanogpt.printable import printable
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
 Line = tuple[str, Any]  # a colour and a dash, by matplotlib's words or lengths
+Margins = tuple[float, float, float, float]  # left, bottom, right, top, in inches
 LINES: list[Line] = [
     (BLUE, "-"),
     (VERMILION, "--"),
@@ -75,13 +76,21 @@ LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read o
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
 
 
-def write_figure(draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6) -> Path:
-    """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`."""
+def write_figure(
+    draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6, margins: Margins | None = None
+) -> Path:
+    """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`.
+
+    `margins` are given for what is drawn often: to find them, everything is drawn twice.
+    """
     kind = path.suffix.lstrip(".")
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     data = io.BytesIO()
     with _style_lock, matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+        if margins:
+            left, bottom, right, top = (inches / (width, height)[place % 2] for place, inches in enumerate(margins))
+            figure.subplots_adjust(left, bottom, 1 - right, 1 - top)
         draw(figure)
         _write_names_as_they_are(figure)
         figure.savefig(data, format=kind, dpi=150, metadata=metadata)

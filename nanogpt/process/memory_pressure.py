@@ -6,6 +6,7 @@ What is read on macOS follows Apple's documentation of jetsam event reports and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
 import sys
 import time
@@ -104,12 +105,15 @@ def _shares_of_groups() -> Iterator[float]:
             yield min(1.0, 1 - (used - _counted(group / "memory.stat", files.cache)) / limit)
 
 
-def _groups() -> Iterator[tuple[Path, GroupFiles]]:
+@functools.cache  # a process that works is not moved to another group
+def _groups() -> list[tuple[Path, GroupFiles]]:
+    groups = []
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers in GROUPS:
-                yield GROUPS[controllers].root / path.lstrip("/"), GROUPS[controllers]
+                groups.append((GROUPS[controllers].root / path.lstrip("/"), GROUPS[controllers]))
+    return groups
 
 
 def _counted(file: Path, name: str) -> int:

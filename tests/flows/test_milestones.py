@@ -130,6 +130,23 @@ def test_staged_unstaged_and_untracked_work_stays_as_it_is(home):
     assert git(home.checkout, "status", "--porcelain") == status
 
 
+def test_a_later_milestone_takes_few_commands_however_many_its_files(home, monkeypatch):
+    """Each takes 5 ms, and the run waits for them."""
+    home.commit_all()
+    milestones, commands = home.milestones(), []
+    made(milestones, "Data ready")
+    run = private_index.PrivateIndex._bytes
+
+    def counted(index, *words, **more):
+        commands.append(words[0])
+        return run(index, *words, **more)
+
+    monkeypatch.setattr(private_index.PrivateIndex, "_bytes", counted)
+    made(milestones, "Model trained", [home.artefact(name, f"reports/{name}") for name in "abcdef"])
+    assert len(commands) <= 12, commands
+    assert {f"runs/default/reports/{name}" for name in "abcdef"} <= home.tree().keys()
+
+
 def test_the_first_milestone_holds_the_changes_to_the_files_of_the_last_commit(home):
     home.dirty()
     made(home.milestones(), "Data ready", [home.artefact("facts")])

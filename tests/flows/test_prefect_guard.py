@@ -23,7 +23,7 @@ class Server:
     """The server of a workspace, asked as any program could ask it."""
 
     def __init__(self, record: Record) -> None:
-        self.port, self.own = record.port, f"http://127.0.0.1:{record.port}"
+        self.pid, self.port, self.own = record.pid, record.port, f"http://127.0.0.1:{record.port}"
 
     def ask(
         self, method: str, path: str, body: object = None, host: str | None = None, origin: str | None = None,
@@ -38,6 +38,11 @@ class Server:
             return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
         finally:
             connection.close()
+
+    def times_awake(self) -> int:
+        """How often its threads have gone to sleep."""
+        said = [status.read_text() for status in Path(f"/proc/{self.pid}/task").glob("*/status")]
+        return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in said)
 
     def state_of(self, flow_run: str) -> str:
         status, _, answer = self.ask("GET", f"/api/flow_runs/{flow_run}")
@@ -70,6 +75,15 @@ def server(tmp_path_factory) -> Iterator[Server]:
     prefect_server.stop(home)
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="nothing says how often a process wakes")
+def test_a_server_that_nobody_asks_sleeps(server):
+    """Prefect's own wakes 30 times a second, next to a training that wants every core."""
+    seconds = 4.0
+    before = server.times_awake()
+    time.sleep(seconds)
+    assert server.times_awake() - before < 5 * seconds
 
 
 @pytest.fixture
@@ -132,6 +146,15 @@ def test_its_own_pages_and_a_person_at_the_address_bar_are_served(server, flow_r
     assert status == 200 and b"<html" in page
     status, _, found = server.ask("POST", "/api/flow_runs/filter", {}, host=host, origin=f"http://{host.lower()}")
     assert status == 200 and SECRET.encode() in found
+
+
+def test_its_own_pages_cancel_and_delete(server, flow_run):
+    """Prefect leaves a chore behind for each, which nobody does here."""
+    cancel = {"state": {"type": "CANCELLING"}}
+    status, _, _ = server.ask("POST", f"/api/flow_runs/{flow_run}/set_state", cancel, origin=server.own)
+    assert status == 201 and server.state_of(flow_run) == "CANCELLING"
+    assert server.ask("DELETE", f"/api/flow_runs/{flow_run}", origin=server.own)[0] == 204
+    assert server.state_of(flow_run) == "404"
 
 
 def test_a_server_of_an_earlier_version_is_replaced(tmp_path, monkeypatch):

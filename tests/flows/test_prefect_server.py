@@ -160,6 +160,22 @@ def test_a_server_is_known_again_after_the_clock_was_set(monkeypatch):
 
 
 @pytest.mark.fast
+def test_what_is_written_to_the_database_is_seen_from_outside(tmp_path):
+    assert prefect_process.last_written(tmp_path) == ()
+    with contextlib.closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        database.execute("pragma journal_mode=wal")
+        database.execute("create table runs (state)")
+        database.commit()
+        before = prefect_process.last_written(tmp_path)
+        database.execute("select * from runs").fetchall()
+        assert before and prefect_process.last_written(tmp_path) == before
+        time.sleep(0.02)  # of two times within one tick of the system's clock, one is seen
+        database.execute("insert into runs values ('CANCELLING')")
+        database.commit()
+        assert prefect_process.last_written(tmp_path) != before
+
+
+@pytest.mark.fast
 def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     def refuse(*_: object) -> Record:
         raise prefect_process.StartError("no memory")

@@ -27,6 +27,7 @@ from bench.faults.stage.process import Process, environment_of, is_server, marke
 from bench.faults.stage.scene import Scene
 from bench.faults.stage.templates import MODEL
 from flows.context.paths import CHECKOUT
+from flows.display.prefect_process import read_record
 from nanogpt import durable
 
 REPORT_AGAIN = ("--redo", "documentation.report")  # the smallest work that makes a run start its server
@@ -69,6 +70,7 @@ def hanging(scene: Scene) -> Finding:
 def crashed_run(scene: Scene) -> Finding:
     """kill -9 of all but the server while it trains; the next start says on the pages what became of the first."""
     process = _training_with_pages(scene)
+    process.wait_for(lambda: _flow_runs(_home(scene)), "its page")
     process.kill("both")
     scene.run(ui=True)
     states = sorted(run["state"]["type"] for run in _flow_runs(_home(scene)))
@@ -170,11 +172,12 @@ def replaced_by_a_folder(database: Path) -> None:
 
 
 def _training_with_pages(scene: Scene) -> Process:
-    """The command, started with pages, in the moment in which the training begins."""
+    """The command, started with pages, once it trains and its server is up, whichever comes later."""
     _give_database(scene, _home(scene))
     before = marker_of(scene, f"training.{MODEL}")
     process = scene.start(ui=True)
     process.wait_for(lambda: marker_of(scene, f"training.{MODEL}") != before, "the start of the training")
+    process.wait_for(lambda: (record := read_record(_home(scene))) and record.inode, "its server to be up")
     return process
 
 

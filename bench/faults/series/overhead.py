@@ -13,7 +13,8 @@ Two things are counted, and their sum is given as a share of the run, from the s
 What both take before the first training (the server starts while the first steps work, and those that work within the
 orchestrator count too) is in a share of its own.
 
-Times of steps are those of the action log (ms), the life of a trainer is seen from outside (0.2 s).
+Times of steps are those of the action log (ms), the life of a trainer is the system's (10 ms), and processor times are
+looked at from outside, every 0.2 s.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -178,12 +180,30 @@ def _watched(process: Process) -> list[Trainer]:
         if server is not None:
             taken[SERVER] = _processor_seconds(server)
         for trainer in filter(is_trainer, children):
-            life = trainers.setdefault(trainer.pid, Trainer(now, now, taken))
-            life.ended, life.after = now, taken
+            if trainer.pid not in trainers:
+                trainers[trainer.pid] = Trainer(_began_at(trainer, now), now, taken)
+                threading.Thread(target=_note_end, args=(trainer, trainers[trainer.pid]), daemon=True).start()
+            trainers[trainer.pid].after = taken
         time.sleep(LOOK_SECONDS)
     if (result := process.wait()).code != 0:
         raise NotSurvived(f"exit code {result.code}: {result.output[-1500:]}")
     return list(trainers.values())
+
+
+def _began_at(process: psutil.Process, seen: float) -> float:
+    """When a process was started that was `seen` first at that moment. psutil knows it by the moment of the machine's
+    boot, which Linux gives in whole seconds."""
+    try:
+        ticks = int(Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # it is gone already, or no Linux
+        return seen
+
+
+def _note_end(process: psutil.Process, life: Trainer) -> None:
+    """Wait for the end of a trainer: seen at the next look, up to 0.2 s of its life would count as orchestration."""
+    process.wait()
+    life.ended = time.time()
 
 
 def _processor_seconds(process: psutil.Process) -> float:

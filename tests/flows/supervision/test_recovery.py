@@ -232,7 +232,7 @@ def real(tmp_path, monkeypatch):
     parts = Parts(tmp_path)
     whole = train(config, make_data(parts.paths.data), tmp_path / "uninterrupted").sha256
     monkeypatch.setattr(conditions, "SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
     return parts, parts.recovery(config), whole
 
 

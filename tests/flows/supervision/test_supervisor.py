@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import suppress
 
@@ -73,7 +74,7 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(supervisor, "GRACE_SECONDS", 1.0)
     return Watch(tmp_path, monkeypatch)
 
@@ -93,6 +94,16 @@ def test_a_trainer_that_finishes_gives_its_outcome(watch):
     """)
     assert (ending.symptom, ending.outcome) == ("", FINISHED)
     assert [beat.step for beat in watch.beats] == [0, 1, 2, 3]  # each once, in order
+
+
+def test_the_end_of_a_trainer_and_ctrl_c_wait_for_no_look(watch, monkeypatch):
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 300.0)
+    began = time.monotonic()
+    assert watch.over("finish()").outcome == FINISHED
+    threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        watch.over(SAVES)
+    assert time.monotonic() - began < 60 and watch.trainer_is_gone
 
 
 def test_an_earlier_attempts_files_are_believed_no_more(watch):
