@@ -57,7 +57,8 @@ RACES = {
          "--dropout=0.0"],
         NANOGPT_CPU_RECIPE,
         steps=180,  # they end at 1.8806, 1.8678 and 1.8711 with three seeds, below 1.8857
-        changes=["training.batch_size=12", "training.muon_interval=2"],  # 12 and 0.80 M parameters as nanoGPT has
+        changes=["training.batch_size=12", "training.muon_interval=2", "training.muon_learning_rate=0.03",
+                 "training.learning_rate=0.01"],  # 12 and 0.80 M parameters as nanoGPT has
     ),
     "cuda": Race(
         "its Shakespeare of characters",

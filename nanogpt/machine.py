@@ -77,7 +77,12 @@ def cores_may_part() -> bool:
     An AMD EPYC has one L3 cache for every eight cores or so; an Intel Xeon has one for all. False where the system does
     not say.
     """
-    return "hypervisor" in processor_features().split() and _cpuinfo("vendor_id") == "AuthenticAMD"
+    return "hypervisor" in processor_features().split() and is_amds()
+
+
+def is_amds() -> bool:
+    """Whether AMD made the processor; False where the system does not say."""
+    return _cpuinfo("vendor_id") == "AuthenticAMD"
 
 
 def cores() -> int:

@@ -221,8 +221,7 @@ class _Planner:
         alone = self.sized(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
         if done and alone.config.training.max_iters < WORTH_CONTINUING * done.config.training.max_iters:
             alone = done
-        share = done or self.sized(first, seconds * FIRST_SHARE, "the first proof: small and soon done")
-        rest = self.left_for(first, seconds) - share.seconds
+        share, rest = self.first_proof(first, seconds)
         if done and rest < budget_shares.LEAST_SECONDS:
             return [done]
         others = [self.largest(config, rest) for config in larger]
@@ -230,6 +229,13 @@ class _Planner:
         good = self.corpus.law.alike * least
         best = [model for model in [alone, *others] if model.expected_bits_per_byte <= good][-1]
         return [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, good)
+
+    def first_proof(self, config: Config, seconds: float) -> tuple[ModelPlan, float]:
+        """`config` in its share of the time, or as it is trained, and the seconds that are left then."""
+        share = self.trained.get(config.name) or self.sized(
+            config, seconds * FIRST_SHARE, "the first proof: small and soon done"
+        )
+        return share, self.left_for(config, seconds) - share.seconds
 
     def from_first_proof(self, candidates: list[Config], seconds: float) -> list[Config]:
         """Without those that are smaller than the first proof: the largest that sees FED tokens for each parameter in
@@ -372,11 +378,12 @@ class _Planner:
                 f"the first can be larger: in {FIRST_SHARE:.0%} of the time {first.name} sees {FED} tokens for each of "
                 "its parameters"
             )
-        model = self.sized(config, self.left_for(config, seconds), "")
+        _, rest = self.first_proof(first.config, seconds)
+        model = self.largest(config, max(rest, budget_shares.LEAST_SECONDS))
         is_as_good = model.expected_bits_per_byte <= best.expected_bits_per_byte
         equal = f", which counts as equal (within {self.corpus.law.alike - 1:.0%}), and is larger" if is_as_good else ""
         return (
-            f"in {duration(seconds)} it would see {count(model.tokens)} tokens and reach about "
+            f"in {duration(model.seconds)} it would see {count(model.tokens)} tokens and reach about "
             f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "
             f"{best.expected_bits_per_byte:.2f}{equal}"
         )

@@ -202,8 +202,9 @@ class PrivateIndex:
 
     def _identity(self) -> dict[str, str]:
         """The person's own name if git knows it, otherwise the autopilot's."""
-        known = (self._answer("config", "--get-regexp", r"^user\.(name|email)$") or "").splitlines()
-        if {line.partition(" ")[0] for line in known if line.partition(" ")[2]} == {"user.name", "user.email"}:
+        lines = (self._answer("config", "--get-regexp", r"^user\.(name|email)$") or "").splitlines()
+        known = {key: value for key, _, value in (line.partition(" ") for line in lines)}  # git takes the last of each
+        if known.get("user.name") and known.get("user.email"):
             return {}
         fallback = {"NAME": FALLBACK_NAME, "EMAIL": FALLBACK_EMAIL}
         names = {f"GIT_{role}_{part}": fallback[part] for role in ("AUTHOR", "COMMITTER") for part in fallback}

@@ -25,7 +25,7 @@ from nanogpt.process.memory_pressure import MemoryPressure
 from nanogpt.results import Heartbeat, TrainingFailure, TrainingOutcome
 
 EXIT_STOPPED = 143
-LOOK_SECONDS = 1.0  # between two looks at a trainer, as its heartbeats; its end is noticed at once
+LOOK_SECONDS = 0.5  # between two looks at a trainer and at the memory; its end is noticed at once
 DEVICE_LOOK_SECONDS = 0.25  # on an accelerator, whose wrong numbers must not be saved; the processor is not busy there
 STACK_LOOK_SECONDS = 0.25
 GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; what is not saved by then is done again from the last checkpoint

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
+from nanogpt import durable
 from nanogpt.kernels.source import SOURCE
-from nanogpt.machine import processor_name
+from nanogpt.machine import is_amds
 from nanogpt.native.unavailable import Unavailable
 
 PARTS = 64  # of kernels.c
@@ -46,7 +47,7 @@ OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 @dataclass(frozen=True)
 class Kernels:
     """The functions of kernels.c by their names. `name` says what decides their bits: "c-" and a digest of the source,
-    the compiler with its flags, and the processor."""
+    the compiler with its flags, the processor, and whose products are taken."""
 
     name: str
     functions: dict[str, Callable[..., int]]
@@ -71,7 +72,8 @@ def load() -> Kernels:
     functions["attention_scratch"].restype = LONG
     functions["product_is_fast"].restype = INT
     functions["set_threads"](*pool)
-    return Kernels(f"c-{built.identity[:12]}", functions, *_choose_products(functions))
+    products = _choose_products(functions)
+    return Kernels(f"c-{durable.digest([built.identity, *products])[:12]}", functions, *products)
 
 
 def _choose_products(functions: Mapping[str, Callable[..., int]]) -> tuple[str, str]:
@@ -79,7 +81,7 @@ def _choose_products(functions: Mapping[str, Callable[..., int]]) -> tuple[str, 
     there and back, take 8.1 ms on one core of an EPYC and by MKL, which has AVX2 for them, 9.3; of 512 rows, 768 to
     3,072 wide, 68 and 75. In bfloat16 the first take 4.1 and by torch 4.4, 2.1 and 2.4 on two cores. On a Xeon MKL
     reaches the rate of its largest products, and AMX is torch's."""
-    own = ["AMD" in processor_name() and bool(functions["product_is_fast"](half)) for half in (False, True)]
+    own = [is_amds() and bool(functions["product_is_fast"](half)) for half in (False, True)]
     blas = None if own[False] else blas_of_torch()
     functions["set_blas"](blas)
     return OWN if own[False] else MKLS if blas else TORCHS, OWN if own[True] else TORCHS

@@ -47,7 +47,8 @@ def is_possible(x: Tensor, product: torch.dtype, weights: Sequence[Tensor]) -> b
         return load().products != TORCHS
     rows = x.size(0) * x.size(1)
     sizes = [size for weight in weights for size in weight.shape]
-    return load().half_products == OWN and not (rows % 8 or any(n % 16 or n > LONGEST_DEPTH for n in sizes))
+    fits = rows > 0 and rows % 8 == 0 and all(n % 16 == 0 and n <= LONGEST_DEPTH for n in sizes)
+    return fits and load().half_products == OWN
 
 
 def forward(

@@ -1,4 +1,4 @@
-"""Whether memory was running out: what a SIGKILL does not say. Torch-free, and cheap enough for four looks a second.
+"""Whether memory was running out: what a SIGKILL does not say. Torch-free, and cheap enough for a look twice a second.
 
 What is read on macOS follows Apple's documentation of jetsam event reports and xnu's sysctls; it never ran on a Mac.
 """

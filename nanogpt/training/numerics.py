@@ -32,7 +32,7 @@ class Numerics:
     attention: str = "sdpa"  # by torch's kernel, or as "products"
     compiled: bool = False
     longest_window: int | None = None  # tokens; None: whole windows
-    kernels: str = TORCH  # between the matrix products: torch's, or the name of nanogpt.kernels
+    kernels: str = TORCH  # torch's, or the name of nanogpt.kernels
 
     def differences(self, before: Mapping[str, Any], **more: object) -> dict[str, str]:
         """{name: "before -> now"} against the manifest of an earlier session.

@@ -371,6 +371,16 @@ def test_a_person_known_to_git_is_the_author(home):
     assert git(home.checkout, "log", "-1", "--format=%an <%ae>", sha) == "Grace <grace@example.org>"
 
 
+def test_a_name_that_was_made_empty_is_none(home):
+    """Git takes the last value of a key, and refuses an empty name."""
+    home.commit_all()
+    for name in ("Ann", ""):
+        git(home.checkout, "config", "--add", "user.name", name)
+    git(home.checkout, "config", "user.email", "ann@example.org")
+    sha = made(home.milestones(), "Data ready")
+    assert git(home.checkout, "log", "-1", "--format=%an", sha) == "nanogpt-autopilot"
+
+
 def test_no_hook_runs_and_nothing_is_signed(home, tmp_path):
     home.commit_all()
     traces = tmp_path / "traces"

@@ -1,5 +1,5 @@
-// What a training step does between its matrix products, forward and backward, each in one pass over the data; whole
-// blocks, with products, in float32.
+// What a training step does between its matrix products, forward and backward, each in one pass over the data, and
+// whole blocks with their products.
 //
 // Numbers are float32. Tensors named "half_or_float" are bfloat16 where `half` is set: what products read and write.
 // Work is divided into rows or heads, each computed by one thread, and sums over rows are added in PARTS fixed parts in

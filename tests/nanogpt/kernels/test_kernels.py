@@ -318,11 +318,16 @@ def test_who_waits_for_them_to_be_built_is_told_and_nobody_else(tmp_path):
 
 
 def test_their_name_says_what_decides_their_bits(monkeypatch):
-    """Checkpoints name them: with the first flags as ever."""
-    assert KERNELS.name == f"c-{library.SOURCE.key(find_compiler())[:12]}"
-    other = replace(library.SOURCE.build(), identity="built with other flags")
-    monkeypatch.setattr(library, "SOURCE", SimpleNamespace(build=lambda notify: other))
-    assert library.load.__wrapped__().name == "c-built with o"
+    """Checkpoints name them."""
+    again = library.load.__wrapped__
+    assert again().name == KERNELS.name
+    other = {library.OWN: library.MKLS, library.MKLS: library.TORCHS, library.TORCHS: library.OWN}[KERNELS.products]
+    with monkeypatch.context() as changed:
+        changed.setattr(library, "_choose_products", lambda functions: (other, KERNELS.half_products))
+        assert again().name != KERNELS.name
+    with_other_flags = replace(library.SOURCE.build(), identity="built with other flags")
+    monkeypatch.setattr(library, "SOURCE", SimpleNamespace(build=lambda notify: with_other_flags))
+    assert again().name != KERNELS.name
 
 
 def test_a_training_keeps_to_what_it_began_with(monkeypatch):
