@@ -13,6 +13,7 @@ from nanogpt.faults import UserError
 from nanogpt.fit import Fit
 from nanogpt.measure import batch_finder
 from nanogpt.measure.batch_finder import SeparateProcess, find, find_for
+from nanogpt.measure.memory import likely_precision, predict
 from nanogpt.measure.memory_store import STORE, MemoryStore
 from nanogpt.process.worker import WorkerDied
 from nanogpt.results import MicroBatchTry
@@ -77,7 +78,7 @@ def test_bisection_comes_close_to_what_fits(tmp_path_factory, sequences, fits):
 
 
 def test_what_is_predicted_not_to_fit_is_not_tried(tmp_path):
-    predicted = batch_finder.predict(config(), micro_batch=8).total
+    predicted = predict(config(), micro_batch=8, newton_schulz=likely_precision("cpu")).total
     asked = []
 
     def attempt(_, micro_batch, seconds):
