@@ -56,7 +56,7 @@ def loss_plot(model_folder: Path, path: Path) -> Path:
             _mark_best(axes, [*steps, *averaged_at], [*values, *averaged])
         _shade_cool_down(axes, train)
         give_room(axes, smooth, [*values, *averaged])
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper right", frameon=True, facecolor="white", edgecolor="none", framealpha=1)
 
     return write_figure(draw, path, height=3.5, margins=(0.7, 0.52, 0.1, 0.38))
 
