@@ -13,6 +13,6 @@ def kernels_wanted(wanted: DeviceConfig, device: str, precision: str) -> bool:
     return device == "cpu" and wanted.kernels == "auto" and precision != "float16" and not wanted.compile
 
 
-def kernels_compute_blocks(dropout: float, head_width: int) -> bool:
+def kernels_compute_blocks(head_width: int) -> bool:
     """Whether they compute whole blocks of a model, apart from its final norm."""
-    return not dropout and head_width <= LONGEST_HEAD
+    return head_width <= LONGEST_HEAD

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nanogpt.kernels import operations, whole_block
-from nanogpt.kernels.operations import Heads, Normed
+from nanogpt.kernels.operations import Dropout, Heads, Normed
 from nanogpt.kernels.whole_block import PARAMETERS, BlockShape
 
 
@@ -20,6 +20,7 @@ class _Context(Protocol):
     saved_tensors: tuple[Any, ...]
     needs_input_grad: tuple[bool, ...]
     shape: BlockShape
+    dropout: Dropout | None
     product: torch.dtype
     is_whole: bool
 
@@ -32,24 +33,31 @@ def product_type() -> torch.dtype:
 
 
 class FusedBlock(torch.autograd.Function):
-    """apply(x, cos, sin, shape, *parameters) -> (B, T, n_embd) float32, of x like it: a pre-norm transformer block.
+    """apply(x, cos, sin, shape, dropout, *parameters) -> (B, T, n_embd) float32, of x like it: a pre-norm transformer
+    block.
 
     cos, sin (T, 1, head_width): the rotary tables, or None. parameters: those of PARAMETERS, None for what it lacks.
     """
 
     @staticmethod
     def forward(
-        ctx: _Context, x: Tensor, cos: Tensor | None, sin: Tensor | None, shape: BlockShape, *parameters: Any
+        ctx: _Context,
+        x: Tensor,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        shape: BlockShape,
+        dropout: Dropout | None,
+        *parameters: Any,
     ) -> Tensor:
         (norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, output_bias,
          norm2, shift2, up, up_bias, down, down_bias) = parameters  # fmt: skip
         B, T, _ = x.shape
         product = product_type()
-        ctx.shape, ctx.product = shape, product
+        ctx.shape, ctx.dropout, ctx.product = shape, dropout, product
         ctx.is_whole = whole_block.is_possible(x, product, (qkv, output, up, down))
         if ctx.is_whole:
             x, given = x.contiguous(), [each if each is None else each.contiguous() for each in (*parameters, cos, sin)]
-            result, memory = whole_block.forward(x, product, shape, given)
+            result, memory = whole_block.forward(x, product, shape, dropout, given)
             ctx.save_for_backward(x, memory, *given)
             return result
         qkv, output, up, down = (weight.to(product) for weight in (qkv, output, up, down))
@@ -59,10 +67,15 @@ class FusedBlock(torch.autograd.Function):
             projected = torch.mm(first.y, qkv.t())  # (B T, (n_head + 2 n_kv_head) head_width)
             mixed, logs = operations.attend(projected, heads)  # (B T, n_head head_width)
             attended = torch.mm(mixed, output.t())  # (B T, C)
+            if dropout:
+                attended, output_bias = operations.drop(attended, output_bias, dropout, 0), None
             second = operations.norm(first.x, attended, output_bias, norm2, shift2, shape.eps, shape.centred, product)
             slopes = torch.mm(second.y, up.t())  # (B T, ffn_width), of SwiGLU twice as wide
             active = operations.activate(slopes, up_bias, shape.activation)  # (B T, ffn_width)
-            out = operations.add(second.x, torch.mm(active, down.t()), down_bias)
+            fed = torch.mm(active, down.t())  # (B T, C)
+            if dropout:
+                fed, down_bias = operations.drop(fed, down_bias, dropout, 1), None
+            out = operations.add(second.x, fed, down_bias)
         ctx.save_for_backward(
             *vars(first).values(), *vars(second).values(), projected, mixed, logs, slopes, active,
             norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin,
@@ -72,19 +85,21 @@ class FusedBlock(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        saved, shape = ctx.saved_tensors, ctx.shape
+        saved, shape, dropout = ctx.saved_tensors, ctx.shape, ctx.dropout
         if ctx.is_whole:
             x, memory, *given = saved
-            needed = ctx.needs_input_grad[4:]
-            grad_x, of_given = whole_block.backward(gradient.contiguous(), x, memory, ctx.product, shape, given, needed)
-            return grad_x, None, None, None, *of_given
+            needed = ctx.needs_input_grad[5:]
+            grad_x, of_given = whole_block.backward(
+                gradient.contiguous(), x, memory, ctx.product, shape, dropout, given, needed
+            )
+            return grad_x, None, None, None, None, *of_given
         first, second = Normed(*saved[:4]), Normed(*saved[4:8])
         projected, mixed, logs, slopes, active = saved[8:13]
         norm1, shift1, qkv, qkv_bias, q_norm, k_norm, output, norm2, shift2, up, down, cos, sin = saved[13:]
         B, T, _ = gradient.shape
         product = projected.dtype
         heads = _heads(B, T, shape, qkv_bias, q_norm, k_norm, cos, sin)
-        needs = dict(zip(PARAMETERS, ctx.needs_input_grad[4:], strict=True))
+        needs = dict(zip(PARAMETERS, ctx.needs_input_grad[5:], strict=True))
         found: dict[str, Tensor | None] = {}
 
         def linear_back(name: str, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -99,9 +114,13 @@ class FusedBlock(torch.autograd.Function):
             return grad_x, half
 
         is_half = product == torch.bfloat16
+
+        def drop_back(gradient: Tensor, part: int) -> Tensor:
+            return operations.drop(gradient, None, dropout, part) if dropout else gradient
+
         grad_out = _rows(gradient)
         with _given_types():
-            grad_active = linear_back("feedforward.down", grad_out.to(product), active, down)
+            grad_active = linear_back("feedforward.down", drop_back(grad_out.to(product), 1), active, down)
             grad_hidden, found["feedforward.up.bias"] = operations.activate_back(
                 grad_active, slopes, needs["feedforward.up.bias"], shape.activation
             )
@@ -109,14 +128,14 @@ class FusedBlock(torch.autograd.Function):
             grad_middle, grad_attended = norm_back(
                 "feedforward_norm", grad_normed, second, norm2, shift2 is not None, grad_out, is_half
             )
-            grad_mixed = linear_back("attention.output", grad_attended, mixed, output)
+            grad_mixed = linear_back("attention.output", drop_back(grad_attended, 0), mixed, output)
             grad_projected, of_norms = operations.attend_back(grad_mixed, projected, logs, heads)
             if of_norms is not None:
                 found["attention.q_norm.weight"], found["attention.k_norm.weight"] = of_norms
             grad_normed = linear_back("attention.qkv", grad_projected, first.y, qkv)
             grad_x, _ = norm_back("attention_norm", grad_normed, first, norm1, shift1 is not None, grad_middle)
         of_parameters = (found.get(name) if needs[name] else None for name in PARAMETERS)
-        return grad_x.view(gradient.shape), None, None, None, *of_parameters
+        return grad_x.view(gradient.shape), None, None, None, None, *of_parameters
 
 
 class FusedNorm(torch.autograd.Function):
@@ -142,6 +161,21 @@ class FusedNorm(torch.autograd.Function):
         normed = Normed(x, flat, mean, inverse)
         grad_x, _, grad_weight, grad_bias = operations.norm_back(flat, normed, weight, ctx.has_bias)
         return grad_x.view(gradient.shape), None if weight is None else grad_weight, grad_bias, None, None, None
+
+
+class FusedDropout(torch.autograd.Function):
+    """apply(x, dropout) -> x (..., width) float32 with dropout by the first seed: torch's takes 2.3 ms of 1,536 rows of
+    192 on two cores, this 0.05."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropout: Dropout) -> Tensor:
+        ctx.dropout = dropout
+        return operations.drop(_rows(x), None, dropout, 0).view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return operations.drop(_rows(gradient), None, ctx.dropout, 0).view(gradient.shape), None
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ POINTER, LONG, FLOAT, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, cty
 FUNCTIONS = {  # arguments
     "set_threads": [POINTER] * 3,
     "add": [POINTER] * 4 + [LONG, LONG, INT],
+    "drop": [POINTER] * 3 + [LONG] * 3 + [FLOAT, INT],
     "norm_forward": [POINTER] * 6 + [FLOAT] + [POINTER] * 3 + [LONG, LONG, INT],
     "norm_backward": [POINTER] * 11 + [LONG, LONG, INT],
     "column_sums": [POINTER] * 3 + [LONG, LONG, INT],

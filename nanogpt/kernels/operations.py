@@ -32,6 +32,31 @@ def add(x: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """The share of what attention, and what the feed-forward, adds to the stream that is dropped, by seeds of their
+    own: 64 bits each."""
+
+    share: float
+    seeds: tuple[int, int]
+
+    @classmethod
+    def drawn(cls, share: float) -> Dropout | None:
+        """With seeds from torch's generator of the CPU; None where nothing is dropped."""
+        if not share:
+            return None
+        attention, feedforward = torch.randint(2**63 - 1, (2,)).tolist()
+        return cls(share, (attention, feedforward))
+
+
+def drop(x: Tensor, bias: Tensor | None, dropout: Dropout, part: int) -> Tensor:
+    """x (rows, width) of the product type plus bias (width) float32, with dropout of its part: 0 is attention, 1 the
+    feed-forward. Its gradient is that of x dropped in the same way."""
+    (rows, width), y = x.shape, torch.empty_like(x)
+    load().drop(pointer(x), pointer(bias), pointer(y), rows, width, dropout.seeds[part], dropout.share, is_half(x))
+    return y
+
+
 @dataclass
 class Normed:
     """x (rows, width): what was normalised; y: of the product type. mean, inverse (rows); mean of LayerNorm alone."""

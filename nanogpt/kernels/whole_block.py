@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.kernels.library import FLOAT, LONG, OWN, POINTER, TORCHS, load, pointer
-from nanogpt.kernels.operations import ACTIVATIONS
+from nanogpt.kernels.operations import ACTIVATIONS, Dropout
 
 PARAMETERS = (
     "attention_norm.weight", "attention_norm.bias", "attention.qkv.weight", "attention.qkv.bias",
@@ -36,9 +36,12 @@ class BlockShape:
 
 
 class _Block(ctypes.Structure):
-    """kernels.c's, field by field: shape, parameters in the order of PARAMETERS with the rotary tables, eps."""
+    """kernels.c's, field by field. parameters: in the order of PARAMETERS, then the rotary tables."""
 
-    _fields_ = (("shape", LONG * 11), ("parameters", POINTER * (len(PARAMETERS) + 2)), ("eps", FLOAT))
+    _fields_ = (
+        ("shape", LONG * 11), ("parameters", POINTER * (len(PARAMETERS) + 2)), ("seeds", LONG * 2), ("share", FLOAT),
+        ("eps", FLOAT),
+    )  # fmt: skip
 
 
 def is_possible(x: Tensor, product: torch.dtype, weights: Sequence[Tensor]) -> bool:
@@ -52,10 +55,10 @@ def is_possible(x: Tensor, product: torch.dtype, weights: Sequence[Tensor]) -> b
 
 
 def forward(
-    x: Tensor, product: torch.dtype, shape: BlockShape, parameters: Sequence[Tensor | None]
+    x: Tensor, product: torch.dtype, shape: BlockShape, dropout: Dropout | None, parameters: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
     """x (B, T, width), contiguous -> the same, and what backward() needs. parameters: PARAMETERS, then cos and sin."""
-    block = _block(x, product, shape, parameters)
+    block = _block(x, product, shape, dropout, parameters)
     kept, needed, _ = _sizes(block)
     out, memory, scratch = torch.empty(x.shape), torch.empty(kept), torch.empty(needed)
     load().block_forward(ctypes.byref(block), pointer(x), pointer(out), pointer(memory), pointer(scratch))
@@ -68,11 +71,12 @@ def backward(
     memory: Tensor,
     product: torch.dtype,
     shape: BlockShape,
+    dropout: Dropout | None,
     parameters: Sequence[Tensor | None],
     needed: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients of x and of the PARAMETERS that are needed, from that of what forward() gave, contiguous."""
-    block = _block(x, product, shape, parameters)
+    block = _block(x, product, shape, dropout, parameters)
     of_x, scratch, given = torch.empty(x.shape), torch.empty(_sizes(block)[2]), gradient.to(product)
     found = [
         torch.empty(each.shape) if each is not None and wanted else None
@@ -85,7 +89,9 @@ def backward(
     return of_x, found
 
 
-def _block(x: Tensor, product: torch.dtype, shape: BlockShape, parameters: Sequence[Tensor | None]) -> _Block:
+def _block(
+    x: Tensor, product: torch.dtype, shape: BlockShape, dropout: Dropout | None, parameters: Sequence[Tensor | None]
+) -> _Block:
     B, T, width = x.shape
     down = parameters[DOWN]
     assert down is not None
@@ -93,7 +99,8 @@ def _block(x: Tensor, product: torch.dtype, shape: BlockShape, parameters: Seque
         B, T, width, shape.n_head, shape.n_kv_head, shape.head_width, down.size(1),
         ACTIVATIONS.index(shape.activation), shape.centred, torch.get_num_threads(), product == torch.bfloat16,
     )  # fmt: skip
-    return _Block(numbers, tuple(map(pointer, parameters)), shape.eps)
+    share, seeds = (dropout.share, dropout.seeds) if dropout else (0.0, (0, 0))
+    return _Block(numbers, tuple(map(pointer, parameters)), seeds, share, shape.eps)
 
 
 def _sizes(block: _Block) -> list[int]:

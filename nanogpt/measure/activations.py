@@ -42,10 +42,7 @@ class Kept:
             return kept + self.product * (2 * queries + 2 * keys) + FLOAT32 * model.n_head
         if model.qk_norm and not self._is_short:
             kept += FLOAT32 * (queries + keys + model.n_head + model.kv_heads)
-        if self._drops_scores:
-            kept += self._dropping_attention(queries)
-        else:
-            kept += self._short_attention(queries, keys) if self._is_short else self._flash_attention(queries, keys)
+        kept += self._short_attention(queries, keys) if self._is_short else self._flash_attention(queries, keys)
         kept += 4 * self.product * self.rank  # what each adapter has between its two matrices
         return kept + self._dropped(self.product)
 
@@ -76,30 +73,21 @@ class Kept:
         return FLOAT32 * (self.model.n_embd + statistics)
 
     def _dropped(self, size: int) -> int:
-        """Dropout's mask: of the type of what is dropped on a CPU, of a byte elsewhere."""
-        if not self.model.dropout:
+        """Dropout's mask: of the type of what is dropped on a CPU, of a byte elsewhere; the kernels keep none."""
+        if self.fused or not self.model.dropout:
             return 0
         return self.model.n_embd * (size if self.device == "cpu" else 1)
 
     @property
-    def _drops_scores(self) -> bool:
-        """On a CPU, attention with dropout computes whole tables of scores."""
-        return bool(self.model.dropout) and self.device == "cpu"
-
-    @property
     def _is_short(self) -> bool:
         """Whether nanogpt.model.short_attention is at work (float16 has no such kernel)."""
-        is_short = self.model.block_size <= SHORT_WINDOW and not self.model.dropout
+        is_short = self.model.block_size <= SHORT_WINDOW
         return is_short and self.device == "cpu" and self.product < FLOAT32 and has_bfloat16_instructions()
 
     @property
     def _attends_in_float32(self) -> bool:
         """Whether the kernel gets copies in float32: a CPU would emulate bfloat16 (nanogpt.model.attention)."""
         return self.device == "cpu" and self.product < FLOAT32 and not has_bfloat16_instructions()
-
-    def _dropping_attention(self, queries: int) -> int:
-        scores = 3 * FLOAT32 * self.model.n_head * self.model.block_size  # after softmax, dropout's mask, both
-        return scores + 3 * FLOAT32 * queries + self.product * queries
 
     def _short_attention(self, queries: int, keys: int) -> int:
         """The qkv product as it came and as it is multiplied, probabilities, roots of mean squares, output."""

@@ -160,7 +160,7 @@ class _Step:
     @cached_property
     def fused(self) -> bool:
         """Whether nanogpt.kernels computes whole blocks, where this machine has a compiler for them."""
-        can_be = kernels_compute_blocks(self.model.dropout, self.model.head_width)
+        can_be = kernels_compute_blocks(self.model.head_width)
         is_plain = not self.adapters and self.config.data.cross_documents
         is_wanted = kernels_wanted(self.config.device, self.device, self.precision)
         return can_be and is_plain and is_wanted and _has_kernels()
@@ -259,7 +259,7 @@ class _Step:
         parts = {"workspace": self.tokens * (2 * FLOAT32 * model.n_embd + self.product * on_their_way)}
         if self.fused:  # one function holds the gradients of all that the block has computed
             queries, keys = model.n_head * model.head_width, model.kv_heads * model.head_width
-            more = 2 * model.n_embd + 2 * queries + 2 * keys
+            more = (3 if model.dropout else 2) * model.n_embd + 2 * queries + 2 * keys
             parts["workspace"] += self.tokens * (FLOAT32 * model.n_embd + self.product * more)
         if self.config.device.gradient_checkpointing:
             parts |= self._of_blocks(1)

@@ -93,8 +93,6 @@ def _choose_on_mps(config: Config, seconds: float) -> StepSpeed:
     open_settings = {key: values for key, values in OPEN_ON_MPS.items() if getattr(config.device, key) == "auto"}
     if config.training.optimizer != "muon":
         open_settings.pop("newton_schulz", None)
-    if config.model.dropout:
-        open_settings.pop("attention", None)  # written out, it has none
     first = {f"device.{key}": values[0] for key, values in open_settings.items()}
     share = seconds / (1 + sum(len(values) - 1 for values in open_settings.values()))
     config = config.with_changes(first)

@@ -107,7 +107,7 @@ def _rows(config: Config, device: Device, compiled: bool) -> Iterator[StepFigure
 
 def _kernels_attend(config: Config, device: Device, precision: Precision) -> bool:
     """Whether attention is the kernels' own here, whichever is asked for."""
-    of_shape = kernels_compute_blocks(config.model.dropout, config.model.head_width)
+    of_shape = kernels_compute_blocks(config.model.head_width)
     is_plain = not config.training.lora_rank and config.data.cross_documents
     return of_shape and is_plain and choose_kernels(config.device, device, precision)[0] != TORCH
 

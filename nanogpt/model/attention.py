@@ -147,13 +147,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation | None, scope: Scope = None) -> Tensor:
         """x (B, T, n_embd) -> (B, T, n_embd); `rotation` are the rotary tables of these T positions, or None."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # (B, T, n_head + 2 n_kv_head, head_dim)
-        dropout = self.dropout if self.training else 0.0
-        if scope is None and self.watch is None and not dropout and short_attention.applies(heads):
+        if scope is None and self.watch is None and short_attention.applies(heads):
             y = self.attend_short(heads, rotation)
         else:
             y = self.attend_any(heads, rotation, scope)
         y = self.output(y)
-        return F.dropout(y, dropout) if dropout else y
+        return F.dropout(y, self.dropout, self.training) if self.dropout else y
 
     def attend_short(self, heads: Tensor, rotation: Rotation | None) -> Tensor:
         """heads (B, T, n_head + 2 n_kv_head, head_dim) -> (B, T, n_head * head_dim), in one function for CPUs."""
@@ -167,7 +166,7 @@ class Attention(nn.Module):
         return y
 
     def attend_any(self, heads: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
-        """The same for any length and device, with dropout, a cache or documents too."""
+        """The same for any length and device, with a cache or documents too."""
         B, T, _, _ = heads.shape
         q, k, v = self.queries_keys_values(heads, rotation)
         if isinstance(scope, KVCache):
@@ -200,16 +199,15 @@ class Attention(nn.Module):
             with torch.autocast(q.device.type, enabled=False):
                 y: Tensor = (weights @ self.share(v).to(weights.dtype)).to(v.dtype)
             return y
-        dropout = self.dropout if self.training else 0.0
         k, v = self.share(k), self.share(v)
         dtype = v.dtype
         if dtype == torch.bfloat16 and q.device.type == "cpu" and q.size(2) < FASTER_IN_BFLOAT16:
             dtype = torch.float32
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         with torch.autocast(q.device.type, enabled=False):
-            if (self.by_products or _leaks(q)) and not dropout:
+            if self.by_products or _leaks(q):
                 return attend_by_products(q, k, v, visible)
-            return F.scaled_dot_product_attention(q, k, v, visible, dropout, is_causal=visible is None)
+            return F.scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None)
 
     def weights(self, q: Tensor, k: Tensor, visible: Tensor | None = None) -> Tensor:
         """By which the values are mixed: softmax(q k / sqrt(head_dim)) over what is visible, by default the present and

@@ -19,13 +19,13 @@ Norm = LayerNorm | RMSNorm
 def shape_of(
     attention_norm: nn.Module, attention: nn.Module, feedforward_norm: nn.Module, feedforward: nn.Module
 ) -> BlockShape | None:
-    """What a block of these parts computes; None when a part is another than this model's own, or drops numbers."""
+    """What a block of these parts computes; None when a part is another than this model's own."""
     if not isinstance(attention, Attention) or not isinstance(feedforward, FeedForward):
         return None
     linear = (attention.qkv, attention.output, feedforward.up, feedforward.down)
     own = type(attention) is Attention and type(feedforward) is FeedForward
     own = own and all(type(module) is nn.Linear for module in linear)
-    if not own or not kernels_compute_blocks(attention.dropout, attention.head_dim):
+    if not own or not kernels_compute_blocks(attention.head_dim):
         return None
     norms = (attention_norm, feedforward_norm, attention.q_norm or attention_norm, attention.k_norm or attention_norm)
     if not all(type(norm) in (LayerNorm, RMSNorm) and norm.eps == norms[0].eps for norm in norms):

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
 from nanogpt.kernels import library as kernels
-from nanogpt.kernels.functions import FusedBlock, FusedNorm
+from nanogpt.kernels.functions import FusedBlock, FusedDropout, FusedNorm
+from nanogpt.kernels.operations import Dropout
 from nanogpt.kernels.whole_block import BlockShape
 from nanogpt.model import fusing
 from nanogpt.model.attention import Attention, Documents, KVCache, Scope
@@ -46,8 +47,11 @@ class Block(nn.Module):
         is_plain = self.fused is not None and scope is None and self.attention.watch is None
         if is_plain and fusing.applies(x, *self.parts, self.attention.output, self.feedforward.down):
             cos, sin = rotation or (None, None)
+            dropout = Dropout.drawn(self.attention.dropout if self.training else 0.0)
             parameters = fusing.parameters(*self.parts)
-            fused: Tensor = FusedBlock.apply(x, cos, sin, self.fused, *parameters)  # type: ignore[no-untyped-call]
+            fused: Tensor = FusedBlock.apply(  # type: ignore[no-untyped-call]
+                x, cos, sin, self.fused, dropout, *parameters
+            )
             return fused
         x = x + self.attention(self.attention_norm(x), rotation, scope)
         x = x + self.feedforward(self.feedforward_norm(x))
@@ -231,7 +235,15 @@ class GPT(nn.Module):
             x = F.rms_norm(x, x.shape[-1:], eps=self.config.norm_eps)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[places]
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+        share = self.config.dropout if self.training else 0.0
+        return self.dropped(x, share) if share else x
+
+    def dropped(self, x: Tensor, share: float) -> Tensor:
+        """x (B, T, n_embd) with `share` of its numbers dropped."""
+        if not self.has_kernels or not fusing.applies(x):
+            return F.dropout(x, share)
+        y: Tensor = FusedDropout.apply(x, Dropout.drawn(share))  # type: ignore[no-untyped-call]
+        return y
 
     def _loss_sum(self, x: Tensor, targets: Tensor, by: Groups | None = None) -> tuple[Tensor, Tensor]:
         if by is not None:

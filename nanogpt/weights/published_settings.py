@@ -54,7 +54,7 @@ def settings_of(config: ModelConfig) -> dict[str, Any]:
             activation_function=GPT2_ACTIVATIONS[config.activation],
             layer_norm_epsilon=config.norm_eps,
             embd_pdrop=config.dropout,
-            attn_pdrop=config.dropout,
+            attn_pdrop=0.0,
             resid_pdrop=config.dropout,
         )
     raise UserError(

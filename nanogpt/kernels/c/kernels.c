@@ -215,6 +215,45 @@ EXPORT void add(const float *x, const void *delta, const float *bias, float *out
     parallel(add_body, &job, rows, 2 * rows * width, 0);
 }
 
+// ---- dropout: what is dropped follows from a number's place and the seed, so that no memory has to keep it
+
+typedef struct { const void *x; const float *bias; void *y; int64_t width; uint64_t seed; float share; int half; } Drop;
+
+INLINE Bits mixed(Bits x) {  // every bit of x decides every bit: Wellons's lowbias32
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+INLINE void drop_rows(const Drop *job, int64_t begin, int64_t end, int half) {
+    uint32_t low = (uint32_t)job->seed, high = (uint32_t)(job->seed >> 32), dropped = job->share * 4294967296.;
+    float scale = 1.f / (1.f - job->share);
+    Bits places;
+    for (int i = 0; i < LANES; ++i) places[i] = i;
+    for (int64_t i = begin; i < end; ++i) {
+        const void *x = row_of(job->x, i * job->width, half);
+        void *y = (void *)row_of(job->y, i * job->width, half);
+        EACH(j, stop, job->width,
+            Bits drawn = mixed(mixed((places + (uint32_t)(i * job->width + j)) ^ low) ^ high);
+            Lanes a = load(x, j, stop, half);
+            if (job->bias) a += load(job->bias, j, stop, 0);
+            store(y, j, stop, half, pick((Integers)(drawn >= dropped), a * scale, (Lanes){}));
+        )
+    }
+}
+static void drop_body(const void *job, int64_t begin, int64_t end, int64_t thread) {
+    const Drop *drop = job;
+    (void)thread;
+    if (drop->half) drop_rows(drop, begin, end, 1);
+    else drop_rows(drop, begin, end, 0);
+}
+// y (rows, width) = 0 for a `share` of the numbers, (x + bias) / (1 - share) for the others; both half_or_float, bias
+// may be NULL, y may be x
+EXPORT void drop(const void *x, const float *bias, void *y, int64_t rows, int64_t width, int64_t seed, float share,
+                 int half) {
+    Drop job = {x, bias, y, width, (uint64_t)seed, share, half};
+    parallel(drop_body, &job, rows, 2 * rows * width, 0);
+}
+
 // ---- norms: y = (x - mean) * inverse * weight + bias, of LayerNorm; of RMSNorm the mean and the bias are left out
 
 typedef struct {
@@ -1032,7 +1071,8 @@ typedef struct {
     int64_t B, T, width, n_head, n_kv_head, head_width, ffn_width, activation, centred, threads, half;
     const float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up,
         *up_bias, *down, *down_bias, *cos, *sin;  // matrices as torch's linear maps have them; what is lacking is NULL
-    float eps;
+    int64_t seeds[2];  // of what is dropped of attention's share, which is 0 in most trainings, and the feed-forward's
+    float share, eps;
 } Block;
 typedef struct {  // of parameters; NULL where none is wanted
     float *norm1, *shift1, *qkv, *qkv_bias, *q_norm, *k_norm, *output, *output_bias, *norm2, *shift2, *up, *up_bias,
@@ -1042,7 +1082,7 @@ typedef struct {  // from the forward to the backward pass
     void *first, *projected, *mixed, *second, *slopes, *active;  // half_or_float
     float *mean1, *inverse1, *logs, *middle, *mean2, *inverse2;
 } Kept;
-typedef struct { void *hidden, *normed, *given; float *middle, *of_norms, *heads, *parts; } Scratch;
+typedef struct { void *hidden, *normed, *given, *dropped; float *middle, *of_norms, *heads, *parts; } Scratch;
 
 static void (*sgemm)(const char *, const char *, const int *, const int *, const int *, const float *, const float *,
                      const int *, const float *, const int *, const float *, float *, const int *);
@@ -1102,6 +1142,7 @@ static Scratch lay_out(const Block *b, float **memory) {
     scratch.normed = take(memory, rows * b->width, b->half);
     scratch.middle = take(memory, rows * b->width, 0);
     scratch.given = b->half ? take(memory, rows * b->width, 1) : scratch.middle;
+    scratch.dropped = b->share ? take(memory, rows * b->width, b->half) : NULL;
     scratch.of_norms = take(memory, (b->B * b->n_kv_head + 1) * 2 * b->head_width, 0);
     scratch.heads = take(memory, b->threads * attention_scratch(b->T, b->head_width), 0);
     scratch.parts = take(memory, PARTS * widest, 0);
@@ -1117,6 +1158,19 @@ EXPORT void block_sizes(const Block *b, int64_t *kept, int64_t *forward, int64_t
     lay_out(b, &end);
     *backward = end - start;
 }
+// What a part of the block gives to the sum, its bias and dropout included; the bias is left to the sum where nothing is
+// dropped. Returns the bias that is left.
+static const float *drop_of(const Block *b, int part, void *given, const float *bias) {
+    if (!b->share) return bias;
+    drop(given, bias, given, b->B * b->T, b->width, b->seeds[part], b->share, b->half);
+    return NULL;
+}
+// The gradient of that, in `dropped` where something is dropped
+static const void *drop_back(const Block *b, int part, const void *gradient, void *dropped) {
+    if (!b->share) return gradient;
+    drop(gradient, NULL, dropped, b->B * b->T, b->width, b->seeds[part], b->share, b->half);
+    return dropped;
+}
 // x, out (B T, width)
 EXPORT void block_forward(const Block *b, const float *x, float *out, float *memory, float *scratch) {
     int64_t rows = b->B * b->T, width = b->width, ffn = b->ffn_width, heads = b->n_head * b->head_width;
@@ -1130,12 +1184,14 @@ EXPORT void block_forward(const Block *b, const float *x, float *out, float *mem
     attention_forward(kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.mixed, kept.logs,
                       scratch, b->threads, b->B, b->T, b->n_head, b->n_kv_head, b->head_width, half);
     times(half, kept.mixed, 0, b->output, 1, attended, rows, width, heads);
-    norm_forward(x, attended, b->output_bias, kept.middle, b->norm2, b->shift2, b->eps, kept.second, kept.mean2,
+    const float *output_bias = drop_of(b, 0, attended, b->output_bias);
+    norm_forward(x, attended, output_bias, kept.middle, b->norm2, b->shift2, b->eps, kept.second, kept.mean2,
                  kept.inverse2, rows, width, half);
     times(half, kept.second, 0, b->up, 1, kept.slopes, rows, up_width(b), width);
     activation_forward(kept.slopes, b->up_bias, kept.active, rows, ffn, b->activation, half);
     times(half, kept.active, 0, b->down, 1, fed, rows, width, ffn);
-    add(kept.middle, fed, b->down_bias, out, rows, width, half);
+    const float *down_bias = drop_of(b, 1, fed, b->down_bias);
+    add(kept.middle, fed, down_bias, out, rows, width, half);
 }
 // From the gradient (rows, out) of x weight^T + bias: those of weight and bias, where they are wanted, and of x
 static void linear_back(int half, const void *gradient, const void *x, const float *weight, float *of_weight,
@@ -1154,12 +1210,14 @@ EXPORT void block_backward(const Block *b, const float *x, float *memory, const 
     void *grad_hidden = b->activation == SWIGLU ? (void *)row_of(s.hidden, rows * ffn, half) : s.hidden;
     void *grad_heads = (void *)row_of(s.hidden, rows * heads, half);
     float *grad_norms = s.of_norms + b->B * b->n_kv_head * 2 * b->head_width;
-    linear_back(half, grad_given, kept.active, b->down, of->down, of->down_bias, s.hidden, rows, width, ffn, s.parts);
+    const void *grad_fed = drop_back(b, 1, grad_given, s.dropped);
+    linear_back(half, grad_fed, kept.active, b->down, of->down, of->down_bias, s.hidden, rows, width, ffn, s.parts);
     activation_backward(s.hidden, kept.slopes, grad_hidden, of->up_bias, s.parts, rows, ffn, b->activation, half);
     linear_back(half, grad_hidden, kept.second, b->up, of->up, NULL, s.normed, rows, up_width(b), width, s.parts);
     norm_backward(s.normed, kept.middle, kept.mean2, kept.inverse2, b->norm2, grad_out, s.middle, half ? s.given : NULL,
                   of->norm2, of->shift2, s.parts, rows, width, half);
-    linear_back(half, s.given, kept.mixed, b->output, of->output, of->output_bias, s.hidden, rows, width, heads,
+    const void *grad_attended = drop_back(b, 0, s.given, s.dropped);
+    linear_back(half, grad_attended, kept.mixed, b->output, of->output, of->output_bias, s.hidden, rows, width, heads,
                 s.parts);
     attention_backward(s.hidden, kept.projected, b->qkv_bias, b->q_norm, b->k_norm, b->eps, b->cos, b->sin, kept.logs,
                        grad_heads, grad_norms, s.of_norms, s.heads, b->threads, b->B, b->T, b->n_head, b->n_kv_head,

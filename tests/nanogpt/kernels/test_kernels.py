@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,7 @@ except Unavailable as reason:
     pytest.skip(f"no kernels: {reason}", allow_module_level=True)
 
 ROUNDING = {"float32": 3e-5, "bfloat16": 0.15}  # of a gradient, relative to its norm
+SEEDS = (3, 2**63 - 5)  # of dropout
 LEAST_SHARE = {"float32": 0.01, "bfloat16": 0.2}  # of the largest norm: what is smaller is compared with that
 
 
@@ -48,6 +50,7 @@ def shapes(draw) -> ModelConfig:
         vocab_size=draw(st.integers(2, 40)),
         rope_theta=100,
         zero_init=False,
+        dropout=draw(st.sampled_from([0.0, 0.3])),
     )
 
 
@@ -89,13 +92,14 @@ def even_shapes(draw) -> ModelConfig:
 @settings(max_examples=25, deadline=None)
 def test_bfloat16_by_own_products_is_as_near_as_by_torchs(config, B, T):
     model, tokens = drawn(config), torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
-    exact = computed(copy.deepcopy(model).double(), tokens, "float32")
+    with dropping_as_the_kernels_do():
+        exact = computed(copy.deepcopy(model).double(), tokens, "float32")
     model.use_kernels()
     attention, feedforward = model.layers[0].attention, model.layers[0].feedforward
     matrices = [each.weight for each in (attention.qkv, attention.output, feedforward.up, feedforward.down)]
     errors = []
     for who in (library.OWN, library.TORCHS):
-        with products_by(who):
+        with products_by(who), dropping_as_the_kernels_do():
             assert whole_block.is_possible(torch.empty(B, T, 1), torch.bfloat16, matrices) == (who == library.OWN)
             found = computed(model, tokens, "bfloat16")
         errors.append({name: (value - exact[name]).norm() for name, value in found.items()})
@@ -114,15 +118,46 @@ def test_loss_and_gradients_are_torchs_to_rounding(precision, products, config, 
     by_kernels = copy.deepcopy(by_torch)
     by_kernels.use_kernels()
     tokens = torch.randint(config.vocab_size, (B, T), generator=torch.Generator().manual_seed(T))
-    by_products = computed(by_torch, tokens, precision)  # torch's own rounding: of some draws little is left
-    exact = computed(by_torch.double(), tokens, "float32")
-    with products_by(products):
-        found = computed(by_kernels, tokens, precision)
+    with dropping_as_the_kernels_do():
+        by_products = computed(by_torch, tokens, precision)  # torch's own rounding: of some draws little is left
+        exact = computed(by_torch.double(), tokens, "float32")
+        with products_by(products):
+            found = computed(by_kernels, tokens, precision)
     scale = max(gradient.norm() for name, gradient in exact.items() if name != "loss")
     for name, value in found.items():
         size = max(exact[name].norm(), LEAST_SHARE[precision] * scale)
         error, of_torch = ((each - exact[name]).norm() / size for each in (value, by_products[name]))
         assert error < max(ROUNDING[precision], 3 * of_torch), (name, float(error), float(of_torch))
+
+
+@contextmanager
+def dropping_as_the_kernels_do():
+    """torch's functions drop what the kernels drop in a model of one layer."""
+    parts = cycle([0, 0, 1])  # of the embedding, of attention and of the feed-forward
+
+    def dropped(x: torch.Tensor, share: float, training: bool = True) -> torch.Tensor:
+        ones = torch.ones(x.size(0) * x.size(1), x.size(2))
+        return x * operations.drop(ones, None, operations.Dropout(share, SEEDS), next(parts)).view(x.shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "dropout", dropped)
+        patch.setattr(operations.Dropout, "drawn", lambda share: operations.Dropout(share, SEEDS) if share else None)
+        yield
+
+
+@given(st.sampled_from([0.0, 0.01, 0.1, 0.2, 0.5, 0.9]), st.integers(0, 2**63 - 1), st.sampled_from([1, 16, 100, 129]))
+@settings(max_examples=50, deadline=None)
+def test_dropout_drops_its_share_anywhere_and_scales_the_rest(share, seed, width):
+    rows, scale = 40_000 // width, 1 / (1 - share)
+    x, bias = torch.ones(rows, width), torch.full((width,), 2.0)
+    first, second = (operations.drop(x, bias, operations.Dropout(share, (seed, seed + 1)), part) for part in (0, 1))
+    spread = 6 * (share * (1 - share) / x.numel()) ** 0.5  # six standard deviations
+    kept = [(each != 0).double() for each in (first, second)]
+    assert all(torch.isclose(each[each != 0], torch.tensor(3 * scale)).all() for each in (first, second))
+    assert all(abs(each.mean() - (1 - share)) <= spread for each in kept)
+    neighbours = (kept[0], kept[1]), (kept[0].flatten()[1:], kept[0].flatten()[:-1]), (kept[0][1:], kept[0][:-1])
+    for one, other in neighbours:  # of two numbers each is dropped whether the other is or not
+        assert abs(((one - (1 - share)) * (other - (1 - share))).mean()) <= spread + 1e-9
 
 
 @contextmanager
