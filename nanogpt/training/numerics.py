@@ -17,6 +17,8 @@ from nanogpt.machine import gains_by_bfloat16
 from nanogpt.native.unavailable import Unavailable
 
 TORCH = "torch"
+# What dropout drops: a checkpoint that does not say it was written when attention's weights were dropped too.
+DROPPED, DROPPED_ONCE = "what the layers add", "what the layers add, and attention's weights"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Numerics:
         `more`: other figures that decide the bits and may change during training. Gradient checkpointing gives the
         same bits, so it is not compared.
         """
+        before = {"dropped": DROPPED_ONCE, **before} if before else {}
         now = asdict(self) | more
         return {key: f"{before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]}
 

@@ -9,7 +9,7 @@ from typing import Any
 from nanogpt import durable
 from nanogpt.training.job import TrainingJob
 from nanogpt.training.micro_batches import MicroBatches
-from nanogpt.training.numerics import Numerics
+from nanogpt.training.numerics import DROPPED, Numerics
 from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.state import TrainingState
 from nanogpt.training.stopwatch import TrainingClock
@@ -71,5 +71,6 @@ class Saver:
             "context": config.context,
             "config_sha256": durable.digest(config.model_dump()),
             **asdict(self.numerics),
+            "dropped": DROPPED,
             "muon": muon.method if (muon := self.state.optimizer.muon) else None,
         }

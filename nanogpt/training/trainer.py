@@ -96,7 +96,8 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
     cool_down = CoolDownPlanner(job, state, saver, folder, clock)
     if warning:
         folder.event("device", warning)
-    if changes := numerics.differences(before, micro_batch=size):
+    dropped = {"dropped": numerical.DROPPED} if config.model.dropout else {}
+    if changes := numerics.differences(before, micro_batch=size, **dropped):
         listed = ", ".join(f"{name} {change}" for name, change in changes.items())
         folder.event("computes otherwise", f"not to the byte as before: {listed}")
     resumer.begin(found)

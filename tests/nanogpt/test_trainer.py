@@ -13,7 +13,7 @@ from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.training import stopwatch, validation
+from nanogpt.training import numerics, saving, stopwatch, validation
 from nanogpt.training.child import alone_in
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.step import Stepper
@@ -160,6 +160,22 @@ def test_what_computes_otherwise_than_before_is_reported_once(data, tmp_path, ch
     train(tiny().with_changes(changes), data, tmp_path)
     messages = [row["message"] for row in events(tmp_path, "computes otherwise")]
     assert messages == ([f"not to the byte as before: {difference}"] if difference else [])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_training_of_before_that_also_dropped_the_weights_of_attention_says_that_it_goes_on_otherwise(
+    data, tmp_path, monkeypatch, dropout
+):
+    config = tiny().with_changes({"model.dropout": dropout})
+    facts = saving.Saver.facts
+    with monkeypatch.context() as before:
+        before.setattr(saving.Saver, "facts", lambda saver: {k: v for k, v in facts(saver).items() if k != "dropped"})
+        train(config, data, tmp_path, stop=StopAt(9))
+    for stop in (StopAt(12), StopAt(15)):
+        train(config, data, tmp_path, stop=stop)
+    messages = [row["message"] for row in events(tmp_path, "computes otherwise")]
+    otherwise = f"not to the byte as before: dropped {numerics.DROPPED_ONCE} -> {numerics.DROPPED}"
+    assert messages == ([otherwise] if dropout else [])
 
 
 def test_another_micro_batch_is_reported_once_and_then_the_one_that_was(data, tmp_path):
