@@ -332,6 +332,7 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
         pip_comes_with = [sys.executable, "-m", "venv", VENV] if fresh else [VENV_PYTHON, "-I", "-m", "ensurepip"]
         failed = run_logged(pip_comes_with, log, lock) or install_packages(extras, log, lock)
         if not failed:  # saves time at the first start, and nothing depends on it
+            say("Preparing the pages of runs ...")
             run_logged([VENV_PYTHON, "-m", "flows.display.prefect_blank"], log, lock)
     shutil.rmtree(FETCHED, ignore_errors=True)
     if failed:

@@ -77,7 +77,7 @@ def _criteria(judged: Sequence[Criterion]) -> str:
     met = [criterion.name for criterion in judged if criterion.met]
     missed = [criterion.name for criterion in judged if criterion.met is False]
     unknown = [criterion.name for criterion in judged if criterion.met is None]
-    parts = [f"Criteria met: {len(met)} of {len(judged)}"]
-    parts += [f"not met: {', '.join(missed)}"] if missed else []
+    parts = [f"Goals reached: {len(met)} of {len(judged)}"]
+    parts += [f"not reached: {', '.join(missed)}"] if missed else []
     parts += [f"not known: {', '.join(unknown)}"] if unknown else []
     return "; ".join(parts)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from flows.cli import at_boot
 from flows.context.command_words import AssumedSpeed
-from flows.ledger.facts import DEVICE, FETCHED, PLANNED, SURVEYED, trained
+from flows.ledger.facts import DEVICE, FETCHED, PLANNED, SURVEYED, FetchedText, trained
 from flows.runner.run import AnyStep, Run, by_need
 from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
@@ -117,8 +117,17 @@ def _expected_bytes(run: Run) -> int:
     """Of the text. Raises UserError."""
     from flows.planning import texts  # what --status does not need: 0.1 s
 
-    fetched = run.ledger.facts(FETCHED)
+    fetched = _fetched(run)
     return fetched.bytes if fetched else texts.expected_bytes(run.config.data)
+
+
+def _fetched(run: Run) -> FetchedText | None:
+    """The text that is there, unless another one is asked for now."""
+    marker, data = run.ledger.marker(FETCHED.step), run.config.data
+    is_named = data.source != "auto" and not data.mixture
+    if is_named and marker is not None and marker.settings["data"]["source"] != data.source:
+        return None
+    return run.ledger.facts(FETCHED)
 
 
 def _show_expected(run: Run, console: Console, size: int) -> None:
@@ -131,7 +140,7 @@ def _show_expected(run: Run, console: Console, size: int) -> None:
     from nanogpt.measure.sizes import parameters
     from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET, likely_bytes_per_token
 
-    budget, fetched, proof = run.config.budget, run.ledger.facts(FETCHED), run.ledger.facts(DEVICE)
+    budget, fetched, proof = run.config.budget, _fetched(run), run.ledger.facts(DEVICE)
     characters = (fetched.characters if fetched else 0) or size
     phases = budget_shares.expected(run.paths.all_states, budget, size)
     known = "The plan is to be made anew." if run.ledger.marker(PLANNED.step) else "Nothing is measured yet."

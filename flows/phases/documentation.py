@@ -45,7 +45,7 @@ def documentation(run: Run) -> None:
     display = run.journal.display
     display.table("criteria", [_criterion_row(criterion) for criterion in judged], "Success criteria")
     display.markdown("report", (run.paths.reports / "training_report.md").read_text(encoding="utf-8"), "The report")
-    run.milestone("documentation", f"report: {met} of {len(judged)} criteria met", "", report_files(run))
+    run.milestone("documentation", f"report: {met} of {len(judged)} goals reached", "", report_files(run))
     if trouble is not None:
         raise trouble
 

@@ -137,7 +137,7 @@ def starved(parameters: int, corpus: Corpus) -> str | None:
     if ratio <= MOST_PARAMETERS_PER_TOKEN:
         return None
     return (
-        f"has {ratio:.0f} parameters for each of the {corpus.train_tokens:,} tokens to learn from; with more than "
+        f"has {ratio:,.0f} parameters for each of the {corpus.train_tokens:,} tokens to learn from; with more than "
         f"{MOST_PARAMETERS_PER_TOKEN} it would learn the text by heart"
     )
 

@@ -238,7 +238,7 @@ def _few_tokens(model: ModelFacts) -> Iterator[str]:
     ratio = model.trained.tokens / model.trained.parameters
     if ratio < ENOUGH_DATA / 4:
         yield (
-            f"{safe(model.name)} saw {ratio:.1f} tokens per parameter, and about {ENOUGH_DATA} is the best use of "
+            f"{safe(model.name)} saw {ratio:.2g} tokens per parameter, and about {ENOUGH_DATA} is the best use of "
             "compute (Hoffmann et al. 2022)"
         )
 

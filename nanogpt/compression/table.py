@@ -252,9 +252,9 @@ def as_markdown(table: CompressionTable) -> str:
             f"| {row.name} | {row.how} | {row.parameters:,} | {byte_size(row.bytes)} "
             f"| {bits.value:.4f} ({bits.low:.4f} to {bits.high:.4f}) | {against} | {speed.value:,.0f}{same} |"
         )
-    speeds = "; ".join(f"{row.name}: {row.backend}" for row in table.models if row.speed_of == row.name)
+    speeds = "; ".join(f"{row.name} by {row.backend}" for row in table.models if row.speed_of == row.name)
     lines += ["", f"Judged on {table.windows:,} windows of {table.window} tokens of the test split."]
-    lines += [f"Decoded by {speeds}.", ""]
+    lines += [f"Decoded: {speeds}.", ""]
     lines += [f"- {line}" for line in table.recommendation]
     lines += [f"- Left out: {name}, because {reason}" for name, reason in table.left_out.items()]
     return "\n".join(lines) + "\n"

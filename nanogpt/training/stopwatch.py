@@ -35,8 +35,8 @@ class TrainingClock:
         return self.spent + time.monotonic() - self._started
 
     def pace(self) -> float:
-        """Seconds a sequence since the start, evaluations and saving included."""
-        return (self.seconds() - self.spent) / max(1, self.sequences)
+        """Seconds a sequence since the start, evaluations and saving included; 0 while none was trained on."""
+        return (self.seconds() - self.spent) / self.sequences if self.sequences else 0.0
 
     def seconds_left(self) -> float:
         """Until the deadline, less the evaluation and the sample at the end; infinite without a deadline."""

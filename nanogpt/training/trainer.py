@@ -105,6 +105,7 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
     clock.start(state.progress.seconds)
     if found and found.folder == folder.before_cool_down:
         resumer.take_cool_down_back()
+        clock.start(state.progress.seconds)  # a checkpoint was written: no pace of steps
     return Trainer(job, numerics, state, stepper, validator, cool_down, saver, resumer, folder, clock, stop)
 
 

@@ -32,6 +32,7 @@ PHASE_MARKS = {
 }
 MODEL_STYLES = {"training": "cyan", "finished": "green", "failed": "bold red", "silent": "yellow", "stopped": "yellow"}
 NARROW = 100  # columns: below, a table has fewer of them, and phases no names
+LEAST_WIDTHS = {"tokens/s": 66, "memory": 80, "bits/byte": NARROW}  # where a column of the table has room
 
 
 def watch(watched: Watched, once: bool = False) -> int:
@@ -141,22 +142,23 @@ def _models(view: View, width: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("model", no_wrap=True, max_width=max(8, width // 4), overflow="ellipsis")
     table.add_column("state", no_wrap=True, max_width=max(10, width // 4), overflow="ellipsis")
-    for title in ("step", "loss", "val", "tokens/s", "memory", "left" if not view.is_over else "time"):
+    left_or_time = "left" if not view.is_over else "time"
+    titles = ["step", "loss", "val", "tokens/s", "memory", left_or_time, "bits/byte"]
+    titles = [title for title in titles if width >= LEAST_WIDTHS.get(title, 0)]
+    for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
-    if width >= NARROW:
-        table.add_column("bits/byte", justify="right", no_wrap=True)
     for model in view.models:
         left = model.seconds if view.is_over else None if model.is_over else model.eta_seconds
-        cells = [
-            _figure(f"{model.step:,}/{model.max_iters:,}" if model.max_iters else ""),
-            _figure(f"{model.loss:.3f}" if model.loss is not None else ""),
-            _figure(f"{model.val_loss:.4f}" if model.val_loss is not None else ""),
-            _figure(f"{model.tokens_per_second:,.0f}" if model.tokens_per_second else ""),
-            _figure(byte_size(model.memory_bytes) if model.memory_bytes else ""),
-            _figure(clock(left) if left is not None and model.state != "waiting" else ""),
-        ]
-        if width >= NARROW:
-            cells.append(_figure(f"{model.bits_per_byte:.3f}" if model.bits_per_byte is not None else ""))
+        figures = {
+            "step": f"{model.step:,}/{model.max_iters:,}" if model.max_iters else "",
+            "loss": f"{model.loss:.3f}" if model.loss is not None else "",
+            "val": f"{model.val_loss:.4f}" if model.val_loss is not None else "",
+            "tokens/s": f"{model.tokens_per_second:,.0f}" if model.tokens_per_second else "",
+            "memory": byte_size(model.memory_bytes) if model.memory_bytes else "",
+            left_or_time: clock(left) if left is not None and model.state != "waiting" else "",
+            "bits/byte": f"{model.bits_per_byte:.3f}" if model.bits_per_byte is not None else "",
+        }
+        cells = [_figure(figures[title]) for title in titles]
         name, state = Text(printable(model.name), "bold"), Text(printable(state_of(model)))
         state.stylize(MODEL_STYLES.get(model.state, "dim"))
         table.add_row(name, state, *cells)

@@ -248,7 +248,7 @@ def test_the_end_says_where_the_report_is(story):
     written = "".join(story.screens["finished"])
     assert "done after" in story.past.replace("\n", "") + written
     assert str(story.workspace / "reports/default/training_report.html") in written
-    assert "It writes (temperature 0.8):" in written and "Criteria met: " in written and "nanogpt chat " in written
+    assert "It writes (temperature 0.8):" in written and "Goals reached: " in written and "nanogpt chat " in written
 
 
 def test_the_terminal_is_given_back(story):

@@ -16,6 +16,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.training import numerics, saving, stopwatch, validation
 from nanogpt.training.child import alone_in
 from nanogpt.training.record.metrics import read_rows
+from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopwatch import TrainingClock
 from nanogpt.training.trainer import Trainer, train
@@ -265,6 +266,33 @@ def test_more_time_changes_nothing_where_steps_were_the_limit(data, tmp_path):
     again = train(config, data, tmp_path, max_seconds=2000.0)
     assert (again.reason, again.sha256) == ("max_iters", outcome.sha256)
     assert [row["step"] for row in events(tmp_path, "resumed")] == [20]
+
+
+@pytest.mark.fast
+def test_more_time_is_trained_on_a_disk_that_is_slow_to_take_the_state_before_the_cool_down(
+    data, tmp_path, monkeypatch
+):
+    """A sequence takes 10 ms and a checkpoint a minute, which says nothing of the time that an evaluation takes."""
+    compute, save, now = Stepper.forward_backward, ModelFolder.save, [1000.0]
+
+    def computes(self, data, loss_scale):
+        now[0] += 0.01 * data.batch
+        return compute(self, data, loss_scale)
+
+    def saves(self, *arguments):
+        now[0] += 60
+        save(self, *arguments)
+
+    monkeypatch.setattr(Stepper, "forward_backward", computes)
+    monkeypatch.setattr(ModelFolder, "save", saves)
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    seldom = dict(eval_interval=50_000, checkpoint_interval=50_000)
+    train(tiny(max_iters=20, **seldom), data, tmp_path, max_seconds=400)
+    outcome = train(tiny(max_iters=200, **seldom), data, tmp_path, max_seconds=800)
+    assert len(events(tmp_path, "extended")) == 1
+    assert (outcome.reason, outcome.step) == ("max_iters", 200)
+    rates = [row["learning_rate"] for row in read_rows(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert sum(rate == max(rates) for rate in rates) > 0.3 * len(rates)
 
 
 def test_bad_steps_soon_after_a_cool_down_was_taken_back_go_back_to_the_one_before_it(data, tmp_path, monkeypatch):

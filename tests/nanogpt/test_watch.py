@@ -182,6 +182,14 @@ def test_the_screen_fits_into_any_terminal(tmp_path, width, height):
         assert "\\x1b[31mor not" in text and "\x1b" not in text  # a model commands no terminal
 
 
+def test_a_narrow_terminal_has_fewer_columns_and_each_whole(tmp_path):
+    view = Watched(case.make_run(tmp_path)).view()
+    titles = next(line for line in shown(view, 60, None).splitlines() if line.startswith("model")).split()
+    assert titles == ["model", "state", "step", "loss", "val", "left"]
+    rows = [line for line in shown(view, 60, None).splitlines() if line.startswith(("micro ", "tiny_model "))][:2]
+    assert len(rows) == 2 and "…" not in "".join(rows)
+
+
 def test_the_chart_falls_as_the_loss_does():
     steps = [float(step) for step in range(1, 200)]
     curve = Series(steps, steps, [4 - step / 100 for step in steps])

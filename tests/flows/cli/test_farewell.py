@@ -76,7 +76,7 @@ def test_how_good_it_is_what_it_writes_and_how_to_use_it(tmp_path, facts):
         "  | Why, then thou",
         "  | shalt not see",
     ]
-    assert lines[6] == "Criteria met: 1 of 3; not met: The plan held; not known: Tests"
+    assert lines[6] == "Goals reached: 1 of 3; not reached: The plan held; not known: Tests"
     model = commands.near(run.paths.workspace / run.facts(EXPORTED).folder)
     assert lines[7].startswith("Talk to it:\n  ") and lines[7].endswith(f"nanogpt chat {model}")
     assert lines[8].startswith("Open it in a browser") and lines[8].endswith(f"nanogpt serve {model}")

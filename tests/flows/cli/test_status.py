@@ -176,6 +176,15 @@ def test_another_budget_is_another_plan_and_nothing_is_shown_of_the_old_one(work
     assert not re.search(r"(?<!\d)1 min 40 s", printed) and "small_model is left out" not in printed
 
 
+def test_the_plan_for_another_text_goes_by_that_text(workspace, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    workspace.finish("documentation.report")
+    other = tmp_path / "other.txt"
+    other.write_text("abcdefghi\n" * 10_000)
+    assert status.show_plan(workspace.run("--data", str(other))) == 0
+    assert "for each of the 90,000 tokens to learn from" in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_needs_a_step_of_a_later_phase_waits_for_it_too(workspace):
     workspace.finish("documentation.report")
     (workspace.run().paths.data / "dataset.fetch.bin").unlink()
