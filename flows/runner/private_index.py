@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FALLBACK_NAME, FALLBACK_EMAIL = "nanogpt-autopilot", "autopilot@localhost"
+NO_NAME = "".join(map(chr, range(33))) + ".,:;<>\"\\'"  # what git strips from both ends, and refuses alone
 TIMEOUT = 120  # seconds a git command may take: a hanging filter or disk must not hold up a night
 
 SETTINGS = {
@@ -80,10 +81,11 @@ class PrivateIndex:
     def obstacle(self, branch: str) -> str:
         """Why there can be no branch of this name, or an empty text."""
         ref = f"refs/heads/{branch}"
+        top = "/".join(ref.split("/")[:3])
+        others = self._run("for-each-ref", "--format=%(refname)", top).splitlines()  # first: it says what git lacks
         if self._answer("check-ref-format", ref) is None:
             return f'git allows no branch called "{branch}"'
-        top = "/".join(ref.split("/")[:3])
-        for other in self._run("for-each-ref", "--format=%(refname)", top).splitlines():
+        for other in others:
             if ref.startswith(other + "/") or other.startswith(ref + "/"):
                 return f'the branch "{other.removeprefix("refs/heads/")}" is in the way of "{branch}"'
         return ""
@@ -204,11 +206,13 @@ class PrivateIndex:
         """The person's own name if git knows it, otherwise the autopilot's."""
         lines = (self._answer("config", "--get-regexp", r"^user\.(name|email)$") or "").splitlines()
         known = {key: value for key, _, value in (line.partition(" ") for line in lines)}  # git takes the last of each
-        if known.get("user.name") and known.get("user.email"):
-            return {}
-        fallback = {"NAME": FALLBACK_NAME, "EMAIL": FALLBACK_EMAIL}
-        names = {f"GIT_{role}_{part}": fallback[part] for role in ("AUTHOR", "COMMITTER") for part in fallback}
-        return {name: os.environ.get(name) or value for name, value in names.items()}
+        given = known.get("user.name", ""), known.get("user.email", "")
+        is_known = bool(given[0].strip(NO_NAME) and given[1])
+        parts = dict(zip(("NAME", "EMAIL"), given if is_known else (FALLBACK_NAME, FALLBACK_EMAIL), strict=True))
+        identity = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in parts.items()}
+        if is_known:
+            identity = {name: value for name, value in identity.items() if name in os.environ}
+        return {name: value for name, value in identity.items() if not os.environ.get(name, "").strip(NO_NAME)}
 
     # Running git
 
