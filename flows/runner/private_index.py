@@ -5,7 +5,9 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 FALLBACK_NAME, FALLBACK_EMAIL = "nanogpt-autopilot", "autopilot@localhost"
@@ -191,7 +193,15 @@ class PrivateIndex:
         if keep_old:
             orders.append(f"create {self._free_name(ref)} {expected}")
         text = "".join(order + "\n" for order in orders).encode()
+        self._remove_old_lock(ref)
         self._run("update-ref", "-m", "nanogpt-autopilot: milestone", "--stdin", stdin=text)
+
+    def _remove_old_lock(self, ref: str) -> None:
+        """Of a git that was killed, or a machine that lost power, in the moment in which it moved our branch."""
+        lock = self._checkout / self._run("rev-parse", "--git-path", f"{ref}.lock")
+        with suppress(OSError):
+            if time.time() - lock.stat().st_mtime > 2 * TIMEOUT:
+                lock.unlink()
 
     def _free_name(self, ref: str) -> str:
         """`<ref>-<date of its newest commit>`, numbered if there is such a branch."""

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,18 @@ def test_a_name_that_was_made_empty_is_none(home):
     git(home.checkout, "config", "user.email", "ann@example.org")
     sha = made(home.milestones(), "Data ready")
     assert git(home.checkout, "log", "-1", "--format=%an", sha) == "nanogpt-autopilot"
+
+
+@pytest.mark.parametrize("age, is_left_behind", [(3600, True), (0, False)])
+def test_the_lock_that_a_killed_git_has_left_on_our_branch_is_removed(home, age, is_left_behind):
+    home.commit_all()
+    made(home.milestones(), "Data ready")
+    lock = home.checkout / ".git" / "refs" / "heads" / "autopilot" / "default.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - age,) * 2)
+    milestones = home.milestones()
+    assert (milestones.commit("Trained", "", []) is not None) == is_left_behind, milestones.reason
+    assert lock.exists() != is_left_behind
 
 
 @pytest.mark.parametrize("name", ["  ", "<>", "."])
