@@ -51,6 +51,9 @@ class NonFiniteError(Exception):
 
 
 # Sources: torch 2.13 (c10/core/CPUAllocator, MPSAllocator.mm), PyTorch forum reports; see tests/nanogpt/test_faults.py.
+ONEDNN_WITHOUT_MEMORY = (
+    "could not create a primitive"  # and no more; what it cannot compute is "... descriptor for ..."
+)
 OUT_OF_MEMORY_WORDINGS = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -144,6 +147,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or _says(error, OUT_OF_MEMORY_WORDINGS)
+        or str(error) == ONEDNN_WITHOUT_MEMORY
     )
 
 

@@ -5,10 +5,13 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 FALLBACK_NAME, FALLBACK_EMAIL = "nanogpt-autopilot", "autopilot@localhost"
+NO_NAME = "".join(map(chr, range(33))) + ".,:;<>\"\\'"  # what git strips from both ends, and refuses alone
 TIMEOUT = 120  # seconds a git command may take: a hanging filter or disk must not hold up a night
 
 SETTINGS = {
@@ -80,10 +83,11 @@ class PrivateIndex:
     def obstacle(self, branch: str) -> str:
         """Why there can be no branch of this name, or an empty text."""
         ref = f"refs/heads/{branch}"
+        top = "/".join(ref.split("/")[:3])
+        others = self._run("for-each-ref", "--format=%(refname)", top).splitlines()  # first: it says what git lacks
         if self._answer("check-ref-format", ref) is None:
             return f'git allows no branch called "{branch}"'
-        top = "/".join(ref.split("/")[:3])
-        for other in self._run("for-each-ref", "--format=%(refname)", top).splitlines():
+        for other in others:
             if ref.startswith(other + "/") or other.startswith(ref + "/"):
                 return f'the branch "{other.removeprefix("refs/heads/")}" is in the way of "{branch}"'
         return ""
@@ -189,7 +193,15 @@ class PrivateIndex:
         if keep_old:
             orders.append(f"create {self._free_name(ref)} {expected}")
         text = "".join(order + "\n" for order in orders).encode()
+        self._remove_old_lock(ref)
         self._run("update-ref", "-m", "nanogpt-autopilot: milestone", "--stdin", stdin=text)
+
+    def _remove_old_lock(self, ref: str) -> None:
+        """Of a git that was killed, or a machine that lost power, in the moment in which it moved our branch."""
+        lock = self._checkout / self._run("rev-parse", "--git-path", f"{ref}.lock")
+        with suppress(OSError):
+            if time.time() - lock.stat().st_mtime > 2 * TIMEOUT:
+                lock.unlink()
 
     def _free_name(self, ref: str) -> str:
         """`<ref>-<date of its newest commit>`, numbered if there is such a branch."""
@@ -204,11 +216,13 @@ class PrivateIndex:
         """The person's own name if git knows it, otherwise the autopilot's."""
         lines = (self._answer("config", "--get-regexp", r"^user\.(name|email)$") or "").splitlines()
         known = {key: value for key, _, value in (line.partition(" ") for line in lines)}  # git takes the last of each
-        if known.get("user.name") and known.get("user.email"):
-            return {}
-        fallback = {"NAME": FALLBACK_NAME, "EMAIL": FALLBACK_EMAIL}
-        names = {f"GIT_{role}_{part}": fallback[part] for role in ("AUTHOR", "COMMITTER") for part in fallback}
-        return {name: os.environ.get(name) or value for name, value in names.items()}
+        given = known.get("user.name", ""), known.get("user.email", "")
+        is_known = bool(given[0].strip(NO_NAME) and given[1])
+        parts = dict(zip(("NAME", "EMAIL"), given if is_known else (FALLBACK_NAME, FALLBACK_EMAIL), strict=True))
+        identity = {f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in parts.items()}
+        if is_known:
+            identity = {name: value for name, value in identity.items() if name in os.environ}
+        return {name: value for name, value in identity.items() if not os.environ.get(name, "").strip(NO_NAME)}
 
     # Running git
 

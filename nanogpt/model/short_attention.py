@@ -55,7 +55,8 @@ class ShortAttention(torch.autograd.Function):
         n_kv_head: int,
     ) -> Tensor:
         turned = n_head + n_kv_head  # queries and keys; the values are neither normalised nor rotated
-        packed = heads.permute(2, 0, 1, 3).contiguous()  # (heads, B, T, head_dim): each head's rows lie together
+        # (heads, B, T, head_dim): each head's rows lie together; of one position, too, it is written to, not the input
+        packed = heads.permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
         inverse = weight = None
         if q_weight is not None or cos is not None:
             x = _exact(heads[:, :, :turned])  # (B, T, turned, head_dim); from here on in place, to stay in the cache

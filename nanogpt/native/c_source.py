@@ -42,6 +42,9 @@ OF_THE_MOMENT = re.compile(
     r"terminated program|unable to execute command|due to signal|\bKilled\b|No space left|out of memory|"
     r"memory exhausted|Cannot allocate memory"
 )
+LOADING = """import ctypes, sys
+try: ctypes.CDLL(sys.argv[1])
+except OSError as error: sys.exit(str(error))"""
 Notify = Callable[[str], None]
 
 
@@ -176,6 +179,7 @@ def _built_with(flags: Sequence[str], source: Path, compiler: Sequence[str], not
         _run([*compiler, *flags, *COMMON_FLAGS, "-o", str(built), str(source), "-lm"], SECONDS)
         if not built.exists():
             raise Unavailable("it has written nothing")
+        _try_to_load(built)
         content = durable.sha256_file(built)
         path = note.with_name(f"{note.stem}-{content[:16]}.so")
         os.replace(built, path)
@@ -185,6 +189,14 @@ def _built_with(flags: Sequence[str], source: Path, compiler: Sequence[str], not
         raise Unavailable(str(error)) from error
     durable.write_note(note, {"library": path.name, "content": content, "flags": list(flags)})
     return library
+
+
+def _try_to_load(library: Path) -> None:
+    """In a process of its own: half of a library, as of a disk that is full, ends whoever loads it by a signal."""
+    try:
+        _run([sys.executable, "-I", "-S", "-c", LOADING, str(library)], SECONDS_TO_ANSWER)
+    except OfTheMoment as error:
+        raise OfTheMoment("what it has written cannot be loaded; perhaps it is not whole") from error
 
 
 class OfTheMoment(Unavailable):

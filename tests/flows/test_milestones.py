@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,43 @@ def test_a_name_that_was_made_empty_is_none(home):
     git(home.checkout, "config", "user.email", "ann@example.org")
     sha = made(home.milestones(), "Data ready")
     assert git(home.checkout, "log", "-1", "--format=%an", sha) == "nanogpt-autopilot"
+
+
+@pytest.mark.parametrize("age, is_left_behind", [(3600, True), (0, False)])
+def test_the_lock_that_a_killed_git_has_left_on_our_branch_is_removed(home, age, is_left_behind):
+    home.commit_all()
+    made(home.milestones(), "Data ready")
+    lock = home.checkout / ".git" / "refs" / "heads" / "autopilot" / "default.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - age,) * 2)
+    milestones = home.milestones()
+    assert (milestones.commit("Trained", "", []) is not None) == is_left_behind, milestones.reason
+    assert lock.exists() != is_left_behind
+
+
+@pytest.mark.parametrize("name", ["  ", "<>", "."])
+def test_a_name_of_which_git_leaves_nothing_is_none(home, name):
+    home.commit_all()
+    git(home.checkout, "config", "user.name", name)
+    git(home.checkout, "config", "user.email", "ann@example.org")
+    sha = made(home.milestones(), "Data ready")
+    assert git(home.checkout, "log", "-1", "--format=%an", sha) == "nanogpt-autopilot"
+
+
+def test_an_empty_name_in_the_environment_is_none(home, monkeypatch):
+    home.commit_all()
+    git(home.checkout, "config", "user.name", "Ann")
+    git(home.checkout, "config", "user.email", "ann@example.org")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "")
+    sha = made(home.milestones(), "Data ready")
+    assert git(home.checkout, "log", "-1", "--format=%an", sha) == "Ann"
+
+
+def test_what_git_cannot_read_of_a_persons_settings_is_said(home, monkeypatch):
+    home.commit_all()
+    home.write("broken", "[user\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(home.checkout / "broken"))
+    assert "bad config line 1 in file" in home.milestones().problem()
 
 
 def test_no_hook_runs_and_nothing_is_signed(home, tmp_path):

@@ -23,6 +23,8 @@ CASES = [
     (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), faults.OUT_OF_MEMORY),
     (RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB, other allocations: 1 GB)"), faults.OUT_OF_MEMORY),
     (RuntimeError("Invalid buffer size: 15.26 GB"), faults.OUT_OF_MEMORY),
+    (RuntimeError("could not create a primitive"),
+     faults.OUT_OF_MEMORY),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
      faults.OUT_OF_MEMORY),
     (MemoryError(), faults.OUT_OF_MEMORY),

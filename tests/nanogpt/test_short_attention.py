@@ -27,6 +27,15 @@ def test_the_written_gradient_is_that_of_finite_differences(n_head, n_kv_head, q
     assert torch.autograd.gradcheck(ShortAttention.apply, arguments)
 
 
+def test_a_window_of_one_position_leaves_its_input_as_it_is():
+    """Each head's rows lie together there without a copy, and autograd refused what was written over them."""
+    heads, tables = random(1, 1, 3, D), [table.double() for table in Rotary(D, 1, 10.0)(slice(1))]
+    weights = [random(D, seed=seed).requires_grad_() for seed in (1, 2)]
+    projected = heads.clone().view(1, 1, 3 * D).requires_grad_()
+    ShortAttention.apply(projected.view(1, 1, 3, D), *weights, 1e-3, *tables, 1, 1).sum().backward()
+    torch.testing.assert_close(projected.detach().view(1, 1, 3, D), heads, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("options", [
     dict(preset="modern"), dict(preset="modern", n_kv_head=2), dict(preset="modern", n_kv_head=1, qk_norm=False),
     dict(preset="gpt2"), dict(preset="gpt2", qk_norm=True),

@@ -297,6 +297,25 @@ def test_the_threads_are_those_that_torch_calls(tmp_path):
     assert found.stdout.strip() == "True"
 
 
+@pytest.mark.parametrize(
+    "setting", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "true", "OMP_NUM_THREADS": "64"}, {"OMP_STACKSIZE": "64k"}]
+)
+def test_what_a_person_has_set_for_openmp_spoils_no_training(setting):
+    """torch's products in bfloat16 were wrong by any amount where there were fewer threads, and the kernels needed more
+    stack."""
+    program = (
+        "import nanogpt, torch\n"
+        "from nanogpt.kernels import library\n"
+        "from nanogpt.kernels.operations import pointer\n"
+        "torch.set_num_threads(max(2, torch.get_num_threads()))\n"
+        "a, b = torch.randn(256, 768).bfloat16(), torch.randn(768, 3072).bfloat16()\n"
+        "c, exact = torch.empty(256, 3072), a.float() @ b.float()\n"
+        "for _ in range(5): assert (torch.mm(a, b).float() - exact).abs().max() < 1\n"
+        "library.load().product(pointer(a.float()), 768, 1, pointer(b.float()), 3072, 1, pointer(c), 256, 3072, 768)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, env=os.environ | setting, check=True)
+
+
 def test_layernorm_of_numbers_far_from_zero_in_a_width_that_fills_no_register():
     for x in (torch.full((2, 19), 12345.678), 3000 + torch.randn(2, 19, generator=torch.Generator().manual_seed(0))):
         found = operations.norm(x, None, None, None, None, 1e-5, True, torch.float32).y

@@ -43,7 +43,7 @@ def compilations(monkeypatch) -> list[list[str]]:
     run = c_source._run
 
     def counted(command, seconds):
-        if "--version" not in command:
+        if "-shared" in command:
             seen.append(list(command))
         return run(command, seconds)
 
@@ -233,6 +233,25 @@ def test_a_compiler_may_print_anything(cache, source, tmp_path, monkeypatch, exi
     with pytest.raises(Unavailable) as refusal:
         source.load()
     assert "\033" not in str(refusal.value)
+
+
+def test_half_a_library_of_a_compiler_that_reports_no_error_does_not_end_the_process(
+    cache, source, tmp_path, monkeypatch
+):
+    halves = 'test "$1" = --version && exit 0; cc "$@"; while test "$1" != -o; do shift; done; truncate -s 9000 "$2"'
+    monkeypatch.setenv("CC", compiler(tmp_path / "halves", halves))
+    program = (
+        "import sys; from pathlib import Path; from nanogpt.native.c_source import CSource, Unavailable\n"
+        "try: CSource(Path(sys.argv[1]), 'quick', 1).load()\n"
+        "except Unavailable as reason: print(reason)"
+    )
+    loading = subprocess.run(
+        [sys.executable, "-c", program, str(source.path)], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert loading.returncode == 0, "it was ended by a signal"
+    assert "cannot be loaded" in loading.stdout
+    monkeypatch.setenv("CC", "cc")
+    assert source.load().panel() == 7
 
 
 def test_what_is_built_depends_on_libc_and_not_on_the_persons_language(cache, source, tmp_path, monkeypatch):
