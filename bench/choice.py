@@ -60,7 +60,7 @@ BY_HAND = {
     "tiny_model": ("tiny_model", ""),
     "tiny_model, batch 24": ("tiny_model", "training.batch_size=24"),
 }
-# But for the size; "6 layers, 192 wide" is mini_model with 4 heads, before it was shipped.
+# But for the size; "6 layers, 192 wide" is mini_model before it was shipped, with higher rates.
 AS_SHIPPED = ("micro", "4 layers, 192 wide", "6 layers, 192 wide", "mini_model", "tiny_model")
 
 

@@ -25,7 +25,8 @@ from nanogpt.measure.sizes import tokens_per_step
 from nanogpt.units import byte_size, count, duration, flops
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
-SIZED = frozenset({"training.max_iters", "training.eval_interval", "model.dropout"})  # of what decides the weights
+# Of what decides the weights.
+SIZED = frozenset({"training.max_iters", "training.eval_interval", "training.weight_decay", "model.dropout"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
 FED = 10  # tokens for each parameter make a first proof; half of what Hoffmann et al. 2022 found best
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
@@ -36,6 +37,8 @@ LEAST_AFTER_WARMUP = 30  # steps
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 DROPOUT_COST = 1.1  # of a step on two cores, 0.8 M to 4.9 M parameters: 1.0 to 1.08 by the kernels, else 1.1 to 1.27
+# Weight decay by passes over a text times parameters for each of its tokens, from where on.
+WEIGHT_DECAYS = ((5, 0.1), (25, 0.3), (100, 1.0))
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
@@ -281,11 +284,12 @@ class _Planner:
         return CHILD_SECONDS + judging_seconds(config, self.speeds[config.name], self.corpus)
 
     def sized(self, config: Config, seconds: float, why: str) -> ModelPlan:
-        """`config` sized to `seconds`: steps, intervals, precision, dropout; what a person has set stays as it is."""
+        """`config` sized to `seconds`: steps, intervals, precision, regularisation; what a person has set stays as it
+        is."""
         speed = self.speeds[config.name]
         if config.training.max_seconds is not None:
             seconds = min(seconds, config.training.max_seconds)
-        dropout, speed = self.with_dropout(config, speed, seconds)
+        regularisation, speed = self.regularised(config, speed, seconds)
         step_tokens = tokens_per_step(config)
         between = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
         for _ in range(2):  # what is done between the steps depends on their number, a little
@@ -296,7 +300,7 @@ class _Planner:
             max_iters = max(self.least_steps(config), int(min(at_best, steps_by_data)))
             expected = min(max_iters, math.ceil(steps_by_time))
             intervals = self.intervals(config, speed, expected)
-            wanted = {"training.max_iters": max_iters, **intervals, "model.dropout": dropout}
+            wanted = {"training.max_iters": max_iters, **intervals, **regularisation}
             sized = config.with_changes(self.undecided(wanted))
             between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus, expected))
         max_iters = sized.training.max_iters
@@ -361,15 +365,18 @@ class _Planner:
             "training.checkpoint_minutes": max(config.training.checkpoint_minutes, round(between_saves / 60, 1)),
         }
 
-    def with_dropout(self, config: Config, speed: Speed, seconds: float) -> tuple[float, Speed]:
-        """Dropout for a model that would learn the text by heart, and what it costs a step."""
-        done = self.trained.get(config.name)
-        dropout = done.config.model.dropout if done else config.model.dropout
-        if done or dropout or self.fixed or "model.dropout" in self.pinned:  # was there when the steps were measured
-            return dropout, speed
-        passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
-        dropout = _dropout(passes, speed.parameters, self.corpus)
-        return dropout, replace(speed, seconds_per_step=speed.seconds_per_step * (DROPOUT_COST if dropout else 1.0))
+    def regularised(self, config: Config, speed: Speed, seconds: float) -> tuple[dict[str, object], Speed]:
+        """Weight decay and dropout for a model that would learn the text by heart, and the speed that is left."""
+        if done := self.trained.get(config.name):
+            config = done.config
+        dropout, weight_decay = config.model.dropout, config.training.weight_decay
+        if not done:
+            passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
+            weight_decay = max(weight_decay, _weight_decay(passes, speed.parameters, self.corpus))
+            if not (dropout or self.fixed or "model.dropout" in self.pinned):  # else it is in the measured steps
+                dropout = _dropout(passes, speed.parameters, self.corpus)
+                speed = replace(speed, seconds_per_step=speed.seconds_per_step * (DROPOUT_COST if dropout else 1.0))
+        return {"model.dropout": dropout, "training.weight_decay": weight_decay}, speed
 
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]
@@ -391,9 +398,13 @@ class _Planner:
 
 def _dropout(passes: float, parameters: int, corpus: Corpus) -> float:
     """Only for a model that sees the same text often and is large enough to learn it by heart."""
-    if passes <= 4 or parameters <= corpus.train_tokens:
-        return 0.0
-    return 0.1 if passes <= 10 else 0.2
+    return 0.2 if passes > 10 and parameters > corpus.train_tokens else 0.0
+
+
+def _weight_decay(passes: float, parameters: int, corpus: Corpus) -> float:
+    """The more, the oftener the same text is seen and the larger the model is beside it (docs/recipe.md)."""
+    by_heart = passes * parameters / corpus.train_tokens
+    return max((decay for least, decay in WEIGHT_DECAYS if by_heart >= least), default=0.0)
 
 
 def _checkpoint_seconds(training: float) -> float:

@@ -251,6 +251,26 @@ def test_a_plan_holds_all_that_is_done_between_the_steps(seconds_per_step, sampl
     assert 0.8 * training.max_seconds <= needed <= 1.1 * training.max_seconds or _is_all_the_text_is_worth(training)
 
 
+@given(st.floats(1e-3, 1.0), st.floats(1.0, 30.0), st.sampled_from(list(SIZES)))
+def test_the_oftener_a_text_is_read_and_the_larger_the_model_the_more_weight_decay(seconds_per_step, faster, name):
+    def decay(size: str, seconds: float) -> float:
+        return plan([model(size)], [speed(size, seconds)]).ladder[0].config.training.weight_decay
+
+    slow = decay(name, seconds_per_step)
+    assert slow <= decay(name, seconds_per_step / faster) <= 1.0
+    assert decay("small", seconds_per_step) <= slow
+    assert decay("small", 1.0) == 0.0 < decay("small", 1e-3)
+
+
+def test_weight_decay_that_a_person_has_set_stays():
+    fast = [speed("small", 1e-3)]
+    assert plan([model(weight_decay=0.0)], fast, pinned=["training.weight_decay"]).ladder[0].config.training == (
+        plan([model()], fast, pinned=["training.weight_decay"]).ladder[0].config.training
+    )
+    assert plan([model(weight_decay=2.0)], fast).ladder[0].config.training.weight_decay == 2.0
+    assert plan([model(weight_decay=0.05)], fast, fixed=True).ladder[0].config.training.weight_decay == 0.05
+
+
 def _is_all_the_text_is_worth(training) -> bool:
     step_tokens = tokens_per_step(model())
     return training.max_iters == int(planner.MOST_EPOCHS * PLAY.train_tokens / step_tokens)
