@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -102,7 +103,10 @@ def alone_in(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=stopping.SECONDS_TO_SAVE + 5):
             yield
     except Timeout:
-        raise UserError(f"{folder}: another process is training there") from None
+        raise UserError(
+            f"{folder}: another process is training there; wait for its end, or find and end it: "
+            f"pgrep -af {shlex.quote(folder.name)}"
+        ) from None
 
 
 def _record_failure(folder: Path, error: Exception, is_new: bool) -> None:

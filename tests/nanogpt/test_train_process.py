@@ -65,7 +65,7 @@ def ended(process: subprocess.Popen) -> int:
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, monkeypatch):
     monkeypatch.setattr(stopping, "SECONDS_TO_SAVE", -4.9)
-    refused = pytest.raises(UserError, match="another process is training there")
+    refused = pytest.raises(UserError, match="another process is training there; wait for its end")
     with child.alone_in(tmp_path), refused, child.alone_in(tmp_path):
         pytest.fail("two held it")
     with child.alone_in(tmp_path):
