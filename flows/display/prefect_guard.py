@@ -91,10 +91,9 @@ async def record(events: list[ReceivedEvent]) -> None:
     try:
         await record_together(events)
     except IntegrityError:
-        if len(events) == 1:
-            raise  # and is dropped
-        for event in events:
-            await task_run_recorder.record_task_run_event(event)
+        if len(events) > 1:
+            for event in events:
+                await record([event])
 
 
 class WaitingServer(uvicorn.Server):
