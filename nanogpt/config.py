@@ -47,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+LARGEST_STEP = 1_000_000_000  # tokens; the largest models were trained with a tenth
 BAD_STEPS = 3  # in a row, after which a training goes back
 
 
@@ -67,6 +68,8 @@ Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
+Peak = Annotated[float, Field(gt=0, le=100)]  # of a learning rate: none that teaches is above 1
+Wide = Annotated[Positive, Field(le=1_000_000)]  # numbers in a row: the largest published models have 65,536
 Temperature = Annotated[float, Field(ge=0)]
 Seed = Count  # what torch's generators take
 
@@ -106,15 +109,17 @@ class ModelConfig(Section):
     preset: Literal["gpt2", "modern"] = Field(
         "modern", description="defaults of norm to zero_init: gpt2 as GPT-2 and nanoGPT, modern (shown) as Qwen3"
     )
-    n_layer: Positive = Field(6, description="transformer blocks")
-    n_head: Positive = Field(6, description="attention heads")
-    n_embd: Positive = Field(384, description="width of the residual stream")
-    block_size: Positive = Field(256, description="longest context, in tokens")
+    n_layer: Annotated[Positive, Field(le=10_000)] = Field(6, description="transformer blocks")
+    n_head: Wide = Field(6, description="attention heads")
+    n_embd: Wide = Field(384, description="width of the residual stream")
+    block_size: Annotated[Positive, Field(le=1_000_000_000)] = Field(256, description="longest context, in tokens")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped while training")
-    vocab_size: Positive | None = Field(None, description="tokens; null until the tokenizer is known")
-    n_kv_head: Positive | None = Field(None, description="key/value heads (grouped-query attention); null: n_head")
-    head_dim: Positive | None = Field(None, description="width of a head; null: n_embd / n_head")
-    ffn_dim: Positive | None = Field(None, description="width of the feed-forward layer; null: by activation")
+    vocab_size: Annotated[Positive, Field(le=100_000_000)] | None = Field(
+        None, description="tokens; null until the tokenizer is known"
+    )
+    n_kv_head: Wide | None = Field(None, description="key/value heads (grouped-query attention); null: n_head")
+    head_dim: Wide | None = Field(None, description="width of a head; null: n_embd / n_head")
+    ffn_dim: Wide | None = Field(None, description="width of the feed-forward layer; null: by activation")
     norm: Literal["layernorm", "rmsnorm"] = Field("rmsnorm", description="normalisation")
     norm_eps: Rate = Field(1e-6, description="added to the variance")
     position: Literal["learned", "rope"] = Field("rope", description="how positions are encoded")
@@ -186,22 +191,22 @@ class TrainingConfig(Section):
     batch_size: Positive = Field(12, description="sequences in one forward and backward pass (micro-batch)")
     gradient_accumulation: Positive = Field(1, description="micro-batches in one step")
     max_iters: Positive = Field(5000, description="steps")
-    learning_rate: Rate = Field(0.01, description="AdamW's peak; with muon: of the head and the vectors")
+    learning_rate: Peak = Field(0.01, description="AdamW's peak; with muon: of the head and the vectors")
     min_lr_ratio: Share = Field(0.05, description="learning rate at the end, as a share of the peak")
     warmup_iters: Count = Field(20, description="steps of linear rise at the start")
     schedule: Literal["cosine", "wsd", "constant"] = Field("wsd", description="shape of the learning rate")
     decay_fraction: Share = Field(0.6, description="wsd: share of the steps in the linear cool-down")
     optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for hidden matrices, AdamW for the rest")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW and Muon, matrices only")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="AdamW and Muon, matrices only")
     beta1: float = Field(0.8, ge=0, lt=1, description="AdamW's first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    muon_learning_rate: Rate = Field(0.02, description="Muon's peak")
+    muon_learning_rate: Peak = Field(0.02, description="Muon's peak")
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon's Nesterov momentum")
     muon_interval: Positive = Field(
         1, description="steps from one move of a matrix by Muon to the next, as many times as far"
     )
-    embedding_learning_rate: Rate = Field(0.05, description="with muon: AdamW's peak for the embedding")
+    embedding_learning_rate: Peak = Field(0.05, description="with muon: AdamW's peak for the embedding")
     weight_average: float = Field(0.0, ge=0, lt=1, description="decay a step of the weights' moving average; 0: none")
     initial_block_size: Positive | None = Field(None, description="curriculum: shorter windows at first; null: none")
     curriculum_fraction: Share = Field(0.3, description="share of the steps until the windows are block_size long")
@@ -451,7 +456,9 @@ class DeviceConfig(Section):
         "auto", description="precision of Muon's orthogonalisation; auto: what the device multiplies fastest"
     )
     compile: bool = Field(False, description="torch.compile; falls back to eager when the compiler fails")
-    threads: Positive | None = Field(None, description="CPU threads; null: one a physical core")
+    threads: Annotated[Positive, Field(le=1024)] | None = Field(
+        None, description="CPU threads; null: one a physical core"
+    )
     kernels: Literal["auto", "torch"] = Field(
         "auto",
         description="on a CPU: auto: compiled C between the products where it can be built; torch: its operators",
@@ -491,6 +498,17 @@ class Config(Section):
             "training.initial_batch": batch * pieces if batch else None,
             "training.gradient_accumulation": training.gradient_accumulation * pieces,
         })  # fmt: skip
+
+    @model_validator(mode="after")
+    def _check_step(self) -> Config:
+        if self.tokens_per_step > LARGEST_STEP:
+            training = self.training
+            raise ValueError(
+                f"training.batch_size {training.batch_size} x training.gradient_accumulation "
+                f"{training.gradient_accumulation} x model.block_size {self.model.block_size} are "
+                f"{self.tokens_per_step:,} tokens in a step, should be at most {LARGEST_STEP:,}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_windows(self) -> Config:
@@ -579,7 +597,7 @@ def _place(where: str, origins: dict[str, str], key: str) -> str:
             return words
         if key.startswith(f"{origin}."):
             return f"{words}: {key}"
-    within = [words for origin, words in origins.items() if origin.startswith(f"{key}.")]
+    within = [words for origin, words in origins.items() if not key or origin.startswith(f"{key}.")]
     return ": ".join(filter(None, [f"{where} with {', '.join(within)}" if within else where, key]))
 
 

@@ -49,7 +49,7 @@ HOUSE = [  # from the top down
     Room(
         "flows.cli",
         "flows.report flows.runner flows.planning flows.machine flows.context flows.ledger flows.display "
-        f"nanogpt.measure {DATA} nanogpt.config nanogpt.device {BASICS}",
+        f"nanogpt.measure nanogpt.model {DATA} nanogpt.config nanogpt.device {BASICS}",
     ),
     Room(
         "flows.phases",

@@ -20,6 +20,7 @@ from flows.runner.sessions import read_session
 from nanogpt.config import Config, apply_overrides, parse_overrides, read_yaml, set_key, validate
 from nanogpt.faults import UserError, nearest
 from nanogpt.mistakes import dotted_keys, nearest_key
+from nanogpt.model.limits import require_memory
 from nanogpt.sources.hub_address import is_hub_address
 from nanogpt.sources.own import parts_of
 from nanogpt.spelling import is_redacted, to_be_typed
@@ -52,6 +53,8 @@ def parse(argv: list[str], phases: Sequence[Phase]) -> RunOptions:
     candidates = tuple(candidate_in(file, config, model_changes) for file in files)
     check_steps(given.redo, phases, candidates)
     _check_from_scratch(candidates)
+    if model_file is not None and not any(getattr(given, option) for option in LOOK_ONLY):
+        require_memory(candidates[0].model)  # of several, the plan leaves out what does not fit
     return RunOptions(
         config=config,
         candidates=candidates,

@@ -27,6 +27,7 @@ DATABASE, RECORD_FILE = "prefect.db", "server.json"
 DATABASE_URL = f"sqlite+aiosqlite:///{DATABASE}"  # in the server's folder: a path with ? or # would be cut there
 PORTS_TRIED = 20
 START_SECONDS = 60.0  # measured: 2.7 s, 9 s where it has to make its database, several times that on a busy machine
+QUESTION_SECONDS, LONGEST_ANSWER = 3.0, 2**20  # one question, and the bytes of its answer; commonly 5 ms and 3,000
 ANSWER_SECONDS = 10.0  # to a newcomer: another run may be using the server, on a machine that is busy training
 # What a server says that can't read its database: damaged, or written by another version of Prefect.
 DATABASE_WORDINGS = ("sqlite3.DatabaseError", "alembic.", "no such table", "no such column")
@@ -167,16 +168,30 @@ def is_cancelled(port: int, flow_run: str) -> bool | None:
 
 def _answer(port: int, path: str) -> bytes:
     """What the server says to GET, b"" when that is no success. Asked without proxies and without importing prefect
-    (1.4 s), whose client takes ten times the processor time."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=3)
+    (1.4 s), whose client takes ten times the processor time.
+
+    After QUESTION_SECONDS at the latest: a socket's own timeout is for each piece of an answer, and another program
+    with the port may send a byte a second.
+    """
+    connection = http.client.HTTPConnection(HOST, port, timeout=QUESTION_SECONDS)
+    limit = threading.Timer(QUESTION_SECONDS, lambda: _hang_up(connection))
+    limit.daemon = True
+    limit.start()
     try:
         connection.request("GET", path)
         response = connection.getresponse()
-        return response.read() if response.status == 200 else b""
+        return response.read(LONGEST_ANSWER) if response.status == 200 else b""
     except (OSError, http.client.HTTPException):
         return b""
     finally:
+        limit.cancel()
         connection.close()
+
+
+def _hang_up(connection: http.client.HTTPConnection) -> None:
+    """Whoever reads from it is told that it has ended."""
+    with contextlib.suppress(OSError, AttributeError):  # closed meanwhile
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def start_on_free_port(home: Path, log: Log, port: int, closing: threading.Event) -> Record:

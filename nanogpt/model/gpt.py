@@ -25,7 +25,7 @@ from nanogpt.model import fusing
 from nanogpt.model.attention import Attention, Documents, KVCache, Scope
 from nanogpt.model.cross_entropy import Groups, summed_cross_entropy
 from nanogpt.model.feedforward import FeedForward
-from nanogpt.model.limits import LOGITS_AT_ONCE
+from nanogpt.model.limits import LOGITS_AT_ONCE, require_memory
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Places, Rotary, Rotation
 from nanogpt.model.unset import unset_embedding, unset_linear
@@ -108,13 +108,14 @@ class GPT(nn.Module):
 
     `seed` alone decides the initial weights, torch's global generator is neither read nor advanced; with None they
     stay unset, for weights that are read from a file next.
-    Raises ValueError when `config.vocab_size` is not known yet.
+    Raises ValueError when `config.vocab_size` is not known yet, UserError when no such model fits into the memory.
     """
 
     def __init__(self, config: ModelConfig, seed: int | None = 1337):
         super().__init__()
         if config.vocab_size is None:
             raise ValueError("vocab_size is not known yet: it comes from the tokenizer")
+        require_memory(config)
         self.config = config
         self.gradient_checkpointing = False  # for gradients: blocks are computed again in the backward pass
         self.has_kernels = False  # nanogpt.kernels computes what it can of training: use_kernels()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -17,6 +18,7 @@ from nanogpt import durable
 from nanogpt.config import load_config
 from nanogpt.device import choose
 from nanogpt.faults import EXIT_CODES, CorruptFileError, FolderLostError, UserError, classify
+from nanogpt.model.limits import require_memory
 from nanogpt.records import to_json
 from nanogpt.results import TrainingFailure, TrainingOutcome
 from nanogpt.training import stopping
@@ -78,10 +80,14 @@ def _checked_job(
 ) -> TrainingJob:
     """What a person mistook shows here, before anything is written."""
     config = load_config(config_path, overrides)
-    if warning := choose(config.device.type).warning:
-        print(f"nanogpt: {warning}", file=sys.stderr)
+    chosen = choose(config.device.type)
+    if chosen.warning:
+        print(f"nanogpt: {chosen.warning}", file=sys.stderr)
     try:
-        return TrainingJob.checked(config, data, folder, max_seconds, micro_batch)
+        job = TrainingJob.checked(config, data, folder, max_seconds, micro_batch)
+        has_moments = chosen.device == "cpu" and not config.training.lora_rank
+        require_memory(job.config.model, 3 if has_moments else 1)
+        return job
     except CorruptFileError as error:
         if parent is None:
             raise UserError(f"{error}; make the data again with nanogpt prepare") from error
@@ -97,7 +103,10 @@ def alone_in(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=stopping.SECONDS_TO_SAVE + 5):
             yield
     except Timeout:
-        raise UserError(f"{folder}: another process is training there") from None
+        raise UserError(
+            f"{folder}: another process is training there; wait for its end, or find and end it: "
+            f"pgrep -af {shlex.quote(folder.name)}"
+        ) from None
 
 
 def _record_failure(folder: Path, error: Exception, is_new: bool) -> None:

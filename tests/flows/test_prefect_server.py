@@ -242,6 +242,24 @@ def test_a_server_is_not_started_where_another_program_listens(tmp_path):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n"], ids=["head", "body"])
+def test_an_answer_that_never_ends_is_none(first, monkeypatch):
+    """Of another program that has got the port: it sends a byte now and then, for ever."""
+    monkeypatch.setattr(prefect_process, "QUESTION_SECONDS", 0.5)
+    answers: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        asking = threading.Thread(target=lambda: answers.append(prefect_process.answers(port)), daemon=True)
+        asking.start()
+        client, _ = listener.accept()
+        with client, contextlib.suppress(OSError):
+            client.sendall(first)
+            eventually(lambda: not client.send(b"x") or not asking.is_alive())
+        asking.join(30)
+    assert answers == [False]
+
+
+@pytest.mark.fast
 def test_closing_ends_the_watch(tmp_path):
     record = Record(os.getpid(), free_port(), "http://127.0.0.1:1", psutil.Process().create_time())
     server = Server(tmp_path, record, print)

@@ -153,13 +153,20 @@ def hostile_training(folder: Path) -> Path:
     """A training folder with adapters whose configuration asks for more layers than anyone has."""
     text = (trained(folder, adapted=True) / "config.yaml").read_text()
     adapters.save_apart(folder, folder.with_name("apart"))
-    (folder / "config.yaml").write_text(text.replace("n_layer: 2", "n_layer: 1000000000000"))
+    (folder / "config.yaml").write_text(text.replace("n_layer: 2", "n_layer: 9999"))
     assert text != (folder / "config.yaml").read_text()
     return folder
 
 
+def test_more_layers_than_any_model_has_are_one_line(tmp_path, capsys):
+    file = hostile_training(tmp_path / "model") / "config.yaml"
+    file.write_text(file.read_text().replace("n_layer: 9999", "n_layer: 1000000000000"))
+    assert cli.main(["generate", str(file.parent)]) == 2
+    assert "config.yaml: model.n_layer: found 1000000000000" in capsys.readouterr().err
+
+
 def is_one_line_about_layers(err: str) -> bool:
-    return "1,000,000,000,000 layers are configured, the weights are of 2" in err and err.count("\n") == 1
+    return "9,999 layers are configured, the weights are of 2" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["generate", "eval", "export", "merge", "adapters"])

@@ -65,7 +65,7 @@ def ended(process: subprocess.Popen) -> int:
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(case, tmp_path, monkeypatch):
     monkeypatch.setattr(stopping, "SECONDS_TO_SAVE", -4.9)
-    refused = pytest.raises(UserError, match="another process is training there")
+    refused = pytest.raises(UserError, match="another process is training there; wait for its end")
     with child.alone_in(tmp_path), refused, child.alone_in(tmp_path):
         pytest.fail("two held it")
     with child.alone_in(tmp_path):
@@ -107,6 +107,13 @@ def test_asked_to_stop_it_saves_and_the_next_one_goes_on(case, tmp_path):
     (["--set", "training.learning_rat=1"], "learning_rate"), (["--data", "nowhere"], "nowhere"),
     (["--data", "README.md"], "README.md: is a file; expected a folder of tokenised data"),
     (["--init", "nowhere"], "nowhere"), (["--set", "model.vocab_size=2"], "model.vocab_size: found 2"),
+    (["--set", "model.n_layer=100000000"], "--set model.n_layer: found 100000000, should be less than or equal to"),
+    (["--set", "model.n_embd=1000000000"], "--set model.n_embd: found 1000000000, should be less than or equal to"),
+    (["--set", "training.learning_rate=1e300"], "--set training.learning_rate: found 1e+300, should be less than"),
+    (["--set", "training.weight_decay=1e300"], "--set training.weight_decay: found 1e+300, should be less than"),
+    (["--set", "device.threads=1000000000"], "--set device.threads: found 1000000000, should be less than"),
+    (["--set", "training.batch_size=999999999999"], "with --set training.batch_size: training.batch_size 9"),
+    (["--set", "model.n_layer=9999", "--set", "model.ffn_dim=1000000"], "for weights, gradients and moments; found"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_code_2_and_nothing_is_written(case, tmp_path, monkeypatch, capsys, mistake, words):
     monkeypatch.setattr(stopping.StopRequest, "listen", lambda request: None)  # the signals here are pytest's
@@ -142,8 +149,8 @@ def test_damaged_data_is_one_line_and_code_2_for_a_person(case, tmp_path, monkey
 
 
 @pytest.mark.parametrize("setting", ["gradient_accumulation", "batch_size"])
-def test_a_step_of_a_million_million_sequences_ends_when_it_is_asked_to(case, tmp_path, setting):
-    process = start(*case[:2], tmp_path / "m", "--micro-batch", "1", "--set", f"training.{setting}=1000000000000")
+def test_a_step_of_fifteen_million_sequences_ends_when_it_is_asked_to(case, tmp_path, setting):
+    process = start(*case[:2], tmp_path / "m", "--micro-batch", "1", "--set", f"training.{setting}=15000000")
     ends = time.monotonic() + PATIENCE
     while not (tmp_path / "m" / "events.jsonl").is_file() or not events(tmp_path / "m", "started"):
         assert time.monotonic() < ends and process.poll() is None

@@ -91,6 +91,11 @@ BAD_ARGUMENTS = {
     "a mirror too long": (["--set", f"data.mirror={'x' * 5000}"], "is neither a folder nor"),
     "a text with a NUL": (["--set", 'data.source="a\\0b"'], "cannot be read (embedded null byte)"),
     "a number too large": (["--set", "training.seed=1e300"], "--set training.seed: found 1e+300, should be a smaller"),
+    "more layers than any model has": (["--set", "model.n_layer=100000000"], "found 100000000, should be less than"),
+    "a learning rate without end": (["--set", "training.learning_rate=1e300"], "learning_rate: found 1e+300, should"),
+    "a step without end": (["--set", "training.batch_size=999999999999"], "with --set training.batch_size: training.b"),
+    "a model for no machine": (["--config", f"{CHECKOUT}/configs/micro.yaml", "--set", "model.n_embd=900000"],
+                               "GiB for weights; found"),
     "a key of a model's file alone": (["--set", "name=mine"], "--set name: unknown key"),
 }  # fmt: skip
 
