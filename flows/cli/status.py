@@ -125,7 +125,7 @@ def _fetched(run: Run) -> FetchedText | None:
     """The text that is there, unless another one is asked for now."""
     marker, data = run.ledger.marker(FETCHED.step), run.config.data
     is_named = data.source != "auto" and not data.mixture
-    if is_named and marker is not None and marker.settings["data"]["source"] != data.source:
+    if is_named and marker is not None and marker.settings.get("data", {}).get("source", data.source) != data.source:
         return None
     return run.ledger.facts(FETCHED)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase, PlannedText
 from flows.planning import budget_shares
@@ -26,7 +26,7 @@ from nanogpt.units import byte_size, count, duration, flops
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
 # Of what decides the weights.
-SIZED = frozenset({"training.max_iters", "training.eval_interval", "training.weight_decay", "model.dropout"})
+SIZED = frozenset({"training.max_iters", "training.eval_interval", "training.weight_decay"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
 FED = 10  # tokens for each parameter make a first proof; half of what Hoffmann et al. 2022 found best
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
@@ -36,7 +36,6 @@ SAVE_SHARE = 0.01  # and for checkpoints
 LEAST_AFTER_WARMUP = 30  # steps
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-DROPOUT_COST = 1.1  # of a step on two cores, 0.8 M to 4.9 M parameters: 1.0 to 1.08 by the kernels, else 1.1 to 1.27
 # Weight decay by passes over a text times parameters for each of its tokens, from where on.
 WEIGHT_DECAYS = ((5, 0.1), (25, 0.3), (100, 1.0))
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
@@ -284,12 +283,11 @@ class _Planner:
         return CHILD_SECONDS + judging_seconds(config, self.speeds[config.name], self.corpus)
 
     def sized(self, config: Config, seconds: float, why: str) -> ModelPlan:
-        """`config` sized to `seconds`: steps, intervals, precision, regularisation; what a person has set stays as it
-        is."""
+        """`config` sized to `seconds`: steps, intervals, precision, weight decay; what a person has set stays."""
         speed = self.speeds[config.name]
         if config.training.max_seconds is not None:
             seconds = min(seconds, config.training.max_seconds)
-        regularisation, speed = self.regularised(config, speed, seconds)
+        weight_decay = self.weight_decay(config, speed, seconds)
         step_tokens = tokens_per_step(config)
         between = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
         for _ in range(2):  # what is done between the steps depends on their number, a little
@@ -300,7 +298,7 @@ class _Planner:
             max_iters = max(self.least_steps(config), int(min(at_best, steps_by_data)))
             expected = min(max_iters, math.ceil(steps_by_time))
             intervals = self.intervals(config, speed, expected)
-            wanted = {"training.max_iters": max_iters, **intervals, **regularisation}
+            wanted = {"training.max_iters": max_iters, **intervals, "training.weight_decay": weight_decay}
             sized = config.with_changes(self.undecided(wanted))
             between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus, expected))
         max_iters = sized.training.max_iters
@@ -365,18 +363,12 @@ class _Planner:
             "training.checkpoint_minutes": max(config.training.checkpoint_minutes, round(between_saves / 60, 1)),
         }
 
-    def regularised(self, config: Config, speed: Speed, seconds: float) -> tuple[dict[str, object], Speed]:
-        """Weight decay and dropout for a model that would learn the text by heart, and the speed that is left."""
+    def weight_decay(self, config: Config, speed: Speed, seconds: float) -> float:
+        """More than the config's own for a model that would learn the text by heart."""
         if done := self.trained.get(config.name):
-            config = done.config
-        dropout, weight_decay = config.model.dropout, config.training.weight_decay
-        if not done:
-            passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
-            weight_decay = max(weight_decay, _weight_decay(passes, speed.parameters, self.corpus))
-            if not (dropout or self.fixed or "model.dropout" in self.pinned):  # else it is in the measured steps
-                dropout = _dropout(passes, speed.parameters, self.corpus)
-                speed = replace(speed, seconds_per_step=speed.seconds_per_step * (DROPOUT_COST if dropout else 1.0))
-        return {"model.dropout": dropout, "training.weight_decay": weight_decay}, speed
+            return done.config.training.weight_decay
+        passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
+        return max(config.training.weight_decay, _weight_decay(passes, speed.parameters, self.corpus))
 
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]
@@ -394,11 +386,6 @@ class _Planner:
             f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "
             f"{best.expected_bits_per_byte:.2f}{equal}"
         )
-
-
-def _dropout(passes: float, parameters: int, corpus: Corpus) -> float:
-    """Only for a model that sees the same text often and is large enough to learn it by heart."""
-    return 0.2 if passes > 10 and parameters > corpus.train_tokens else 0.0
 
 
 def _weight_decay(passes: float, parameters: int, corpus: Corpus) -> float:

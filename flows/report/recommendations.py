@@ -289,16 +289,16 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
         )
     elif last.get("train_loss") and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]:
         gap = last["val_loss"] - last["train_loss"]
-        dropout = facts.configs.get(model.name, Config()).model.dropout
+        decay = facts.configs.get(model.name, Config()).training.weight_decay
         bits = gap * (last["bits_per_byte"] / last["val_loss"]) if last.get("bits_per_byte") else 0.0
         yield Finding(
             change="overfits",
-            advice="Give it more text (--data FOLDER), or else more dropout",
+            advice="Give it more text (--data FOLDER), or else more weight decay",
             because=(
                 f"{name} overfits: its validation loss is {percent(gap / last['train_loss'])} above its training loss "
-                f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); dropout is now {dropout:g}"
+                f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); weight decay is now {decay:g}"
             ),
-            command=_set(facts, f"model.dropout={min(0.5, dropout + 0.1):.1f}"),
+            command=_set(facts, f"training.weight_decay={3 * decay or 0.1:.1g}"),
             kind=Gain.QUALITY,
             size=bits / 2,  # the whole gap never closes
             expected=f"at most {number(bits, 2)} bits per byte, which is the gap" if bits else "at most the gap",

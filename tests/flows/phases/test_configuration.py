@@ -69,7 +69,8 @@ def test_a_training_from_before_the_kernels_is_measured_and_predicted_as_it_goes
 
 
 @pytest.mark.parametrize("changed, other_data, kernels", [
-    ({}, False, "torch"), ({"training.max_iters": 300, "model.dropout": 0.1}, False, "torch"),  # which a plan decides
+    ({}, False, "torch"),
+    ({"training.max_iters": 300, "training.weight_decay": 0.3}, False, "torch"),  # which a plan decides
     ({"training.batch_size": 12}, False, "auto"), ({}, True, "auto"),
 ])  # fmt: skip
 def test_a_training_that_will_be_set_aside_is_measured_as_a_new_one(start, monkeypatch, changed, other_data, kernels):

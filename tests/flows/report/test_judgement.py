@@ -118,7 +118,9 @@ def test_a_remedy_becomes_a_permanent_setting(facts):
 
 def test_a_gap_between_train_and_validation_is_overfitting(facts):
     line = advice(facts, "overfits")
-    assert "1.5200 against 1.3600" in line and "model.dropout=0.1" in line and "at most 0.23 bits per byte" in line
+    assert (
+        "1.5200 against 1.3600" in line and "training.weight_decay=0.1" in line and "at most 0.23 bits per byte" in line
+    )
 
 
 def test_a_loss_that_still_falls_asks_for_time(facts):
