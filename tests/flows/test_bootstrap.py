@@ -463,7 +463,7 @@ def test_a_persons_own_venv_is_filled_and_progress_is_one_line_on_a_terminal(pro
     assert b"Bringing .venv up to date" in said and (project.venv / "precious").exists() and project.has("leaf")
     redrawn = next(line for line in said.decode().split("\r\n") if "\x1b[K" in line)
     assert re.search(r"(fetched|installed) \d+ of \d+ packages", redrawn), redrawn
-    assert redrawn.count("\r\x1b[K  ") > 1 and redrawn.split("\x1b[K")[-1].startswith("The environment is ready")
+    assert redrawn.count("\r\x1b[K  ") > 1 and redrawn.split("\x1b[K")[-1].startswith("Preparing the pages")
     seen, said_again = project.command()
     assert (seen["prefix"], said_again) == (str(project.venv), "")
 

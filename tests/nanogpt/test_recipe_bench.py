@@ -39,7 +39,7 @@ def same(one: dict, other: dict) -> bool:
 
 def test_it_trains_as_the_product_does(data, tmp_path):
     changes = {**SMALL, "training.max_iters": STEPS, "training.seed": 1, "training.sample_interval": 0,
-               "device.type": "cpu", "device.threads": 1, "device.kernels": "torch"}  # fmt: skip
+               "device.type": "cpu", "device.threads": 1}  # fmt: skip
     train(load_config(CHECKOUT / "configs/micro.yaml").with_changes(changes), data, tmp_path)
     product = load_file(tmp_path / "final/model.safetensors")
     assert same(product, weights_after(data, {}))

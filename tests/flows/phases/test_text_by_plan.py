@@ -119,7 +119,7 @@ def test_minutes_ask_for_no_more_than_they_can_use_and_learn_characters(hub, tmp
     assert text.tokens.tokenizer == "char"
     assert not run.do(FETCHED).pieces and CHARACTERS.step in [step.name for step in run.steps()]
     assert [found.name for found in run.facts(SURVEYED).texts] == ["tiny_shakespeare", "embedded"]
-    assert [model.name for model in run.facts(PLANNED).ladder] == ["micro", "tiny_model"]
+    assert [model.name for model in run.facts(PLANNED).ladder] == ["micro", "mini_model"]
 
 
 def test_a_run_that_fetched_its_text_before_plans_chose_one_keeps_it(tmp_path, shared_data):
