@@ -30,10 +30,10 @@ Made by `python -m bench.whole_run --write`, from nothing to the report, set-up 
 machine that they ran on.
 
 {NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} on its measure (characters, windows of 64 over the last
-tenth of the text); [against nanoGPT](training.md) has its time. nanoGPT judges each model in windows of its own length:
-{NANOGPT_GPU_RECIPE.title} reaches {NANOGPT_GPU_RECIPE.loss} in windows of {NANOGPT_GPU_RECIPE.window}, after
-{NANOGPT_GPU_RECIPE.steps:,} steps on {NANOGPT_GPU_RECIPE.machine}, and in windows of 64 a model knows less of what came
-before. So there is a column for each.
+tenth of the text); [against nanoGPT](training.md) has its time. nanoGPT judges each model in windows of its own
+length: {NANOGPT_GPU_RECIPE.title} reaches {NANOGPT_GPU_RECIPE.loss} in windows of {NANOGPT_GPU_RECIPE.window},
+after {NANOGPT_GPU_RECIPE.steps:,} steps on {NANOGPT_GPU_RECIPE.machine}. In windows of 64 a model knows less of what
+came before. So there is a column for each.
 """
 
 

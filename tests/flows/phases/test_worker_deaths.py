@@ -2,6 +2,7 @@
 
 import pytest
 
+from flows.context.budget_clock import BudgetClock
 from flows.context.paths import CHECKOUT
 from flows.full_run import PHASES
 from flows.ledger.facts import MEASURED, PLANNED, Measured
@@ -23,6 +24,7 @@ def start(tmp_path, monkeypatch):
         (tmp_path / "faults").write_text("".join(f"{fault}\n" for fault in faults))
         monkeypatch.setenv("FAULTS", str(tmp_path / "faults"))
         monkeypatch.setattr(assembly, "Worker", FaultyWorker)
+        monkeypatch.setattr(BudgetClock, "spent", 0.0)  # on a busy machine a later plan would have less time
         started = assembled(tmp_path / "workspace", PHASES, None, "--run", run)
         started.paths.logs.mkdir(parents=True)
         finish_beginning(started)
