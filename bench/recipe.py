@@ -110,11 +110,15 @@ def characters(text: str, shakespeare: Path, folder: Path) -> Path:
     made = folder / text
     if not made.exists():
         settings = DataConfig(val_fraction=JUDGED[text], test_fraction=JUDGED[text])
-        file = {SHAKESPEARE: lambda: shakespeare, A_FIFTH: lambda: a_fifth(shakespeare, folder / "fifth.txt"),
-                PYTHON: lambda: pythons_library(folder / "library.txt")}[text]()  # fmt: skip
-        preparation.prepare([file], folder / f"{text}, text", settings)
+        preparation.prepare([file_of(text, shakespeare, folder)], folder / f"{text}, text", settings)
         tokenising.tokenise(folder / f"{text}, text", "char", made, settings)
     return made
+
+
+def file_of(text: str, shakespeare: Path, folder: Path) -> Path:
+    if text == A_FIFTH:
+        return a_fifth(shakespeare, folder / "fifth.txt")
+    return shakespeare if text == SHAKESPEARE else pythons_library(folder / "library.txt")
 
 
 def a_fifth(shakespeare: Path, file: Path) -> Path:

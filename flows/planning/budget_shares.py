@@ -113,7 +113,7 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
         + 1.5 * micro_batch_seconds(budget)
         + compiling_seconds(budget),
         "dataset": 0.5 + (0.7 * megabytes if text_bytes <= SMALL_TEXT else text_bytes / TEXT_RATE),
-        # Without the project's tests, and judging included: 6.6 s of 2 minutes on one kind of machine, 7.3 on the other.
+        # Without the project's tests, with judging: 6.6 s of 2 minutes on one kind of machine, 7.3 on the other.
         "evaluation": 3.5
         + 1.2 * decoding_seconds(budget)
         + 1.5 * min(megabytes, LARGEST_BASELINE_TEXT)

@@ -55,6 +55,6 @@ def test_the_largest_takes_of_24_gigabytes_what_its_file_says_and_leaves_the_res
 
 
 def test_all_heads_are_as_wide_as_the_kernels_like():
-    """Whole registers of sixteen numbers, and what a GPU's attention pads by a third at most."""
+    """Whole registers of sixteen numbers."""
     for name in LADDER:
         assert load_config(CONFIGS / f"{name}.yaml").model.head_width in (32, 48, 64, 128)
