@@ -5,7 +5,7 @@ Sources: Radford et al. 2019 (GPT-2), Karpathy's nanoGPT (initialisation, FLOP e
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
@@ -14,7 +14,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from nanogpt.config import ModelConfig
 from nanogpt.kernels import library as kernels
@@ -28,6 +27,7 @@ from nanogpt.model.feedforward import FeedForward
 from nanogpt.model.limits import LOGITS_AT_ONCE, require_memory
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Places, Rotary, Rotation
+from nanogpt.model.recomputing import recomputed
 from nanogpt.model.unset import unset_embedding, unset_linear
 
 
@@ -61,29 +61,6 @@ class Block(nn.Module):
     def parts(self) -> tuple[nn.Module, Attention, nn.Module, FeedForward]:
         """In the order in which they compute."""
         return self.attention_norm, self.attention, self.feedforward_norm, self.feedforward
-
-
-def recomputed(block: Block, x: Tensor, rotation: Rotation | None, scope: Scope) -> Tensor:
-    """`block` of x (B, T, n_embd), keeping x alone: the backward pass computes the rest again, dropout included."""
-    context = mps_dropout_again if x.device.type == "mps" and block.feedforward.dropout else noop_context_fn
-    x = checkpoint(block, x, rotation, scope, use_reentrant=False, context_fn=context)
-    return x
-
-
-def mps_dropout_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of a first computation and its repetition: torch's checkpoint keeps CUDA's generator, but not MPS's."""
-    state = torch.mps.get_rng_state()
-
-    @contextmanager
-    def as_before() -> Iterator[None]:
-        now = torch.mps.get_rng_state()
-        torch.mps.set_rng_state(state)
-        try:
-            yield
-        finally:
-            torch.mps.set_rng_state(now)
-
-    return nullcontext(), as_before()
 
 
 def weight_of(module: nn.Module) -> nn.Parameter:
@@ -178,9 +155,12 @@ class GPT(nn.Module):
             places = scope.places
         x = self.embed(tokens, places)
         rotation = self.rotary(places) if self.rotary is not None else None
-        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.layers:
-            x = recomputed(block, x, rotation, scope) if recompute else block(x, rotation, scope)
+            if self.gradient_checkpointing:
+                again = partial(block, rotation=rotation, scope=scope)
+                x = recomputed(again, x, block, draws=self.training and block.feedforward.dropout > 0)
+            else:
+                x = block(x, rotation, scope)
         if cache is not None:
             cache.advance(T)
         norm = self.final_norm
@@ -255,9 +235,12 @@ class GPT(nn.Module):
         if x.size(0) <= rows:
             return self._cross_entropy(x, targets, by), count
         # The logits of a chunk are computed again in the backward pass instead of being kept.
-        chunk_loss = partial(checkpoint, self._cross_entropy, use_reentrant=False, preserve_rng_state=False)
         groups = repeat(None) if by is None else by.split(rows)
-        losses = [chunk_loss(*chunk) for chunk in zip(x.split(rows), targets.split(rows), groups, strict=False)]
+        chunks = zip(x.split(rows), targets.split(rows), groups, strict=False)
+        losses = [
+            recomputed(partial(self._cross_entropy, targets=wanted, by=group), chunk, self.head, draws=False)
+            for chunk, wanted, group in chunks
+        ]
         return torch.stack(losses).sum(dim=0), count
 
     def _cross_entropy(self, x: Tensor, targets: Tensor, by: Groups | None) -> Tensor:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from nanogpt import device as devices
@@ -14,6 +12,7 @@ from nanogpt.faults import OUT_OF_MEMORY, UNKNOWN, causes, classify
 from nanogpt.fit import halved
 from nanogpt.model.cross_entropy import Groups
 from nanogpt.model.gpt import GPT
+from nanogpt.model.recomputing import generator_of
 from nanogpt.training.compiling import compiled_loss_sum
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.record.recorder import Recorder
@@ -71,7 +70,7 @@ class Retries:
 
         Raises StepDropped and OutOfMemory, both without gradients and with the generator as before.
         """
-        before = _dropout_generator(self.device).get_rng_state() if self.has_dropout else None
+        before = generator_of(self.device).get_rng_state() if self.has_dropout else None
         while True:
             try:
                 return work()
@@ -98,7 +97,7 @@ class Retries:
         self.optimizer.forget_gradients()
         self.micro_batches.feed.forget()
         if generator is not None:
-            _dropout_generator(self.device).set_rng_state(generator)
+            generator_of(self.device).set_rng_state(generator)
 
     def _halve(self, data: StepData, evidence: str) -> None:
         """On MPS in another process: there gradients are wrong after a backward pass of another size (#177116)."""
@@ -112,8 +111,3 @@ class Retries:
 
     def _leave_compiler(self, data: StepData, evidence: str) -> None:
         self.loss_sum.leave_compiler(evidence)
-
-
-def _dropout_generator(device: str) -> ModuleType:
-    """The module whose generator dropout draws from: torch itself on a CPU."""
-    return torch if device == "cpu" else getattr(torch, device)

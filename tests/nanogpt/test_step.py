@@ -6,6 +6,7 @@ import signal
 import time
 import weakref
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import torch
 import torch._inductor.exc
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.checkpoint import checkpoint
 
 from nanogpt.config import Config
 from nanogpt.data.data_loader import Samples
@@ -25,7 +25,8 @@ from nanogpt.faults import (
     NonFiniteError,
     classify,
 )
-from nanogpt.model.gpt import GPT, mps_dropout_again
+from nanogpt.model import recomputing
+from nanogpt.model.gpt import GPT
 from nanogpt.training.micro_batches import Feed, MicroBatches
 from nanogpt.training.numerics import Numerics
 from nanogpt.training.progress import Progress
@@ -93,16 +94,16 @@ def test_blocks_computed_again_give_the_same_bytes_with_dropout(precision):
 
 
 def test_dropout_is_repeated_where_torch_does_not_see_to_it(monkeypatch):
-    """MPS has a generator that torch's checkpoint does not keep; the CPU's stands for it here."""
+    """MPS has a generator of its own; the CPU's stands for it here."""
     monkeypatch.setattr(torch.mps, "get_rng_state", torch.get_rng_state)
     monkeypatch.setattr(torch.mps, "set_rng_state", torch.set_rng_state)
+    monkeypatch.setattr(recomputing, "generator_of", lambda device: torch.mps)
     weight = torch.ones(1000, requires_grad=True)
 
     def dropped(x):
         return torch.nn.functional.dropout(x.exp())
 
-    options = dict(use_reentrant=False, preserve_rng_state=False, context_fn=mps_dropout_again)
-    written = checkpoint(dropped, weight, **options)
+    written = recomputing.recomputed(dropped, weight, torch.nn.Identity(), draws=True)
     after = torch.get_rng_state()
     written.sum().backward()
     assert torch.equal(weight.grad, written.detach())  # exp is its own derivative, under the same mask
@@ -110,15 +111,30 @@ def test_dropout_is_repeated_where_torch_does_not_see_to_it(monkeypatch):
 
 
 def test_blocks_computed_again_are_not_kept():
-    """What autograd holds on to between forward and backward."""
+    """What autograd holds on to between forward and backward, weights aside."""
     sizes = []
     for recompute in (False, True):
-        of, held = stepper(), []
+        of = stepper()
         of.state.model.gradient_checkpointing = recompute
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, held=held: held.append(t.numel()) or t, lambda t: t):
-            of.loss_sum(torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 8, dtype=torch.long))
-        sizes.append(sum(held))
+        weights = {weight.data_ptr() for weight in of.state.model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(Held, Held.value):
+            loss = of.loss_sum(torch.zeros(4, 8, dtype=torch.long), torch.zeros(4, 8, dtype=torch.long))
+        sizes.append(sum(of.tensor.numel() for of in Held.alive if of.tensor.data_ptr() not in weights))
+        del loss
     assert sizes[1] < 0.4 * sizes[0]
+
+
+class Held:
+    """A tensor that a graph has saved, for as long as the graph lives."""
+
+    alive: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+
+    def __init__(self, tensor):
+        self.tensor = tensor.detach()  # without its graph, which would hold this
+        self.alive.add(self)
+
+    def value(self):
+        return self.tensor
 
 
 def test_shorter_windows_see_the_same_tokens():
