@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,6 @@ BY_HAND = {
     "micro": ("micro", ""),
     "micro, batch 12": ("micro", "training.batch_size=12"),
     "micro, batch 48": ("micro", "training.batch_size=48"),
-    "micro, Muon at 0.02 with momentum 0.95": ("micro", "training.muon_learning_rate=0.02 training.muon_momentum=0.95"),
-    "micro on one thread": ("micro", "device.threads=1"),
     "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192 model.dropout=0"),
     "mini_model": ("mini_model", ""),
     "mini_model, batch 24": ("mini_model", "training.batch_size=24"),
@@ -123,6 +122,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="choices whose name holds TEXT")
     parser.add_argument("--measure", action="store_true", help="measure speeds alone, which wants a quiet machine")
     parser.add_argument("--again", action="store_true", help="measure speeds again")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="of measuring, by turns; the median counts")
     parser.add_argument("--by-steps", action="store_true", help="train the steps that the speeds allow, on one thread")
     parser.add_argument("--law", action="store_true", help="fit the planner's law to what is there, and compare")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/plan.md")
@@ -133,7 +133,7 @@ def main() -> int:
         text = Text.prepared(given.data.resolve(), Path(folder))
         bench = Bench(this_machine(), text, given.by_steps)
         if given.measure or given.seconds:
-            bench.measure(given.only, given.again)
+            bench.measure(given.only, given.again, given.rounds)
         for seconds in [] if given.measure else given.seconds:
             bench.train(seconds, given.only)
     if given.law:
@@ -151,12 +151,16 @@ class Bench:
     text: Text
     by_steps: bool
 
-    def measure(self, only: str, again: bool) -> None:
-        """The speed of each choice, as phase 3 does."""
-        for name, config in self.choices():
-            known = read().get(self.machine, Machine()).speeds
-            if only in name and (again or name not in known):
-                self.keep_speed(name, rehearse(config, self.text.folder))
+    def measure(self, only: str, again: bool, rounds: int) -> None:
+        """The speed of each choice, as phase 3 does, each once in a round."""
+        known = read().get(self.machine, Machine()).speeds
+        wanted = [(name, config) for name, config in self.choices() if only in name and (again or name not in known)]
+        measured: dict[str, list[MeasuredModel]] = {name: [] for name, _ in wanted}
+        for name, config in wanted * rounds:
+            measured[name].append(rehearse(config, self.text.folder))
+            self.keep_speed(
+                name, sorted(measured[name], key=attrgetter("seconds_per_step"))[(len(measured[name]) - 1) // 2]
+            )
 
     def choices(self) -> Iterator[tuple[str, Config]]:
         """By hand; the shipped models, from which the planner chooses, are among them."""
