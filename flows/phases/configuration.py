@@ -14,7 +14,6 @@ from flows.ledger.facts import (
     MEASURED,
     PLANNED,
     SURVEYED,
-    TESTS,
     Measured,
     Planned,
     PlannedText,
@@ -34,7 +33,6 @@ from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
 from flows.planning.slow_trainings import slowdown
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
-from flows.supervision import own_tests
 from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
 from nanogpt.config import LATER, Config, load_config, save_config, token_folder
@@ -336,7 +334,7 @@ def _to_come(run: Run) -> list[str]:
 def _phase_seconds(run: Run, text_bytes: int) -> dict[str, float]:
     """What the phases but training take, as slow as this machine has proved in this run."""
     records = [step for record in run.phase_runner.records for step in run.step_runner.records(record.name)]
-    seconds = budget_shares.expected(
+    return budget_shares.expected(
         run.paths.all_states,
         run.config.budget,
         text_bytes,
@@ -344,10 +342,6 @@ def _phase_seconds(run: Run, text_bytes: int) -> dict[str, float]:
         {step.name: step.seconds for step in records if step.state == "done"},
         _slowdown(run),
     )
-    if run.config.tests:
-        code = run.ledger.code_of(run.step(TESTS))
-        seconds["evaluation"] += own_tests.seconds_expected(run.config.budget, run.paths.all_states, code)
-    return seconds
 
 
 def _slowdown(run: Run) -> float:

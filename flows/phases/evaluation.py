@@ -191,14 +191,16 @@ def compare_baselines(run: Run) -> StepResult[Baselines]:
 def run_fast_tests(run: Run) -> StepResult[Tests]:
     """The project's own fast tests, where nobody has run them with this code and these packages. Raises RuntimeError
     when one fails; that they take too long here says nothing against the models: it is reported."""
-    seconds, log = _seconds_for_tests(run), run.paths.logs / "tests.log"
+    log = run.paths.logs / "tests.log"
     is_asked_for = TESTS.step in run.options.redo
     before = own_tests.earlier(run.paths.all_states, run.ledger.code_of(_TESTS))
     if before is not None and not is_asked_for:
         run.journal.message(f"the project's tests: {before.passed} passed before with this code and these packages")
         return StepResult(before, identity={"failed": 0})
-    if not seconds or (run.is_late and not is_asked_for):
-        reason = own_tests.LATE if seconds else own_tests.too_little(run.config.budget)
+    seconds = own_tests.seconds_allowed(run.config.budget, math.inf if is_asked_for else run.spare_seconds)
+    if not seconds:
+        is_short = run.config.budget < own_tests.LEAST_BUDGET
+        reason = own_tests.too_little(run.config.budget) if is_short else own_tests.LATE
         return StepResult(own_tests.not_run(reason), identity={"failed": 0}, left_out=reason)
     facts = own_tests.run_own_tests(seconds, log, run.pulse)
     where = run.paths.relative(log)
@@ -210,10 +212,6 @@ def run_fast_tests(run: Run) -> StepResult[Tests]:
             f"the project's tests were stopped after {duration(seconds)}; how far they came is in {where}", "warning"
         )
     return StepResult(facts, identity={"failed": 0})
-
-
-def _seconds_for_tests(run: Run) -> float:
-    return own_tests.seconds_allowed(run.config.budget)
 
 
 def _on_device(run: Run, target: str, most_seconds: float = WORKER_SECONDS, **arguments: Any) -> Any:
@@ -388,7 +386,7 @@ _TESTS = Step(
     key=TESTS,
     title="Run the project's fast tests",
     work=run_fast_tests,
-    settings=lambda run: {"seconds": _seconds_for_tests(run)},
+    settings=lambda run: {"have time": run.config.budget >= own_tests.LEAST_BUDGET},
     code=("tests/nanogpt/**", "nanogpt/**"),
 )
 PHASE = Phase("evaluation", evaluation, steps, missed=missed_goal)

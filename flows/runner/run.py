@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -170,12 +171,23 @@ class Run:
     def is_late(self) -> bool:
         """Whether the phase under way and those after it would outlast the budget, as slow as this machine has proved
         since they were planned. A phase that a person asks for alone takes what it takes."""
-        if self.options.only is not None or not self.has_finished(PLANNED):
+        if self._takes_what_it_takes:
             return False
         plan, phase = self.facts(PLANNED), self.phase_runner.running()
         taken = sum(step.seconds for step in self.step_runner.records(phase) if step.state == "done")
-        to_come = max(0.0, self._slowness() * plan.phase_seconds(phase) - taken)
-        return self.clock.left < to_come + self._slowness() * plan.seconds_after(phase)
+        return self.spare_seconds < max(0.0, self._slowness() * plan.phase_seconds(phase) - taken)
+
+    @property
+    def spare_seconds(self) -> float:
+        """What the phase under way may take, so that those after it have the time that they were planned with."""
+        if self._takes_what_it_takes:
+            return math.inf
+        after = self.facts(PLANNED).seconds_after(self.phase_runner.running())
+        return self.clock.left - self._slowness() * after
+
+    @property
+    def _takes_what_it_takes(self) -> bool:
+        return self.options.only is not None or not self.has_finished(PLANNED)
 
     def _slowness(self) -> float:
         """How many times the planned seconds the last training of this session took: what follows will, too."""

@@ -19,32 +19,27 @@ from flows.ledger.markers import FAILED, Marker, MarkerFiles, last_finished
 from nanogpt import durable
 from nanogpt.machine import processor_name
 from nanogpt.records import from_json
+from nanogpt.units import duration
 
 COMMAND = ("-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "tests/nanogpt")
-SHARE = 0.05  # of the budget, at most
+LEAST_BUDGET = 200.0  # seconds; in less they are not begun
 MOST_SECONDS = 600.0  # a suite that hangs
 LEAST_SECONDS = 10.0  # below, they are not begun: most of it is the start of Python and torch
-# Of processor time on an AMD EPYC core of 2.6 GHz that other work shares, nearly all of it in one thread (measured 28.3
-# and 28.4); without hypothesis and transformers, as in a run's own environment. With them, 50.
-USUAL_SECONDS = 28.0
+RESERVE = 0.01  # of the budget, which they leave to the phases after them
 SECONDS_BETWEEN_PULSES = 10.0
 LATE = "the run is late, and no time is left for them"
 
 
-def seconds_allowed(budget: float) -> float:
-    """How long they may take; 0: not at all."""
-    seconds = min(MOST_SECONDS, SHARE * budget)
-    return seconds if seconds >= LEAST_SECONDS else 0.0
-
-
-def seconds_expected(budget: float, states: Path, code: dict[str, str]) -> float:
-    """What a plan sets aside for them."""
-    return 0.0 if earlier(states, code) else min(USUAL_SECONDS, seconds_allowed(budget))
+def seconds_allowed(budget: float, spare: float) -> float:
+    """How long they may take where `spare` seconds are left; 0: not at all. A plan sets nothing aside for them: they
+    have what it keeps for a slow machine, where that has not been needed (28 s of processor time on an AMD EPYC)."""
+    seconds = min(MOST_SECONDS, spare - RESERVE * budget)
+    return seconds if budget >= LEAST_BUDGET and seconds >= LEAST_SECONDS else 0.0
 
 
 def too_little(budget: float) -> str:
     """Why they are not run within a short budget."""
-    return f"{SHARE:.0%} of the budget, {SHARE * budget:.1f} s, is too little for them"
+    return f"a budget of {duration(budget)} has no time for them; from {duration(LEAST_BUDGET)} on they are run"
 
 
 def earlier(states: Path, code: dict[str, str]) -> Tests | None:

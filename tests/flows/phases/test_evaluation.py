@@ -59,7 +59,7 @@ def test_tests_that_take_too_long_are_reported_and_cost_no_phase(tmp_path, monke
     slow.chmod(0o755)
     monkeypatch.setattr(own_tests.sys, "executable", str(slow))
     monkeypatch.setattr(own_tests, "LEAST_SECONDS", 0.1)
-    monkeypatch.setattr(own_tests, "SHARE", 0.3 / 600)
+    monkeypatch.setattr(own_tests, "MOST_SECONDS", 0.3)
     run = real_run(tmp_path, "--budget", "10m")
     facts = evaluation.run_fast_tests(run).facts
     assert facts.timed_out and (facts.passed, facts.failed) == (0, 0) and "12%" in facts.tail

@@ -1,5 +1,6 @@
 """The project's own tests: once for a workspace, code and set of packages, and never for long."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,18 +154,12 @@ def test_every_package_counts(monkeypatch):
 # How long they may take --------------------------------------------------------------------------------------------
 
 
-@given(st.floats(1.0, 1e7))
-def test_they_never_take_more_than_a_twentieth_of_the_budget(budget):
-    allowed = own_tests.seconds_allowed(budget)
-    assert allowed == 0.0 or own_tests.LEAST_SECONDS <= allowed <= min(600.0, 0.05 * budget)
-    assert (allowed == 0.0) == (0.05 * budget < own_tests.LEAST_SECONDS)
-    assert 0.0 <= own_tests.seconds_expected(budget, Path("/nowhere"), CODE) <= allowed
-
-
-def test_where_they_have_run_nothing_is_set_aside_for_them(workspace):
-    assert own_tests.seconds_expected(600.0, workspace.states, workspace.code) == own_tests.USUAL_SECONDS
-    workspace.finish("night")
-    assert own_tests.seconds_expected(600.0, workspace.states, workspace.code) == 0.0
+@given(budget=st.floats(1.0, 1e7), spare=st.floats(-1e7, 1e7))
+def test_they_leave_the_phases_after_them_their_time(budget, spare):
+    allowed = own_tests.seconds_allowed(budget, spare)
+    assert allowed == 0.0 or own_tests.LEAST_SECONDS <= allowed <= min(600.0, spare)
+    assert not (budget < own_tests.LEAST_BUDGET and allowed)
+    assert own_tests.seconds_allowed(budget, math.inf) == (600.0 if budget >= own_tests.LEAST_BUDGET else 0.0)
 
 
 # In a run ----------------------------------------------------------------------------------------------------------
@@ -227,21 +222,23 @@ def test_a_failure_is_found_again_by_the_next_run(tmp_path, suite):
 
 def test_a_budget_too_short_for_them_is_said_and_they_are_not_run(tmp_path, suite):
     facts = do(run_of(tmp_path, "--budget", "90s"))
-    assert facts.not_run == "5% of the budget, 4.5 s, is too little for them" and suite.starts == 0
+    assert facts.not_run == "a budget of 1 min 30 s has no time for them; from 3 min 20 s on they are run"
+    assert suite.starts == 0
     assert do(run_of(tmp_path, "--budget", "10m")).passed == 700  # with time for them, they are run
 
 
 def test_a_run_that_is_late_leaves_them_out_unless_they_are_asked_for(tmp_path, suite, monkeypatch):
-    monkeypatch.setattr(Run, "is_late", property(lambda run: True))
+    monkeypatch.setattr(Run, "spare_seconds", property(lambda run: 12.0))
     assert do(run_of(tmp_path, "--budget", "10m")).not_run == own_tests.LATE
     assert suite.starts == 0
     assert do(run_of(tmp_path, "--budget", "10m", "--redo", TESTS.step)).passed == 700
 
 
-def test_they_are_stopped_after_their_share(tmp_path, suite, monkeypatch):
+def test_they_are_stopped_when_what_was_left_is_over(tmp_path, suite, monkeypatch):
     monkeypatch.setattr(own_tests, "LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(Run, "spare_seconds", property(lambda run: 9.0))
     suite.ends("exec sleep 600")
-    facts = do(run_of(tmp_path, "--budget", "60s", "--set", "tests=true"))
+    facts = do(run_of(tmp_path, "--budget", "10m", "--set", "tests=true"))
     assert facts.timed_out and not facts.has_finished and 2.9 <= facts.seconds < 60
 
 
