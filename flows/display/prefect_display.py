@@ -38,7 +38,7 @@ PROGRESS_SECONDS = 20.0  # between two deliveries of one progress artifact; each
 LINE_SECONDS = 30.0  # between two lines of a training's log; 20,000 lines cost 24 s of the server's time and 9 MB
 SETTLING_SECONDS = 20.0  # for pages to open before something is measured; commonly 1 s
 END_SECONDS = 120.0  # at the end of a flow, for pages that are still being opened; commonly 0.3 s in all
-STOP_SECONDS = 8.0  # the same, when a person stopped it
+STOP_SECONDS = 8.0  # the same, when a person stopped it, or the server is gone for good
 
 Connect = Callable[[threading.Event], Server | None]  # the event is set when the run ends before there is a server
 EndingOf = Callable[[object, BaseException | None], Ending]  # of the value that a function returned, or what it raised
@@ -88,7 +88,14 @@ class PrefectDisplay(PlainDisplay):
                 self._closing.set()
             raise
         finally:
-            pages.join(STOP_SECONDS if self._closing.is_set() else END_SECONDS)
+            began = time.monotonic()
+            while pages.is_alive() and time.monotonic() - began < self._end_seconds:
+                pages.join(0.2)
+
+    @property
+    def _end_seconds(self) -> float:
+        is_lost = self._server is not None and self._server.lost.is_set()
+        return STOP_SECONDS if self._closing.is_set() or is_lost else END_SECONDS
 
     def settle(self) -> None:
         deadline = time.monotonic() + SETTLING_SECONDS

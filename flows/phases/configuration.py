@@ -28,10 +28,10 @@ from flows.planning.candidates import candidates, shipped_below
 from flows.planning.corpora import Means, TextChoice
 from flows.planning.forecast import Corpus, Speed
 from flows.planning.measure import Measurement
+from flows.planning.missed_paces import slowdown
 from flows.planning.pace import expected_pace
 from flows.planning.planner import ModelPlan
 from flows.planning.site import Site
-from flows.planning.slow_trainings import slowdown
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
 from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
@@ -381,7 +381,7 @@ def _measure_settings(run: Run) -> Json:
         "budget": run.config.budget,
         "device": _device_settings(run),
         **_too_large(run),
-        **run.slow_trainings.settings(),
+        **run.missed_paces.settings(),
         "models": {
             config.name: {
                 "model": config.model.model_dump(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.ledger.facts import CHECKS, CLEANED, DEVICE, FETCHED, MEASURED, PLANNED, PlannedModel, Trained, trained
 from flows.ledger.steps import Json, StepResult
 from flows.planning.measure import NEXT_SMALLER
+from flows.planning.missed_paces import slowdown
 from flows.planning.site import Site
 from flows.report import cards
 from flows.report.facts import collect
@@ -24,10 +25,12 @@ from nanogpt.faults import OUT_OF_MEMORY
 from nanogpt.training.progress import is_other_training, trajectory
 from nanogpt.units import duration
 
+FASTER_SYMPTOM = "faster than planned"
+
 
 def training(run: Run) -> None:
-    """The models of the plan, smallest first; where one does not fit, or was much slower than planned, those of a new
-    plan for the time that is left."""
+    """The models of the plan, smallest first; where one does not fit, or was much slower or faster than planned, those
+    of a new plan for the time that is left."""
     run.worker.close(kill=True)  # its memory is the trainer's now; idle, it would take 0.5 s to end by itself
     while (name := _next(run)) is not None:
         try:
@@ -46,8 +49,8 @@ def training(run: Run) -> None:
             [run.paths.config(name), *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
         )
         planned = run.facts(PLANNED).model(name)
-        if _next(run) is not None and run.slow_trainings.note(planned, facts):
-            _plan_slower(run, planned, facts)
+        if _next(run) is not None and run.missed_paces.note(planned, facts):
+            _plan_by_pace(run, planned, facts)
 
 
 def _next(run: Run) -> str | None:
@@ -56,13 +59,14 @@ def _next(run: Run) -> str | None:
     return next((model.name for model in ladder if not run.has_finished(trained(model.name))), None)
 
 
-def _plan_slower(run: Run, planned: PlannedModel, facts: Trained) -> None:
-    """Measure again, and plan again for the time that is left: this machine is busier than when it was measured."""
+def _plan_by_pace(run: Run, planned: PlannedModel, facts: Trained) -> None:
+    """Measure again, and plan again for the time that is left: this machine is busier than when it was measured, or was
+    busy then."""
     began = run.clock.spent
     names = _plan_again(run)
     run.journal.record(
         trained(planned.name).step,
-        SYMPTOM,
+        SYMPTOM if slowdown(planned, facts) > 1 else FASTER_SYMPTOM,
         f"{facts.step:,} steps took {duration(facts.seconds)}; about {planned.steps:,} were planned in "
         f"{duration(planned.seconds)}",
         "measured and planned again",
@@ -75,7 +79,7 @@ def _plan_for_slower_machine(run: Run, error: TooSlow) -> None:
     """Measure and plan again for the time that is left. What it has trained stays: where the new plan has it as well,
     it continues, and then until its time is over."""
     began = run.clock.spent
-    run.slow_trainings.note_given_up(error.name)
+    run.missed_paces.note_given_up(error.name)
     names = _plan_again(run)
     run.journal.record(
         trained(error.name).step,
@@ -182,7 +186,7 @@ def _has_smaller(run: Run, name: str) -> bool:
     """Whether a smaller model was measured that could have the time of this one, which was not given up before."""
     models = run.facts(MEASURED).models if run.has_finished(MEASURED) else {}
     smaller = [model for model in models.values() if name in models and model.parameters < models[name].parameters]
-    return bool(smaller) and not run.slow_trainings.was_given_up(name)
+    return bool(smaller) and not run.missed_paces.was_given_up(name)
 
 
 def _site(run: Run, config: Config) -> Site:

@@ -12,7 +12,7 @@ from statistics import median
 
 from flows.ledger.facts import PLANNED, SYSTEM, MeasuredModel, Planned, Trained, trained
 from flows.ledger.markers import FINISHED, MarkerFiles
-from flows.planning.slow_trainings import slowdown
+from flows.planning.missed_paces import slowdown
 from nanogpt.machine import cores_may_part, processor_name
 from nanogpt.records import from_json
 

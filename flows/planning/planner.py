@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase, PlannedText
 from flows.planning import budget_shares
 from flows.planning.forecast import (
+    BY_HEART,
     Corpus,
     Speed,
+    by_heart,
     evaluation_seconds,
     judging_seconds,
     samples_seconds,
@@ -34,10 +36,12 @@ EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole valida
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 LEAST_AFTER_WARMUP = 30  # steps
+# Times the steps that the measured speed allows: where that saw a bad moment, no time is left unused; the cool-down
+# follows the clock. On a shared host a step of micro took 37 ms, then 48, then 56.
+KINDER = 1.25
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-# Weight decay by passes over a text times parameters for each of its tokens, from where on.
-WEIGHT_DECAYS = ((5, 0.1), (25, 0.3), (100, 1.0))
+WEIGHT_DECAYS = ((BY_HEART, 0.1), (25, 0.3), (100, 1.0))  # from which by_heart() on
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
@@ -295,7 +299,7 @@ class _Planner:
             steps_by_time = max(1.0, stepping / speed.expected_seconds_per_step)
             at_best = max(steps_by_time, stepping / speed.seconds_per_step)  # the clock ends it where the pace is worse
             steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
-            max_iters = max(self.least_steps(config), int(min(at_best, steps_by_data)))
+            max_iters = max(self.least_steps(config), int(min(KINDER * at_best, steps_by_data)))
             expected = min(max_iters, math.ceil(steps_by_time))
             intervals = self.intervals(config, speed, expected)
             wanted = {"training.max_iters": max_iters, **intervals, "training.weight_decay": weight_decay}
@@ -367,8 +371,10 @@ class _Planner:
         """More than the config's own for a model that would learn the text by heart."""
         if done := self.trained.get(config.name):
             return done.config.training.weight_decay
-        passes = seconds * tokens_per_step(config) / speed.seconds_per_step / self.corpus.train_tokens
-        return max(config.training.weight_decay, _weight_decay(passes, speed.parameters, self.corpus))
+        tokens = seconds * tokens_per_step(config) / speed.seconds_per_step
+        how_far = by_heart(speed.parameters, tokens, self.corpus.train_tokens)
+        planned = max((decay for least, decay in WEIGHT_DECAYS if how_far >= least), default=0.0)
+        return max(config.training.weight_decay, planned)
 
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]
@@ -386,12 +392,6 @@ class _Planner:
             f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "
             f"{best.expected_bits_per_byte:.2f}{equal}"
         )
-
-
-def _weight_decay(passes: float, parameters: int, corpus: Corpus) -> float:
-    """The more, the oftener the same text is seen and the larger the model is beside it (docs/recipe.md)."""
-    by_heart = passes * parameters / corpus.train_tokens
-    return max((decay for least, decay in WEIGHT_DECAYS if by_heart >= least), default=0.0)
 
 
 def _checkpoint_seconds(training: float) -> float:

@@ -14,6 +14,7 @@ from flows.ledger.facts import (
     BASELINES,
     EVALUATED,
     PLANNED,
+    TESTS,
     Key,
     Remedy,
     Trained,
@@ -33,7 +34,8 @@ F = TypeVar("F")
 
 @dataclass(frozen=True)
 class PhaseFacts:
-    """What became of a phase; `seconds` is None where no step of it ran or was kept."""
+    """What became of a phase; `seconds` is None where no step of it ran or was kept, and leaves out the project's own
+    tests, which take what a plan keeps for a slow machine."""
 
     number: int
     title: str
@@ -171,12 +173,13 @@ def _phases(run: Run) -> list[PhaseFacts]:
     rows = []
     for record in run.phase_runner.records:
         steps = run.step_runner.records(record.name)
+        planned_for = [step.seconds for step in steps if step.name != TESTS.step]
         rows.append(
             PhaseFacts(
                 number=record.number,
                 title=record.title,
                 status=record.status,
-                seconds=sum(step.seconds for step in steps) if steps else None,
+                seconds=sum(planned_for) if planned_for else None,
                 planned_seconds=planned.phase_seconds(record.name) if planned else None,
                 cause=record.cause,
                 next_command=record.next_command,

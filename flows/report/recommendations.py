@@ -22,8 +22,10 @@ from flows.ledger.facts import (
     MEASURED,
     PLANNED,
     Remedy,
+    Tokenised,
+    Trained,
 )
-from flows.planning.forecast import PLAYS, law_of
+from flows.planning.forecast import BY_HEART, PLAYS, by_heart, law_of
 from flows.report.commands import MORE_TIME, longer, with_budget, with_option
 from flows.report.facts import ModelFacts, RunFacts
 from flows.report.judgement import NOTICEABLE, PLAN_TOLERANCE, best_model, trained_models
@@ -180,11 +182,10 @@ def _gain_of_time(facts: RunFacts, model: ModelFacts) -> tuple[float, str]:
     trained, text, fetched = model.trained, facts.of(CHARACTERS) or facts.of(BYTE_PAIRS), facts.of(FETCHED)
     if trained is None or not trained.tokens or text is None:
         return 0.0, "a lower loss; how much is not known"
-    tokens = text.splits["train"].tokens if "train" in text.splits else text.tokens
     plan = facts.of(PLANNED)
     whole = plan.text.bytes if plan and plan.text else 0  # more is fetched for a plan that reads more
     law = law_of(fetched.source, fetched.pieces > 0) if fetched else PLAYS
-    there = max(tokens, int(whole / text.bytes_per_token))
+    there = max(_train_tokens(text), int(whole / text.bytes_per_token))
     now, then = (
         law.after(trained.parameters, times * trained.tokens, there, text.bytes_per_token) for times in (1, MORE_TIME)
     )
@@ -287,7 +288,11 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
             size=wasted,
             expected=f"{duration(wasted)} of training that made nothing better",
         )
-    elif last.get("train_loss") and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]:
+    elif (
+        last.get("train_loss")
+        and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]
+        and _learns_by_heart(facts, model.trained)  # below, the gap is what every text's held-out part costs
+    ):
         gap = last["val_loss"] - last["train_loss"]
         decay = facts.configs.get(model.name, Config()).training.weight_decay
         bits = gap * (last["bits_per_byte"] / last["val_loss"]) if last.get("bits_per_byte") else 0.0
@@ -303,6 +308,15 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
             size=bits / 2,  # the whole gap never closes
             expected=f"at most {number(bits, 2)} bits per byte, which is the gap" if bits else "at most the gap",
         )
+
+
+def _learns_by_heart(facts: RunFacts, trained: Trained) -> bool:
+    text = facts.of(CHARACTERS) or facts.of(BYTE_PAIRS)
+    return text is None or by_heart(trained.parameters, trained.tokens, _train_tokens(text)) >= BY_HEART
+
+
+def _train_tokens(text: Tokenised) -> int:
+    return text.splits["train"].tokens if "train" in text.splits else text.tokens
 
 
 def _low_share_of_matmul(facts: RunFacts) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from flows.machine.disk import DiskSpace
 from flows.machine.energy import EnergyMeter
 from flows.planning.lost_texts import LostTexts
 from flows.planning.memory_limits import MemoryLimits
-from flows.planning.slow_trainings import SlowTrainings
+from flows.planning.missed_paces import MissedPaces
 from flows.runner.milestones import Milestones
 from flows.runner.phase_runner import PhaseRunner
 from flows.runner.run import Phase, Run
@@ -67,7 +67,7 @@ def assemble(options: RunOptions, phases: Sequence[Phase]) -> Run:
         conditions=conditions,
         accelerator=Accelerator(paths.state / "device.json", journal, worker),
         limits=MemoryLimits(paths.all_states, journal, options.pinned | asked_of_device, lambda: session.started),
-        slow_trainings=SlowTrainings(paths.state),
+        missed_paces=MissedPaces(paths.state),
         lost_texts=LostTexts(paths.state, [options.config.budget, options.config.data.model_dump()["mirror"]]),
         milestones=Milestones(CHECKOUT, options.workspace, options.run, paths.state),
         step_runner=step_runner,

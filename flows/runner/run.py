@@ -23,7 +23,7 @@ from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
 from flows.planning.lost_texts import LostTexts
 from flows.planning.memory_limits import MemoryLimits
-from flows.planning.slow_trainings import SlowTrainings, slowdown
+from flows.planning.missed_paces import MissedPaces, slowdown
 from flows.runner.milestones import Milestones
 from flows.runner.phase_runner import PhaseRunner
 from flows.runner.sessions import Session
@@ -93,7 +93,7 @@ class Run:
     conditions: MachineConditions
     accelerator: Accelerator
     limits: MemoryLimits
-    slow_trainings: SlowTrainings
+    missed_paces: MissedPaces
     lost_texts: LostTexts
     milestones: Milestones
     step_runner: StepRunner

@@ -15,7 +15,7 @@ from flows.context.journal import Journal
 from flows.context.options import RunOptions
 from flows.context.paths import Paths
 from flows.ledger.ledger import Ledger
-from flows.planning import slow_trainings
+from flows.planning import missed_paces
 from flows.runner import interruption, resumption
 from flows.runner.phase_runner import PhaseRunner
 from nanogpt import durable
@@ -85,7 +85,7 @@ class Session:
         self._unblock_folders()
         for folder in (paths.state, paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        notes = [paths.state / FILE, journal.file, paths.state / slow_trainings.FILE]
+        notes = [paths.state / FILE, journal.file, paths.state / missed_paces.FILE]
         resumption.set_aside_damaged(notes, journal, paths)
         latest = read_session(paths.state)
         past = resumption.Past(paths, self._ledger, self._step_names())

@@ -278,6 +278,7 @@ class Trainer:
         remaining = min(sequences / sequences_per_second, max(0.0, self.clock.seconds_left()))
         self.folder.shown |= {key: row[key] for key in ("loss", "tokens_per_second", "memory_bytes", "seconds")}
         self.folder.shown["eta_seconds"] = round(remaining, 1)
+        self.folder.expect(progress.cool_down.end if progress.cool_down else self.config.max_iters)
 
     def finish(self, reason: str) -> TrainingOutcome:
         """Write final/ and outcome.json."""
@@ -285,6 +286,7 @@ class Trainer:
         self.folder.mend_rows()
         sha256 = self.folder.save_model("final", self.state.model, facts)
         self.folder.event("finished", reason)
+        self.folder.expect(self.state.progress.step)
         outcome = self.outcome("finished", reason, sha256)
         durable.write_json(self.folder.path / "outcome.json", asdict(outcome))
         self.folder.beat("finished")

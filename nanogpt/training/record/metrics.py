@@ -173,8 +173,8 @@ class HeartbeatFile:
     writes to open files would never notice that their folder is gone; the heartbeat does.
     """
 
-    def __init__(self, path: Path, max_iters: int):
-        self.path, self.max_iters = path, max_iters
+    def __init__(self, path: Path, steps: int):
+        self.path, self.steps = path, steps
         self._folder = durable.identity(path.parent)
         self._next = 0.0
         self._activity = ""
@@ -188,7 +188,7 @@ class HeartbeatFile:
         if now < self._next and activity == self._activity:
             return
         self.require_folder()
-        heartbeat = Heartbeat(step, self.max_iters, activity, time.time(), **figures)
+        heartbeat = Heartbeat(step, self.steps, activity, time.time(), **figures)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         for place in (temporary, self.path):
             durable.unblock(place)

@@ -85,6 +85,10 @@ class ModelFolder:
         """Show life; cheap enough for every step."""
         self._write(lambda: self._heartbeat.beat(self.step, activity, **self.shown))
 
+    def expect(self, steps: int) -> None:
+        """How many the training will make in all: the heartbeat has that from now on."""
+        self._heartbeat.steps = steps
+
     def event(self, name: str, message: str, **facts: Any) -> None:
         """Add a row to events.jsonl; `facts` are for programs."""
         row = {"event": name, "step": self.step, "time": time.time(), "message": message, **facts}

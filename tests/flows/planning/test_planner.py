@@ -244,9 +244,9 @@ def test_a_plan_holds_all_that_is_done_between_the_steps(seconds_per_step, sampl
     measured = dataclasses.replace(speed(seconds_per_step=seconds_per_step), sample_seconds=sample, save_seconds=save)
     [planned] = plan([model()], [measured], budget).ladder
     training = planned.config.training
-    needed = training.max_iters * seconds_per_step + forecast.seconds_between_steps(planned.config, measured, PLAY)
-    between_steps = needed - training.max_iters * seconds_per_step
-    few = training.max_iters == training.warmup_iters + 30  # the least that is worth it: the clock ends it
+    between_steps = forecast.seconds_between_steps(planned.config, measured, PLAY, planned.steps)
+    needed = planned.steps * seconds_per_step + between_steps
+    few = planned.steps <= training.warmup_iters + 30  # the least that is worth it: the clock ends it
     assume(not few and between_steps < training.max_seconds / 2)
     assert 0.8 * training.max_seconds <= needed <= 1.1 * training.max_seconds or _is_all_the_text_is_worth(training)
 

@@ -1,4 +1,4 @@
-"""A training that took much longer than its plan is news once."""
+"""A training that took much longer or shorter than its plan is news once."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.ledger.facts import Trained
-from flows.planning.slow_trainings import SLOWER, SlowTrainings, slowdown
+from flows.planning.missed_paces import FASTER, SLOWER, MissedPaces, slowdown
 from nanogpt import durable
 from tests.flows.parts import outcome, plan
 
@@ -34,30 +34,30 @@ def test_what_cannot_be_compared_is_as_planned(planned, done):
     assert slowdown(planned, done) == 1.0
 
 
-@given(st.floats(0.1, 100.0))
-def test_only_what_is_much_slower_is_news(tmp_path_factory, times):
-    notes = SlowTrainings(tmp_path_factory.mktemp("state"))
-    is_slow = slowdown(PLANNED, trained(100.0 * times)) > SLOWER
-    assert notes.note(PLANNED, trained(100.0 * times)) is is_slow
-    assert notes.settings() == ({"slow": {"micro": "a" * 64}} if is_slow else {})
-    assert math.isclose(SLOWER, 1.3)
+@given(st.floats(0.01, 100.0))
+def test_only_what_is_much_slower_or_faster_is_news(tmp_path_factory, times):
+    notes = MissedPaces(tmp_path_factory.mktemp("state"))
+    is_off = not FASTER <= slowdown(PLANNED, trained(100.0 * times)) <= SLOWER
+    assert notes.note(PLANNED, trained(100.0 * times)) is is_off
+    assert notes.settings() == ({"slow": {"micro": "a" * 64}} if is_off else {})
+    assert math.isclose(SLOWER, 1.3) and math.isclose(FASTER, 0.6)
 
 
 def test_the_same_training_is_news_once_and_another_one_of_the_same_model_again(tmp_path):
     """Also to the next start, which finds the model trained."""
-    assert SlowTrainings(tmp_path).settings() == {}
-    assert SlowTrainings(tmp_path).note(PLANNED, trained(200.0))
-    before = SlowTrainings(tmp_path).settings()
+    assert MissedPaces(tmp_path).settings() == {}
+    assert MissedPaces(tmp_path).note(PLANNED, trained(200.0))
+    before = MissedPaces(tmp_path).settings()
     for _ in range(2):
-        assert not SlowTrainings(tmp_path).note(PLANNED, trained(200.0))
-    assert SlowTrainings(tmp_path).settings() == before
-    assert SlowTrainings(tmp_path).note(PLANNED, trained(900.0, sha256="b" * 64))
-    assert SlowTrainings(tmp_path).note(replace(PLANNED, name="tiny_model"), trained(900.0))
-    assert SlowTrainings(tmp_path).settings() == {"slow": {"micro": "b" * 64, "tiny_model": "a" * 64}}
+        assert not MissedPaces(tmp_path).note(PLANNED, trained(200.0))
+    assert MissedPaces(tmp_path).settings() == before
+    assert MissedPaces(tmp_path).note(PLANNED, trained(900.0, sha256="b" * 64))
+    assert MissedPaces(tmp_path).note(replace(PLANNED, name="tiny_model"), trained(900.0))
+    assert MissedPaces(tmp_path).settings() == {"slow": {"micro": "b" * 64, "tiny_model": "a" * 64}}
 
 
 @pytest.mark.parametrize("damage", ["", "{half", "[]", '"text"'])
 def test_a_damaged_note_is_none(tmp_path, damage):
     durable.write_text(tmp_path / "slow.json", damage)
-    assert SlowTrainings(tmp_path).settings() == {}
-    assert SlowTrainings(tmp_path).note(PLANNED, trained(200.0)) and SlowTrainings(tmp_path).settings()
+    assert MissedPaces(tmp_path).settings() == {}
+    assert MissedPaces(tmp_path).note(PLANNED, trained(200.0)) and MissedPaces(tmp_path).settings()
