@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,7 +103,12 @@ def _output_within(seconds: float, pulse: Callable[[], None]) -> tuple[int | Non
     deadline = time.monotonic() + seconds
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": ""}
     with subprocess.Popen(
-        [sys.executable, *COMMAND], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        [sys.executable, *COMMAND],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
     ) as process:
         try:
             while True:
@@ -114,7 +121,9 @@ def _output_within(seconds: float, pulse: Callable[[], None]) -> tuple[int | Non
                     if time.monotonic() >= deadline:
                         return None, so_far.stdout or b"", so_far.stderr or b""
         finally:
-            process.kill()
+            if process.returncode is None:
+                with suppress(OSError):  # it has ended meanwhile
+                    os.killpg(process.pid, signal.SIGKILL)  # with what a test has started
 
 
 def surroundings_digest() -> str:

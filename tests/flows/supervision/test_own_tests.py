@@ -1,9 +1,11 @@
 """The project's own tests: once for a workspace, code and set of packages, and never for long."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -245,6 +247,23 @@ def test_they_are_stopped_when_what_was_left_is_over(tmp_path, suite, monkeypatc
     suite.ends("exec sleep 600")
     facts = do(run_of(tmp_path, "--budget", "10m", "--set", "tests=true"))
     assert facts.timed_out and not facts.has_finished and 2.9 <= facts.seconds < 60
+
+
+def test_what_a_test_has_started_is_ended_with_them(tmp_path, suite):
+    """It would take a core of the phases after them."""
+    suite.ends(f"sleep 600 & echo $! > {tmp_path}/pid; sleep 600")
+    assert own_tests.run_own_tests(1.0, tmp_path / "log", lambda: None).timed_out
+    started, until = int((tmp_path / "pid").read_text()), time.monotonic() + 30
+    while not (is_over := has_ended(started)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert is_over
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_the_command_is_the_fast_selection_without_a_trace_in_the_checkout(tmp_path, suite):
