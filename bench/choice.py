@@ -53,7 +53,7 @@ BY_HAND = {
     "micro": ("micro", ""),
     "micro, batch 12": ("micro", "training.batch_size=12"),
     "micro, batch 48": ("micro", "training.batch_size=48"),
-    "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192 model.dropout=0"),
+    "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192"),
     "mini_model": ("mini_model", ""),
     "mini_model, batch 24": ("mini_model", "training.batch_size=24"),
     "tiny_model": ("tiny_model", ""),

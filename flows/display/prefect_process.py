@@ -174,24 +174,33 @@ def _answer(port: int, path: str) -> bytes:
     with the port may send a byte a second.
     """
     connection = http.client.HTTPConnection(HOST, port, timeout=QUESTION_SECONDS)
-    limit = threading.Timer(QUESTION_SECONDS, lambda: _hang_up(connection))
-    limit.daemon = True
-    limit.start()
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.read(LONGEST_ANSWER) if response.status == 200 else b""
+        connection.connect()
+        with _ended_after(QUESTION_SECONDS, connection.sock):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.read(LONGEST_ANSWER) if response.status == 200 else b""
     except (OSError, http.client.HTTPException):
         return b""
     finally:
-        limit.cancel()
         connection.close()
 
 
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    """Whoever reads from it is told that it has ended."""
-    with contextlib.suppress(OSError, AttributeError):  # closed meanwhile
-        connection.sock.shutdown(socket.SHUT_RDWR)
+@contextlib.contextmanager
+def _ended_after(seconds: float, connected: socket.socket) -> Iterator[None]:
+    """Whoever still reads from `connected` then is told that it has ended."""
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            connected.shutdown(socket.SHUT_RDWR)
+
+    limit = threading.Timer(seconds, hang_up)
+    limit.daemon = True
+    limit.start()
+    try:
+        yield
+    finally:
+        limit.cancel()
 
 
 def start_on_free_port(home: Path, log: Log, port: int, closing: threading.Event) -> Record:

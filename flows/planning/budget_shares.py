@@ -45,6 +45,8 @@ STEPS = {
     "deployment": ("export", "formats", "server", "examples"),
     "documentation": ("figures", "report"),
 }
+# Those of them that a run with less does not do.
+LEAST_BUDGETS = {"evaluation.quality": BUDGET_FOR_QUALITY, "evaluation.study": BUDGET_FOR_STUDY}
 COMPARED = ("implementation", "dataset")  # pure computation; the first phase may wait for torch to come from the disk
 OF_THE_TEXT = ("dataset.clean", "dataset.characters", "dataset.bpe", "evaluation.baselines")
 
@@ -88,7 +90,7 @@ def expected(
     `done`: seconds of the steps that this run has done so far. Phases not begun take as much longer or shorter as these
     did, and `slowdown` times as long at least; never shorter than both experience and the earlier run say.
     """
-    experience, taken = by_experience(budget, text_bytes), taken_before(state, text_bytes, started)
+    experience, taken = by_experience(budget, text_bytes), taken_before(state, budget, text_bytes, started)
     phases = {**experience, **taken}
     now = max(slowdown, slowness(done, phases))
     begun = {step.partition(".")[0] for step in done}
@@ -126,9 +128,9 @@ def by_experience(budget: float, text_bytes: int) -> dict[str, float]:
     }
 
 
-def taken_before(state: Path, text_bytes: int, started: str = "") -> dict[str, float]:
-    """Seconds of the phases that a run under `state` finished whole on this machine before `started`; of the text's, on
-    as much text."""
+def taken_before(state: Path, budget: float, text_bytes: int, started: str = "") -> dict[str, float]:
+    """Seconds of the phases that a run under `state` finished whole on this machine before `started`: of their steps
+    that are done in this `budget`. Of the text's, on as much text."""
     seconds: dict[str, float] = {}
     folders = [folder for folder in state.glob("*/markers") if folder.is_dir()]
     for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):  # the newest has the last word
@@ -137,7 +139,7 @@ def taken_before(state: Path, text_bytes: int, started: str = "") -> dict[str, f
             continue
         same_text = _fact(markers, FETCHED, "bytes") == text_bytes
         for phase, names in STEPS.items():
-            steps = [f"{phase}.{name}" for name in names]
+            steps = [step for name in names if LEAST_BUDGETS.get(step := f"{phase}.{name}", 0.0) <= budget]
             if same_text or not set(steps) & set(OF_THE_TEXT):
                 taken = [spent for step in steps if (spent := _seconds(markers, step, started)) is not None]
                 seconds |= {phase: sum(taken)} if len(taken) == len(steps) else {}
@@ -167,4 +169,4 @@ def _seconds(markers: MarkerFiles, step: str, started: str) -> float | None:
     marker = markers.read(step)[0]
     if marker and started and marker.started_at[:19] >= started[:19]:  # of this run, which is to be compared
         marker = last_finished(replace(marker, state=STARTED))
-    return marker.seconds if marker and marker.state == FINISHED else None
+    return marker.seconds if marker and marker.state == FINISHED and not marker.left_out else None

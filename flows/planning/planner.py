@@ -298,8 +298,7 @@ class _Planner:
             stepping = max(0.0, seconds - between)
             steps_by_time = max(1.0, stepping / speed.expected_seconds_per_step)
             at_best = max(steps_by_time, stepping / speed.seconds_per_step)  # the clock ends it where the pace is worse
-            steps_by_data = MOST_EPOCHS * self.corpus.train_tokens / step_tokens
-            max_iters = max(self.least_steps(config), int(min(KINDER * at_best, steps_by_data)))
+            max_iters = max(self.least_steps(config), int(min(KINDER * at_best, self.most_steps(config))))
             expected = min(max_iters, math.ceil(steps_by_time))
             intervals = self.intervals(config, speed, expected)
             wanted = {"training.max_iters": max_iters, **intervals, "training.weight_decay": weight_decay}
@@ -344,6 +343,12 @@ class _Planner:
         done = self.trained.get(config.name)
         return max(config.training.warmup_iters + LEAST_AFTER_WARMUP, done.config.training.max_iters if done else 0)
 
+    def most_steps(self, config: Config) -> float:
+        """As many as a person has set, else as the text is worth."""
+        if "training.max_iters" in self.pinned:
+            return config.training.max_iters
+        return max(self.least_steps(config), MOST_EPOCHS * self.corpus.train_tokens / tokens_per_step(config))
+
     def undecided(self, changes: dict[str, object]) -> dict[str, object]:
         """Those of `changes` that no person has decided."""
         return {} if self.fixed else {key: value for key, value in changes.items() if key not in self.pinned}
@@ -371,8 +376,8 @@ class _Planner:
         """More than the config's own for a model that would learn the text by heart."""
         if done := self.trained.get(config.name):
             return done.config.training.weight_decay
-        tokens = seconds * tokens_per_step(config) / speed.seconds_per_step
-        how_far = by_heart(speed.parameters, tokens, self.corpus.train_tokens)
+        steps = min(seconds / speed.seconds_per_step, self.most_steps(config))
+        how_far = by_heart(speed.parameters, steps * tokens_per_step(config), self.corpus.train_tokens)
         planned = max((decay for least, decay in WEIGHT_DECAYS if how_far >= least), default=0.0)
         return max(config.training.weight_decay, planned)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,24 +24,24 @@ from nanogpt.records import from_json
 from nanogpt.units import duration
 
 COMMAND = ("-m", "pytest", "-m", "fast", "-p", "no:cacheprovider", "tests/nanogpt")
-LEAST_BUDGET = 200.0  # seconds; in less they are not begun
 MOST_SECONDS = 600.0  # a suite that hangs
-LEAST_SECONDS = 10.0  # below, they are not begun: most of it is the start of Python and torch
+LEAST_SECONDS = 30.0  # with less they are not begun: they take 28 s of an AMD EPYC, nearly all of it in one thread
 RESERVE = 0.01  # of the budget, which they leave to the phases after them
 SECONDS_BETWEEN_PULSES = 10.0
-LATE = "the run is late, and no time is left for them"
 
 
 def seconds_allowed(budget: float, spare: float) -> float:
     """How long they may take where `spare` seconds are left; 0: not at all. A plan sets nothing aside for them: they
-    have what it keeps for a slow machine, where that has not been needed (28 s of processor time on an AMD EPYC)."""
+    have what it keeps for a slow machine, where that has not been needed."""
     seconds = min(MOST_SECONDS, spare - RESERVE * budget)
-    return seconds if budget >= LEAST_BUDGET and seconds >= LEAST_SECONDS else 0.0
+    return seconds if seconds >= LEAST_SECONDS else 0.0
 
 
-def too_little(budget: float) -> str:
-    """Why they are not run within a short budget."""
-    return f"a budget of {duration(budget)} has no time for them; from {duration(LEAST_BUDGET)} on they are run"
+def too_little(budget: float, spare: float) -> str:
+    """Why they are not begun where `spare` seconds are left."""
+    left = spare - RESERVE * budget
+    found = duration(left) if left > 0 else "no time"
+    return f"the rest of the run leaves {found} for them, and they take {duration(LEAST_SECONDS)} or more"
 
 
 def earlier(states: Path, code: dict[str, str]) -> Tests | None:
@@ -101,7 +103,12 @@ def _output_within(seconds: float, pulse: Callable[[], None]) -> tuple[int | Non
     deadline = time.monotonic() + seconds
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONOPTIMIZE": ""}
     with subprocess.Popen(
-        [sys.executable, *COMMAND], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        [sys.executable, *COMMAND],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
     ) as process:
         try:
             while True:
@@ -114,7 +121,9 @@ def _output_within(seconds: float, pulse: Callable[[], None]) -> tuple[int | Non
                     if time.monotonic() >= deadline:
                         return None, so_far.stdout or b"", so_far.stderr or b""
         finally:
-            process.kill()
+            if process.returncode is None:
+                with suppress(OSError):  # it has ended meanwhile
+                    os.killpg(process.pid, signal.SIGKILL)  # with what a test has started
 
 
 def surroundings_digest() -> str:

@@ -25,9 +25,10 @@ def require_memory(config: ModelConfig, copies: int = 1) -> None:
     needed = 4 * (copies * config.n_embd * (config.n_layer * block + tables) + positions)
     there = memory_bytes()
     if needed > there:
+        tokens = f" and {config.vocab_size} tokens" if config.vocab_size else ""  # else not known yet
         held = "weights" if copies == 1 else "weights, gradients and moments"
         raise UserError(
             f"model: n_layer {config.n_layer}, n_head {config.n_head}, n_embd {config.n_embd}, ffn_dim "
-            f"{config.ffn_width}, block_size {config.block_size} and {config.vocab_size} tokens need "
+            f"{config.ffn_width}, block_size {config.block_size}{tokens} need "
             f"{byte_size(needed)} for {held}; found {byte_size(there)} of memory, the model should be smaller"
         )

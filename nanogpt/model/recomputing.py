@@ -36,7 +36,7 @@ def generator_of(device: str) -> ModuleType:
 
 
 class _Recomputed(torch.autograd.Function):
-    """function(x) -> y of any shape; gradients for x and for the parameters that need them."""
+    """function(x) -> y of any shape; gradients for x and for the parameters that need them and are used."""
 
     @staticmethod
     def forward(
@@ -64,7 +64,7 @@ class _Recomputed(torch.autograd.Function):
         # A product, whose gradient for y is `gradient`: torch loads sympy to judge a gradient that it is given.
         with torch.enable_grad():
             weighted = (y * gradient).sum()
-        found = iter(torch.autograd.grad(weighted, wanted))
+        found = iter(torch.autograd.grad(weighted, wanted, allow_unused=True))
         return None, None, *(next(found) if needs else None for needs in needed)
 
 

@@ -124,6 +124,13 @@ def test_blocks_computed_again_are_not_kept():
     assert sizes[1] < 0.4 * sizes[0]
 
 
+def test_a_part_that_has_no_share_in_what_is_computed_again_has_no_gradient():
+    """In a block of one's own, say; the others have theirs."""
+    used, unused, x = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.ones(2, 3)
+    recomputing.recomputed(used, x, torch.nn.ModuleList([used, unused]), draws=False).sum().backward()
+    assert torch.equal(used.weight.grad, torch.full((3, 3), 2.0)) and unused.weight.grad is None
+
+
 class Held:
     """A tensor that a graph has saved, for as long as the graph lives."""
 

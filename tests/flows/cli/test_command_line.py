@@ -95,7 +95,7 @@ BAD_ARGUMENTS = {
     "a learning rate without end": (["--set", "training.learning_rate=1e300"], "learning_rate: found 1e+300, should"),
     "a step without end": (["--set", "training.batch_size=999999999999"], "with --set training.batch_size: training.b"),
     "a model for no machine": (["--config", f"{CHECKOUT}/configs/micro.yaml", "--set", "model.n_embd=900000"],
-                               "GiB for weights; found"),
+                               "block_size 64 need "),
     "a key of a model's file alone": (["--set", "name=mine"], "--set name: unknown key"),
 }  # fmt: skip
 

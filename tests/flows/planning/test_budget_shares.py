@@ -61,6 +61,21 @@ def test_a_phase_that_did_not_finish_teaches_nothing(tmp_path):
     assert budget_shares.expected(tmp_path, 300.0, TEXT) == budget_shares.by_experience(300.0, TEXT)
 
 
+def test_a_step_that_a_short_run_left_out_takes_its_time_in_a_longer_one_and_none_in_another_short_one(tmp_path):
+    finish(tmp_path, evaluation=50.0)  # ten for each step
+    markers = MarkerFiles(tmp_path / "default/markers")
+
+    def evaluation(budget: float) -> float:
+        return budget_shares.expected(tmp_path, budget, TEXT)["evaluation"]
+
+    assert evaluation(600.0) == pytest.approx(50.0) and evaluation(120.0) == pytest.approx(30.0)
+    for step in ("evaluation.quality", "evaluation.study"):
+        done = markers.read(step)[0]
+        markers.write(replace(done, seconds=0.0, left_out="a budget of 2 min 00 s has no time for it"))
+    assert evaluation(600.0) == budget_shares.by_experience(600.0, TEXT)["evaluation"]
+    assert evaluation(120.0) == pytest.approx(30.0)
+
+
 @given(st.floats(60, 1e6), st.dictionaries(st.sampled_from(sorted(PHASES)), st.floats(0.0, 1e6)))
 def test_the_budget_is_never_given_away_twice(budget, phases):
     training = budget_shares.training_seconds(budget, phases)
@@ -140,8 +155,8 @@ def test_a_run_is_compared_with_those_before_it_and_not_with_itself(tmp_path):
     before = markers.read("implementation.checks")[0]
     now = replace(before, started_at="2026-11-21 10:00:00", seconds=50.0, previous=to_json(before))
     markers.write(now)
-    assert budget_shares.taken_before(tmp_path, TEXT)["implementation"] == 50.0
-    assert budget_shares.taken_before(tmp_path, TEXT, "2026-11-21 09:59:59")["implementation"] == 2.0
+    assert budget_shares.taken_before(tmp_path, 300.0, TEXT)["implementation"] == 50.0
+    assert budget_shares.taken_before(tmp_path, 300.0, TEXT, "2026-11-21 09:59:59")["implementation"] == 2.0
     expected = budget_shares.expected(
         tmp_path, 300.0, TEXT, "2026-11-21 09:59:59", done={"implementation.checks": 50.0}
     )

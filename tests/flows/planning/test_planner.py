@@ -262,6 +262,24 @@ def test_the_oftener_a_text_is_read_and_the_larger_the_model_the_more_weight_dec
     assert decay("small", 1.0) == 0.0 < decay("small", 1e-3)
 
 
+def test_weight_decay_goes_by_the_steps_that_are_made_where_the_time_allows_more():
+    """A million parameters for a million characters: 0.1 from 5 passes on, 0.3 from 25, 1 from 100."""
+    fast = [speed("small", 1e-4)]  # in the time of the plan 2,500 passes
+
+    def decay(pinned: tuple[str, ...] = (), **training: object) -> float:
+        return plan([model(**training)], fast, pinned=pinned).ladder[0].config.training.weight_decay
+
+    assert decay() == 0.3  # 30 passes are planned at most
+    assert decay(("training.max_iters",), max_iters=1000) == 0.0  # half a pass
+    assert decay(("training.max_iters",), max_iters=20_000) == 0.1  # ten
+
+
+def test_a_number_of_steps_that_a_person_has_set_is_evaluated_on_its_way():
+    fast = [speed("small", 1e-4)]  # the time would allow millions
+    training = plan([model(max_iters=1000)], fast, pinned=["training.max_iters"]).ladder[0].config.training
+    assert training.max_iters == 1000 and max(training.eval_interval, training.sample_interval) <= 500
+
+
 def test_weight_decay_that_a_person_has_set_stays():
     fast = [speed("small", 1e-3)]
     assert plan([model(weight_decay=0.0)], fast, pinned=["training.weight_decay"]).ladder[0].config.training == (

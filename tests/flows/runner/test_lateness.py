@@ -1,5 +1,6 @@
 """Whether a run is late: by what its plan still wants, as slow as the machine has proved since it was made."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -57,13 +58,20 @@ def test_it_is_late_where_what_remains_is_less_than_what_is_planned_as_slow_as_i
     assert late_run(left, slowness=slowness, taken=taken).is_late is late
 
 
+@pytest.mark.parametrize("slowness, taken, spare", [(None, 0.0, 70.0), (None, 39.0, 70.0), (2.0, 0.0, 50.0)])
+def test_what_a_phase_may_take_leaves_those_after_it_their_time(late_run, slowness, taken, spare):
+    """20 s are planned for those after it, of the 90 that are left."""
+    assert late_run(90.0, slowness=slowness, taken=taken).spare_seconds == pytest.approx(spare, abs=5.0)
+
+
 def test_the_last_phase_has_none_after_it(late_run):
     assert late_run(4.0, phase="documentation").is_late
     assert not late_run(6.0, phase="documentation").is_late
 
 
 def test_one_phase_that_a_person_asks_for_takes_what_it_takes(late_run):
-    assert not late_run(-1000.0, "--only", "evaluation", slowness=9.0).is_late
+    run = late_run(-1000.0, "--only", "evaluation", slowness=9.0)
+    assert not run.is_late and run.spare_seconds == math.inf
 
 
 def test_before_there_is_a_plan_nothing_is_late(tmp_path):

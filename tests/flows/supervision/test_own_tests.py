@@ -1,9 +1,11 @@
 """The project's own tests: once for a workspace, code and set of packages, and never for long."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,8 +160,14 @@ def test_every_package_counts(monkeypatch):
 def test_they_leave_the_phases_after_them_their_time(budget, spare):
     allowed = own_tests.seconds_allowed(budget, spare)
     assert allowed == 0.0 or own_tests.LEAST_SECONDS <= allowed <= min(600.0, spare)
-    assert not (budget < own_tests.LEAST_BUDGET and allowed)
-    assert own_tests.seconds_allowed(budget, math.inf) == (600.0 if budget >= own_tests.LEAST_BUDGET else 0.0)
+    assert own_tests.seconds_allowed(budget, math.inf) == 600.0
+
+
+def test_they_are_not_begun_in_less_time_than_they_take():
+    """Stopped before their end they say nothing, and the report warns of it."""
+    assert own_tests.seconds_allowed(300.0, 18.0) == 0.0
+    assert own_tests.too_little(300.0, 18.0).startswith("the rest of the run leaves 15.0 s for them, and they take 30")
+    assert own_tests.too_little(300.0, -5.0).startswith("the rest of the run leaves no time for them")
 
 
 # In a run ----------------------------------------------------------------------------------------------------------
@@ -220,18 +228,17 @@ def test_a_failure_is_found_again_by_the_next_run(tmp_path, suite):
     assert do(run_of(tmp_path, "--run", "morning", "--budget", "10m")).passed == 700
 
 
-def test_a_budget_too_short_for_them_is_said_and_they_are_not_run(tmp_path, suite):
-    facts = do(run_of(tmp_path, "--budget", "90s"))
-    assert facts.not_run == "a budget of 1 min 30 s has no time for them; from 3 min 20 s on they are run"
-    assert suite.starts == 0
-    assert do(run_of(tmp_path, "--budget", "10m")).passed == 700  # with time for them, they are run
+def test_a_run_without_time_leaves_them_out_and_a_larger_budget_runs_them(tmp_path, suite, monkeypatch):
+    with monkeypatch.context() as late:
+        late.setattr(Run, "spare_seconds", property(lambda run: 12.0))
+        assert do(run_of(tmp_path, "--budget", "5m")).not_run and suite.starts == 0
+    assert do(run_of(tmp_path, "--budget", "10m")).passed == 700
 
 
-def test_a_run_that_is_late_leaves_them_out_unless_they_are_asked_for(tmp_path, suite, monkeypatch):
-    monkeypatch.setattr(Run, "spare_seconds", property(lambda run: 12.0))
-    assert do(run_of(tmp_path, "--budget", "10m")).not_run == own_tests.LATE
-    assert suite.starts == 0
-    assert do(run_of(tmp_path, "--budget", "10m", "--redo", TESTS.step)).passed == 700
+def test_what_is_asked_for_is_run_however_late_it_is(tmp_path, suite, monkeypatch):
+    monkeypatch.setattr(Run, "spare_seconds", property(lambda run: -12.0))
+    assert do(run_of(tmp_path, "--budget", "90s")).not_run and suite.starts == 0
+    assert do(run_of(tmp_path, "--budget", "90s", "--redo", TESTS.step)).passed == 700
 
 
 def test_they_are_stopped_when_what_was_left_is_over(tmp_path, suite, monkeypatch):
@@ -240,6 +247,23 @@ def test_they_are_stopped_when_what_was_left_is_over(tmp_path, suite, monkeypatc
     suite.ends("exec sleep 600")
     facts = do(run_of(tmp_path, "--budget", "10m", "--set", "tests=true"))
     assert facts.timed_out and not facts.has_finished and 2.9 <= facts.seconds < 60
+
+
+def test_what_a_test_has_started_is_ended_with_them(tmp_path, suite):
+    """It would take a core of the phases after them."""
+    suite.ends(f"sleep 600 & echo $! > {tmp_path}/pid; sleep 600")
+    assert own_tests.run_own_tests(1.0, tmp_path / "log", lambda: None).timed_out
+    started, until = int((tmp_path / "pid").read_text()), time.monotonic() + 30
+    while not (is_over := has_ended(started)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert is_over
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_the_command_is_the_fast_selection_without_a_trace_in_the_checkout(tmp_path, suite):
