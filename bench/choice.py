@@ -53,11 +53,11 @@ BY_HAND = {
     "micro": ("micro", ""),
     "micro, batch 12": ("micro", "training.batch_size=12"),
     "micro, batch 48": ("micro", "training.batch_size=48"),
-    "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192"),
+    "4 layers, 192 wide": ("tiny_model", "model.n_layer=4 model.n_embd=192 training.batch_size=12"),
     "mini_model": ("mini_model", ""),
-    "mini_model, batch 24": ("mini_model", "training.batch_size=24"),
+    "mini_model, batch 12": ("mini_model", "training.batch_size=12"),
     "tiny_model": ("tiny_model", ""),
-    "tiny_model, batch 24": ("tiny_model", "training.batch_size=24"),
+    "tiny_model, batch 12": ("tiny_model", "training.batch_size=12"),
 }
 # But for the size; "6 layers, 192 wide" is mini_model before it was shipped, with higher rates.
 AS_SHIPPED = ("micro", "4 layers, 192 wide", "6 layers, 192 wide", "mini_model", "tiny_model")

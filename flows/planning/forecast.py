@@ -98,7 +98,7 @@ class Law:
 
 
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md).
-PLAYS = Law(1.347, 22.70, 0.34, 43.51, 0.307, repeat_decay=2.0, alike=1.0)
+PLAYS = Law(1.739, 88520.0, 1.0, 385.3, 0.5091, repeat_decay=4.0, alike=1.0)
 # Of web pages, and coarse: Hoffmann et al.'s trainings as Besiroglu et al. 2024 fit them, in nats a token of 4.3 bytes
 # (none has less than 44 M parameters). A token is worth 3.7 of theirs: what GPT-2's shape learns with AdamW from 10 B,
 # one with rotary positions, QK-norm, a head that starts at zero and Muon learns from 2.67 B, 5,100 steps of 524,288

@@ -46,7 +46,7 @@ OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the 
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
 MOST_PARAMETERS_PER_TOKEN = 20
-MOST_EPOCHS = 30  # the worth of one more pass over the same text has faded by then (Muennighoff et al. 2023)
+MOST_EPOCHS = 30  # more passes teach nothing by the law; with the weight decay of a text read so often they do no harm
 SMALL_DATA_BYTES = 16 << 20  # characters up to here, BPE beyond: fewer, better known symbols
 LARGEST_ALPHABET = 512
 

@@ -29,7 +29,7 @@ from tests.flows.planning.machines import GIB, Failing, Machine, Small
 
 pytestmark = pytest.mark.fast
 Usage = namedtuple("Usage", "total used free")
-TINY = ["--config", str(CHECKOUT / "configs/tiny_model.yaml")]  # 12 windows of 128 tokens in a step
+TINY = ["--config", str(CHECKOUT / "configs/tiny_model.yaml")]  # 24 windows of 128 tokens in a step
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_what_has_no_memory_is_recomputed_and_then_cut_into_windows(measuring, t
     [tiny] = measuring(machine, *TINY).measure().models.values()
     assert machine.fitted == [("tiny_model", *fits)]
     assert (tiny.batch_size, tiny.longest_window or 128) == fits
-    assert tiny.batch_size * tiny.gradient_accumulation == 12
+    assert tiny.batch_size * tiny.gradient_accumulation == 24
     assert tiny.gradient_checkpointing is (tokens <= 64 or recomputes)
 
 
@@ -180,7 +180,7 @@ def test_the_next_run_begins_with_what_fitted(measuring, parts):
     fit = Fit(micro_batch=5, gradient_checkpointing=True)
     parts.limits.note(resolved("tiny_model"), measurement.site, fit, "killed")
     [tiny] = measurement.measure().models.values()
-    assert machine.fitted == [("tiny_model", 3, 128)]  # what divides the step's 12
+    assert machine.fitted == [("tiny_model", 3, 128)]  # what divides the step's 24
     assert (tiny.batch_size, tiny.gradient_checkpointing) == (3, True)
 
 
@@ -214,7 +214,7 @@ def test_what_is_no_lack_of_memory_ends_the_measurement_and_changes_nothing(meas
     assert raised.value is error
     again = measurement.measure()  # as Worker, StepRunner and DiskSpace do: with nothing remembered of it
     assert again == measuring(Machine(), "--set", "ladder=[micro, tiny_model]").measure()
-    assert set(machine.measured) == {("micro", 24), ("tiny_model", 12)}
+    assert set(machine.measured) == {("micro", 24), ("tiny_model", 24)}
 
 
 @pytest.mark.parametrize("error", [

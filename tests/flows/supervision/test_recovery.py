@@ -73,7 +73,7 @@ def case(tmp_path, monkeypatch) -> Case:
 
 
 def tiny_model(**changes) -> Config:
-    config = load_config(CHECKOUT / "configs/tiny_model.yaml")
+    config = load_config(CHECKOUT / "configs/tiny_model.yaml", ["training.batch_size=12"])
     return config.with_changes({"data.tokenizer": "char", "device.mixed_precision": False, **changes})
 
 
