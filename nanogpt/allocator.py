@@ -16,9 +16,9 @@ def keep_freed_memory() -> None:
     of GPT-2 124M (2 x 256 tokens, two cores), which takes 645 ms instead of 880 without. A step of 0.8 M parameters
     takes 5 % less. At most, the process holds 4 % more.
 
-    All threads take memory from one place. One of its own for the thread that prepares batches is 64 MiB of address
-    space, and what is freed there serves no other: under a limit on address space (ulimit -v) a training failed with
-    785 MB and fitted with 735, where there was no room for a second place.
+    All threads take memory from one place: one of its own for the thread that prepares batches would be 64 MiB of
+    address space, and what is freed there serves no other. Under a limit on address space (ulimit -v) a training that
+    needs 700 MB would fail with 785.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt:

@@ -113,7 +113,7 @@ class ModelConfig(Section):
     n_head: Wide = Field(6, description="attention heads")
     n_embd: Wide = Field(384, description="width of the residual stream")
     block_size: Annotated[Positive, Field(le=1_000_000_000)] = Field(256, description="longest context, in tokens")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped while training")
+    dropout: float = Field(0.0, ge=0, le=0.99, description="share of activations dropped while training")
     vocab_size: Annotated[Positive, Field(le=100_000_000)] | None = Field(
         None, description="tokens; null until the tokenizer is known"
     )
@@ -197,7 +197,7 @@ class TrainingConfig(Section):
     schedule: Literal["cosine", "wsd", "constant"] = Field("wsd", description="shape of the learning rate")
     decay_fraction: Share = Field(0.6, description="wsd: share of the steps in the linear cool-down")
     optimizer: Literal["adamw", "muon"] = Field("muon", description="muon: for hidden matrices, AdamW for the rest")
-    weight_decay: float = Field(0.0, ge=0, le=100, description="AdamW and Muon, matrices only")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW and Muon, matrices only")
     beta1: float = Field(0.8, ge=0, lt=1, description="AdamW's first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW's second moment")
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")

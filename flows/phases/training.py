@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.ledger.facts import CHECKS, CLEANED, DEVICE, FETCHED, MEASURED, PLANNED, PlannedModel, Trained, trained
 from flows.ledger.steps import Json, StepResult
 from flows.planning.measure import NEXT_SMALLER
-from flows.planning.missed_paces import slowdown
+from flows.planning.missed_paces import FASTER, slowdown
 from flows.planning.site import Site
 from flows.report import cards
 from flows.report.facts import collect
@@ -49,7 +49,8 @@ def training(run: Run) -> None:
             [run.paths.config(name), *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
         )
         planned = run.facts(PLANNED).model(name)
-        if _next(run) is not None and run.missed_paces.note(planned, facts):
+        is_early = facts.reason == "max_iters" and facts.seconds < FASTER * planned.seconds
+        if (is_early or _next(run) is not None) and run.missed_paces.note(planned, facts):
             _plan_by_pace(run, planned, facts)
 
 

@@ -39,6 +39,7 @@ from nanogpt.units import byte_size, duration, flops, number, percent
 MOST = 5  # recommendations
 STILL_FALLING = 0.005  # share of the loss that one more tenth of the steps would take off
 OVERFITTING = 0.10  # validation above training loss, as a share of the training loss
+MOST_WEIGHT_DECAY = 1.0  # to advise; 3 ended 4 % higher (docs/recipe.md)
 PAST_THE_BEST = 0.02  # final validation loss above the best, as a share
 ENOUGH_DATA = 20  # tokens seen per parameter: Hoffmann et al. 2022, table 3
 LOW_SHARE_OF_MATMUL = 0.15
@@ -292,6 +293,7 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
         last.get("train_loss")
         and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]
         and _learns_by_heart(facts, model.trained)  # below, the gap is what every text's held-out part costs
+        and facts.configs.get(model.name, Config()).training.weight_decay < MOST_WEIGHT_DECAY
     ):
         gap = last["val_loss"] - last["train_loss"]
         decay = facts.configs.get(model.name, Config()).training.weight_decay
@@ -303,7 +305,7 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
                 f"{name} overfits: its validation loss is {percent(gap / last['train_loss'])} above its training loss "
                 f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); weight decay is now {decay:g}"
             ),
-            command=_set(facts, f"training.weight_decay={3 * decay or 0.1:.1g}"),
+            command=_set(facts, f"training.weight_decay={min(MOST_WEIGHT_DECAY, 3 * decay or 0.1):.1g}"),
             kind=Gain.QUALITY,
             size=bits / 2,  # the whole gap never closes
             expected=f"at most {number(bits, 2)} bits per byte, which is the gap" if bits else "at most the gap",

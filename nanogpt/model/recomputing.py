@@ -1,7 +1,7 @@
 """What is computed again in the backward pass instead of being kept (Chen et al. 2016): blocks, logits.
 
 torch.utils.checkpoint does the same, and loads torch's compiler for it: 1 s and 150 MB, in a process that recomputes
-because memory has run out. Under a limit it failed there with each of the remedies. Compiled models take torch's.
+because memory has run out. Compiled models take torch's. There are first derivatives alone.
 """
 
 from collections.abc import Callable

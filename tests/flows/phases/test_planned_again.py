@@ -1,4 +1,5 @@
-"""Phase 5 on a machine that grows busy: what was much slower than planned is planned again, once, within the budget."""
+"""Phase 5 on a machine that grows busy or quiet: what was much slower or faster than planned is planned again, once,
+within the budget."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,12 @@ from tests.flows.parts import GIB, assembled, finish_beginning, outcome
 from tests.flows.planning.machines import Machine
 
 pytestmark = pytest.mark.fast
-LADDER = ["--set", "ladder=[micro, tiny_model, small_model]", "--set", "tests=false"]
 HOUR = 3600.0
 
 
 class BusyMachine(Machine):
-    """Is `slowness` times slower as soon as the first training begins; every measurement of a model is noted."""
+    """Is `slowness` times slower as soon as the first training begins, or faster; every measurement of a model is
+    noted."""
 
     def __init__(self, rate: float, slowness: float):
         super().__init__(rate)
@@ -53,7 +54,9 @@ def measure_and_plan(run: Run) -> None:
     run.do(PLANNED)
 
 
-def run_on(folder: Path, machine: BusyMachine, budget: float = HOUR) -> Run:
+def run_on(
+    folder: Path, machine: BusyMachine, budget: float = HOUR, ladder: str = "micro, tiny_model, small_model"
+) -> Run:
     """A run whose trainings take what their machine makes of them, on its clock."""
     slowness = machine.slowness
 
@@ -63,13 +66,15 @@ def run_on(folder: Path, machine: BusyMachine, budget: float = HOUR) -> Run:
             machine.rate /= 1e5
             run.clock.take_over(run.clock.spent + 60.0)
             raise TooSlow(name, "about 40 steps in 50 min instead of 9,000; 200 make a model worth having")
+        now = slowness if slowness > 1 else machine.slowness  # what is measured again on a quiet machine is right
         machine.grow_busy()
         planned = run.facts(PLANNED).model(name)
-        run.clock.take_over(run.clock.spent + planned.seconds)  # then its clock ends it
-        tokens = max(1, int(planned.tokens / slowness))
-        done = outcome(
-            reason="out of time", seconds=planned.seconds, tokens=tokens, sha256=durable.digest([name, tokens])
-        )
+        in_time, most = planned.tokens / now, planned.tokens / planned.steps * planned.max_iters
+        seconds = planned.seconds * min(1.0, most / in_time)
+        run.clock.take_over(run.clock.spent + seconds)
+        tokens = max(1, int(min(in_time, most)))
+        done = outcome(reason="out of time" if in_time < most else "max_iters", seconds=seconds, tokens=tokens,
+                       sha256=durable.digest([name, tokens]))  # fmt: skip
         of_run = {"folder": "", "predicted_seconds": 1.0, "expected_bits_per_byte": 2.0, "remedies": []}
         return StepResult(Trained(**vars(done), **of_run))
 
@@ -82,7 +87,8 @@ def run_on(folder: Path, machine: BusyMachine, budget: float = HOUR) -> Run:
         "training": Phase("training", training.training, lambda wanted: [step(name) for name in wanted.models]),
     }
     phases = [own.get(each.name, each) for each in PHASES]
-    run = assembled(folder, phases, machine, "--budget", f"{budget:.0f}s", *LADDER)
+    run = assembled(folder, phases, machine, "--budget", f"{budget:.0f}s", "--set", f"ladder=[{ladder}]",
+                    "--set", "tests=false")  # fmt: skip
     run.session.begin()
     finish_beginning(run, text_bytes=10**8)
     return run
@@ -97,7 +103,7 @@ def do(run: Run, *names: str) -> None:
 @pytest.fixture
 def start(tmp_path, monkeypatch) -> Callable[..., Run]:
     monkeypatch.setattr(site, "memory_bytes", lambda: 64 * GIB)
-    return lambda machine, budget=HOUR: run_on(tmp_path, machine, budget)
+    return lambda machine, *options: run_on(tmp_path, machine, *options)
 
 
 def planned_models(run: Run) -> list[str]:
@@ -133,6 +139,27 @@ def test_one_that_was_much_slower_is_measured_and_planned_again_once(start):
     assert "small_model" not in planned_models(run), "a smaller one"
     assert after.ladder[0].parameters < before.ladder[-1].parameters
     assert all(run.has_finished(trained(name)) for name in planned_models(run))
+
+
+def test_one_that_was_done_early_leaves_its_time_to_those_after_it(start):
+    machine = BusyMachine(1e11, slowness=0.1)
+    run = start(machine)
+    do(run, "configuration")
+    before = run.facts(PLANNED)
+    do(run, "training")
+    assert symptoms(run)[0] == "faster than planned" and machine.times_measured >= 2
+    then, now = before.ladder[-1], run.facts(PLANNED).ladder[-1]
+    assert now.tokens * now.parameters > 2 * then.tokens * then.parameters
+
+
+def test_the_last_one_goes_on_where_it_was_done_early(start):
+    machine = BusyMachine(1e11, slowness=0.1)
+    run = start(machine, HOUR, "micro")
+    do(run, "configuration")
+    before = run.facts(PLANNED).model("micro")
+    do(run, "training")
+    assert symptoms(run) == ["faster than planned"] and machine.times_measured == 2
+    assert run.facts(PLANNED).model("micro").tokens > 2 * before.tokens and run.clock.spent > 0.7 * HOUR
 
 
 def test_the_phases_to_come_are_planned_as_slow_as_the_training_was(start):
