@@ -125,7 +125,7 @@ def test_a_folder_that_is_kept_to_is_not_made_anew(tmp_path):
 def test_the_heartbeat_notices_that_its_folder_is_gone_though_files_in_it_are_open(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    heart, rows = HeartbeatFile(folder / "heartbeat", max_iters=10), JsonLines(folder / "metrics.jsonl")
+    heart, rows = HeartbeatFile(folder / "heartbeat", steps=10), JsonLines(folder / "metrics.jsonl")
     heart.beat(0, "training")
     folder.rename(tmp_path / "elsewhere")
     rows.append({"step": 1})

@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_opened_is_set_aside(tmp_path):
 def test_the_heartbeat_is_rewritten_when_a_second_passed_or_the_activity_changed(tmp_path, monkeypatch):
     clock = iter([0.0, 0.5, 0.6, 1.7])
     monkeypatch.setattr("nanogpt.training.record.metrics.time.monotonic", lambda: next(clock))
-    heart = HeartbeatFile(tmp_path / "heartbeat", max_iters=10)
+    heart = HeartbeatFile(tmp_path / "heartbeat", steps=10)
     seen = []
     for step, activity in enumerate(["training", "training", "saving", "saving"]):
         heart.beat(step, activity, loss=math.nan)
