@@ -197,7 +197,8 @@ def run_fast_tests(run: Run) -> StepResult[Tests]:
     if before is not None and not is_asked_for:
         run.journal.message(f"the project's tests: {before.passed} passed before with this code and these packages")
         return StepResult(before, identity={"failed": 0})
-    budget, spare = run.config.budget, math.inf if is_asked_for else run.spare_seconds
+    budget = run.config.budget
+    spare = math.inf if is_asked_for else 0.0 if run.is_late else run.spare_seconds
     seconds = own_tests.seconds_allowed(budget, spare)
     if not seconds:
         reason = own_tests.too_little(budget, spare)

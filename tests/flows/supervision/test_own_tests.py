@@ -241,6 +241,11 @@ def test_what_is_asked_for_is_run_however_late_it_is(tmp_path, suite, monkeypatc
     assert do(run_of(tmp_path, "--budget", "90s", "--redo", TESTS.step)).passed == 700
 
 
+def test_where_the_run_is_late_they_take_no_time_from_what_the_models_are_judged_by(tmp_path, suite, monkeypatch):
+    monkeypatch.setattr(Run, "is_late", property(lambda run: True))
+    assert "leaves no time for them" in do(run_of(tmp_path, "--budget", "10m")).not_run and suite.starts == 0
+
+
 def test_they_are_stopped_when_what_was_left_is_over(tmp_path, suite, monkeypatch):
     monkeypatch.setattr(own_tests, "LEAST_SECONDS", 0.1)
     monkeypatch.setattr(Run, "spare_seconds", property(lambda run: 9.0))
