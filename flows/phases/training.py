@@ -49,7 +49,8 @@ def training(run: Run) -> None:
             [run.paths.config(name), *(folder / file for file in ("metrics.jsonl", "outcome.json", "loss.svg"))],
         )
         planned = run.facts(PLANNED).model(name)
-        is_early = facts.reason == "max_iters" and facts.seconds < FASTER * planned.seconds
+        has_clock = load_config(run.paths.config(name)).training.max_seconds is not None  # else its steps are given
+        is_early = has_clock and facts.reason == "max_iters" and facts.seconds < FASTER * planned.seconds
         if (is_early or _next(run) is not None) and run.missed_paces.note(planned, facts):
             _plan_by_pace(run, planned, facts)
 

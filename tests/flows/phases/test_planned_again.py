@@ -55,7 +55,7 @@ def measure_and_plan(run: Run) -> None:
 
 
 def run_on(
-    folder: Path, machine: BusyMachine, budget: float = HOUR, ladder: str = "micro, tiny_model, small_model"
+    folder: Path, machine: BusyMachine, budget: float = HOUR, ladder: str = "micro, tiny_model, small_model", *more: str
 ) -> Run:
     """A run whose trainings take what their machine makes of them, on its clock."""
     slowness = machine.slowness
@@ -88,7 +88,7 @@ def run_on(
     }
     phases = [own.get(each.name, each) for each in PHASES]
     run = assembled(folder, phases, machine, "--budget", f"{budget:.0f}s", "--set", f"ladder=[{ladder}]",
-                    "--set", "tests=false")  # fmt: skip
+                    "--set", "tests=false", *more)  # fmt: skip
     run.session.begin()
     finish_beginning(run, text_bytes=10**8)
     return run
@@ -160,6 +160,12 @@ def test_the_last_one_goes_on_where_it_was_done_early(start):
     do(run, "training")
     assert symptoms(run) == ["faster than planned"] and machine.times_measured == 2
     assert run.facts(PLANNED).model("micro").tokens > 2 * before.tokens and run.clock.spent > 0.7 * HOUR
+
+
+def test_a_number_of_steps_that_a_person_has_set_may_be_done_early(start):
+    run = start(BusyMachine(1e11, slowness=0.1), HOUR, "micro", "--set", "training.max_iters=2000")
+    do(run, "configuration", "training")
+    assert run.has_finished(trained("micro")) and symptoms(run) == []
 
 
 def test_the_phases_to_come_are_planned_as_slow_as_the_training_was(start):
