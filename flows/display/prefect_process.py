@@ -188,7 +188,7 @@ def _answer(port: int, path: str) -> bytes:
 
 @contextlib.contextmanager
 def _ended_after(seconds: float, connected: socket.socket) -> Iterator[None]:
-    """Whoever still reads from `connected` then is told that it has ended."""
+    """After so long, whoever still reads from `connected` finds its end."""
 
     def hang_up() -> None:
         with contextlib.suppress(OSError):  # closed meanwhile

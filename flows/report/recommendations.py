@@ -289,14 +289,12 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
             size=wasted,
             expected=f"{duration(wasted)} of training that made nothing better",
         )
-    elif (
-        last.get("train_loss")
-        and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]
-        and _learns_by_heart(facts, model.trained)  # below, the gap is what every text's held-out part costs
-        and facts.configs.get(model.name, Config()).training.weight_decay < MOST_WEIGHT_DECAY
-    ):
+        return
+    decay = facts.configs.get(model.name, Config()).training.weight_decay
+    has_gap = last.get("train_loss") and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]
+    # Of a text that is not learned by heart the gap is what its held-out part costs.
+    if has_gap and decay < MOST_WEIGHT_DECAY and _learns_by_heart(facts, model.trained):
         gap = last["val_loss"] - last["train_loss"]
-        decay = facts.configs.get(model.name, Config()).training.weight_decay
         bits = gap * (last["bits_per_byte"] / last["val_loss"]) if last.get("bits_per_byte") else 0.0
         yield Finding(
             change="overfits",
