@@ -47,6 +47,22 @@ def test_three_in_a_row_and_no_fewer_call_for_a_rewind():
     assert not judge.suspicion and judge.skipped == BAD_IN_A_ROW
 
 
+def test_gradients_that_stay_long_while_losses_are_as_before_are_no_reason_to_go_back():
+    judge = settled()
+    assert [judge.judge(2.0, 2.5) for _ in range(4)] == ["spike", "spike", "", ""]
+    assert not judge.suspicion and judge.skipped == 2
+    assert judge.judge(2.0, 2.6) == "spike"  # longer than any that was taken: it may be the batch again
+
+
+@pytest.mark.parametrize("bad", [(math.nan, 1.0), (2.0, math.inf), (3.0, 1.0), (3.0, 2.5)])
+def test_a_long_gradient_is_taken_after_two_others_alone(bad):
+    """Not after losses that are too high, or what is not finite: three of all these together call for a rewind."""
+    judge = settled()
+    judge.judge(2.0, 2.5)
+    judge.judge(*bad)
+    assert judge.judge(2.0, 2.5) == "spike" and judge.suspicion == "3 bad steps in a row"
+
+
 def test_more_than_five_bad_steps_in_a_hundred_call_for_a_rewind():
     often, seldom = Stability(), Stability()
     for step in range(1, 400):
@@ -62,11 +78,14 @@ def test_more_than_five_bad_steps_in_a_hundred_call_for_a_rewind():
     assert not often.suspicion and often.skipped == 6
 
 
-@given(st.lists(st.sampled_from([2.0, 2.1, 9.0, math.nan]), max_size=200), st.integers(0, 200))
-def test_a_judge_that_went_through_a_checkpoint_judges_the_same(losses, cut):
-    straight, resumed = Stability(), Stability()
-    for index, loss in enumerate(losses):
+STEPS = st.tuples(st.sampled_from([2.0, 2.1, 9.0, math.nan]), st.sampled_from([1.0, 1.1, 3.0, 4.0, math.inf]))
+
+
+@given(st.lists(STEPS, max_size=200), st.integers(0, 200))
+def test_a_judge_that_went_through_a_checkpoint_judges_the_same(steps, cut):
+    straight, resumed = settled(), settled()
+    for index, (loss, norm) in enumerate(steps):
         if index == cut:
             resumed = Stability.from_state_dict(resumed.state_dict())
-        assert straight.judge(loss, 1.0) == resumed.judge(loss, 1.0)
+        assert straight.judge(loss, norm) == resumed.judge(loss, norm)
         assert straight.suspicion == resumed.suspicion
