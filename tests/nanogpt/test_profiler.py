@@ -56,6 +56,24 @@ def test_the_fastest_of_what_is_open_is_chosen(monkeypatch, mixed_precision, thr
     assert all(pair[1] == threads for pair in tried) or threads is None
 
 
+@pytest.mark.parametrize("bad", range(6))
+def test_a_bad_moment_of_the_machine_decides_nothing(monkeypatch, bad):
+    """Two threads in bfloat16 are the fastest here; one of the measurements finds the machine three times slower."""
+    moments = iter(range(100))
+
+    def measured(config, seconds):
+        device = config.device
+        step = (0.03 if device.mixed_precision else 0.04) * (1.7 if device.threads == 1 else 1.0)
+        step *= 3 if next(moments) == bad else 1
+        return SimpleNamespace(seconds_per_step=step, mixed_precision=device.mixed_precision, threads=device.threads)
+
+    monkeypatch.setattr(profiler, "measure_speed", measured)
+    monkeypatch.setattr(profiler.devices, "physical_cores", lambda: 2)
+    config = tiny().with_changes({"device.mixed_precision": "auto", "device.threads": None})
+    chosen = profiler.choose_precision_and_threads(config.model_dump(), "cpu", 1.0)
+    assert chosen.mixed_precision is True and chosen.threads is None
+
+
 def test_float16_can_be_measured(monkeypatch):
     """Held against small products: of 1024 x 1024, a CPU without float16 takes 2 s for each."""
     monkeypatch.setattr(profiler.devices, "matmul_rate", partial(profiler.devices.matmul_rate, size=128))
