@@ -234,11 +234,13 @@ class Planned:
         """Seconds of each phase, by its label."""
         return {phase.label: phase.planned_seconds for phase in self.phases}
 
+    def phases_after(self, name: str) -> list[PlannedPhase]:
+        names = [phase.name for phase in self.phases]
+        return self.phases[names.index(name) + 1 :] if name in names else []
+
     def seconds_after(self, name: str) -> float:
         """Planned for the phases after one of them."""
-        names = [phase.name for phase in self.phases]
-        later = self.phases[names.index(name) + 1 :] if name in names else []
-        return sum(phase.planned_seconds for phase in later)
+        return sum(phase.planned_seconds for phase in self.phases_after(name))
 
 
 # ---- 4 dataset

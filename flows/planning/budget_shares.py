@@ -76,6 +76,11 @@ def compression_seconds(budget: float) -> float:
     return min(COMPRESSION_SECONDS, COMPRESSION_SHARE * budget) if budget >= BUDGET_FOR_COMPRESSION else 0.0
 
 
+def by_the_clock(phase: str, budget: float) -> float:
+    """Seconds of a phase that the clock ends, on any machine."""
+    return compression_seconds(budget) if phase == "deployment" else 0.0
+
+
 def expected(
     state: Path,
     budget: float,
@@ -98,9 +103,7 @@ def expected(
         name: seconds if name in begun else max(now * seconds, min(seconds, experience[name]))
         for name, seconds in phases.items()
     }
-    return forecast | {
-        "deployment": forecast["deployment"] + compression_seconds(budget)
-    }  # by the clock, on any machine
+    return {name: seconds + by_the_clock(name, budget) for name, seconds in forecast.items()}
 
 
 def by_experience(budget: float, text_bytes: int) -> dict[str, float]:

@@ -21,6 +21,7 @@ from flows.ledger.steps import Json, StepResult, StepSpec
 from flows.machine.accelerator import Accelerator
 from flows.machine.conditions import MachineConditions
 from flows.machine.disk import DiskSpace
+from flows.planning.budget_shares import by_the_clock
 from flows.planning.lost_texts import LostTexts
 from flows.planning.memory_limits import MemoryLimits
 from flows.planning.missed_paces import MissedPaces, slowdown
@@ -173,21 +174,27 @@ class Run:
         since they were planned. A phase that a person asks for alone takes what it takes."""
         if self._takes_what_it_takes:
             return False
-        plan, phase = self.facts(PLANNED), self.phase_runner.running()
+        phase = self.phase_runner.running()
         taken = sum(step.seconds for step in self.step_runner.records(phase) if step.state == "done")
-        return self.spare_seconds < max(0.0, self._slowness() * plan.phase_seconds(phase) - taken)
+        return self.spare_seconds < max(0.0, self._expected_seconds(phase) - taken)
 
     @property
     def spare_seconds(self) -> float:
         """What the phase under way may take, so that those after it have the time that they were planned with."""
         if self._takes_what_it_takes:
             return math.inf
-        after = self.facts(PLANNED).seconds_after(self.phase_runner.running())
-        return self.clock.left - self._slowness() * after
+        after = self.facts(PLANNED).phases_after(self.phase_runner.running())
+        return self.clock.left - sum(self._expected_seconds(phase.name) for phase in after)
 
     @property
     def _takes_what_it_takes(self) -> bool:
         return self.options.only is not None or not self.has_finished(PLANNED)
+
+    def _expected_seconds(self, phase: str) -> float:
+        """Of a phase, as slow as this machine has proved; what the clock ends takes no longer on a slow one."""
+        planned = self.facts(PLANNED).phase_seconds(phase)
+        clocked = min(planned, by_the_clock(phase, self.config.budget))
+        return clocked + self._slowness() * (planned - clocked)
 
     def _slowness(self) -> float:
         """How many times the planned seconds the last training of this session took: what follows will, too."""
