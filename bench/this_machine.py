@@ -12,8 +12,10 @@ from pathlib import Path
 from nanogpt import durable
 from nanogpt.machine import (
     cores,
+    cpuinfo,
     gains_by_bfloat16,
     has_bfloat16_instructions,
+    is_amds,
     processor_features,
     processor_name,
 )
@@ -26,6 +28,7 @@ PRODUCTS = {
     "avx512f": "float32 by AVX-512, bfloat16 emulated",
     "avx2": "float32 by AVX2, bfloat16 emulated",
 }
+ZEN_5 = "26"  # AMD's family: 512 bits at once, where Zen 4 takes two turns
 HELD_TO = "ONEDNN_MAX_CPU_ISA"  # oneDNN leaves better instructions alone: a machine made to stand for a lesser one
 
 
@@ -42,7 +45,8 @@ def kind() -> str:
         return "products of a kind that the system does not name"
     if has_bfloat16_instructions() and not gains_by_bfloat16():
         return NO_GAIN
-    return next((kind for word, kind in PRODUCTS.items() if word in features), "float32")
+    found = next((kind for word, kind in PRODUCTS.items() if word in features), "float32")
+    return f"{found}, Zen 5" if is_amds() and cpuinfo("cpu family") == ZEN_5 else found
 
 
 def write_section(document: Path, head: str, heading: str, text: str) -> None:

@@ -31,7 +31,7 @@ def may_have_accelerator() -> bool:
 
 def processor_name() -> str:
     """The processor as its maker calls it."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def has_bfloat16_instructions() -> bool:
@@ -50,18 +50,18 @@ def gains_by_bfloat16() -> bool:
     """
     if "amx_bf16" in processor_features().split():
         return True
-    slow = _cpuinfo("vendor_id") == "GenuineIntel" and _cpuinfo("model") != COOPER_LAKE
+    slow = cpuinfo("vendor_id") == "GenuineIntel" and cpuinfo("model") != COOPER_LAKE
     return has_bfloat16_instructions() and not slow
 
 
 @functools.cache
 def processor_features() -> str:
     """The instructions that the processor has, as Linux lists them; empty elsewhere."""
-    words = _cpuinfo("flags") or _cpuinfo("Features")  # the second on ARM
+    words = cpuinfo("flags") or cpuinfo("Features")  # the second on ARM
     return " ".join(sorted(words.split()))
 
 
-def _cpuinfo(name: str) -> str:
+def cpuinfo(name: str) -> str:
     """What Linux says of the first processor under `name`; empty where it does not, and elsewhere."""
     with contextlib.suppress(OSError), CPUINFO.open(encoding="utf-8") as file:
         for line in file:
@@ -82,7 +82,7 @@ def cores_may_part() -> bool:
 
 def is_amds() -> bool:
     """Whether AMD made the processor; False where the system does not say."""
-    return _cpuinfo("vendor_id") == "AuthenticAMD"
+    return cpuinfo("vendor_id") == "AuthenticAMD"
 
 
 def cores() -> int:
