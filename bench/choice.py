@@ -38,8 +38,8 @@ from nanogpt.config import Config, DataConfig, load_config
 from nanogpt.corpus import preparation, tokenising
 from nanogpt.measure.sizes import parameters
 from nanogpt.records import from_json, to_json
+from nanogpt.results.study import ScalingLaw, ScalingPoint
 from nanogpt.study import scaling
-from nanogpt.study_results import ScalingLaw, ScalingPoint
 from nanogpt.units import duration
 
 RESULTS = CHECKOUT / "docs/choice.json"

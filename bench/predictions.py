@@ -24,7 +24,8 @@ from nanogpt.config import Config, DataConfig, load_config, save_config
 from nanogpt.corpus import preparation, tokenising
 from nanogpt.process.worker import Worker
 from nanogpt.records import from_json
-from nanogpt.results import Rehearsal, StepSpeed, TrainingOutcome
+from nanogpt.results.speed import Rehearsal, StepSpeed
+from nanogpt.results.training import TrainingOutcome
 
 TRAININGS = [("micro", 300), ("micro", 1000), ("tiny_model", 200), ("tiny_model", 500), ("small_model", 12)]
 PLENTY = 86400.0  # seconds: nothing is cut short

@@ -18,7 +18,7 @@ import torch
 from nanogpt.allocator import keep_freed_memory, return_freed_memory
 from nanogpt.machine import has_bfloat16_instructions, memory_bytes, processor_name
 from nanogpt.machine import physical_cores as physical_cores  # part of this module's interface
-from nanogpt.results import DeviceCandidate, DeviceProof
+from nanogpt.results.machine import DeviceCandidate, DeviceProof
 
 LARGEST_RELATIVE_ERROR = 1e-3  # float32 gives about 2e-7, TF32 and half-precision accumulation about 3e-4
 

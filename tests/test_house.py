@@ -166,7 +166,7 @@ HOUSE = [  # from the top down
     ),
     Room("nanogpt.process", BASICS),
     Room(
-        "nanogpt.records", "nanogpt.basics", "nanogpt.records nanogpt.results nanogpt.study_results",
+        "nanogpt.records", "nanogpt.basics", "nanogpt.records nanogpt.results",
         idea="What crosses a wall: results as records, without torch, and records as JSON.",
     ),
     Room(

@@ -9,23 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
-from nanogpt.results import (
-    Baseline,
-    ComponentCheck,
-    CompressionTable,
-    DecodingSpeed,
-    DeviceProof,
-    JudgedSamples,
-    ModelFigures,
-    ModelStudy,
-    Rehearsal,
-    ScoreComparison,
-    TextStatistics,
-    TokenSplit,
-    TokenStatistics,
-    TrainingOutcome,
-    WritingQuality,
-)
+from nanogpt.results.compression import CompressionTable
+from nanogpt.results.evaluation import Baseline, DecodingSpeed, JudgedSamples, ModelFigures
+from nanogpt.results.machine import ComponentCheck, DeviceProof
+from nanogpt.results.quality import ScoreComparison, WritingQuality
+from nanogpt.results.speed import Rehearsal
+from nanogpt.results.study import ModelStudy
+from nanogpt.results.text import TextStatistics, TokenSplit, TokenStatistics
+from nanogpt.results.training import TrainingOutcome
 
 F = TypeVar("F")
 

@@ -21,7 +21,7 @@ from nanogpt.faults import UserError
 from nanogpt.machine import physical_cores
 from nanogpt.printable import printable
 from nanogpt.records import to_json
-from nanogpt.results import Ablation, AblationRow, AblationTable, KernelTimes
+from nanogpt.results.ablations import Ablation, AblationRow, AblationTable, KernelTimes
 from nanogpt.spelling import to_be_typed
 from nanogpt.study.ablation_table import make_table
 from nanogpt.study.variants import CONTROL, Variant

@@ -50,7 +50,7 @@ from nanogpt.export.front_matter import CARD
 from nanogpt.export.titles import OPENED_BY
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
-from nanogpt.results import CompressionTable
+from nanogpt.results.compression import CompressionTable
 from nanogpt.units import MIB, duration
 
 EXAMPLE_SECONDS = 90

@@ -29,7 +29,7 @@ from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
-from nanogpt.results import TokenFrequencies
+from nanogpt.results.text import TokenFrequencies
 
 FACTS = "facts.json"
 

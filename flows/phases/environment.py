@@ -23,7 +23,7 @@ from flows.runner.run import AnyStep, Phase, Run, Step
 from nanogpt import durable
 from nanogpt.machine import cores, physical_cores, processor_name
 from nanogpt.records import to_json
-from nanogpt.results import DeviceCandidate, DeviceProof
+from nanogpt.results.machine import DeviceCandidate, DeviceProof
 from nanogpt.units import GIB, byte_size
 
 PATIENCE = 120.0  # seconds, for a proof of five: a device that hangs

@@ -41,7 +41,9 @@ from flows.runner.step_runner import cause_of
 from flows.supervision import own_tests
 from nanogpt.config import Config, load_config, token_folder
 from nanogpt.records import to_json
-from nanogpt.results import DecodingSpeed, JudgedSamples, ModelFigures, ModelStudy, QualityReport
+from nanogpt.results.evaluation import DecodingSpeed, JudgedSamples, ModelFigures
+from nanogpt.results.quality import QualityReport
+from nanogpt.results.study import ModelStudy
 from nanogpt.sources import catalogue
 from nanogpt.units import duration
 
@@ -372,7 +374,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "nanogpt/data/shard_file.py",
                 "nanogpt/data/shards.py",
                 "nanogpt/study/**",
-                "nanogpt/study_results.py",
+                "nanogpt/results/study.py",
                 "nanogpt/plots/study.py",
                 "nanogpt/plots/style.py",
                 "nanogpt/printable.py",

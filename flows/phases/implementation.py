@@ -15,7 +15,7 @@ from nanogpt.kernels.conditions import kernels_wanted
 from nanogpt.machine import processor_name
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.records import to_json
-from nanogpt.results import ComponentCheck
+from nanogpt.results.machine import ComponentCheck
 
 PATIENCE = 180.0  # seconds, for checks of two: a device that hangs
 

@@ -192,8 +192,3 @@ def seconds_between_steps(config: Config, speed: Speed, corpus: Corpus, steps: i
 def judging_seconds(config: Config, speed: Speed, corpus: Corpus) -> float:
     """Of phase 6 for one model: loss on val and test, on both again as nanoGPT measures, and long samples."""
     return 4 * corpus.val_tokens * evaluation_token_seconds(config, speed) + 6 * speed.sample_seconds
-
-
-def expected_bits_per_byte(parameters: int, tokens: int, train_tokens: int) -> float:
-    """Of a play's characters after `tokens` of training, of which `train_tokens` are distinct."""
-    return PLAYS.bits_per_byte(parameters, tokens, train_tokens)

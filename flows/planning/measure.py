@@ -25,7 +25,7 @@ from nanogpt.fit import Fit
 from nanogpt.measure.sizes import parameters, tokens_per_step
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
-from nanogpt.results import CompiledSpeed, FastestMicroBatch, Rehearsal, StepSpeed
+from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, Rehearsal, StepSpeed
 from nanogpt.units import byte_size, count, duration, number
 
 CHOOSING_SHARE = 0.6  # of the time of a measurement for precision and threads; the rest is for the speed itself

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flows.planning.footprint import with_vocabulary
 from nanogpt.config import Config
 from nanogpt.machine import memory_bytes
-from nanogpt.results import DeviceProof
+from nanogpt.results.machine import DeviceProof
 
 SHARE_OF_THE_MACHINE = 0.7  # that a training may take of a memory that everything else needs too
 SHARE_OF_A_DEVICE = 0.9  # and of an accelerator's own, or of what Metal calls its working set

@@ -43,7 +43,7 @@ from flows.supervision import remedies
 from nanogpt import durable
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE
 from nanogpt.records import to_json
-from nanogpt.results import DeviceProof
+from nanogpt.results.machine import DeviceProof
 from nanogpt.sources import catalogue
 from nanogpt.spelling import to_be_typed
 from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics, read_rows

@@ -14,7 +14,7 @@ from typing import Any
 
 from nanogpt import durable
 from nanogpt.records import from_json
-from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
+from nanogpt.results.training import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
 from nanogpt.training.record.metrics import read_rows
 
 

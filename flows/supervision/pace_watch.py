@@ -9,7 +9,7 @@ from collections.abc import Callable
 from flows.context.journal import Journal
 from flows.ledger.facts import PlannedModel
 from nanogpt.config import TrainingConfig
-from nanogpt.results import Heartbeat
+from nanogpt.results.training import Heartbeat
 from nanogpt.units import duration
 
 SYMPTOM = "slower than planned"

@@ -27,7 +27,7 @@ from nanogpt.config import Config
 from nanogpt.faults import UserError
 from nanogpt.fit import Fit
 from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL
-from nanogpt.results import Heartbeat, TrainerEvent, TrainingOutcome
+from nanogpt.results.training import Heartbeat, TrainerEvent, TrainingOutcome
 
 OF_THE_DEVICE = (faults.DEVICE, STALL)  # of the other symptoms, this model's training may be the cause
 LEAVES_THE_DATA_IN_DOUBT = (KILLED, ABORTED, CRASHED, STALL, faults.UNKNOWN, faults.CORRUPT_FILE)

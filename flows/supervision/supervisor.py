@@ -22,7 +22,7 @@ from flows.supervision.model_files import CheckpointId, ModelFiles
 from nanogpt import durable, faults
 from nanogpt.process.endings import CRASHED, STALL, WRONG_NUMBERS, ProcessLog, death_by_signal
 from nanogpt.process.memory_pressure import MemoryPressure
-from nanogpt.results import Heartbeat, TrainingFailure, TrainingOutcome
+from nanogpt.results.training import Heartbeat, TrainingFailure, TrainingOutcome
 
 EXIT_STOPPED = 143
 LOOK_SECONDS = 0.5  # between two looks at a trainer and at the memory; its end is noticed at once

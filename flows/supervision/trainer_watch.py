@@ -14,7 +14,7 @@ from flows.context.journal import Journal
 from flows.display.protocol import TrainingProgress
 from flows.supervision.model_files import EventReader, ModelFiles
 from flows.supervision.remedies import MENDED_BY_THE_TRAINER
-from nanogpt.results import Heartbeat, TrainerEvent
+from nanogpt.results.training import Heartbeat, TrainerEvent
 
 PLOT_SECONDS = 120.0  # between redrawings of the loss plot, which cost 0.07 s of a core; the figures are live besides
 CLOCK_SECONDS = 5.0  # between notes of the time spent: what a kill makes the budget forget

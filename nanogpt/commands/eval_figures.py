@@ -19,7 +19,7 @@ from nanogpt.evaluation.writing import judge_writing
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.records import to_json
-from nanogpt.results import Estimate, ModelScores, QualityReport, ScoreComparison, WritingQuality
+from nanogpt.results.quality import Estimate, ModelScores, QualityReport, ScoreComparison, WritingQuality
 from nanogpt.study.subject import open_subject
 from nanogpt.tokenizers.loading import load_tokenizer
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from nanogpt.data.inspection import Excerpt
 from nanogpt.printable import printable
-from nanogpt.results import TokenFrequencies, TokenStatistics
+from nanogpt.results.text import TokenFrequencies, TokenStatistics
 
 COLOURS = ("#1d4f73", "#7a4510", "#1f5c3a", "#6f2f4f", "#4a3a7a", "#5c5413")  # behind white letters
 

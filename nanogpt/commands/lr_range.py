@@ -6,7 +6,7 @@ import argparse
 
 from nanogpt.commands.arguments import PICTURES, add_overrides, path, positive, require_file
 from nanogpt.faults import UserError
-from nanogpt.results import RangeTest
+from nanogpt.results.speed import RangeTest
 
 HELP = "suggest a learning rate: the first steps with a rising one"
 ROWS = 14  # of the table

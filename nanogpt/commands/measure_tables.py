@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nanogpt.config import Config
-from nanogpt.results import FastestMicroBatch, Profile
+from nanogpt.results.speed import FastestMicroBatch, Profile
 from nanogpt.units import MIB, byte_size
 
 BAR = 24  # characters of the longest bar

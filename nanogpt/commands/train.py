@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanogpt.commands.arguments import add_overrides, add_settings, named, path, positive, print_note, require_folder
 from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.results import TrainingOutcome
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.units import byte_size, clock
 
 HELP = "train a model on tokenised data; a folder with checkpoints continues where it stopped"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanogpt.results import CompressedModel, Estimate
+from nanogpt.results.compression import CompressedModel
+from nanogpt.results.quality import Estimate
 from nanogpt.units import byte_size
 
 TOLERANCE = 0.01  # of the original's bits per byte: what a smaller or faster model may cost

@@ -24,7 +24,8 @@ from nanogpt.export import huggingface
 from nanogpt.faults import UserError, nearest
 from nanogpt.model.gpt import GPT
 from nanogpt.records import to_json
-from nanogpt.results import CompressedModel, CompressionTable, Estimate
+from nanogpt.results.compression import CompressedModel, CompressionTable
+from nanogpt.results.quality import Estimate
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import byte_size
 from nanogpt.weights import published_settings

@@ -27,7 +27,7 @@ from nanogpt.corpus.splitting import FATES as COMPARED
 from nanogpt.corpus.splitting import LARGEST_HELD_OUT, TRAIN, HeldOut, by_place, divide, like_published
 from nanogpt.data.texts import SPLITS
 from nanogpt.records import from_json, to_json
-from nanogpt.results import DocumentFates
+from nanogpt.results.text import DocumentFates
 from nanogpt.sources.document import Piece
 
 LEFT_OUT = 255  # in place of a split

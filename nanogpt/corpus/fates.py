@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from nanogpt.results import DocumentFates, FateCount, FindingCount
+from nanogpt.results.text import DocumentFates, FateCount, FindingCount
 from nanogpt.sources.account import Account
 from nanogpt.units import counted
 

@@ -19,7 +19,7 @@ from nanogpt import durable
 from nanogpt.data import shards
 from nanogpt.data.shard_file import MAGIC
 from nanogpt.faults import UserError
-from nanogpt.results import TokenSplit
+from nanogpt.results.text import TokenSplit
 from nanogpt.sources import own
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.tokenizers.characters import CharTokenizer

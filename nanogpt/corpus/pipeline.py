@@ -33,7 +33,7 @@ from nanogpt.data.shards import FileDigest, Manifest, ShardEntry, TokenizerIdent
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, SPLITS, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
-from nanogpt.results import TextSplit, TextStatistics, TokenSplit
+from nanogpt.results.text import TextSplit, TextStatistics, TokenSplit
 from nanogpt.sources import outputs
 from nanogpt.sources.account import Account
 from nanogpt.sources.cleaning import require_learnable

@@ -26,7 +26,7 @@ from nanogpt.corpus.selection import Selection, select
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, PIECES, STATISTICS
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
-from nanogpt.results import DocumentFates, Reading, TextSplit, TextStatistics
+from nanogpt.results.text import DocumentFates, Reading, TextSplit, TextStatistics
 from nanogpt.sources import outputs
 from nanogpt.sources.account import Account, remark_on
 from nanogpt.sources.cleaning import require_learnable

@@ -19,7 +19,7 @@ from nanogpt.corpus import kept
 from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.filters import Filters
 from nanogpt.records import from_json, to_json
-from nanogpt.results import DocumentFates
+from nanogpt.results.text import DocumentFates
 from nanogpt.sources.account import Account
 from nanogpt.sources.document import Document, Piece
 from nanogpt.sources.reading import TEXT, read

@@ -12,7 +12,7 @@ from nanogpt.corpus.duplicates import Families, repeated
 from nanogpt.corpus.fates import Fate, Fates
 from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.fingerprints import fingerprints
-from nanogpt.results import DocumentFates
+from nanogpt.results.text import DocumentFates
 from nanogpt.sources.document import Document
 
 

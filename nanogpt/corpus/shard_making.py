@@ -23,7 +23,7 @@ from nanogpt.data.shards import FileDigest, count_tokens
 from nanogpt.data.texts import DOCUMENT_SEPARATOR, SPLITS
 from nanogpt.faults import CorruptFileError
 from nanogpt.records import from_json, to_json
-from nanogpt.results import TokenSplit
+from nanogpt.results.text import TokenSplit
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 

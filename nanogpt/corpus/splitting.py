@@ -47,7 +47,7 @@ class Division:
 
     fates: npt.NDArray[np.uint8]
     splits: Splits
-    crossings: int  # as nanogpt.results.DocumentFates has it
+    crossings: int  # as nanogpt.results.text.DocumentFates has it
 
 
 FATES = (Fate.KEPT, Fate.DUPLICATE, Fate.NEAR_DUPLICATE)

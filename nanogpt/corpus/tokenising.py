@@ -12,7 +12,7 @@ from nanogpt.corpus.executors import HERE, Report, Workers, no_report
 from nanogpt.data.shards import MOST_UNKNOWN, Manifest, write_folder
 from nanogpt.data.texts import PIECES, SPLITS, STATISTICS, read_split
 from nanogpt.faults import UserError
-from nanogpt.results import TokenSplit
+from nanogpt.results.text import TokenSplit
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.tokenizers.making import OF_THE_WHOLE_TEXT, make_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nanogpt.data.shards import count_tokens, open_split, read_manifest
-from nanogpt.results import TokenFrequencies
+from nanogpt.results.text import TokenFrequencies
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from nanogpt import durable
 from nanogpt.data.inspection import Excerpt
 from nanogpt.data.shards import Manifest
 from nanogpt.printable import visible
-from nanogpt.results import TokenFrequencies
+from nanogpt.results.text import TokenFrequencies
 from nanogpt.units import count
 
 TEMPLATE = Path(__file__).with_name("inspection_page.html")

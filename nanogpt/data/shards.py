@@ -22,7 +22,7 @@ from nanogpt.data import texts
 from nanogpt.data.shard_file import AT_ONCE, Ids, Joined, Tokens, open_shard, write_shard
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import from_json, to_json
-from nanogpt.results import TokenSplit, TokenStatistics
+from nanogpt.results.text import TokenSplit, TokenStatistics
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt.results import Baseline
+from nanogpt.results.evaluation import Baseline
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from nanogpt.evaluation.students_t import NORMAL, student_t
 from nanogpt.faults import UserError
-from nanogpt.results import Estimate
+from nanogpt.results.quality import Estimate
 
 DRAWS = 2000
 PERCENTILES = (2.5, 97.5)

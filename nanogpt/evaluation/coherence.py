@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey
 from nanogpt.evaluation.training_spans import TrainingSpans
-from nanogpt.results import CoherenceFigures, CoherenceVerdict
+from nanogpt.results.evaluation import CoherenceFigures, CoherenceVerdict
 
 KNOWN_WORDS_SHARE = 0.7  # of the reference's
 SURPRISE_MARGIN = 1.0  # bits per byte above the reference

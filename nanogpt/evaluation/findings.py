@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nanogpt.evaluation.quality import as_more, is_nothing
 from nanogpt.evaluation.verdict import FIVE_GRAM
-from nanogpt.results import ModelScores, ScoreComparison, WritingFigures, WritingQuality
+from nanogpt.results.quality import ModelScores, ScoreComparison, WritingFigures, WritingQuality
 
 NOTICEABLE_ERROR = 0.02  # of probabilities: below it a figure with two digits hardly changes
 MEMORISED_SPAN = 32  # characters

@@ -11,7 +11,7 @@ from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options, Piece
 from nanogpt.records import from_json, to_json
-from nanogpt.results import GreedyPiece, GreedySample, GreedySamples
+from nanogpt.results.quality import GreedyPiece, GreedySample, GreedySamples
 
 TOKENS, PROMPTS = 64, 8
 MOST_TOKENS = 100_000  # of a kept sample: a damaged number would write for ever

@@ -10,7 +10,7 @@ from nanogpt.data.data_loader import IGNORED, windows
 from nanogpt.data.shard_file import Tokens
 from nanogpt.data.shards import open_split, read_manifest
 from nanogpt.faults import NonFiniteError, UserError
-from nanogpt.results import NANOGPT_WINDOW, Evaluation
+from nanogpt.results.evaluation import NANOGPT_WINDOW, Evaluation
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from nanogpt.evaluation.token_scores import TokenisedText, TokenScores, beginnin
 from nanogpt.evaluation.verdict import FIVE_GRAM, UNIGRAM
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
-from nanogpt.results import (
+from nanogpt.results.quality import (
     BaselineScore,
     CalibrationBin,
     Estimate,

@@ -12,7 +12,7 @@ from nanogpt.evaluation.quality import JudgedModel
 from nanogpt.evaluation.writing import judge_writing, most_samples
 from nanogpt.inference.engine import Engine
 from nanogpt.plots.evaluation import calibration_plot, novelty_plot, position_plot, size_plot
-from nanogpt.results import QualityReport
+from nanogpt.results.quality import QualityReport
 from nanogpt.weights.folders import open_folder
 
 SAMPLES, FEWEST_SAMPLES = 8, 2  # fewer where the held-out text is short; one has no other to differ from

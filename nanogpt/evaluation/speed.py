@@ -16,7 +16,7 @@ from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.inference.options import Options
 from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.model.gpt import GPT
-from nanogpt.results import DecodingSpeed
+from nanogpt.results.evaluation import DecodingSpeed
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,14 @@ from nanogpt.evaluation import speed
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE, Judge
 from nanogpt.evaluation.perplexity import evaluate_split, mean_loss, nanogpt_measure
 from nanogpt.inference.engine import Engine
-from nanogpt.results import NANOGPT_WINDOW, Coherence, DecodingSpeed, JudgedSample, JudgedSamples, ModelFigures
+from nanogpt.results.evaluation import (
+    NANOGPT_WINDOW,
+    Coherence,
+    DecodingSpeed,
+    JudgedSample,
+    JudgedSamples,
+    ModelFigures,
+)
 from nanogpt.weights.folders import open_folder
 
 PROMPT_CHARACTERS = 60

@@ -14,7 +14,7 @@ from nanogpt.evaluation.coherence import Judge, repetition, words_of
 from nanogpt.evaluation.training_spans import TrainingSpans
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
-from nanogpt.results import SpanShare, WritingFigures, WritingQuality
+from nanogpt.results.quality import SpanShare, WritingFigures, WritingQuality
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 CHARACTERS = 400  # of each sample, about

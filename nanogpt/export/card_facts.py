@@ -10,7 +10,9 @@ from nanogpt import markdown
 from nanogpt.config import Config, ModelConfig
 from nanogpt.evaluation import verdict
 from nanogpt.evaluation.verdict import Verdict
-from nanogpt.results import ModelFigures, TokenSplit, TrainingOutcome
+from nanogpt.results.evaluation import ModelFigures
+from nanogpt.results.text import TokenSplit
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.sources import catalogue, own
 
 Kind = Literal["model", "adapters", "merged"]

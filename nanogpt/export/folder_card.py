@@ -12,7 +12,7 @@ from nanogpt.export import card, front_matter
 from nanogpt.export.card_facts import Adapters, Base, LearnedText, ModelCard, Sample
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
-from nanogpt.results import TrainingData, TrainingOutcome
+from nanogpt.results.training import TrainingData, TrainingOutcome
 from nanogpt.spelling import spelled
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.training.record.metrics import read_rows

@@ -13,7 +13,7 @@ import yaml
 from nanogpt import durable, markdown
 from nanogpt.export.card_facts import Base, LearnedText, ModelCard
 from nanogpt.records import from_json, to_json
-from nanogpt.results import ModelFigures
+from nanogpt.results.evaluation import ModelFigures
 from nanogpt.sources import catalogue
 from nanogpt.weights.published_settings import architecture
 

@@ -27,7 +27,7 @@ from nanogpt.measure.memory import likely_precision, predict
 from nanogpt.measure.memory_store import MemoryStore
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
-from nanogpt.results import FastestMicroBatch, MicroBatchTry
+from nanogpt.results.speed import FastestMicroBatch, MicroBatchTry
 from nanogpt.units import byte_size
 
 NOISE = 0.03  # a smaller micro-batch is taken when it is at most so much slower: it leaves memory to others

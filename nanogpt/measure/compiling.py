@@ -10,7 +10,7 @@ from nanogpt import device as devices
 from nanogpt.config import Config
 from nanogpt.measure.profiler import settle
 from nanogpt.measure.real_step import RealStep
-from nanogpt.results import CompiledSpeed
+from nanogpt.results.speed import CompiledSpeed
 
 LEAST_STEPS = 2  # of a turn
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanogpt.config import Config, TrainingConfig
-from nanogpt.results import RangeTest
+from nanogpt.results.speed import RangeTest
 from nanogpt.training import numerics as numerical
 from nanogpt.training.data_folder import DataFolder
 from nanogpt.training.job import completed

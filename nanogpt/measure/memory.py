@@ -25,7 +25,6 @@ from nanogpt.units import GIB, MIB
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 IN_FLOAT32_ALONE = 8 * MIB  # of a CPU's libraries: oneDNN, which multiplies bfloat16, has nothing to do
-LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: micro in float32 8 with AVX2, 2 on an Intel Xeon (measured)
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
 # Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
 HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}
@@ -42,11 +41,6 @@ class Moment:
     @property
     def total(self) -> int:
         return sum(self.parts.values())
-
-    @property
-    def of_tensors(self) -> int:
-        """Bytes that torch counts as allocated."""
-        return self.total - sum(self.parts.get(part, 0) for part in (LIBRARIES, ALLOCATOR))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     {"limits": {key: {"fits": {"micro_batch", "gradient_checkpointing", "longest_window"} or null, "evidence", "when",
                       "memory_bytes", "model", "device", "precision"}},
-     "fastest": {key: a nanogpt.results.FastestMicroBatch}, "digest": of the two}
+     "fastest": {key: a nanogpt.results.speed.FastestMicroBatch}, "digest": of the two}
 
 A limit is of a model's shape on a device in a precision, and of the memory that there was: it does not hold with more.
 One bit flipped in a longest_window would stop every training of its shape: hence the digest.
@@ -20,7 +20,7 @@ from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.fit import Fit
 from nanogpt.records import from_json, to_json
-from nanogpt.results import FastestMicroBatch
+from nanogpt.results.speed import FastestMicroBatch
 
 STORE = "memory.json"
 NOTHING_FITS = (0.0, False, 0)  # tighter than any Fit.memory_rank

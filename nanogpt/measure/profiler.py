@@ -25,7 +25,7 @@ from nanogpt.data.data_loader import windows
 from nanogpt.data.shard_file import Tokens
 from nanogpt.faults import OUT_OF_MEMORY, DeviceError, classify
 from nanogpt.measure.real_step import RealStep
-from nanogpt.results import Choice, Profile, Rates, StepSpeed
+from nanogpt.results.speed import Choice, Profile, Rates, StepSpeed
 from nanogpt.training import parity
 from nanogpt.training.numerics import native_precision
 from nanogpt.training.validation import rows_at_once

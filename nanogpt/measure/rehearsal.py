@@ -26,7 +26,7 @@ from nanogpt.inference.sampling import Sampler, choose
 from nanogpt.measure.profiler import measure_speed
 from nanogpt.measure.sizes import parameters
 from nanogpt.model.gpt import GPT
-from nanogpt.results import Rehearsal, StepSpeed
+from nanogpt.results.speed import Rehearsal, StepSpeed
 from nanogpt.training.validation import SAMPLE_TOKENS, rows_at_once
 from nanogpt.weights import checkpoint
 

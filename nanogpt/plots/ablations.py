@@ -20,7 +20,7 @@ from nanogpt.plots.style import (
     thinned,
     write_figure,
 )
-from nanogpt.results import Ablation, AblationRow, AblationTable
+from nanogpt.results.ablations import Ablation, AblationRow, AblationTable
 
 MOST_CURVES = 3  # next to the control's
 REACH = 0.25  # nats a token: what is further away is written at the edge

@@ -29,7 +29,7 @@ from nanogpt.plots.style import (
     time_unit,
     write_figure,
 )
-from nanogpt.study_results import RunComparison
+from nanogpt.results.study import RunComparison
 
 MARKERS = "osD^vPX"  # one more than there are lines: the seventh run has the first one's colour and another marker
 Curves = Mapping[str, tuple[list[Row], list[Row]]]  # {name of the run: (train rows, eval rows) of its metrics}

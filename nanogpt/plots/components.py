@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nanogpt.plots.style import BLUE, GRID, INK, SOFT, VERMILION, categories, set_title, write_figure
-from nanogpt.results import ComponentCheck
-from nanogpt.study_results import Experiment
+from nanogpt.results.machine import ComponentCheck
+from nanogpt.results.study import Experiment
 
 FURTHEST = 1e4  # times the limit, or a part of it: what is further is drawn at the edge
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanogpt.plots.style import BLUE, LINES, SOFT, categories, say_empty, set_title, write_behind_bar, write_figure
-from nanogpt.results import TokenFrequencies, TokenStatistics
+from nanogpt.results.text import TokenFrequencies, TokenStatistics
 from nanogpt.units import percent
 
 MOST_TOKENS = 15  # of each vocabulary

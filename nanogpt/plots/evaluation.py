@@ -21,7 +21,7 @@ from nanogpt.plots.style import (
     set_title,
     write_figure,
 )
-from nanogpt.results import Estimate, ModelScores, ScoreComparison, WritingQuality
+from nanogpt.results.quality import Estimate, ModelScores, ScoreComparison, WritingQuality
 from nanogpt.units import count
 
 MARKERS = ("o", "s", "^", "D", "v", "P")

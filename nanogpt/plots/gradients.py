@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanogpt.plots.style import BLUE, LINES, SKY, SOFT, VERMILION, Line, say_empty, set_title, write_figure
-from nanogpt.study_results import Flow, GradientStudy
+from nanogpt.results.study import Flow, GradientStudy
 
 MARKERS = "osD^v"
 WORTH_KNOWING = 1e-3  # update over weight; Karpathy 2022, "Building makemore 3"

@@ -24,7 +24,7 @@ from nanogpt.plots.style import (
     write_behind_bar,
     write_figure,
 )
-from nanogpt.results import RangeTest
+from nanogpt.results.speed import RangeTest
 from nanogpt.units import count, flops, milliseconds
 
 
@@ -66,7 +66,7 @@ def learning_rate_range_plot(found: RangeTest, name: str, path: Path) -> Path:
 def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
     """Where the time of a training step goes: one bar of the whole, and each part's share and milliseconds.
 
-    `profile` is what nanogpt.results.Profile.facts() gives.
+    `profile` is what nanogpt.results.speed.Profile.facts() gives.
     """
     parts = list(profile["shares"])
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from nanogpt.plots.style import INK, LINES, SOFT, set_title, write_figure
-from nanogpt.study_results import ScalingLaw, ScalingPoint, ScalingStudy
+from nanogpt.results.study import ScalingLaw, ScalingPoint, ScalingStudy
 from nanogpt.units import count
 
 MARKERS = "osD^vP"

@@ -30,7 +30,7 @@ from nanogpt.plots.style import (
     set_title,
     write_figure,
 )
-from nanogpt.study_results import AttentionStudy, EmbeddingStudy, LensStudy
+from nanogpt.results.study import AttentionStudy, EmbeddingStudy, LensStudy
 from nanogpt.training.record.metrics import read_metrics
 
 Floats = npt.NDArray[np.float64]

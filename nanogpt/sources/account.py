@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nanogpt.results import Reading
+from nanogpt.results.text import Reading
 from nanogpt.sources import mojibake
 from nanogpt.sources.decoding import Decoded
 from nanogpt.units import counted

@@ -11,7 +11,7 @@ from statistics import fmean
 import torch
 
 from nanogpt.config import Config
-from nanogpt.results import Ablation
+from nanogpt.results.ablations import Ablation
 from nanogpt.study import surgery
 from nanogpt.study.variants import BY_NAME, CONTROL, Variant
 from nanogpt.training import numerics as numerical

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from nanogpt.config import Config
 from nanogpt.evaluation.students_t import student_t
-from nanogpt.results import Ablation, AblationRow, AblationTable, AsExpected, KernelTimes, Verdict
+from nanogpt.results.ablations import Ablation, AblationRow, AblationTable, AsExpected, KernelTimes, Verdict
 from nanogpt.study.variants import BY_NAME, CONTROL, Variant
 
 SAME = 0.01  # nats a token: less is no difference that anybody would act on

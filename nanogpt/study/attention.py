@@ -16,9 +16,9 @@ from torch import Tensor
 from nanogpt.faults import UserError
 from nanogpt.model.attention import entropy
 from nanogpt.model.gpt import GPT
+from nanogpt.results.study import AttentionStudy, EntropyAtStep, Head, Repetition
 from nanogpt.study.checkpoints import models_of_training
 from nanogpt.study.subject import Subject, require_finite
-from nanogpt.study_results import AttentionStudy, EntropyAtStep, Head, Repetition
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.units import percent

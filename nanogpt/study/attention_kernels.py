@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanogpt import device as devices
 from nanogpt.config import Config
-from nanogpt.results import KernelTimes
+from nanogpt.results.ablations import KernelTimes
 from nanogpt.study.surgery import written_out
 from nanogpt.training import numerics as numerical
 

@@ -20,8 +20,8 @@ from nanogpt.evaluation.quality import bits_per_byte
 from nanogpt.evaluation.students_t import student_t
 from nanogpt.evaluation.token_scores import in_order, score, split_text
 from nanogpt.faults import NonFiniteError, UserError
+from nanogpt.results.study import ComparedRun, RunComparison, RunDifference, SeedSpread, SettingDifference
 from nanogpt.study.runs import TrainedRun, distinct_names
-from nanogpt.study_results import ComparedRun, RunComparison, RunDifference, SeedSpread, SettingDifference
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.training.progress import DIGEST_SHOWN, NOT_THE_TRAJECTORY
 from nanogpt.units import percent

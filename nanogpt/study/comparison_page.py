@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 from nanogpt import markdown
-from nanogpt.results import Estimate
-from nanogpt.study_results import ComparedRun, RunComparison
+from nanogpt.results.quality import Estimate
+from nanogpt.results.study import ComparedRun, RunComparison
 from nanogpt.units import count, duration
 
 COLUMNS = ("run", "bits per byte", "behind the best", "parameters", "steps", "tokens", "time", "seed")

@@ -20,7 +20,7 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import make_norm
 from nanogpt.model.positional import Rotary, rotate
-from nanogpt.results import ComponentCheck
+from nanogpt.results.machine import ComponentCheck
 from nanogpt.training.update.gradients import gradient_of
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint

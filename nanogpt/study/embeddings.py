@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import weight_of
+from nanogpt.results.study import EmbeddingStudy, PlacedToken
 from nanogpt.study.subject import Subject, require_finite
-from nanogpt.study_results import EmbeddingStudy, PlacedToken
 from nanogpt.units import percent
 
 Table = Literal["embedding", "head"]

@@ -20,9 +20,9 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import LayerNorm, RMSNorm
 from nanogpt.model.positional import Rotation
-from nanogpt.results import ComponentCheck
+from nanogpt.results.machine import ComponentCheck
+from nanogpt.results.study import Experiment
 from nanogpt.study import component_checks as checks
-from nanogpt.study_results import Experiment
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint
 

@@ -18,8 +18,8 @@ from nanogpt.data.shard_file import Tokens
 from nanogpt.data.shards import open_split
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.results.study import Flow, GradientStep, GradientStudy, LayerFlow, ParameterGroup
 from nanogpt.study.subject import RANDOM, Subject
-from nanogpt.study_results import Flow, GradientStep, GradientStudy, LayerFlow, ParameterGroup
 from nanogpt.training import numerics as numerical
 from nanogpt.training.micro_batches import MicroBatches
 from nanogpt.training.progress import Progress

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nanogpt.faults import UserError
+from nanogpt.results.study import Guess, LensLayer, LensStudy, SeenToken, SurpriseStudy
 from nanogpt.study.subject import Subject, require_finite
-from nanogpt.study_results import Guess, LensLayer, LensStudy, SeenToken, SurpriseStudy
 from nanogpt.units import percent
 
 MOST_POSITIONS = 256  # for the lens: the logits of one layer are 51 MB with GPT-2's vocabulary

@@ -13,7 +13,7 @@ from nanogpt.data.shards import MANIFEST, identity
 from nanogpt.faults import UserError
 from nanogpt.plots.curves import is_finite
 from nanogpt.records import from_json
-from nanogpt.results import TrainingData, TrainingOutcome
+from nanogpt.results.training import TrainingData, TrainingOutcome
 from nanogpt.training.record.metrics import Row, read_metrics
 from nanogpt.weights.trained_folder import CONFIG, TrainedFolder
 

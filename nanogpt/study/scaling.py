@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nanogpt.faults import UserError
-from nanogpt.results import Estimate
+from nanogpt.results.quality import Estimate
+from nanogpt.results.study import Prediction, ScalingLaw, ScalingPoint, ScalingStudy
 from nanogpt.study.comparison import SEEDS
 from nanogpt.study.runs import TrainedRun, distinct_names
-from nanogpt.study_results import Prediction, ScalingLaw, ScalingPoint, ScalingStudy
 from nanogpt.units import count, duration
 
 BOTH, DATA, SIZE = "size and data", "data", "size"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nanogpt.data.shards import open_split
 from nanogpt.plots import study as plots
-from nanogpt.results import ModelStudy
+from nanogpt.results.study import ModelStudy
 from nanogpt.study.attention import study_attention
 from nanogpt.study.embeddings import study_embeddings
 from nanogpt.study.lens import study_lens, study_surprise

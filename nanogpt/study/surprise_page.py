@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from nanogpt import durable
 from nanogpt.printable import visible
-from nanogpt.study_results import SeenToken, SurpriseStudy
+from nanogpt.results.study import SeenToken, SurpriseStudy
 
 TEMPLATE = Path(__file__).with_name("surprise_page.html")
 FULL_COLOUR = 6.0  # nats from which on a token has the full colour: one in 400

@@ -20,7 +20,7 @@ from nanogpt.device import choose
 from nanogpt.faults import EXIT_CODES, CorruptFileError, FolderLostError, UserError, classify
 from nanogpt.model.limits import require_memory
 from nanogpt.records import to_json
-from nanogpt.results import TrainingFailure, TrainingOutcome
+from nanogpt.results.training import TrainingFailure, TrainingOutcome
 from nanogpt.training import stopping
 from nanogpt.training.job import TrainingJob
 from nanogpt.training.record.model_folder import make_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanogpt.data.shards import Manifest, identity, open_split, read_manifest, verify
 from nanogpt.faults import CorruptFileError, UserError
-from nanogpt.results import TrainingData
+from nanogpt.results.training import TrainingData
 from nanogpt.tokenizers.loading import load_tokenizer
 
 LOOKS, SECONDS_BETWEEN_LOOKS = 20, 0.5  # at a folder that is being made

@@ -11,7 +11,7 @@ from nanogpt import durable
 from nanogpt.config import LATER, Config, load_config
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
-from nanogpt.results import TrainingData
+from nanogpt.results.training import TrainingData
 from nanogpt.training.update.growth import BatchGrowth, StepData, curriculum_steps, window_at
 from nanogpt.training.update.loss_scale import LossScale
 from nanogpt.training.update.schedule import CoolDown

@@ -16,7 +16,7 @@ from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.data.chapters import pause
-from nanogpt.results import TrainingOutcome
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.training import numerics as numerical
 from nanogpt.training.cool_down import CoolDownPlanner
 from nanogpt.training.job import TrainingJob

@@ -15,7 +15,7 @@ from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.plots.curves import column, smoothed, thinned
 from nanogpt.records import from_json
-from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
+from nanogpt.results.training import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
 from nanogpt.training.record.metrics import as_event, read_rows
 from nanogpt.watch.run_files import PlanNote, RunFiles, SessionNote, sound
 from nanogpt.watch.views import Happening, ModelState, ModelView, PhaseView, RunView, Sample, Series, View

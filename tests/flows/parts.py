@@ -38,7 +38,8 @@ from flows.runner.run import Phase, Run, Step
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.recovery import Assignment, Recovery
 from nanogpt.config import Config, save_config
-from nanogpt.results import DeviceProof, TrainingOutcome
+from nanogpt.results.machine import DeviceProof
+from nanogpt.results.training import TrainingOutcome
 
 F = TypeVar("F")
 GIB = 2**30

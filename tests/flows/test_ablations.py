@@ -23,7 +23,7 @@ from flows.runner.sessions import SessionRecord
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
-from nanogpt.results import Ablation, KernelTimes
+from nanogpt.results.ablations import Ablation, KernelTimes
 from nanogpt.study.variants import CONTROL, chosen
 from tests.flows.small_model import SMALL, english
 

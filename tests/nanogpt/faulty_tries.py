@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 from nanogpt.measure import batch_finder
-from nanogpt.results import MicroBatchTry
+from nanogpt.results.speed import MicroBatchTry
 
 Values = dict[str, Any]
 

@@ -10,7 +10,7 @@ from nanogpt import durable
 from nanogpt.data import shards
 from nanogpt.data.shard_file import write_shard
 from nanogpt.records import to_json
-from nanogpt.results import TokenSplit
+from nanogpt.results.text import TokenSplit
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
 
 DOCUMENTS = {

@@ -13,7 +13,7 @@ from nanogpt.corpus import tokenising
 from nanogpt.faults import UserError
 from nanogpt.model.gpt import GPT
 from nanogpt.plots.ablations import ablations_plot
-from nanogpt.results import Ablation, KernelTimes
+from nanogpt.results.ablations import Ablation, KernelTimes
 from nanogpt.study import surgery
 from nanogpt.study.ablation import train_variant
 from nanogpt.study.ablation_table import make_table

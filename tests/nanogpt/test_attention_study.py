@@ -11,6 +11,7 @@ from nanogpt.cli import main
 from nanogpt.data.shards import open_split
 from nanogpt.export import huggingface
 from nanogpt.model.attention import entropy
+from nanogpt.results.study import AttentionStudy, EntropyAtStep
 from nanogpt.study.attention import (
     _of_training,
     even_weights,
@@ -20,7 +21,6 @@ from nanogpt.study.attention import (
     study_attention,
 )
 from nanogpt.study.subject import Subject, open_subject
-from nanogpt.study_results import AttentionStudy, EntropyAtStep
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.training.trainer import train

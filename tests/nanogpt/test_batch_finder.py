@@ -16,7 +16,7 @@ from nanogpt.measure.batch_finder import SeparateProcess, find, find_for
 from nanogpt.measure.memory import likely_precision, predict
 from nanogpt.measure.memory_store import STORE, MemoryStore
 from nanogpt.process.worker import WorkerDied
-from nanogpt.results import MicroBatchTry
+from nanogpt.results.speed import MicroBatchTry
 from tests.nanogpt.training_case import tiny
 
 PLENTY = 2**40

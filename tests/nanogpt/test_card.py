@@ -16,7 +16,9 @@ from nanogpt.export import card, front_matter
 from nanogpt.export.card_facts import Adapters, Base, LearnedText, ModelCard, Sample
 from nanogpt.export.front_matter import Mark
 from nanogpt.markdown import one_line, printable
-from nanogpt.results import Evaluation, ModelFigures, TokenSplit, TrainingOutcome
+from nanogpt.results.evaluation import Evaluation, ModelFigures
+from nanogpt.results.text import TokenSplit
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.sources.catalogue import CATALOGUE
 from tests.conftest import CHECKOUT
 

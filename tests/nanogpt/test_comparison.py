@@ -9,11 +9,11 @@ import pytest
 from nanogpt import cli
 from nanogpt.plots.comparison import differences_plot
 from nanogpt.records import from_json, to_json
-from nanogpt.results import Estimate
+from nanogpt.results.quality import Estimate
+from nanogpt.results.study import ComparedRun, RunComparison, RunDifference
 from nanogpt.study import comparison
 from nanogpt.study.comparison_page import as_html
 from nanogpt.study.runs import distinct_names, read_training, trained_run
-from nanogpt.study_results import ComparedRun, RunComparison, RunDifference
 from nanogpt.training.trainer import train
 from tests.nanogpt.training_case import make_data, tiny
 

@@ -10,7 +10,7 @@ from nanogpt.model.attention import Attention, KVCache
 from nanogpt.model.gpt import GPT
 from nanogpt.model.norm import LayerNorm, RMSNorm
 from nanogpt.records import from_json, to_json
-from nanogpt.results import ComponentCheck
+from nanogpt.results.machine import ComponentCheck
 from nanogpt.study import component_checks
 from nanogpt.training.update.optimizer import Optimizer
 from nanogpt.weights import checkpoint

@@ -18,7 +18,8 @@ from nanogpt.evaluation.perplexity import evaluate, evaluate_split
 from nanogpt.export.formats import FORMATS, write_model
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
-from nanogpt.results import CompressedModel, CompressionTable, Estimate
+from nanogpt.results.compression import CompressedModel, CompressionTable
+from nanogpt.results.quality import Estimate
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.training.trainer import train
 from nanogpt.weights.folders import open_folder

@@ -11,7 +11,7 @@ import torch
 from nanogpt import device, machine
 from nanogpt.commands.arguments import chosen_device
 from nanogpt.records import from_json, to_json
-from nanogpt.results import DeviceProof
+from nanogpt.results.machine import DeviceProof
 
 pytestmark = pytest.mark.fast
 

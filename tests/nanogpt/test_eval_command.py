@@ -11,7 +11,7 @@ from nanogpt.config import DataConfig
 from nanogpt.evaluation.quality import JudgedModel, judge
 from nanogpt.export import huggingface
 from nanogpt.records import from_json
-from nanogpt.results import QualityReport
+from nanogpt.results.quality import QualityReport
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 from tests.nanogpt.model_case import nanogpt_checkpoint, randomised, small

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from nanogpt.config import Config
-from nanogpt.results import TrainingOutcome
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.training import validation
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.resuming import Resumer

@@ -15,7 +15,7 @@ from nanogpt.corpus.filters import Filters
 from nanogpt.corpus.quality_rules import RULES
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
-from nanogpt.results import DocumentFates, FateCount
+from nanogpt.results.text import DocumentFates, FateCount
 from nanogpt.sources.cleaning import clean
 from nanogpt.sources.document import Document
 

@@ -15,7 +15,7 @@ from nanogpt.export import adapters, huggingface
 from nanogpt.faults import UserError
 from nanogpt.inference.engine import Engine
 from nanogpt.model.gpt import GPT
-from nanogpt.results import TokenSplit
+from nanogpt.results.text import TokenSplit
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.training.initial_weights import config_with_shape_of, put_initial_weights

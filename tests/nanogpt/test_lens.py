@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from nanogpt.cli import main
 from nanogpt.commands.studies.subjects import LONGEST_TEXT, text_of
 from nanogpt.faults import UserError
+from nanogpt.results.study import Guess, LensLayer, SeenToken, SurpriseStudy
 from nanogpt.study.lens import _of_lens, study_lens, study_surprise
 from nanogpt.study.subject import Subject
 from nanogpt.study.surprise_page import shade, write_page
-from nanogpt.study_results import Guess, LensLayer, SeenToken, SurpriseStudy
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
 from nanogpt.units import percent
 from tests.nanogpt.model_case import randomised, small

@@ -19,7 +19,7 @@ from rich.console import Console
 from nanogpt import cli
 from nanogpt.config import save_config
 from nanogpt.records import to_json
-from nanogpt.results import Heartbeat
+from nanogpt.results.training import Heartbeat
 from nanogpt.training.record import live_view as live
 from tests.conftest import CHECKOUT
 from tests.nanogpt.training_case import events, make_data, tiny

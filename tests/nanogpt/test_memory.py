@@ -17,11 +17,13 @@ from nanogpt.measure.batch_finder import SeparateProcess
 from nanogpt.measure.real_step import RealStep
 from nanogpt.model import gpt
 from nanogpt.model.gpt import GPT
+from nanogpt.units import MIB
 from tests.nanogpt.model_case import small
 from tests.nanogpt.training_case import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ROWS = 5
+LIBRARIES_VARY_BY = 12 * MIB  # from processor to processor: micro in float32 8 with AVX2, 2 on an Intel Xeon (measured)
 
 
 def shape(preset: str = "modern", **options):
@@ -39,6 +41,11 @@ SHAPES = {
     "gpt2, shared keys": shape("gpt2", n_kv_head=1),
     "relu2": shape(activation="relu2", head_dim=32),
 }  # fmt: skip
+
+
+def of_tensors(moment: memory.Moment) -> int:
+    """Bytes that torch counts as allocated."""
+    return moment.total - sum(moment.parts.get(part, 0) for part in (memory.LIBRARIES, memory.ALLOCATOR))
 
 
 def really_kept(model_config, precision: str, by_kernels: bool = False) -> dict[str, int]:
@@ -164,7 +171,7 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
     )
     native = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision=precision, newton_schulz=native)
-    expected = max(predicted.passes.of_tensors, predicted.moment("update").of_tensors)
+    expected = max(of_tensors(predicted.passes), of_tensors(predicted.moment("update")))
     assert allocated_peak(config, precision, tmp_path / "trace.json") == pytest.approx(expected, rel=0.12)
 
 
@@ -172,7 +179,7 @@ def test_the_fullest_moment_of_a_step_holds_what_is_predicted(passes, recompute,
 def test_adapters_and_averages_hold_what_is_predicted(training, tmp_path):
     shape = dict(n_layer=4, n_head=4, n_embd=128, block_size=128, vocab_size=256)
     config = Config(model=shape, training=dict(batch_size=4, **training), device=dict(kernels="torch"))
-    predicted = memory.predict(config).passes.of_tensors
+    predicted = of_tensors(memory.predict(config).passes)
     assert allocated_peak(config, "float32", tmp_path / "trace.json") == pytest.approx(predicted, rel=0.12)
 
 
@@ -188,7 +195,7 @@ def test_a_process_takes_what_is_predicted(name, precision, tmp_path):
         measured = separate(config, config.training.batch_size, 300.0).peak_memory_bytes
     newton_schulz = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
-    assert predicted.passes.total == pytest.approx(measured, rel=0.18, abs=memory.LIBRARIES_VARY_BY)
+    assert predicted.passes.total == pytest.approx(measured, rel=0.18, abs=LIBRARIES_VARY_BY)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -243,7 +250,7 @@ def test_a_longer_window_never_takes_less(config, device):
 @settings(max_examples=60)
 def test_computing_blocks_again_never_takes_more(config, precision, device):
     kept, recomputed = (
-        max(moment.of_tensors for moment in memory.predict(
+        max(of_tensors(moment) for moment in memory.predict(
             config, precision=precision, device=device, gradient_checkpointing=recompute).moments)
         for recompute in (False, True)
     )  # fmt: skip

@@ -21,7 +21,7 @@ from nanogpt.measure import profiler
 from nanogpt.measure.real_step import RealStep
 from nanogpt.model import attention
 from nanogpt.model.attention import KVCache, attend_by_products
-from nanogpt.results import StepSpeed
+from nanogpt.results.speed import StepSpeed
 from nanogpt.training import numerics
 
 COMPOSED = {"CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional"}

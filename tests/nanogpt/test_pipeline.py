@@ -22,7 +22,7 @@ from nanogpt.data import shards
 from nanogpt.data.texts import SPLITS, bytes_of, read_split
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
-from nanogpt.results import TextStatistics
+from nanogpt.results.text import TextStatistics
 from nanogpt.sources.document import Piece
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.making import make_tokenizer

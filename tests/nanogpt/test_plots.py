@@ -15,7 +15,7 @@ from nanogpt.plots.run import phase_times_plot, timeline_plot
 from nanogpt.plots.spans import Break, Mark, Span
 from nanogpt.plots.style import MOST_POINTS, PART_COLORS, STYLE, smoothed, thinned
 from nanogpt.plots.training import _shade_cool_down, learning_rate_plot, loss_plot, speed_plot
-from nanogpt.results import TokenFrequencies, TokenStatistics
+from nanogpt.results.text import TokenFrequencies, TokenStatistics
 from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics
 
 PLOTS_OF_A_MODEL = [loss_plot, learning_rate_plot, speed_plot]

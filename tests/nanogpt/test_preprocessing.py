@@ -12,7 +12,7 @@ from nanogpt.corpus.preparation import prepare, remarks, split_offsets
 from nanogpt.data.texts import read_split
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
-from nanogpt.results import Reading, TextStatistics
+from nanogpt.results.text import Reading, TextStatistics
 from nanogpt.sources.account import Account
 from nanogpt.sources.cleaning import clean
 

@@ -24,7 +24,7 @@ from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.plots.evaluation import calibration_plot, position_plot, size_plot
 from nanogpt.records import from_json, to_json
-from nanogpt.results import CalibrationBin, Estimate, ModelScores, ScoreComparison
+from nanogpt.results.quality import CalibrationBin, Estimate, ModelScores, ScoreComparison
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 from tests.nanogpt.model_case import randomised, small

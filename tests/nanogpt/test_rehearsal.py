@@ -6,7 +6,7 @@ import pytest
 
 from nanogpt.measure import rehearsal
 from nanogpt.records import to_json
-from nanogpt.results import StepSpeed
+from nanogpt.results.speed import StepSpeed
 from tests.nanogpt.training_case import tiny
 
 pytestmark = pytest.mark.xdist_group("rehearsal")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt.faults import CORRUPT_FILE, CorruptFileError, classify
-from nanogpt.results import TrainingOutcome
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.training import data_folder
 from nanogpt.training.trainer import Trainer, train
 from tests.nanogpt.training_case import assert_same, make_data, tiny

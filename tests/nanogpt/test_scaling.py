@@ -11,10 +11,11 @@ from nanogpt import cli, durable
 from nanogpt.config import save_config
 from nanogpt.plots.scaling import scaling_plot
 from nanogpt.records import from_json, to_json
-from nanogpt.results import TokenSplit, TrainingData, TrainingOutcome
+from nanogpt.results.study import ScalingLaw, ScalingPoint, ScalingStudy
+from nanogpt.results.text import TokenSplit
+from nanogpt.results.training import TrainingData, TrainingOutcome
 from nanogpt.study import scaling
 from nanogpt.study.runs import trained_runs
-from nanogpt.study_results import ScalingLaw, ScalingPoint, ScalingStudy
 from tests.nanogpt.training_case import tiny
 
 SIZES, AMOUNTS = (30_000, 100_000, 800_000), (80_000, 230_000, 770_000, 2_000_000)

@@ -7,9 +7,9 @@ import pytest
 from nanogpt import cli
 from nanogpt.plots.components import components_plot
 from nanogpt.records import from_json
-from nanogpt.results import ComponentCheck
+from nanogpt.results.machine import ComponentCheck
+from nanogpt.results.study import Experiment
 from nanogpt.study import experiments
-from nanogpt.study_results import Experiment
 
 
 def test_all_experiments_hold_and_the_broken_parts_are_put_back(tmp_path, capsys):

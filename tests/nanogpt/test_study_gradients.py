@@ -13,9 +13,9 @@ from nanogpt.config import save_config
 from nanogpt.model.gpt import GPT
 from nanogpt.plots.gradients import residual_plot
 from nanogpt.records import from_json
+from nanogpt.results.study import GradientStudy
 from nanogpt.study import gradients
 from nanogpt.study.subject import Subject, open_subject
-from nanogpt.study_results import GradientStudy
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.training.trainer import train
 from tests.nanogpt.model_case import randomised, small, some_tokens

@@ -9,7 +9,7 @@ from nanogpt.evaluation import summary
 from nanogpt.evaluation.coherence import KNOWN_WORDS_SHARE
 from nanogpt.evaluation.perplexity import evaluate_split, nanogpt_measure
 from nanogpt.records import from_json, to_json
-from nanogpt.results import JudgedSamples
+from nanogpt.results.evaluation import JudgedSamples
 from nanogpt.training.trainer import train
 from nanogpt.weights.folders import open_folder
 from tests.nanogpt.training_case import make_data, tiny

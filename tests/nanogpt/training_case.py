@@ -8,7 +8,7 @@ import torch
 
 from nanogpt.config import Config, DataConfig
 from nanogpt.corpus import preparation, tokenising
-from nanogpt.results import TrainingOutcome
+from nanogpt.results.training import TrainingOutcome
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.step import Stepper
 from nanogpt.training.stopping import StopRequest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanogpt import durable
 from nanogpt.records import to_json
-from nanogpt.results import Heartbeat, TrainingOutcome
+from nanogpt.results.training import Heartbeat, TrainingOutcome
 
 HEARTBEAT = Heartbeat(
     step=300, max_iters=1000, activity="training", seconds=30.0, loss=1.9, val_loss=1.95, tokens_per_second=20_000.0,

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from nanogpt.results import Heartbeat, TrainerEvent
+from nanogpt.results.training import Heartbeat, TrainerEvent
 from nanogpt.training.record.metrics import as_event, read_heartbeat, read_rows
 from nanogpt.units import byte_size, clock
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from nanogpt import durable
 from nanogpt.faults import FolderLostError
 from nanogpt.records import from_json, to_json
-from nanogpt.results import Heartbeat, TrainerEvent
+from nanogpt.results.training import Heartbeat, TrainerEvent
 
 Row = dict[str, Any]
 

@@ -21,7 +21,7 @@ from nanogpt import durable
 from nanogpt.config import Config, save_config
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
-from nanogpt.results import TrainingData
+from nanogpt.results.training import TrainingData
 from nanogpt.tokenizers.tokenizer import Tokenizer
 from nanogpt.training.record.metrics import HeartbeatFile, JsonLines
 from nanogpt.training.record.tracking import Tracker

@@ -12,7 +12,8 @@ from typing import Any
 
 from nanogpt.config import Config
 from nanogpt.process.worker import Worker
-from nanogpt.results import CompiledSpeed, Evaluation, FastestMicroBatch, ModelFigures, Rehearsal, StepSpeed
+from nanogpt.results.evaluation import Evaluation, ModelFigures
+from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, Rehearsal, StepSpeed
 from nanogpt.weights.reserve import NoRoomError
 from tests.flows.planning.machines import Machine
 

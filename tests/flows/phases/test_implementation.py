@@ -11,7 +11,7 @@ from flows.ledger.facts import CHECKS, DEVICE
 from flows.phases import implementation
 from flows.runner.run import Run
 from nanogpt.native.c_source import CSource
-from nanogpt.results import ComponentCheck
+from nanogpt.results.machine import ComponentCheck
 from tests.flows.parts import RecordingDisplay, StandInWorker, assembled, finish, proof
 
 pytestmark = pytest.mark.fast

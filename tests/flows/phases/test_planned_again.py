@@ -16,7 +16,7 @@ from flows.runner.run import Phase, Run, Step
 from flows.supervision.recovery import TooSlow
 from nanogpt import durable
 from nanogpt.config import Config
-from nanogpt.results import StepSpeed
+from nanogpt.results.speed import StepSpeed
 from tests.flows.parts import GIB, assembled, finish_beginning, outcome
 from tests.flows.planning.machines import Machine
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from nanogpt.config import Config
 from nanogpt.measure.sizes import flops_per_token, parameters, tokens_per_step
-from nanogpt.results import CompiledSpeed, FastestMicroBatch, MicroBatchTry, Rehearsal, StepSpeed
+from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, MicroBatchTry, Rehearsal, StepSpeed
 
 GIB = 2**30
 

@@ -21,7 +21,7 @@ from nanogpt.faults import DEVICE, OUT_OF_MEMORY
 from nanogpt.fit import Fit
 from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL
 from nanogpt.process.worker import WorkerDied
-from nanogpt.results import FastestMicroBatch, MicroBatchTry
+from nanogpt.results.speed import FastestMicroBatch, MicroBatchTry
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.weights.reserve import NoRoomError
 from tests.flows.parts import Parts

@@ -83,22 +83,18 @@ from nanogpt.plots.models import baselines_plot, comparison_plot
 from nanogpt.plots.run import phase_times_plot, timeline_plot
 from nanogpt.plots.training import learning_rate_plot, loss_plot, speed_plot
 from nanogpt.records import to_json
-from nanogpt.results import (
+from nanogpt.results.compression import CompressedModel, CompressionTable
+from nanogpt.results.evaluation import (
     Coherence,
     CoherenceFigures,
     CoherenceVerdict,
-    ComponentCheck,
-    CompressedModel,
-    CompressionTable,
-    DeviceCandidate,
-    DeviceProof,
-    Estimate,
     Evaluation,
     JudgedSample,
     ModelFigures,
-    TextSplit,
-    TokenSplit,
 )
+from nanogpt.results.machine import ComponentCheck, DeviceCandidate, DeviceProof
+from nanogpt.results.quality import Estimate
+from nanogpt.results.text import TextSplit, TokenSplit
 
 F = TypeVar("F")
 PLANNED_SECONDS = (6, 14, 22, 12, 470, 40, 14, 8)

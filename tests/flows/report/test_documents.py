@@ -36,7 +36,7 @@ from flows.report import documents
 from flows.report.facts import RunFacts
 from flows.supervision import remedies
 from nanogpt.records import from_json, to_json
-from nanogpt.results import DocumentFates, FateCount, FindingCount
+from nanogpt.results.text import DocumentFates, FateCount, FindingCount
 from tests.flows.report import report_facts
 from tests.flows.report.report_facts import with_phase, with_step
 

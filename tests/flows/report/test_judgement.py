@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.ledger.facts import BASELINES, EVALUATED, FORMATS, MEASURED, PLANNED, SAMPLES, SERVED, SYSTEM, TESTS
-from flows.planning.forecast import expected_bits_per_byte
+from flows.planning.forecast import PLAYS
 from flows.report.facts import RunFacts
 from flows.report.judgement import GUIDES, REPORT, criteria
 from flows.report.recommendations import MOST, recommendations, with_option
@@ -134,7 +134,7 @@ def test_a_loss_that_still_falls_asks_for_time(facts):
     line = advice(facts, "was still learning")
     assert "fell by 1.000 per 1,000 steps" in line and "--budget 40m" in line
     trained, tokens = facts.model("tiny").trained, 1_003_854
-    now, then = (expected_bits_per_byte(10_650_000, times * trained.tokens, tokens) for times in (1, 4))
+    now, then = (PLAYS.bits_per_byte(10_650_000, times * trained.tokens, tokens) for times in (1, 4))
     assert f"about {now - then:.2f} bits per byte, from 2.24 to {2.236 - (now - then):.2f}" in line
 
 

@@ -31,7 +31,7 @@ from flows.runner.run import Run
 from flows.runner.sessions import read_session
 from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
-from nanogpt.results import TrainingOutcome
+from nanogpt.results.training import TrainingOutcome
 
 pytestmark = pytest.mark.fast
 

@@ -14,7 +14,7 @@ from flows.ledger.facts import Remedy
 from flows.runner.sessions import Session
 from nanogpt import durable
 from nanogpt.records import to_json
-from nanogpt.results import Heartbeat
+from nanogpt.results.training import Heartbeat
 from tests.flows.small_flow import ALL, DEVICE, TRAIN, Flow, Parts
 
 pytestmark = pytest.mark.fast

@@ -8,7 +8,7 @@ import pytest
 from flows.supervision.model_files import EventReader, ModelFiles
 from nanogpt import durable
 from nanogpt.records import to_json
-from nanogpt.results import Heartbeat, TrainerEvent, TrainingFailure
+from nanogpt.results.training import Heartbeat, TrainerEvent, TrainingFailure
 from tests.flows.parts import outcome
 from tests.not_a_file import each_kind
 

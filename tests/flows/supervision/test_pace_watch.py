@@ -6,7 +6,7 @@ import pytest
 
 from flows.supervision.pace_watch import LEAST_WINDOW, SYMPTOM, PaceWatch
 from nanogpt.config import TrainingConfig
-from nanogpt.results import Heartbeat
+from nanogpt.results.training import Heartbeat
 from tests.flows.parts import Parts, plan
 
 pytestmark = pytest.mark.fast

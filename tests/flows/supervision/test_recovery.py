@@ -17,7 +17,7 @@ from flows.supervision.supervisor import Ending
 from nanogpt import durable
 from nanogpt.config import Config, load_config
 from nanogpt.faults import UserError
-from nanogpt.results import TrainingFailure
+from nanogpt.results.training import TrainingFailure
 from nanogpt.training.trainer import train
 from tests.flows.parts import GIB, Parts, outcome
 from tests.nanogpt.training_case import make_data, tiny

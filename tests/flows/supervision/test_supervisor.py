@@ -18,7 +18,7 @@ from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
 from nanogpt.process import memory_pressure
 from nanogpt.records import to_json
-from nanogpt.results import Heartbeat
+from nanogpt.results.training import Heartbeat
 from tests.flows.parts import outcome
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from flows.supervision import trainer_watch
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.trainer_watch import TrainerWatch
 from nanogpt import durable
-from nanogpt.results import Heartbeat, TrainerEvent
+from nanogpt.results.training import Heartbeat, TrainerEvent
 from tests.flows.parts import Parts
 
 pytestmark = pytest.mark.fast

@@ -1,13 +1,11 @@
-"""What studies and comparisons give back: records without torch, which figures are drawn from.
-
-What a run keeps of them is in nanogpt.results.
-"""
+"""What a model has learned (nanogpt.study): what figures are drawn from, and what a run keeps of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanogpt.results import ComponentCheck, Estimate
+from nanogpt.results.machine import ComponentCheck
+from nanogpt.results.quality import Estimate
 
 # ---- attention; layers and heads count from 1, as on the page of nanogpt serve
 
@@ -367,3 +365,14 @@ class ScalingStudy:
     parts: dict[str, Estimate]
     predictions: list[Prediction]
     findings: list[str]
+
+
+# ---- of a run
+
+
+@dataclass(frozen=True)
+class ModelStudy:
+    """What was seen in one model, in sentences, and the stems of the figures that show it."""
+
+    findings: list[str]
+    figures: list[str]
