@@ -241,6 +241,11 @@ class TrainingConfig(Section):
         return max(100, 10 * self.warmup_iters)
 
     @property
+    def matrix_learning_rate(self) -> float:
+        """Peak of the hidden matrices', by the step."""
+        return self.muon_learning_rate / self.muon_interval if self.optimizer == "muon" else self.learning_rate
+
+    @property
     def sequences_per_step(self) -> int:
         """The effective batch."""
         return self.batch_size * self.gradient_accumulation

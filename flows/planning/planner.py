@@ -41,10 +41,11 @@ LEAST_AFTER_WARMUP = 30  # steps
 KINDER = 1.25
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-WEIGHT_DECAYS = ((BY_HEART, 0.1), (25, 0.3), (100, 1.0))  # from which by_heart() on, for steps of DECAY_TOKENS
-# What decays in a pass over the text counts, and longer steps are fewer: with 3,072 tokens a step mini_model ends at
-# 1.4460 with 0.2 and at 1.4548 with 0.1.
-DECAY_TOKENS, MOST_WEIGHT_DECAY = 1536, 2.0
+# By how far a text is learned by heart (from which by_heart() on): how many passes over it the weights are to remember.
+# A step takes decay x rate of them, so they remember 1 / (decay x rate) steps (Wang and Aitchison 2024, "How to set
+# AdamW's weight decay as you scale model and dataset size", section 2). Measured in docs/recipe.md.
+REMEMBERED_PASSES = ((BY_HEART, 0.75), (100, 0.38))
+MOST_WEIGHT_DECAY = 2.0
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
@@ -381,9 +382,12 @@ class _Planner:
             return done.config.training.weight_decay
         steps = min(seconds / speed.seconds_per_step, self.most_steps(config))
         how_far = by_heart(speed.parameters, steps * tokens_per_step(config), self.corpus.train_tokens)
-        planned = max((decay for least, decay in WEIGHT_DECAYS if how_far >= least), default=0.0)
-        planned = min(MOST_WEIGHT_DECAY, round(planned * tokens_per_step(config) / DECAY_TOKENS, 3))
-        return max(config.training.weight_decay, planned)
+        remembered = [passes for least, passes in REMEMBERED_PASSES if how_far >= least]
+        if not remembered:
+            return config.training.weight_decay
+        steps_of_a_pass = self.corpus.train_tokens / tokens_per_step(config)
+        planned = 1 / (remembered[-1] * config.training.matrix_learning_rate * steps_of_a_pass)
+        return max(config.training.weight_decay, min(MOST_WEIGHT_DECAY, float(f"{planned:.2g}")))
 
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]
