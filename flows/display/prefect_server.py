@@ -73,7 +73,7 @@ class Server:
         return shlex.join([sys.executable, "-m", "flows.prefect_server", "stop", str(self.home)])
 
     def healthy(self) -> bool:
-        return answers(self.record.port)
+        return answers(self.record)
 
     def wait_until_healthy(self, seconds: float) -> bool:
         """True as soon as the server answers; False when it is lost or `seconds` have passed.
