@@ -169,8 +169,9 @@ def is_cancelled(port: int, flow_run: str) -> bool | None:
 
 
 def _answer(port: int, path: str, process: int | None = None) -> bytes:
-    """What the server says to GET, b"" when that is no success, or when another than `process` says it. Asked without proxies and without importing prefect
-    (1.4 s), whose client takes ten times the processor time.
+    """What the server says to GET, b"" when that is no success, or when another than `process` says it.
+
+    Asked without proxies and without importing prefect (1.4 s), whose client takes ten times the processor time.
 
     After QUESTION_SECONDS at the latest: a socket's own timeout is for each piece of an answer, and another program
     with the port may send a byte a second.

@@ -10,6 +10,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -44,16 +45,16 @@ CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
 class Server:
     """A healthy server of this workspace, watched from a thread and started again when it dies.
 
-    `lost` is set when it is gone for good; `falls` counts how often it had to be started again.
+    `lost` is set, and `on_lost` called, when it is gone for good; `falls` counts how often it had to be started again.
     `close` ends the watch; the server itself lives on.
     """
 
-    def __init__(self, home: Path, record: Record, log: Log) -> None:
+    def __init__(self, home: Path, record: Record, log: Log, on_lost: Callable[[], None] = lambda: None) -> None:
         self.home = home
         self.record = record
         self.lost = threading.Event()
         self.falls = 0
-        self._log = log
+        self._log, self._on_lost = log, on_lost
         self._closing = threading.Event()
         self._restarting = threading.Event()
         self._restarts = 0
@@ -140,6 +141,7 @@ class Server:
         if self._restarts == RESTARTS:
             self._log(f"Prefect server {what} again, after {RESTARTS} restarts: the run continues without it")
             self.lost.set()
+            self._on_lost()
             return
         self._restarts += 1
         self.falls += 1
@@ -160,12 +162,15 @@ class Server:
             self._restarting.clear()
 
 
-def connect(home: Path, log: Log, port: int = 4200, closing: threading.Event | None = None) -> Server | None:
+def connect(
+    home: Path, log: Log, port: int = 4200, closing: threading.Event | None = None,
+    on_lost: Callable[[], None] = lambda: None,
+) -> Server | None:  # fmt: skip
     """The workspace's server with its data in `home`: the one that runs already, or a new one.
 
     Sets the environment for this process's Prefect client, so call it before anything imports prefect.
     A taken `port` gives the next free one. Returns None, with the reason logged, when no server can be had, or when
-    `closing` is set before there is one.
+    `closing` is set before there is one. `on_lost` is called when it is gone for good while the run works.
     """
     try:
         home = home.resolve()
@@ -184,7 +189,7 @@ def connect(home: Path, log: Log, port: int = 4200, closing: threading.Event | N
         log(f"no Prefect server, the run continues without its pages: {one_line(error)}")
         return None
     _use(home, record.url)
-    server = Server(home, record, log)
+    server = Server(home, record, log, on_lost)
     log(f"Prefect {record.url} ({origin}, pid {record.pid}); it outlives the run, to end it: {server.stop_command}")
     return server
 

@@ -185,8 +185,9 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     lines: list[str] = []
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append)
-    assert server.lost.wait(10)
+    told = threading.Event()
+    server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append, told.set)
+    assert server.lost.wait(10) and told.wait(10)
     assert sum("no memory" in line for line in lines) == prefect_server.RESTARTS
     assert "the run continues without it" in lines[-1]
     assert not server.wait_until_healthy(60)  # does not wait for what is lost

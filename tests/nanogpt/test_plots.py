@@ -201,6 +201,13 @@ def test_a_time_line_has_room_for_a_night_in_which_nothing_ran(tmp_path):
     timeline_plot([], [], [], [], tmp_path / "c.svg")
 
 
+def test_a_time_line_on_which_all_is_well_has_no_legend(tmp_path):
+    done, failed = Span("5 Training", 0, 60, "done"), Span("5 Training", 60, 90, "failed")
+    plain = timeline_plot(["5 Training"], [done], [], [], tmp_path / "a.svg").read_text()
+    assert "legend" not in plain
+    assert "legend" in timeline_plot(["5 Training"], [done, failed], [], [], tmp_path / "b.svg").read_text()
+
+
 @pytest.mark.filterwarnings("error")
 def test_tokens_that_no_font_has_are_drawn_by_their_code(tmp_path):
     found = TokenStatistics("char", 4, 4, 10, {"train": 10}, 1.0, [(" ", 5), ("\n", 3), ("\u6f22", 1), ("$", 1)], " ")
