@@ -224,11 +224,12 @@ def _connection(run: Run, terminal: Terminal) -> Connect | None:
         terminal.message(f"The Prefect server is gone: the run continues without its pages ({why}).", "warning")
 
     def connected(closing: threading.Event) -> Server | None:
-        server = connect(run.paths.prefect_home, run.journal.log, run.config.port, closing, lost)
+        server = connect(run.paths.prefect_home, run.journal.log, run.config.port, closing)
         if server is None:
             if not closing.is_set():
                 terminal.message(f"No Prefect server: the run continues without its pages ({why}).", "warning")
             return None
+        server.on_lost = lost
         run.session.prefect_url = server.url
         terminal.message(f"Pages of this run: {server.url}")
         server.mark_crashed(f"run:{run.options.run}")

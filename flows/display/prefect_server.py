@@ -49,12 +49,13 @@ class Server:
     `close` ends the watch; the server itself lives on.
     """
 
-    def __init__(self, home: Path, record: Record, log: Log, on_lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, home: Path, record: Record, log: Log) -> None:
         self.home = home
         self.record = record
         self.lost = threading.Event()
         self.falls = 0
-        self._log, self._on_lost = log, on_lost
+        self.on_lost: Callable[[], None] = lambda: None
+        self._log = log
         self._closing = threading.Event()
         self._restarting = threading.Event()
         self._restarts = 0
@@ -141,7 +142,7 @@ class Server:
         if self._restarts == RESTARTS:
             self._log(f"Prefect server {what} again, after {RESTARTS} restarts: the run continues without it")
             self.lost.set()
-            self._on_lost()
+            self.on_lost()
             return
         self._restarts += 1
         self.falls += 1
@@ -162,15 +163,12 @@ class Server:
             self._restarting.clear()
 
 
-def connect(
-    home: Path, log: Log, port: int = 4200, closing: threading.Event | None = None,
-    on_lost: Callable[[], None] = lambda: None,
-) -> Server | None:  # fmt: skip
+def connect(home: Path, log: Log, port: int = 4200, closing: threading.Event | None = None) -> Server | None:
     """The workspace's server with its data in `home`: the one that runs already, or a new one.
 
     Sets the environment for this process's Prefect client, so call it before anything imports prefect.
     A taken `port` gives the next free one. Returns None, with the reason logged, when no server can be had, or when
-    `closing` is set before there is one. `on_lost` is called when it is gone for good while the run works.
+    `closing` is set before there is one.
     """
     try:
         home = home.resolve()
@@ -189,7 +187,7 @@ def connect(
         log(f"no Prefect server, the run continues without its pages: {one_line(error)}")
         return None
     _use(home, record.url)
-    server = Server(home, record, log, on_lost)
+    server = Server(home, record, log)
     log(f"Prefect {record.url} ({origin}, pid {record.pid}); it outlives the run, to end it: {server.stop_command}")
     return server
 

@@ -180,13 +180,14 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     def refuse(*_: object) -> Record:
         raise prefect_process.StartError("no memory")
 
-    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.1)  # time to say who is told
     monkeypatch.setattr(prefect_server, "start_despite_database", refuse)
     lines: list[str] = []
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     told = threading.Event()
-    server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append, told.set)
+    server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append)
+    server.on_lost = told.set
     assert server.lost.wait(10) and told.wait(10)
     assert sum("no memory" in line for line in lines) == prefect_server.RESTARTS
     assert "the run continues without it" in lines[-1]

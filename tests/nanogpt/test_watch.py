@@ -336,7 +336,7 @@ def test_the_page_in_a_browser_follows_a_run_and_fits_a_phone(tmp_path):
         assert "onerror" in text("#happenings .is-trouble") and browser.title != "taken"
         assert browser.execute_script("return document.documentElement.scrollWidth") == 390
         case.finish(folder / "tiny_model")
-        wait(lambda: "finished: max_iters" in text("#models article:nth-child(2)"))
+        wait(lambda: "finished: all its steps were done" in text("#models article:nth-child(2)"))
         assert [entry["message"] for entry in browser.get_log("browser")] == []
         assert following.end() == 0
         wait(lambda: "does not answer: what you see is its last answer" in text("#trouble"))
