@@ -159,7 +159,9 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     stopped = False
     try:
         run.conditions.begin(continues=run.session.number > 1)
-        terminal.message(f"Watch it: {commands.watch(run.paths.checkpoints)} (--page: in a browser)")
+        terminal.message(
+            f"Watch it in another terminal: {commands.watch(run.paths.checkpoints)} (--page: in a browser)"
+        )
         display = open_display(_connection(run, terminal), run.journal.log)
         run.journal.display = OnTerminal(display, terminal, run.journal.log)
         run.journal.display.flow(lambda: flow(run), _opening(run))

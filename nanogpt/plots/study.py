@@ -286,7 +286,8 @@ def embeddings_plot(study: EmbeddingStudy, path: Path) -> Path:
                 )
         axes.margins(0.06)
         axes.get_xlim(), axes.get_ylim()  # settles them
-        places = axes.transData.transform([(token.x, token.y) for token in study.tokens]) * (72 / figure.dpi)
+        pixels = axes.transData.transform([(token.x, token.y) for token in study.tokens])
+        places = (pixels * (72 / figure.dpi)).tolist()
         named = study.tokens[:MOST_NAMED_POINTS]
         for token, corner in zip(named, corners_with_room(places, len(named)), strict=True):
             sides = "left" if corner[0] > 0 else "right", "bottom" if corner[1] > 0 else "top"
