@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from importlib import import_module
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
 
 from nanogpt import __version__, interrupts, standard_streams
-from nanogpt.faults import CorruptFileError, NonFiniteError, UserError
+from nanogpt.faults import CorruptFileError, NonFiniteError, UserError, nearest
 from nanogpt.printable import printable
 
 COMMANDS = (  # in the order of --help
@@ -84,9 +85,24 @@ class _Writable(Protocol):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse itself ignores that a stream cannot be written: a help of more than 8 KiB was lost without a word."""
+    """A mistake in the command line is one line, as every other mistake, with the nearest right word."""
+
+    def error(self, message: str) -> NoReturn:
+        option = re.search("unrecognized arguments: (--[^ =]+)", message)
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
+        near = nearest(option[1], self._option_string_actions) if option else ""
+        near = nearest(choice[1], re.findall(r"[\w.-]+", choice[2])) if choice else near
+        sys.exit(_fail(f"{message}{near}; {self.prog} --help says more"))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Here, and not in the parser of all commands, the options of this one are known."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return known, rest
 
     def _print_message(self, message: str, file: _Writable | None = None) -> None:
+        """argparse ignores that a stream cannot be written: a help of more than 8 KiB was lost without a word."""
         if message:
             (file or sys.stderr).write(message)
 

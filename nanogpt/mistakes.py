@@ -65,6 +65,10 @@ def _allowed(problem: str, message: str) -> str:
     """What is allowed, after "should", from pydantic's name of the problem and its message."""
     if problem.startswith("bool"):
         return "be true or false"
+    if problem in ("int_parsing", "int_type", "int_from_float"):
+        return "be an integer"
+    if problem in ("float_parsing", "float_type"):
+        return "be a number"
     if problem == "int_parsing_size":
         return "be a smaller integer"
     if problem == "tuple_type":

@@ -120,6 +120,7 @@
   const charts = source ? JSON.parse(source.textContent) : {};
   const DASHES = ["", "7 4", "9 3 2 3", "2 3", "12 3 2 3 2 3", "4 2"];
   const PADDING = { left: 62, right: 14, top: 10, bottom: 42 };
+  const DOT = 4;  // the largest radius
 
   const ticksOf = (low, high, many, isLog) => {
     if (isLog && high / low > 20) {
@@ -259,7 +260,9 @@
       }
       scene.push(make("text", { class: "axis", x: (PADDING.left + width) / 2, y: height - 6, "text-anchor": "middle" }, this.x.label),
         make("text", { class: "axis", transform: `translate(13 ${(height - PADDING.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, this.y.label));
-      const inner = make("svg", { x: PADDING.left, y: PADDING.top, width: width - PADDING.left - PADDING.right, height: height - PADDING.top - PADDING.bottom, viewBox: `${PADDING.left} ${PADDING.top} ${width - PADDING.left - PADDING.right} ${height - PADDING.top - PADDING.bottom}` });
+      // what lies outside of it is cut off; the first and the last dot stand on its edge
+      const edge = { x: PADDING.left - DOT, y: PADDING.top, width: width - PADDING.left - PADDING.right + 2 * DOT, height: height - PADDING.top - PADDING.bottom + DOT };
+      const inner = make("svg", { ...edge, viewBox: `${edge.x} ${edge.y} ${edge.width} ${edge.height}` });
       for (const line of lines) {
         if (!line.points.length) continue;
         const path = line.points.map(([x, y], i) => `${i ? "L" : "M"}${toX(x).toFixed(1)} ${toY(y).toFixed(1)}`).join("");

@@ -67,6 +67,15 @@ def _model(facts: RunFacts) -> Iterator[str]:
         yield from (f"  | {line}" for line in lines)
 
 
+def wrapped(line: str, width: int) -> str:
+    """`line` for a terminal of `width` columns, broken between words; 0: a file. What is typed or quoted, which is
+    indented, stays as it is: a command is copied whole."""
+    parts = line.split("\n")
+    if not width or parts[0].startswith(" "):
+        return line
+    return "\n".join([textwrap.fill(parts[0], width, break_long_words=False, break_on_hyphens=False), *parts[1:]])
+
+
 def first_lines(text: str) -> list[str]:
     """The first three lines of a text that hold something, cut to the width of a terminal."""
     wrapped = (part for line in text.splitlines() for part in textwrap.wrap(line, WIDTH))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from flows.cli import at_boot, hangup, notification, status
 from flows.cli.command_line import parse
-from flows.cli.farewell import farewell
+from flows.cli.farewell import farewell, wrapped
 from flows.cli.lock import exclusive
 from flows.cli.notification import Ending
 from flows.context import stop_signal
@@ -158,7 +159,9 @@ def _run_flow(run: Run, flow: Callable[[Run], None], terminal: Terminal) -> bool
     stopped = False
     try:
         run.conditions.begin(continues=run.session.number > 1)
-        terminal.message(f"Watch it: {commands.watch(run.paths.checkpoints)} (--page: in a browser)")
+        terminal.message(
+            f"Watch it in another terminal: {commands.watch(run.paths.checkpoints)} (--page: in a browser)"
+        )
         display = open_display(_connection(run, terminal), run.journal.log)
         run.journal.display = OnTerminal(display, terminal, run.journal.log)
         run.journal.display.flow(lambda: flow(run), _opening(run))
@@ -216,13 +219,19 @@ def _connection(run: Run, terminal: Terminal) -> Connect | None:
         run.session.prefect_url = url_of_running(run.paths.prefect_home)
         return None
 
+    why = f"why: {commands.near(run.paths.logs / 'automation_log.txt')}"
+
+    def lost() -> None:
+        run.session.prefect_url = None
+        terminal.message(f"The Prefect server is gone: the run continues without its pages ({why}).", "warning")
+
     def connected(closing: threading.Event) -> Server | None:
         server = connect(run.paths.prefect_home, run.journal.log, run.config.port, closing)
         if server is None:
             if not closing.is_set():
-                why = "No Prefect server: the run continues without its pages (why: the action log)."
-                terminal.message(why, "warning")
+                terminal.message(f"No Prefect server: the run continues without its pages ({why}).", "warning")
             return None
+        server.on_lost = lost
         run.session.prefect_url = server.url
         terminal.message(f"Pages of this run: {server.url}")
         server.mark_crashed(f"run:{run.options.run}")
@@ -273,6 +282,7 @@ def _farewell(run: Run, stopped: bool, last_words: Callable[[Run], list[str]]) -
     if stopped:
         print(f"Stopped. What was done is kept; continue with:\n  {to_be_typed(run.options.command)}")
         return STOPPED
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for line in last_words(run):
-        print(line)
+        print(wrapped(line, width))
     return 1 if any(record.has_failed for record in run.phase_runner.records) else 0

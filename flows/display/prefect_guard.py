@@ -10,6 +10,7 @@ It is started by its path, without the project: the server's folder is the works
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 HOST = "127.0.0.1"
+PROCESS = "X-Process"  # a run knows by it that no other workspace's server answers in place of its own
 READING = ("GET", "HEAD")
 
 
@@ -124,6 +126,7 @@ def main(port: int) -> None:
         Guard(server.create_app(final=True), port), host=HOST, port=port, log_level=settings.logging_level.lower(),
         timeout_keep_alive=settings.api.keepalive_timeout, ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout, date_header=False,
+        headers=[(PROCESS, str(os.getpid()))],
     )  # fmt: skip
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again that ended it
         WaitingServer(config).run()

@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 GUARD = Path(__file__).with_name("prefect_guard.py")
 DATABASE, RECORD_FILE = "prefect.db", "server.json"
 DATABASE_URL = f"sqlite+aiosqlite:///{DATABASE}"  # in the server's folder: a path with ? or # would be cut there
+PROCESS = "X-Process"  # in each answer of prefect_guard.py: the number of its process; earlier versions sent none
 PORTS_TRIED = 20
 START_SECONDS = 60.0  # measured: 2.7 s, 9 s where it has to make its database, several times that on a busy machine
 QUESTION_SECONDS, LONGEST_ANSWER = 3.0, 2**20  # one question, and the bytes of its answer; commonly 5 ms and 3,000
@@ -153,9 +154,10 @@ def end(record: Record, patience: float = 5.0) -> None:
             process.wait(patience)
 
 
-def answers(port: int) -> bool:
-    """Whether GET /api/health says true."""
-    return _answer(port, "/api/health").strip() == b"true"
+def answers(record: Record) -> bool:
+    """Whether GET /api/health says true, and no other process does so: another workspace's server, started at the same
+    moment, may have got the port."""
+    return _answer(record.port, "/api/health", record.pid).strip() == b"true"
 
 
 def is_cancelled(port: int, flow_run: str) -> bool | None:
@@ -166,9 +168,10 @@ def is_cancelled(port: int, flow_run: str) -> bool | None:
     return None
 
 
-def _answer(port: int, path: str) -> bytes:
-    """What the server says to GET, b"" when that is no success. Asked without proxies and without importing prefect
-    (1.4 s), whose client takes ten times the processor time.
+def _answer(port: int, path: str, process: int | None = None) -> bytes:
+    """What the server says to GET, b"" when that is no success, or when another than `process` says it.
+
+    Asked without proxies and without importing prefect (1.4 s), whose client takes ten times the processor time.
 
     After QUESTION_SECONDS at the latest: a socket's own timeout is for each piece of an answer, and another program
     with the port may send a byte a second.
@@ -179,7 +182,8 @@ def _answer(port: int, path: str) -> bytes:
         with _ended_after(QUESTION_SECONDS, connection.sock):
             connection.request("GET", path)
             response = connection.getresponse()
-            return response.read(LONGEST_ANSWER) if response.status == 200 else b""
+            is_other = process is not None and response.getheader(PROCESS, str(process)) != str(process)
+            return response.read(LONGEST_ANSWER) if response.status == 200 and not is_other else b""
     except (OSError, http.client.HTTPException):
         return b""
     finally:
@@ -284,7 +288,7 @@ def _start(home: Path, port: int, closing: threading.Event) -> Record:
 def becomes_healthy(record: Record, seconds: float, closing: threading.Event) -> bool:
     deadline = time.monotonic() + seconds
     while is_running(record) and time.monotonic() < deadline:
-        if answers(record.port):
+        if answers(record):
             return True
         if closing.wait(0.1):
             return False

@@ -10,6 +10,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -44,7 +45,7 @@ CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
 class Server:
     """A healthy server of this workspace, watched from a thread and started again when it dies.
 
-    `lost` is set when it is gone for good; `falls` counts how often it had to be started again.
+    `lost` is set, and `on_lost` called, when it is gone for good; `falls` counts how often it had to be started again.
     `close` ends the watch; the server itself lives on.
     """
 
@@ -53,6 +54,7 @@ class Server:
         self.record = record
         self.lost = threading.Event()
         self.falls = 0
+        self.on_lost: Callable[[], None] = lambda: None
         self._log = log
         self._closing = threading.Event()
         self._restarting = threading.Event()
@@ -73,7 +75,7 @@ class Server:
         return shlex.join([sys.executable, "-m", "flows.prefect_server", "stop", str(self.home)])
 
     def healthy(self) -> bool:
-        return answers(self.record.port)
+        return answers(self.record)
 
     def wait_until_healthy(self, seconds: float) -> bool:
         """True as soon as the server answers; False when it is lost or `seconds` have passed.
@@ -140,6 +142,7 @@ class Server:
         if self._restarts == RESTARTS:
             self._log(f"Prefect server {what} again, after {RESTARTS} restarts: the run continues without it")
             self.lost.set()
+            self.on_lost()
             return
         self._restarts += 1
         self.falls += 1

@@ -39,7 +39,7 @@ from nanogpt.config import LATER, Config, load_config, save_config, token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
-from nanogpt.training.progress import is_other_training
+from nanogpt.training.progress import other_settings
 from nanogpt.units import count, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
@@ -317,7 +317,7 @@ def _goes_on_by_torch(run: Run, config: Config, tokens: TextTokens) -> bool:
         return False
     undecided = () if run.options.fixed else planner.SIZED - run.options.pinned
     try:
-        return not is_other_training(files.folder, config, run.paths.data / token_folder(tokens.tokenizer), undecided)
+        return not other_settings(files.folder, config, run.paths.data / token_folder(tokens.tokenizer), undecided)
     except (OSError, ValueError):  # no such data yet: of another tokenizer
         return False
 

@@ -22,7 +22,7 @@ from nanogpt import durable
 from nanogpt.config import Config, load_config, token_folder
 from nanogpt.export.front_matter import CARD
 from nanogpt.faults import OUT_OF_MEMORY
-from nanogpt.training.progress import is_other_training, trajectory
+from nanogpt.training.progress import other_settings, trajectory
 from nanogpt.units import duration
 
 FASTER_SYMPTOM = "faster than planned"
@@ -132,8 +132,8 @@ def train_model(run: Run, name: str) -> StepResult[Trained]:
     files, key = ModelFiles(run.paths.model(name)), trained(name)
     if key.step in run.options.redo:
         _set_aside(run, files.folder, "is trained again (--redo)")
-    elif is_other_training(files.folder, config, _data_folder(run, config)):
-        _set_aside(run, files.folder, "was trained with other settings before")
+    elif changes := other_settings(files.folder, config, _data_folder(run, config)):
+        _set_aside(run, files.folder, f"was trained with other settings before ({changes})")
     load_drawing()
     outcome = _recovery(run, config, files).train()
     if not files.has_best():

@@ -292,18 +292,18 @@ def _last_samples(model: View) -> list[View]:
 
 
 def _samples_over_time(model: View) -> list[View]:
-    """What each round of samples began with at the lowest temperature, and the loss of then; [] for a single round."""
+    """What each round of samples began with at the lowest temperature, and the nearest loss; [] for a single round."""
     folder = Path(model["folder"])
     rounds: dict[int, View] = {}
     for row in read_rows(folder / "samples.jsonl"):
         rounds[row["step"]] = min(rounds.get(row["step"], row), row, key=lambda one: float(one["temperature"]))
-    judged = evaluations_with_tokens(*read_metrics(folder))
+    train, judged = read_metrics(folder)
     rows = []
     for step, sample in sorted(rounds.items()):
-        before = [row for row in judged if row["step"] <= step]
-        figures = before[-1] if before else {}
+        figures = min(judged, key=lambda row: abs(float(row["step"]) - step), default={})
+        tokens = evaluations_with_tokens(train, [{"step": step}])[0].get("tokens")
         line = " / ".join(part.strip() for part in sample["text"].splitlines() if part.strip())[:LENGTH_OF_SAMPLE]
-        rows.append({"step": step, "val_loss": figures.get("val_loss"), "tokens": figures.get("tokens"), "text": line})
+        rows.append({"step": step, "val_loss": figures.get("val_loss"), "tokens": tokens, "text": line})
     return rows if len(rows) > 1 else []
 
 

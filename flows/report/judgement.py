@@ -45,7 +45,7 @@ def criteria(facts: RunFacts) -> list[Criterion]:
         ("Component checks pass", _component_checks(facts)),
         ("A model was trained", _trained(facts)),
         ("It learned", _learned(facts)),
-        ("Its samples are coherent", _coherent(facts)),
+        ("Its samples look like the text", _looks_like_the_text(facts)),
         ("The plan held", _plan_held(facts)),
         ("The project's tests pass", _tests(facts)),
         ("The model can be used", _usable(facts)),
@@ -119,14 +119,14 @@ def _learned(facts: RunFacts) -> Judgement:
     return end < start and found.has_learned, f"{fell}; {found.headline}"
 
 
-def _coherent(facts: RunFacts) -> Judgement:
+def _looks_like_the_text(facts: RunFacts) -> Judgement:
     samples = facts.of(SAMPLES)
     if samples is None:
         return _no_figures(facts, "evaluation.samples")
     judged = samples.coherence
     return judged.coherent, (
         f"score {number(judged.score)}, limit {number(judged.limit)}, real text {number(judged.reference)} "
-        f"({judged.measure})"
+        f"({judged.measure}; sense is not judged)"
     )
 
 

@@ -193,6 +193,8 @@ def _gain_of_time(facts: RunFacts, model: ModelFacts) -> tuple[float, str]:
     size = max(0.0, now - then)
     evaluated = facts.of(EVALUATED)
     figures = evaluated.models.get(model.name) if evaluated else None
+    if size < 0.005:
+        return size, f"less than 0.01 bits per byte, {LAW}"
     if figures is None:
         return size, f"about {size:.2f} bits per byte, {LAW}"
     bits = figures.test.bits_per_byte

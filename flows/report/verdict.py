@@ -10,7 +10,7 @@ from flows.report.facts import ModelFacts, RunFacts, config_of, facts_of, model_
 from flows.runner.run import Run
 from nanogpt.config import Config
 from nanogpt.evaluation import verdict as verdicts
-from nanogpt.units import number
+from nanogpt.units import counted, number
 
 LEAST_TIMES = 2  # the length of a training in which nothing was learned
 
@@ -46,13 +46,13 @@ def missed_goal(run: Run) -> str:
 def _judged(
     evaluated: Evaluated, baselines: Baselines, model: ModelFacts | None, config: Config | None
 ) -> verdicts.Verdict | None:
-    """The best model, with a word on its steps where it made fewer than make one worth having."""
+    """The best model, with a word on its steps where it made too few."""
     name = evaluated.best
     found = verdicts.compare(name, evaluated.models[name].test.bits_per_byte, baselines.bits_per_byte)
     enough = config.training.enough_steps if config else 0
     if found is None or model is None or model.trained is None or model.trained.step >= enough:
         return found
-    steps = f"it made {model.trained.step:,} steps, and {enough:,} make a model worth having"
+    steps = f"it made {counted(model.trained.step, 'step')}, and fewer than {enough:,} are too few"
     return replace(found, headline=f"{found.headline}; {steps}")
 
 

@@ -75,8 +75,8 @@ def of_writing(found: WritingQuality) -> list[str]:
     """How varied, how original and how coherent the samples are, next to what people wrote."""
     samples, people = found.samples, found.held_out
     return [
-        f"{samples.coherent} of {found.count} samples of {found.model} read like the text, {people.coherent} of "
-        f"{found.count} of the held-out text itself.",
+        f"{samples.coherent} of {found.count} samples of {found.model} look like the text, {people.coherent} of "
+        f"{found.count} of the held-out text itself; sense is not judged.",
         _diversity(samples, people),
         _novelty(samples, people),
     ]

@@ -109,6 +109,8 @@ def timeline_plot(
         ]
         handles += [] if not idle else [Patch(facecolor=SHADE, hatch="....", edgecolor=SOFT, label="nothing ran")]
         handles += _legend_of_marks(marks)
+        if states == ["done"] and len(handles) == 1:  # all that there is needs no name
+            return
         axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, handlelength=1.6)
 
     legend_rows = 1 + (2 + len({mark.label for mark in marks})) // 3

@@ -48,6 +48,13 @@ KINDS = {  # of tokens: a colour and a marker
     "space": (ORANGE, "P"),
 }
 MOST_NAMED_POINTS = 120
+CORNERS = (
+    (4.0, 2.5),
+    (-4.0, 2.5),
+    (4.0, -2.5),
+    (-4.0, -2.5),
+)  # of a point, for its name; in points, of which 72 are an inch
+ENOUGH_ROOM = 10.0  # the first corner with so much is taken
 MOST_LAYERS = 13  # that a table of guesses shows
 LETTERS_IN_A_CELL = 6
 
@@ -277,13 +284,33 @@ def embeddings_plot(study: EmbeddingStudy, path: Path) -> Path:
                 axes.plot(
                     *zip(*points, strict=True), color=color, marker=marker, markersize=4.5, linestyle="none", label=kind
                 )
-        for token in study.tokens[:MOST_NAMED_POINTS]:
-            axes.annotate(_short(token.token), (token.x, token.y), xytext=(4, 2.5), textcoords="offset points",
-                          fontsize=9, color=INK, parse_math=False)  # fmt: skip
         axes.margins(0.06)
+        axes.get_xlim(), axes.get_ylim()  # settles them
+        pixels = axes.transData.transform([(token.x, token.y) for token in study.tokens])
+        places = (pixels * (72 / figure.dpi)).tolist()
+        named = study.tokens[:MOST_NAMED_POINTS]
+        for token, corner in zip(named, corners_with_room(places, len(named)), strict=True):
+            sides = "left" if corner[0] > 0 else "right", "bottom" if corner[1] > 0 else "top"
+            axes.annotate(_short(token.token), (token.x, token.y), xytext=corner, textcoords="offset points",
+                          ha=sides[0], va=sides[1], fontsize=9, color=INK, parse_math=False)  # fmt: skip
         axes.legend(loc="best")
 
     return write_figure(draw, path, height=5.4)
+
+
+def corners_with_room(places: Sequence[Sequence[float]], count: int) -> list[tuple[float, float]]:
+    """Where the name of each of the first `count` places stands, from its place: of four corners the one with the most
+    room to other places and to the names before it. In points."""
+    taken, chosen = [(float(x), float(y)) for x, y in places], list[tuple[float, float]]()
+    for index in range(count):
+        x, y = taken[index]
+        others = taken[:index] + taken[index + 1 :]
+        middles = {(across, up): (x + 2 * across, y + 3 * up) for across, up in CORNERS}  # of the name's letters
+        room = {at: min((math.dist(middle, other) for other in others), default=0.0) for at, middle in middles.items()}
+        best = max(CORNERS, key=lambda corner: min(room[corner], ENOUGH_ROOM))
+        chosen.append(best)
+        taken.append(middles[best])
+    return chosen
 
 
 def _bar(figure: Figure, axes: Axes, picture: Any, label: str) -> None:

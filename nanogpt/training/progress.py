@@ -121,7 +121,13 @@ def _of_data(config: Config) -> dict[str, Any]:
 
 
 def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], schedule: str, where: str) -> None:
-    """Raise UserError, naming each differing key, when a checkpoint belongs to another training.
+    """Raise UserError, naming each differing key, when a checkpoint belongs to another training."""
+    if changes := _changes(before, now, schedule):
+        raise UserError(f"{where}: was trained with other settings ({changes}); choose another folder or move it away")
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], schedule: str) -> str:
+    """Each key in which two trainings differ, with what it was and is; "" for the same training.
 
     More steps under WSD are the same training: it continues from before the cool-down. A setting that one side does not
     know was made later, or decides nothing there: it counts as having its default.
@@ -131,13 +137,12 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], sched
     differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if schedule == "wsd":
         differing = [key for key in differing if not (key in MAY_GROW and now[key] > before[key])]
-    if differing:
-        changes = ", ".join(f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in differing)
-        raise UserError(f"{where}: was trained with other settings ({changes}); choose another folder or move it away")
+    return ", ".join(f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in differing)
 
 
-def is_other_training(folder: Path, config: Config, data: Path, undecided: Iterable[str] = ()) -> bool:
-    """Whether `folder` holds a training with other settings than `config`, or of other data than that in `data`.
+def other_settings(folder: Path, config: Config, data: Path, undecided: Iterable[str] = ()) -> str:
+    """In what `folder` holds a training with other settings than `config`, or of other data than that in `data`; "" for
+    the same training or none.
 
     More steps, or more time, are the same training: it continues from before the cool-down. The size of the vocabulary
     follows from the data, and what is `undecided` (dotted keys) is taken to become what it was. Raises OSError or
@@ -146,22 +151,21 @@ def is_other_training(folder: Path, config: Config, data: Path, undecided: Itera
     try:
         before = load_config(folder / "config.yaml")
     except (UserError, OSError):
-        return False
+        return ""
     note, _ = durable.read_note(folder / "data.json")
     try:
         trained_on = from_json(TrainingData, note).manifest_sha256
     except ValueError:  # damaged: no reason to train again
-        return False
+        return ""
     from nanogpt.data import shards  # numpy: 50 ms of a start
 
     as_before = {key: _value(before, key) for key in ("model.vocab_size", *undecided)}
     data_now = shards.identity(data)
     try:
         then, now = trajectory(before, trained_on), trajectory(config.with_changes(as_before), data_now)
-        check_same_training(then, now, config.training.schedule, "")
-    except UserError:
-        return True
-    return False
+    except UserError as error:
+        return str(error)
+    return _changes(then, now, config.training.schedule)
 
 
 def _value(config: Config, key: str) -> object:

@@ -31,7 +31,7 @@ PHASE_MARKS = {
     "waiting": ("·", "dim"),
 }
 MODEL_STYLES = {"training": "cyan", "finished": "green", "failed": "bold red", "silent": "yellow", "stopped": "yellow"}
-NARROW = 100  # columns: below, a table has fewer of them, and phases no names
+NARROW = 100  # columns: below, a table has fewer of them
 LEAST_WIDTHS = {"tokens/s": 66, "memory": 80, "bits/byte": NARROW}  # where a column of the table has room
 
 
@@ -127,15 +127,21 @@ def _heading(view: View, width: int) -> Text:
 
 
 def _phases(phases: list[PhaseView], width: int) -> Text:
+    named = Text("  ").join(Text(f"{PHASE_MARKS[phase.state][0]} {phase.title}", _style(phase)) for phase in phases)
+    if named.cell_len <= width:
+        return named
     line = Text()
     for phase in phases:
-        mark, style = PHASE_MARKS[phase.state]
-        line.append(f"{mark} {phase.title}  " if width >= NARROW + 10 else f"{mark} ", style)
+        line.append(f"{PHASE_MARKS[phase.state][0]} ", _style(phase))
     at = next((phase for phase in phases if phase.state == "running"), None)
-    if at is not None and width < NARROW + 10:
+    if at is not None:
         line.append(f" {at.number} of {len(phases)}: {at.title}", "bold cyan")
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def _style(phase: PhaseView) -> str:
+    return PHASE_MARKS[phase.state][1]
 
 
 def _models(view: View, width: int) -> Table:

@@ -180,13 +180,15 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     def refuse(*_: object) -> Record:
         raise prefect_process.StartError("no memory")
 
-    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.1)  # time to say who is told
     monkeypatch.setattr(prefect_server, "start_despite_database", refuse)
     lines: list[str] = []
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
+    told = threading.Event()
     server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append)
-    assert server.lost.wait(10)
+    server.on_lost = told.set
+    assert server.lost.wait(10) and told.wait(10)
     assert sum("no memory" in line for line in lines) == prefect_server.RESTARTS
     assert "the run continues without it" in lines[-1]
     assert not server.wait_until_healthy(60)  # does not wait for what is lost
@@ -241,6 +243,25 @@ def test_a_server_is_not_started_where_another_program_listens(tmp_path):
             prefect_process.start_despite_database(tmp_path, taken.getsockname()[1], print, threading.Event())
 
 
+@pytest.mark.slow
+def test_two_workspaces_that_start_at_once_get_a_port_each(tmp_path, monkeypatch):
+    """Both find the port free: a server takes seconds until it listens."""
+    port, lines = free_port(), list[str]()
+    first = connect(tmp_path / "first", print, port)
+    assert first is not None
+    try:
+        tried = iter([True, True])  # as the second saw it, before the first listened
+        is_free = prefect_process._is_free
+        monkeypatch.setattr(prefect_process, "_is_free", lambda port: next(tried, False) or is_free(port))
+        second = connect(tmp_path / "second", lines.append, port)
+        assert second is not None and second.record.port != port and second.healthy() and first.healthy()
+        second.close()
+    finally:
+        first.close()
+        for home in ("first", "second"):
+            prefect_server.stop(tmp_path / home)
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("first", [
     b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n",
@@ -250,8 +271,8 @@ def test_an_answer_that_never_ends_is_none(first, monkeypatch):
     monkeypatch.setattr(prefect_process, "QUESTION_SECONDS", 0.5)
     answers: list[bool] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        asking = threading.Thread(target=lambda: answers.append(prefect_process.answers(port)), daemon=True)
+        record = Record(os.getpid(), listener.getsockname()[1], "http://127.0.0.1:1", 0.0)
+        asking = threading.Thread(target=lambda: answers.append(prefect_process.answers(record)), daemon=True)
         asking.start()
         client, _ = listener.accept()
         with client:

@@ -120,6 +120,22 @@ def test_a_wrong_command_line_is_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(arguments)
     assert exit.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["chatt", "m"], "nanogpt: argument COMMAND: invalid choice: 'chatt'"),
+    (["chatt", "m"], '(did you mean "chat"?); nanogpt --help says more'),
+    (["generate", "m", "--promt", "To be"], 'unrecognized arguments: --promt To be (did you mean "--prompt"?); '
+                                            "nanogpt generate --help says more"),
+    (["generate", "m", "--device", "cdua"], '(did you mean "cuda"?)'),
+    (["data", "lsit"], '(did you mean "list"?); nanogpt data --help says more'),
+])  # fmt: skip
+def test_a_typo_is_answered_with_the_nearest_word(arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.fast

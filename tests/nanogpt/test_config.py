@@ -87,8 +87,8 @@ MISTAKES = {
     "nor a whole one": ("training: {max_iters: true}", "training.max_iters: found true, should be a number"),
     "nor one of a list": ("training: {sample_temperatures: [1, false]}", "should be a number"),
     "nor one that may be null": ("training: {max_seconds: true}", "max_seconds: found true, should be a number"),
-    "yes is no number": ("training: {max_iters: yes}", "training.max_iters: found 'yes', should be a valid integer"),
-    "nor are minutes": ("training: {max_iters: 1:30}", "training.max_iters: found '1:30', should be a valid integer"),
+    "yes is no number": ("training: {max_iters: yes}", "training.max_iters: found 'yes', should be an integer"),
+    "nor are minutes": ("training: {max_iters: 1:30}", "training.max_iters: found '1:30', should be an integer"),
     "octal": ("training:\n  max_iters: 010", "line 2: found 010, octal to some readers; write 10"),
     "a key twice": ("training:\n  seed: 1\n  seed: 2", 'line 3: the key "seed" is in line 2 already'),
     "an encoding of nobody": ("data: {encoding: windows-1521}", "data.encoding: found 'windows-1521', should be auto "

@@ -13,6 +13,7 @@ from nanogpt.plots.measurements import profile_plot
 from nanogpt.plots.models import baselines_plot, comparison_plot
 from nanogpt.plots.run import phase_times_plot, timeline_plot
 from nanogpt.plots.spans import Break, Mark, Span
+from nanogpt.plots.study import corners_with_room
 from nanogpt.plots.style import MOST_POINTS, PART_COLORS, STYLE, smoothed, thinned
 from nanogpt.plots.training import _shade_cool_down, learning_rate_plot, loss_plot, speed_plot
 from nanogpt.results.text import TokenFrequencies, TokenStatistics
@@ -201,6 +202,13 @@ def test_a_time_line_has_room_for_a_night_in_which_nothing_ran(tmp_path):
     timeline_plot([], [], [], [], tmp_path / "c.svg")
 
 
+def test_a_time_line_on_which_all_is_well_has_no_legend(tmp_path):
+    done, failed = Span("5 Training", 0, 60, "done"), Span("5 Training", 60, 90, "failed")
+    plain = timeline_plot(["5 Training"], [done], [], [], tmp_path / "a.svg").read_text()
+    assert "legend" not in plain
+    assert "legend" in timeline_plot(["5 Training"], [done, failed], [], [], tmp_path / "b.svg").read_text()
+
+
 @pytest.mark.filterwarnings("error")
 def test_tokens_that_no_font_has_are_drawn_by_their_code(tmp_path):
     found = TokenStatistics("char", 4, 4, 10, {"train": 10}, 1.0, [(" ", 5), ("\n", 3), ("\u6f22", 1), ("$", 1)], " ")
@@ -215,3 +223,11 @@ def test_how_often_tokens_occur_is_drawn_of_one_and_of_several_vocabularies(tmp_
     alone = TokenFrequencies("$one$", 1, 1, 7, [(1, 7)], [(1, 7)], [(0.5, 1)])
     for name, vocabularies in (("a", {"bpe": found, "$one$": alone}), ("b", {"one": alone}), ("c", {})):
         assert ElementTree.parse(token_frequencies_plot(vocabularies, tmp_path / f"{name}.svg"))
+
+
+def test_names_of_points_that_lie_together_stand_in_different_corners():
+    alone, together = (300.0, 300.0), [(100.0, 100.0), (101.0, 101.0), (102.0, 100.0)]
+    corners = corners_with_room([alone, *together], 4)
+    assert corners[0] == (4.0, 2.5)  # where it stands when nothing is near
+    assert len(set(corners[1:])) == 3
+    assert corners_with_room([alone], 1) == [(4.0, 2.5)] and corners_with_room([], 0) == []

@@ -190,6 +190,15 @@ def test_a_narrow_terminal_has_fewer_columns_and_each_whole(tmp_path):
     assert len(rows) == 2 and "…" not in "".join(rows)
 
 
+@pytest.mark.parametrize("width", [60, 84, 85, 110])
+def test_phases_have_names_where_all_names_fit(tmp_path, width):
+    """Else there are marks alone, and the name of the one that runs; no name is cut."""
+    line = shown(Watched(case.make_run(tmp_path)).view(), width, None).splitlines()[1]
+    names = [name for name in case.PHASES if name in line]
+    assert names == (list(case.PHASES) if width >= 85 else ["Training"]) and "…" not in line
+    assert ("5 of 6: Training" in line) == (width < 85)
+
+
 def test_the_chart_falls_as_the_loss_does():
     steps = [float(step) for step in range(1, 200)]
     curve = Series(steps, steps, [4 - step / 100 for step in steps])
@@ -327,7 +336,7 @@ def test_the_page_in_a_browser_follows_a_run_and_fits_a_phone(tmp_path):
         assert "onerror" in text("#happenings .is-trouble") and browser.title != "taken"
         assert browser.execute_script("return document.documentElement.scrollWidth") == 390
         case.finish(folder / "tiny_model")
-        wait(lambda: "finished: max_iters" in text("#models article:nth-child(2)"))
+        wait(lambda: "finished: all its steps were done" in text("#models article:nth-child(2)"))
         assert [entry["message"] for entry in browser.get_log("browser")] == []
         assert following.end() == 0
         wait(lambda: "does not answer: what you see is its last answer" in text("#trouble"))

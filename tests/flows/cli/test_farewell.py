@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.cli.farewell import LINES_OF_SAMPLE, WIDTH, farewell, first_lines
+from flows.cli.farewell import LINES_OF_SAMPLE, WIDTH, farewell, first_lines, wrapped
 from flows.ledger.facts import BASELINES, CLEANED, EVALUATED, EXPORTED, REPORTED, SAMPLES, Criterion, Reported
 from flows.report import commands
 from flows.report.facts import RunFacts
@@ -161,3 +161,16 @@ def test_any_text_gives_three_lines_at_most_that_hold_something(text):
     lines = first_lines(text)
     assert len(lines) <= LINES_OF_SAMPLE and bool(lines) == bool(text.strip())
     assert all(line.strip() and len(line) <= WIDTH and len(line.splitlines()) == 1 for line in lines)
+
+
+def test_a_terminal_gets_lines_that_break_between_words():
+    line = "tiny has learned: 2.200 bits per byte on text that it never saw."
+    assert wrapped(line, 40) == "tiny has learned: 2.200 bits per byte on\ntext that it never saw."
+    assert wrapped(line, 0) == line
+
+
+def test_what_is_copied_from_a_terminal_is_never_broken():
+    command = "To give it more time:\n  python3 -m flows.full_run --budget 40m --set data.mirror=/my/copies"
+    assert wrapped(command, 30) == command
+    quoted = "  | To be, or not to be, that is the question"
+    assert wrapped(quoted, 20) == quoted

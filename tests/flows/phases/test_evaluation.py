@@ -103,7 +103,7 @@ def test_models_are_compared_and_samples_judged_in_the_worker(tmp_path, monkeypa
     assert [row.name for row in quality.comparison.baselines] == ["unigram", "5-gram"]
     assert [file.stem for file in found.files] == quality.figures and all(file.is_file() for file in found.files)
     assert found.files[0] == run.paths.reports / "figures" / "micro-calibration.svg"
-    assert any("samples of micro read like the text" in line for line in quality.findings)
+    assert any("samples of micro look like the text" in line for line in quality.findings)
     assert from_json(Quality, to_json(quality)) == quality
 
 

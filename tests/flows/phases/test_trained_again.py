@@ -54,6 +54,9 @@ def test_other_data_is_another_training_and_a_rotten_note_of_it_is_none(tmp_path
     with pytest.raises(RuntimeError, match="best is missing"):
         training.train_model(run, "micro")
     assert folder.with_name("micro.previous").exists() is not is_rotten
+    if not is_rotten:
+        said = (run.paths.logs / "automation_log.txt").read_text()
+        assert "micro was trained with other settings before (data aaaaaaaaaaaa -> " in said
 
 
 def test_a_training_that_leaves_no_best_weights_says_so(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ from nanogpt.records import from_json, to_json
 from nanogpt.results.text import DocumentFates, FateCount, FindingCount
 from tests.flows.report import report_facts
 from tests.flows.report.report_facts import with_phase, with_step
+from tests.nanogpt.watch_case import add_rows
 
 pytestmark = [pytest.mark.fast, pytest.mark.xdist_group("documents")]
 
@@ -296,6 +297,17 @@ def test_the_newest_samples_of_a_training_are_shown_at_each_temperature(run):
     assert markdown.index("step 420 at 0.6") < markdown.index("step 420 at 1.0")
     assert "| 210 | 1.884 | 0.16 M | step 210 at 0.6 / ROMEO: / Why" in markdown  # how it changed: one line
     assert "step 210 at 1.0" not in markdown
+
+
+def test_a_sample_stands_next_to_the_loss_of_its_time(tmp_path):
+    """It is written shortly before or after an evaluation."""
+    add_rows(tmp_path / "metrics.jsonl", *(
+        {"kind": kind, "step": step, "tokens": 100 * step, "val_loss": 3 - step / 100}
+        for step in (50, 100) for kind in ("train", "eval")
+    ))  # fmt: skip
+    add_rows(tmp_path / "samples.jsonl", *({"step": step, "temperature": 0.8, "text": "To be"} for step in (99, 100)))
+    rows = documents._samples_over_time({"folder": str(tmp_path)})
+    assert [(row["step"], row["val_loss"], row["tokens"]) for row in rows] == [(99, 2.0, 9900), (100, 2.0, 10_000)]
 
 
 def test_the_best_models_figures_stand_in_the_first_part(run):
