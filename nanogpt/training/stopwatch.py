@@ -29,20 +29,41 @@ class TrainingClock:
         self._started = self._lap_started = self._saved = time.monotonic()
         self._sequences_at_lap, self._aside = 0, 0.0
         self._latest: dict[str, float] = {}
+        self._first = 0, 0.0  # sequences and seconds until the first step had ended
 
     def seconds(self) -> float:
         """Training time over all sessions, evaluations and saving included."""
         return self.spent + time.monotonic() - self._started
 
+    def stepped(self, sequences: int) -> None:
+        """A step has ended, which trained on so many."""
+        if not self.sequences:
+            self._first = sequences, self.seconds() - self.spent
+        self.sequences += sequences
+
     def pace(self) -> float:
-        """Seconds a sequence since the start, evaluations and saving included; 0 while none was trained on."""
-        return (self.seconds() - self.spent) / self.sequences if self.sequences else 0.0
+        """Seconds a sequence, evaluations and saving included; 0 while none was trained on.
+
+        Without the first step, once there is another: what is done once, such as loading code, is in it.
+        """
+        if not self.sequences:
+            return 0.0
+        sequences, seconds = self._first if self.sequences > self._first[0] else (0, 0.0)
+        return (self.seconds() - self.spent - seconds) / (self.sequences - sequences)
+
+    @property
+    def knows_pace(self) -> bool:
+        """Whether the time left can be judged: after the second step, or the first where no other of its length fits."""
+        if not self.sequences or self.deadline is None:
+            return False
+        return self.sequences > self._first[0] or self.seconds() + self._first[1] > self.deadline
 
     def seconds_left(self) -> float:
         """Until the deadline, less the evaluation and the sample at the end; infinite without a deadline."""
         if self.deadline is None:
             return float("inf")
-        evaluation = self._latest.get("evaluation", self.pace() * self.evaluation_in_sequences)
+        guessed = self.pace() * self.evaluation_in_sequences if self.knows_pace else 0.0
+        evaluation = self._latest.get("evaluation", guessed)
         return self.deadline - self.seconds() - RESERVE * (evaluation + self._latest.get("sample", 0.0))
 
     def check(self) -> None:
