@@ -57,7 +57,7 @@ class TrainingClock:
 
     @property
     def knows_pace(self) -> bool:
-        """Whether the time left can be judged: after the second step, or the first where another as long does not fit."""
+        """Whether the time left can be judged: after the second step, or the first if another as long does not fit."""
         if not self.sequences or self.deadline is None:
             return False
         return self.sequences > self._first[0] or self.seconds() + self._first[1] > self.deadline
