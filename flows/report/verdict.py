@@ -10,7 +10,7 @@ from flows.report.facts import ModelFacts, RunFacts, config_of, facts_of, model_
 from flows.runner.run import Run
 from nanogpt.config import Config
 from nanogpt.evaluation import verdict as verdicts
-from nanogpt.units import number
+from nanogpt.units import counted, number
 
 LEAST_TIMES = 2  # the length of a training in which nothing was learned
 
@@ -52,7 +52,7 @@ def _judged(
     enough = config.training.enough_steps if config else 0
     if found is None or model is None or model.trained is None or model.trained.step >= enough:
         return found
-    steps = f"it made {model.trained.step:,} steps, and {enough:,} make a model worth having"
+    steps = f"it made {counted(model.trained.step, 'step')}, and {enough:,} make a model worth having"
     return replace(found, headline=f"{found.headline}; {steps}")
 
 
