@@ -15,7 +15,9 @@ from rich.table import Table
 from flows.cli import at_boot
 from flows.context.command_words import AssumedSpeed
 from flows.ledger.facts import DEVICE, FETCHED, PLANNED, SURVEYED, FetchedText, trained
+from flows.ledger.markers import STARTED
 from flows.runner.run import AnyStep, Run, by_need
+from flows.runner.sessions import FILE as SESSION
 from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
 from nanogpt.faults import UserError
@@ -39,10 +41,12 @@ def show(run: Run) -> int:
     table = Table(title=f"run {run.options.run}: {_state(run)}", title_justify="left")
     for column in ("phase", "step", "state", "reason"):
         table.add_column(column, overflow="fold")
-    last = ""
+    last, is_running = "", _state(run) == "running"
     for outlook in decisions(run):
         phase, _, name = outlook.step.name.partition(".")
-        table.add_row("" if phase == last else phase, name, MARKS[outlook.state], outlook.reason)
+        since = _at_work_since(run, outlook.step.name) if is_running else ""
+        state, reason = ("at work", f"since {since}") if since else (MARKS[outlook.state], outlook.reason)
+        table.add_row("" if phase == last else phase, name, state, reason)
         last = phase
     console = _console()
     console.print(table)
@@ -261,6 +265,19 @@ def _troubles(run: Run) -> list[str]:
         if note.next_command:
             lines.append(f"  next: {to_be_typed(note.next_command)}")
     return lines
+
+
+def _at_work_since(run: Run, step: str) -> str:
+    """When the session that is running began with this step; "" for one that it does not do now."""
+    marker = run.ledger.marker(step)
+    if marker is None or marker.state != STARTED:
+        return ""
+    try:
+        files = run.paths.markers / f"{step}.json", run.paths.state / SESSION
+        touched, began = (file.stat().st_mtime for file in files)
+    except OSError:
+        return ""
+    return marker.started_at[:19] if touched >= began else ""  # else it was interrupted in an earlier session
 
 
 def _state(run: Run) -> str:

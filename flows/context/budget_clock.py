@@ -74,7 +74,7 @@ class BudgetClock:
         """Note what is spent. A full disk costs the note, not the run."""
         with suppress(OSError):
             durable.write_note(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
-                                    "finished": finished})  # fmt: skip
+                                    "finished": finished, "noted_at": round(time.monotonic(), 1)})  # fmt: skip
 
 
 def seconds_asleep() -> float:

@@ -45,7 +45,7 @@ class PrivateIndex:
             repository = git.Repo(checkout, search_parent_directories=True)
         except (git.InvalidGitRepositoryError, git.NoSuchPathError):
             raise Refused(f"{checkout} is not in a git repository") from None
-        self.git_folder = Path(repository.git_dir).resolve()
+        self.git_folder, shared = Path(repository.git_dir).resolve(), Path(repository.common_dir).resolve()
         self._file_limit = file_limit
         self._file = index_file
         self._checkout = checkout
@@ -55,6 +55,12 @@ class PrivateIndex:
             "GIT_DIR": str(self.git_folder),  # set, or a GIT_DIR of the caller's (a hook's) would win
             "GIT_WORK_TREE": str(checkout),
             "GIT_INDEX_FILE": str(index_file),
+            "GIT_COMMON_DIR": str(shared),
+            "GIT_OBJECT_DIRECTORY": str(shared / "objects"),  # elsewhere, the branch would point at nothing
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
+            "GIT_NAMESPACE": "",
+            "GIT_AUTHOR_DATE": "",  # now, whatever date the caller has set
+            "GIT_COMMITTER_DATE": "",
             "GIT_LITERAL_PATHSPECS": "1",
             "GIT_OPTIONAL_LOCKS": "0",
             "GIT_NO_LAZY_FETCH": "1",

@@ -16,7 +16,7 @@ from flows.machine.disk import DiskSpace, Unwritable
 from flows.planning.memory_limits import MemoryLimits
 from flows.planning.planner import CHILD_SECONDS
 from flows.planning.site import Site
-from flows.supervision import remedies, supervisor
+from flows.supervision import paused_trainer, remedies, supervisor
 from flows.supervision.model_files import ModelFiles
 from flows.supervision.pace_watch import PaceWatch
 from flows.supervision.remedies import RemedyChooser
@@ -98,6 +98,7 @@ class Recovery:
         Raises DoesNotFit, TooSlow, UserError, and RuntimeError when the remedies are used up.
         """
         step = self._assignment.step
+        self._let_paused_trainer_go_on()
         while True:
             self._conditions.wait_for_power(step)
             watch = TrainerWatch(
@@ -133,6 +134,13 @@ class Recovery:
                 ending = replace(ending, symptom=faults.CORRUPT_FILE)  # data without its manifest passes for no data
             if ending.symptom != supervisor.PAUSED:
                 self._recover(ending, watch)
+
+    def _let_paused_trainer_go_on(self) -> None:
+        for number in paused_trainer.let_go_on(self._files.folder):
+            evidence = (
+                f"process {number}, the trainer of a start that was killed, was paused and held the model's folder"
+            )
+            self._journal.record(self._assignment.step, "interrupted", evidence, "it continues, saves and ends")
 
     def _recover(self, ending: Ending, watch: TrainerWatch) -> None:
         """Choose a remedy, apply it and record it. Raises DoesNotFit, RuntimeError."""

@@ -36,7 +36,7 @@ class CoolDownPlanner:
 
     def _planned(self) -> CoolDown | None:
         progress, config = self.state.progress, self.job.config
-        if self.job.max_seconds and self.clock.sequences:
+        if self.job.max_seconds and self.clock.knows_pace:
             seconds_per_step = self.clock.pace() * progress.batch(config)
             return cool_down_for_clock(
                 progress.step, self.clock.seconds_left(), seconds_per_step, config.training, progress.cool_down

@@ -29,20 +29,48 @@ class TrainingClock:
         self._started = self._lap_started = self._saved = time.monotonic()
         self._sequences_at_lap, self._aside = 0, 0.0
         self._latest: dict[str, float] = {}
+        self._first = 0, 0.0  # sequences and seconds until the first step had ended
+        self._stepped, self._quickest = 0.0, float("inf")  # when a step ended last, and the least seconds a sequence
 
     def seconds(self) -> float:
         """Training time over all sessions, evaluations and saving included."""
         return self.spent + time.monotonic() - self._started
 
+    def stepped(self, sequences: int) -> None:
+        """A step has ended, which trained on so many."""
+        now = self.seconds() - self.spent
+        if not self.sequences:
+            self._first = sequences, now
+        if sequences:
+            self._quickest = min(self._quickest, (now - self._stepped) / sequences)
+        self.sequences, self._stepped = self.sequences + sequences, now
+
     def pace(self) -> float:
-        """Seconds a sequence since the start, evaluations and saving included; 0 while none was trained on."""
-        return (self.seconds() - self.spent) / self.sequences if self.sequences else 0.0
+        """Seconds a sequence, evaluations and saving included; 0 while none was trained on.
+
+        Without the first step, once there is another: what is done once, such as loading code, is in it.
+        """
+        if not self.sequences:
+            return 0.0
+        sequences, seconds = self._first if self.sequences > self._first[0] else (0, 0.0)
+        return (self.seconds() - self.spent - seconds) / (self.sequences - sequences)
+
+    @property
+    def knows_pace(self) -> bool:
+        """Whether the time left can be judged: after the second step, or the first if another as long does not fit."""
+        if not self.sequences or self.deadline is None:
+            return False
+        return self.sequences > self._first[0] or self.seconds() + self._first[1] > self.deadline
 
     def seconds_left(self) -> float:
-        """Until the deadline, less the evaluation and the sample at the end; infinite without a deadline."""
+        """Until the deadline, less the evaluation and the sample at the end; infinite without a deadline.
+
+        An evaluation is guessed by the quickest step: any other may have a pause in it, and must not end a training.
+        """
         if self.deadline is None:
             return float("inf")
-        evaluation = self._latest.get("evaluation", self.pace() * self.evaluation_in_sequences)
+        guessed = self._quickest * self.evaluation_in_sequences if self.knows_pace else 0.0
+        evaluation = self._latest.get("evaluation", guessed)
         return self.deadline - self.seconds() - RESERVE * (evaluation + self._latest.get("sample", 0.0))
 
     def check(self) -> None:

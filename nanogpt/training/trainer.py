@@ -166,7 +166,7 @@ class Trainer:
             raise
         progress = self.state.progress
         self.folder.step = progress.step
-        self.clock.sequences += result.sequences
+        self.clock.stepped(result.sequences)
         if result.skipped:
             figures = f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g}"
             self.folder.event("skipped", f"{result.skipped}: {figures}")

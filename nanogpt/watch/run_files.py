@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,6 +73,7 @@ class PlanNote:
 class ClockNote:
     budget_seconds: float
     spent_seconds: float
+    noted_at: float | None = None  # by time.monotonic(), which is one for all processes; None in an older run's note
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,10 @@ class RunFiles:
     def clock(self, is_running: bool) -> ClockNote | None:
         """The budget and what is spent of it; of a running session also the time since that was noted."""
         noted = self._note(ClockNote, "clock.json")
-        if noted is None or not is_running:
+        if noted is None or noted.noted_at is None or not is_running:
             return noted
-        try:
-            since = max(0.0, time.time() - (self.state / "clock.json").stat().st_mtime)
-        except OSError:
-            since = 0.0
-        return ClockNote(noted.budget_seconds, noted.spent_seconds + since)
+        since = max(0.0, time.monotonic() - noted.noted_at)  # whatever the calendar was set to meanwhile
+        return replace(noted, spent_seconds=noted.spent_seconds + since)
 
     def remedies(self) -> list[Happening]:
         """What went wrong and was mended, the latest last."""

@@ -412,6 +412,32 @@ def test_an_empty_name_in_the_environment_is_none(home, monkeypatch):
     assert git(home.checkout, "log", "-1", "--format=%an", sha) == "Ann"
 
 
+@pytest.mark.parametrize("date", ["nonsense", "2001-02-03T04:05:06"])
+def test_a_date_in_the_environment_is_not_the_milestones(home, monkeypatch, date):
+    home.commit_all()
+    monkeypatch.setenv("GIT_AUTHOR_DATE", date)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", date)
+    sha = made(home.milestones(), "Data ready")
+    monkeypatch.delenv("GIT_AUTHOR_DATE")
+    monkeypatch.delenv("GIT_COMMITTER_DATE")
+    written = git(home.checkout, "log", "-1", "--format=%at %ct", sha).split()
+    assert all(abs(int(seconds) - time.time()) < 100 for seconds in written)
+
+
+def test_a_store_of_objects_in_the_environment_is_not_the_milestones(home, tmp_path, monkeypatch):
+    home.commit_all()
+    (tmp_path / "objects").mkdir()
+    for name in ("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"):
+        monkeypatch.setenv(name, str(tmp_path / "objects"))
+    monkeypatch.setenv("GIT_NAMESPACE", "another")
+    sha = home.milestones().commit("Data ready", "", [])
+    for name in ("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE"):
+        monkeypatch.delenv(name)
+    assert sha
+    assert home.log() == ["Data ready", "The code"]
+    assert not list((tmp_path / "objects").iterdir())
+
+
 def test_what_git_cannot_read_of_a_persons_settings_is_said(home, monkeypatch):
     home.commit_all()
     home.write("broken", "[user\n")

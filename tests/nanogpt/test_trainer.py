@@ -295,6 +295,26 @@ def test_more_time_is_trained_on_a_disk_that_is_slow_to_take_the_state_before_th
     assert sum(rate == max(rates) for rate in rates) > 0.3 * len(rates)
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize("slow", [1, 8])
+def test_one_slow_step_does_not_end_the_training(data, tmp_path, monkeypatch, slow):
+    """A sequence takes 10 ms, and one step of each session a second more, as on a busy machine."""
+    compute, now, taken = Stepper.forward_backward, [1000.0], [0]
+
+    def computes(self, data, loss_scale):
+        taken[0] += 1
+        now[0] += 0.01 * data.batch + (taken[0] == slow)
+        return compute(self, data, loss_scale)
+
+    monkeypatch.setattr(Stepper, "forward_backward", computes)
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    config = tiny(max_iters=100_000, eval_interval=50_000, checkpoint_interval=50_000)
+    for seconds in (6, 12):
+        taken[0] = 0
+        outcome = train(config, data, tmp_path, max_seconds=seconds)
+        assert outcome.reason == "out of time" and outcome.step > 20 * seconds - 50
+
+
 def test_bad_steps_soon_after_a_cool_down_was_taken_back_go_back_to_the_one_before_it(data, tmp_path, monkeypatch):
     settings = dict(decay_fraction=0.65, checkpoint_interval=4)
     train(tiny(max_iters=40, **settings), data, tmp_path)

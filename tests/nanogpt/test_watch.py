@@ -18,7 +18,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from nanogpt import cli
+from nanogpt import cli, durable
 from nanogpt.records import to_json
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
@@ -132,6 +132,15 @@ def test_a_run_has_its_phases_all_its_models_its_remedies_and_the_time_left(tmp_
     assert 100 <= view.run.spent_seconds < 200 and view.title == "run default"
     assert view.happenings[0].what == "out_of_memory: killed -> half the micro-batch"
     assert not view.is_over and not view.is_silent
+
+
+def test_what_is_spent_does_not_follow_the_calendar(tmp_path):
+    folder, clock = case.make_run(tmp_path), tmp_path / "state/default/clock.json"
+    spent = {"budget_seconds": 1000.0, "spent_seconds": 100.0, "finished": False}
+    for noted_at, shown in (({"noted_at": time.monotonic() - 20}, 120), ({}, 100)):
+        durable.write_note(clock, spent | noted_at)
+        os.utime(clock, (time.time() - 36000, time.time() - 36000))  # it was set ahead by ten hours since
+        assert Watched(folder).view().run.spent_seconds == pytest.approx(shown, abs=15)
 
 
 def test_a_workspace_means_its_latest_run_and_a_killed_one_is_interrupted(tmp_path):

@@ -242,6 +242,20 @@ def test_a_session_that_was_killed_is_not_shown_as_running(workspace, capsys):
         assert f"run default: {state}" in capsys.readouterr().out
 
 
+def test_a_step_that_is_at_work_is_not_shown_as_interrupted(workspace, capsys):
+    workspace.finish("dataset.bpe")
+    run = workspace.run()
+    step = next(step for step in run.steps() if step.name == "training.micro")
+    run.ledger.start(step, step.settings(run), "never run")
+    session, marker = run.paths.state / "session.json", run.paths.markers / "training.micro.json"
+    durable.write_json(session, to_json(SessionRecord("2026-11-20 23:40:02", 1, "running", os.getpid(), "python3")))
+    for later, shown in ((1, r"at work +│ since 20"), (-1, r"to do +│ interrupted at")):
+        moment = session.stat().st_mtime + later
+        os.utime(marker, (moment, moment))
+        assert status.show(workspace.run()) == 0
+        assert re.search(rf"micro +│ {shown}", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("damage", ["", "{half", "[]", '"text"', "{}"])
 def test_a_damaged_record_of_the_session_is_no_reason_to_fail(workspace, damage, capsys):
     durable.write_text(workspace.run().paths.state / "session.json", damage)

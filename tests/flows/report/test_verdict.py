@@ -55,6 +55,11 @@ def test_before_it_is_judged_there_is_no_verdict(complete, missing):
 # The command -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("step, words", [(1, "it made 1 step, and"), (50, "it made 50 steps, and")])
+def test_few_steps_are_counted(complete, step, words):
+    assert words in verdict(ended(complete, "out of time", step=step, seconds=9.0)).headline
+
+
 @pytest.mark.parametrize("reason, made, words, printed", [
     # nothing that a person made: the budget ended it, and is raised
     ("out of time", [], "--budget 10m", "--budget 22m"),
