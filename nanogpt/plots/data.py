@@ -35,7 +35,7 @@ def token_statistics_plot(vocabularies: Sequence[TokenStatistics], path: Path) -
             categories(axes, [_drawable(token) for token, _ in rows])
             axes.set_xlim(0, 1.18 * max(shares, default=1.0))
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
             what = f"{found.vocab_size:,} tokens in the vocabulary\n{found.bytes_per_token:.2f} bytes per token"
             axes.text(0.98, 0.04, what, transform=axes.transAxes, ha="right", color=SOFT, fontsize=9)
 
