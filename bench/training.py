@@ -49,7 +49,8 @@ torch.compile. Later versions need kernels for CUDA.
 loop; LitGPT's pretrain has rotary positions, and compiles the model before its first step, which is not counted. Each
 computes in the precision that it trains with here: nanoGPT on a CPU in float32, the
 others in bfloat16 where the processor multiplies it in hardware. FLOP/s are held against a plain product of matrices in
-the same precision, on as many threads.
+the same precision, on as many threads. It is PyTorch's own, which on AMD's processors takes AVX2 in float32: this
+project's kernels take AVX-512 there, and may come out above 100 %.
 
 "No C compiler" is this project where it cannot build its kernels and PyTorch computes all.
 """

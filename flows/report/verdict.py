@@ -52,7 +52,7 @@ def _judged(
     enough = config.training.enough_steps if config else 0
     if found is None or model is None or model.trained is None or model.trained.step >= enough:
         return found
-    steps = f"it made {counted(model.trained.step, 'step')}, and fewer than {enough:,} are too few"
+    steps = f"it made {counted(model.trained.step, 'step')}, and at least {enough:,} are needed"
     return replace(found, headline=f"{found.headline}; {steps}")
 
 
