@@ -35,7 +35,7 @@ from flows.planning.site import Site
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted, steps_of
 from flows.supervision.model_files import ModelFiles
 from nanogpt import durable
-from nanogpt.config import LATER, Config, load_config, save_config, token_folder
+from nanogpt.config import LATER, Config, TrainingConfig, load_config, save_config, token_folder
 from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
@@ -238,6 +238,7 @@ def _plan_of(
         pinned=run.options.pinned,
         trained=_trained(run),
         seconds=_training_seconds(run, text_bytes),
+        begun=_begun(run, considered),
     )
 
 
@@ -312,12 +313,28 @@ def _seconds_left(run: Run, phases: dict[str, float]) -> float:
 
 def _goes_on_by_torch(run: Run, config: Config, tokens: TextTokens) -> bool:
     """Whether a training that began by torch's operators will go on; phase 5 sets aside what is another training."""
-    files = ModelFiles(run.paths.model(config.name))
-    if trained(config.name).step in run.options.redo or not files.goes_on_by_torch():
+    return ModelFiles(run.paths.model(config.name)).goes_on_by_torch() and _goes_on(run, config, tokens.tokenizer)
+
+
+def _begun(run: Run, configs: Iterable[Config]) -> dict[str, TrainingConfig]:
+    """The settings of trainings of `configs` that will go on, whatever the plan that began them."""
+    begun = {}
+    for config in configs:
+        with suppress(OSError, UserError):  # none, or damaged: it begins anew
+            before = load_config(run.paths.model(config.name) / "config.yaml")
+            if _goes_on(run, config, config.data.tokenizer):
+                begun[config.name] = before.training
+    return begun
+
+
+def _goes_on(run: Run, config: Config, tokenizer: str) -> bool:
+    """Whether what the folder of `config` holds is the same training, but for what a plan decides."""
+    if trained(config.name).step in run.options.redo:
         return False
     undecided = () if run.options.fixed else planner.SIZED - run.options.pinned
+    folder, data = run.paths.model(config.name), run.paths.data / token_folder(tokenizer)
     try:
-        return not other_settings(files.folder, config, run.paths.data / token_folder(tokens.tokenizer), undecided)
+        return not other_settings(folder, config, data, undecided)
     except (OSError, ValueError):  # no such data yet: of another tokenizer
         return False
 

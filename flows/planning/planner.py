@@ -6,8 +6,9 @@ Pure arithmetic on measured figures: the same measurements and the same budget g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase, PlannedText
 from flows.planning import budget_shares
@@ -21,7 +22,7 @@ from flows.planning.forecast import (
     samples_seconds,
     seconds_between_steps,
 )
-from nanogpt.config import Config
+from nanogpt.config import Config, TrainingConfig
 from nanogpt.faults import UserError
 from nanogpt.measure.sizes import tokens_per_step
 from nanogpt.units import byte_size, count, duration, flops
@@ -183,12 +184,15 @@ def make_plan(
     pinned: frozenset[str],
     trained: Sequence[ModelPlan] = (),
     seconds: float | None = None,
+    begun: Mapping[str, TrainingConfig] = MappingProxyType({}),
 ) -> Plan:
     """The models to train in `budget` seconds, of which other phases take `phases` (flows.planning.budget_shares), in
     `training_bytes` of memory.
 
     In the middle of the training a plan is made again: `trained` are done, and stay as they are or continue; `seconds`
-    are for the whole training, theirs included. Raises UserError when the data cannot feed even the smallest model.
+    are for the whole training, theirs included. `begun`: the settings of models that an earlier plan began; they get no
+    fewer steps, with which they would be other trainings. Raises UserError when the data cannot feed even the smallest
+    model.
     """
     left_out = [LeftOut(name, reason) for name, reason in unmeasured.items()]
     measured = [config for config in candidates if config.name in speeds]
@@ -199,7 +203,8 @@ def make_plan(
         raise UserError("; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items()))
     left_out += [LeftOut(name, obstacle) for name, obstacle in obstacles.items()]
 
-    planner = _Planner(speeds, corpus, pinned, fixed, {model.name: model for model in trained})
+    begun = {**begun, **{model.name: model.config.training for model in trained}}
+    planner = _Planner(speeds, corpus, pinned, fixed, {model.name: model for model in trained}, begun)
     seconds = budget_shares.training_seconds(budget, phases) if seconds is None else seconds
     ladder = planner.ladder(possible, seconds)
     chosen = {model.name for model in ladder}
@@ -221,6 +226,7 @@ class _Planner:
     pinned: frozenset[str]  # settings that a person made: they stay
     fixed: bool  # the whole model is as a person wrote it
     trained: dict[str, ModelPlan]
+    begun: Mapping[str, TrainingConfig]  # what is trained among them
 
     def ladder(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
         """The small one first, then the largest expected to predict about as well as any in the time left."""
@@ -343,9 +349,9 @@ class _Planner:
         )
 
     def least_steps(self, config: Config) -> int:
-        """Warm-up and a few; a training that is done gets more steps, never fewer."""
-        done = self.trained.get(config.name)
-        return max(config.training.warmup_iters + LEAST_AFTER_WARMUP, done.config.training.max_iters if done else 0)
+        """Warm-up and a few; a training that has begun gets more steps, never fewer."""
+        begun = self.begun.get(config.name)
+        return max(config.training.warmup_iters + LEAST_AFTER_WARMUP, begun.max_iters if begun else 0)
 
     def most_steps(self, config: Config) -> float:
         """As many as a person has set, else as the text is worth."""
@@ -378,9 +384,10 @@ class _Planner:
 
     def weight_decay(self, config: Config, speed: Speed, seconds: float) -> float:
         """More than the config's own for a model that would learn the text by heart."""
-        if done := self.trained.get(config.name):
-            return done.config.training.weight_decay
         steps = min(seconds / speed.seconds_per_step, self.most_steps(config))
+        begun = self.begun.get(config.name)
+        if begun and (config.name in self.trained or KINDER * steps <= begun.max_iters):
+            return begun.weight_decay
         how_far = by_heart(speed.parameters, steps * tokens_per_step(config), self.corpus.train_tokens)
         remembered = [passes for least, passes in REMEMBERED_PASSES if how_far >= least]
         if not remembered:

@@ -91,6 +91,21 @@ def test_a_training_that_will_be_set_aside_is_measured_as_a_new_one(start, monke
     assert (micro.name, rehearsed["micro"].device.kernels) == ("micro", kernels)
 
 
+@pytest.mark.parametrize("redo", [[], ["--redo", "training.micro"]])
+def test_a_training_that_another_plan_began_gets_no_fewer_steps(start, redo):
+    """With fewer it would be another one: a busier machine, or a smaller budget, would cost what it has learned."""
+    run = start(Machine(), "--budget", "10m", "--set", "ladder=[micro]", *redo)
+    folder, micro = run.paths.model("micro"), run.options.candidates[0]
+    before = {"training.max_iters": 10**8, "training.weight_decay": 0.3, "model.vocab_size": 65}
+    save_config(micro.with_changes(before), folder / "config.yaml")
+    data = run.paths.data / configuration._fetched_tokens(run).tokenizer
+    durable.write_json(data / "manifest.json", {})
+    durable.write_note(folder / "data.json", {"manifest_sha256": shards.identity(data)})
+    planned(run)
+    training = load_config(run.paths.config("micro")).training
+    assert [training.max_iters == 10**8, training.weight_decay == 0.3] == 2 * [not redo]
+
+
 def test_the_plan_names_the_text_that_was_fetched(start):
     """Which is the embedded corpus where what was asked for could not be had."""
     run = start(Machine(), "--budget", "10m", "--data", "tiny_shakespeare")

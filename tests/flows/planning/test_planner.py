@@ -310,6 +310,19 @@ def test_a_model_whose_checkpoints_are_slow_saves_seldom():
     assert training.checkpoint_interval * 1.0 >= 100 * 30 and training.checkpoint_minutes >= 50
 
 
+@given(budgets, st.floats(0.1, 30.0))
+def test_a_training_that_another_plan_began_gets_no_fewer_steps_whatever_the_machine(budget, slowness):
+    begun = plan([model("middle")], [speed("middle", 0.01)], 600.0).ladder[0].config.training
+    phases = budget_shares.by_experience(budget, PLAY.bytes)
+    found = {"middle": speed("middle", 0.01 * slowness)}
+    [planned] = planner.make_plan([model("middle")], found, {}, budget, phases, PLAY, MEMORY, False, frozenset(),
+                                  begun={"middle": begun}).ladder  # fmt: skip
+    training = planned.config.training
+    assert training.max_iters >= begun.max_iters
+    assert training.max_iters > begun.max_iters or training.weight_decay == begun.weight_decay
+    assert planned.seconds <= budget
+
+
 # Planned again in the middle of the training ----------------------------------------------------------------------
 
 
