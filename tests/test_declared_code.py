@@ -76,6 +76,9 @@ OF_PLANNING = {"flows.supervision.own_tests": "seconds set aside for them, of a 
                "flows.supervision.model_files": "how a training that is there goes on, which its checkpoint says",
                "nanogpt.training.record": "named there",
                "nanogpt.sources": "what a text is, for a message"}  # fmt: skip
+OF_PLAN = {**OF_PLANNING,
+           **{f"nanogpt.{name}": "whether a training that is there goes on, which its folder says"
+              for name in ("training.progress", "weights", "data.shards", "tokenizers")}}  # fmt: skip
 OF_MEASURING = {**OF_PLANNING,
                 "nanogpt.weights.folders": "by what the weights are known that a training began from",
                 **{f"nanogpt.{name}": "what a pattern keeps a text to; the measured samples have none"
@@ -108,7 +111,7 @@ OF_FIGURES = {f"nanogpt.{name}": "ids are what the dataset's steps gave" for nam
 MORE = {"ablations.plan": OF_ABLATION, "ablations.control-1": OF_ABLATION, "ablations.kernels": OF_ABLATION,
         "deployment.server": OF_SERVER, "deployment.compression": OF_COMPRESSION,
         "training.micro": OF_TRAINING, "environment.device": OF_DEVICE, "environment.system": OF_SYSTEM,
-        "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLANNING,
+        "configuration.measure": OF_MEASURING, "configuration.plan": OF_PLAN,
         "evaluation.speed": OF_SPEED, "evaluation.quality": OF_QUALITY, "documentation.report": OF_REPORT,
         "documentation.figures": OF_FIGURES}  # fmt: skip
 
