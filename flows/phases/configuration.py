@@ -317,12 +317,13 @@ def _goes_on_by_torch(run: Run, config: Config, tokens: TextTokens) -> bool:
 
 
 def _begun(run: Run, configs: Iterable[Config]) -> dict[str, TrainingConfig]:
-    """The settings of trainings of `configs` that will go on, whatever the plan that began them."""
+    """The settings of trainings of `configs` that will go on, whatever the plan that began them: those whose cool-down
+    follows the clock."""
     begun = {}
     for config in configs:
         with suppress(OSError, UserError):  # none, or damaged: it begins anew
             before = load_config(run.paths.model(config.name) / "config.yaml")
-            if _goes_on(run, config, config.data.tokenizer):
+            if before.training.schedule == "wsd" and _goes_on(run, config, config.data.tokenizer):
                 begun[config.name] = before.training
     return begun
 

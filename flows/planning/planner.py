@@ -38,7 +38,8 @@ SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 LEAST_AFTER_WARMUP = 30  # steps
 # Times the steps that the measured speed allows: where that saw a bad moment, no time is left unused; the cool-down
-# follows the clock. On a shared host a step of micro took 37 ms, then 48, then 56.
+# follows the clock (that of `wsd`; another schedule would be cut off). On a shared host a step of micro took 37 ms,
+# then 48, then 56.
 KINDER = 1.25
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
@@ -308,7 +309,8 @@ class _Planner:
             stepping = max(0.0, seconds - between)
             steps_by_time = max(1.0, stepping / speed.expected_seconds_per_step)
             at_best = max(steps_by_time, stepping / speed.seconds_per_step)  # the clock ends it where the pace is worse
-            max_iters = max(self.least_steps(config), int(min(KINDER * at_best, self.most_steps(config))))
+            more = KINDER if config.training.schedule == "wsd" else 1.0
+            max_iters = max(self.least_steps(config), int(min(more * at_best, self.most_steps(config))))
             expected = min(max_iters, math.ceil(steps_by_time))
             intervals = self.intervals(config, speed, expected)
             wanted = {"training.max_iters": max_iters, **intervals, "training.weight_decay": weight_decay}

@@ -284,6 +284,13 @@ def test_how_much_of_a_text_weights_remember_depends_on_neither_batch_nor_rate(s
     assert decay * rate / interval * steps_of_a_pass == pytest.approx(1 / 0.75, rel=0.06) or decay == 2.0
 
 
+def test_a_schedule_that_does_not_follow_the_clock_has_the_steps_that_its_time_allows():
+    """With more it would be cut off before its learning rate has come down."""
+    steps = {name: plan([model(schedule=name)], [speed(seconds_per_step=0.1)]).ladder[0].config.training.max_iters
+             for name in ("wsd", "cosine")}  # fmt: skip
+    assert steps["wsd"] == pytest.approx(planner.KINDER * steps["cosine"], rel=0.01)
+
+
 def test_a_number_of_steps_that_a_person_has_set_is_evaluated_on_its_way():
     fast = [speed("small", 1e-4)]  # the time would allow millions
     training = plan([model(max_iters=1000)], fast, pinned=["training.max_iters"]).ladder[0].config.training
