@@ -38,13 +38,14 @@ class Outlook:
 
 def show(run: Run) -> int:
     """A table of every step with its state and the reason."""
-    table = Table(title=f"run {run.options.run}: {_state(run)}", title_justify="left")
+    session_state = _state(run)
+    table = Table(title=f"run {run.options.run}: {session_state}", title_justify="left")
     for column in ("phase", "step", "state", "reason"):
         table.add_column(column, overflow="fold")
-    last, is_running = "", _state(run) == "running"
+    last = ""
     for outlook in decisions(run):
         phase, _, name = outlook.step.name.partition(".")
-        since = _at_work_since(run, outlook.step.name) if is_running else ""
+        since = _at_work_since(run, outlook.step.name) if session_state == "running" else ""
         state, reason = ("at work", f"since {since}") if since else (MARKS[outlook.state], outlook.reason)
         table.add_row("" if phase == last else phase, name, state, reason)
         last = phase

@@ -11,8 +11,8 @@ from filelock import FileLock, Timeout
 
 
 def let_go_on(folder: Path) -> list[int]:
-    """Continue each paused trainer of `folder` whose run is gone, which has asked it to stop: it saves and ends. Their
-    process numbers."""
+    """Continue each paused trainer of `folder` whose run is gone: a trainer without its run saves and ends. Returns
+    their process numbers."""
     return [process.pid for process in _paused_in(folder) if _continued(process)] if _is_held(folder / ".lock") else []
 
 
@@ -23,8 +23,10 @@ def _is_held(file: Path) -> bool:
     try:
         with FileLock(file, timeout=0):
             return False
-    except (Timeout, OSError, NotImplementedError) as error:
-        return isinstance(error, Timeout)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # not ours to open, or a disk without locks
+        return False
 
 
 def _paused_in(folder: Path) -> Iterator[psutil.Process]:

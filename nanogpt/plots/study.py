@@ -48,12 +48,8 @@ KINDS = {  # of tokens: a colour and a marker
     "space": (ORANGE, "P"),
 }
 MOST_NAMED_POINTS = 120
-CORNERS = (
-    (4.0, 2.5),
-    (-4.0, 2.5),
-    (4.0, -2.5),
-    (-4.0, -2.5),
-)  # of a point, for its name; in points, of which 72 are an inch
+# Of a point, for its name; in points, of which 72 are an inch.
+CORNERS = ((4.0, 2.5), (-4.0, 2.5), (4.0, -2.5), (-4.0, -2.5))
 ENOUGH_ROOM = 10.0  # the first corner with so much is taken
 MOST_LAYERS = 13  # that a table of guesses shows
 LETTERS_IN_A_CELL = 6
