@@ -14,6 +14,13 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def step_of(step: int, steps: int, is_estimate: bool = False) -> str:
+    """59 of 198 steps -> '59/198', or '59 of about 198' where a clock ends a training; '59' while nobody knows."""
+    if not steps:
+        return f"{step:,}"
+    return f"{step:,} of about {steps:,}" if is_estimate else f"{step:,}/{steps:,}"
+
+
 def byte_size(value: float | None) -> str:
     """1536 -> '1.5 KiB'."""
     if value is None:

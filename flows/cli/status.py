@@ -232,7 +232,7 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
         table.add_row(
             model.name,
             count(model.parameters),
-            f"{model.config.training.max_iters:,}",
+            f"{model.steps:,}",
             count(model.tokens),
             duration(model.seconds),
             byte_size(model.memory_bytes),

@@ -51,6 +51,16 @@ class PlannedModel:
     parameters: int
     max_iters: int
     seconds: float
+    tokens: int = 0
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    block_size: int = 1
+
+    @property
+    def steps(self) -> int:
+        """That its time allows."""
+        step_tokens = self.batch_size * self.gradient_accumulation * self.block_size
+        return min(self.max_iters, self.tokens // max(1, step_tokens)) if self.tokens else self.max_iters
 
 
 @dataclass(frozen=True)

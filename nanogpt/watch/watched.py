@@ -73,7 +73,13 @@ class Watched:
             for model in models
         ]
         models += [
-            ModelView(model.name, "waiting", max_iters=model.max_iters, parameters=model.parameters)
+            ModelView(
+                model.name,
+                "waiting",
+                max_iters=model.steps,
+                is_estimate=model.steps < model.max_iters,
+                parameters=model.parameters,
+            )
             for model in plan.ladder
             if model.name not in begun
         ]
@@ -132,6 +138,7 @@ class Watched:
             note=note,
             step=heartbeat.step,
             max_iters=heartbeat.max_iters,
+            is_estimate=heartbeat.is_estimate,
             parameters=outcome.parameters if isinstance(outcome, TrainingOutcome) else None,
             seconds=heartbeat.seconds,
             loss=heartbeat.loss,

@@ -44,6 +44,8 @@ def test_the_line_says_step_losses_speed_time_and_memory():
     assert live.describe(HEARTBEAT) == output
     assert live.describe(replace(HEARTBEAT, activity="evaluating")) == f"{output}  evaluating"
     assert live.describe(Heartbeat(0, 5, "loading")) == "step 0/5  loading"
+    assert live.describe(Heartbeat(0, 0, "loading")) == "step 0  loading"
+    assert live.describe(replace(HEARTBEAT, is_estimate=True)).startswith("step 1,230 of about 2,000  loss")
 
 
 @pytest.mark.fast

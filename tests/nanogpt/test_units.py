@@ -60,6 +60,14 @@ def test_a_duration_and_a_clock_say_the_same_time(seconds):
     assert units.duration(seconds)
 
 
+@pytest.mark.parametrize(
+    "steps, is_estimate, words",
+    [(1980, False, "1,059/1,980"), (1980, True, "1,059 of about 1,980"), (0, True, "1,059"), (0, False, "1,059")],
+)
+def test_a_step_of_so_many_says_whether_they_are_an_estimate(steps, is_estimate, words):
+    assert units.step_of(1059, steps, is_estimate) == words
+
+
 def test_the_standard_library_is_enough():
     code = "import sys; from nanogpt import units; sys.exit(any(name in sys.modules for name in ('torch', 'numpy')))"
     assert subprocess.run([sys.executable, "-S", "-c", code], check=False).returncode == 0

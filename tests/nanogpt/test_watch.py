@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,7 @@ from nanogpt.records import to_json
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
 from nanogpt.watch.server import create_app
-from nanogpt.watch.views import Series
+from nanogpt.watch.views import Series, in_a_line
 from nanogpt.watch.watched import Watched
 from tests.conftest import CHECKOUT
 from tests.load import allowed
@@ -132,6 +133,19 @@ def test_a_run_has_its_phases_all_its_models_its_remedies_and_the_time_left(tmp_
     assert 100 <= view.run.spent_seconds < 200 and view.title == "run default"
     assert view.happenings[0].what == "out_of_memory: killed -> half the micro-batch"
     assert not view.is_over and not view.is_silent
+
+
+def test_steps_that_a_clock_decides_are_shown_as_an_estimate(tmp_path):
+    folder = case.make_run(tmp_path)
+    case.beat(folder / "tiny_model", replace(case.HEARTBEAT, max_iters=420, is_estimate=True))
+    plan = tmp_path / "state/default/plan.json"
+    facts = json.loads(plan.read_text())
+    facts["ladder"][2] |= {"tokens": 140 * 8 * 3 * 64, "batch_size": 8, "gradient_accumulation": 3, "block_size": 64}
+    durable.write_json(plan, facts)
+    view = Watched(folder).view()
+    screen = shown(view, 110, 40)
+    assert "300 of about 420" in screen and "0 of about 140" in screen and "1,000/1,000" in screen
+    assert "step 300 of about 420" in in_a_line(view.models[1])
 
 
 def test_what_is_spent_does_not_follow_the_calendar(tmp_path):
