@@ -93,6 +93,8 @@ class PhaseView:
     state: PhaseState
     seconds: float = 0.0
     planned_seconds: float | None = None
+    trouble: str = ""  # of one that failed or was blocked: "failed: no space left on device"
+    ended_at: float = 0.0  # of that one; seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def state_of(model: ModelView) -> str:
         return f"silent for {duration(model.silent_seconds)}"
     if model.state == "training" and model.note not in ("", "training"):
         return model.note
+    if model.state == "failed" and model.note:
+        return f"failed: {model.note}"
     return "to come" if model.state == "waiting" else model.state
 
 

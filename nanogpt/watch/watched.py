@@ -87,9 +87,9 @@ class Watched:
         for folder in trainings:
             events = [event for event in self._events(folder) if not self._run or event.event != NOTED_BY_THE_RUN]
             happenings += _happenings(events, folder.name)
-        happenings += self._run.failures(session) if self._run and session else []
-        happenings.sort(key=lambda one: one.time)
         run = self._run_view(self._run, session, plan, models) if self._run and session else None
+        happenings += _troubles(run.phases) if run else []
+        happenings.sort(key=lambda one: one.time)
         is_over = run.is_over if run else bool(models) and all(model.is_over for model in models)
         if run and run.is_over:
             models = [model if model.state != "waiting" else replace(model, note="not trained") for model in models]
@@ -223,7 +223,7 @@ def _state(
     heartbeat: Heartbeat, outcome: TrainingOutcome | TrainingFailure | None, silent: float | None
 ) -> tuple[ModelState, str]:
     if isinstance(outcome, TrainingFailure):
-        return "failed", outcome.message
+        return "failed", " ".join(outcome.message.split())
     if outcome is not None:
         reason = ENDINGS.get(outcome.reason, outcome.reason)
         return ("finished" if outcome.status == "finished" else "stopped"), reason
@@ -256,6 +256,14 @@ def _happenings(events: Sequence[TrainerEvent], where: str) -> list[Happening]:
             event.event not in ORDINARY,
         )
         for event in events
+    ]
+
+
+def _troubles(phases: Sequence[PhaseView]) -> list[Happening]:
+    """The phases that failed or were blocked, with the cause."""
+    failed = [phase for phase in phases if phase.trouble]
+    return [
+        Happening(phase.ended_at, f"{phase.number} {phase.title}", phase.trouble, is_trouble=True) for phase in failed
     ]
 
 

@@ -169,6 +169,23 @@ def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):
     assert (view.happenings[-1].where, view.happenings[-1].what) == (
         "6 Evaluation", "failed: the model has not learned",
     )  # fmt: skip
+    assert view.run.phases[5].trouble == "failed: the model has not learned"
+    assert [phase.trouble for phase in view.run.phases[:5]] == [""] * 5
+
+
+def test_while_a_run_goes_on_without_a_phase_it_says_why_in_one_line(tmp_path):
+    folder, markers = case.make_run(tmp_path), tmp_path / "state/default/markers"
+    failed = {"step": "dataset.bpe", "state": "failed", "failed_at": "2026-11-29T02:05:27", "cause": "no room\n <b>left"}
+    durable.write_json(markers / "dataset.bpe.json", failed)
+    view = Watched(folder).view()
+    assert (view.run.phases[3].state, view.run.phases[3].trouble) == ("failed", "failed: no room <b>left")
+    assert "4 Dataset  failed: no room <b>left" in shown(view, 110, 40)
+
+
+def test_a_training_that_failed_says_why_in_its_headline(tmp_path):
+    folder = case.make_training(tmp_path / "micro")
+    (folder / "outcome.json").write_text('{"symptom": "disk_full", "message": "no space\\nleft on device"}')
+    assert shown(Watched(folder).view(), 110, 40).startswith("micro  failed: no space left on device\n")
 
 
 def test_a_run_that_has_not_begun_to_train_is_shown_too(tmp_path):

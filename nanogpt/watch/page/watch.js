@@ -61,6 +61,9 @@ function showRun(run) {
   redraw(byId("phases"), run.phases.map((phase) => element("li", { class: phase.state, ...(phase.state === "running" ? { "aria-current": "step" } : {}) },
     element("b", {}, element("span", { "aria-hidden": "true" }, `${marks[phase.state]} `), phase.title, element("span", { class: "visually-hidden" }, ` ${phase.state}`)),
     element("span", { class: "soft" }, phaseTime(phase)))));
+  const troubled = run.phases.filter((phase) => phase.trouble);
+  byId("causes").hidden = !troubled.length;
+  redraw(byId("causes"), troubled.map(({ number: place, title, trouble }) => element("li", {}, element("b", {}, `${place} ${title} `), trouble)));
 }
 
 function phaseTime({ state, seconds, planned_seconds: planned }) {
