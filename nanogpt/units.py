@@ -100,8 +100,10 @@ def flops(value: float | None) -> str:
     return si(value, "FLOP/s")
 
 
-def percent(value: float | None) -> str:
-    """0.163 -> '16 %'."""
+def percent(value: float | None, digits: int | None = None) -> str:
+    """0.163 -> '16 %'; without `digits`, with a decimal below 10 %."""
     if value is None:
         return NOTHING
-    return f"{100 * value:.0f} %" if abs(value) >= 0.1 else f"{100 * value:.1f} %"
+    if digits is None:
+        digits = 0 if abs(value) >= 0.1 else 1
+    return f"{100 * value:.{digits}f} %"

@@ -175,8 +175,8 @@ def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):
 
 def test_while_a_run_goes_on_without_a_phase_it_says_why_in_one_line(tmp_path):
     folder, markers = case.make_run(tmp_path), tmp_path / "state/default/markers"
-    failed = {"step": "dataset.bpe", "state": "failed", "failed_at": "2026-11-29T02:05:27", "cause": "no room\n <b>left"}
-    durable.write_json(markers / "dataset.bpe.json", failed)
+    failed = {"step": "dataset.bpe", "state": "failed", "failed_at": "2026-11-29T02:05:27"}
+    durable.write_json(markers / "dataset.bpe.json", {**failed, "cause": "no room\n <b>left"})
     view = Watched(folder).view()
     assert (view.run.phases[3].state, view.run.phases[3].trouble) == ("failed", "failed: no room <b>left")
     assert "4 Dataset  failed: no room <b>left" in shown(view, 110, 40)
