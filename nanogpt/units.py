@@ -46,6 +46,11 @@ def duration(seconds: float | None) -> str:
     return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60:02d} min"
 
 
+def chosen_duration(seconds: float) -> str:
+    """600 -> '10 min', 5400 -> '1 h 30 min': a time that a person chose, such as a budget."""
+    return duration(seconds).removesuffix(" 00 s").removesuffix(" 00 min")
+
+
 def milliseconds(seconds: float | None) -> str:
     """0.00321 -> '3.21 ms', 1.5 -> '1.5 s': short times that are compared."""
     if seconds is None:

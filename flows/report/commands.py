@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from flows.context.command_words import budget_of
 from flows.context.options import PATIENCE, SECONDS, STEPS
 from flows.ledger.facts import PLANNED
 from flows.report.facts import ModelFacts, RunFacts
@@ -83,12 +84,10 @@ def longer(facts: RunFacts, model: ModelFacts | None, times: float = MORE_TIME, 
 
 
 def with_budget(facts: RunFacts, seconds: float) -> str:
-    """The run's command with a budget of at least `seconds`, in whole minutes or hours; as it is if it has that."""
+    """The run's command with a budget of at least `seconds`; as it is if it has that."""
     if seconds <= facts.budget_seconds:
         return facts.command
-    minutes = math.ceil(seconds / 60)
-    budget = f"{minutes}m" if minutes < 120 or minutes % 60 else f"{minutes // 60}h"
-    return with_option(facts.command, "--budget", budget)
+    return with_option(facts.command, "--budget", budget_of(seconds))
 
 
 def with_option(command: str, option: str, value: str | None = None) -> str:
