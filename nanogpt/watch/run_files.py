@@ -153,8 +153,9 @@ class RunFiles:
         return found
 
     def phases(self, session: SessionNote, plan: PlanNote) -> list[PhaseView]:
-        """Each phase: of a session that is over as its record says, of a running one by the markers of its steps."""
-        if not session.is_running:
+        """Each phase: of a session that has ended as its record says, of one that runs or was killed by the markers of
+        its steps."""
+        if session.state != "running":
             ended = [(phase, ENDINGS.get(phase.status, "failed")) for phase in session.phases]
             ended_at = (self.state / "session.json").stat().st_mtime
             return [
@@ -170,7 +171,9 @@ class RunFiles:
             ]
         markers = list(self._markers())
         at = _phase_at_work(session.phases, markers)
-        return [self._phase(phase, markers, at, plan) for phase in session.phases]
+        phases = [self._phase(phase, markers, at, plan) for phase in session.phases]
+        is_killed = not session.is_running
+        return [replace(phase, state="waiting") if is_killed and phase.number == at else phase for phase in phases]
 
     def _phase(self, phase: PhaseNote, markers: list[MarkerNote], at: int, plan: PlanNote) -> PhaseView:
         own = [marker for marker in markers if _phase_of(marker) == phase.title.lower()]

@@ -161,6 +161,7 @@ def test_a_workspace_means_its_latest_run_and_a_killed_one_is_interrupted(tmp_pa
     case.make_run(tmp_path, pid=DEAD)
     view = Watched(tmp_path).view()
     assert (view.run.state, view.is_over) == ("interrupted", True)
+    assert [phase.state for phase in view.run.phases] == ["done"] * 4 + ["waiting"] * 2
 
 
 def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):
