@@ -446,12 +446,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class Criterion:
-    """`met`: None is not known. What the run left out for lack of time is no goal of it."""
+    """`met`: None is not known. What a run has no time for is no goal of it."""
 
     name: str
     met: bool | None
     evidence: str
-    is_left_out: bool = False
+    had_no_time: bool = False
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def report_files(run: Run) -> list[Path]:
 
 
 def _criterion_row(criterion: Criterion) -> dict[str, str]:
-    met = "left out" if criterion.is_left_out else {True: "yes", False: "no", None: "not known"}[criterion.met]
+    met = "no time for it" if criterion.had_no_time else {True: "yes", False: "no", None: "not known"}[criterion.met]
     return {"criterion": criterion.name, "met": met, "evidence": criterion.evidence}
 
 

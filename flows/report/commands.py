@@ -79,7 +79,8 @@ def longer(facts: RunFacts, model: ModelFacts | None, times: float = MORE_TIME, 
     }
     key, value = settings.get(trained.reason, ("", 0))
     if key not in facts.length_settings:
-        return with_budget(facts, max(times * facts.budget_seconds, others + least_steps * seconds_per_step))
+        as_long = others + times * trained.seconds  # a model that stays as it is may have had a larger budget
+        return with_budget(facts, max(times * facts.budget_seconds, as_long, others + least_steps * seconds_per_step))
     return with_option(with_budget(facts, others + steps * seconds_per_step), "--set", f"{key}={value}")
 
 

@@ -53,21 +53,21 @@ def criteria(facts: RunFacts) -> list[Criterion]:
         ("Report made", _written(facts, REPORT)),
     ]
     tests = facts.of(TESTS)
-    left_out = {"The project's tests pass"} if tests and tests.not_run else set()
-    return [Criterion(name, met, evidence, name in left_out) for name, (met, evidence) in judged]
+    no_time = {"The project's tests pass"} if tests and (tests.not_run or tests.timed_out) else set()
+    return [Criterion(name, met, evidence, name in no_time) for name, (met, evidence) in judged]
 
 
 def reached(judged: Sequence[Criterion]) -> str:
     """'7 of 9': how many goals of how many."""
-    return f"{sum(goal.met is True for goal in judged)} of {sum(not goal.is_left_out for goal in judged)}"
+    return f"{sum(goal.met is True for goal in judged)} of {sum(not goal.had_no_time for goal in judged)}"
 
 
 def not_reached(judged: Sequence[Criterion]) -> dict[str, list[Criterion]]:
-    """The other ones, by what became of them; nothing of what was left out counts for or against the run."""
+    """The other ones, by what became of them; what there was no time for counts neither for the run nor against it."""
     found = {
         "not reached": [goal for goal in judged if goal.met is False],
-        "not known": [goal for goal in judged if goal.met is None and not goal.is_left_out],
-        "left out for lack of time": [goal for goal in judged if goal.is_left_out],
+        "not known": [goal for goal in judged if goal.met is None and not goal.had_no_time],
+        "not known for lack of time": [goal for goal in judged if goal.had_no_time],
     }
     return {words: goals for words, goals in found.items() if goals}
 

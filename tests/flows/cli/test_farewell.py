@@ -24,7 +24,7 @@ CRITERIA = [
     Criterion("It learned", True, ""),
     Criterion("The plan held", False, ""),
     Criterion("Documents", None, ""),
-    Criterion("Tests", None, "", is_left_out=True),
+    Criterion("Tests", None, "", had_no_time=True),
 ]
 
 
@@ -81,7 +81,7 @@ def test_how_good_it_is_what_it_writes_and_how_to_use_it(tmp_path, facts):
         "  | Why, then thou",
         "  | shalt not see",
     ]
-    missed = "not reached: The plan held; not known: Documents; left out for lack of time: Tests"
+    missed = "not reached: The plan held; not known: Documents; not known for lack of time: Tests"
     assert lines[6] == f"Goals reached: 1 of 3; {missed}"
     model = commands.near(run.paths.workspace / run.facts(EXPORTED).folder)
     assert lines[7].startswith("Talk to it:\n  ") and lines[7].endswith(f"nanogpt chat {model}")
