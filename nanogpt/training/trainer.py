@@ -178,6 +178,7 @@ class Trainer:
             self.resumer.rewind()
         elif self.is_due(self.config.log_interval) or progress.step == 1:
             self.log_step(result)
+        self.expect_steps()
         self.folder.beat("training")
 
     @property
@@ -279,7 +280,6 @@ class Trainer:
         remaining = min(sequences / sequences_per_second, max(0.0, self.clock.seconds_left()))
         self.folder.shown |= {key: row[key] for key in ("loss", "tokens_per_second", "memory_bytes", "seconds")}
         self.folder.shown["eta_seconds"] = round(remaining, 1)
-        self.expect_steps()
 
     def expect_steps(self) -> None:
         """Say how many steps there will be; the clock may allow fewer than the settings."""
