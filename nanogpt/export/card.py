@@ -263,7 +263,7 @@ def _outcome(card: ModelCard) -> str:
         return "Its training has not finished; these are its best weights so far."
     average = ", of the average of the weights" if outcome.best_is_average else ""
     rows = [
-        ("Ended", f"after {outcome.step:,} steps ({markdown.inline(outcome.reason)})"),
+        ("Ended", f"after {outcome.step:,} steps ({markdown.inline(outcome.why)})"),
         ("Tokens seen", f"{outcome.tokens:,}, {outcome.tokens / outcome.parameters:,.1f} for each parameter"),
         ("Time", f"{duration(outcome.seconds)} on {markdown.inline(outcome.device)}"),
         ("Best validation loss", f"{number(outcome.best_val_loss, 4)} at step {outcome.best_step:,}{average}"),

@@ -19,6 +19,13 @@ class TrainingData:
     splits: dict[str, TokenSplit] = field(default_factory=dict)
 
 
+ENDINGS = {  # why a training ended, in the trainer's word and in a person's
+    "max_iters": "all its steps were done",
+    "out of time": "its time was up",
+    "early stopping": "the validation loss no longer fell",
+}
+
+
 @dataclass(frozen=True)
 class TrainingOutcome:
     """How a training ended: status "finished" (for `reason`) or "stopped"; sha256 is of the final weights' file.
@@ -46,6 +53,11 @@ class TrainingOutcome:
     precision: str
     micro_batch: int  # windows in one forward and backward pass, at last
     context: int  # tokens in the longest window
+
+    @property
+    def why(self) -> str:
+        """The reason as a person would say it."""
+        return ENDINGS.get(self.reason, self.reason)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,6 @@ from nanogpt.watch.views import Happening, ModelState, ModelView, PhaseView, Run
 
 SIGNS = ("heartbeat", "metrics.jsonl", "outcome.json")  # of a folder in which a model is or was trained
 SILENT_SECONDS = 60.0  # without a heartbeat: its process is stuck or gone
-ENDINGS = {  # why a training ended, in the trainer's word and in a person's
-    "max_iters": "all its steps were done",
-    "out of time": "its time was up",
-    "early stopping": "the validation loss no longer fell",
-}
 SAMPLES_SHOWN, HAPPENINGS_SHOWN = 12, 60
 ORDINARY = {"started", "resumed", "extended", "warmed again", "initial weights", "batch", "parity", "cool-down"}
 ORDINARY |= {"stopped", "finished"}
@@ -225,8 +220,7 @@ def _state(
     if isinstance(outcome, TrainingFailure):
         return "failed", " ".join(outcome.message.split())
     if outcome is not None:
-        reason = ENDINGS.get(outcome.reason, outcome.reason)
-        return ("finished" if outcome.status == "finished" else "stopped"), reason
+        return ("finished" if outcome.status == "finished" else "stopped"), outcome.why
     if silent is not None and silent > SILENT_SECONDS:
         return "silent", heartbeat.activity
     return "training", heartbeat.activity
