@@ -56,7 +56,7 @@ def row(name: str, disk: Path) -> str:
     share = (whole + best) / (interval * seconds)
     return (
         f"| {name} | {model.num_parameters() / 1e6:.2f} M | {size / 1e6:.1f} MB | {whole * 1e3:.1f} ms | "
-        f"{with_disk * 1e3:.1f} ms | {best * 1e3:.1f} ms | {seconds * 1e3:.1f} ms | {share:.2%} |"
+        f"{with_disk * 1e3:.1f} ms | {best * 1e3:.1f} ms | {seconds * 1e3:.1f} ms | {100 * share:.2f} % |"
     )
 
 

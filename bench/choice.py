@@ -287,7 +287,7 @@ def verdict(trained: dict[str, Trained]) -> str:
     within = "within 2 %" if behind <= CLOSE else "not within 2 %"
     return (
         f"The planner's choice is {within} of the best of {len(by_hand)} by hand, {best}: "
-        f"{abs(behind):.1%} {'worse' if behind > 0 else 'better'}."
+        f"{100 * abs(behind):.1f} % {'worse' if behind > 0 else 'better'}."
     )
 
 

@@ -208,7 +208,8 @@ def alone(found: dict[Contender, Found], weights: int, rate: float) -> Iterator[
         of_llama = reached.speed / best if (best := llama_speed(found, contender.bits > 16)) else None
         share = reached.speed * weights * contender.bits / 8 / rate
         first = median(each.first for each in reached.rounds) * 1e3
-        cells = [f"{reached.speed:,.0f}", f"{of_llama:.2f}" if of_llama else "-", f"{share:.0%}", f"{first:,.1f} ms"]
+        against = f"{of_llama:.2f}" if of_llama else "-"
+        cells = [f"{reached.speed:,.0f}", against, f"{100 * share:.0f} %", f"{first:,.1f} ms"]
         yield f"| {contender.title} | {' | '.join(cells)} |"
 
 

@@ -260,7 +260,7 @@ def growth(samples: list[Sample]) -> float:
 
 def leaks(samples: list[Sample]) -> list[str]:
     """What grows, in words. Connections that are open when a sample is taken differ: medians are compared."""
-    found = [f"memory by {growth(samples):.0%}"] if growth(samples) > GROWTH else []
+    found = [f"memory by {100 * growth(samples):.0f} %"] if growth(samples) > GROWTH else []
     quarter = len(samples) // 4
     for name in ("threads", "files"):
         before, after = (median(getattr(sample, name) for sample in part) for part in (samples[quarter : 2 * quarter],
@@ -332,7 +332,7 @@ def main() -> int:
             samples = asyncio.run(soak(one, arguments.soak, arguments.clients))
             found = leaks(samples)
         shown = samples[SAMPLES // 12 - 1 :: SAMPLES // 12]
-        verdict = f"Memory from the second quarter to the last: {growth(samples):+.1%}."
+        verdict = f"Memory from the second quarter to the last: {100 * growth(samples):+.1f} %."
         print("\n".join([verdict, *(f"GROWS: {leak}" for leak in found)]))
         if arguments.write:
             put("soak", "\n".join([f"{stamp} {arguments.clients} clients. {verdict}", "", SOAK_HEAD,

@@ -183,7 +183,7 @@ def shapes_table(device: str, results: list[Result], rates: dict[int, dict[str, 
         lines.append(
             f"| {each.shape.title} | {each.threads} | {each.trainer.name} | {each.trainer.precision} "
             f"| {each.tokens_per_second:,.0f} | {each.tokens_per_second / theirs.tokens_per_second:.2f} "
-            f"| {flops / 1e9:,.0f} G | {flops / rates[each.threads][each.trainer.precision]:.0%} |"
+            f"| {flops / 1e9:,.0f} G | {100 * (flops / rates[each.threads][each.trainer.precision]):.0f} % |"
         )
     return [*lines, ""]
 

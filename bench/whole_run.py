@@ -107,9 +107,8 @@ def table(rows: list[dict]) -> str:
         for model in row["facts"].models:
             if model.trained and model.name in plan:
                 expected, made = plan[model.name].steps, model.trained.step
-                lines.append(
-                    f"| {row['budget']}, {model.name} | {expected:,} | {made:,} | {made / expected - 1:+.0%} |"
-                )
+                off = f"{100 * (made / expected - 1):+.0f} %"
+                lines.append(f"| {row['budget']}, {model.name} | {expected:,} | {made:,} | {off} |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,13 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def step_of(step: int, steps: int, is_estimate: bool = False) -> str:
+    """59 of 198 steps -> '59/198', or '59 of about 198' where a clock ends a training; '59' while nobody knows."""
+    if not steps:
+        return f"{step:,}"
+    return f"{step:,} of about {steps:,}" if is_estimate else f"{step:,}/{steps:,}"
+
+
 def byte_size(value: float | None) -> str:
     """1536 -> '1.5 KiB'."""
     if value is None:
@@ -37,6 +44,11 @@ def duration(seconds: float | None) -> str:
     if seconds < 3599.5:
         return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
     return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60:02d} min"
+
+
+def chosen_duration(seconds: float) -> str:
+    """600 -> '10 min', 5400 -> '1 h 30 min': a time that a person chose, such as a budget."""
+    return duration(seconds).removesuffix(" 00 s").removesuffix(" 00 min")
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -93,8 +105,10 @@ def flops(value: float | None) -> str:
     return si(value, "FLOP/s")
 
 
-def percent(value: float | None) -> str:
-    """0.163 -> '16 %'."""
+def percent(value: float | None, digits: int | None = None) -> str:
+    """0.163 -> '16 %'; without `digits`, with a decimal below 10 %."""
     if value is None:
         return NOTHING
-    return f"{100 * value:.0f} %" if abs(value) >= 0.1 else f"{100 * value:.1f} %"
+    if digits is None:
+        digits = 0 if abs(value) >= 0.1 else 1
+    return f"{100 * value:.{digits}f} %"

@@ -32,9 +32,9 @@ def test_a_verdict_for_each_kind_of_machine_and_time() -> None:
     }
     text = "\n".join(tables(results))
     with_it, without, ten_minutes = text.split("of training**")[1:]
-    assert "is within 2 % of the best of 2 by hand, wide: 1.5% worse" in with_it and "busy" not in with_it
+    assert "is within 2 % of the best of 2 by hand, wide: 1.5 % worse" in with_it and "busy" not in with_it
     assert with_it.index("| wide") < with_it.index(PLANNER + ": micro, 60 s") < with_it.index("| deep")
-    assert "is not within 2 % of the best of 1 by hand, wide: 2.5% worse" in without and "busy one" in without
+    assert "is not within 2 % of the best of 1 by hand, wide: 2.5 % worse" in without and "busy one" in without
     assert "Not finished" in ten_minutes
 
 

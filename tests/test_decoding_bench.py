@@ -19,5 +19,5 @@ def test_one_contender_fails(tmp_path):
         found[Contender(f"llama {name}", "llama_bench", ("gguf", "f32"), 32, (str(program),))] = Found()
     measure(Model("a model", ModelConfig(vocab_size=5), Ask(2, 4, 1, 1.0), 60.0), found, tmp_path, rounds=2)
     rows = list(alone(found, weights=1000, rate=4e6))[2:]
-    assert rows[0] == "| llama works | 500 | 1.00 | 50% | 3.0 ms |"
+    assert rows[0] == "| llama works | 500 | 1.00 | 50 % | 3.0 ms |"
     assert rows[1].startswith("| llama fails | failed: subprocess.CalledProcessError: ")

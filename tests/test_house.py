@@ -354,3 +354,9 @@ if __name__ == "__main__":
     assert sys.argv[1:] == ["--write"], "python -m tests.test_house --write"
     text = DOCUMENT.read_text(encoding="utf-8")
     DOCUMENT.write_text(MAPS.sub(lambda drawn: f"{drawn[1]}\n{maps()}\n{drawn[2]}", text), encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", KNOWN.values(), ids=KNOWN)
+def test_a_share_is_written_in_one_way(module: Module):
+    """'16 %', by nanogpt.units.percent: `:.0%` writes '16%'."""
+    assert not re.search(r":[+,]?\.\d%\}", module.path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from flows.ledger.facts import EVALUATED, EXPORTED, REPORTED, SAMPLES, Criterion
 from flows.report import commands
 from flows.report.facts import RunFacts, collect
+from flows.report.judgement import not_reached, reached
 from flows.report.verdict import in_words, verdict
 from flows.runner.run import Run
 from nanogpt.printable import printable
@@ -83,10 +84,5 @@ def first_lines(text: str) -> list[str]:
 
 
 def _criteria(judged: Sequence[Criterion]) -> str:
-    met = [criterion.name for criterion in judged if criterion.met]
-    missed = [criterion.name for criterion in judged if criterion.met is False]
-    unknown = [criterion.name for criterion in judged if criterion.met is None]
-    parts = [f"Goals reached: {len(met)} of {len(judged)}"]
-    parts += [f"not reached: {', '.join(missed)}"] if missed else []
-    parts += [f"not known: {', '.join(unknown)}"] if unknown else []
-    return "; ".join(parts)
+    others = [f"{words}: {', '.join(goal.name for goal in goals)}" for words, goals in not_reached(judged).items()]
+    return "; ".join([f"Goals reached: {reached(judged)}", *others])

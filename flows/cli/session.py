@@ -39,7 +39,7 @@ from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.interrupts import STOPPED
 from nanogpt.spelling import to_be_typed
-from nanogpt.units import duration
+from nanogpt.units import chosen_duration
 
 
 def main(argv: list[str], phases: Sequence[Phase], flow: Callable[[Run], None]) -> int:
@@ -189,7 +189,7 @@ def _opening(run: Run) -> Opening:
     """What the pages show of this start."""
     options, config = run.options, run.config
     parameters = {
-        "budget": _budget(run),
+        "budget": chosen_duration(run.config.budget),
         "data": config.data.source,
         "models": options.candidate_names,
         "workspace": str(options.workspace),
@@ -198,7 +198,7 @@ def _opening(run: Run) -> Opening:
         "fresh": options.fresh,
         "command": options.command,
     }
-    name = f"{options.run}, {_budget(run)}, {time.strftime('%d %b %H:%M')}"
+    name = f"{options.run}, {chosen_duration(run.config.budget)}, {time.strftime('%d %b %H:%M')}"
     main_thread = threading.main_thread().ident or 0
 
     def cancel() -> None:
@@ -247,11 +247,7 @@ def _record_hangup(run: Run) -> None:
 
 
 def _heading(run: Run) -> str:
-    return f"nanogpt-autopilot  run {run.options.run}  budget {_budget(run)}"
-
-
-def _budget(run: Run) -> str:
-    return duration(run.config.budget).removesuffix(" 00 s").removesuffix(" 00 min")
+    return f"nanogpt-autopilot  run {run.options.run}  budget {chosen_duration(run.config.budget)}"
 
 
 def _quiet_environment() -> None:

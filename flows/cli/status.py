@@ -22,7 +22,7 @@ from flows.runner.sessions import read_session
 from flows.runner.step_runner import Blocked
 from nanogpt.faults import UserError
 from nanogpt.spelling import to_be_typed
-from nanogpt.units import byte_size, count, duration, flops
+from nanogpt.units import byte_size, chosen_duration, count, duration, flops
 
 MARKS = {"kept": "done", "run": "to do", "waits": "waits"}
 
@@ -64,7 +64,7 @@ def show_plan(run: Run) -> int:
     console = _console()
     if run.options.assumed_speed is not None:
         return _show_assumed(run, run.options.assumed_speed, console)
-    table = Table(title=f"run {run.options.run}, budget {duration(run.config.budget)}", title_justify="left")
+    table = Table(title=f"run {run.options.run}, budget {chosen_duration(run.config.budget)}", title_justify="left")
     rows = decisions(run)
     is_planned = all(row.state == "kept" for row in rows if row.step.key == PLANNED)
     plan = run.ledger.facts(PLANNED) if is_planned else None
@@ -223,7 +223,7 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
     console.print(f"As if every model were trained at {rate}, with {byte_size(memory)} of memory on {device}:")
     if plan.text is not None:
         console.print(f"{texts.described(plan.text)}.")
-    table = Table(title=f"a budget of {duration(plan.budget_seconds)}", title_justify="left", box=SIMPLE_HEAD,
+    table = Table(title=f"a budget of {chosen_duration(plan.budget_seconds)}", title_justify="left", box=SIMPLE_HEAD,
                   show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     table.add_column("model", no_wrap=True)
     for column in ("parameters", "steps", "tokens", "time", "memory", "bits per\nbyte, about"):
@@ -232,7 +232,7 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
         table.add_row(
             model.name,
             count(model.parameters),
-            f"{model.config.training.max_iters:,}",
+            f"{model.steps:,}",
             count(model.tokens),
             duration(model.seconds),
             byte_size(model.memory_bytes),

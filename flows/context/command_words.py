@@ -1,5 +1,6 @@
 """What the words of a command line mean: the phases, lengths of time and a speed. Standard library only."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,24 @@ SHORTEST_BUDGET = 60.0
 
 
 def seconds_of(budget: object) -> float:
-    """`90s`, `10m`, `1.5h` or a number of seconds -> seconds. Raises ValueError that names what is allowed."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(budget))
-    if not match:
-        raise ValueError(f"found {str(budget)!r}, expected a time such as 90s, 10m, 1h or 8h")
-    seconds = float(match[1]) * SECONDS[match[2] or "s"]
+    """`90s`, `10m`, `1.5h`, `3h10m` or a number of seconds -> seconds. Raises ValueError that names what is allowed."""
+    number = r"(\d+(?:\.\d+)?)"
+    if not re.fullmatch(rf"\s*({number}\s*|({number}\s*[smhd]\s*)+)", str(budget)):
+        raise ValueError(f"found {str(budget)!r}, expected a time such as 90s, 10m, 1h or 3h10m")
+    parts = re.findall(rf"{number}\s*([smhd]?)", str(budget))
+    seconds = sum(float(count) * SECONDS[unit or "s"] for count, unit in parts)
     if seconds < SHORTEST_BUDGET:
         raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s")
     return seconds
+
+
+def budget_of(seconds: float) -> str:
+    """At least `seconds`, as --budget takes it: '8m', and from two hours on in tens of minutes, '3h10m'."""
+    minutes = math.ceil(seconds / 60)
+    if minutes < 120:
+        return f"{minutes}m"
+    hours, tens = divmod(math.ceil(minutes / 10), 6)
+    return f"{hours}h{tens}0m" if tens else f"{hours}h"
 
 
 @dataclass(frozen=True)

@@ -224,8 +224,9 @@ class Picture:
             return [Text.assemble(INDENT, line) for line in now]
         progress = self.progress
         position = f"model {progress.position} of {progress.models}"
-        step = f"step {progress.step:,}/{progress.max_steps:,}"
-        where = [position, progress.left()] if is_low else [position, progress.model, step, progress.left()]
+        where = (
+            [position, progress.left()] if is_low else [position, progress.model, progress.how_far(), progress.left()]
+        )
         losses = [self._loss(), *([] if is_low else [*self._more_of_the_loss(width), progress.speed()])]
         losses += [progress.memory()] if width >= WIDE else []
         return [Text.assemble(INDENT, line) for line in [*now, *self._flow(where, room), *self._flow(losses, room)]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from nanogpt.units import byte_size, clock, number
+from nanogpt.units import byte_size, clock, number, step_of
 
 T = TypeVar("T")
 Level = Literal["info", "warning", "error"]
@@ -35,7 +35,7 @@ class TrainingProgress:
 
     model: str
     step: int
-    max_steps: int
+    steps: int  # that it will make in all; 0 while nobody knows
     position: int = 1  # of this model among `models`, from 1
     models: int = 1
     loss: float | None = None
@@ -45,10 +45,11 @@ class TrainingProgress:
     seconds_after: float = 0.0  # planned for the models after this one
     memory_bytes: int | None = None
     activity: str = "training"
+    is_estimate: bool = False  # `steps`, of a training that its clock ends
 
     @property
     def fraction(self) -> float:
-        return min(1.0, max(0.0, self.step / max(1, self.max_steps)))
+        return min(1.0, max(0.0, self.step / self.steps)) if self.steps else 0.0
 
     def line(self) -> str:
         """Everything in one line."""
@@ -58,7 +59,10 @@ class TrainingProgress:
 
     def where(self) -> str:
         which = f"model {self.position} of {self.models}  " if self.models > 1 else ""
-        return f"{which}{self.model}  step {self.step:,}/{self.max_steps:,}"
+        return f"{which}{self.model}  {self.how_far()}"
+
+    def how_far(self) -> str:
+        return f"step {step_of(self.step, self.steps, self.is_estimate)}"
 
     def losses(self) -> str:
         loss = "" if self.loss is None else f"loss {self.loss:.3f}"

@@ -446,11 +446,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class Criterion:
-    """`met`: None is not known."""
+    """`met`: None is not known. What a run has no time for is no goal of it."""
 
     name: str
     met: bool | None
     evidence: str
+    had_no_time: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from flows.ledger.markers import (
 from flows.ledger.steps import Json, StepResult, StepSpec
 from nanogpt import durable
 from nanogpt.records import from_json, to_json
+from nanogpt.units import chosen_duration
 
 F = TypeVar("F")
 AnyStep = StepSpec[Any]
@@ -288,7 +289,7 @@ def settings_changes(old: Json, new: Json) -> list[str]:
             changes.append(f"{key} removed (was {_shown(before[path])})")
         # Compared as JSON text: to Python, 1, 1.0 and True are equal.
         elif json.dumps(before[path]) != json.dumps(after[path]):
-            was, now = _shown(before[path]), _shown(after[path])
+            was, now = _shown(before[path], key), _shown(after[path], key)
             changes.append(f"{key} {was} -> {now}" if was != now else f"{key} changed")
     return changes
 
@@ -304,7 +305,9 @@ def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         yield path, value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, key: str = "") -> str:
+    if key == "budget" and isinstance(value, int | float):
+        return chosen_duration(value)
     text = " ".join(value.split()) if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:39] + "…"
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from flows.context.command_words import budget_of
 from flows.ledger.facts import Key, Tokenised
 from flows.ledger.steps import Json, StepResult
 from flows.machine.disk import Unwritable
@@ -25,7 +26,7 @@ from nanogpt.results.ablations import Ablation, AblationRow, AblationTable, Kern
 from nanogpt.spelling import to_be_typed
 from nanogpt.study.ablation_table import make_table
 from nanogpt.study.variants import CONTROL, Variant
-from nanogpt.units import duration
+from nanogpt.units import chosen_duration
 
 FEWEST_STEPS = 30  # below them hardly anything is learned that could differ
 SHARE_PLANNED = 0.8  # of the time that is left: a machine is busier at times
@@ -186,8 +187,8 @@ def plan_trainings(run: Run, study: Study) -> StepResult[AblationPlan]:
     if steps < FEWEST_STEPS and study.steps is None:
         needed = (count * (FEWEST_STEPS * seconds_per_step + judging) + SECONDS_FOR_TABLE) / SHARE_PLANNED
         raise UserError(
-            f"--budget {duration(run.config.budget)}: {len(study.keys)} trainings of {FEWEST_STEPS} steps take about "
-            f"{duration(needed)} here; give more time, fewer --seeds, or --only some"
+            f"--budget: {chosen_duration(run.config.budget)} are too little for {len(study.keys)} trainings of "
+            f"{FEWEST_STEPS} steps; give --budget {budget_of(needed)}, fewer --seeds, or --only some"
         )
     seconds = steps * seconds_per_step + judging
     run.journal.log(f"{len(study.keys)} trainings of {steps} steps, about {seconds:.1f} s each")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from flows.context.command_words import budget_of
 from flows.ledger.facts import (
     CHECKS,
     DEVICE,
@@ -16,6 +17,7 @@ from flows.ledger.facts import (
     SURVEYED,
     Measured,
     Planned,
+    PlannedModel,
     PlannedText,
     Surveyed,
     TextTokens,
@@ -40,10 +42,11 @@ from nanogpt.faults import UserError
 from nanogpt.records import from_json, to_json
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
 from nanogpt.training.progress import other_settings
-from nanogpt.units import count, duration
+from nanogpt.units import chosen_duration, count, counted, duration
 
 NOT_ASKED_FOR: Json = {"too_large": None}  # among a plan's settings
 OF_EVERY_PLAN = {"source", "tokenizer", "bpe_vocab_size", "mirror", "val_fraction", "test_fraction"}
+SHORT_BUDGET = 300.0  # seconds; in less a model comes no further than to counting letters, or hardly
 MOST_MEASUREMENTS = 3  # with a slow machine's tokens, with a small model's, and with those of the model that is chosen
 
 
@@ -59,7 +62,7 @@ def configuration(run: Run) -> None:
     run.milestone(
         "configuration",
         f"plan: {', then '.join(model.name for model in ladder)}",
-        "\n".join(f"{model.name}: about {model.steps:,} steps, {model.seconds:.0f} s" for model in ladder),
+        "\n".join(_in_words(run, model) for model in ladder),
         [run.paths.state / "plan.json", *(run.paths.config(model.name) for model in ladder)],
     )
 
@@ -148,12 +151,9 @@ def make_plan(run: Run) -> StepResult[Planned]:
         run.journal.message(texts.described(plan.text))
     for model, file in zip(plan.ladder, files, strict=True):
         save_config(model.config, file)
-        run.journal.message(
-            f"{model.name}: about {model.steps:,} steps, {count(model.tokens)} tokens, {duration(model.seconds)} "
-            f"({model.why}{_at_what_pace(model)})"
-        )
-    if all(model.is_hopeless for model in plan.ladder):
-        run.journal.message(_too_little_time(run, plan.ladder[-1]), "warning")
+        run.journal.message(_in_words(run, model))
+    if not any(_is_trained(run, model.name) for model in plan.ladder):
+        _say_what_to_expect(run, plan.ladder)
     for row in plan.left_out:
         run.journal.message(f"{row.name} is left out: {row.reason}")
     facts = plan.facts([phase.name for phase in run.phases])
@@ -162,17 +162,38 @@ def make_plan(run: Run) -> StepResult[Planned]:
     return StepResult(facts, [*files, plan_file])
 
 
-def _at_what_pace(model: ModelPlan) -> str:
+def _in_words(run: Run, model: ModelPlan | PlannedModel) -> str:
+    """What is planned for a model, or what there is of one that stays as it is."""
+    if _is_trained(run, model.name) and (has := run.ledger.facts(trained(model.name))):
+        return (
+            f"{model.name}: trained before, {counted(has.step, 'step')}, {count(has.tokens)} tokens; it stays as it is"
+        )
+    return (
+        f"{model.name}: about {model.steps:,} steps, {count(model.tokens)} tokens, {duration(model.seconds)} "
+        f"({model.why}{_at_what_pace(model)})"
+    )
+
+
+def _at_what_pace(model: ModelPlan | PlannedModel) -> str:
     """Where the steps of a training are expected to take other than the measured seconds."""
     return "" if model.pace == 1 else f"; a step is expected to take {model.pace:.2f} times as long as was measured"
+
+
+def _say_what_to_expect(run: Run, ladder: Sequence[ModelPlan]) -> None:
+    """Of a budget in which no good model can be made."""
+    if all(model.is_hopeless for model in ladder):
+        run.journal.message(_too_little_time(run, ladder[-1]), "warning")
+    elif run.config.budget < SHORT_BUDGET:
+        shown = f"{chosen_duration(run.config.budget)} show that everything works here"
+        run.journal.message(f"{shown}; a good model takes longer, such as --budget 10m")
 
 
 def _too_little_time(run: Run, model: ModelPlan) -> str:
     budget = run.config.budget + 1.5 * (model.seconds_needed - model.seconds)
     return (
-        f"{duration(run.config.budget)} are too little on this machine, as busy as it is now: {model.name} can be "
-        f"trained for about {model.steps} steps and will have learned next to nothing; about {duration(budget)} "
-        "would do"
+        f"{chosen_duration(run.config.budget)} are too little on this machine, as busy as it is now: {model.name} can "
+        f"be trained for about {model.steps} steps and will have learned next to nothing; --budget "
+        f"{budget_of(budget)} would do"
     )
 
 

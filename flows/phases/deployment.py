@@ -51,7 +51,7 @@ from nanogpt.export.titles import OPENED_BY
 from nanogpt.faults import UserError
 from nanogpt.records import to_json
 from nanogpt.results.compression import CompressionTable
-from nanogpt.units import MIB, duration
+from nanogpt.units import MIB, chosen_duration
 
 EXAMPLE_SECONDS = 90
 EXPORT_SECONDS = 600.0
@@ -229,8 +229,8 @@ def _compression_seconds(run: Run) -> float:
 
 
 def _too_short(run: Run) -> str:
-    least = duration(budget_shares.BUDGET_FOR_COMPRESSION)
-    return f"a budget of {duration(run.config.budget)} leaves no time for it; it takes {least} or more"
+    least = chosen_duration(budget_shares.BUDGET_FOR_COMPRESSION)
+    return f"a budget of {chosen_duration(run.config.budget)} leaves no time for it; it takes {least} or more"
 
 
 def run_examples(run: Run) -> StepResult[Examples]:

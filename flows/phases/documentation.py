@@ -23,7 +23,7 @@ from flows.ledger.steps import Json, StepResult
 from flows.report import cards, gallery
 from flows.report.curves import flops_per_token
 from flows.report.facts import RunFacts, all_remedies, collect, facts_of
-from flows.report.judgement import criteria, trained_models
+from flows.report.judgement import criteria, reached, trained_models
 from flows.report.timeline import timeline
 from flows.runner.run import AnyStep, Phase, Run, Step, StepsWanted
 from nanogpt import durable
@@ -41,11 +41,10 @@ def documentation(run: Run) -> None:
     except Exception as error:  # raised again below: a figure that cannot be drawn never costs the report
         trouble = error
     judged = run.do(REPORTED).criteria
-    met = sum(bool(criterion.met) for criterion in judged)
     display = run.journal.display
     display.table("criteria", [_criterion_row(criterion) for criterion in judged], "Success criteria")
     display.markdown("report", (run.paths.reports / "training_report.md").read_text(encoding="utf-8"), "The report")
-    run.milestone("documentation", f"report: {met} of {len(judged)} goals reached", "", report_files(run))
+    run.milestone("documentation", f"report: {reached(judged)} goals reached", "", report_files(run))
     if trouble is not None:
         raise trouble
 
@@ -144,7 +143,7 @@ def report_files(run: Run) -> list[Path]:
 
 
 def _criterion_row(criterion: Criterion) -> dict[str, str]:
-    met = {True: "yes", False: "no", None: "not known"}[criterion.met]
+    met = "no time for it" if criterion.had_no_time else {True: "yes", False: "no", None: "not known"}[criterion.met]
     return {"criterion": criterion.name, "met": met, "evidence": criterion.evidence}
 
 

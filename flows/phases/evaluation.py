@@ -45,7 +45,7 @@ from nanogpt.results.evaluation import DecodingSpeed, JudgedSamples, ModelFigure
 from nanogpt.results.quality import QualityReport
 from nanogpt.results.study import ModelStudy
 from nanogpt.sources import catalogue
-from nanogpt.units import duration
+from nanogpt.units import chosen_duration, duration
 
 TEMPERATURES = (0.5, 0.8, 1.0)
 SAMPLE_TOKENS, SAMPLE_TOKENS_WHEN_LATE = 400, 200
@@ -180,7 +180,7 @@ def study_best(run: Run) -> StepResult[Studied]:
 def _no_time(run: Run, least_budget: float) -> str:
     """Why a step is left out that needs `least_budget` seconds of a run; "" where there is time."""
     if run.config.budget < least_budget:
-        return f"a budget of {duration(run.config.budget)} has no time for it"
+        return f"a budget of {chosen_duration(run.config.budget)} has no time for it"
     return "the run is late" if run.is_late else ""
 
 

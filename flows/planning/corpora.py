@@ -178,7 +178,7 @@ def plan_with(choice: TextChoice, data: DataConfig, make: Callable[[TextChoice],
 def _why(text: SurveyedText, means: Means, better: Sequence[SurveyedText]) -> str:
     power = (
         f"in {duration(means.training_seconds)} of training at {flops(means.flops_per_second)} a model of about "
-        f"{count(means.best_parameters)} parameters learns most, and {GOOD_FOR[means.serves]}"
+        f"{count(round(means.best_parameters, -3))} parameters learns most, and {GOOD_FOR[means.serves]}"
     )
     missed: dict[str, list[str]] = {}
     for other in better:

@@ -25,7 +25,7 @@ from flows.planning.forecast import (
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.faults import UserError
 from nanogpt.measure.sizes import tokens_per_step
-from nanogpt.units import byte_size, count, duration, flops
+from nanogpt.units import byte_size, count, duration, flops, percent
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
 # Of what decides the weights.
@@ -402,13 +402,14 @@ class _Planner:
         first, best = ladder[0], ladder[-1]
         if self.speeds[config.name].parameters < first.parameters:
             return (
-                f"the first can be larger: in {FIRST_SHARE:.0%} of the time {first.name} sees {FED} tokens for each of "
-                "its parameters"
+                f"the first can be larger: in {percent(FIRST_SHARE)} of the time {first.name} sees {FED} tokens for "
+                "each of its parameters"
             )
         _, rest = self.first_proof(first.config, seconds)
         model = self.largest(config, max(rest, budget_shares.LEAST_SECONDS))
         is_as_good = model.expected_bits_per_byte <= best.expected_bits_per_byte
-        equal = f", which counts as equal (within {self.corpus.law.alike - 1:.0%}), and is larger" if is_as_good else ""
+        within = percent(self.corpus.law.alike - 1, 0)
+        equal = f", which counts as equal (within {within}), and is larger" if is_as_good else ""
         return (
             f"in {duration(model.seconds)} it would see {count(model.tokens)} tokens and reach about "
             f"{model.expected_bits_per_byte:.2f} bits per byte; {best.name} reaches about "

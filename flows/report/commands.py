@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from flows.context.command_words import budget_of
 from flows.context.options import PATIENCE, SECONDS, STEPS
 from flows.ledger.facts import PLANNED
 from flows.report.facts import ModelFacts, RunFacts
@@ -78,17 +79,16 @@ def longer(facts: RunFacts, model: ModelFacts | None, times: float = MORE_TIME, 
     }
     key, value = settings.get(trained.reason, ("", 0))
     if key not in facts.length_settings:
-        return with_budget(facts, max(times * facts.budget_seconds, others + least_steps * seconds_per_step))
+        as_long = others + times * trained.seconds  # a model that stays as it is may have had a larger budget
+        return with_budget(facts, max(times * facts.budget_seconds, as_long, others + least_steps * seconds_per_step))
     return with_option(with_budget(facts, others + steps * seconds_per_step), "--set", f"{key}={value}")
 
 
 def with_budget(facts: RunFacts, seconds: float) -> str:
-    """The run's command with a budget of at least `seconds`, in whole minutes or hours; as it is if it has that."""
+    """The run's command with a budget of at least `seconds`; as it is if it has that."""
     if seconds <= facts.budget_seconds:
         return facts.command
-    minutes = math.ceil(seconds / 60)
-    budget = f"{minutes}m" if minutes < 120 or minutes % 60 else f"{minutes // 60}h"
-    return with_option(facts.command, "--budget", budget)
+    return with_option(facts.command, "--budget", budget_of(seconds))
 
 
 def with_option(command: str, option: str, value: str | None = None) -> str:

@@ -12,14 +12,14 @@ from pathlib import Path
 from flows.ledger.facts import BASELINES, CLEANED, DEVICE, EVALUATED, EXPORTED, FETCHED, SAMPLES, SYSTEM, TESTS
 from flows.report import commands
 from flows.report.facts import RunFacts
-from flows.report.judgement import best_model, criteria
+from flows.report.judgement import best_model, criteria, not_reached, reached
 from flows.report.markdown import code, safe
 from flows.report.recommendations import recommendations
 from flows.report.verdict import in_words, verdict
 from flows.runner.step_runner import StepRecord
 from nanogpt.evaluation.known_results import NANOGPT_CPU_RECIPE, NANOGPT_GPU_RECIPE
 from nanogpt.sources import catalogue
-from nanogpt.units import byte_size, count, duration, number, percent
+from nanogpt.units import byte_size, chosen_duration, count, duration, number, percent
 
 LENGTH_OF_SAMPLE = 110  # characters
 MOST_FAULTS = 3  # that are named one by one
@@ -73,13 +73,10 @@ def _what_was_made(facts: RunFacts) -> Iterator[str]:
 
 def _goals(facts: RunFacts) -> Iterator[str]:
     judged = criteria(facts)
-    missed = [goal.name for goal in judged if goal.met is False]
-    unknown = [goal for goal in judged if goal.met is None]
-    text = f"{sum(goal.met is True for goal in judged)} of {len(judged)} goals were reached"
-    text += f"; not reached: {_listed(missed)}" if missed else ""
-    if unknown:
-        text += f"; not known: {_listed([goal.name for goal in unknown])}"
-        text += f" ({safe(unknown[0].evidence)})" if len(unknown) == 1 else ""
+    text = f"{reached(judged)} goals were reached"
+    for words, goals in not_reached(judged).items():
+        text += f"; {words}: {_listed([goal.name for goal in goals])}"
+        text += f" ({safe(goals[0].evidence)})" if words == "not known" and len(goals) == 1 else ""
     yield f"{text}."
 
 
@@ -144,11 +141,7 @@ def _cut(text: str) -> str:
 def _time_and_energy(facts: RunFacts) -> str:
     total = facts.energy.total
     energy = "" if total is None else f" and {_watt_hours(total)}"
-    return f"{duration(facts.spent_seconds)}{energy}, of a budget of {_round(facts.budget_seconds)}."
-
-
-def _round(seconds: float) -> str:
-    return duration(seconds).removesuffix(" 00 s").removesuffix(" 00 min")
+    return f"{duration(facts.spent_seconds)}{energy}, of a budget of {chosen_duration(facts.budget_seconds)}."
 
 
 def _spent_on(facts: RunFacts) -> Iterator[str]:

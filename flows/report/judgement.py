@@ -52,7 +52,24 @@ def criteria(facts: RunFacts) -> list[Criterion]:
         ("Documents written", _written(facts, GUIDES)),
         ("Report made", _written(facts, REPORT)),
     ]
-    return [Criterion(name, met, evidence) for name, (met, evidence) in judged]
+    tests = facts.of(TESTS)
+    no_time = {"The project's tests pass"} if tests and (tests.not_run or tests.timed_out) else set()
+    return [Criterion(name, met, evidence, name in no_time) for name, (met, evidence) in judged]
+
+
+def reached(judged: Sequence[Criterion]) -> str:
+    """'7 of 9': how many goals of how many."""
+    return f"{sum(goal.met is True for goal in judged)} of {sum(not goal.had_no_time for goal in judged)}"
+
+
+def not_reached(judged: Sequence[Criterion]) -> dict[str, list[Criterion]]:
+    """The other ones, by what became of them; what there was no time for counts neither for the run nor against it."""
+    found = {
+        "not reached": [goal for goal in judged if goal.met is False],
+        "not known": [goal for goal in judged if goal.met is None and not goal.had_no_time],
+        "not known for lack of time": [goal for goal in judged if goal.had_no_time],
+    }
+    return {words: goals for words, goals in found.items() if goals}
 
 
 def trained_models(facts: RunFacts) -> list[ModelFacts]:

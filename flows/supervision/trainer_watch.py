@@ -88,7 +88,8 @@ class TrainerWatch:
         return TrainingProgress(
             model=self._name,
             step=heartbeat.step,
-            max_steps=heartbeat.max_iters,
+            steps=heartbeat.max_iters,
+            is_estimate=heartbeat.is_estimate,
             position=position,
             models=models,
             loss=heartbeat.loss,

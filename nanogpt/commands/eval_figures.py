@@ -22,6 +22,7 @@ from nanogpt.records import to_json
 from nanogpt.results.quality import Estimate, ModelScores, QualityReport, ScoreComparison, WritingQuality
 from nanogpt.study.subject import open_subject
 from nanogpt.tokenizers.loading import load_tokenizer
+from nanogpt.units import percent
 
 MOST_TRAIN_TOKENS = 1 << 24
 
@@ -115,11 +116,12 @@ def _show(comparison: ScoreComparison, sentences: Sequence[str]) -> None:
 
 def _figures(model: ModelScores) -> list[tuple[str, str]]:
     accuracy = model.accuracy
+    right, low, high = (percent(share, 1) for share in (accuracy.value, accuracy.low, accuracy.high))
     return [
         ("loss", f"{_interval(model.loss, 4)} nats per token"),
         ("perplexity", _interval(model.perplexity, 3)),
         ("bits per byte", _interval(model.bits_per_byte, 4)),
-        ("first choice", f"right {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%})"),
+        ("first choice", f"right {right} ({low} to {high})"),
         ("calibration", f"off by {100 * model.calibration_error:.1f} points in the mean"),
     ]
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from nanogpt.data.inspection import Excerpt
 from nanogpt.printable import printable
 from nanogpt.results.text import TokenFrequencies, TokenStatistics
+from nanogpt.units import percent
 
 COLOURS = ("#1d4f73", "#7a4510", "#1f5c3a", "#6f2f4f", "#4a3a7a", "#5c5413")  # behind white letters
 
@@ -27,8 +28,8 @@ def print_statistics(statistics: TokenStatistics, found: TokenFrequencies) -> No
     used = found.vocabulary_used / found.vocab_size
     print(
         f"{statistics.tokenizer}: {splits} tokens; {statistics.bytes_per_token:.2f} bytes a token\n"
-        f"{found.vocabulary_used:,} of {found.vocab_size:,} tokens of the vocabulary occur ({used:.1%}); "
-        + ", ".join(f"{tokens:,} make up {share:.0%}" for share, tokens in found.coverage)
+        f"{found.vocabulary_used:,} of {found.vocab_size:,} tokens of the vocabulary occur ({percent(used, 1)}); "
+        + ", ".join(f"{tokens:,} make up {percent(share, 0)}" for share, tokens in found.coverage)
     )
 
 

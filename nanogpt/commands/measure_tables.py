@@ -9,7 +9,7 @@ from rich.table import Table
 
 from nanogpt.config import Config
 from nanogpt.results.speed import FastestMicroBatch, Profile
-from nanogpt.units import MIB, byte_size
+from nanogpt.units import MIB, byte_size, percent
 
 BAR = 24  # characters of the longest bar
 OF_THE_OPTIMIZER = ("gradient norm", "AdamW", "Muon", "weight average")
@@ -28,26 +28,26 @@ def show_profile(name: str, found: Profile) -> None:
     longest = max(found.shares.values())
     for part, share in found.shares.items():
         bar = f"[blue]{'█' * round(BAR * share / longest)}[/]"
-        table.add_row(part, f"{1e3 * found.seconds[part]:,.2f}", f"{share:.1%}", bar)
+        table.add_row(part, f"{1e3 * found.seconds[part]:,.2f}", percent(share, 1), bar)
     table.add_row()
     _add_sum(table, "optimizer", found, OF_THE_OPTIMIZER)
     _add_sum(table, "all", found, found.seconds)
     console.print(table)
     console.print("[dim]evaluation and checkpoint are spread over the steps between them[/]")
-    products = f"{found.share_of_matmul:.0%} of plain matrix products"
+    products = f"{percent(found.share_of_matmul, 0)} of plain matrix products"
     console.print(
         f"{found.tokens_per_second:,.0f} tokens/s, {found.flops_per_second / 1e9:,.1f} GFLOP/s, {products} "
         f"({found.matmul_flops_per_second / 1e9:,.0f} GFLOP/s)"
     )
     if found.share_of_peak is not None:
-        console.print(f"{found.share_of_peak:.0%} of the peak rate that the maker names (MFU)")
+        console.print(f"{percent(found.share_of_peak, 0)} of the peak rate that the maker names (MFU)")
     console.print(f"at most {byte_size(found.peak_memory_bytes)} of memory")
 
 
 def _add_sum(table: Table, name: str, found: Profile, parts: Iterable[str]) -> None:
     present = [part for part in parts if part in found.seconds]
     seconds, share = sum(found.seconds[part] for part in present), sum(found.shares[part] for part in present)
-    table.add_row(name, f"{1e3 * seconds:,.2f}", f"{share:.1%}", "", style="bold")
+    table.add_row(name, f"{1e3 * seconds:,.2f}", percent(share, 1), "", style="bold")
 
 
 def show_micro_batches(config: Config, found: FastestMicroBatch) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from nanogpt.config import Config
 from nanogpt.measure.memory import Memory, likely_precision, predict
 from nanogpt.measure.sizes import flops_per_token, kv_cache_bytes, parameters, vocabulary
-from nanogpt.units import GIB, MIB, byte_size, si
+from nanogpt.units import GIB, MIB, byte_size, percent, si
 
 PROCESS = {"cpu": 0.35 * GIB}  # of Python with torch before the first tensor (measured 0.31 to 0.34)
 METAL_SHARE = 0.75  # of a Mac's memory: what Metal recommends as its working set
@@ -111,7 +111,7 @@ def _parts(console: Console, plan: Plan) -> None:
 
 def _cells(memory: Memory, part: str) -> tuple[str, str]:
     size = memory.passes.parts.get(part)
-    return (f"{size / MIB:,.1f}", f"{size / memory.passes.total:.1%}") if size else ("–", "")
+    return (f"{size / MIB:,.1f}", percent(size / memory.passes.total, 1)) if size else ("–", "")
 
 
 def _fits(console: Console, plan: Plan) -> None:

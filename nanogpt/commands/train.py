@@ -74,7 +74,7 @@ def _write_card(folder: Path) -> None:
 def headline(outcome: TrainingOutcome) -> str:
     """One line: how it ended."""
     loss = "none yet" if outcome.best_val_loss is None else f"{outcome.best_val_loss:.4f}"
-    reason = "saved" if outcome.status == "stopped" else outcome.reason
+    reason = "saved" if outcome.status == "stopped" else outcome.why
     return f"{outcome.status} after {outcome.step:,} steps ({reason}): best validation loss {loss}"
 
 

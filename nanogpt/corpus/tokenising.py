@@ -16,6 +16,7 @@ from nanogpt.results.text import TokenSplit
 from nanogpt.sources.part import Notify, say_nothing
 from nanogpt.tokenizers.making import OF_THE_WHOLE_TEXT, make_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.units import percent
 
 
 def tokenise(
@@ -96,11 +97,13 @@ def _judge_unknown(
     if unknown:
         share = unknown.total() / characters
         commonest = ", ".join(f"{character!r} ({count:,})" for character, count in unknown.most_common(5))
-        found = f"{share:.1%} of the characters are outside the tokenizer's vocabulary, the commonest: {commonest}"
+        found = (
+            f"{percent(share, 1)} of the characters are outside the tokenizer's vocabulary, the commonest: {commonest}"
+        )
         if not tokenizer.has_unknown:
             raise UserError(f"data.source: {found}; it has no token for them")
         if share > MOST_UNKNOWN and not allow_unknown:
-            raise UserError(f"data.source: {found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
+            raise UserError(f"data.source: {found}; more than {percent(MOST_UNKNOWN, 0)} needs --allow-unknown")
         notify(found, "each becomes the token for unknown characters, which the model was never trained on")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from nanogpt.evaluation.baselines import LARGEST_TRAINING_TEXT, KneserNey
 from nanogpt.evaluation.training_spans import TrainingSpans
 from nanogpt.results.evaluation import CoherenceFigures, CoherenceVerdict
+from nanogpt.units import percent
 
 KNOWN_WORDS_SHARE = 0.7  # of the reference's
 SURPRISE_MARGIN = 1.0  # bits per byte above the reference
@@ -56,12 +57,14 @@ class Judge:
             reasons.append(f"{figures.characters} characters are too few to judge (at least {SHORTEST_SAMPLE})")
         least_known = KNOWN_WORDS_SHARE * reference.known_words
         if figures.known_words < least_known:
-            reasons.append(f"{figures.known_words:.0%} of its words are known, at least {least_known:.0%} needed")
+            reasons.append(
+                f"{percent(figures.known_words)} of its words are known, at least {percent(least_known)} needed"
+            )
         most_surprise = reference.surprise + SURPRISE_MARGIN
         if figures.surprise > most_surprise:
             reasons.append(f"{figures.surprise:.2f} bits per byte under the 5-gram, at most {most_surprise:.2f}")
         if figures.repetition > LARGEST_REPETITION:
-            reasons.append(f"{figures.repetition:.0%} of it repeats itself, at most {LARGEST_REPETITION:.0%}")
+            reasons.append(f"{percent(figures.repetition)} of it repeats itself, at most {percent(LARGEST_REPETITION)}")
         longest = max(LONGEST_COPY, int(LONGEST_COPY_SHARE * figures.characters))
         if figures.longest_copy > longest:
             reasons.append(f"{figures.longest_copy} characters in a row are copied from train, at most {longest}")

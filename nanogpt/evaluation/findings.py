@@ -5,6 +5,7 @@ from __future__ import annotations
 from nanogpt.evaluation.quality import as_more, is_nothing
 from nanogpt.evaluation.verdict import FIVE_GRAM
 from nanogpt.results.quality import ModelScores, ScoreComparison, WritingFigures, WritingQuality
+from nanogpt.units import percent
 
 NOTICEABLE_ERROR = 0.02  # of probabilities: below it a figure with two digits hardly changes
 MEMORISED_SPAN = 32  # characters
@@ -47,8 +48,8 @@ def of_comparison(comparison: ScoreComparison) -> list[str]:
 def _calibration(model: ModelScores) -> str:
     sure = sum(row.share * row.confidence for row in model.calibration)
     right = model.accuracy
-    first = f"{model.model} gives its first choice a probability of {sure:.1%}"
-    figures = f"{first}; it is right {right.value:.1%} of the time"
+    first = f"{model.model} gives its first choice a probability of {percent(sure, 1)}"
+    figures = f"{first}; it is right {percent(right.value, 1)} of the time"
     if model.calibration_error < NOTICEABLE_ERROR:
         judged = "these probabilities can be believed"
     elif right.low <= sure <= right.high:
@@ -91,9 +92,9 @@ def _diversity(samples: WritingFigures, people: WritingFigures) -> str:
     else:
         judged = "the samples are about as varied as the text"
     return (
-        f"{pairs:.0%} of the samples' word pairs are different ({reference:.0%} in held-out text), likeness to each "
-        f"other (self-BLEU) {samples.self_bleu:.2f} ({people.self_bleu:.2f}), {samples.repetition:.0%} repeated within "
-        f"a sample ({people.repetition:.0%}): {judged}."
+        f"{percent(pairs)} of the samples' word pairs are different ({percent(reference)} in held-out text), likeness "
+        f"to each other (self-BLEU) {samples.self_bleu:.2f} ({people.self_bleu:.2f}), {percent(samples.repetition)} "
+        f"repeated within a sample ({percent(people.repetition)}): {judged}."
     )
 
 
@@ -109,6 +110,6 @@ def memorises(samples: WritingFigures, people: WritingFigures) -> bool:
 def _novelty(samples: WritingFigures, people: WritingFigures) -> str:
     shares = {row.characters: row.share for row in samples.seen}
     copied = f"the longest passage that the training text holds too has {samples.longest_copy} characters"
-    share = f"{shares.get(MEMORISED_SPAN, 0.0):.1%} of the spans of {MEMORISED_SPAN} characters are in it"
+    share = f"{percent(shares.get(MEMORISED_SPAN, 0.0), 1)} of the spans of {MEMORISED_SPAN} characters are in it"
     judged = "the model recites" if memorises(samples, people) else "no sign of memorising"
     return f"{copied[0].upper()}{copied[1:]} ({people.longest_copy} in held-out text), {share}: {judged}."

@@ -25,6 +25,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.model.limits import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.units import percent
 
 Singles = npt.NDArray[np.float32]
 
@@ -66,7 +67,7 @@ def split_text(data_folder: Path, split: str, tokenizer: Tokenizer, reader: str)
     text = bytes_of(opened.tokens, load_tokenizer(data_folder)).decode("utf-8", errors="replace")
     unknown = tokenizer.unknown_in(text).total()
     if unknown > MOST_UNKNOWN * len(text) or (unknown and not tokenizer.has_unknown):
-        allowed = f"at most {MOST_UNKNOWN:.0%} may be" if tokenizer.has_unknown else "it has no token for them"
+        allowed = f"at most {percent(MOST_UNKNOWN)} may be" if tokenizer.has_unknown else "it has no token for them"
         raise UserError(
             f"{data_folder}: {unknown:,} of the {len(text):,} characters of its {split} split are outside the "
             f"vocabulary of {reader}; {allowed}"

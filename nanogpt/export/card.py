@@ -15,7 +15,7 @@ from nanogpt import __version__, markdown
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.export import front_matter
 from nanogpt.export.card_facts import Adapters, LearnedText, ModelCard, Sample
-from nanogpt.units import count, duration, number
+from nanogpt.units import count, duration, number, percent
 from nanogpt.weights.published_settings import architecture
 
 LANGUAGES = {"en": "English"}
@@ -236,7 +236,7 @@ def _optimizer(training: TrainingConfig) -> list[Row]:
 def _schedule(training: TrainingConfig) -> str:
     warmup, end = f"{training.warmup_iters:,} steps of warm-up", f"{training.min_lr_ratio:g} of the peak"
     if training.schedule == "wsd":
-        return f"{warmup}, constant, linear cool-down over the last {training.decay_fraction:.0%} to {end}"
+        return f"{warmup}, constant, linear cool-down over the last {percent(training.decay_fraction, 0)} to {end}"
     return f"{warmup}, cosine to {end}" if training.schedule == "cosine" else f"{warmup}, then constant"
 
 
@@ -250,7 +250,7 @@ def _extras(training: TrainingConfig, adapters: Adapters | None) -> list[Row]:
     if training.initial_batch:
         rows.append(("Batch at first", f"{training.initial_batch:,} sequences, doubled when the loss stops falling"))
     if training.initial_block_size:
-        share = f"{training.curriculum_fraction:.0%} of the steps"
+        share = f"{percent(training.curriculum_fraction, 0)} of the steps"
         rows.append(("Context at first", f"{training.initial_block_size:,} tokens, growing over {share}"))
     if training.early_stopping_patience:
         rows.append(("Early stopping", f"after {training.early_stopping_patience} evaluations without a better loss"))
@@ -263,7 +263,7 @@ def _outcome(card: ModelCard) -> str:
         return "Its training has not finished; these are its best weights so far."
     average = ", of the average of the weights" if outcome.best_is_average else ""
     rows = [
-        ("Ended", f"after {outcome.step:,} steps ({markdown.inline(outcome.reason)})"),
+        ("Ended", f"after {outcome.step:,} steps ({markdown.inline(outcome.why)})"),
         ("Tokens seen", f"{outcome.tokens:,}, {outcome.tokens / outcome.parameters:,.1f} for each parameter"),
         ("Time", f"{duration(outcome.seconds)} on {markdown.inline(outcome.device)}"),
         ("Best validation loss", f"{number(outcome.best_val_loss, 4)} at step {outcome.best_step:,}{average}"),

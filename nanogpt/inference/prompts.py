@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from nanogpt.faults import UserError
 from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.units import percent
 
 MOST_UNKNOWN = 0.1  # of a prompt's characters, unless a person allows more
 LINE_END_IN_WORDS = re.compile(r"\\[nt]")
@@ -38,11 +39,11 @@ def checked(prompt: str, tokenizer: Tokenizer, tell: Callable[[str], None], allo
         share = unknown.total() / len(prompt)
         commonest = ", ".join(f"{character!r} ({count:,})" for character, count in unknown.most_common(5))
         found = (
-            f"prompt: {unknown.total():,} of {len(prompt):,} characters ({share:.0%}) are outside the model's "
+            f"prompt: {unknown.total():,} of {len(prompt):,} characters ({percent(share, 0)}) are outside the model's "
             f"vocabulary: {commonest}{', ...' if len(unknown) > 5 else ''}"
         )
         if share > MOST_UNKNOWN and not allow_unknown:
-            raise UserError(f"{found}; more than {MOST_UNKNOWN:.0%} needs --allow-unknown")
+            raise UserError(f"{found}; more than {percent(MOST_UNKNOWN, 0)} needs --allow-unknown")
         tell(f"{found}; it was never trained on the token that stands for them")
     return prompt
 

@@ -16,6 +16,7 @@ from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.markdown import inline
 from nanogpt.records import from_json, to_json
+from nanogpt.units import percent
 
 FORMAT, VERSION = "nanogpt-profile", 1
 MOST_BYTES = 2**20
@@ -174,7 +175,7 @@ def row(submission: Submission, model: str) -> tuple[str, ...]:
         decoding = next((found.tokens_per_second for found in submission.decoding if found.model == model), None)
         parts = [_figure(best.ms.get(part), 1) for part in ("forward", "backward", "Muon", "AdamW")]
         fastest = [_of_precision(done, precision) for precision in ("float32", "bfloat16", "float16")]
-        share = "–" if best.share_of_products is None else f"{best.share_of_products:.0%}"
+        share = percent(best.share_of_products, 0)
         memory = "–" if best.peak_memory_bytes is None else f"{best.peak_memory_bytes / 2**20:,.0f} MiB"
         middle = (
             str(best.way), _figure(best.step_ms, 1), *parts, _figure(best.tokens_per_second, 0), share, memory,

@@ -56,7 +56,7 @@ def token_frequencies_plot(vocabularies: Mapping[str, TokenFrequencies], path: P
             shares = [times / found.tokens for _, times in found.lengths]
             sizes = [size for size, _ in found.lengths]
             lengths.plot(sizes, shares, color=color, linestyle=dash, marker="o", markersize=3.5, label=name)
-        lengths.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        lengths.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
         lengths.xaxis.set_major_locator(MaxNLocator(integer=True))
         lengths.set_ylim(bottom=0)
         lengths.legend()

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanogpt.plots.style import BLUE, LINES, SKY, SOFT, VERMILION, Line, say_empty, set_title, write_figure
 from nanogpt.results.study import Flow, GradientStudy
+from nanogpt.units import percent
 
 MARKERS = "osD^v"
 WORTH_KNOWING = 1e-3  # update over weight; Karpathy 2022, "Building makemore 3"
@@ -173,7 +174,7 @@ def residual_plot(study: GradientStudy, path: Path) -> Path:
         )
         below.bar([b + 0.15 for b in blocks], _dead(study.after), width=0.28, color=BLUE, label="after")
         below.set_ylim(0, max(0.05, 1.2 * max([*_dead(study.before), *_dead(study.after)])))
-        below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
         if study.before.dead or study.after.dead:
             below.legend(loc="upper right", ncols=2)
         else:

@@ -25,7 +25,7 @@ from nanogpt.plots.style import (
     write_figure,
 )
 from nanogpt.results.speed import RangeTest
-from nanogpt.units import count, flops, milliseconds
+from nanogpt.units import count, flops, milliseconds, percent
 
 
 def learning_rate_range_plot(found: RangeTest, name: str, path: Path) -> Path:
@@ -72,7 +72,7 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         whole, single = figure.subplots(2, gridspec_kw={"height_ratios": [1, 0.62 * len(parts)]})
-        speed = f"{flops(profile['flops_per_second'])}, {profile['share_of_matmul']:.0%} of matrix products"
+        speed = f"{flops(profile['flops_per_second'])}, {percent(profile['share_of_matmul'], 0)} of matrix products"
         set_title(whole, f"A training step of {name}", "", "")
         whole.set_title(
             f"{profile['tokens_per_second']:,.0f} tokens/s, {speed}",
@@ -87,7 +87,7 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
             whole.barh([0], [share], left=begins, color=PART_COLORS[part], edgecolor="white", linewidth=1.2)
             if share > 0.08:
                 whole.annotate(
-                    f"{share:.0%}",
+                    percent(share, 0),
                     (begins + share / 2, 0),
                     ha="center",
                     va="center",
@@ -100,11 +100,11 @@ def profile_plot(name: str, profile: Mapping[str, Any], path: Path) -> Path:
         shares = [profile["shares"][part] for part in parts]
         single.barh(range(len(parts)), shares, height=0.62, color=[PART_COLORS[part] for part in parts])
         for place, part in enumerate(parts):
-            text = f"{profile['shares'][part]:.1%}   {milliseconds(profile['seconds'][part])}"
+            text = f"{percent(profile['shares'][part], 1)}   {milliseconds(profile['seconds'][part])}"
             write_behind_bar(single, text, (profile["shares"][part], place))
         categories(single, parts)
         single.set_xlim(0, 1.28 * max(shares))
-        single.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        single.xaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
         what = f"{count(profile['parameters'])} parameters, {profile['device']}, {profile['precision']}"
         single.set_xlabel(f"share of the time ({what}); evaluation and checkpoint spread over their steps", fontsize=9)
 

@@ -32,6 +32,7 @@ from nanogpt.plots.style import (
 )
 from nanogpt.results.study import AttentionStudy, EmbeddingStudy, LensStudy
 from nanogpt.training.record.metrics import read_metrics
+from nanogpt.units import percent
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,14 +59,14 @@ LETTERS_IN_A_CELL = 6
 def heads_plot(study: AttentionStudy, path: Path) -> Path:
     """A cell for each head: its weight on the token before, on the first, and, where a token comes again, on what
     followed it earlier (induction); and how evenly it looks."""
-    even, chance = study.even_entropy, f"even: {study.chance:.0%}"
+    even, chance = study.even_entropy, f"even: {percent(study.chance, 0)}"
     panels = [
         ("token before", chance, [head.previous_token for head in study.heads]),
         ("first token", chance, [head.first_token for head in study.heads]),
     ]
     if study.repetition:
         copied = [head.induction or 0.0 for head in study.heads]
-        panels.append(("induction", f"even: {study.repetition.chance:.0%}", copied))
+        panels.append(("induction", f"even: {percent(study.repetition.chance, 0)}", copied))
     panels.append(("entropy", f"even: {even:.2f} nats", [head.entropy / even for head in study.heads]))
     rows = study.layers
 
@@ -270,7 +271,7 @@ def embeddings_plot(study: EmbeddingStudy, path: Path) -> Path:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        across, up = (f"{axis} principal component ({share:.0%} of the variance)"
+        across, up = (f"{axis} principal component ({percent(share, 0)} of the variance)"
                       for axis, share in zip(("first", "second"), study.explained, strict=True))  # fmt: skip
         title = "Tokens by their embedding" if study.table == "embedding" else "Tokens by their row of the head"
         set_title(axes, title, across, up)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from nanogpt.units import percent
+
 PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
 REMEMBERED_SECONDS = 3.0  # what is left after a death says nothing: the dead process gave its memory back
 
@@ -64,7 +66,7 @@ class MemoryPressure:
             return "the kernel has killed for want of memory"
         least = min(share for _, share, _ in self._looks)
         if least < PRESSURE:
-            return f"killed with {least:.0%} of memory left"
+            return f"killed with {percent(least, 0)} of memory left"
         return evidence_of_macos(self._began) if sys.platform == "darwin" else ""
 
 

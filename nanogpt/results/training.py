@@ -19,6 +19,13 @@ class TrainingData:
     splits: dict[str, TokenSplit] = field(default_factory=dict)
 
 
+ENDINGS = {  # why a training ended, in the trainer's word and in a person's
+    "max_iters": "all its steps were done",
+    "out of time": "its time was up",
+    "early stopping": "the validation loss no longer fell",
+}
+
+
 @dataclass(frozen=True)
 class TrainingOutcome:
     """How a training ended: status "finished" (for `reason`) or "stopped"; sha256 is of the final weights' file.
@@ -47,6 +54,11 @@ class TrainingOutcome:
     micro_batch: int  # windows in one forward and backward pass, at last
     context: int  # tokens in the longest window
 
+    @property
+    def why(self) -> str:
+        """The reason as a person would say it."""
+        return ENDINGS.get(self.reason, self.reason)
+
 
 @dataclass(frozen=True)
 class TrainingFailure:
@@ -63,7 +75,7 @@ class Heartbeat:
     """The latest sign of life of a trainer. Figures are None until they are known."""
 
     step: int = 0
-    max_iters: int = 0
+    max_iters: int = 0  # how many steps it will make; 0 while nobody knows
     activity: str = ""
     time: float = 0.0  # seconds since the epoch
     seconds: float = 0.0  # of training so far
@@ -72,6 +84,7 @@ class Heartbeat:
     tokens_per_second: float | None = None
     memory_bytes: int | None = None
     eta_seconds: float | None = None
+    is_estimate: bool = False  # max_iters, of a training that its clock ends
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 from nanogpt.results.text import Reading
 from nanogpt.sources import mojibake
 from nanogpt.sources.decoding import Decoded
-from nanogpt.units import counted
+from nanogpt.units import counted, percent
 
 EXAMPLES = 5  # of each reason, with what was wrong
 LONGEST = 200  # characters of what a file says that is shown
@@ -93,7 +93,7 @@ def remark_on(reading: Reading) -> str:
     others = f" and {reading.documents - 1:,} more" if reading.documents > 1 else ""
     line = f"{reading.example}{others}: read as {reading.encoding}"
     if reading.confidence is not None:
-        line += f", which was detected (confidence {reading.confidence:.0%}; data.encoding names another)"
+        line += f", which was detected (confidence {percent(reading.confidence, 0)}; data.encoding names another)"
     if reading.replaced:
         line += f"; {reading.replaced:,} damaged {'place is' if reading.replaced == 1 else 'places are'} U+FFFD now"
     return line

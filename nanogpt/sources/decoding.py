@@ -17,6 +17,7 @@ from pathlib import Path
 from nanogpt.faults import UserError
 from nanogpt.sources import detection
 from nanogpt.spelling import spelled
+from nanogpt.units import percent
 
 REPLACEMENT = "\ufffd"
 LEAST_CONFIDENCE = 0.8
@@ -169,7 +170,7 @@ def _detected(data: bytes, path: Path) -> Decoded:
     is_harmless = len(data) - len(_ascii_of(data)) <= len(data) * HARMLESS
     if best.plausibility < LEAST_CONFIDENCE or (confidence < LEAST_CONFIDENCE and not is_harmless):
         names = " or ".join(guess.encoding for guess in [best, *rivals][:3])
-        raise UserError(_doubt(path, f"perhaps {names}, confidence {confidence:.0%}"))
+        raise UserError(_doubt(path, f"perhaps {names}, confidence {percent(confidence, 0)}"))
     return _read(data, codecs.lookup(best.encoding).name, path, confidence)
 
 

@@ -16,6 +16,7 @@ from nanogpt.model.gpt import GPT
 from nanogpt.tokenizers.characters import CharTokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.tokenizer import Tokenizer
+from nanogpt.units import percent
 from nanogpt.weights.folders import model_of
 from nanogpt.weights.sources import source_at, tokenizer_of
 
@@ -45,7 +46,7 @@ class Subject:
         if unknown > MOST_UNKNOWN * len(text):
             raise UserError(
                 f"the text: {unknown:,} of its {len(text):,} characters are outside the vocabulary of {self.name}, "
-                f"at most {MOST_UNKNOWN:.0%} may be; it is not of the kind that this model knows"
+                f"at most {percent(MOST_UNKNOWN, 0)} may be; it is not of the kind that this model knows"
             )
         ids = self.tokenizer.encode(text)
         if not len(ids):

@@ -45,6 +45,18 @@ class CoolDownPlanner:
             return planned_cool_down(config.training)
         return progress.cool_down
 
+    def steps_in_sight(self) -> int:
+        """How many the training will have made at its end, as far as its pace says; 0 while that is not known."""
+        progress, most = self.state.progress, self.job.config.training.max_iters
+        if progress.cool_down is not None:
+            return progress.cool_down.end
+        if not self.job.max_seconds:
+            return most
+        if not self.clock.knows_pace:
+            return 0
+        seconds_per_step = self.clock.pace() * progress.batch(self.job.config)
+        return min(most, progress.step + max(0, int(self.clock.seconds_left() / seconds_per_step)))
+
     @property
     def is_over(self) -> bool:
         """Whether the learning rate has come down to the end."""

@@ -137,6 +137,7 @@ class Trainer:
             return self.outcome("stopped", "asked to stop")
 
     def loop(self) -> TrainingOutcome:
+        self.expect_steps()
         while True:
             self.cool_down.plan()
             reason = self.reason_to_end()
@@ -177,6 +178,7 @@ class Trainer:
             self.resumer.rewind()
         elif self.is_due(self.config.log_interval) or progress.step == 1:
             self.log_step(result)
+        self.expect_steps()
         self.folder.beat("training")
 
     @property
@@ -278,7 +280,11 @@ class Trainer:
         remaining = min(sequences / sequences_per_second, max(0.0, self.clock.seconds_left()))
         self.folder.shown |= {key: row[key] for key in ("loss", "tokens_per_second", "memory_bytes", "seconds")}
         self.folder.shown["eta_seconds"] = round(remaining, 1)
-        self.folder.expect(progress.cool_down.end if progress.cool_down else self.config.max_iters)
+
+    def expect_steps(self) -> None:
+        """Say how many steps there will be; the clock may allow fewer than the settings."""
+        steps = self.cool_down.steps_in_sight()
+        self.folder.expect(steps, is_estimate=steps < self.config.max_iters)
 
     def finish(self, reason: str) -> TrainingOutcome:
         """Write final/ and outcome.json."""

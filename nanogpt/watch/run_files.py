@@ -51,6 +51,16 @@ class PlannedModel:
     parameters: int
     max_iters: int
     seconds: float
+    tokens: int = 0
+    batch_size: int = 1
+    gradient_accumulation: int = 1
+    block_size: int = 1
+
+    @property
+    def steps(self) -> int:
+        """That its time allows."""
+        step_tokens = self.batch_size * self.gradient_accumulation * self.block_size
+        return min(self.max_iters, self.tokens // max(1, step_tokens)) if self.tokens else self.max_iters
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class MarkerNote:
     started_at: str = ""
     finished_at: str = ""
     failed_at: str = ""
+    cause: str = ""
     seconds: float = 0.0
 
     @property
@@ -141,19 +152,12 @@ class RunFiles:
             found.append(Happening(_seconds(remedy.time), remedy.step, words, is_trouble=True))
         return found
 
-    def failures(self, session: SessionNote) -> list[Happening]:
-        """The phases that failed in a session that is over, with the cause."""
-        failed = [phase for phase in session.phases if phase.cause and not session.is_running]
-        ended = (self.state / "session.json").stat().st_mtime if failed else 0.0
-        return [
-            Happening(ended, f"{phase.number} {phase.title}", f"{phase.status}: {phase.cause}", is_trouble=True)
-            for phase in failed
-        ]
-
     def phases(self, session: SessionNote, plan: PlanNote) -> list[PhaseView]:
-        """Each phase: of a session that is over as its record says, of a running one by the markers of its steps."""
-        if not session.is_running:
+        """Each phase: of a session that has ended as its record says, of one that runs or was killed by the markers of
+        its steps."""
+        if session.state != "running":
             ended = [(phase, ENDINGS.get(phase.status, "failed")) for phase in session.phases]
+            ended_at = (self.state / "session.json").stat().st_mtime
             return [
                 PhaseView(
                     phase.number,
@@ -161,25 +165,29 @@ class RunFiles:
                     "waiting" if phase.status in ("waiting", "running") else state,
                     phase.seconds,
                     plan.seconds_of(phase.number),
+                    *((_line(f"{phase.status}: {phase.cause}"), ended_at) if phase.cause else ()),
                 )
                 for phase, state in ended
             ]
         markers = list(self._markers())
         at = _phase_at_work(session.phases, markers)
-        return [self._phase(phase, markers, at, plan) for phase in session.phases]
+        phases = [self._phase(phase, markers, at, plan) for phase in session.phases]
+        is_killed = not session.is_running
+        return [replace(phase, state="waiting") if is_killed and phase.number == at else phase for phase in phases]
 
     def _phase(self, phase: PhaseNote, markers: list[MarkerNote], at: int, plan: PlanNote) -> PhaseView:
         own = [marker for marker in markers if _phase_of(marker) == phase.title.lower()]
-        has_failed = any(marker.state == "failed" for marker in own)
+        failed = [marker for marker in own if marker.state == "failed"] if phase.number < at else []
         state: PhaseState = "waiting"
         if phase.number == at:
             state = "running"
         elif phase.number < at:
-            state = "failed" if has_failed else "done"
+            state = "failed" if failed else "done"
         started = [_seconds(marker.started_at) for marker in own if marker.state == "started"]
         seconds = sum(marker.seconds for marker in own if marker.state == "finished") if phase.number <= at else 0.0
         running = max(0.0, time.time() - min(started)) if started and phase.number == at else 0.0
-        return PhaseView(phase.number, phase.title, state, seconds + running, plan.seconds_of(phase.number))
+        trouble = (_line(f"failed: {failed[-1].cause}"), _seconds(failed[-1].failed_at)) if failed else ()
+        return PhaseView(phase.number, phase.title, state, seconds + running, plan.seconds_of(phase.number), *trouble)
 
     def _markers(self) -> Iterator[MarkerNote]:
         for path in sorted((self.state / "markers").glob("*.json")):
@@ -205,6 +213,10 @@ def sound(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: sound(part) for key, part in value.items()}
     return value
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _phase_of(marker: MarkerNote) -> str:

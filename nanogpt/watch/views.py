@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nanogpt.units import byte_size, clock, duration
+from nanogpt.units import byte_size, clock, duration, step_of
 
 ModelState = Literal["waiting", "training", "silent", "finished", "stopped", "failed"]
 RunState = Literal["running", "interrupted", "stopped", "finished", "failed", "partial"]
@@ -49,7 +49,8 @@ class ModelView:
     state: ModelState
     note: str = ""  # what it does, why it ended, or what went wrong
     step: int = 0
-    max_iters: int = 0
+    max_iters: int = 0  # how many steps it will make; 0 while nobody knows
+    is_estimate: bool = False  # max_iters, of a training that its clock ends
     parameters: int | None = None
     seconds: float = 0.0  # of training
     loss: float | None = None
@@ -75,7 +76,14 @@ class ModelView:
     @property
     def share(self) -> float:
         """How much of the training is done, 0 to 1."""
-        return 1.0 if self.state == "finished" else min(1.0, self.step / max(1, self.max_iters))
+        if self.state == "finished":
+            return 1.0
+        return min(1.0, self.step / self.max_iters) if self.max_iters else 0.0
+
+    @property
+    def step_of(self) -> str:
+        """'59/198', or '59 of about 198'."""
+        return step_of(self.step, self.max_iters, self.is_estimate)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class PhaseView:
     state: PhaseState
     seconds: float = 0.0
     planned_seconds: float | None = None
+    trouble: str = ""  # of one that failed or was blocked: "failed: no space left on device"
+    ended_at: float = 0.0  # of that one; seconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,8 @@ def state_of(model: ModelView) -> str:
         return f"silent for {duration(model.silent_seconds)}"
     if model.state == "training" and model.note not in ("", "training"):
         return model.note
+    if model.state == "failed" and model.note:
+        return f"failed: {model.note}"
     return "to come" if model.state == "waiting" else model.state
 
 
@@ -156,7 +168,7 @@ def headline(view: View) -> str:
 
 def in_a_line(model: ModelView) -> str:
     """A model in one line of a log."""
-    parts = [model.name, state_of(model), f"step {model.step:,}/{model.max_iters:,}"]
+    parts = [model.name, state_of(model), f"step {model.step_of}"]
     if model.loss is not None:
         parts.append(f"loss {model.loss:.3f}")
     if model.val_loss is not None:

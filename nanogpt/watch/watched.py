@@ -22,11 +22,6 @@ from nanogpt.watch.views import Happening, ModelState, ModelView, PhaseView, Run
 
 SIGNS = ("heartbeat", "metrics.jsonl", "outcome.json")  # of a folder in which a model is or was trained
 SILENT_SECONDS = 60.0  # without a heartbeat: its process is stuck or gone
-ENDINGS = {  # why a training ended, in the trainer's word and in a person's
-    "max_iters": "all its steps were done",
-    "out of time": "its time was up",
-    "early stopping": "the validation loss no longer fell",
-}
 SAMPLES_SHOWN, HAPPENINGS_SHOWN = 12, 60
 ORDINARY = {"started", "resumed", "extended", "warmed again", "initial weights", "batch", "parity", "cool-down"}
 ORDINARY |= {"stopped", "finished"}
@@ -73,7 +68,13 @@ class Watched:
             for model in models
         ]
         models += [
-            ModelView(model.name, "waiting", max_iters=model.max_iters, parameters=model.parameters)
+            ModelView(
+                model.name,
+                "waiting",
+                max_iters=model.steps,
+                is_estimate=model.steps < model.max_iters,
+                parameters=model.parameters,
+            )
             for model in plan.ladder
             if model.name not in begun
         ]
@@ -81,9 +82,9 @@ class Watched:
         for folder in trainings:
             events = [event for event in self._events(folder) if not self._run or event.event != NOTED_BY_THE_RUN]
             happenings += _happenings(events, folder.name)
-        happenings += self._run.failures(session) if self._run and session else []
-        happenings.sort(key=lambda one: one.time)
         run = self._run_view(self._run, session, plan, models) if self._run and session else None
+        happenings += _troubles(run.phases) if run else []
+        happenings.sort(key=lambda one: one.time)
         is_over = run.is_over if run else bool(models) and all(model.is_over for model in models)
         if run and run.is_over:
             models = [model if model.state != "waiting" else replace(model, note="not trained") for model in models]
@@ -132,6 +133,7 @@ class Watched:
             note=note,
             step=heartbeat.step,
             max_iters=heartbeat.max_iters,
+            is_estimate=heartbeat.is_estimate,
             parameters=outcome.parameters if isinstance(outcome, TrainingOutcome) else None,
             seconds=heartbeat.seconds,
             loss=heartbeat.loss,
@@ -216,10 +218,9 @@ def _state(
     heartbeat: Heartbeat, outcome: TrainingOutcome | TrainingFailure | None, silent: float | None
 ) -> tuple[ModelState, str]:
     if isinstance(outcome, TrainingFailure):
-        return "failed", outcome.message
+        return "failed", " ".join(outcome.message.split())
     if outcome is not None:
-        reason = ENDINGS.get(outcome.reason, outcome.reason)
-        return ("finished" if outcome.status == "finished" else "stopped"), reason
+        return ("finished" if outcome.status == "finished" else "stopped"), outcome.why
     if silent is not None and silent > SILENT_SECONDS:
         return "silent", heartbeat.activity
     return "training", heartbeat.activity
@@ -249,6 +250,14 @@ def _happenings(events: Sequence[TrainerEvent], where: str) -> list[Happening]:
             event.event not in ORDINARY,
         )
         for event in events
+    ]
+
+
+def _troubles(phases: Sequence[PhaseView]) -> list[Happening]:
+    """The phases that failed or were blocked, with the cause."""
+    failed = [phase for phase in phases if phase.trouble]
+    return [
+        Happening(phase.ended_at, f"{phase.number} {phase.title}", phase.trouble, is_trouble=True) for phase in failed
     ]
 
 

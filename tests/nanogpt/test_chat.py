@@ -180,7 +180,7 @@ def test_control_characters_of_a_talk_reach_a_terminal_only_when_asked(talk, tmp
 @pytest.mark.fast
 def test_what_the_model_cannot_read_is_said_with_its_share(talk):
     out, err = talk("h€llö")
-    assert "2 of 5 characters (40%) are outside the model's vocabulary: '€' (1), 'ö' (1)" in err
+    assert "2 of 5 characters (40 %) are outside the model's vocabulary: '€' (1), 'ö' (1)" in err
     assert "JULIET: go" in out
 
 

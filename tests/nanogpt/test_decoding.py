@@ -153,7 +153,7 @@ def test_doubt_is_refused_with_the_candidates_and_the_way_out():
     text = "There was smørrebrød on the table.\n" * 40  # Danish in Windows-1252, `ř` of Czech in Windows-1250
     with pytest.raises(UserError, match=r"perhaps cp1252 or cp1250 .*--set data\.encoding=NAME") as caught:
         decode(text.encode("cp1252"), PATH)
-    assert "confidence 50%" in str(caught.value)
+    assert "confidence 50 %" in str(caught.value)
     decoded = decode(text.encode("cp1252"), PATH, "cp1252")
     assert decoded.text == text and decoded.confidence is None
 

@@ -90,7 +90,7 @@ def test_lines_of_json_have_options_of_their_own(generate, tmp_path, monkeypatch
         ('{"prompt": "a"}\nplain', "line 2: is not JSON: expected value at line 1 column 1"),
         ('{"prompt": 1}', "line 1: prompt: found 1, should be a valid string"),
         ('{"prompt": "a", "top_p": 2}', "line 1: top_p: found 2.0, should be above 0 and at most 1"),
-        ("go on\nÖÄÜ", "line 2: prompt: 3 of 3 characters (100%)"),
+        ("go on\nÖÄÜ", "line 2: prompt: 3 of 3 characters (100 %)"),
     ],
 )
 def test_a_mistake_in_a_file_is_named_before_anything_is_written(generate, tmp_path, content, message):

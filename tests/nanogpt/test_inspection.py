@@ -57,7 +57,7 @@ def test_the_terminal_the_lines_and_the_page(folder, tmp_path, capsys):
     assert main(["data", "inspect", str(folder), "--document", "3"]) == 0
     shown = capsys.readouterr().out
     assert "n|<c3>|<a9>| |<|b|>" in shown and "\x1b" not in shown and "\\x1b|[|3|1|m" in shown
-    assert "train, document 3: " in shown and " make up 50%" in shown
+    assert "train, document 3: " in shown and " make up 50 %" in shown
     assert main(["data", "inspect", str(folder), "--json", "--split", "val", "--document", "1", "--tokens", "3"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["tokens"] == [[ord(letter), letter] for letter in " lo"] and row["window"] == 1

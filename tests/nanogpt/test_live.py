@@ -44,6 +44,8 @@ def test_the_line_says_step_losses_speed_time_and_memory():
     assert live.describe(HEARTBEAT) == output
     assert live.describe(replace(HEARTBEAT, activity="evaluating")) == f"{output}  evaluating"
     assert live.describe(Heartbeat(0, 5, "loading")) == "step 0/5  loading"
+    assert live.describe(Heartbeat(0, 0, "loading")) == "step 0  loading"
+    assert live.describe(replace(HEARTBEAT, is_estimate=True)).startswith("step 1,230 of about 2,000  loss")
 
 
 @pytest.mark.fast
@@ -153,7 +155,8 @@ def test_at_the_end_it_says_what_came_out_and_how_to_use_it(case, tmp_path):
     done = train(case, tmp_path / "my model")
     assert (done.returncode, done.stderr) == (0, "")
     outcome = json.loads((tmp_path / "my model" / "outcome.json").read_text())
-    assert f"finished after 60 steps (max_iters): best validation loss {outcome['best_val_loss']:.4f}" in done.stdout
+    loss = f"best validation loss {outcome['best_val_loss']:.4f}"
+    assert f"finished after 60 steps (all its steps were done): {loss}" in done.stdout
     assert "bits per byte" in done.stdout and "perplexity" in done.stdout
     commands = [line.strip() for line in done.stdout.split("Use it with")[1].strip().splitlines()]
     for command in commands:

@@ -178,12 +178,12 @@ def test_characters_outside_the_vocabulary_are_reported_and_refused_above_a_tent
     assert cli.main(["prepare", text, "--out", str(tmp_path / "first")]) == 0
     assert fine_tuning(tmp_path, "a Zoo: the hat sat on cats.\n" * 60) == 0
     said = capsys.readouterr().err
-    assert "7.1% of the characters are outside the tokenizer's vocabulary, the commonest: 'Z' (60), ':' (60)" in said
+    assert "7.1 % of the characters are outside the tokenizer's vocabulary, the commonest: 'Z' (60), ':' (60)" in said
     assert shards.verify(tmp_path / "second").statistics.unknown == 120
     many = "the 🙂 and the ÄÖ\n" * 99
     assert fine_tuning(tmp_path, many) == 2
     said = capsys.readouterr().err
-    assert "23.5% of the characters" in said and "'🙂' (99)" in said and "--allow-unknown" in said
+    assert "23.5 % of the characters" in said and "'🙂' (99)" in said and "--allow-unknown" in said
     assert said.count("\n") == 1
     assert fine_tuning(tmp_path, many, "--allow-unknown") == 0
 

@@ -42,11 +42,11 @@ def test_a_few_unknown_characters_are_told_with_their_share():
     prompt, remarks = read("a good day for ünions and lions")
     assert prompt == "a good day for ünions and lions"
     assert len(remarks) == 1
-    assert "1 of 31 characters (3%) are outside the model's vocabulary: 'ü' (1)" in remarks[0]
+    assert "1 of 31 characters (3 %) are outside the model's vocabulary: 'ü' (1)" in remarks[0]
 
 
 def test_many_are_refused_by_name_unless_allowed():
-    with pytest.raises(UserError, match=r"4 of 6 characters \(67%\).*'B' \(2\), 'A' \(1\).*--allow-unknown") as caught:
+    with pytest.raises(UserError, match=r"4 of 6 characters \(67 %\).*'B' \(2\), 'A' \(1\).*--allow-unknown") as caught:
         read("ABCBde")
     assert "\n" not in str(caught.value)
     assert read("ABCBde", allow_unknown=True)[0] == "ABCBde"

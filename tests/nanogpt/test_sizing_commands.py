@@ -72,7 +72,7 @@ def test_a_profile_of_real_data_with_its_picture_and_trace(small_file, tmp_path,
     assert cli.main(["profile", small_file, "--data", str(data), "--steps", "2", "--picture", str(picture),
                      "--trace", str(trace)]) == 0  # fmt: skip
     out = capsys.readouterr().out
-    for word in ("forward", "backward", "Muon", "evaluation", "checkpoint", "tokens/s", "matrix products", "100.0%"):
+    for word in ("forward", "backward", "Muon", "evaluation", "checkpoint", "tokens/s", "matrix products", "100.0 %"):
         assert word in out
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
     assert json.loads(trace.read_text())["traceEvents"]

@@ -315,6 +315,32 @@ def test_one_slow_step_does_not_end_the_training(data, tmp_path, monkeypatch, sl
         assert outcome.reason == "out of time" and outcome.step > 20 * seconds - 50
 
 
+@pytest.mark.fast
+def test_a_training_that_its_clock_ends_says_about_how_many_steps_it_will_make(data, tmp_path, monkeypatch):
+    """A sequence takes 10 ms. What is said begins when the pace is known, and hardly changes."""
+    compute, expect, now, said = Stepper.forward_backward, ModelFolder.expect, [1000.0], []
+
+    def computes(self, data, loss_scale):
+        now[0] += 0.01 * data.batch
+        return compute(self, data, loss_scale)
+
+    def expects(self, steps, is_estimate=False):
+        said.append((steps, is_estimate))
+        expect(self, steps, is_estimate)
+
+    monkeypatch.setattr(Stepper, "forward_backward", computes)
+    monkeypatch.setattr(ModelFolder, "expect", expects)
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    seldom = dict(eval_interval=50_000, checkpoint_interval=50_000)
+    outcome = train(tiny(max_iters=1000, **seldom), data, tmp_path / "by the clock", max_seconds=8)
+    unknown, known = [steps for steps, _ in said[:2]], said[2:-1]
+    assert unknown == [0, 0] and all(is_estimate for _, is_estimate in known)
+    assert all(abs(steps / outcome.step - 1) < 0.1 for steps, _ in known) and said[-1] == (outcome.step, False)
+    said.clear()
+    train(tiny(max_iters=20, **seldom), data, tmp_path / "by its steps", max_seconds=100)
+    assert said[0][0] == 0 and set(said[2:]) == {(20, False)}
+
+
 def test_bad_steps_soon_after_a_cool_down_was_taken_back_go_back_to_the_one_before_it(data, tmp_path, monkeypatch):
     settings = dict(decay_fraction=0.65, checkpoint_interval=4)
     train(tiny(max_iters=40, **settings), data, tmp_path)

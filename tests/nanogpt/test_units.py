@@ -23,6 +23,10 @@ from nanogpt import units
         (units.duration, 200, "3 min 20 s"),
         (units.duration, 3599.9, "1 h 00 min"),
         (units.duration, 21900, "6 h 05 min"),
+        (units.chosen_duration, 600, "10 min"),
+        (units.chosen_duration, 7200, "2 h"),
+        (units.chosen_duration, 5400, "1 h 30 min"),
+        (units.chosen_duration, 90, "1 min 30 s"),
         (units.milliseconds, 0.00321, "3.21 ms"),
         (units.milliseconds, 1.5, "1.5 s"),
         (units.clock, 75, "1:15"),
@@ -58,6 +62,14 @@ def test_a_duration_and_a_clock_say_the_same_time(seconds):
     shown = sum(part * 60**place for place, part in enumerate(reversed(parts)))
     assert abs(shown - seconds) <= 0.5
     assert units.duration(seconds)
+
+
+@pytest.mark.parametrize(
+    "steps, is_estimate, words",
+    [(1980, False, "1,059/1,980"), (1980, True, "1,059 of about 1,980"), (0, True, "1,059"), (0, False, "1,059")],
+)
+def test_a_step_of_so_many_says_whether_they_are_an_estimate(steps, is_estimate, words):
+    assert units.step_of(1059, steps, is_estimate) == words
 
 
 def test_the_standard_library_is_enough():

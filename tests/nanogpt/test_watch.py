@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,7 @@ from nanogpt.records import to_json
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
 from nanogpt.watch.server import create_app
-from nanogpt.watch.views import Series
+from nanogpt.watch.views import Series, in_a_line
 from nanogpt.watch.watched import Watched
 from tests.conftest import CHECKOUT
 from tests.load import allowed
@@ -134,6 +135,19 @@ def test_a_run_has_its_phases_all_its_models_its_remedies_and_the_time_left(tmp_
     assert not view.is_over and not view.is_silent
 
 
+def test_steps_that_a_clock_decides_are_shown_as_an_estimate(tmp_path):
+    folder = case.make_run(tmp_path)
+    case.beat(folder / "tiny_model", replace(case.HEARTBEAT, max_iters=420, is_estimate=True))
+    plan = tmp_path / "state/default/plan.json"
+    facts = json.loads(plan.read_text())
+    facts["ladder"][2] |= {"tokens": 140 * 8 * 3 * 64, "batch_size": 8, "gradient_accumulation": 3, "block_size": 64}
+    durable.write_json(plan, facts)
+    view = Watched(folder).view()
+    screen = shown(view, 110, 40)
+    assert "300 of about 420" in screen and "0 of about 140" in screen and "1,000/1,000" in screen
+    assert "step 300 of about 420" in in_a_line(view.models[1])
+
+
 def test_what_is_spent_does_not_follow_the_calendar(tmp_path):
     folder, clock = case.make_run(tmp_path), tmp_path / "state/default/clock.json"
     spent = {"budget_seconds": 1000.0, "spent_seconds": 100.0, "finished": False}
@@ -147,6 +161,7 @@ def test_a_workspace_means_its_latest_run_and_a_killed_one_is_interrupted(tmp_pa
     case.make_run(tmp_path, pid=DEAD)
     view = Watched(tmp_path).view()
     assert (view.run.state, view.is_over) == ("interrupted", True)
+    assert [phase.state for phase in view.run.phases] == ["done"] * 4 + ["waiting"] * 2
 
 
 def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):
@@ -155,6 +170,23 @@ def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):
     assert (view.happenings[-1].where, view.happenings[-1].what) == (
         "6 Evaluation", "failed: the model has not learned",
     )  # fmt: skip
+    assert view.run.phases[5].trouble == "failed: the model has not learned"
+    assert [phase.trouble for phase in view.run.phases[:5]] == [""] * 5
+
+
+def test_while_a_run_goes_on_without_a_phase_it_says_why_in_one_line(tmp_path):
+    folder, markers = case.make_run(tmp_path), tmp_path / "state/default/markers"
+    failed = {"step": "dataset.bpe", "state": "failed", "failed_at": "2026-11-29T02:05:27"}
+    durable.write_json(markers / "dataset.bpe.json", {**failed, "cause": "no room\n <b>left"})
+    view = Watched(folder).view()
+    assert (view.run.phases[3].state, view.run.phases[3].trouble) == ("failed", "failed: no room <b>left")
+    assert "4 Dataset  failed: no room <b>left" in shown(view, 110, 40)
+
+
+def test_a_training_that_failed_says_why_in_its_headline(tmp_path):
+    folder = case.make_training(tmp_path / "micro")
+    (folder / "outcome.json").write_text('{"symptom": "disk_full", "message": "no space\\nleft on device"}')
+    assert shown(Watched(folder).view(), 110, 40).startswith("micro  failed: no space left on device\n")
 
 
 def test_a_run_that_has_not_begun_to_train_is_shown_too(tmp_path):

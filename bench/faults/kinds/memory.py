@@ -230,7 +230,7 @@ def near_the_unlimited(scene: Scene, step: int) -> str:
     furthest = max(apart(mine[key], theirs[key]) for key in theirs)
     if furthest > SHORTER_CONTEXT:
         raise NotSurvived(f"the loss curve differs by {furthest:.1g}; shorter contexts explain {SHORTER_CONTEXT:g}")
-    return f"losses within {furthest:.1%} of whole windows'"
+    return f"losses within {100 * furthest:.1f} % of whole windows'"
 
 
 def trained_to_its_end(scene: Scene, steps: int) -> str:

@@ -173,8 +173,8 @@ class HeartbeatFile:
     writes to open files would never notice that their folder is gone; the heartbeat does.
     """
 
-    def __init__(self, path: Path, steps: int):
-        self.path, self.steps = path, steps
+    def __init__(self, path: Path, steps: int = 0):
+        self.path, self.steps, self.is_estimate = path, steps, False
         self._folder = durable.identity(path.parent)
         self._next = 0.0
         self._activity = ""
@@ -188,7 +188,7 @@ class HeartbeatFile:
         if now < self._next and activity == self._activity:
             return
         self.require_folder()
-        heartbeat = Heartbeat(step, self.steps, activity, time.time(), **figures)
+        heartbeat = Heartbeat(step, self.steps, activity, time.time(), is_estimate=self.is_estimate, **figures)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         for place in (temporary, self.path):
             durable.unblock(place)

@@ -66,7 +66,7 @@ class ModelFolder:
         self.step = 0
         self.reserve = Reserve(path / ".room")
         self._saved_bytes = 0  # of the latest checkpoint
-        self._heartbeat = HeartbeatFile(path / "heartbeat", config.training.max_iters)
+        self._heartbeat = HeartbeatFile(path / "heartbeat")
         self._tracker: Tracker | None = None
         self._best_val_loss: float | None = None
         self.beat("loading")
@@ -85,9 +85,9 @@ class ModelFolder:
         """Show life; cheap enough for every step."""
         self._write(lambda: self._heartbeat.beat(self.step, activity, **self.shown))
 
-    def expect(self, steps: int) -> None:
-        """How many the training will make in all: the heartbeat has that from now on."""
-        self._heartbeat.steps = steps
+    def expect(self, steps: int, is_estimate: bool = False) -> None:
+        """How many the training will make in all, 0 while nobody knows: the heartbeat has that from now on."""
+        self._heartbeat.steps, self._heartbeat.is_estimate = steps, is_estimate
 
     def event(self, name: str, message: str, **facts: Any) -> None:
         """Add a row to events.jsonl; `facts` are for programs."""

@@ -61,6 +61,9 @@ function showRun(run) {
   redraw(byId("phases"), run.phases.map((phase) => element("li", { class: phase.state, ...(phase.state === "running" ? { "aria-current": "step" } : {}) },
     element("b", {}, element("span", { "aria-hidden": "true" }, `${marks[phase.state]} `), phase.title, element("span", { class: "visually-hidden" }, ` ${phase.state}`)),
     element("span", { class: "soft" }, phaseTime(phase)))));
+  const troubled = run.phases.filter((phase) => phase.trouble);
+  byId("causes").hidden = !troubled.length;
+  redraw(byId("causes"), troubled.map(({ number: place, title, trouble }) => element("li", {}, element("b", {}, `${place} ${title} `), trouble)));
 }
 
 function phaseTime({ state, seconds, planned_seconds: planned }) {
@@ -75,8 +78,13 @@ function wordOf(model) {
   return model.note && model.note !== model.state ? `${model.state}: ${model.note}` : model.state;
 }
 
+function stepOf({ step, max_iters: steps, is_estimate: isEstimate }) {
+  if (!steps) return step ? `step ${count(step)}` : null;
+  return `step ${count(step)} of ${isEstimate ? "about " : ""}${count(steps)}`;
+}
+
 function modelOf(model) {
-  const share = model.state === "finished" ? 100 : Math.min(100, (100 * model.step) / Math.max(1, model.max_iters));
+  const share = model.state === "finished" ? 100 : model.max_iters ? Math.min(100, (100 * model.step) / model.max_iters) : 0;
   const figures = [
     ["loss", number(model.loss, 3)],
     ["validation", number(model.val_loss, 4)],
@@ -93,7 +101,7 @@ function modelOf(model) {
     element("div", { class: "model-head" },
       element("h3", {}, model.name),
       element("span", { class: `word ${model.state}` }, wordOf(model)),
-      element("span", { class: "soft" }, [model.parameters ? `${count(model.parameters)} parameters` : null, model.max_iters ? `step ${count(model.step)} of ${count(model.max_iters)}` : null].filter(Boolean).join(" · "))),
+      element("span", { class: "soft" }, [model.parameters ? `${count(model.parameters)} parameters` : null, stepOf(model)].filter(Boolean).join(" · "))),
     model.state === "waiting" ? null : bar,
     figures.length ? element("dl", { class: "figures" }, ...figures.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))) : null);
 }

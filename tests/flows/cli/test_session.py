@@ -221,7 +221,7 @@ def test_status_and_plan_without_options_are_of_the_run_as_it_was_started(flow, 
     assert "run default, budget 10 min" in printed.out
     session.main([*arguments, "--plan", "--budget", "1h", "--set", "ladder=[micro]"], phases, flow.do_phases)
     printed = capsys.readouterr()
-    assert "budget 600.0 -> 3600.0, seed 7 -> 1337" in printed.out and printed.err == ""
+    assert "budget 10 min -> 1 h, seed 7 -> 1337" in printed.out and printed.err == ""
 
 
 def test_a_flow_that_hangs_leaves_its_stacks_in_the_log(flow, monkeypatch):

@@ -1,10 +1,12 @@
 """Budgets and phases, as the words of a command line."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.context.command_words import PHASES, SHORTEST_BUDGET, seconds_of
+from flows.context.command_words import PHASES, SHORTEST_BUDGET, budget_of, seconds_of
 from flows.full_run import PHASES as RUN
 
 
@@ -16,6 +18,20 @@ def test_a_budget_is_its_number_times_its_unit(number, unit):
     else:
         with pytest.raises(ValueError, match="shortest budget"):
             seconds_of(f"{number}{unit}")
+
+
+def test_a_budget_may_have_several_parts():
+    assert seconds_of("3h10m") == seconds_of(" 3h 10m ") == seconds_of("190m") == seconds_of("2h70m") == 11_400
+    for wrong in ("3h10", "10 3h", "h3", "3h10m!", "3hh"):
+        with pytest.raises(ValueError, match="3h10m"):
+            seconds_of(wrong)
+
+
+@given(st.integers(60, 10**7))
+def test_a_budget_that_is_advised_can_be_typed_and_is_hardly_longer(seconds):
+    advised = budget_of(seconds)
+    assert seconds <= seconds_of(advised) < seconds + (60 if seconds <= 7140 else 660)
+    assert not re.match(r"\d{3,}m", advised) or seconds_of(advised) < 7200
 
 
 @given(st.integers(60, 10**7))

@@ -170,6 +170,8 @@ def test_of_many_changed_settings_two_are_named(house):
         ({"a": {}}, {"a": {}}, []),
         ({"b": 1, "a": 2}, {"a": 2, "b": 1}, []),
         ({"a": [1, 2]}, {"a": [1]}, ["a.1 removed (was 2)"]),
+        ({"budget": 180.0}, {"budget": 5400.0}, ["budget 3 min -> 1 h 30 min"]),
+        ({"budget": "soon"}, {"budget": 60.0}, ["budget soon -> 1 min"]),
     ],
 )
 def test_differences_of_settings_in_words(old, new, said):

@@ -106,6 +106,14 @@ def test_a_training_that_another_plan_began_gets_no_fewer_steps(start, redo):
     assert [training.max_iters == 10**8, training.weight_decay == 0.3] == 2 * [not redo]
 
 
+@pytest.mark.parametrize("budget, is_short", [("2m", True), ("10m", False)])
+def test_a_run_too_short_for_a_good_model_says_so_in_its_plan(start, budget, is_short):
+    run = start(Machine(), "--budget", budget)
+    planned(run)
+    words = "2 min show that everything works here; a good model takes longer, such as --budget 10m"
+    assert (words in (run.paths.logs / "automation_log.txt").read_text()) == is_short
+
+
 def test_the_plan_names_the_text_that_was_fetched(start):
     """Which is the embedded corpus where what was asked for could not be had."""
     run = start(Machine(), "--budget", "10m", "--data", "tiny_shakespeare")

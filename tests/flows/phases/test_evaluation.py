@@ -115,7 +115,7 @@ def test_a_budget_too_short_to_compare_in_depth_leaves_it_out_and_says_so(tmp_pa
     run = real_run(tmp_path, "--budget", "2m")
     monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
     found = evaluation.judge_quality(run)
-    assert found.left_out == found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
+    assert found.left_out == found.facts.left_out == "a budget of 2 min has no time for it" and not found.files
 
 
 def test_a_study_that_fails_is_recorded_as_failed_and_costs_neither_phase_nor_run(tmp_path, monkeypatch):
@@ -136,4 +136,4 @@ def test_a_budget_too_short_for_a_study_leaves_it_out_and_says_so(tmp_path, monk
     run = real_run(tmp_path, "--budget", "2m")
     monkeypatch.setattr(type(run), "facts", lambda run, key: Evaluated("micro", {}))
     found = evaluation.study_best(run)
-    assert found.left_out == found.facts.left_out == "a budget of 2 min 00 s has no time for it" and not found.files
+    assert found.left_out == found.facts.left_out == "a budget of 2 min has no time for it" and not found.files

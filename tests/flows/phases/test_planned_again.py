@@ -17,6 +17,7 @@ from flows.supervision.recovery import TooSlow
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.results.speed import StepSpeed
+from nanogpt.units import count
 from tests.flows.parts import GIB, assembled, finish_beginning, outcome
 from tests.flows.planning.machines import Machine
 
@@ -138,6 +139,10 @@ def test_one_that_was_much_slower_is_measured_and_planned_again_once(start):
     assert row.outcome == f"now {', then '.join(planned_models(run))}"
     assert "small_model" not in planned_models(run), "a smaller one"
     assert after.ladder[0].parameters < before.ladder[-1].parameters
+    made = run.facts(trained("micro"))
+    has = f"micro: trained before, {made.step:,} steps, {count(made.tokens)} tokens; it stays as it is"
+    log = (run.paths.logs / "automation_log.txt").read_text()
+    assert log.count("micro: about") == log.count(has) == 1
     assert all(run.has_finished(trained(name)) for name in planned_models(run))
 
 

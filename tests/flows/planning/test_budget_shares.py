@@ -71,7 +71,7 @@ def test_a_step_that_a_short_run_left_out_takes_its_time_in_a_longer_one_and_non
     assert evaluation(600.0) == pytest.approx(50.0) and evaluation(120.0) == pytest.approx(30.0)
     for step in ("evaluation.quality", "evaluation.study"):
         done = markers.read(step)[0]
-        markers.write(replace(done, seconds=0.0, left_out="a budget of 2 min 00 s has no time for it"))
+        markers.write(replace(done, seconds=0.0, left_out="a budget of 2 min has no time for it"))
     assert evaluation(600.0) == budget_shares.by_experience(600.0, TEXT)["evaluation"]
     assert evaluation(120.0) == pytest.approx(30.0)
 

@@ -219,7 +219,7 @@ def test_what_is_no_lack_of_memory_ends_the_measurement_and_changes_nothing(meas
 
 @pytest.mark.parametrize("error", [
     MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-    WorkerDied("killed with 1% of memory left", OUT_OF_MEMORY),
+    WorkerDied("killed with 1 % of memory left", OUT_OF_MEMORY),
 ], ids=str)  # fmt: skip
 def test_every_sign_of_a_lack_of_memory_makes_it_smaller(measuring, error):
     machine = Failing(error)
@@ -286,7 +286,7 @@ def test_a_micro_batch_that_is_no_faster_is_not_taken(measuring, monkeypatch, fo
 
 
 @pytest.mark.parametrize("error", [
-    MemoryError(), WorkerDied("killed with 1% of memory left", OUT_OF_MEMORY), WorkerDied("no answer", STALL),
+    MemoryError(), WorkerDied("killed with 1 % of memory left", OUT_OF_MEMORY), WorkerDied("no answer", STALL),
     RuntimeError("odd"),
 ], ids=str)  # fmt: skip
 def test_a_search_that_fails_leaves_the_micro_batch(measuring, parts, error):

@@ -31,6 +31,7 @@ from flows.ledger.facts import (
     LeftOut,
     PlannedText,
     TextTokens,
+    trained,
 )
 from flows.report import documents
 from flows.report.facts import RunFacts
@@ -343,6 +344,13 @@ def test_a_run_that_failed_at_once_has_all_documents(tmp_path):
     assert "No model was trained." in markdown
     for path in tmp_path.glob("*.md"):
         assert BROKEN not in path.read_text()
+
+
+def test_a_model_that_stays_as_it_is_stands_in_the_plan_with_what_it_was_planned_for(run, tmp_path):
+    """The plan before trained it; what this one would have given it says nothing."""
+    kept = report_facts.with_step(run[0], trained("micro"), predicted_steps=1600, predicted_seconds=31.0, seconds=31.0)
+    row = next(line for line in render(kept, tmp_path)[0].splitlines() if line.startswith("| micro | 0.80 M | 4 ×"))
+    assert "| 12 × 1 | 1,600 | 1.23 M |" in row and row.endswith("| 31.0 s | 31.0 s | 0 % |")
 
 
 def test_facts_of_another_shape_cost_their_part_alone(run, tmp_path):

@@ -98,6 +98,13 @@ def test_a_model_that_is_undertrained_gets_four_times_the_time(complete):
     assert verdict(facts).command == f"{RUN} --budget 10m --set training.max_iters=2000"
 
 
+def test_a_model_that_a_larger_budget_trained_gets_more_than_it_had(complete):
+    facts = ended(complete, "out of time", bits=3.0, seconds=1000.0, command=f"{RUN} --budget 2m")
+    others = sum(row.planned_seconds for row in complete.phases if row.name != "training")
+    minutes = -(-(others + 4000.0) // 60)
+    assert verdict(replace(facts, budget_seconds=120.0)).command == f"{RUN} --budget {minutes:.0f}m"
+
+
 def test_a_model_whose_training_is_not_known_gets_more_time(complete):
     models = [replace(model, facts=UnfinishedTraining("killed")) for model in complete.models]
     facts = replace(ended(complete, "max_iters", STEPS), models=models)

@@ -164,7 +164,7 @@ def test_the_last_words_are_this_attempts_own(watch):
 def test_a_kill_while_memory_runs_out_is_the_kernels(watch, monkeypatch):
     monkeypatch.setattr(memory_pressure, "share_left", lambda: 0.01)
     ending = watch.over("beat(1); time.sleep(0.2); os.kill(os.getpid(), signal.SIGKILL)")
-    assert ending.symptom == "out_of_memory" and "1% of memory left" in ending.evidence
+    assert ending.symptom == "out_of_memory" and "1 % of memory left" in ending.evidence
 
 
 @pytest.mark.parametrize("device, script, symptom", [

@@ -51,6 +51,10 @@ def test_a_heartbeat_is_progress_of_this_model_among_those_of_the_plan(case):
     progress = case.shown[-1]
     assert (progress.fraction, progress.position, progress.models, progress.seconds_after) == (0.5, 1, 2, 60.0)
     assert progress.line().startswith("model 1 of 2  tiny  step 50/100  loss 2.500")
+    case.watch(Heartbeat(50, 140, "training", is_estimate=True))
+    assert case.shown[-1].where() == "model 1 of 2  tiny  step 50 of about 140"
+    case.watch(Heartbeat(1, 0, "training"))
+    assert (case.shown[-1].where(), case.shown[-1].fraction) == ("model 1 of 2  tiny  step 1", 0.0)
 
 
 def test_what_the_trainer_mended_is_passed_on_but_not_what_is_usual(case):

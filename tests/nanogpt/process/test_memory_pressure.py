@@ -31,7 +31,7 @@ def group(tmp_path, monkeypatch):
 
 def test_a_group_at_its_limit_is_pressure_unless_it_is_filled_with_files(group):
     group(3.95)
-    assert "1% of memory left" in MemoryPressure().evidence()
+    assert "1 % of memory left" in MemoryPressure().evidence()
     group(3.95, cache=3.5)
     assert MemoryPressure().evidence() == ""
 

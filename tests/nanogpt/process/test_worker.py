@@ -222,7 +222,7 @@ def test_a_process_that_was_killed_between_two_calls_costs_nothing(worker):
 
 def test_a_kill_while_memory_runs_out_is_no_accident(worker, tmp_path, monkeypatch):
     monkeypatch.setattr("nanogpt.process.memory_pressure.share_left", lambda: 0.01)
-    with pytest.raises(WorkerDied, match="1% of memory left") as died:
+    with pytest.raises(WorkerDied, match="1 % of memory left") as died:
         worker.call(f"{HERE}:die", deaths=tmp_path / "deaths", number=signal.SIGKILL, times=9)
     assert died.value.symptom == OUT_OF_MEMORY and len((tmp_path / "deaths").read_text()) == 1
 
