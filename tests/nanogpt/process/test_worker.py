@@ -284,13 +284,13 @@ def test_ctrl_c_is_not_held_up_by_what_the_worker_does(worker):
 
 def test_ctrl_c_before_the_call_is_handed_over_leaves_no_worker_behind(worker, monkeypatch):
     before = worker.call(f"{HERE}:pid")
-    submit = worker._pool.submit
+    send = worker._pipe.send
 
-    def interrupted(*call):
-        submit(*call)
+    def interrupted(call):
+        send(call)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker._pool, "submit", interrupted)
+    monkeypatch.setattr(worker._pipe, "send", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worker.call(f"{HERE}:sleep", seconds=60)
     assert gone(before)
@@ -339,3 +339,14 @@ def test_its_process_is_started_early_and_leaves_the_main_module_alone(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr, (tmp_path / "worker.log").read_text()) == ("main\nTrue\n", "", "")
+
+
+def test_a_process_that_cannot_be_started_is_started_by_a_later_call(worker, monkeypatch):
+    def refused(process):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr("multiprocessing.context.SpawnProcess.start", refused)
+        with pytest.raises(BlockingIOError):
+            worker.call(f"{HERE}:pid")
+    assert worker.call(f"{HERE}:add", first=1, second=1) == 2
