@@ -179,7 +179,9 @@ def step(title, value=None):
     return display.step(title, lambda: ran.append(title) or value)
 
 def wait_for_page():
+    until = time.monotonic() + 60
     while "/flow-run/" not in (display.url or ""):
+        assert time.monotonic() < until, logged  # else who waits for this process's next words would wait for ever
         time.sleep(0.05)
 
 def lose_server():
