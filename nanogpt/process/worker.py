@@ -211,9 +211,10 @@ def _serve(pipe: Connection, log: str) -> None:
 def _outcome(target: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
     try:
         return True, invoke(target, arguments)
-    except BaseException as error:
-        error.add_note(f"In the worker:\n{traceback.format_exc()}")
-        return False, error
+    except BaseException as error:  # a panic of a library in Rust is no Exception, and its class cannot be sent
+        sent = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+        sent.add_note(f"In the worker:\n{traceback.format_exc()}")
+        return False, sent
 
 
 def _send(pipe: Connection, outcome: tuple[bool, Any]) -> None:

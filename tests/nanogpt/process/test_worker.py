@@ -83,6 +83,11 @@ def raise_unsendable() -> None:
     raise Unsendable("what", "went wrong")
 
 
+def panic() -> None:
+    """As a library in Rust does, whose class no other process can import."""
+    raise type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("no threads")
+
+
 def leave_without_a_word() -> None:
     os._exit(1)
 
@@ -179,6 +184,9 @@ def test_other_errors_keep_their_meaning_on_the_way_too(shared):
         shared.call(f"{HERE}:refuse_a_file")
     with pytest.raises(RuntimeError, match="Unsendable: what went wrong"):
         shared.call(f"{HERE}:raise_unsendable")
+    with pytest.raises(RuntimeError, match="PanicException: no threads") as panicked:
+        shared.call(f"{HERE}:panic")
+    assert "In the worker" in panicked.value.__notes__[0] and "in panic" in panicked.value.__notes__[0]
     assert shared.call(f"{HERE}:pid") == before
 
 
