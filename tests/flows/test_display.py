@@ -520,7 +520,6 @@ def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
     play = """
         def long():
             wait_for_page()
-            time.sleep(1)  # the states so far are there
             print("running", flush=True)
             time.sleep(60)
 
@@ -531,6 +530,7 @@ def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
         """
     process = stage.start(play)
     assert process.stdout.readline() == "running\n"
+    stage.shows("crash", {"1 Environment": ("Running", None), "long": ("Running", None)})
     process.kill()
     process.communicate()
     assert stage.flow_run("crash")["state"]["type"] == "RUNNING"
