@@ -16,11 +16,12 @@ if __name__ == "__main__":  # before any other import, and not again in the proc
 import pytest
 
 WORKERS = 3
+LONGEST_TEST = 1800  # seconds, with what it makes first for others: minutes, and on a busy machine many
 
 
 def main(argv):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers with two threads each fight for two cores
-    return pytest.main([*workers(argv), *argv])
+    return pytest.main([*workers(argv), f"--timeout={LONGEST_TEST}", *argv])
 
 
 def workers(argv):

@@ -2,14 +2,16 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-pytestmark = pytest.mark.fast
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("file", sorted(TESTS.rglob("*.py")), ids=lambda file: file.name)
 def test_no_test_imports_another_test(file):
     """conftest.py leaves out a file that imports hypothesis or transformers; it must not come in through another."""
@@ -17,6 +19,16 @@ def test_no_test_imports_another_test(file):
     assert imported == []
 
 
+@pytest.mark.fast
 def test_decoders_are_built_in_a_folder_of_the_suite():
     """Not in the person's own cache, where the next run of `nanogpt generate` would find what tests have measured."""
     assert Path(os.environ["NANOGPT_CACHE"]).name.startswith("nanogpt-cache-")
+
+
+@pytest.mark.slow
+def test_a_test_that_hangs_fails_with_its_stack_and_the_others_go_on(tmp_path):
+    file = tmp_path / "test_hanging.py"
+    file.write_text("import time\ndef test_hangs(): time.sleep(600)\ndef test_works(): pass\n")
+    command = [sys.executable, "-m", "tests", "--no-bootstrap", "-p", "no:cacheprovider", "--timeout=1", file]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, timeout=300)
+    assert "1 failed, 1 passed" in done.stdout and "Timeout (>1.0s)" in done.stdout

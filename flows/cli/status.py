@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -286,4 +285,4 @@ def _state(run: Run) -> str:
     session = read_session(run.paths.state)
     if session is None:
         return "never started"
-    return "interrupted" if session.state == "running" and not psutil.pid_exists(session.pid) else session.state
+    return "interrupted" if session.state == "running" and not session.is_running else session.state

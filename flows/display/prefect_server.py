@@ -38,6 +38,7 @@ WATCH_SECONDS = 0.5
 HEALTH_SECONDS = 10.0  # between questions to a server whose process lives
 HUNG_AFTER = 4  # such questions in a row without an answer
 RESTARTS = 3
+SECONDS_TO_RETRY = 10.0  # after the first restart that failed, twice that after the second: a port may be free again
 RESTART_PATIENCE = 5.0  # to wait for a server that is down and whose restart has not begun
 CALM_SECONDS = 600.0  # a server that lived this long has its restarts forgiven
 
@@ -159,6 +160,8 @@ class Server:
             self._log(f"Prefect server is back (pid {current.pid})")
         except (StartError, OSError, psutil.Error) as error:
             self._log(f"Prefect server could not be started again: {one_line(error)}")
+            self._restarting.clear()
+            self._closing.wait(SECONDS_TO_RETRY * self._restarts if self._restarts < RESTARTS else 0)
         finally:
             self._restarting.clear()
 

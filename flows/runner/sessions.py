@@ -20,6 +20,7 @@ from flows.runner import interruption, resumption
 from flows.runner.phase_runner import PhaseRunner
 from nanogpt import durable
 from nanogpt.faults import UserError
+from nanogpt.living import born, lives
 from nanogpt.records import from_json, to_json
 
 FILE = "session.json"
@@ -47,6 +48,11 @@ class SessionRecord:
     command: str
     prefect_url: str | None = None
     phases: list[PhaseNote] = field(default_factory=list)
+    born: float | None = None  # of its process, as nanogpt.living says; earlier versions kept none
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "running" and lives(self.pid, self.born)
 
 
 def read_session(state: Path) -> SessionRecord | None:
@@ -137,8 +143,9 @@ class Session:
             PhaseNote(record.number, record.title, record.status, record.seconds, record.cause, record.next_command)
             for record in self._phases.records
         ]
+        pid = os.getpid()
         record = SessionRecord(
-            self.started, self.number, state, os.getpid(), self._options.command, self.prefect_url, phases
+            self.started, self.number, state, pid, self._options.command, self.prefect_url, phases, born(pid)
         )
         with suppress(OSError):  # a full disk costs this note; the step that needs the disk says what is wrong
             durable.write_note(self._paths.state / FILE, to_json(record))

@@ -162,7 +162,9 @@ class StepRunner:
             self._record(work, "failed", cause, seconds)
             self._journal.timeline.note("step ended", work.name, "failed")
             self._journal.log(f"{work.name}: failed: {cause}", "error")
-            raise
+            if isinstance(error, (Exception, KeyboardInterrupt, SystemExit)):
+                raise
+            raise RuntimeError(cause) from error  # a panic of a library in Rust, which would end the whole run
         self._pulse()
         if result.left_out:
             self._record(work, "left out", result.left_out, seconds)

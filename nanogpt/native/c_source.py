@@ -37,10 +37,10 @@ SECONDS = 120  # for a compiler: it takes 1 to 8 on an idle machine
 SECONDS_TO_TRY_AGAIN = 3600  # after an error of the compiler's: headers may have been installed since
 EXIT_OF_A_SIGNAL = 128  # and more, of a shell whose command was killed
 SECONDS_TO_ANSWER = 20  # for a question, such as its version: 0.1 on an idle machine
-# What gcc and clang say when a part of them was killed, or the disk or the memory was full.
+# What gcc and clang say when a part of them was killed or could not be started, or the disk or the memory was full.
 OF_THE_MOMENT = re.compile(
     r"terminated program|unable to execute command|due to signal|\bKilled\b|No space left|out of memory|"
-    r"memory exhausted|Cannot allocate memory"
+    r"memory exhausted|Cannot allocate memory|Resource temporarily unavailable"
 )
 LOADING = """import ctypes, sys
 try: ctypes.CDLL(sys.argv[1])

@@ -6,6 +6,7 @@ in the worker only.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import multiprocessing
@@ -16,9 +17,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +30,7 @@ from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL, Death, Proc
 from nanogpt.process.memory_pressure import MemoryPressure
 
 SECONDS_BETWEEN_LOOKS = 0.25
-SECONDS_FOR_A_CODE = 5.0
+SECONDS_TO_END = 5.0
 ONCE_MORE = 2  # times that a call is made again whose process was killed, or aborted on the CPU
 
 
@@ -42,6 +44,9 @@ class WorkerDied(Exception):
 
 class Worker:
     """One child process, started by `start` or the first call and again after a death; `close` frees its memory.
+
+    It is asked through a pipe, and nothing here waits for a thread or a lock of the two: concurrent.futures does, and a
+    death or Ctrl-C at an unlucky moment leaves it waiting for ever (Python 3.11).
 
     A call is made again where its process was killed, or aborted on the CPU, and nothing speaks for memory: `on_death`
     gets the death and the seconds that it cost. `on_wait` is called every moment while an answer is waited for.
@@ -57,13 +62,14 @@ class Worker:
         self._on_death, self._on_wait = on_death, on_wait
         self._log: ProcessLog | None = None
         self._pressure = MemoryPressure()
-        self._pool: ProcessPoolExecutor | None = None
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._one_call = threading.Lock()
 
     def start(self, module: str) -> None:
         """Start the process, which imports `module` while the caller does something else."""
-        with contextlib.suppress(BrokenProcessPool):  # the first call knows what to make of that
-            self._submit(importlib.import_module, module)
+        with contextlib.suppress(_GoneError):  # the first call knows what to make of that
+            self._ask(module, None)
 
     def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
         """The picklable result of `module:function`(**arguments), run in the worker.
@@ -84,64 +90,86 @@ class Worker:
                 self._on_death(Death(error.symptom, str(error)), time.monotonic() - began)
 
     def _call(self, target: str, timeout: float | None, arguments: dict[str, Any]) -> Any:
-        self._pressure = MemoryPressure()  # what ran out during another call says nothing of this one
-        try:
-            answer = self._submit(invoke, target, arguments)  # Ctrl-C may come before it returns, too
-            self._wait_for(answer, timeout)
-            return answer.result(timeout=0)
-        except BrokenProcessPool:
-            death = self._death(arguments.get("device") or arguments.get("asked") or "cpu")
-            self.close(kill=True)
-            raise WorkerDied(f"{target}: {death.evidence}", death.symptom) from None
-        except TimeoutError:
-            if answer.done():  # the function's own
+        with self._one_call:
+            self._pressure = MemoryPressure()  # what ran out during another call says nothing of this one
+            try:
+                has_worked, answer = self._answer(self._ask(target, arguments), timeout)
+            except _GoneError:
+                death = self._death(arguments.get("device") or arguments.get("asked") or "cpu")
+                self.close(kill=True)
+                raise WorkerDied(f"{target}: {death.evidence}", death.symptom) from None
+            except _LateError:
+                self.close(kill=True)
+                raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed", STALL) from None
+            except KeyboardInterrupt:
+                self.close(kill=True)
                 raise
-            self.close(kill=True)
-            raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed", STALL) from None
-        except KeyboardInterrupt:
-            self.close(kill=True)
-            raise
+        if has_worked:
+            return answer
+        raise answer
 
     def close(self, kill: bool = False) -> None:
         """End the process; `kill` does not wait for what it is doing."""
-        if self._pool is None:
+        process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
+        atexit.unregister(self.close)
+        if pipe is not None:
+            pipe.close()
+        if process is None or process.pid is None:  # there is none, or it could not be started
             return
-        if kill:
-            for process in list((self._pool._processes or {}).values()):
-                process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
+        if not kill:
+            process.join(SECONDS_TO_END)
+        process.kill()
+        process.join(SECONDS_TO_END)  # a device that failed may hold it for ever
 
     def said(self) -> str:
         """What the present process, or the last one, has printed."""
         return self._log.text() if self._log else ""
 
-    def _submit(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
-        pool = self._open()
-        with without_main():
-            answer = pool.submit(function, *arguments)
-        [self._process] = pool._processes.values()
-        return answer
+    def _ask(self, target: str, arguments: dict[str, Any] | None) -> Connection:
+        """Where the answer will come; without arguments `target` is a module to import, and there is none.
 
-    def _open(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._log = ProcessLog(self._log_file)
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, context, initializer=_prepare, initargs=(str(self._log_file),))
-        return self._pool
+        Raises _GoneError, and OSError where no process can be started.
+        """
+        pipe = self._pipe or self._open()
+        try:
+            pipe.send((target, arguments))
+        except OSError as error:
+            raise _GoneError from error
+        return pipe
 
-    def _wait_for(self, answer: Future[Any], timeout: float | None) -> None:
+    def _open(self) -> Connection:
+        self._log = ProcessLog(self._log_file)
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, str(self._log_file)))
+        atexit.register(self.close, kill=True)  # before multiprocessing's own, which waits for its end
+        try:
+            with theirs, without_main():
+                self._process.start()
+        except BaseException:
+            self.close(kill=True)
+            raise
+        return self._pipe
+
+    def _answer(self, pipe: Connection, timeout: float | None) -> Any:
+        """(True, what the function gave), or (False, what it raised). Raises _GoneError, _LateError."""
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        while not answer.done() and time.monotonic() < deadline:
-            self._pressure.look()
-            self._on_wait()
-            wait([answer], max(0.0, min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic())))
+        try:
+            while not pipe.poll(max(0.0, min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    raise _LateError
+                self._pressure.look()
+                self._on_wait()
+            return pipe.recv()
+        except (EOFError, OSError) as error:
+            raise _GoneError from error
 
     def _death(self, device: str) -> Death:
         """Why the process is gone; it may have died since the last call, too."""
         if self._process is None or self._log is None:
             return Death(CRASHED, "its process could not be started")
-        code = _exit_code(self._process)
+        self._process.join(SECONDS_TO_END)
+        code = self._process.exitcode or 0
         if code < 0:
             return death_by_signal(-code, self._pressure, self._log, device)
         return Death(CRASHED, f"its process ended with code {code}; {self._log.last_words()}")
@@ -159,14 +187,41 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _exit_code(process: multiprocessing.process.BaseProcess) -> int:
-    """Of a process that has ended. The pool's own thread waits for it too: whoever comes second knows the code only a
-    moment after the first."""
-    deadline = time.monotonic() + SECONDS_FOR_A_CODE
-    process.join()
-    while process.exitcode is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return process.exitcode or 0
+class _GoneError(Exception):
+    """The process has ended."""
+
+
+class _LateError(Exception):
+    """It has not answered in time."""
+
+
+def _serve(pipe: Connection, log: str) -> None:
+    """In the worker: answer, until nobody asks any more."""
+    _prepare(log)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            target, arguments = pipe.recv()
+            if arguments is None:
+                with contextlib.suppress(Exception):  # the call that needs it says why
+                    importlib.import_module(target)
+            else:
+                _send(pipe, _outcome(target, arguments))
+
+
+def _outcome(target: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
+    try:
+        return True, invoke(target, arguments)
+    except BaseException as error:  # a panic of a library in Rust is no Exception, and its class cannot be sent
+        sent = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+        sent.add_note(f"In the worker:\n{traceback.format_exc()}")
+        return False, sent
+
+
+def _send(pipe: Connection, outcome: tuple[bool, Any]) -> None:
+    try:
+        pipe.send(outcome)
+    except Exception as error:  # it cannot be sent
+        pipe.send((False, sendable(error)))
 
 
 def _prepare(log: str) -> None:

@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
-
 from nanogpt import durable
+from nanogpt.living import lives
 from nanogpt.records import from_json
 from nanogpt.watch.views import Happening, PhaseState, PhaseView, RunState
 
@@ -39,10 +38,11 @@ class SessionNote:
     pid: int
     prefect_url: str | None = None
     phases: list[PhaseNote] = field(default_factory=list)
+    born: float | None = None  # of its process; None in an older run's note
 
     @property
     def is_running(self) -> bool:
-        return self.state == "running" and psutil.pid_exists(self.pid)
+        return self.state == "running" and lives(self.pid, self.born)
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,9 @@ def step(title, value=None):
     return display.step(title, lambda: ran.append(title) or value)
 
 def wait_for_page():
+    until = time.monotonic() + 60
     while "/flow-run/" not in (display.url or ""):
+        assert time.monotonic() < until, logged  # else who waits for this process's next words would wait for ever
         time.sleep(0.05)
 
 def lose_server():
@@ -518,7 +520,6 @@ def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
     play = """
         def long():
             wait_for_page()
-            time.sleep(1)  # the states so far are there
             print("running", flush=True)
             time.sleep(60)
 
@@ -529,6 +530,7 @@ def test_what_a_killed_process_left_is_marked_crashed_for_its_run_only(stage):
         """
     process = stage.start(play)
     assert process.stdout.readline() == "running\n"
+    stage.shows("crash", {"1 Environment": ("Running", None), "long": ("Running", None)})
     process.kill()
     process.communicate()
     assert stage.flow_run("crash")["state"]["type"] == "RUNNING"

@@ -521,19 +521,20 @@ def test_a_persons_own_commit_on_the_branch_is_kept_and_the_story_goes_on(home):
     assert kept == own
 
 
-def test_killed_between_the_record_and_the_branch(home, monkeypatch):
+def test_killed_between_the_record_and_the_branch(home):
     home.commit_all()
     first = made(home.milestones(), "Data ready")
-
-    def killed(*_arguments, **_options):
-        os._exit(9)
-
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(private_index.PrivateIndex, "move_branch", killed)
-        home.milestones().commit("Model trained", "", [home.artefact("1")])
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    code = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from flows.runner.milestones import Milestones
+        from flows.runner.private_index import PrivateIndex
+        checkout, state, artefact = map(Path, sys.argv[1:])
+        PrivateIndex.move_branch = lambda *_arguments, **_options: os._exit(9)
+        Milestones(checkout, checkout, "default", state).commit("Model trained", "", [artefact])
+    """)
+    arguments = [home.checkout, home.state, home.artefact("1")]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], cwd=CHECKOUT, timeout=300).returncode == 9
     assert len(home.milestones().commits()) == 2
     second = made(home.milestones(), "Model trained", [home.artefact("1")])
     assert git(home.checkout, "rev-parse", f"{second}^") == first

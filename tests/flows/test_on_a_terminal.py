@@ -34,6 +34,13 @@ device: {type: cpu, mixed_precision: false, threads: 1}
 """
 PHASES = ("Environment", "Implementation", "Configuration", "Dataset", "Training", "Evaluation", "Deployment",
           "Documentation")  # fmt: skip
+# Makes the terminal its own, so that Ctrl-C is a signal, and becomes the command. A preexec_fn would do so between fork
+# and exec, where a lock that another thread held at that moment is held for ever, and this process waits for it.
+ON_THE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 PATIENCE = 300.0  # seconds, on a busy machine
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("on_a_terminal")]
 
@@ -49,8 +56,8 @@ class TerminalOf:
         self._set_size(columns, rows)
         inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
-            command, cwd=CHECKOUT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+            [sys.executable, "-c", ON_THE_TERMINAL, *command], cwd=CHECKOUT,
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             env={**inherited, "TERM": "xterm-256color", "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1",
                  **environment},
         )  # fmt: skip

@@ -181,6 +181,7 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
         raise prefect_process.StartError("no memory")
 
     monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.1)  # time to say who is told
+    monkeypatch.setattr(prefect_server, "SECONDS_TO_RETRY", 0.01)
     monkeypatch.setattr(prefect_server, "start_despite_database", refuse)
     lines: list[str] = []
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -193,6 +194,29 @@ def test_a_server_that_never_comes_back_is_given_up(tmp_path, monkeypatch):
     assert "the run continues without it" in lines[-1]
     assert not server.wait_until_healthy(60)  # does not wait for what is lost
     server.close()
+
+
+@pytest.mark.fast
+def test_a_server_whose_port_is_taken_for_a_moment_comes_back(tmp_path, monkeypatch):
+    me = Record(os.getpid(), free_port(), "http://127.0.0.1:1", psutil.Process().create_time())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    free_again = time.monotonic() + 0.5
+
+    def start(*_: object) -> Record:
+        if time.monotonic() < free_again:
+            raise prefect_process.StartError("port 4200 is taken by another program")
+        return me
+
+    monkeypatch.setattr(prefect_server, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(prefect_server, "SECONDS_TO_RETRY", 0.3)
+    monkeypatch.setattr(prefect_server, "start_despite_database", start)
+    lines: list[str] = []
+    server = Server(tmp_path, Record(gone.pid, free_port(), "http://127.0.0.1:1", 0.0), lines.append)
+    try:
+        assert eventually(lambda: "is back" in lines[-1] if lines else False) and not server.lost.is_set()
+    finally:
+        server.close()
 
 
 @pytest.mark.fast

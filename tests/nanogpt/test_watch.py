@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from nanogpt import cli, durable
+from nanogpt.living import born
 from nanogpt.records import to_json
 from nanogpt.serving.settings import Settings
 from nanogpt.watch import chart, terminal
@@ -158,10 +159,13 @@ def test_what_is_spent_does_not_follow_the_calendar(tmp_path):
 
 
 def test_a_workspace_means_its_latest_run_and_a_killed_one_is_interrupted(tmp_path):
-    case.make_run(tmp_path, pid=DEAD)
+    session = case.make_run(tmp_path, pid=DEAD).parents[1] / "state/default/session.json"
     view = Watched(tmp_path).view()
     assert (view.run.state, view.is_over) == ("interrupted", True)
     assert [phase.state for phase in view.run.phases] == ["done"] * 4 + ["waiting"] * 2
+    note, _ = durable.read_note(session)
+    durable.write_note(session, note | {"pid": os.getpid(), "born": born(os.getpid()) - 60})  # its number is another's
+    assert Watched(tmp_path).view().run.state == "interrupted"
 
 
 def test_a_run_that_failed_says_in_which_phase_and_why(tmp_path):

@@ -22,6 +22,7 @@ from flows.runner.run import AnyStep, Run
 from flows.runner.sessions import SessionRecord
 from nanogpt import durable, machine
 from nanogpt.config import save_config
+from nanogpt.living import born
 from nanogpt.records import from_json, to_json
 from tests.flows.report import report_facts
 
@@ -236,8 +237,12 @@ def test_a_session_that_was_killed_is_not_shown_as_running(workspace, capsys):
     session = workspace.run().paths.state / "session.json"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for pid, state in ((os.getpid(), "running"), (ended.pid, "interrupted")):
-        durable.write_json(session, to_json(SessionRecord("2026-11-20 23:40:02", 1, "running", pid, "python3")))
+    mine = born(os.getpid())
+    taken = os.getpid(), mine - 60  # another process has the dead one's number by now
+    over = (taken, "interrupted"), ((ended.pid, 1.0), "interrupted")
+    for (pid, birth), state in (((os.getpid(), mine), "running"), *over):
+        record = SessionRecord("2026-11-20 23:40:02", 1, "running", pid, "python3", born=birth)
+        durable.write_json(session, to_json(record))
         assert status.show(workspace.run()) == 0
         assert f"run default: {state}" in capsys.readouterr().out
 

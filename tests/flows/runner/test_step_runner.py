@@ -124,6 +124,19 @@ def test_a_step_runs_when_it_has_as_many_of_its_needs_as_it_must(flow, at_least,
             parts.steps.do(step)
 
 
+def test_a_panic_of_a_library_in_rust_fails_its_step_and_not_the_run(flow):
+    class Panic(BaseException):
+        """As pyo3_runtime.PanicException, which is no Exception."""
+
+    def panics() -> StepResult[Made]:
+        raise Panic("The global thread pool has not been initialized.")
+
+    parts = Parts(flow)
+    with pytest.raises(RuntimeError, match="global thread pool"):
+        parts.steps.do(replace(flow.work(FETCH), run=panics))
+    assert parts.states() == {FETCH.step: "failed"}
+
+
 def test_facts_of_a_step_that_has_not_finished_in_this_start_are_refused(flow):
     Parts(flow).do(FETCH, TRAIN)
     with pytest.raises(Blocked, match=r"training\.micro has not finished"):

@@ -118,6 +118,7 @@ KILLED = {
     "by a shell": "exit 137",
     "a part of gcc": "echo 'cc: fatal error: Killed signal terminated program cc1' >&2; exit 1",
     "a part of clang": "echo 'clang: error: unable to execute command: Killed' >&2; exit 254",
+    "too many processes": "echo 'collect2: fatal error: vfork: Resource temporarily unavailable' >&2; exit 1",
     "full disk": "echo '/tmp/ccX.s: fatal error: cannot write: No space left on device' >&2; exit 1",
     "memory": "echo 'cc1: out of memory allocating 65536 bytes' >&2; exit 1",
 }

@@ -83,6 +83,11 @@ def raise_unsendable() -> None:
     raise Unsendable("what", "went wrong")
 
 
+def panic() -> None:
+    """As a library in Rust does, whose class no other process can import."""
+    raise type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})("no threads")
+
+
 def leave_without_a_word() -> None:
     os._exit(1)
 
@@ -179,6 +184,9 @@ def test_other_errors_keep_their_meaning_on_the_way_too(shared):
         shared.call(f"{HERE}:refuse_a_file")
     with pytest.raises(RuntimeError, match="Unsendable: what went wrong"):
         shared.call(f"{HERE}:raise_unsendable")
+    with pytest.raises(RuntimeError, match="PanicException: no threads") as panicked:
+        shared.call(f"{HERE}:panic")
+    assert "In the worker" in panicked.value.__notes__[0] and "in panic" in panicked.value.__notes__[0]
     assert shared.call(f"{HERE}:pid") == before
 
 
@@ -284,13 +292,13 @@ def test_ctrl_c_is_not_held_up_by_what_the_worker_does(worker):
 
 def test_ctrl_c_before_the_call_is_handed_over_leaves_no_worker_behind(worker, monkeypatch):
     before = worker.call(f"{HERE}:pid")
-    submit = worker._pool.submit
+    send = worker._pipe.send
 
-    def interrupted(*call):
-        submit(*call)
+    def interrupted(call):
+        send(call)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker._pool, "submit", interrupted)
+    monkeypatch.setattr(worker._pipe, "send", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worker.call(f"{HERE}:sleep", seconds=60)
     assert gone(before)
@@ -339,3 +347,14 @@ def test_its_process_is_started_early_and_leaves_the_main_module_alone(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr, (tmp_path / "worker.log").read_text()) == ("main\nTrue\n", "", "")
+
+
+def test_a_process_that_cannot_be_started_is_started_by_a_later_call(worker, monkeypatch):
+    def refused(process):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as crowded:
+        crowded.setattr("multiprocessing.context.SpawnProcess.start", refused)
+        with pytest.raises(BlockingIOError):
+            worker.call(f"{HERE}:pid")
+    assert worker.call(f"{HERE}:add", first=1, second=1) == 2
