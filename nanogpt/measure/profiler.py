@@ -128,47 +128,58 @@ def _named(value: bool | str) -> str:
 
 
 def measure_speed(config: Config, seconds: float = 5.0, checked: bool = False) -> StepSpeed:
-    """Real steps on random tokens for about `seconds`: median seconds a step, tokens/s, FLOP/s, peak memory in bytes.
-
-    `config` has its vocabulary. At least three steps are timed, or one where three take longer than that. `checked`:
-    loss and gradients are compared with the CPU's first; raises DeviceError where they differ. Raises what a device
-    raises when it is out of memory.
-    """
-    config = config.in_windows()
-    device, mixed_precision, precision = settle(config)
-    devices.reset_peak_memory(device)
-    real = RealStep(config, device, precision)
-    if checked:
-        tokens, targets = real.feed.take((0, config.training.batch_size))
-        parity.require_parity(real.model, tokens, targets, precision, real.loss_scale)
-
-    def step() -> float:
-        began = time.perf_counter()
-        real.run()
-        return time.perf_counter() - began
-
+    """TimedSteps for about `seconds`, what warms them up included."""
     ends = time.perf_counter() + seconds
-    first = step()
-    if first < seconds:  # GPT-2 124M: the second step takes 2.8 s, 2.2 of them in page faults, the later ones 1.6
-        for _ in range(WARM_UP_STEPS - 1):
-            step()
-    times = [step()]  # of a model whose step outlasts `seconds`, one has to do
-    while time.perf_counter() < ends or (len(times) < LEAST_STEPS and times[0] < seconds / LEAST_STEPS):
-        times.append(step())
-    seconds_per_step = median(times)
-    return StepSpeed(
-        **vars(_rates(real, seconds_per_step)),
-        parameters=real.model.num_parameters(),
-        seconds_per_step=seconds_per_step,
-        peak_memory_bytes=devices.peak_memory(device),
-        mixed_precision=mixed_precision,
-        precision=precision,
-        device=device,
-        threads=torch.get_num_threads(),
-        steps=len(times),
-        attention=config.device.attention,
-        newton_schulz=config.device.newton_schulz,
-    )
+    steps = TimedSteps(config, seconds, checked)
+    return steps.speed(ends - time.perf_counter())
+
+
+class TimedSteps:
+    """Real steps of `config` on random tokens, warmed up, to be timed in one window or in several.
+
+    `config` has its vocabulary. `checked`: loss and gradients are compared with the CPU's first; raises DeviceError
+    where they differ. Raises what a device raises when it is out of memory.
+    """
+
+    def __init__(self, config: Config, seconds: float, checked: bool = False):
+        self.config = config.in_windows()
+        self.device, self._mixed_precision, self._precision = settle(self.config)
+        devices.reset_peak_memory(self.device)
+        self.real = RealStep(self.config, self.device, self._precision)
+        if checked:
+            tokens, targets = self.real.feed.take((0, config.training.batch_size))
+            parity.require_parity(self.real.model, tokens, targets, self._precision, self.real.loss_scale)
+        first = self._seconds_of_one()
+        if first < seconds:  # GPT-2 124M: the second step takes 2.8 s, 2.2 of them in page faults, the later ones 1.6
+            for _ in range(WARM_UP_STEPS - 1):
+                self._seconds_of_one()
+
+    def speed(self, seconds: float) -> StepSpeed:
+        """Median seconds a step, tokens/s, FLOP/s, peak memory in bytes, in a window of about `seconds`: at least three
+        steps are timed, or one where three take longer than that."""
+        ends = time.perf_counter() + seconds
+        times = [self._seconds_of_one()]  # of a model whose step outlasts `seconds`, one has to do
+        while time.perf_counter() < ends or (len(times) < LEAST_STEPS and times[0] < seconds / LEAST_STEPS):
+            times.append(self._seconds_of_one())
+        seconds_per_step = median(times)
+        return StepSpeed(
+            **vars(_rates(self.real, seconds_per_step)),
+            parameters=self.real.model.num_parameters(),
+            seconds_per_step=seconds_per_step,
+            peak_memory_bytes=devices.peak_memory(self.device),
+            mixed_precision=self._mixed_precision,
+            precision=self._precision,
+            device=self.device,
+            threads=torch.get_num_threads(),
+            steps=len(times),
+            attention=self.config.device.attention,
+            newton_schulz=self.config.device.newton_schulz,
+        )
+
+    def _seconds_of_one(self) -> float:
+        began = time.perf_counter()
+        self.real.run()
+        return time.perf_counter() - began
 
 
 def settle(config: Config) -> tuple[str, bool | str, str]:

@@ -23,36 +23,38 @@ from nanogpt.config import Config
 from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.inference.options import Options
 from nanogpt.inference.sampling import Sampler, choose
-from nanogpt.measure.profiler import measure_speed
+from nanogpt.measure.profiler import TimedSteps
+from nanogpt.measure.real_step import RealStep
 from nanogpt.measure.sizes import parameters
-from nanogpt.model.gpt import GPT
 from nanogpt.results.speed import Rehearsal, StepSpeed
 from nanogpt.training.validation import SAMPLE_TOKENS, rows_at_once
 from nanogpt.weights import checkpoint
 
+WINDOWS = 3
 LONG = 10.0  # seconds of steps; what took so long is not measured again
 DECODED_TOKENS = 24
 SMALL, LARGE = 1 << 10, 1 << 22  # numbers in the files that are saved to see what a byte costs
 
 
 def rehearse(config: dict[str, Any], device: str, folder: str, seconds: float) -> Rehearsal:
-    """measure_speed() of `config`, of its windows the one with the median seconds a step, and what happens between
+    """TimedSteps of `config`, of their windows the one with the median seconds a step, and what happens between
     steps: forward alone as in an evaluation, one sample, one checkpoint in `folder`.
 
     `config`: a Config as plain values with model.vocab_size, its precision and threads decided; `seconds` are for the
     steps. Raises what a device raises when it is out of memory.
     """
     whole = Config.model_validate(config).with_changes({"device.type": device}).in_windows()
-    speeds: list[StepSpeed] = []
+    window = seconds / WINDOWS
+    steps, speeds = TimedSteps(whole, window), list[StepSpeed]()
 
     def measure() -> None:
         if sum(speed.seconds_per_step * speed.steps for speed in speeds) < LONG:
-            speeds.append(measure_speed(whole, seconds / 3))
+            speeds.append(steps.speed(window))
 
     measure()
-    evaluation = _evaluation(whole, device, speeds[0].seconds_per_step)
+    evaluation = _evaluation(steps.real, speeds[0].seconds_per_step)
     measure()
-    sample_seconds = _sample(whole, device)
+    sample_seconds = _sample(steps.real)
     measure()
     save_seconds = _save(whole, Path(folder))
     middle = sorted(speeds, key=lambda speed: speed.seconds_per_step)[(len(speeds) - 1) // 2]
@@ -65,28 +67,30 @@ def rehearse(config: dict[str, Any], device: str, folder: str, seconds: float) -
     )
 
 
-def _evaluation(config: Config, device: str, seconds_per_step: float) -> float:
+def _evaluation(real: RealStep, seconds_per_step: float) -> float:
     """Seconds of the forward pass for one token, in pieces of the size that an evaluation takes; smaller, for a model
     that would need more than a second for one."""
-    model = GPT(config.model, seed=config.training.seed).to(device).eval()
-    block_size = config.model.block_size
-    in_a_second = int(3 * config.training.sequences_per_step / seconds_per_step)
-    rows = max(1, min(rows_at_once(block_size, config.training.batch_size), in_a_second))
-    tokens = torch.zeros(rows, block_size, dtype=torch.long, device=device)
-    precision = devices.precision_of(device, config.device.mixed_precision)
+    block_size, training = real.config.model.block_size, real.config.training
+    in_a_second = int(3 * training.sequences_per_step / seconds_per_step)
+    rows = max(1, min(rows_at_once(block_size, training.batch_size), in_a_second))
+    tokens = torch.zeros(rows, block_size, dtype=torch.long, device=real.device)
 
     @torch.no_grad()
     def forward() -> None:
-        with devices.autocast(device, precision):
-            model.loss_sum(tokens, tokens)[0].item()
+        with devices.autocast(real.device, real.precision):
+            real.model.loss_sum(tokens, tokens)[0].item()
 
-    return _fastest(forward) / tokens.numel()
+    real.model.eval()
+    seconds = _fastest(forward) / tokens.numel()
+    real.model.train()
+    return seconds
 
 
-def _sample(config: Config, device: str) -> float:
+def _sample(real: RealStep) -> float:
     """Seconds of one sample of SAMPLE_TOKENS; past block_size half a window is read again, as the engine does."""
-    decoder = TorchDecoder(GPT(config.model, seed=config.training.seed), device)
-    window = max(1, config.model.block_size // 2)
+    block_size = real.config.model.block_size
+    decoder = TorchDecoder(real.model, real.device)
+    window = max(1, block_size // 2)
     sampler = Sampler(Options(temperature=1.0, seed=0), ())
 
     def decode(count: int) -> None:
@@ -95,9 +99,10 @@ def _sample(config: Config, device: str) -> float:
         for _ in range(count - 1):
             token = choose(decoder.step(np.array(token), cache), [sampler])
 
-    tokens = min(DECODED_TOKENS, config.model.block_size)
+    tokens = min(DECODED_TOKENS, block_size)
     of_a_token = _fastest(lambda: decode(tokens)) / tokens
     of_a_window = _fastest(lambda: decoder.prefill([[0] * window], decoder.new_cache()))
+    real.model.train()
     return SAMPLE_TOKENS * of_a_token + max(0, SAMPLE_TOKENS // window - 2) * of_a_window
 
 

@@ -48,22 +48,26 @@ def speed(seconds_per_step: float, steps: int, peak: int) -> StepSpeed:
     )
 
 
+def windows_of(monkeypatch, *paces: float, steps: int) -> None:
+    """Each window of steps finds another pace."""
+    pace = iter(paces)
+
+    def timed(self, seconds):
+        step = next(pace)
+        return speed(step, steps, peak=int(step * 100))
+
+    monkeypatch.setattr(rehearsal.TimedSteps, "speed", timed)
+
+
 def test_the_speed_is_that_of_the_middle_window(monkeypatch, tmp_path):
     """A window during another program's burst of work, or one that was lucky, decides nothing."""
-    pace = iter([0.5, 0.1, 0.2])
-
-    def measure(config, seconds):
-        step = next(pace)
-        return speed(step, steps=3, peak=int(step * 100))
-
-    monkeypatch.setattr(rehearsal, "measure_speed", measure)
+    windows_of(monkeypatch, 0.5, 0.1, 0.2, steps=3)
     config = tiny().with_changes({"model.vocab_size": 65, "device.mixed_precision": False})
     figures = rehearsal.rehearse(config.model_dump(), "cpu", str(tmp_path), seconds=3.0)
     assert figures.seconds_per_step == 0.2 and figures.peak_memory_bytes == 50
 
 
 def test_a_model_of_long_steps_is_measured_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(rehearsal, "measure_speed", lambda config, seconds: speed(next(windows), steps=1, peak=1))
-    windows = iter([20.0])
+    windows_of(monkeypatch, 20.0, steps=1)
     config = tiny().with_changes({"model.vocab_size": 65, "device.mixed_precision": False})
     assert rehearsal.rehearse(config.model_dump(), "cpu", str(tmp_path), seconds=3.0).seconds_per_step == 20.0

@@ -16,7 +16,6 @@ from flows.runner.run import Phase, Run, Step
 from flows.supervision.recovery import TooSlow
 from nanogpt import durable
 from nanogpt.config import Config
-from nanogpt.results.speed import StepSpeed
 from nanogpt.units import count
 from tests.flows.parts import GIB, assembled, finish_beginning, outcome
 from tests.flows.planning.machines import Machine
@@ -38,10 +37,10 @@ class BusyMachine(Machine):
         self.rate /= self.slowness
         self.slowness = 1.0
 
-    def choose_precision_and_threads(self, config: Config, device: str, seconds: float) -> StepSpeed:
+    def begin(self, config: Config) -> None:
         if self.killed_in_measuring:
             raise KeyboardInterrupt
-        return super().choose_precision_and_threads(config, device, seconds)
+        super().begin(config)
 
     @property
     def times_measured(self) -> int:

@@ -16,6 +16,7 @@ class Machine:
         self.rate, self.most, self.fastest, self.peak = rate, most, fastest, GIB
         self.measured: list[tuple[str, int]] = []
         self.searched: list[tuple[str, float]] = []
+        self.threads, self.compared = 2, list[str]()
         self.compiled: float | None = 1.1  # times a step's seconds in eager mode; None: there is no compiler
 
     def call(self, target: str, *, config: dict[str, Any], timeout: float, **arguments: Any) -> Any:
@@ -26,14 +27,22 @@ class Machine:
 
     def close(self, kill: bool = False) -> None: ...
 
-    def choose_precision_and_threads(self, config: Config, device: str, seconds: float) -> StepSpeed:
+    def begin(self, config: Config) -> None:
+        """What happens once in a measurement, in its first call."""
         self.measured.append((config.name, config.training.batch_size))
         if config.training.batch_size > self.most:
             raise MemoryError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 402653184 bytes")
+
+    def choose_precision_and_threads(self, config: Config, device: str, seconds: float) -> StepSpeed:
+        self.begin(config)
+        self.compared.append(config.name)
         return StepSpeed(**self._figures(config, device))
 
     def rehearse(self, config: Config, device: str, folder: str, seconds: float) -> Rehearsal:
-        assert config.device.mixed_precision is True and config.device.threads == 2  # what was chosen is rehearsed
+        if config.name not in self.compared:
+            self.begin(config)
+        settings = config.device
+        assert settings.mixed_precision is True and settings.threads == self.threads  # what was chosen is rehearsed
         between = {"evaluation_seconds_per_token": 1e-9, "sample_seconds": 0.01, "save_seconds": 0.1}
         return Rehearsal(**self._figures(config, device), **between)
 
@@ -56,7 +65,7 @@ class Machine:
             "parameters": parameters(config.model).total, "tokens_per_second": tokens_per_second,
             "seconds_per_step": tokens_per_step(config) / tokens_per_second, "flops_per_second": rate,
             "matmul_flops_per_second": 2 * rate, "share_of_matmul": 0.5, "share_of_peak": None,
-            "peak_memory_bytes": self.peak, "mixed_precision": True, "precision": "bfloat16", "threads": 2,
+            "peak_memory_bytes": self.peak, "mixed_precision": True, "precision": "bfloat16", "threads": self.threads,
             "device": device, "steps": 3,
         }  # fmt: skip
 
@@ -69,12 +78,12 @@ class Small(Machine):
         self.tokens, self.recomputes = tokens, recomputes
         self.fitted: list[tuple[str, int, int]] = []
 
-    def choose_precision_and_threads(self, config: Config, device: str, seconds: float) -> StepSpeed:
+    def begin(self, config: Config) -> None:
         tokens = config.training.batch_size * config.context
         if tokens > self.tokens or (self.recomputes and not config.device.gradient_checkpointing):
             raise MemoryError
         self.fitted.append((config.name, config.training.batch_size, config.context))
-        return super().choose_precision_and_threads(config, device, seconds)
+        super().begin(config)
 
 
 class Failing(Machine):
@@ -84,11 +93,10 @@ class Failing(Machine):
         super().__init__()
         self.errors, self.model = list(errors), model
 
-    def choose_precision_and_threads(self, config: Config, device: str, seconds: float) -> StepSpeed:
-        speed = super().choose_precision_and_threads(config, device, seconds)
+    def begin(self, config: Config) -> None:
+        super().begin(config)
         if config.name == self.model and self.errors:
             raise self.errors.pop(0)
-        return speed
 
     def find_for(self, config: Config, folder: str, seconds: float) -> FastestMicroBatch:
         if self.model == "the search" and self.errors:

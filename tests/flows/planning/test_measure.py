@@ -99,6 +99,31 @@ def test_a_slow_machine_measures_no_more_than_can_be_any_good(measuring):
     assert all("tokens in" in reason for reason in measured.unmeasured.values()) and len(measured.unmeasured) == 5
 
 
+@pytest.mark.parametrize("threads, compared", [(2, ["micro"]), (1, ["micro", "tiny_model"])])
+def test_what_gains_for_a_small_model_is_not_compared_again_for_a_larger_one(measuring, threads, compared):
+    """Half precision and threads; one thread alone may be slower for the larger one."""
+    machine = Machine()
+    machine.threads = threads
+    measured = measuring(machine, "--set", "ladder=[micro, tiny_model]").measure()
+    assert machine.compared == compared and list(measured.models) == ["micro", "tiny_model"]
+
+
+@pytest.mark.parametrize("start", [3.0, 1.0, 0.5])
+def test_the_smallest_is_measured_again_when_the_start_of_the_run_is_over(measuring, start):
+    """The pages start meanwhile, or a moment was lucky: the faster of two measurements counts."""
+    paces = iter([start, 1.0, 1.0])
+
+    class Starting(Machine):
+        def rehearse(self, config, device, folder, seconds):
+            speed = super().rehearse(config, device, folder, seconds)
+            return replace(speed, seconds_per_step=speed.seconds_per_step * next(paces))
+
+    options = ("--set", "ladder=[micro, tiny_model]")
+    usual, found = (measuring(machine, *options).measure().models for machine in (Machine(), Starting()))
+    times = {name: found[name].seconds_per_step / usual[name].seconds_per_step for name in usual}
+    assert times == {"micro": pytest.approx(min(start, 1.0)), "tiny_model": 1.0}
+
+
 # Compiling --------------------------------------------------------------------------------------------------------
 
 
