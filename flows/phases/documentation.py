@@ -176,6 +176,8 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 *cards.CODE,
                 "flows/supervision/remedies.py",
                 "flows/planning/forecast.py",
+                "flows/planning/weight_decay.py",
+                "nanogpt/measure/sizes.py",
                 "templates/*.j2",
                 "templates/page.css",
                 "templates/page.js",

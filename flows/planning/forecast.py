@@ -115,15 +115,6 @@ def law_of(name: str, in_pieces: bool) -> Law:
     return STORIES if name == "tinystories" else WEB if in_pieces else PLAYS
 
 
-BY_HEART = 5  # from which by_heart() on weight decay helps; below it costs (docs/recipe.md)
-
-
-def by_heart(parameters: int, tokens: float, train_tokens: int) -> float:
-    """How far a training of `tokens` learns a text of `train_tokens` by heart: passes over it times parameters for each
-    of them."""
-    return tokens / train_tokens * parameters / train_tokens
-
-
 @dataclass(frozen=True)
 class Corpus:
     """What there is to learn from. Held out is a share of it, `most_held_out` bytes at most for each split."""

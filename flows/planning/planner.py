@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from flows.ledger.facts import LeftOut, Planned, PlannedModel, PlannedPhase, PlannedText
-from flows.planning import budget_shares
+from flows.planning import budget_shares, weight_decay
 from flows.planning.forecast import (
-    BY_HEART,
     Corpus,
     Speed,
-    by_heart,
     evaluation_seconds,
     judging_seconds,
     samples_seconds,
@@ -43,11 +41,6 @@ LEAST_AFTER_WARMUP = 30  # steps
 KINDER = 1.25
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-# By how far a text is learned by heart (from which by_heart() on): how many passes over it the weights are to remember.
-# A step takes decay x rate of them, so they remember 1 / (decay x rate) steps (Wang and Aitchison 2024, "How to set
-# AdamW's weight decay as you scale model and dataset size", section 2). Measured in docs/recipe.md.
-REMEMBERED_PASSES = ((BY_HEART, 0.75), (100, 0.38))
-MOST_WEIGHT_DECAY = 2.0
 OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
@@ -302,7 +295,7 @@ class _Planner:
         speed = self.speeds[config.name]
         if config.training.max_seconds is not None:
             seconds = min(seconds, config.training.max_seconds)
-        weight_decay = self.weight_decay(config, speed, seconds)
+        decay = self.weight_decay(config, speed, seconds)
         step_tokens = tokens_per_step(config)
         between = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
         for _ in range(2):  # what is done between the steps depends on their number, a little
@@ -313,7 +306,7 @@ class _Planner:
             max_iters = max(self.least_steps(config), int(min(more * at_best, self.most_steps(config))))
             expected = min(max_iters, math.ceil(steps_by_time))
             intervals = self.intervals(config, speed, expected)
-            wanted = {"training.max_iters": max_iters, **intervals, "training.weight_decay": weight_decay}
+            wanted = {"training.max_iters": max_iters, **intervals, "training.weight_decay": decay}
             sized = config.with_changes(self.undecided(wanted))
             between = min(seconds / 2, seconds_between_steps(sized, speed, self.corpus, expected))
         max_iters = sized.training.max_iters
@@ -390,13 +383,9 @@ class _Planner:
         begun = self.begun.get(config.name)
         if begun and (config.name in self.trained or KINDER * steps <= begun.max_iters):
             return begun.weight_decay
-        how_far = by_heart(speed.parameters, steps * tokens_per_step(config), self.corpus.train_tokens)
-        remembered = [passes for least, passes in REMEMBERED_PASSES if how_far >= least]
-        if not remembered:
-            return config.training.weight_decay
-        steps_of_a_pass = self.corpus.train_tokens / tokens_per_step(config)
-        planned = 1 / (remembered[-1] * config.training.matrix_learning_rate * steps_of_a_pass)
-        return max(config.training.weight_decay, min(MOST_WEIGHT_DECAY, float(f"{planned:.2g}")))
+        tokens = steps * tokens_per_step(config)
+        needed = weight_decay.needed(config, speed.parameters, tokens, self.corpus.train_tokens)
+        return max(config.training.weight_decay, needed)
 
     def why_not(self, config: Config, seconds: float, ladder: list[ModelPlan]) -> str:
         first, best = ladder[0], ladder[-1]

@@ -35,6 +35,11 @@ def watch(models: Path) -> str:
     return _nanogpt("watch", near(models))
 
 
+def texts() -> str:
+    """The command that lists the texts that can be had."""
+    return _nanogpt("data", "list")
+
+
 def as_here(command: str) -> str:
     """A command that was run, as a person types it here: `nanogpt` as this shell finds it, and the Python of the run.
 

@@ -25,8 +25,9 @@ from flows.ledger.facts import (
     Tokenised,
     Trained,
 )
-from flows.planning.forecast import BY_HEART, PLAYS, by_heart, law_of
-from flows.report.commands import MORE_TIME, longer, with_budget, with_option
+from flows.planning import weight_decay
+from flows.planning.forecast import PLAYS, law_of
+from flows.report.commands import MORE_TIME, longer, texts, with_budget, with_option
 from flows.report.facts import ModelFacts, RunFacts
 from flows.report.judgement import NOTICEABLE, PLAN_TOLERANCE, best_model, trained_models
 from flows.report.markdown import safe
@@ -39,7 +40,6 @@ from nanogpt.units import byte_size, duration, flops, number, percent
 MOST = 5  # recommendations
 STILL_FALLING = 0.005  # share of the loss that one more tenth of the steps would take off
 OVERFITTING = 0.10  # validation above training loss, as a share of the training loss
-MOST_WEIGHT_DECAY = 1.0  # to advise; 3 ended 4 % higher (docs/recipe.md)
 PAST_THE_BEST = 0.02  # final validation loss above the best, as a share
 ENOUGH_DATA = 20  # tokens seen per parameter: Hoffmann et al. 2022, table 3
 LOW_SHARE_OF_MATMUL = 0.15
@@ -292,29 +292,35 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
             expected=f"{duration(wasted)} of training that made nothing better",
         )
         return
-    decay = facts.configs.get(model.name, Config()).training.weight_decay
+    config = facts.configs.get(model.name, Config())
+    decay, needed = config.training.weight_decay, _needed_weight_decay(facts, config, model.trained)
     has_gap = last.get("train_loss") and last["val_loss"] > (1 + OVERFITTING) * last["train_loss"]
-    # Of a text that is not learned by heart the gap is what its held-out part costs.
-    if has_gap and decay < MOST_WEIGHT_DECAY and _learns_by_heart(facts, model.trained):
+    if has_gap and needed:  # of a text that is not learned by heart the gap is what its held-out part costs
         gap = last["val_loss"] - last["train_loss"]
         bits = gap * (last["bits_per_byte"] / last["val_loss"]) if last.get("bits_per_byte") else 0.0
+        more = decay < needed
+        enough = (
+            f"its weight decay, {decay:g}, is what such a training needs, and more of it does harm (docs/recipe.md)"
+        )
         yield Finding(
             change="overfits",
-            advice="Give it more text (--data FOLDER), or else more weight decay",
+            advice=f"Give it more text (--data FOLDER){', or else more weight decay' if more else ''}",
             because=(
                 f"{name} overfits: its validation loss is {percent(gap / last['train_loss'])} above its training loss "
-                f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); weight decay is now {decay:g}"
+                f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); "
+                f"{f'its weight decay is {decay:g}' if more else enough}"
             ),
-            command=_set(facts, f"training.weight_decay={min(MOST_WEIGHT_DECAY, 3 * decay or 0.1):.1g}"),
+            command=_set(facts, f"training.weight_decay={needed:g}") if more else texts(),
             kind=Gain.QUALITY,
             size=bits / 2,  # the whole gap never closes
             expected=f"at most {number(bits, 2)} bits per byte, which is the gap" if bits else "at most the gap",
         )
 
 
-def _learns_by_heart(facts: RunFacts, trained: Trained) -> bool:
+def _needed_weight_decay(facts: RunFacts, config: Config, trained: Trained) -> float:
+    """As the plan would give it."""
     text = facts.of(CHARACTERS) or facts.of(BYTE_PAIRS)
-    return text is None or by_heart(trained.parameters, trained.tokens, _train_tokens(text)) >= BY_HEART
+    return weight_decay.needed(config, trained.parameters, trained.tokens, _train_tokens(text)) if text else 0.0
 
 
 def _train_tokens(text: Tokenised) -> int:

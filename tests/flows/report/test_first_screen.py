@@ -38,7 +38,7 @@ def test_a_run_that_went_well_is_answered_in_words_and_figures(complete):
     assert wrong.startswith("One fault, which was mended. Out of memory in training.tiny: halve the micro-batch")
     assert "14.2 s, 31 steps" in wrong
     assert "nanogpt chat /home/ada/nanogpt-autopilot/exports/night/tiny" in following
-    assert "training.weight_decay=0.1` (expected gain: at most 0.23 bits per byte" in following
+    assert "training.weight_decay=1.6` (expected gain: at most 0.23 bits per byte" in following
 
 
 def test_energy_is_named_where_the_machine_says_it_and_its_absence_where_it_does_not(complete):

@@ -118,9 +118,16 @@ def test_a_remedy_becomes_a_permanent_setting(facts):
 
 def test_a_gap_between_train_and_validation_is_overfitting(facts):
     line = advice(facts, "overfits")
-    assert (
-        "1.5200 against 1.3600" in line and "training.weight_decay=0.1" in line and "at most 0.23 bits per byte" in line
-    )
+    assert "1.5200 against 1.3600" in line and "at most 0.23 bits per byte" in line
+    assert "or else more weight decay" in line and "--set training.weight_decay=1.6" in line  # as a plan would give
+
+
+def test_where_the_weight_decay_is_as_planned_more_text_alone_is_advised(facts):
+    """More of it does harm."""
+    planned = {name: config.with_changes({"training.weight_decay": 1.6}) for name, config in facts.configs.items()}
+    line = advice(replace(facts, configs=planned), "overfits")
+    assert line.startswith("Give it more text (--data FOLDER) ") and "nanogpt data list" in line
+    assert "its weight decay, 1.6, is what such a training needs" in line and "training.weight_decay=" not in line
 
 
 def test_a_gap_after_a_pass_or_two_of_a_small_model_is_no_overfitting(facts):
