@@ -101,7 +101,7 @@ class Worker:
             except _LateError:
                 self.close(kill=True)
                 raise WorkerDied(f"{target}: no answer within {timeout:.0f} s; its process was killed", STALL) from None
-            except KeyboardInterrupt:
+            except BaseException:  # Ctrl-C, or of `on_wait`: its answer is never to be taken for the next call's
                 self.close(kill=True)
                 raise
         if has_worked:
@@ -154,12 +154,12 @@ class Worker:
     def _answer(self, pipe: Connection, timeout: float | None) -> Any:
         """(True, what the function gave), or (False, what it raised). Raises _GoneError, _LateError."""
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while not _has_come(pipe, max(0.0, min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                raise _LateError
+            self._pressure.look()
+            self._on_wait()
         try:
-            while not pipe.poll(max(0.0, min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic()))):
-                if time.monotonic() >= deadline:
-                    raise _LateError
-                self._pressure.look()
-                self._on_wait()
             return pipe.recv()
         except (EOFError, OSError) as error:
             raise _GoneError from error
@@ -193,6 +193,14 @@ class _GoneError(Exception):
 
 class _LateError(Exception):
     """It has not answered in time."""
+
+
+def _has_come(pipe: Connection, seconds: float) -> bool:
+    """Whether there is an answer within so long, or the end of the process that was to give it."""
+    try:
+        return pipe.poll(seconds)
+    except OSError as error:
+        raise _GoneError from error
 
 
 def _serve(pipe: Connection, log: str) -> None:

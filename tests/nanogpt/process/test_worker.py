@@ -251,6 +251,25 @@ def test_whoever_waits_is_called_meanwhile(tmp_path):
     assert len(moments) >= 4
 
 
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_calls(tmp_path):
+    """What the caller does meanwhile may fail, with an error of the system too, which is no death of the worker."""
+    troubles = [OSError("no space for the note"), ValueError("a fault"), None]
+
+    def meanwhile():
+        if trouble := troubles[0]:
+            raise trouble
+
+    worker = Worker(tmp_path / "worker.log", on_wait=meanwhile)
+    try:
+        for trouble in troubles[:-1]:
+            with pytest.raises(type(trouble), match=str(trouble)):
+                worker.call(f"{HERE}:sleep", seconds=0.6)
+            troubles.pop(0)
+        assert worker.call(f"{HERE}:pid") not in (None, os.getpid())
+    finally:
+        worker.close(kill=True)
+
+
 def test_the_log_is_a_plain_file_that_nobody_else_may_write(tmp_path):
     log, other = tmp_path / "worker.log", tmp_path / "other"
     other.write_text("precious")
