@@ -7,17 +7,32 @@ import psutil
 
 def born(pid: int) -> float | None:
     """When the process started, in seconds since the machine did, whatever the clock was set to meanwhile; None where
-    it has ended."""
+    it has ended, or where the system does not say."""
     try:
-        boot = psutil.boot_time()  # first: create_time() adds what this has found to the time since then
+        boot = psutil.boot_time()
         process = psutil.Process(pid)
-        is_over = process.status() == psutil.STATUS_ZOMBIE
-        return None if is_over else round(process.create_time() - boot, 2)
-    except (psutil.Error, OverflowError, ValueError):  # the last two: no process has such a number
+        return None if _is_over(process) else round(process.create_time() - boot, 2)
+    except (psutil.Error, OSError, RuntimeError, OverflowError, ValueError):  # the last two: there is no such number
         return None
 
 
 def lives(pid: int, born_at: float | None) -> bool:
     """`born_at`: what born() said of it while it lived; None in a file of an earlier version, which kept none."""
     now = born(pid)
-    return now is not None and (born_at is None or abs(now - born_at) < 1.5)  # the time of boot is in whole seconds
+    if now is None:
+        return _is_there(pid)
+    return born_at is None or abs(now - born_at) < 1.5  # the time of boot is in whole seconds
+
+
+def _is_there(pid: int) -> bool:
+    """Where nothing says when it was born: a process of another user's, or a sandbox that hides the time of boot."""
+    try:
+        return not _is_over(psutil.Process(pid))
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, OverflowError, ValueError):
+        return False
+
+
+def _is_over(process: psutil.Process) -> bool:
+    return bool(process.status() == psutil.STATUS_ZOMBIE)

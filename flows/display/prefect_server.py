@@ -160,10 +160,11 @@ class Server:
             self._log(f"Prefect server is back (pid {current.pid})")
         except (StartError, OSError, psutil.Error) as error:
             self._log(f"Prefect server could not be started again: {one_line(error)}")
-            self._restarting.clear()
-            self._closing.wait(SECONDS_TO_RETRY * self._restarts if self._restarts < RESTARTS else 0)
+            self._up_since = time.monotonic()  # its calm is over: failed restarts are not forgiven
         finally:
             self._restarting.clear()
+        if not has_pid(self.record) and self._restarts < RESTARTS:
+            self._closing.wait(SECONDS_TO_RETRY * self._restarts)
 
 
 def connect(home: Path, log: Log, port: int = 4200, closing: threading.Event | None = None) -> Server | None:

@@ -184,8 +184,8 @@ def _say_what_to_expect(run: Run, ladder: Sequence[ModelPlan]) -> None:
     if all(model.is_hopeless for model in ladder):
         run.journal.message(_too_little_time(run, ladder[-1]), "warning")
     elif run.config.budget < SHORT_BUDGET:
-        shown = f"{chosen_duration(run.config.budget)} show that everything works here"
-        run.journal.message(f"{shown}; a good model takes longer, such as --budget 10m")
+        enough = f"{chosen_duration(run.config.budget)} is enough to show that everything works here"
+        run.journal.message(f"{enough}; a good model takes longer, such as --budget 10m")
 
 
 def _too_little_time(run: Run, model: ModelPlan) -> str:

@@ -175,6 +175,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "flows/report/**",
                 *cards.CODE,
                 "flows/supervision/remedies.py",
+                "flows/supervision/own_tests.py",
                 "flows/planning/forecast.py",
                 "flows/planning/weight_decay.py",
                 "nanogpt/measure/sizes.py",

@@ -110,12 +110,16 @@ class Measurement:
         try:
             speed = self._rehearse(with_settings_of(before, fit.applied_to(config)), seconds)
         except (WorkerDied, RuntimeError, MemoryError) as error:
+            if classify(error) == DISK_FULL or self._is_of_device(error):
+                raise
             self.journal.log(f"{name} was not measured again: {error}", "warning")
             return models
         if speed.seconds_per_step >= before.seconds_per_step:
             return models
-        again = replace(before, **{**asdict(speed), "choices": before.choices})
-        self._report(name, again)
+        self.journal.message(f"{name}, measured again: {number(speed.tokens_per_second, 0)} tokens/s")
+        # The peak is its own alone in the first: of some systems a process can ask for no other than that of its life.
+        kept = {"choices": before.choices, "peak_memory_bytes": before.peak_memory_bytes}
+        again = replace(before, **{**asdict(speed), **kept})
         return {**models, name: again}
 
     def settle(self, config: Config) -> Config:

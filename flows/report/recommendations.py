@@ -40,6 +40,7 @@ from nanogpt.units import byte_size, duration, flops, number, percent
 MOST = 5  # recommendations
 STILL_FALLING = 0.005  # share of the loss that one more tenth of the steps would take off
 OVERFITTING = 0.10  # validation above training loss, as a share of the training loss
+ALIKE = 2.1  # times a weight decay: a plan that expected a few steps more or fewer may have given half or twice of it
 PAST_THE_BEST = 0.02  # final validation loss above the best, as a share
 ENOUGH_DATA = 20  # tokens seen per parameter: Hoffmann et al. 2022, table 3
 LOW_SHARE_OF_MATMUL = 0.15
@@ -298,19 +299,20 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
     if has_gap and needed:  # of a text that is not learned by heart the gap is what its held-out part costs
         gap = last["val_loss"] - last["train_loss"]
         bits = gap * (last["bits_per_byte"] / last["val_loss"]) if last.get("bits_per_byte") else 0.0
-        more = decay < needed
-        enough = (
-            f"its weight decay, {decay:g}, is what such a training needs, and more of it does harm (docs/recipe.md)"
-        )
+        if needed / ALIKE <= decay <= needed * ALIKE:
+            advice, why, command = "", "is what such a training needs: more of it does harm (docs/recipe.md)", texts()
+        else:
+            advice = f", or else {'more' if decay < needed else 'less'} weight decay"
+            why = f"is far from the {needed:g} that such a training needs"
+            command = _set(facts, f"training.weight_decay={needed:g}")
         yield Finding(
             change="overfits",
-            advice=f"Give it more text (--data FOLDER){', or else more weight decay' if more else ''}",
+            advice=f"Give it more text (--data FOLDER){advice}",
             because=(
                 f"{name} overfits: its validation loss is {percent(gap / last['train_loss'])} above its training loss "
-                f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); "
-                f"{f'its weight decay is {decay:g}' if more else enough}"
+                f"({last['val_loss']:.4f} against {last['train_loss']:.4f}); its weight decay, {decay:g}, {why}"
             ),
-            command=_set(facts, f"training.weight_decay={needed:g}") if more else texts(),
+            command=command,
             kind=Gain.QUALITY,
             size=bits / 2,  # the whole gap never closes
             expected=f"at most {number(bits, 2)} bits per byte, which is the gap" if bits else "at most the gap",

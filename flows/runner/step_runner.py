@@ -20,6 +20,7 @@ from flows.ledger.steps import Json, StepResult, StepSpec
 from flows.machine.disk import DiskSpace
 from nanogpt.faults import CORRUPT_FILE, DISK_FULL, classify
 
+RUST_PANIC = "PanicException"  # what a panic of a library in Rust is in Python, by PyO3
 F = TypeVar("F")
 T = TypeVar("T")
 State = Literal["done", "left out", "kept", "failed"]
@@ -162,9 +163,9 @@ class StepRunner:
             self._record(work, "failed", cause, seconds)
             self._journal.timeline.note("step ended", work.name, "failed")
             self._journal.log(f"{work.name}: failed: {cause}", "error")
-            if isinstance(error, (Exception, KeyboardInterrupt, SystemExit)):
-                raise
-            raise RuntimeError(cause) from error  # a panic of a library in Rust, which would end the whole run
+            if type(error).__name__ == RUST_PANIC:  # no Exception: it would end the whole run
+                raise RuntimeError(cause) from error
+            raise
         self._pulse()
         if result.left_out:
             self._record(work, "left out", result.left_out, seconds)

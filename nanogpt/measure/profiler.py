@@ -128,10 +128,9 @@ def _named(value: bool | str) -> str:
 
 
 def measure_speed(config: Config, seconds: float = 5.0, checked: bool = False) -> StepSpeed:
-    """TimedSteps for about `seconds`, what warms them up included."""
-    ends = time.perf_counter() + seconds
+    """TimedSteps for about `seconds`, the steps that warm them up included."""
     steps = TimedSteps(config, seconds, checked)
-    return steps.speed(ends - time.perf_counter())
+    return steps.speed(seconds, spent=steps.warm_up_seconds)
 
 
 class TimedSteps:
@@ -149,15 +148,18 @@ class TimedSteps:
         if checked:
             tokens, targets = self.real.feed.take((0, config.training.batch_size))
             parity.require_parity(self.real.model, tokens, targets, self._precision, self.real.loss_scale)
-        first = self._seconds_of_one()
-        if first < seconds:  # GPT-2 124M: the second step takes 2.8 s, 2.2 of them in page faults, the later ones 1.6
+        self.warm_up_seconds = self._seconds_of_one()
+        if (
+            self.warm_up_seconds < seconds
+        ):  # GPT-2 124M: the second step takes 2.8 s, 2.2 of them in page faults, the later ones 1.6
             for _ in range(WARM_UP_STEPS - 1):
-                self._seconds_of_one()
+                self.warm_up_seconds += self._seconds_of_one()
 
-    def speed(self, seconds: float) -> StepSpeed:
-        """Median seconds a step, tokens/s, FLOP/s, peak memory in bytes, in a window of about `seconds`: at least three
-        steps are timed, or one where three take longer than that."""
-        ends = time.perf_counter() + seconds
+    def speed(self, seconds: float, spent: float = 0.0) -> StepSpeed:
+        """Median seconds a step, tokens/s, FLOP/s, peak memory in bytes, in a window of about `seconds`, of which some
+        are `spent` already: at least three steps are timed, or one where three take longer than `seconds`."""
+        devices.reset_peak_memory(self.device)
+        ends = time.perf_counter() + seconds - spent
         times = [self._seconds_of_one()]  # of a model whose step outlasts `seconds`, one has to do
         while time.perf_counter() < ends or (len(times) < LEAST_STEPS and times[0] < seconds / LEAST_STEPS):
             times.append(self._seconds_of_one())

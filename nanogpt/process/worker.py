@@ -31,6 +31,7 @@ from nanogpt.process.memory_pressure import MemoryPressure
 
 SECONDS_BETWEEN_LOOKS = 0.25
 SECONDS_TO_END = 5.0
+SECONDS_TO_BE_GONE = 60.0  # after it let go of the pipe: a device's memory is freed in that time
 ONCE_MORE = 2  # times that a call is made again whose process was killed, or aborted on the CPU
 
 
@@ -64,11 +65,11 @@ class Worker:
         self._pressure = MemoryPressure()
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
-        self._one_call = threading.Lock()
+        self._one_call = threading.RLock()  # `on_wait` may close it
 
     def start(self, module: str) -> None:
         """Start the process, which imports `module` while the caller does something else."""
-        with contextlib.suppress(_GoneError):  # the first call knows what to make of that
+        with contextlib.suppress(_GoneError, OSError):  # the first call knows what to make of that
             self._ask(module, None)
 
     def call(self, target: str, *, timeout: float | None = None, **arguments: Any) -> Any:
@@ -109,7 +110,11 @@ class Worker:
         raise answer
 
     def close(self, kill: bool = False) -> None:
-        """End the process; `kill` does not wait for what it is doing."""
+        """End the process, after the call that another thread makes; with `kill` at once."""
+        with contextlib.nullcontext() if kill else self._one_call:
+            self._end(kill)
+
+    def _end(self, kill: bool) -> None:
         process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
         atexit.unregister(self.close)
         if pipe is not None:
@@ -157,6 +162,8 @@ class Worker:
         while not _has_come(pipe, max(0.0, min(SECONDS_BETWEEN_LOOKS, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
                 raise _LateError
+            if not self._lives() and not _has_come(pipe, 0.0):  # a child of its own may hold the pipe open
+                raise _GoneError
             self._pressure.look()
             self._on_wait()
         try:
@@ -164,12 +171,17 @@ class Worker:
         except (EOFError, OSError) as error:
             raise _GoneError from error
 
+    def _lives(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
     def _death(self, device: str) -> Death:
         """Why the process is gone; it may have died since the last call, too."""
         if self._process is None or self._log is None:
             return Death(CRASHED, "its process could not be started")
-        self._process.join(SECONDS_TO_END)
-        code = self._process.exitcode or 0
+        self._process.join(SECONDS_TO_BE_GONE)
+        code = self._process.exitcode
+        if code is None:
+            return Death(STALL, "its process no longer answers, and does not end")
         if code < 0:
             return death_by_signal(-code, self._pressure, self._log, device)
         return Death(CRASHED, f"its process ended with code {code}; {self._log.last_words()}")

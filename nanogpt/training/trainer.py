@@ -284,7 +284,7 @@ class Trainer:
     def expect_steps(self) -> None:
         """Say how many steps there will be; the clock may allow fewer than the settings."""
         steps = self.cool_down.steps_in_sight()
-        self.folder.expect(steps, is_estimate=steps < self.config.max_iters)
+        self.folder.expect(steps, is_estimate=0 < steps < self.config.max_iters)
 
     def finish(self, reason: str) -> TrainingOutcome:
         """Write final/ and outcome.json."""

@@ -157,7 +157,8 @@ class RunFiles:
         its steps."""
         if session.state != "running":
             ended = [(phase, ENDINGS.get(phase.status, "failed")) for phase in session.phases]
-            ended_at = (self.state / "session.json").stat().st_mtime
+            failed = any(phase.cause for phase in session.phases)
+            ended_at = (self.state / "session.json").stat().st_mtime if failed else 0.0
             return [
                 PhaseView(
                     phase.number,

@@ -110,7 +110,7 @@ def test_a_training_that_another_plan_began_gets_no_fewer_steps(start, redo):
 def test_a_run_too_short_for_a_good_model_says_so_in_its_plan(start, budget, is_short):
     run = start(Machine(), "--budget", budget)
     planned(run)
-    words = "2 min show that everything works here; a good model takes longer, such as --budget 10m"
+    words = "2 min is enough to show that everything works here; a good model takes longer, such as --budget 10m"
     assert (words in (run.paths.logs / "automation_log.txt").read_text()) == is_short
 
 

@@ -108,6 +108,51 @@ def test_what_gains_for_a_small_model_is_not_compared_again_for_a_larger_one(mea
     assert machine.compared == compared and list(measured.models) == ["micro", "tiny_model"]
 
 
+def test_on_mps_each_model_is_compared(measuring):
+    machine = Machine()
+    measuring(machine, "--set", "ladder=[micro, tiny_model]", device="mps").measure()
+    assert machine.compared == ["micro", "tiny_model"]
+
+
+@pytest.mark.parametrize("error, device, ends", [
+    (WorkerDied("ended by SIGKILL", KILLED), "cpu", False),
+    (WorkerDied("no answer within 300 s", STALL), "cuda", True),
+    (OSError(errno.ENOSPC, "No space left on device"), "cpu", True),
+])  # fmt: skip
+def test_a_second_measurement_that_fails_costs_a_line_unless_the_device_or_the_disk_fails(
+    measuring, parts, error, device, ends
+):
+    class FailingLater(Machine):
+        times = 0
+
+        def rehearse(self, config, device, folder, seconds):
+            self.times += 1
+            if self.times == 2:
+                raise error
+            return super().rehearse(config, device, folder, seconds)
+
+    measurement = measuring(FailingLater(), "--set", "ladder=[micro]", device=device)
+    if ends:
+        with pytest.raises(type(error)):
+            measurement.measure()
+    else:
+        assert list(measurement.measure().models) == ["micro"] and "micro was not measured again" in parts.log
+
+
+def test_the_memory_of_the_smallest_is_that_of_its_first_measurement(measuring):
+    """Of some systems a process can ask for no other peak than that of its whole life, larger models included."""
+    peaks, paces = iter([GIB, 9 * GIB, 9 * GIB]), iter([2.0, 1.0, 1.0])
+
+    class Growing(Machine):
+        def rehearse(self, config, device, folder, seconds):
+            speed = super().rehearse(config, device, folder, seconds)
+            pace = speed.seconds_per_step * next(paces)
+            return replace(speed, peak_memory_bytes=next(peaks), seconds_per_step=pace)
+
+    models = measuring(Growing(), "--set", "ladder=[micro, tiny_model]").measure().models
+    assert models["micro"].peak_memory_bytes == GIB
+
+
 @pytest.mark.parametrize("start", [3.0, 1.0, 0.5])
 def test_the_smallest_is_measured_again_when_the_start_of_the_run_is_over(measuring, start):
     """The pages start meanwhile, or a moment was lucky: the faster of two measurements counts."""

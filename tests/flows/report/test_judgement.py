@@ -120,6 +120,9 @@ def test_a_gap_between_train_and_validation_is_overfitting(facts):
     line = advice(facts, "overfits")
     assert "1.5200 against 1.3600" in line and "at most 0.23 bits per byte" in line
     assert "or else more weight decay" in line and "--set training.weight_decay=1.6" in line  # as a plan would give
+    configs = {name: config.with_changes({"training.weight_decay": 4.0}) for name, config in facts.configs.items()}
+    line = advice(replace(facts, configs=configs), "overfits")
+    assert "or else less weight decay" in line and "--set training.weight_decay=1.6" in line
 
 
 def test_where_the_weight_decay_is_as_planned_more_text_alone_is_advised(facts):

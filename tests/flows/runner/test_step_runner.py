@@ -125,11 +125,11 @@ def test_a_step_runs_when_it_has_as_many_of_its_needs_as_it_must(flow, at_least,
 
 
 def test_a_panic_of_a_library_in_rust_fails_its_step_and_not_the_run(flow):
-    class Panic(BaseException):
-        """As pyo3_runtime.PanicException, which is no Exception."""
+    class PanicException(BaseException):
+        """As pyo3_runtime's, which is no Exception."""
 
     def panics() -> StepResult[Made]:
-        raise Panic("The global thread pool has not been initialized.")
+        raise PanicException("The global thread pool has not been initialized.")
 
     parts = Parts(flow)
     with pytest.raises(RuntimeError, match="global thread pool"):

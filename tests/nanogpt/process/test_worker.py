@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +100,11 @@ def crash() -> None:
 
 def speak(words: str) -> None:
     print(words, flush=True)
+
+
+def sleep_and_say(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
 
 
 def sleep(seconds: float) -> None:
@@ -249,6 +255,17 @@ def test_whoever_waits_is_called_meanwhile(tmp_path):
     finally:
         worker.close(kill=True)
     assert len(moments) >= 4
+
+
+def test_whoever_closes_it_waits_for_the_call_of_another_thread(worker):
+    worker.call(f"{HERE}:pid")
+    answers = []
+    calling = threading.Thread(target=lambda: answers.append(worker.call(f"{HERE}:sleep_and_say", seconds=1.0)))
+    calling.start()
+    time.sleep(0.3)
+    worker.close()
+    calling.join(60)
+    assert answers == ["slept"]
 
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_calls(tmp_path):
