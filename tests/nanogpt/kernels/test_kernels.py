@@ -29,7 +29,7 @@ try:
 except Unavailable as reason:
     pytest.skip(f"no kernels: {reason}", allow_module_level=True)
 
-ROUNDING = {"float32": 3e-5, "bfloat16": 0.15}  # of a gradient, relative to its norm
+ROUNDING = {"float32": 5e-5, "bfloat16": 0.15}  # of a gradient, relative to its norm
 SEEDS = (3, 2**63 - 5)  # of dropout
 LEAST_SHARE = {"float32": 0.01, "bfloat16": 0.2}  # of the largest norm: what is smaller is compared with that
 
