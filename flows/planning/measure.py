@@ -94,7 +94,7 @@ class Measurement:
 
     def _smallest_again(self, models: dict[str, MeasuredModel]) -> dict[str, MeasuredModel]:
         """`models`, with the faster of two measurements of the smallest: the first meets the start of the run's own
-        pages, which took 15 % of a step of micro."""
+        pages, which cost micro 7 % of its tokens a second (docs/plan.md)."""
         name, before = next(iter(models.items()))
         if before.seconds_per_step > QUICK_STEP:
             return models

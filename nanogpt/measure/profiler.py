@@ -149,9 +149,8 @@ class TimedSteps:
             tokens, targets = self.real.feed.take((0, config.training.batch_size))
             parity.require_parity(self.real.model, tokens, targets, self._precision, self.real.loss_scale)
         self.warm_up_seconds = self._seconds_of_one()
-        if (
-            self.warm_up_seconds < seconds
-        ):  # GPT-2 124M: the second step takes 2.8 s, 2.2 of them in page faults, the later ones 1.6
+        # GPT-2 124M: the second step takes 2.8 s, 2.2 of them in page faults, the later ones 1.6.
+        if self.warm_up_seconds < seconds:
             for _ in range(WARM_UP_STEPS - 1):
                 self.warm_up_seconds += self._seconds_of_one()
 
