@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.predictions import rehearse, train, write
 from bench.this_machine import this_machine
-from flows.context.options import MODEL_CONFIGS, RunConfig
+from flows.context.options import MODEL_CONFIGS
 from flows.context.paths import CHECKOUT
 from flows.ledger.facts import MeasuredModel
 from flows.planning import planner
@@ -58,9 +58,11 @@ BY_HAND = {
     "mini_model, batch 12": ("mini_model", "training.batch_size=12"),
     "tiny_model": ("tiny_model", ""),
     "tiny_model, batch 12": ("tiny_model", "training.batch_size=12"),
+    "compact_model": ("compact_model", ""),
 }
+SHIPPED = [name for name, (_, changes) in BY_HAND.items() if not changes]  # from which the planner chooses
 # But for the size; "6 layers, 192 wide" is mini_model before it was shipped, with higher rates.
-AS_SHIPPED = ("micro", "4 layers, 192 wide", "6 layers, 192 wide", "mini_model", "tiny_model")
+AS_SHIPPED = (*SHIPPED, "4 layers, 192 wide", "6 layers, 192 wide")
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Bench:
     def plans(self, seconds: int) -> Iterator[tuple[str, str, ModelPlan]]:
         """The name of a choice, its model and how it is trained."""
         speeds = {name: Speed.of(name, measured) for name, measured in read()[self.machine].speeds.items()}
-        names = [name for name in RunConfig().ladder if name in speeds]
+        names = [name for name in SHIPPED if name in speeds]
         chosen = self.plan([self.text.config(name) for name in names], speeds, seconds)[-1]
         yield PLANNER, chosen.name, chosen
         for name, config in self.choices():

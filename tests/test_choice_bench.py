@@ -61,7 +61,8 @@ def test_every_choice_gets_the_same_seconds_and_steps_that_fill_them(bench: Benc
     assert plans.keys() == {PLANNER, *BY_HAND} and len(BY_HAND) >= 6
     assert plans[PLANNER][1].seconds <= 60
     speeds = choice.read()["this machine"].speeds
-    for name in BY_HAND:
+    assert plans["compact_model"][1].is_hopeless  # a minute is too short for it
+    for name in BY_HAND.keys() - {"compact_model"}:
         _, plan = plans[name]
         assert 40 < plan.seconds <= 60  # its process starts, and it will be judged
         assert 0.8 * plan.seconds < plan.steps * speeds[name].seconds_per_step <= plan.seconds

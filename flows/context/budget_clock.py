@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from nanogpt import durable
 from nanogpt.faults import CorruptFileError
@@ -25,6 +26,7 @@ class BudgetClock:
         self._before = 0.0
         self._stopped_at: float | None = None
         self._asleep = seconds_asleep()
+        self._finished: dict[str, Any] | None = None  # of the run before, in the same budget
 
     def resume(self) -> bool:
         """Take over what earlier, interrupted sessions of the same budget spent; whether there are any.
@@ -35,7 +37,10 @@ class BudgetClock:
         if problem:
             raise CorruptFileError(problem)
         try:
-            if saved is None or saved["finished"] or saved["budget_seconds"] != self.budget:
+            if saved is None or saved["budget_seconds"] != self.budget:
+                return False
+            if saved["finished"]:
+                self._finished = saved
                 return False
             self._before = float(saved["spent_seconds"])
         except (ValueError, KeyError, TypeError) as error:
@@ -70,11 +75,21 @@ class BudgetClock:
         before, self._asleep = self._asleep, seconds_asleep()
         return self._asleep - before
 
+    def put_back(self) -> bool:
+        """Note again what a finished run has spent, where this start had nothing to do; whether there was one."""
+        if self._finished is None:
+            return False
+        self._note(self._finished)
+        return True
+
     def save(self, finished: bool = False) -> None:
         """Note what is spent. A full disk costs the note, not the run."""
+        self._note({"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
+                    "finished": finished, "noted_at": round(time.monotonic(), 1)})  # fmt: skip
+
+    def _note(self, note: dict[str, Any]) -> None:
         with suppress(OSError):
-            durable.write_note(self.path, {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
-                                    "finished": finished, "noted_at": round(time.monotonic(), 1)})  # fmt: skip
+            durable.write_note(self.path, note)
 
 
 def seconds_asleep() -> float:

@@ -78,7 +78,7 @@ class Law:
     bytes_per_token: float | None = None
     bits: float = 1.0  # of a byte, for one unit of the sum
     repeat_decay: float = 15.4  # R* of equation 5: the smaller, the less a text teaches that was read before
-    alike: float = 1.03  # losses within this share count as equal: the estimate is no better; the larger model wins
+    alike: float = 1.01  # losses within this share count as equal, and the larger model wins
 
     def bits_per_byte(self, parameters: int, tokens: float, train_tokens: float) -> float:
         """After `tokens` of training, of which `train_tokens` are distinct."""

@@ -29,11 +29,13 @@ STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"}
 # Of what decides the weights.
 SIZED = frozenset({"training.max_iters", "training.eval_interval", "training.weight_decay"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
-FED = 10  # tokens for each parameter make a first proof; half of what Hoffmann et al. 2022 found best
+# Tokens for each parameter make a first proof, which gets no more; half of what Hoffmann et al. 2022 found best.
+FED = 10
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
 EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
+BETWEEN_SHARE = EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE
 LEAST_AFTER_WARMUP = 30  # steps
 # Times the steps that the measured speed allows: where that saw a bad moment, no time is left unused; the cool-down
 # follows the clock (that of `wsd`; another schedule would be cut off). On a shared host a step of micro took 37 ms,
@@ -41,7 +43,9 @@ LEAST_AFTER_WARMUP = 30  # steps
 KINDER = 1.25
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-OPTIMISM = 2.5  # a larger model reaches at most this much more FLOP/s than the one before it (measured 2.1 and 2.4)
+# A larger model reaches at most so many times the FLOP/s of those before it: where one is measured, and where more are,
+# of what the last of them gained. Measured gains: 2.4 and 2.1 on two cores with AMX, 1.4 and 1.2 on an EPYC.
+OPTIMISM, OPTIMISM_OF_GAIN = 2.5, 1.5
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
 MOST_PARAMETERS_PER_TOKEN = 20
@@ -150,12 +154,13 @@ def starved(parameters: int, corpus: Corpus) -> str | None:
 def hopeless(
     parameters: int, measured: Sequence[Speed], step_tokens: dict[str, int], seconds: float, corpus: Corpus
 ) -> str | None:
-    """Why a larger model need not even be measured, or None: at an optimistic rate it would be clearly worse after
-    `seconds` of training."""
+    """Why a model larger than those `measured`, smallest first, need not be, or None: at an optimistic rate it would be
+    clearly worse after `seconds` of training."""
     seen = {speed.name: int(seconds / speed.seconds_per_step * step_tokens[speed.name]) for speed in measured}
     expected = {speed.name: corpus.bits_per_byte(speed.parameters, seen[speed.name]) for speed in measured}
     best = min(expected, key=expected.__getitem__)
-    rate = OPTIMISM * max(speed.flops_per_second for speed in measured)
+    rates = [speed.flops_per_second for speed in measured]
+    rate = max(rates) * (OPTIMISM_OF_GAIN * max(1.0, rates[-1] / rates[-2]) if len(rates) > 1 else OPTIMISM)
     tokens = max(1, int(seconds * rate / (6 * parameters)))
     reach = corpus.bits_per_byte(parameters, tokens)
     if reach <= corpus.law.alike * expected[best]:
@@ -242,8 +247,8 @@ class _Planner:
 
     def first_proof(self, config: Config, seconds: float) -> tuple[ModelPlan, float]:
         """`config` in its share of the time, or as it is trained, and the seconds that are left then."""
-        share = self.trained.get(config.name) or self.sized(
-            config, seconds * FIRST_SHARE, "the first proof: small and soon done"
+        share = self.trained.get(config.name) or self.in_its_share(
+            config, seconds, "the first proof: small and soon done"
         )
         return share, self.left_for(config, seconds) - share.seconds
 
@@ -252,15 +257,23 @@ class _Planner:
         its share of the time, none of them twice; the smallest where none does, and what is trained."""
 
         def is_fed(config: Config) -> bool:
-            speed = self.speeds[config.name]
-            tokens = FED * speed.parameters
-            needed = tokens / tokens_per_step(config) * speed.expected_seconds_per_step
-            return needed <= seconds * FIRST_SHARE and tokens <= self.corpus.train_tokens
+            tokens = FED * self.speeds[config.name].parameters
+            return self.seconds_to_feed(config) <= seconds * FIRST_SHARE and tokens <= self.corpus.train_tokens
 
         if any(config.name in self.trained for config in candidates):
             return candidates
         fed = [place for place, config in enumerate(candidates) if is_fed(config)]
         return candidates[max(fed, default=0) :]
+
+    def in_its_share(self, config: Config, seconds: float, why: str) -> ModelPlan:
+        """`config` in its share of `seconds`, or in what feeds it where that is less: the rest is for larger models."""
+        enough = max(budget_shares.LEAST_SECONDS, self.seconds_to_feed(config) / (1 - BETWEEN_SHARE))
+        return self.sized(config, min(FIRST_SHARE * seconds, enough), why)
+
+    def seconds_to_feed(self, config: Config) -> float:
+        """For FED tokens for each parameter."""
+        speed = self.speeds[config.name]
+        return FED * speed.parameters / tokens_per_step(config) * speed.expected_seconds_per_step
 
     def in_turn(self, first: ModelPlan, larger: list[Config], seconds: float, enough: float) -> list[ModelPlan]:
         """`first`, then the last of `larger` in `seconds`; before it those between, each with its share, where each is
@@ -269,7 +282,7 @@ class _Planner:
         *between, last = larger
         ladder, left = [first], seconds
         for config in between:
-            step = self.sized(config, left * FIRST_SHARE, "the next in turn: better than the one before")
+            step = self.in_its_share(config, left, "the next in turn: better than the one before")
             remains = left - step.seconds - self.aside(config)
             is_better = step.expected_bits_per_byte < ladder[-1].expected_bits_per_byte
             if is_better and remains >= left / 2 and step.tokens <= self.corpus.train_tokens:
@@ -297,7 +310,7 @@ class _Planner:
             seconds = min(seconds, config.training.max_seconds)
         decay = self.weight_decay(config, speed, seconds)
         step_tokens = tokens_per_step(config)
-        between = seconds * (EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE)
+        between = seconds * BETWEEN_SHARE
         for _ in range(2):  # what is done between the steps depends on their number, a little
             stepping = max(0.0, seconds - between)
             steps_by_time = max(1.0, stepping / speed.expected_seconds_per_step)

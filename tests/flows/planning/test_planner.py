@@ -374,3 +374,26 @@ def test_what_is_planned_again_takes_no_more_than_is_left(speeds, budget, slowne
     else:  # continues
         assert [planned.config.name for planned in ladder] == ["small"]
         assert ladder[0].seconds <= (first.seconds + left) * (1 + 1e-9)
+
+
+def test_a_larger_model_is_expected_to_gain_by_its_size_what_those_before_it_gained_and_a_little_more():
+    """10 M parameters in ten minutes of 1e11 FLOP/s, or of 2.5 times as many."""
+
+    def reason(*rates: float) -> str | None:
+        seen = [dataclasses.replace(speed(), flops_per_second=rate) for rate in rates]
+        return planner.hopeless(10**7, seen, dict.fromkeys(SIZES, 512), 600.0, PLAY)
+
+    assert reason(1e11) == reason(0.6e11, 1e11) is None, "may reach 2.5 times as many"
+    little = reason(0.9e11, 1e11)
+    assert little is not None and "even at 167 GFLOP/s" in little
+    assert reason(2e11, 1e11) is None, "of 3e11"
+
+
+@given(budgets, st.floats(0.001, 0.1))
+def test_a_first_proof_takes_what_feeds_it_and_leaves_the_rest_to_larger_models(budget, seconds_per_step):
+    speeds = [speed("small", seconds_per_step), speed("middle", 3 * seconds_per_step)]
+    first, *larger = plan(LADDER, speeds, budget).ladder
+    assume(larger)
+    feeding = planner.FED * first.parameters / tokens_per_step(first.config) * seconds_per_step
+    assert first.seconds <= max(budget_shares.LEAST_SECONDS, 1.1 * feeding)
+    assert first.seconds <= planner.FIRST_SHARE * budget

@@ -90,6 +90,19 @@ def test_one_phase_alone_does_not_wind_up_the_clock_of_an_unfinished_run(flow):
     assert flow.note("clock.json")["finished"] is True
 
 
+def test_a_start_with_nothing_to_do_leaves_the_time_that_the_run_took(flow):
+    start = Start(flow)
+    start.clock.take_over(400.0)
+    start.finish()
+    took = flow.note("clock.json")
+    assert took["spent_seconds"] >= 400
+    Start(flow).finish()
+    assert flow.note("clock.json") == took
+    flow.settings["documentation.report"] = {"another": 1}
+    Start(flow).finish()
+    assert flow.note("clock.json")["spent_seconds"] < 400
+
+
 def test_fresh_sets_everything_aside_and_loses_nothing(flow):
     Start(flow).finish()
     download = flow.workspace / "data/downloads/play.txt"
