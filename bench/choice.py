@@ -60,9 +60,9 @@ BY_HAND = {
     "tiny_model, batch 12": ("tiny_model", "training.batch_size=12"),
     "compact_model": ("compact_model", ""),
 }
-SHIPPED = [name for name, (_, changes) in BY_HAND.items() if not changes]  # from which the planner chooses
+CANDIDATES = [name for name, (_, changes) in BY_HAND.items() if not changes]  # from which the planner chooses
 # But for the size; "6 layers, 192 wide" is mini_model before it was shipped, with higher rates.
-AS_SHIPPED = (*SHIPPED, "4 layers, 192 wide", "6 layers, 192 wide")
+AS_SHIPPED = (*CANDIDATES, "4 layers, 192 wide", "6 layers, 192 wide")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Bench:
     def plans(self, seconds: int) -> Iterator[tuple[str, str, ModelPlan]]:
         """The name of a choice, its model and how it is trained."""
         speeds = {name: Speed.of(name, measured) for name, measured in read()[self.machine].speeds.items()}
-        names = [name for name in SHIPPED if name in speeds]
+        names = [name for name in CANDIDATES if name in speeds]
         chosen = self.plan([self.text.config(name) for name in names], speeds, seconds)[-1]
         yield PLANNER, chosen.name, chosen
         for name, config in self.choices():

@@ -26,7 +26,7 @@ class BudgetClock:
         self._before = 0.0
         self._stopped_at: float | None = None
         self._asleep = seconds_asleep()
-        self._finished: dict[str, Any] | None = None  # of the run before, in the same budget
+        self._finished: dict[str, Any] | None = None  # the note of a finished run, while nothing is done since
 
     def resume(self) -> bool:
         """Take over what earlier, interrupted sessions of the same budget spent; whether there are any.
@@ -39,8 +39,8 @@ class BudgetClock:
         try:
             if saved is None or saved["budget_seconds"] != self.budget:
                 return False
+            self._finished = saved if saved["finished"] else saved.get("finished_before")
             if saved["finished"]:
-                self._finished = saved
                 return False
             self._before = float(saved["spent_seconds"])
         except (ValueError, KeyError, TypeError) as error:
@@ -75,21 +75,17 @@ class BudgetClock:
         before, self._asleep = self._asleep, seconds_asleep()
         return self._asleep - before
 
-    def put_back(self) -> bool:
-        """Note again what a finished run has spent, where this start had nothing to do; whether there was one."""
-        if self._finished is None:
-            return False
-        self._note(self._finished)
-        return True
+    def forget_finished(self) -> None:
+        """There is work: from now on the note says what that takes."""
+        self._finished = None
 
     def save(self, finished: bool = False) -> None:
-        """Note what is spent. A full disk costs the note, not the run."""
-        self._note({"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1),
-                    "finished": finished, "noted_at": round(time.monotonic(), 1)})  # fmt: skip
-
-    def _note(self, note: dict[str, Any]) -> None:
+        """Note what is spent; at the end of a start that had nothing to do, what the finished run had spent before it.
+        A full disk costs the note, not the run."""
+        note = {"budget_seconds": self.budget, "spent_seconds": round(self.spent, 1), "finished": finished,
+                "noted_at": round(time.monotonic(), 1), "finished_before": self._finished}  # fmt: skip
         with suppress(OSError):
-            durable.write_note(self.path, note)
+            durable.write_note(self.path, self._finished if finished and self._finished else note)
 
 
 def seconds_asleep() -> float:

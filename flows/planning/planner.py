@@ -29,13 +29,12 @@ STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"}
 # Of what decides the weights.
 SIZED = frozenset({"training.max_iters", "training.eval_interval", "training.weight_decay"})
 FIRST_SHARE = 0.15  # of the training time for the small model that always comes first, and for each one in turn
-# Tokens for each parameter make a first proof, which gets no more; half of what Hoffmann et al. 2022 found best.
-FED = 10
+FED = 10  # tokens for each parameter are a first proof, and enough of one; Hoffmann et al. 2022: 20 are best
 CHILD_SECONDS = 3.0  # of each model's process, before its first step and after its last
 EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole validation split
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
-BETWEEN_SHARE = EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE
+BETWEEN_SHARE = EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE  # of a model's time for all that is no step
 LEAST_AFTER_WARMUP = 30  # steps
 # Times the steps that the measured speed allows: where that saw a bad moment, no time is left unused; the cool-down
 # follows the clock (that of `wsd`; another schedule would be cut off). On a shared host a step of micro took 37 ms,
@@ -43,8 +42,9 @@ LEAST_AFTER_WARMUP = 30  # steps
 KINDER = 1.25
 WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-down has to be done again
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
-# A larger model reaches at most so many times the FLOP/s of those before it: where one is measured, and where more are,
-# of what the last of them gained. Measured gains: 2.4 and 2.1 on two cores with AMX, 1.4 and 1.2 on an EPYC.
+# A larger model reaches at most OPTIMISM times the FLOP/s of those measured; from the third on OPTIMISM_OF_GAIN times
+# what the last of them gained over the one before, if that is less. Measured gains with AMX: 2.4 from micro to
+# tiny_model, 2.1 from there to small_model; on an EPYC: 1.4 from micro to mini_model, 1.2 from there to tiny_model.
 OPTIMISM, OPTIMISM_OF_GAIN = 2.5, 1.5
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
@@ -154,13 +154,14 @@ def starved(parameters: int, corpus: Corpus) -> str | None:
 def hopeless(
     parameters: int, measured: Sequence[Speed], step_tokens: dict[str, int], seconds: float, corpus: Corpus
 ) -> str | None:
-    """Why a model larger than those `measured`, smallest first, need not be, or None: at an optimistic rate it would be
-    clearly worse after `seconds` of training."""
+    """Why a model larger than those `measured`, smallest first, need not be measured too, or None: even at an
+    optimistic rate it would be worse than the best of them after `seconds` of training."""
     seen = {speed.name: int(seconds / speed.seconds_per_step * step_tokens[speed.name]) for speed in measured}
     expected = {speed.name: corpus.bits_per_byte(speed.parameters, seen[speed.name]) for speed in measured}
     best = min(expected, key=expected.__getitem__)
     rates = [speed.flops_per_second for speed in measured]
-    rate = max(rates) * (OPTIMISM_OF_GAIN * max(1.0, rates[-1] / rates[-2]) if len(rates) > 1 else OPTIMISM)
+    gain = max(1.0, rates[-1] / rates[-2]) if len(rates) > 1 else math.inf
+    rate = max(rates) * min(OPTIMISM, OPTIMISM_OF_GAIN * gain)
     tokens = max(1, int(seconds * rate / (6 * parameters)))
     reach = corpus.bits_per_byte(parameters, tokens)
     if reach <= corpus.law.alike * expected[best]:
@@ -228,50 +229,59 @@ class _Planner:
     begun: Mapping[str, TrainingConfig]  # what is trained among them
 
     def ladder(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
-        """The small one first, then the largest expected to predict about as well as any in the time left."""
-        first, *larger = candidates if self.fixed else self.from_first_proof(candidates, seconds)
-        done = self.trained.get(first.name)
+        """The small one first, then the largest expected to predict about as well as any in the time left. What is
+        trained stays, and the last of it takes the place of the small one."""
         if self.fixed:
-            return [self.sized(first, self.left_for(first, seconds), "the model that --config names")]
+            config = candidates[0]
+            return [self.sized(config, self.left_for(config, seconds), "the model that --config names")]
+        trained = [config for config in candidates if config.name in self.trained]
+        if not trained:
+            return self.after(self.from_first_proof(candidates, seconds), seconds)
+        before, last = [self.trained[config.name] for config in trained[:-1]], trained[-1]
+        spent = sum(model.seconds + self.aside(model.config) for model in before)
+        left = max(self.trained[last.name].seconds, seconds - spent)
+        return [*before, *self.after(candidates[candidates.index(last) :], left)]
+
+    def after(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
+        """The first of them as a first proof, and then the best in the time left; or the first alone."""
+        first, *larger = candidates
+        done = self.trained.get(first.name)
         alone = self.sized(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
         if done and alone.config.training.max_iters < WORTH_CONTINUING * done.config.training.max_iters:
             alone = done
-        share, rest = self.first_proof(first, seconds)
+        proof, rest = self.first_proof(first, seconds)
         if done and rest < budget_shares.LEAST_SECONDS:
             return [done]
         others = [self.largest(config, rest) for config in larger]
         least = min(model.expected_bits_per_byte for model in [alone, *others])
         good = self.corpus.law.alike * least
         best = [model for model in [alone, *others] if model.expected_bits_per_byte <= good][-1]
-        return [alone] if best is alone else self.in_turn(share, larger[: others.index(best) + 1], rest, good)
+        return [alone] if best is alone else self.in_turn(proof, larger[: others.index(best) + 1], rest, good)
 
     def first_proof(self, config: Config, seconds: float) -> tuple[ModelPlan, float]:
         """`config` in its share of the time, or as it is trained, and the seconds that are left then."""
-        share = self.trained.get(config.name) or self.in_its_share(
-            config, seconds, "the first proof: small and soon done"
-        )
-        return share, self.left_for(config, seconds) - share.seconds
+        proof = self.trained.get(config.name) or self.proof(config, seconds, "the first proof: small and soon done")
+        return proof, self.left_for(config, seconds) - proof.seconds
 
     def from_first_proof(self, candidates: list[Config], seconds: float) -> list[Config]:
         """Without those that are smaller than the first proof: the largest that sees FED tokens for each parameter in
-        its share of the time, none of them twice; the smallest where none does, and what is trained."""
+        its share of the time, none of them twice; the smallest where none does."""
 
         def is_fed(config: Config) -> bool:
             tokens = FED * self.speeds[config.name].parameters
             return self.seconds_to_feed(config) <= seconds * FIRST_SHARE and tokens <= self.corpus.train_tokens
 
-        if any(config.name in self.trained for config in candidates):
-            return candidates
         fed = [place for place, config in enumerate(candidates) if is_fed(config)]
         return candidates[max(fed, default=0) :]
 
-    def in_its_share(self, config: Config, seconds: float, why: str) -> ModelPlan:
+    def proof(self, config: Config, seconds: float, why: str) -> ModelPlan:
         """`config` in its share of `seconds`, or in what feeds it where that is less: the rest is for larger models."""
-        enough = max(budget_shares.LEAST_SECONDS, self.seconds_to_feed(config) / (1 - BETWEEN_SHARE))
-        return self.sized(config, min(FIRST_SHARE * seconds, enough), why)
+        least = self.least_steps(config) * self.speeds[config.name].expected_seconds_per_step
+        enough = max(self.seconds_to_feed(config), least) / (1 - BETWEEN_SHARE)
+        return self.sized(config, min(FIRST_SHARE * seconds, max(budget_shares.LEAST_SECONDS, enough)), why)
 
     def seconds_to_feed(self, config: Config) -> float:
-        """For FED tokens for each parameter."""
+        """Seconds of steps in which `config` sees FED tokens for each of its parameters."""
         speed = self.speeds[config.name]
         return FED * speed.parameters / tokens_per_step(config) * speed.expected_seconds_per_step
 
@@ -282,7 +292,7 @@ class _Planner:
         *between, last = larger
         ladder, left = [first], seconds
         for config in between:
-            step = self.in_its_share(config, left, "the next in turn: better than the one before")
+            step = self.proof(config, left, "the next in turn: better than the one before")
             remains = left - step.seconds - self.aside(config)
             is_better = step.expected_bits_per_byte < ladder[-1].expected_bits_per_byte
             if is_better and remains >= left / 2 and step.tokens <= self.corpus.train_tokens:

@@ -115,10 +115,6 @@ class PhaseRunner:
         """Whether nothing is left to do, whether or not what came out is any good."""
         return all(record.is_over for record in self.records)
 
-    def has_worked(self) -> bool:
-        """Whether a step was done, or tried, in this session."""
-        return any(step.state != "kept" for phase in self.records for step in self._steps.records(phase.name))
-
     def have_finished(self, steps: Iterable[str]) -> bool:
         """Whether the outputs of all these may be used: with --only, also those of other phases."""
         return set(steps) <= self._steps.finished

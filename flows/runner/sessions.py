@@ -130,9 +130,7 @@ class Session:
         """Record how the session ended."""
         whole = self._phases.is_whole()
         is_part = self._options.only is not None and self.number > 1  # of an unfinished run, whose clock continues
-        had_nothing_to_do = self._phases.is_over() and not self._phases.has_worked()
-        if not (had_nothing_to_do and self._clock.put_back()):
-            self._clock.save(finished=not stopped and self._phases.is_over() and not is_part)
+        self._clock.save(finished=not stopped and self._phases.is_over() and not is_part)
         is_all = self._options.only is None or self._phases.have_finished(self._step_names())
         done: State = "finished" if is_all else "partial"
         state: State = "stopped" if stopped else done if whole else "failed"

@@ -138,6 +138,7 @@ class StepRunner:
         return decision, settings
 
     def _run(self, work: Work[F], settings: Json, decision: Decision) -> LeftOut | None:
+        self._clock.forget_finished()
         self._journal.log(f"{work.name}: started ({decision.reason})")
         self._journal.timeline.note("step began", work.name)
         self._pulse()

@@ -88,7 +88,7 @@ class TrainerWatch:
         return TrainingProgress(
             model=self._name,
             step=heartbeat.step,
-            steps=heartbeat.max_iters,
+            steps=heartbeat.expected_steps,
             is_estimate=heartbeat.is_estimate,
             position=position,
             models=models,

@@ -75,7 +75,7 @@ class Heartbeat:
     """The latest sign of life of a trainer. Figures are None until they are known."""
 
     step: int = 0
-    max_iters: int = 0  # how many steps it will make; 0 while nobody knows
+    expected_steps: int = 0  # how many it will make in all; 0 while nobody knows
     activity: str = ""
     time: float = 0.0  # seconds since the epoch
     seconds: float = 0.0  # of training so far
@@ -84,7 +84,7 @@ class Heartbeat:
     tokens_per_second: float | None = None
     memory_bytes: int | None = None
     eta_seconds: float | None = None
-    is_estimate: bool = False  # max_iters, of a training that its clock ends
+    is_estimate: bool = False  # expected_steps, of a training that its clock ends
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _models(view: View, width: int) -> Table:
     for model in view.models:
         left = model.seconds if view.is_over else None if model.is_over else model.eta_seconds
         figures = {
-            "step": model.step_of if model.step or model.max_iters else "",
+            "step": model.step_of if model.step or model.expected_steps else "",
             "loss": f"{model.loss:.3f}" if model.loss is not None else "",
             "val": f"{model.val_loss:.4f}" if model.val_loss is not None else "",
             "tokens/s": f"{model.tokens_per_second:,.0f}" if model.tokens_per_second else "",

@@ -49,8 +49,8 @@ class ModelView:
     state: ModelState
     note: str = ""  # what it does, why it ended, or what went wrong
     step: int = 0
-    max_iters: int = 0  # how many steps it will make; 0 while nobody knows
-    is_estimate: bool = False  # max_iters, of a training that its clock ends
+    expected_steps: int = 0  # how many it will make in all; 0 while nobody knows
+    is_estimate: bool = False  # expected_steps, of a training that its clock ends
     parameters: int | None = None
     seconds: float = 0.0  # of training
     loss: float | None = None
@@ -78,12 +78,12 @@ class ModelView:
         """How much of the training is done, 0 to 1."""
         if self.state == "finished":
             return 1.0
-        return min(1.0, self.step / self.max_iters) if self.max_iters else 0.0
+        return min(1.0, self.step / self.expected_steps) if self.expected_steps else 0.0
 
     @property
     def step_of(self) -> str:
         """'59/198', or '59 of about 198'."""
-        return step_of(self.step, self.max_iters, self.is_estimate)
+        return step_of(self.step, self.expected_steps, self.is_estimate)
 
 
 @dataclass(frozen=True)

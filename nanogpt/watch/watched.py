@@ -71,7 +71,7 @@ class Watched:
             ModelView(
                 model.name,
                 "waiting",
-                max_iters=model.steps,
+                expected_steps=model.steps,
                 is_estimate=model.steps < model.max_iters,
                 parameters=model.parameters,
             )
@@ -132,7 +132,7 @@ class Watched:
             state=state,
             note=note,
             step=heartbeat.step,
-            max_iters=heartbeat.max_iters,
+            expected_steps=heartbeat.expected_steps,
             is_estimate=heartbeat.is_estimate,
             parameters=outcome.parameters if isinstance(outcome, TrainingOutcome) else None,
             seconds=heartbeat.seconds,

@@ -26,7 +26,7 @@ from tests.nanogpt.training_case import events, make_data, tiny
 
 HEARTBEAT = Heartbeat(
     step=1230,
-    max_iters=2000,
+    expected_steps=2000,
     activity="training",
     loss=1.5234,
     val_loss=1.48712,

@@ -108,7 +108,7 @@ def test_the_heartbeat_is_rewritten_when_a_second_passed_or_the_activity_changed
     assert [(row["step"], row["activity"]) for row in seen] == [
         (0, "training"), (0, "training"), (2, "saving"), (3, "saving"),
     ]  # fmt: skip
-    assert seen[0]["max_iters"] == 10 and seen[0]["loss"] is None
+    assert seen[0]["expected_steps"] == 10 and seen[0]["loss"] is None
 
 
 @each_kind

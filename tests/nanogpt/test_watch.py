@@ -47,7 +47,7 @@ def shown(view, width: int, height: int | None) -> str:
 def test_a_training_is_read_with_its_curves_samples_and_time_left(tmp_path):
     view = Watched(case.make_training(tmp_path / "micro")).view()
     (model,) = view.models
-    assert (model.state, model.step, model.max_iters, model.eta_seconds) == ("training", 300, 1000, 70.0)
+    assert (model.state, model.step, model.expected_steps, model.eta_seconds) == ("training", 300, 1000, 70.0)
     assert model.validation.steps == [100, 200, 300] and model.best_step == 300
     assert len(model.smooth.steps) == len(model.smooth.seconds) == len(model.smooth.values) == 75
     assert model.samples[-1].text.startswith("To be") and not view.is_over and view.run is None
@@ -138,7 +138,7 @@ def test_a_run_has_its_phases_all_its_models_its_remedies_and_the_time_left(tmp_
 
 def test_steps_that_a_clock_decides_are_shown_as_an_estimate(tmp_path):
     folder = case.make_run(tmp_path)
-    case.beat(folder / "tiny_model", replace(case.HEARTBEAT, max_iters=420, is_estimate=True))
+    case.beat(folder / "tiny_model", replace(case.HEARTBEAT, expected_steps=420, is_estimate=True))
     plan = tmp_path / "state/default/plan.json"
     facts = json.loads(plan.read_text())
     facts["ladder"][2] |= {"tokens": 140 * 8 * 3 * 64, "batch_size": 8, "gradient_accumulation": 3, "block_size": 64}

@@ -11,8 +11,8 @@ from nanogpt.records import to_json
 from nanogpt.results.training import Heartbeat, TrainingOutcome
 
 HEARTBEAT = Heartbeat(
-    step=300, max_iters=1000, activity="training", seconds=30.0, loss=1.9, val_loss=1.95, tokens_per_second=20_000.0,
-    memory_bytes=400 << 20, eta_seconds=70.0,
+    step=300, expected_steps=1000, activity="training", seconds=30.0, loss=1.9, val_loss=1.95,
+    tokens_per_second=20_000.0, memory_bytes=400 << 20, eta_seconds=70.0,
 )  # fmt: skip
 OUTCOME = TrainingOutcome(
     status="finished", reason="max_iters", step=1000, seconds=100.0, tokens=768_000, best_val_loss=1.5, best_step=1000,

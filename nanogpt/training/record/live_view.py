@@ -40,7 +40,7 @@ STOPPING = "stopping: saved after this step"
 
 def describe(heartbeat: Heartbeat) -> str:
     """One line: step, losses, speed, time left, memory, and the activity unless it is training."""
-    parts = [f"step {step_of(heartbeat.step, heartbeat.max_iters, heartbeat.is_estimate)}"]
+    parts = [f"step {step_of(heartbeat.step, heartbeat.expected_steps, heartbeat.is_estimate)}"]
     if heartbeat.loss is not None:
         parts.append(f"loss {heartbeat.loss:.3f}")
     if heartbeat.val_loss is not None:
@@ -194,7 +194,7 @@ class Line:
         width = min(WIDEST_BAR, self.console.width - taken - 2)
         if width < NARROWEST_BAR:
             return Text()
-        done = round(width * min(1.0, heartbeat.step / heartbeat.max_iters)) if heartbeat.max_iters else 0
+        done = round(width * min(1.0, heartbeat.step / heartbeat.expected_steps)) if heartbeat.expected_steps else 0
         full, empty = ("━", "─") if self.console.encoding.lower().startswith("utf") else ("#", "-")
         return Text.assemble((full * done, "cyan"), (empty * (width - done), "dim"), "  ")
 

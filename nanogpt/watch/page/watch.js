@@ -78,13 +78,17 @@ function wordOf(model) {
   return model.note && model.note !== model.state ? `${model.state}: ${model.note}` : model.state;
 }
 
-function stepOf({ step, max_iters: steps, is_estimate: isEstimate }) {
+function stepOf({ step, expected_steps: steps, is_estimate: isEstimate }) {
   if (!steps) return step ? `step ${count(step)}` : null;
   return `step ${count(step)} of ${isEstimate ? "about " : ""}${count(steps)}`;
 }
 
+function stepsShare({ step, expected_steps: steps }) {
+  return steps ? Math.min(100, (100 * step) / steps) : 0;
+}
+
 function modelOf(model) {
-  const share = model.state === "finished" ? 100 : model.max_iters ? Math.min(100, (100 * model.step) / model.max_iters) : 0;
+  const share = model.state === "finished" ? 100 : stepsShare(model);
   const figures = [
     ["loss", number(model.loss, 3)],
     ["validation", number(model.val_loss, 4)],

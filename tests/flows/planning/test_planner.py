@@ -333,9 +333,9 @@ def test_a_training_that_another_plan_began_gets_no_fewer_steps_whatever_the_mac
 # Planned again in the middle of the training ----------------------------------------------------------------------
 
 
-def again(speeds, trained, seconds, budget=600.0):
-    phases = budget_shares.by_experience(budget, PLAY.bytes)
-    return planner.make_plan(LADDER, {speed.name: speed for speed in speeds}, {}, budget, phases, PLAY, MEMORY, False,
+def again(speeds, trained, seconds, budget=600.0, corpus=PLAY):
+    phases = budget_shares.by_experience(budget, corpus.bytes)
+    return planner.make_plan(LADDER, {speed.name: speed for speed in speeds}, {}, budget, phases, corpus, MEMORY, False,
                              frozenset(), trained, seconds).ladder  # fmt: skip
 
 
@@ -352,6 +352,18 @@ def test_what_is_trained_stays_or_continues_and_is_never_made_anew(speeds, budge
         assert ladder[0] == first and ladder[1].config.name == "middle"
     elif ladder[0] != first:
         assert small.training.max_iters >= planner.WORTH_CONTINUING * first.config.training.max_iters
+
+
+@given(machines, budgets, st.integers(1, 2), st.floats(0.0, 1.0))
+def test_all_that_is_trained_stays_and_nothing_smaller_follows(speeds, budget, count, left):
+    """On a text so large that the first proof may be any of the three."""
+    web = Corpus(10**10, 10**10, 65, 0.001, 0.001, 4.0)
+    trained = plan(LADDER, speeds, budget, web).ladder[:count]
+    ladder = again(speeds, trained, sum(model.seconds for model in trained) + left * budget, budget, web)
+    assert [model.name for model in ladder[: len(trained)]] == [model.name for model in trained]
+    assert ladder[: len(trained) - 1] == trained[:-1]
+    sizes = [model.parameters for model in ladder]
+    assert sizes == sorted(set(sizes))
 
 
 def test_a_small_model_that_had_a_share_of_the_time_gets_what_a_larger_one_leaves():
@@ -376,24 +388,23 @@ def test_what_is_planned_again_takes_no_more_than_is_left(speeds, budget, slowne
         assert ladder[0].seconds <= (first.seconds + left) * (1 + 1e-9)
 
 
-def test_a_larger_model_is_expected_to_gain_by_its_size_what_those_before_it_gained_and_a_little_more():
+def test_a_larger_model_is_expected_to_gain_little_more_than_those_before_it_gained():
     """10 M parameters in ten minutes of 1e11 FLOP/s, or of 2.5 times as many."""
 
     def reason(*rates: float) -> str | None:
         seen = [dataclasses.replace(speed(), flops_per_second=rate) for rate in rates]
         return planner.hopeless(10**7, seen, dict.fromkeys(SIZES, 512), 600.0, PLAY)
 
-    assert reason(1e11) == reason(0.6e11, 1e11) is None, "may reach 2.5 times as many"
+    assert reason(1e11) is None and reason(0.6e11, 1e11) is None, "may reach 2.5 times as many"
     little = reason(0.9e11, 1e11)
     assert little is not None and "even at 167 GFLOP/s" in little
-    assert reason(2e11, 1e11) is None, "of 3e11"
+    assert reason(2e11, 1e11) is None, "may reach 3e11"
 
 
 @given(budgets, st.floats(0.001, 0.1))
-def test_a_first_proof_takes_what_feeds_it_and_leaves_the_rest_to_larger_models(budget, seconds_per_step):
+def test_a_first_proof_takes_no_more_than_what_feeds_it(budget, seconds_per_step):
     speeds = [speed("small", seconds_per_step), speed("middle", 3 * seconds_per_step)]
     first, *larger = plan(LADDER, speeds, budget).ladder
-    assume(larger)
+    assume(larger)  # else it has all the time
     feeding = planner.FED * first.parameters / tokens_per_step(first.config) * seconds_per_step
     assert first.seconds <= max(budget_shares.LEAST_SECONDS, 1.1 * feeding)
-    assert first.seconds <= planner.FIRST_SHARE * budget

@@ -15,7 +15,7 @@ from flows.runner.sessions import Session
 from nanogpt import durable
 from nanogpt.records import to_json
 from nanogpt.results.training import Heartbeat
-from tests.flows.small_flow import ALL, DEVICE, TRAIN, Flow, Parts
+from tests.flows.small_flow import ALL, DEVICE, REPORT, TRAIN, Flow, Parts
 
 pytestmark = pytest.mark.fast
 
@@ -96,9 +96,12 @@ def test_a_start_with_nothing_to_do_leaves_the_time_that_the_run_took(flow):
     start.finish()
     took = flow.note("clock.json")
     assert took["spent_seconds"] >= 400
+    Start(flow)  # and killed
+    assert flow.note("clock.json")["finished"] is False
     Start(flow).finish()
     assert flow.note("clock.json") == took
     flow.settings["documentation.report"] = {"another": 1}
+    Start(flow).do(REPORT)  # and killed
     Start(flow).finish()
     assert flow.note("clock.json")["spent_seconds"] < 400
 
