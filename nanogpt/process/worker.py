@@ -149,7 +149,7 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, str(self._log_file)))
         atexit.register(self.close, kill=True)  # before multiprocessing's own, which waits for its end
         try:
-            with theirs, without_main():
+            with theirs, without_main(), quiet_tracker():
                 self._process.start()
         except BaseException:
             self.close(kill=True)
@@ -197,6 +197,21 @@ def without_main() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextlib.contextmanager
+def quiet_tracker() -> Iterator[None]:
+    """The resource tracker, which multiprocessing starts with its first process, removes what a killed worker leaves
+    (torch.compile makes tqdm's lock) without a warning on the terminal at the end of the run."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 class _GoneError(Exception):

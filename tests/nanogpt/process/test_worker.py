@@ -1,6 +1,7 @@
 """The worker: what library code does there, even die, never takes its caller with it."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -59,6 +60,13 @@ def fill_the_disk(error: str) -> None:
     if error == "a library's":
         raise RuntimeError("file write failed") from full
     raise full
+
+
+LOCKS: list = []
+
+
+def make_a_lock() -> None:
+    LOCKS.append(multiprocessing.RLock())
 
 
 def lose_the_folder() -> None:
@@ -383,6 +391,22 @@ def test_its_process_is_started_early_and_leaves_the_main_module_alone(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr, (tmp_path / "worker.log").read_text()) == ("main\nTrue\n", "", "")
+
+
+def test_what_a_killed_worker_leaves_of_a_library_is_no_line_on_the_terminal(tmp_path):
+    """A lock between processes, as tqdm makes one below torch.compile."""
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(f"""
+        import os
+        from pathlib import Path
+        from nanogpt.process.worker import Worker
+
+        if __name__ == "__main__":
+            worker = Worker(Path({str(tmp_path / "log")!r}))
+            worker.call("{HERE}:make_a_lock")
+            worker.close(kill=True)
+            print(os.environ.get("PYTHONWARNINGS"))
+    """)], capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "default"})  # fmt: skip
+    assert (done.stdout, done.stderr) == ("default\n", "")
 
 
 def test_a_process_that_cannot_be_started_is_started_by_a_later_call(worker, monkeypatch):
