@@ -10,18 +10,18 @@ from __future__ import annotations
 from nanogpt.config import Config
 from nanogpt.measure.sizes import tokens_per_step
 
-# From how far on a text is learned by heart, passes times parameters for each of its tokens, and how many passes the
-# weights are to remember then. Below, weight decay costs. Measured in docs/recipe.md.
-REMEMBERED_PASSES = ((5, 0.75), (100, 0.38))
+BY_HEART = 5  # passes times parameters for each token of the text, from which on weight decay pays
+# How many passes the weights are to remember: 0.75 is best of 6 to 9 passes, 0.38 of 15 and 18 (docs/recipe.md).
+MOST_REMEMBERED, LEAST_REMEMBERED, REMEMBERED_TIMES_PASSES = 0.75, 0.38, 6.0
 MOST = 2.0
 
 
 def needed(config: Config, parameters: int, tokens: float, train_tokens: int) -> float:
     """The weight decay, in two digits, for a training that reads `tokens` of a text of `train_tokens`; 0 where the text
     is not learned by heart."""
-    how_far = tokens / train_tokens * parameters / train_tokens
-    remembered = [passes for least, passes in REMEMBERED_PASSES if how_far >= least]
-    if not remembered:
+    passes = tokens / train_tokens
+    if passes * parameters / train_tokens < BY_HEART:
         return 0.0
-    steps_of_a_pass = train_tokens / tokens_per_step(config)
-    return min(MOST, float(f"{1 / (remembered[-1] * config.training.matrix_learning_rate * steps_of_a_pass):.2g}"))
+    remembered = min(MOST_REMEMBERED, max(LEAST_REMEMBERED, REMEMBERED_TIMES_PASSES / passes))
+    steps = remembered * train_tokens / tokens_per_step(config)
+    return min(MOST, float(f"{1 / (config.training.matrix_learning_rate * steps):.2g}"))

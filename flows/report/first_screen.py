@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.ledger.facts import BASELINES, CLEANED, DEVICE, EVALUATED, EXPORTED, FETCHED, SAMPLES, SYSTEM, TESTS
+from flows.ledger.facts import BASELINES, CLEANED, DEVICE, EVALUATED, EXPORTED, FETCHED, SAMPLES, SYSTEM, TESTS, Remedy
 from flows.report import commands
 from flows.report.facts import RunFacts
 from flows.report.judgement import best_model, criteria, not_reached, reached
@@ -195,11 +195,16 @@ def _failures(facts: RunFacts) -> Iterator[str]:
 
 
 def _faults(facts: RunFacts) -> Iterator[str]:
-    for row in facts.remedies[:MOST_FAULTS]:
-        lost = f" ({duration(row.cost_seconds)}, {number(row.steps_lost)} steps)" if row.cost_seconds else ""
-        yield f"{safe(row.symptom.replace('_', ' ').capitalize())} in {safe(row.step)}: {_sentence(row.remedy + lost)}"
-    if len(facts.remedies) > MOST_FAULTS:
-        yield f"{len(facts.remedies) - MOST_FAULTS} more are listed in what went wrong and was mended."
+    alike: dict[tuple[str, str, str], list[Remedy]] = {}
+    for row in facts.remedies:
+        alike.setdefault((row.symptom, row.step, row.remedy), []).append(row)
+    for (symptom, step, remedy), rows in list(alike.items())[:MOST_FAULTS]:
+        seconds, steps = sum(row.cost_seconds for row in rows), sum(row.steps_lost for row in rows)
+        lost = f" ({duration(seconds)}, {number(steps)} steps)" if seconds else ""
+        times = f", {len(rows)} times" if len(rows) > 1 else ""
+        yield f"{safe(symptom.replace('_', ' ').capitalize())} in {safe(step)}{times}: {_sentence(remedy + lost)}"
+    if more := sum(len(rows) for rows in list(alike.values())[MOST_FAULTS:]):
+        yield f"{more} more are listed in what went wrong and was mended."
 
 
 def _warnings(facts: RunFacts) -> Iterator[str]:

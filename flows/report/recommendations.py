@@ -42,6 +42,7 @@ STILL_FALLING = 0.005  # share of the loss that one more tenth of the steps woul
 OVERFITTING = 0.10  # validation above training loss, as a share of the training loss
 ALIKE = 2.1  # times a weight decay: a plan that expected a few steps more or fewer may have given half or twice of it
 PAST_THE_BEST = 0.02  # final validation loss above the best, as a share
+PATIENCE = 3  # evaluations without a better loss, after which a training that is past its best may stop
 ENOUGH_DATA = 20  # tokens seen per parameter: Hoffmann et al. 2022, table 3
 LOW_SHARE_OF_MATMUL = 0.15
 LEAST_EVALUATIONS = 3  # of a curve
@@ -278,8 +279,9 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
     if model is None or model.trained is None or not evaluations:
         return
     name, last, best = safe(model.name), evaluations[-1], _best_of(evaluations)
-    if _is_past_its_best(facts, model):
-        wasted = model.trained.seconds * (1 - best["step"] / last["step"])
+    after = [row for row in evaluations if row["step"] > best["step"]]
+    if _is_past_its_best(facts, model) and len(after) > PATIENCE:
+        wasted = model.trained.seconds * (1 - after[PATIENCE - 1]["step"] / last["step"])
         yield Finding(
             change="stop early",
             advice="Stop earlier",
@@ -287,7 +289,7 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
                 f"{name} trained past its best: its validation loss was {best['val_loss']:.4f} at step "
                 f"{best['step']:,} and {last['val_loss']:.4f} at the end; the best weights were kept"
             ),
-            command=_set(facts, "training.early_stopping_patience=3"),
+            command=_set(facts, f"training.early_stopping_patience={PATIENCE}"),
             kind=Gain.TIME,
             size=wasted,
             expected=f"{duration(wasted)} of training that made nothing better",

@@ -41,6 +41,16 @@ def test_a_run_that_went_well_is_answered_in_words_and_figures(complete):
     assert "training.weight_decay=1.6` (expected gain: at most 0.23 bits per byte" in following
 
 
+def test_the_same_fault_again_is_no_line_of_its_own(complete):
+    [row] = complete.remedies
+    spike = replace(row, symptom="bad_step", remedy="the step was not taken", cost_seconds=0.0, steps_lost=0)
+    wrong = answered(replace(complete, remedies=[spike, row, *[spike] * 4]))["What went wrong?"]
+    assert wrong.startswith("6 faults, which were mended. Bad step in training.tiny, 5 times: the step was not taken.")
+    assert wrong.count("Bad step") == 1 and "Out of memory in training.tiny: halve" in wrong and "more are" not in wrong
+    many = [replace(row, symptom=f"fault {number}") for number in range(6)]
+    assert "more are listed" in answered(replace(complete, remedies=many))["What went wrong?"]
+
+
 def test_energy_is_named_where_the_machine_says_it_and_its_absence_where_it_does_not(complete):
     counted = replace(complete, energy=Energy({"processor": 36_000.0, "GPU": 72_000.0}, 530.0))
     cost = answered(counted)["What did it cost?"]

@@ -153,8 +153,15 @@ def test_a_loss_that_rose_again_asks_to_stop_early_and_for_no_more_time(facts):
     write_curve(facts, [(step, 2 + abs(step - 500) / 1000, 1.0) for step in range(100, 1100, 100)])
     line = advice(facts, "trained past its best")
     assert "2.0000 at step 500" in line and "training.early_stopping_patience=3" in line
-    assert "3 min 19 s of training" in line  # half of 398 s
+    assert "1 min 20 s of training" in line  # 398 s, of which a fifth follows the third evaluation after the best
     assert not any(row.advice == "Train longer" for row in recommendations(facts))
+
+
+def test_a_loss_that_rose_at_the_very_end_asks_for_text_because_patience_would_not_have_ended_it_sooner(facts):
+    write_curve(facts, [(step, 2 + abs(step - 800) / 1000, 1.0) for step in range(100, 1100, 100)])
+    line = advice(facts, "overfits")
+    assert line.startswith("Give it more text") and "2.2000 against 1.0000" in line
+    assert not any("early_stopping" in row.command for row in recommendations(facts))
 
 
 def write_curve(facts: RunFacts, curve: list[tuple[int, float, float]]) -> None:
