@@ -236,13 +236,13 @@ class _Planner:
             return [self.sized(config, self.left_for(config, seconds), "the model that --config names")]
         trained = [config for config in candidates if config.name in self.trained]
         if not trained:
-            return self.after(self.from_first_proof(candidates, seconds), seconds)
+            return self.first_then_best(self.from_first_proof(candidates, seconds), seconds)
         before, last = [self.trained[config.name] for config in trained[:-1]], trained[-1]
         spent = sum(model.seconds + self.aside(model.config) for model in before)
         left = max(self.trained[last.name].seconds, seconds - spent)
-        return [*before, *self.after(candidates[candidates.index(last) :], left)]
+        return [*before, *self.first_then_best(candidates[candidates.index(last) :], left)]
 
-    def after(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
+    def first_then_best(self, candidates: list[Config], seconds: float) -> list[ModelPlan]:
         """The first of them as a first proof, and then the best in the time left; or the first alone."""
         first, *larger = candidates
         done = self.trained.get(first.name)
