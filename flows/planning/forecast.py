@@ -78,8 +78,8 @@ class Law:
     bytes_per_token: float | None = None
     bits: float = 1.0  # of a byte, for one unit of the sum
     repeat_decay: float = 15.4  # R* of equation 5: the smaller, the less a text teaches that was read before
-    # Losses within this share count as equal, and the larger model wins. With 1.03 an M4's night was planned with 50 M
-    # parameters and two tokens for each, where 15 M are expected to be better by just that.
+    # Losses within this share count as equal, and the larger model wins. With 1.03 an M4's three days were planned with
+    # 125 M parameters (1.17 bits per byte), where 50 M are expected to reach 1.15 (docs/plan.md).
     alike: float = 1.01
 
     def bits_per_byte(self, parameters: int, tokens: float, train_tokens: float) -> float:

@@ -44,7 +44,7 @@ WORTH_CONTINUING = 1.5  # times the steps of a model that is trained: its cool-d
 MOST_EVALUATIONS, MOST_SAMPLES = 20, 5
 # A larger model reaches at most OPTIMISM times the FLOP/s of those measured; from the third on OPTIMISM_OF_GAIN times
 # what the last of them gained over the one before, if that is less. Measured gains with AMX: 2.4 from micro to
-# tiny_model, 2.1 from there to small_model; on an EPYC: 1.4 from micro to mini_model, 1.2 from there to tiny_model.
+# tiny_model, 2.1 from there to small_model; on an EPYC: 1.5 from micro to mini_model, 1.2 from there to tiny_model.
 OPTIMISM, OPTIMISM_OF_GAIN = 2.5, 1.5
 # Parameters for each distinct token of the text. nanoGPT's 10.7 M with dropout 0.2 are 11 for each character of tiny
 # Shakespeare, and at their best when its recipe ends: more of them only learn the text by heart sooner.
