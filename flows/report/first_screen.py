@@ -57,7 +57,7 @@ def _did_it_work(facts: RunFacts) -> str:
     has_failed = any(phase.status in ("failed", "blocked") for phase in facts.phases)
     if has_failed or any(goal.met is False for goal in criteria(facts)):
         return "Partly."
-    return "Yes, but the model is weak." if found is not None and found.level == "undertrained" else "Yes."
+    return "Yes."
 
 
 def _what_was_made(facts: RunFacts) -> Iterator[str]:

@@ -123,7 +123,7 @@ def _trained(facts: RunFacts) -> Judgement:
 
 
 def _learned(facts: RunFacts) -> Judgement:
-    """Its loss fell, and to where no model without context comes."""
+    """Its loss fell, and to where counting letters does not come: of a model that is undertrained it is not said."""
     best = best_model(facts)
     if best is None or best.trained is None:
         return _no_figures(facts, "training.")
@@ -136,7 +136,7 @@ def _learned(facts: RunFacts) -> Judgement:
     found = verdict(facts)
     if found is None:
         return (False, fell) if end >= start else (None, f"{fell}; not compared with a model without context")
-    return end < start and found.has_learned, f"{fell}; {found.headline}"
+    return end < start and found.level == "learned", f"{fell}; {found.headline}"
 
 
 def _looks_like_the_text(facts: RunFacts) -> Judgement:
