@@ -1,6 +1,6 @@
 """Predicted against measured memory of real training steps, for the models of configs/, in a process of its own each.
 
-python -m bench.memory                                   micro, tiny, small and medium: 4 GB
+python -m bench.memory                                   the shipped models up to medium_model: 4 GB
 python -m bench.memory --models micro --micro-batch 24   one model, other micro-batch
 python -m bench.memory --write                           and into docs/memory.md
 """
@@ -21,9 +21,9 @@ from nanogpt.measure.batch_finder import SeparateProcess
 from nanogpt.measure.memory import likely_precision, predict
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("micro", "tiny_model", "small_model", "medium_model")
+MODELS = ("micro", "mini_model", "tiny_model", "compact_model", "small_model", "medium_model")
 MICRO_BATCHES = {"small_model": 4, "medium_model": 1}  # less than configured: a step of medium takes minutes otherwise
-VOCABULARY = {"micro": 66, "tiny_model": 66}  # characters of tiny Shakespeare; a BPE for the larger ones
+VOCABULARY = dict.fromkeys(MODELS[:3], 66)  # characters of tiny Shakespeare; a BPE for the larger ones
 MIB = 2**20
 DOCUMENT = ROOT / "docs" / "memory.md"
 HEAD = """# Memory: predicted and measured

@@ -62,7 +62,10 @@ class RunConfig(Section):
 
     run: str = "default"
     budget: float = 21600.0
-    ladder: tuple[str, ...] = ("micro", "mini_model", "tiny_model")  # the models to consider, smallest first
+    # the models to consider, smallest first
+    ladder: tuple[str, ...] = (
+        "micro", "mini_model", "tiny_model", "compact_model", "small_model", "medium_model", "large_model",
+    )  # fmt: skip
     data: DataConfig = DataConfig()
     device: DeviceConfig = DeviceConfig()
     milestones: bool = True
