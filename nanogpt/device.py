@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from nanogpt.allocator import keep_freed_memory, return_freed_memory
+from nanogpt.allocator import keep_freed_memory, let_go_of_freed_memory, return_freed_memory
 from nanogpt.machine import has_bfloat16_instructions, memory_bytes, processor_name
 from nanogpt.machine import physical_cores as physical_cores  # part of this module's interface
 from nanogpt.results.machine import DeviceCandidate, DeviceProof
@@ -183,10 +183,16 @@ def native_bfloat16(device: str) -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and has_bfloat16_instructions()
 
 
-def configure(device: str, threads: int) -> None:
-    """Set up this process for training: threads, memory that it keeps, TF32 in CUDA's float32 products."""
+def configure(device: str, threads: int, saves_memory: bool = False) -> None:
+    """Set up this process for training: threads, memory that it keeps, TF32 in CUDA's float32 products.
+
+    `saves_memory`: it would rather compute again (device.gradient_checkpointing) than hold much.
+    """
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    if saves_memory:
+        let_go_of_freed_memory()
+    else:
+        keep_freed_memory()
     if device == "cuda":  # elsewhere float32 stays float32: oneDNN would take TF32 too where a CPU has it
         torch.set_float32_matmul_precision("high")
 

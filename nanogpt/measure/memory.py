@@ -26,8 +26,7 @@ LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 IN_FLOAT32_ALONE = 8 * MIB  # of a CPU's libraries: oneDNN, which multiplies bfloat16, has nothing to do
 IN_PASSES = ("loss", "backward, last block", "backward, first block")  # the moments of forward and backward pass
-# Of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable().
-HEAP_HOLES, RECOMPUTED_HEAP = 0.2, {FLOAT32: 2.0, 2: 0.7}
+HEAP_HOLES = 0.2  # of glibc's heap, fitted to processes after many steps (docs/memory.md): see _unusable()
 MAPPED_APART = GIB  # bytes; larger blocks are no part of glibc's heap (nanogpt.allocator)
 
 
@@ -213,7 +212,7 @@ class _Step:
             total.update(some)
         in_float32_alone = self.device == "cpu" and {self.precision, self.newton_schulz} == {"float32"}
         total[LIBRARIES] = IN_FLOAT32_ALONE if in_float32_alone else OF_LIBRARIES[self.device]
-        if self.device == "cpu" and name in IN_PASSES:
+        if self.device == "cpu" and name in IN_PASSES and not self.config.device.gradient_checkpointing:
             total[ALLOCATOR] = self._unusable() + int(HEAP_HOLES * (total["attention"] + total["feed-forward"]))
         return Moment(name, {part: size for part, size in total.items() if size})
 
@@ -282,18 +281,11 @@ class _Step:
         """Heap that the update has used and the passes cannot, on a CPU.
 
         Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: each
-        of the two grows the heap for itself. Where blocks are computed again, gradients lie between those
-        computations too. (HEAP_HOLES are left by what is freed between activations: aligned blocks of the same size
-        do not fit there again.)
+        of the two grows the heap for itself. (HEAP_HOLES are left by what is freed between activations: aligned blocks
+        of the same size do not fit there again.) A process that computes blocks again gives it all back.
         """
         largest = max((stacked for stacked, _ in self._stacks()), default=0)
-        if FLOAT32 * largest >= MAPPED_APART:
-            return 0
-        workspace = self._update_workspace()
-        if not self.config.device.gradient_checkpointing:
-            return workspace
-        kept_otherwise = sum(self._of_blocks(self.model.n_layer - 1).values()) - self._block_inputs["block inputs"]
-        return workspace + max(0, min(int(RECOMPUTED_HEAP[self.product] * workspace), kept_otherwise))
+        return 0 if FLOAT32 * largest >= MAPPED_APART else self._update_workspace()
 
     def _update_workspace(self) -> int:
         """Of Muon, all matrices of a shape at once: the momentum to be made orthogonal, its copy in another type, and

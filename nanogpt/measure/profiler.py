@@ -186,7 +186,8 @@ class TimedSteps:
 def settle(config: Config) -> tuple[str, bool | str, str]:
     """Device, the setting of mixed precision and the precision that `config` trains with; the threads are set."""
     device = devices.choose(config.device.type).device
-    devices.configure(device, config.device.threads or devices.physical_cores())
+    threads = config.device.threads or devices.physical_cores()
+    devices.configure(device, threads, saves_memory=config.device.gradient_checkpointing)
     mixed_precision = config.device.mixed_precision
     if mixed_precision == "auto":
         mixed_precision = native_precision(device) == "bfloat16"

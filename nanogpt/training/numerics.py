@@ -54,7 +54,8 @@ def choose(wanted: DeviceConfig, before: Mapping[str, Any]) -> tuple[Numerics, s
     """
     chosen = devices.choose(wanted.type)
     device, same_device = chosen.device, before.get("device") == chosen.device
-    devices.configure(device, wanted.threads or before.get("threads") or devices.physical_cores())
+    threads = wanted.threads or before.get("threads") or devices.physical_cores()
+    devices.configure(device, threads, saves_memory=wanted.gradient_checkpointing)
     if wanted.mixed_precision == "auto":
         precision = before["precision"] if same_device else native_precision(device)
     else:

@@ -1,4 +1,4 @@
-"""The allocator's settings: freed blocks are used again, and can be given back."""
+"""The allocator: what is freed is used again, or goes back to the system at once, or when it is asked to."""
 
 import subprocess
 import sys
@@ -13,8 +13,10 @@ FAULTS = """
 import ctypes, resource, sys
 from nanogpt import allocator
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: where huge pages are always taken, 48 MiB are 24 of them
-if sys.argv[1] == "keep":
+if sys.argv[1] != "default":
     allocator.keep_freed_memory()
+if sys.argv[1] == "let go":
+    allocator.let_go_of_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 bytearray(48 << 20)  # 12,288 pages; where all is kept, the next one is the same block
@@ -26,11 +28,11 @@ print(faults() - before)
 
 @pytest.mark.skipif(not allocator._of_c_library("mallopt"), reason="glibc alone has it")
 def test_a_freed_block_is_used_again_without_the_system_clearing_its_pages():
-    default, kept = (
+    default, kept, let_go = (
         int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
-        for mode in ("default", "keep")
+        for mode in ("default", "keep", "let go")
     )
-    assert default > 10_000 and kept < 100
+    assert default > 10_000 and kept < 100 and let_go > 10_000
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
@@ -38,4 +40,5 @@ def test_elsewhere_nothing_happens(monkeypatch, platform):
     monkeypatch.setattr(allocator.sys, "platform", platform)
     monkeypatch.setattr(allocator.ctypes, "CDLL", None)
     allocator.keep_freed_memory()
+    allocator.let_go_of_freed_memory()
     allocator.return_freed_memory()

@@ -184,11 +184,12 @@ def test_adapters_and_averages_hold_what_is_predicted(training, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name, precision", [("micro", False), ("tiny_model", True)])
-def test_a_process_takes_what_is_predicted(name, precision, tmp_path):
+def test_a_process_takes_what_is_predicted(name, precision, recompute, tmp_path):
     config = load_config(CONFIGS / f"{name}.yaml").with_changes({
         "model.vocab_size": 66, "device.type": "cpu", "device.mixed_precision": precision,
-        "training.gradient_accumulation": 1,
+        "device.gradient_checkpointing": recompute, "training.gradient_accumulation": 1,
     })  # fmt: skip
     log, target = tmp_path / "log", "tests.nanogpt.faulty_tries:ten_passes"
     with closing(SeparateProcess(log, target)) as separate:  # however slow: the heap grows over the first few
