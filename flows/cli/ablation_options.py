@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Break a small model in one way after another, and see what each part is worth: small trainings "
         "that differ from a control in one thing each. Kill it at any time; the same command continues.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34),
     )
     add_run_options(
         parser,

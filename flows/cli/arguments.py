@@ -84,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="From nothing to a trained, evaluated, exported and documented GPT. "
         "Kill it at any time; the same command continues.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=100),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34),
     )
     add = parser.add_argument
     add_run_options(

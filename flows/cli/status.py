@@ -45,7 +45,10 @@ def show(run: Run) -> int:
     for outlook in decisions(run):
         phase, _, name = outlook.step.name.partition(".")
         since = _at_work_since(run, outlook.step.name) if session_state == "running" else ""
-        state, reason = ("at work", f"since {since}") if since else (MARKS[outlook.state], outlook.reason)
+        marker = run.ledger.marker(outlook.step.name)
+        is_left_out = outlook.state == "kept" and marker is not None and marker.left_out
+        mark = "left out" if is_left_out else MARKS[outlook.state]
+        state, reason = ("at work", f"since {since}") if since else (mark, outlook.reason)
         table.add_row("" if phase == last else phase, name, state, reason)
         last = phase
     console = _console()
@@ -71,7 +74,8 @@ def show_plan(run: Run) -> int:
     cells = []
     for row in rows:
         model, marker = models.get(row.step.name), run.ledger.marker(row.step.name)
-        before = marker.seconds if marker and marker.seconds and row.step.phase != "training" else None
+        took_time = marker is not None and not marker.left_out and row.step.phase != "training"
+        before = marker.seconds if marker and took_time else None
         seconds = None if row.state == "kept" else model.seconds if model else before
         memory = model.memory_bytes if model and row.state != "kept" else None
         happens = f"{'runs' if row.state == 'run' else row.state}: {row.reason}"
@@ -225,7 +229,8 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
     table = Table(title=f"a budget of {chosen_duration(plan.budget_seconds)}", title_justify="left", box=SIMPLE_HEAD,
                   show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     table.add_column("model", no_wrap=True)
-    for column in ("parameters", "steps", "tokens", "time", "memory", "bits per\nbyte, about"):
+    is_wide = console.width >= 72  # else there is no room for the memory, and figures would be cut
+    for column in ("parameters", "steps", "tokens", "time", *["memory"] * is_wide, "bits per\nbyte"):
         table.add_column(column, justify="right", no_wrap=True)
     for model in plan.ladder:
         table.add_row(
@@ -234,7 +239,7 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
             f"{model.steps:,}",
             count(model.tokens),
             duration(model.seconds),
-            byte_size(model.memory_bytes),
+            *[byte_size(model.memory_bytes)] * is_wide,
             f"{model.expected_bits_per_byte:.2f}",
         )
     console.print(table)

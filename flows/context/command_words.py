@@ -20,7 +20,8 @@ def seconds_of(budget: object) -> float:
     parts = re.findall(rf"{number}\s*([smhd]?)", str(budget))
     seconds = sum(float(count) * SECONDS[unit or "s"] for count, unit in parts)
     if seconds < SHORTEST_BUDGET:
-        raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s")
+        alone = "" if re.search("[smhd]", str(budget)) else "; a number alone is seconds"
+        raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s{alone}")
     return seconds
 
 

@@ -168,7 +168,7 @@ def hopeless(
         return None
     return (
         f"even at {flops(rate)} it would see only {count(tokens)} tokens in {duration(seconds)} and reach about "
-        f"{reach:.2f} bits per byte; {best} reaches about {expected[best]:.2f}"
+        f"{reach:.2f} bits per byte; {best} reaches about {expected[best]:.2f} in that time"
     )
 
 
@@ -194,23 +194,24 @@ def make_plan(
     fewer steps, with which they would be other trainings. Raises UserError when the data cannot feed even the smallest
     model.
     """
-    left_out = [LeftOut(name, reason) for name, reason in unmeasured.items()]
     measured = [config for config in candidates if config.name in speeds]
     found = {config.name: _obstacle(config, speeds[config.name], corpus, training_bytes) for config in measured}
     obstacles = {name: obstacle for name, obstacle in found.items() if obstacle}
     possible = [config for config in measured if config.name not in obstacles]
     if not possible:
         raise UserError("; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items()))
-    left_out += [LeftOut(name, obstacle) for name, obstacle in obstacles.items()]
 
     begun = {**begun, **{model.name: model.config.training for model in trained}}
     planner = _Planner(speeds, corpus, pinned, fixed, {model.name: model for model in trained}, begun)
     seconds = budget_shares.training_seconds(budget, phases) if seconds is None else seconds
     ladder = planner.ladder(possible, seconds)
     chosen = {model.name for model in ladder}
-    for config in possible:
-        if config.name not in chosen:
-            left_out.append(LeftOut(config.name, planner.why_not(config, seconds, ladder)))
+    outdone = {
+        config.name: planner.why_not(config, seconds, ladder) for config in possible if config.name not in chosen
+    }
+    reasons, places = {**unmeasured, **obstacles, **outdone}, [config.name for config in candidates]
+    smallest_first = sorted(reasons, key=lambda name: places.index(name) if name in places else -1)
+    left_out = [LeftOut(name, reasons[name]) for name in smallest_first]
     training = sum(model.seconds + CHILD_SECONDS for model in ladder)
     judging = sum(judging_seconds(model.config, speeds[model.name], corpus) for model in ladder)
     seconds_of = {**phases, "evaluation": phases["evaluation"] + judging, "training": training}
@@ -246,7 +247,8 @@ class _Planner:
         """The first of them as a first proof, and then the best in the time left; or the first alone."""
         first, *larger = candidates
         done = self.trained.get(first.name)
-        alone = self.sized(first, self.left_for(first, seconds), "the whole training time: best in so short a time")
+        why = "it gets the whole training time, in which no larger one would become better"
+        alone = self.sized(first, self.left_for(first, seconds), why)
         if done and alone.config.training.max_iters < WORTH_CONTINUING * done.config.training.max_iters:
             alone = done
         proof, rest = self.first_proof(first, seconds)

@@ -356,6 +356,9 @@ def _low_share_of_matmul(facts: RunFacts) -> Iterator[Finding]:
 
 
 def _plan_missed(facts: RunFacts) -> Iterator[Finding]:
+    found = verdict(facts)
+    if found is not None and found.level != "learned":  # it needs far more time than was lost
+        return
     late = [
         (phase, phase.seconds - phase.planned_seconds)
         for phase in facts.phases

@@ -34,6 +34,11 @@ def bare_checkout(tmp_path_factory) -> Path:
     return folder
 
 
+def test_help_is_as_wide_as_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, make_parser().format_help().splitlines())) < 65  # a long option may stand out a little
+
+
 def test_help_is_the_whole_parsers(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert ask("--help") == (0, make_parser().format_help(), "")
@@ -49,7 +54,7 @@ def test_the_version_is_the_packages(bare_checkout):
     "arguments, words",
     [
         (["--budgt", "3m"], 'unrecognized arguments: --budgt 3m (did you mean "--budget"?); --help lists the options'),
-        (["--budget", "5"], "--budget: found 5, the shortest budget is 60s"),
+        (["--budget", "5"], "--budget: found 5, the shortest budget is 60s; a number alone is seconds"),
         (["--only", "trainin"], 'no such phase (did you mean "training"?)'),
         (["--install-at-boot", "--fresh"], "--install-at-boot cannot go with --fresh"),
         (["--no-bootstrap"], "has no torch, prefect, pydantic, yaml, rich, psutil; leave the option out, or install"),

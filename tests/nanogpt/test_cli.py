@@ -90,7 +90,8 @@ def test_eval_covers_the_split(exported, data, capsys):
         (["generate", "MODEL", "--temperature", "-1"], "temperature: found -1.0"),
         (["eval", "MODEL", "--data", "absent"], "absent: there is no such folder"),
         (["eval", "MODEL", "--data", "DATA", "--window", "17"], "--window 17: the model sees at most 16 tokens"),
-        (["eval", "MODEL", "--data", "MODEL"], "is not a data folder"),
+        (["eval", "MODEL", "--data", "MODEL"], "is not a data folder (it has no manifest.json)\n"),
+        (["eval", "MODEL", "--data", "ABOVE"], "is not a data folder (it has no manifest.json); DATA would do\n"),
         (["generate", "MODEL", "--prompt", "a\udcff"], "prompt: its character 2 is not text in UTF-8"),
         (["generate", "MODEL", "--seed", "99999999999999999999"], "seed: found 99999999999999999999"),
         (["generate", "MODEL", "--top-k", "0"], "top_k: found 0"),
@@ -100,10 +101,11 @@ def test_eval_covers_the_split(exported, data, capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, message, exported, data, capsys):
-    arguments = [{"MODEL": str(exported), "DATA": str(data)}.get(word, word) for word in arguments]
+    places = {"MODEL": str(exported), "DATA": str(data), "ABOVE": str(data.parent)}
+    arguments = [places.get(word, word) for word in arguments]
     assert cli.main([*arguments, *(["--device", "cpu"] if arguments[0] != "watch" else [])]) == 2
     captured = capsys.readouterr()
-    assert message in captured.err
+    assert message in captured.err.replace(str(data), "DATA")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
 

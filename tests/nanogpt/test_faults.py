@@ -92,4 +92,4 @@ def test_the_nearest_word_is_offered_and_nonsense_gets_none():
     known = ["learning_rate", "batch_size", "max_iters"]
     random.Random(0).shuffle(known)
     assert nearest("learning_rat", known) == ' (did you mean "learning_rate"?)'
-    assert nearest("zzz", known) == ""
+    assert nearest("zzz", known) == nearest("--mirror", ["--redo", "--budget"]) == ""

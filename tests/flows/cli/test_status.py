@@ -209,6 +209,26 @@ def test_the_plan_shows_time_and_memory_and_what_is_left_out(workspace, capsys, 
     assert "small_model is left out: needs 9.0 GiB of 4.0 GiB" in printed
 
 
+def test_a_step_that_was_left_out_is_not_shown_as_done_and_its_moment_is_no_forecast(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    workspace.finish("documentation.report")
+    run = workspace.run()
+    step = next(step for step in run.steps() if step.name == "evaluation.study")
+    run.ledger.start(step, step.settings(run), "never run")
+    facts = from_json(step.key.kind, workspace.facts()[step.name])
+    run.ledger.finish(step, StepResult(facts, left_out="the run is late"), seconds=0.078)
+    assert status.show(workspace.run()) == 0
+    assert re.search(r"study +│ left out +│ left out 20.*: the run is late", capsys.readouterr().out)
+    assert status.show_plan(workspace.run("--redo", "evaluation.study")) == 0
+    assert "78 ms" not in capsys.readouterr().out
+
+
+def test_the_plan_for_an_assumed_speed_cuts_no_figure_on_a_narrow_terminal(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert status.show_plan(workspace.run("--plan", "--assume-speed", "30M:4096:400ms")) == 0
+    assert "…" not in capsys.readouterr().out
+
+
 def test_before_anything_is_measured_the_plan_predicts_memory_and_disk(workspace, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.setattr(machine, "memory_bytes", lambda: 12 * 2**30)

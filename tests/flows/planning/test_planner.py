@@ -135,6 +135,11 @@ def test_a_slow_machine_trains_the_small_one_alone_and_says_why():
     assert "bits per byte; small reaches about" in reasons["large"]
 
 
+def test_what_is_left_out_is_told_from_small_to_large_whatever_the_reason():
+    made = plan(LADDER, [speed("small", 0.5), speed("middle", 20.0)], 300.0, unmeasured={"large": "too slow"})
+    assert [row.name for row in made.left_out] == ["middle", "large"]
+
+
 def test_a_fast_machine_proves_itself_on_the_small_one_and_gives_the_rest_to_a_large_one():
     made = plan(LADDER, [speed("small", 0.01), speed("middle", 0.02), speed("large", 0.05)], 8 * 3600)
     first, second = made.ladder

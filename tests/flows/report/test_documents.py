@@ -332,7 +332,7 @@ def test_a_phase_without_figures_is_named_with_cause_and_next_command(run, name,
 def test_a_failed_training_shows_the_model_that_is_there_and_the_one_that_is_not(tmp_path):
     facts = report_facts.failed_facts(tmp_path)
     markdown, _ = render(facts, tmp_path / "reports")
-    assert "**micro** is the best of 1 trained model" in markdown
+    assert "**micro** is the only trained model" in markdown
     assert "**tiny was not finished:**" in markdown
     assert "**Not run:** 7 Deployment." in markdown
     assert "--set device.type=cpu" in markdown

@@ -177,13 +177,18 @@ def test_figures_that_stand_out_are_named_with_their_number(facts):
     measured = facts.of(MEASURED).models
     slow = replace(measured["micro"], share_of_matmul=0.04)
     facts = with_step(facts, MEASURED, models={**measured, "micro": slow})
-    facts = with_phase(facts, "evaluation", seconds=90)
     line = advice(facts, "no better than 5-gram")
     assert "2.683 against 2.410" in line and "micro beats tiny, which saw only 2,300 steps" in line
     assert not any("matrix-product peak" in row.because for row in recommendations(facts)), "memory ran out in this run"
     facts = replace(facts, remedies=[row for row in facts.remedies if row.symptom != "out_of_memory"])
     assert "4.0 %" in advice(facts, "matrix-product peak")
+
+
+def test_a_late_phase_asks_for_its_time_unless_the_model_needs_far_more(facts):
+    facts = with_phase(facts, "evaluation", seconds=90)
     assert "1 min 30 s, planned 40.0 s" in advice(facts, "phase 6 Evaluation took")
+    undertrained = with_step(facts, EVALUATED, best="micro")
+    assert not any("Evaluation took" in row.because for row in recommendations(undertrained))
 
 
 def test_more_time_is_advised_only_for_a_model_that_time_is_wanting_for(facts):
