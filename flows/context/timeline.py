@@ -43,9 +43,9 @@ class Timeline:
                 file.write(json.dumps(asdict(moment)) + "\n")
 
     def moments(self) -> list[Moment]:
-        """Those since the run began, in order; a line that a kill cut short is left out."""
+        """Those since the run began, in order; a line that a kill cut short, or that rotted, is left out."""
         with suppress(OSError):
-            found = [moment for line in durable.read_text(self._file).splitlines() if (moment := _moment(line))]
+            found = [moment for line in durable.read_bytes(self._file).splitlines() if (moment := _moment(line))]
             starts = [place for place, moment in enumerate(found) if _is_start(moment)]
             return found[starts[-1] if starts else 0 :]
         return []
@@ -55,7 +55,7 @@ def _is_start(moment: Moment) -> bool:
     return moment.event == "session began" and moment.name == FIRST
 
 
-def _moment(line: str) -> Moment | None:
-    with suppress(ValueError):
+def _moment(line: bytes) -> Moment | None:
+    with suppress(ValueError, RecursionError):
         return from_json(Moment, json.loads(line))
     return None

@@ -168,7 +168,7 @@ class EventReader:
         for line in whole.splitlines():
             try:
                 yield from_json(TrainerEvent, json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # cut by a crash
 
     def _size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def judge(arguments: argparse.Namespace) -> None:
 
 def short_names(places: Sequence[str]) -> list[str]:
     """Of each place its last parts, as few as tell it from the others; the same place again gets a number."""
-    parts = [Path(place).parts for place in places]
+    parts = [Path(os.path.abspath(place)).parts for place in places]
     different = len(set(parts))
     for length in range(1, max(map(len, parts)) + 1):
         names = [str(Path(*part[-length:])) for part in parts]

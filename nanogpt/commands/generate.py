@@ -91,7 +91,7 @@ def _schema(file: Path | None) -> dict[str, object] | None:
         return None
     try:
         schema = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--json-schema {file}: is not JSON: {error}") from None
     if not isinstance(schema, dict):
         raise UserError(f'--json-schema {file}: should hold an object, such as {{"type": "integer"}}')

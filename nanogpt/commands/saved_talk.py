@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.inference.conversation import Role
 from nanogpt.mistakes import explain
@@ -84,7 +85,7 @@ class PageTalk(BaseModel):
 
 def read(path: Path) -> SavedTalk:
     """The talk in a file. Raises UserError where it is none, OSError."""
-    content = path.read_bytes()
+    content = durable.read_bytes(path)
     kind: type[SavedTalk | PageTalk] = PageTalk if b'"nanogpt conversation"' in content[:100] else SavedTalk
     try:
         talk = kind.model_validate_json(content)

@@ -235,7 +235,7 @@ class Talk:
             show(f"{message.content}\n\n", self._raw)
 
     def _path(self, command: str, name: str) -> Path:
-        if not name:
+        if not name or "\0" in name:
             raise UserError(f"/{command}: needs the name of a file")
         return Path(os.path.expanduser(name))
 

@@ -151,7 +151,8 @@ class InterruptNoticed:
 def note(words: str) -> None:
     """What is neither a person's words nor the model's: on stderr, on a terminal wrapped between words."""
     if sys.stderr.isatty():
-        words = textwrap.fill(printable(words), shutil.get_terminal_size().columns - 1, break_on_hyphens=False)
+        width = max(1, shutil.get_terminal_size().columns - 1)
+        words = textwrap.fill(printable(words), width, break_on_hyphens=False)
     print(f"{DIM}{words}{PLAIN}" if is_coloured(sys.stderr) else words, file=sys.stderr, flush=True)
 
 

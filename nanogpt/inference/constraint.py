@@ -32,7 +32,10 @@ class Constraint:
         except ImportError:
             raise UserError(f"{self.name}: needs llguidance, which is not installed: pip install llguidance") from None
         if options.pattern is not None:
-            grammar = LLMatcher.grammar_from_regex(options.pattern)
+            try:
+                grammar = LLMatcher.grammar_from_regex(options.pattern)
+            except UnicodeEncodeError as error:
+                raise UserError(f"pattern: its character {error.start + 1} is not text in UTF-8") from None
         else:
             compact = {"x-guidance": {"whitespace_flexible": False}}  # else a model may write spaces for ever
             grammar = LLMatcher.grammar_from_json_schema(json.dumps({**compact, **(options.json_schema or {})}))

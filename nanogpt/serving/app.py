@@ -134,7 +134,7 @@ def _of_field(error: RequestValidationError) -> Refusal:
     location = [str(part) for part in first["loc"] if part != "body"]
     field = ".".join(location)
     if first["type"] in mistakes.UNKNOWN_KEY:
-        near = nearest(location[-1], [*CompletionRequest.model_fields, *ChatRequest.model_fields])
+        near = nearest(location[-1], {*CompletionRequest.model_fields, *ChatRequest.model_fields} - {location[-1]})
         return Refusal(400, f"{field}: this server has no such field{near}", "unknown_field", field)
     if first["type"] == "missing":
         return Refusal(400, f"{field or 'the body'}: is missing", "missing_field", field or None)

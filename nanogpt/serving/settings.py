@@ -76,7 +76,7 @@ class Settings:
 def token_from(file: Path | None) -> str | None:
     """The token in `file`, else in the environment; None where neither has one. Raises UserError."""
     if file is not None:
-        where, token = f"--token-file {file}", durable.read_text(file).strip()
+        where, token = f"--token-file {file}", durable.read_bytes(file).decode("utf-8", "replace").strip()
     elif TOKEN_VARIABLE in os.environ:
         where, token = TOKEN_VARIABLE, os.environ[TOKEN_VARIABLE].strip()
     else:

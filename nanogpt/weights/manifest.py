@@ -20,7 +20,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         text = durable.read_bytes(path)
         manifest: dict[str, Any] = json.loads(text)
         digest = manifest.pop("sha256")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CorruptFileError(f"{path}: is not a manifest ({error})") from error
     if digest != durable.digest(manifest) or text != manifest_bytes(manifest):
         raise CorruptFileError(f"{path}: is not what was written")

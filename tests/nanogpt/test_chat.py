@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import stat
@@ -164,6 +165,14 @@ def test_a_file_that_is_no_talk_is_named_and_the_talk_goes_on(talk, tmp_path, co
     assert f"/load {file}: " in err and message in err and "Traceback" not in err
     assert "/save: needs the name of a file" in err and "/save /proc/x/y: " in err
     assert "JULIET: go" in out
+
+
+@pytest.mark.fast
+def test_what_can_be_no_file_is_named_and_the_talk_goes_on(talk, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    out, err = talk("/save a\0b", "/load a\0b", f"/load {tmp_path / 'pipe'}", "hello")
+    assert "/save: needs the name of a file" in err and "/load: needs the name of a file" in err
+    assert f"/load {tmp_path / 'pipe'}: not a plain file" in err and "JULIET: go" in out
 
 
 @pytest.mark.fast

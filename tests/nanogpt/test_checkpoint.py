@@ -76,6 +76,13 @@ def test_a_file_cut_anywhere_is_noticed(saved, data):
         path.write_bytes(content)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff", b"null", b"[]", b"{}", b"[" * 100_000])
+def test_what_is_no_manifest_is_noticed(tmp_path, content):
+    (save(tmp_path, 1) / "manifest.json").write_bytes(content)
+    with pytest.raises(CorruptFileError, match="manifest"):
+        checkpoint.load(tmp_path / "step-00000001")
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "manifest.json"])
 def test_a_missing_file_is_noticed(tmp_path, name):
     path = save(tmp_path, 1)

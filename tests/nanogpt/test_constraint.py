@@ -71,6 +71,7 @@ def test_biases_decide_only_between_what_is_allowed(engine):
     "options, message",
     [
         (dict(pattern="("), "pattern: "),
+        (dict(pattern="a\udcff"), "pattern: its character 2 is not text"),
         (dict(json_schema={"type": "nonsense"}), "json_schema: .*nonsense"),
         (dict(pattern="a", json_schema={}), "one of the two"),
         (dict(pattern="a", beams=2), "beams: found 2"),

@@ -1,6 +1,7 @@
 """`nanogpt eval`: models of every kind in one command, its files, and what a person may get wrong."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +118,7 @@ def test_names_are_as_short_as_they_tell_models_apart():
     assert short_names(["runs/a/best", "runs/b/best"]) == ["a/best", "b/best"]
     assert short_names(["x/a", "y/b"]) == ["a", "b"]
     assert short_names(["x/a", "x/a", "b"]) == ["a", "a (2)", "b"]
+    assert short_names(["."]) == [Path.cwd().name]
 
 
 def test_simple_models_are_not_compared_on_other_bytes(models, data, tmp_path, capsys):

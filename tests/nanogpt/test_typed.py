@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nanogpt.commands.typed import InterruptNoticed, Typed, history_file, rest_of_stdin
+from nanogpt.commands.typed import InterruptNoticed, Typed, history_file, note, rest_of_stdin
 from nanogpt.faults import UserError
 
 pytestmark = pytest.mark.fast
@@ -84,3 +84,11 @@ def test_the_history_is_the_user_s_own(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert history_file("chat") == tmp_path / ".local/state/nanogpt/chat"
+
+
+def test_a_note_fits_the_narrowest_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    note("ab c")
+    assert capsys.readouterr().err == "a\nb\nc\n"

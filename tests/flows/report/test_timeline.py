@@ -47,6 +47,15 @@ def test_moments_are_of_the_run_that_began_last_and_a_torn_line_is_left_out(tmp_
     ]  # fmt: skip
 
 
+def test_a_line_that_rotted_costs_no_other(tmp_path):
+    noted = Timeline(tmp_path / "timeline.jsonl")
+    for event, name in [("session began", "1"), ("step began", "a.b"), ("step ended", "a.b")]:
+        noted.note(event, name)
+    whole = (tmp_path / "timeline.jsonl").read_bytes()
+    (tmp_path / "timeline.jsonl").write_bytes(whole.replace(b"step began", b"step \xe2egan") + b"[" * 100_000 + b"\n")
+    assert [row.event for row in noted.moments()] == ["session began", "step ended"]
+
+
 EVENTS = st.sampled_from(["session began", "session ended", "killed", "step began", "step ended"])
 STEPS = st.sampled_from(["training.micro", "dataset.clean", "other.thing", "2"])
 

@@ -92,7 +92,7 @@ def test_each_event_is_read_once_and_only_when_it_is_whole(files):
     event = TrainerEvent("out_of_memory", 7, "refused", time=1.0, micro_batch=6)
     files.append_event(event)
     with open(path, "a") as file:
-        file.write('not JSON\n{"event": "skipped", "step": 8, ')
+        file.write(f'not JSON\n{"[" * 100_000}\n{{"event": "skipped", "step": 8, ')
     assert list(events.new()) == [event]
     with open(path, "a") as file:
         file.write('"message": "loss 9"}\n')

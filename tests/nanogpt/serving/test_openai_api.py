@@ -135,6 +135,11 @@ def test_models_are_listed(client):
     assert client.models.retrieve(MODEL) == listed
 
 
+def test_a_field_of_another_request_is_not_named_as_the_one_that_was_meant(server):
+    message = server.post("/v1/completions", {"prompt": "a", "messages": []}).json()["error"]["message"]
+    assert message == "messages: this server has no such field"
+
+
 def test_without_a_name_the_first_model_answers(server):
     assert server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).json()["model"] == MODEL
 

@@ -40,3 +40,9 @@ def test_a_token_that_can_be_guessed_or_not_be_sent_is_refused(tmp_path, token, 
     monkeypatch.setenv("NANOGPT_TOKEN", token)
     with pytest.raises(UserError, match="NANOGPT_TOKEN"):
         token_from(None)
+
+
+def test_a_file_that_is_no_text_holds_no_token(tmp_path):
+    (tmp_path / "token").write_bytes(b"\x8f" * 32)
+    with pytest.raises(UserError, match="16 or more letters"):
+        token_from(tmp_path / "token")
