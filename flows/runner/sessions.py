@@ -23,7 +23,7 @@ from nanogpt.faults import UserError
 from nanogpt.living import born, lives
 from nanogpt.records import from_json, to_json
 
-FILE = "session.json"
+FILE, COPY = "session.json", "copies/session.json"
 State = Literal["running", "stopped", "finished", "failed", "partial"]  # partial: what --only asked for is done
 
 
@@ -56,12 +56,14 @@ class SessionRecord:
 
 
 def read_session(state: Path) -> SessionRecord | None:
-    """The record of the session that is under way or was the last; None before the first, or when it is damaged."""
-    note, _ = durable.read_note(state / FILE)
-    try:
-        return from_json(SessionRecord, note) if note is not None else None
-    except ValueError:
-        return None
+    """The record of the session that is under way or was the last, or its second copy where it is damaged: a run's
+    options are nowhere else. None before the first."""
+    for file in (FILE, COPY):
+        note, _ = durable.read_note(state / file)
+        with suppress(ValueError):
+            if note is not None:
+                return from_json(SessionRecord, note)
+    return None
 
 
 class Session:
@@ -148,7 +150,8 @@ class Session:
             self.started, self.number, state, pid, self._options.command, self.prefect_url, phases, born(pid)
         )
         with suppress(OSError):  # a full disk costs this note; the step that needs the disk says what is wrong
-            durable.write_note(self._paths.state / FILE, to_json(record))
+            for file in (FILE, COPY):
+                durable.write_note(self._paths.state / file, to_json(record))
 
 
 def set_past_aside(paths: Paths) -> None:

@@ -85,8 +85,8 @@ class Copy:
 
     def snapshot(self) -> dict[str, int]:
         """When each artefact was written; what a session notes of itself is left out."""
-        own = ("logs/", "state/.prefect/", "state/default/session.json", "state/default/clock.json",
-               "state/default/holder.json", "state/default/lock", "state/default/timeline.jsonl")  # fmt: skip
+        of_session = ("session.json", "copies/session.json", "clock.json", "holder.json", "lock", "timeline.jsonl")
+        own = ("logs/", "state/.prefect/", *(f"state/default/{name}" for name in of_session))
         files = {str(path.relative_to(self.workspace)): path for path in self.workspace.rglob("*") if path.is_file()}
         return {name: path.stat().st_mtime_ns for name, path in files.items() if not name.startswith(own)}
 

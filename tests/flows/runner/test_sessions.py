@@ -11,7 +11,7 @@ from flows.context.budget_clock import BudgetClock
 from flows.context.journal import Journal
 from flows.context.options import RunConfig, RunOptions
 from flows.ledger.facts import Remedy
-from flows.runner.sessions import Session
+from flows.runner.sessions import Session, read_session
 from nanogpt import durable
 from nanogpt.records import to_json
 from nanogpt.results.training import Heartbeat
@@ -78,6 +78,15 @@ def test_how_a_session_ended_is_in_its_record_with_its_phases(flow, failing, sto
     assert (training["number"], training["title"]) == (5, "Training")
     assert training["cause"] == ("no remedy is left" if failing else None)
     assert flow.note("clock.json")["finished"] is (ended == "finished")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: durable.write_bytes(file, file.read_bytes()[:-9])])
+def test_a_damaged_record_loses_neither_the_count_nor_the_options_of_a_run(flow, damage):
+    Start(flow)  # and killed
+    recorded = read_session(flow.workspace / "state/default")
+    damage(flow.workspace / "state/default/session.json")
+    assert read_session(flow.workspace / "state/default") == recorded
+    assert Start(flow).session.number == 2
 
 
 def test_one_phase_alone_does_not_wind_up_the_clock_of_an_unfinished_run(flow):
