@@ -92,7 +92,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         with durable.open_plain(path) as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        shipped = Path("configs", f"{path}.yaml")
+        instead = f"; {shipped} can" if shipped.is_file() else ""
+        raise UserError(f"{path}: cannot be read ({error.strerror}){instead}") from error
     if len(content) > LARGEST:
         raise UserError(f"{path}: has more than {LARGEST:,} bytes, which no file of settings needs")
     try:

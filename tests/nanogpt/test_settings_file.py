@@ -1,6 +1,7 @@
 """YAML without surprises: what is read is what the words say, what is written comes back, harm is one line."""
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -90,3 +91,13 @@ def test_what_is_no_file_is_one_line_at_once(tmp_path, put):
     put(tmp_path / "a.yaml")
     with pytest.raises(UserError, match=r"a\.yaml: cannot be read \(.+\)$"):
         read_yaml(tmp_path / "a.yaml")
+
+
+def test_the_bare_name_of_a_shipped_model_is_answered_with_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/micro.yaml").write_text("{}")
+    with pytest.raises(UserError, match=r"micro: cannot be read \(.+\); configs/micro\.yaml can$"):
+        read_yaml(Path("micro"))
+    with pytest.raises(UserError, match=r"large: cannot be read \(.+\)$"):
+        read_yaml(Path("large"))
