@@ -119,7 +119,7 @@ def suits(extras: Sequence[str]) -> bool:
 
 
 def own_venv_suits(extras: Sequence[str]) -> bool:
-    stamp = read_json(STAMP)
+    stamp = read_stamp()
     if stamp and stamp["python"] != list(sys.version_info[:2]):  # the system's Python was upgraded under it
         write(MAKING, ROOT)
         os.remove(STAMP)
@@ -172,7 +172,7 @@ def venv_state(extras: Sequence[str]) -> str:
     """
     if not os.path.lexists(VENV):
         return "absent"
-    stamp, is_link = read_json(STAMP), os.path.islink(VENV)
+    stamp, is_link = read_stamp(), os.path.islink(VENV)
     if stamp:
         if not same_folder(stamp["checkout"], ROOT):
             return "foreign" if is_link else "half-made"
@@ -568,13 +568,20 @@ def last_lines(start: int, count: int) -> str:
     return "\n".join("    " + line for line in lines[-count:])
 
 
+def read_stamp() -> Any:
+    """What STAMP says; None where it is absent or damaged."""
+    stamp = read_json(STAMP)
+    is_whole = isinstance(stamp, dict) and {"python", "checkout", "pyproject", "extras"} <= set(stamp)
+    return stamp if is_whole else None
+
+
 def read_json(path: str) -> Any:
     if not os.path.isfile(path):  # opening a FIFO would never end
         return None
     try:
         with open(path) as file:
             return json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -590,7 +597,7 @@ def first_line(path: str) -> str:
 
 
 def stamped_extras() -> Set[str]:
-    return set((read_json(STAMP) or {}).get("extras", ()))
+    return set((read_stamp() or {}).get("extras", ()))
 
 
 def make_way(path: str) -> None:

@@ -1,4 +1,4 @@
-"""The C library's allocator: while a model trains, memory that is freed stays with the process, unless it is short."""
+"""The C library's allocator: a process that trains keeps the memory that it frees, unless it is to save memory."""
 
 import ctypes
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 NEVER = -1
 LARGEST, LARGEST_BEFORE_GLIBC_2_35 = 2**30, 2**25  # bytes
-USUAL = 2**17  # bytes: blocks from there on have a mapping of their own where nobody changes that
+USUAL = 2**17  # bytes: glibc's own
 
 
 def keep_freed_memory() -> None:
@@ -32,14 +32,15 @@ def keep_freed_memory() -> None:
 def let_go_of_freed_memory() -> None:
     """Let large blocks go back to the system as they are freed: for a process that computes again what it could keep.
 
-    Kept in the heap, what is freed lies between what lives on, and is too short for what comes next: tiny_model (24 x
-    128 tokens, float32), whose blocks are computed again, then holds 491 MiB after a few steps, and 421 where all is
-    kept for the backward pass. With this it holds 163.
+    Kept in the heap, what is freed lies between what lives on, and is too short for what comes next. small_model (4 x
+    512 tokens, float32) then holds 1,555 MiB after a few steps, and 1,828 where nothing is computed again; with this
+    it holds 811. A step takes 9 to 30 % longer, because the system clears the pages that it gives.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt:
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, USUAL)
+        return_freed_memory()  # what this process has kept until now
 
 
 def return_freed_memory() -> None:

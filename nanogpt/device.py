@@ -186,10 +186,11 @@ def native_bfloat16(device: str) -> bool:
 def configure(device: str, threads: int, saves_memory: bool = False) -> None:
     """Set up this process for training: threads, memory that it keeps, TF32 in CUDA's float32 products.
 
-    `saves_memory`: it would rather compute again (device.gradient_checkpointing) than hold much.
+    `saves_memory`: give freed memory back at once, as device.gradient_checkpointing asks; an accelerator's memory is
+    not the C library's.
     """
     torch.set_num_threads(threads)
-    if saves_memory:
+    if saves_memory and device == "cpu":
         let_go_of_freed_memory()
     else:
         keep_freed_memory()

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from nanogpt import durable
-from nanogpt.faults import UserError
+from nanogpt.faults import UserError, suggestion
 
 LARGEST = 1 << 16  # bytes: the largest that is shipped has 2 KB
 TAG = "tag:yaml.org,2002:"
@@ -93,8 +93,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST + 1)
     except OSError as error:
         shipped = Path("configs", f"{path}.yaml")
-        instead = f"; {shipped} can" if shipped.is_file() else ""
-        raise UserError(f"{path}: cannot be read ({error.strerror}){instead}") from error
+        near = suggestion(str(shipped) if shipped.is_file() else "")
+        raise UserError(f"{path}: cannot be read ({error.strerror}){near}") from error
     if len(content) > LARGEST:
         raise UserError(f"{path}: has more than {LARGEST:,} bytes, which no file of settings needs")
     try:

@@ -43,7 +43,7 @@ def without_packages(argv: list[str], environment: str, run: str) -> None:
     if not given.status:
         return
     state = given.workspace / "state" / run
-    session = _record(state / "session.json")
+    session = _record(state / "session.json") or _record(state / "copies/session.json")
     print(f"{ENVIRONMENT[environment]}: a start without --status makes it ready.")
     print(f"run {run}: {_how_it_stands(session)}")
     for line in _troubles(session):
@@ -51,7 +51,8 @@ def without_packages(argv: list[str], environment: str, run: str) -> None:
     markers = [_record(file) for file in sorted((state / "markers").glob("*.json"))]
     for marker in sorted(markers, key=_order):
         if marker.get("state") in WHEN:
-            print(f"  {marker.get('step')!s:28}{marker['state']:10}{marker.get(WHEN[marker['state']])!s:.19}")
+            mark = "left out" if marker.get("left_out") else marker["state"]
+            print(f"  {marker.get('step')!s:28}{mark:10}{marker.get(WHEN[marker['state']])!s:.19}")
     if markers:
         print("Which of these steps would run again, and why, is shown when the environment is ready.")
     sys.exit(0)

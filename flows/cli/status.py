@@ -230,7 +230,8 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
                   show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     table.add_column("model", no_wrap=True)
     is_wide = console.width >= 72  # else there is no room for the memory, and figures would be cut
-    for column in ("parameters", "steps", "tokens", "time", *["memory"] * is_wide, "bits per\nbyte"):
+    last = ["memory", "bits per\nbyte, about"] if is_wide else ["bits per\nbyte"]
+    for column in ("parameters", "steps", "tokens", "time", *last):
         table.add_column(column, justify="right", no_wrap=True)
     for model in plan.ladder:
         table.add_row(
@@ -239,7 +240,7 @@ def _show_assumed(run: Run, assumed: AssumedSpeed, console: Console) -> int:
             f"{model.steps:,}",
             count(model.tokens),
             duration(model.seconds),
-            *[byte_size(model.memory_bytes)] * is_wide,
+            *([byte_size(model.memory_bytes)] if is_wide else []),
             f"{model.expected_bits_per_byte:.2f}",
         )
     console.print(table)

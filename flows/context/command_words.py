@@ -20,7 +20,7 @@ def seconds_of(budget: object) -> float:
     parts = re.findall(rf"{number}\s*([smhd]?)", str(budget))
     seconds = sum(float(count) * SECONDS[unit or "s"] for count, unit in parts)
     if seconds < SHORTEST_BUDGET:
-        alone = "" if re.search("[smhd]", str(budget)) else "; a number alone is seconds"
+        alone = "" if re.search("[smhd]", str(budget)) else "; a number without a unit is in seconds"
         raise ValueError(f"found {budget}, the shortest budget is {SHORTEST_BUDGET:.0f}s{alone}")
     return seconds
 

@@ -209,9 +209,9 @@ def make_plan(
     outdone = {
         config.name: planner.why_not(config, seconds, ladder) for config in possible if config.name not in chosen
     }
-    reasons, places = {**unmeasured, **obstacles, **outdone}, [config.name for config in candidates]
-    smallest_first = sorted(reasons, key=lambda name: places.index(name) if name in places else -1)
-    left_out = [LeftOut(name, reasons[name]) for name in smallest_first]
+    reasons, considered = {**unmeasured, **obstacles, **outdone}, [config.name for config in candidates]
+    smaller = [name for name in unmeasured if name not in considered]  # tried in the place of those, largest first
+    left_out = [LeftOut(name, reasons[name]) for name in [*reversed(smaller), *considered] if name in reasons]
     training = sum(model.seconds + CHILD_SECONDS for model in ladder)
     judging = sum(judging_seconds(model.config, speeds[model.name], corpus) for model in ladder)
     seconds_of = {**phases, "evaluation": phases["evaluation"] + judging, "training": training}
@@ -247,7 +247,7 @@ class _Planner:
         """The first of them as a first proof, and then the best in the time left; or the first alone."""
         first, *larger = candidates
         done = self.trained.get(first.name)
-        why = "it gets the whole training time, in which no larger one would become better"
+        why = "it gets the whole training time: no larger one to choose from would be better"
         alone = self.sized(first, self.left_for(first, seconds), why)
         if done and alone.config.training.max_iters < WORTH_CONTINUING * done.config.training.max_iters:
             alone = done

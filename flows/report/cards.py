@@ -48,7 +48,7 @@ def copy_to_models(names: Iterable[str], paths: Paths) -> list[Path]:
         whole, copy = in_reports(name, paths), paths.model(name) / CARD
         if whole.is_file() and copy.parent.is_dir() and not _same(whole, copy):
             durable.unblock(copy, links=True)
-            durable.write_text(copy, whole.read_text(encoding="utf-8"))
+            durable.write_bytes(copy, durable.read_bytes(whole))
             written.append(copy)
     return written
 

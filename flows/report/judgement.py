@@ -123,7 +123,7 @@ def _trained(facts: RunFacts) -> Judgement:
 
 
 def _learned(facts: RunFacts) -> Judgement:
-    """Its loss fell, and to where counting letters does not come: of a model that is undertrained it is not said."""
+    """Its loss fell, and it predicts better than counting letters does, that of a 5-gram included."""
     best = best_model(facts)
     if best is None or best.trained is None:
         return _no_figures(facts, "training.")

@@ -254,8 +254,11 @@ def _room_for_larger(facts: RunFacts) -> Iterator[str]:
     if best is None or best.trained is None or device is None or plan is None:
         return
     total, used = device.memory_bytes, best.trained.peak_memory_bytes
+    measured, parameters = facts.of(MEASURED), best.trained.parameters
+    speeds = measured.models.items() if measured else ()
+    smaller = {name for name, speed in speeds if speed.parameters <= parameters}  # what was not measured is larger
     # For want of time, not of text, memory or disk: then flows.planning.planner says what the model would reach.
-    feasible = [row.name for row in plan.left_out if "bits per byte" in row.reason]
+    feasible = [row.name for row in plan.left_out if "bits per byte" in row.reason and row.name not in smaller]
     if used < total / 4 and feasible:
         yield (
             f"memory is not the limit (the peak was {byte_size(used)} of {byte_size(total)}): with more time the plan "

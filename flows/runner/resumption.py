@@ -39,11 +39,11 @@ class Past:
         return seconds
 
 
-def set_aside_damaged(files: Iterable[Path], journal: Journal, paths: Paths) -> None:
-    """Of these notes, those that cannot be believed: they are begun anew."""
+def set_aside_damaged(files: Iterable[Path], journal: Journal, paths: Paths, remedy: str = "begun anew") -> None:
+    """Those of these notes that cannot be believed; `remedy`: what takes their place."""
     for file in files:
         if problem := durable.read_note(file)[1]:
-            _set_aside(file, problem, "begun anew", journal, paths)
+            _set_aside(file, problem, remedy, journal, paths)
 
 
 def take_over_clock(clock: BudgetClock, state: str | None, started: str | None, past: Past, journal: Journal) -> bool:

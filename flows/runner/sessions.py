@@ -56,8 +56,8 @@ class SessionRecord:
 
 
 def read_session(state: Path) -> SessionRecord | None:
-    """The record of the session that is under way or was the last, or its second copy where it is damaged: a run's
-    options are nowhere else. None before the first."""
+    """The record of the session that is under way or was the last, by its second copy where the first is damaged:
+    nothing else holds a run's options. None before the first."""
     for file in (FILE, COPY):
         note, _ = durable.read_note(state / file)
         with suppress(ValueError):
@@ -93,9 +93,10 @@ class Session:
         self._unblock_folders()
         for folder in (paths.state, paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        notes = [paths.state / FILE, journal.file, paths.state / missed_paces.FILE]
-        resumption.set_aside_damaged(notes, journal, paths)
         latest = read_session(paths.state)
+        resumption.set_aside_damaged([journal.file, paths.state / missed_paces.FILE], journal, paths)
+        instead = "its second copy is used" if latest else "begun anew"
+        resumption.set_aside_damaged([paths.state / FILE], journal, paths, instead)
         past = resumption.Past(paths, self._ledger, self._step_names())
         state, started = (latest.state, latest.started) if latest else (None, None)
         resumed = resumption.take_over_clock(self._clock, state, started, past, journal)

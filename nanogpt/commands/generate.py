@@ -91,7 +91,9 @@ def _schema(file: Path | None) -> dict[str, object] | None:
         return None
     try:
         schema = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"--json-schema {file}: is nested too deeply") from None
+    except ValueError as error:
         raise UserError(f"--json-schema {file}: is not JSON: {error}") from None
     if not isinstance(schema, dict):
         raise UserError(f'--json-schema {file}: should hold an object, such as {{"type": "integer"}}')

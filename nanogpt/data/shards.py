@@ -206,7 +206,10 @@ def read_manifest(folder: Path) -> Manifest:
         what = "is a file" if Path(folder).exists() else "there is no such folder"
         raise UserError(f"{folder}: {what}; expected a folder of tokenised data (train.bin, {MANIFEST})")
     if not path.is_file():
-        below = sorted(str(file.parent) for file in Path(folder).glob("*/train.bin"))  # a run's, of each tokenizer
+        # A run has a folder of tokens for each tokenizer.
+        below = sorted(
+            str(file.parent) for file in Path(folder).glob("*/train.bin") if file.with_name(MANIFEST).is_file()
+        )
         instead = f"; {', '.join(below[:3])} would do" if below else ""
         raise UserError(f"{folder} is not a data folder (it has no {MANIFEST}){instead}")
     try:

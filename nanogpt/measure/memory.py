@@ -282,7 +282,8 @@ class _Step:
 
         Gradients, which live on, lie between what the passes free, and what the update frees lies behind them: each
         of the two grows the heap for itself. (HEAP_HOLES are left by what is freed between activations: aligned blocks
-        of the same size do not fit there again.) A process that computes blocks again gives it all back.
+        of the same size do not fit there again.) Where blocks are computed again there is neither: what
+        is freed goes back at once.
         """
         largest = max((stacked for stacked, _ in self._stacks()), default=0)
         return 0 if FLOAT32 * largest >= MAPPED_APART else self._update_workspace()

@@ -184,7 +184,7 @@ class TimedSteps:
 
 
 def settle(config: Config) -> tuple[str, bool | str, str]:
-    """Device, the setting of mixed precision and the precision that `config` trains with; the threads are set."""
+    """Set threads and allocator; device, the setting of mixed precision and the precision that `config` trains with."""
     device = devices.choose(config.device.type).device
     threads = config.device.threads or devices.physical_cores()
     devices.configure(device, threads, saves_memory=config.device.gradient_checkpointing)

@@ -25,6 +25,7 @@ from nanogpt.serving.refusals import Refusal
 from nanogpt.serving.settings import Settings
 
 PAGE = Path(__file__).with_name("page")
+FIELDS = {"/v1/completions": CompletionRequest.model_fields, "/v1/chat/completions": ChatRequest.model_fields}
 
 
 class Health(BaseModel):
@@ -111,21 +112,21 @@ def _folder(models: Models, name: str) -> Path:
 
 async def _refused(request: Request, error: Exception) -> Response:
     """An error as JSON."""
-    refusal = _as_refusal(error)
+    refusal = _as_refusal(error, request.url.path)
     headers = {**refusal.headers, **(dict(error.headers or {}) if isinstance(error, HTTPException) else {})}
     body = refusal.body(request.url.path)
     return Response(body, refusal.status, headers, media_type="application/json")
 
 
-def _as_refusal(error: Exception) -> Refusal:
+def _as_refusal(error: Exception, path: str) -> Refusal:
     if isinstance(error, RequestValidationError):
-        return _of_field(error)
+        return _of_field(error, path)
     if isinstance(error, HTTPException):
         return Refusal(error.status_code, str(error.detail), "not_found" if error.status_code == 404 else None)
     return error if isinstance(error, Refusal) else Refusal(500, "the server made a mistake; its log says where", "bug")
 
 
-def _of_field(error: RequestValidationError) -> Refusal:
+def _of_field(error: RequestValidationError, path: str) -> Refusal:
     """The first field that is not as it has to be; an unknown one comes first."""
     problems = error.errors()
     first = next((problem for problem in problems if problem["type"] in mistakes.UNKNOWN_KEY), problems[0])
@@ -134,8 +135,8 @@ def _of_field(error: RequestValidationError) -> Refusal:
     location = [str(part) for part in first["loc"] if part != "body"]
     field = ".".join(location)
     if first["type"] in mistakes.UNKNOWN_KEY:
-        near = nearest(location[-1], {*CompletionRequest.model_fields, *ChatRequest.model_fields} - {location[-1]})
-        return Refusal(400, f"{field}: this server has no such field{near}", "unknown_field", field)
+        near = nearest(location[-1], FIELDS.get(path, ()))
+        return Refusal(400, f"{field}: {path} has no such field{near}", "unknown_field", field)
     if first["type"] == "missing":
         return Refusal(400, f"{field or 'the body'}: is missing", "missing_field", field or None)
     found = mistakes.found(first["input"])

@@ -54,7 +54,7 @@ def test_the_version_is_the_packages(bare_checkout):
     "arguments, words",
     [
         (["--budgt", "3m"], 'unrecognized arguments: --budgt 3m (did you mean "--budget"?); --help lists the options'),
-        (["--budget", "5"], "--budget: found 5, the shortest budget is 60s; a number alone is seconds"),
+        (["--budget", "5"], "--budget: found 5, the shortest budget is 60s; a number without a unit is in seconds"),
         (["--only", "trainin"], 'no such phase (did you mean "training"?)'),
         (["--install-at-boot", "--fresh"], "--install-at-boot cannot go with --fresh"),
         (["--no-bootstrap"], "has no torch, prefect, pydantic, yaml, rich, psutil; leave the option out, or install"),
@@ -80,6 +80,7 @@ def test_status_without_an_environment_shows_what_the_files_say(bare_checkout, t
     markers = {
         "training.micro": {"state": "started", "started_at": "2026-11-28 20:02:00+01:00"},
         "environment.machine": {"state": "finished", "finished_at": "2026-11-28 20:01:00+01:00"},
+        "environment.tests": {"state": "finished", "finished_at": "2026-11-28 20:01:10+01:00", "left_out": "no time"},
         "dataset.fetch": {"state": "failed", "failed_at": "2026-11-28 20:01:30+01:00"},
     }
     for step, marker in markers.items():
@@ -91,9 +92,16 @@ def test_status_without_an_environment_shows_what_the_files_say(bare_checkout, t
     assert (code, error) == (0, "")
     assert "run mine: interrupted (session 2, first started 2026-11-28 20:00:00)" in said
     assert [line.split()[:2] for line in said.splitlines() if line.startswith("  ")] == [
-        ["environment.machine", "finished"], ["dataset.fetch", "failed"], ["training.micro", "started"],
+        ["environment.machine", "finished"], ["environment.tests", "left"], ["dataset.fetch", "failed"],
+        ["training.micro", "started"],
     ]  # fmt: skip
     assert sorted(tmp_path.rglob("*")) == before and not (bare_checkout / ".venv").exists()
+    (state / "copies").mkdir()
+    (state / "session.json").rename(state / "copies/session.json")
+    assert (
+        "run mine: interrupted (session 2"
+        in ask("--status", "--run", "mine", "--workspace", str(tmp_path), checkout=bare_checkout)[1]
+    )
 
 
 @pytest.mark.parametrize("question", ["--help", "--status", "--version", "--budgt"])

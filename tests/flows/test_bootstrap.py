@@ -569,3 +569,11 @@ def test_what_runs_before_the_environment_parses_on_old_pythons(path):
     if not file.exists():
         pytest.skip(f"{path} is not there")
     ast.parse(file.read_text(), feature_version=(3, 7))
+
+
+@pytest.mark.parametrize("rot", ["[1]", '{"python": [3, 11], "chec?out": "/x"}', "[" * 100_000])
+def test_a_rotten_stamp_is_none(tmp_path, monkeypatch, rot):
+    monkeypatch.setattr(bootstrap, "STAMP", str(tmp_path / "stamp"))
+    (tmp_path / "stamp").write_text(rot)
+    assert bootstrap.read_stamp() is None and bootstrap.stamped_extras() == set()
+    assert bootstrap.own_venv_suits(()) in (True, False)

@@ -155,7 +155,11 @@ def test_a_text_keeps_to_a_pattern_or_a_schema(generate, tmp_path):
     [record] = records(generate("--prompt", "go on", "--pattern", "[abc]{3}", "--json")[1])
     assert re.fullmatch("[abc]{3}", record["text"]) and record["finish"] == "stop"
     schema = tmp_path / "schema.json"
-    for content, message in (("no", "is not JSON"), ("[" * 100_000, "is not JSON"), ("[]", "should hold an object")):
+    for content, message in (
+        ("no", "is not JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        ("[]", "should hold an object"),
+    ):
         schema.write_text(content)
         code, _, err = generate("--json-schema", schema)
         assert code == 2 and f"--json-schema {schema}: {message}" in err and err.count("\n") == 1

@@ -196,7 +196,8 @@ def test_a_process_takes_what_is_predicted(name, precision, recompute, tmp_path)
         measured = separate(config, config.training.batch_size, 300.0).peak_memory_bytes
     newton_schulz = memory.likely_precision("cpu")
     predicted = memory.predict(config, precision="bfloat16" if precision else "float32", newton_schulz=newton_schulz)
-    assert predicted.passes.total == pytest.approx(measured, rel=0.18, abs=LIBRARIES_VARY_BY)
+    of_step = max(predicted.passes.total, predicted.moment("update").total)  # no evaluation is made
+    assert of_step == pytest.approx(measured, rel=0.18, abs=LIBRARIES_VARY_BY)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

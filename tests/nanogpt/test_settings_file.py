@@ -97,7 +97,7 @@ def test_the_bare_name_of_a_shipped_model_is_answered_with_its_file(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/micro.yaml").write_text("{}")
-    with pytest.raises(UserError, match=r"micro: cannot be read \(.+\); configs/micro\.yaml can$"):
+    with pytest.raises(UserError, match=r'micro: cannot be read \(.+\) \(did you mean "configs/micro\.yaml"\?\)$'):
         read_yaml(Path("micro"))
     with pytest.raises(UserError, match=r"large: cannot be read \(.+\)$"):
         read_yaml(Path("large"))

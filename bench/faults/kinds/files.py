@@ -33,7 +33,7 @@ FIVE_RUNS = 1500.0  # seconds
 UNIMPORTANT = {  # what describes the past, or is written anew at each start: damaged, it changes no result
     f"logs/{RUN}/*": "what was said in former sessions",
     f"data/{RUN}/text/{outputs.MARK}": "that no text of this folder is learned from: the files next to it say so, too",
-    f"state/{RUN}/session.json": "what the last session came to, for --status",
+    f"state/{RUN}/session.json": "what the last session came to, for --status; its second copy has the options",
     f"state/{RUN}/clock.json": "how much of the budget is spent: without it, it begins again",
     f"state/{RUN}/holder.json": "who holds the lock, for a second start's refusal",
     f"state/{RUN}/lock": "empty",

@@ -1,8 +1,11 @@
 """What a run's settings are where nobody gives them."""
 
+import pytest
 import yaml
 
 from flows.context.options import MODEL_CONFIGS, RunConfig
+
+pytestmark = pytest.mark.fast
 
 
 def test_a_file_that_names_nothing_but_its_text_means_what_the_shipped_one_says():

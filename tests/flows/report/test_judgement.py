@@ -9,7 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.ledger.facts import BASELINES, EVALUATED, FORMATS, MEASURED, PLANNED, SAMPLES, SERVED, SYSTEM, TESTS
+from flows.ledger.facts import (
+    BASELINES,
+    EVALUATED,
+    FORMATS,
+    MEASURED,
+    PLANNED,
+    SAMPLES,
+    SERVED,
+    SYSTEM,
+    TESTS,
+    LeftOut,
+)
 from flows.planning.forecast import PLAYS
 from flows.report.facts import RunFacts
 from flows.report.judgement import GUIDES, REPORT, criteria
@@ -194,6 +205,9 @@ def test_a_late_phase_asks_for_its_time_unless_the_model_needs_far_more(facts):
 def test_more_time_is_advised_only_for_a_model_that_time_is_wanting_for(facts):
     facts = with_training(facts, "tiny", peak_memory_bytes=2**28)
     assert "the plan can add small" in advice(facts, "memory is not the limit")
+    outdone = LeftOut("micro", "it would reach 2.10 bits per byte")  # which is smaller
+    more = with_step(facts, PLANNED, left_out=[outdone, *facts.of(PLANNED).left_out])
+    assert "the plan can add small" in advice(more, "memory is not the limit")
     facts = with_step(facts, PLANNED, left_out=facts.of(PLANNED).left_out[:-1])
     assert not any("memory is not the limit" in row.because for row in recommendations(facts))
 

@@ -80,13 +80,21 @@ def test_how_a_session_ended_is_in_its_record_with_its_phases(flow, failing, sto
     assert flow.note("clock.json")["finished"] is (ended == "finished")
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda file: durable.write_bytes(file, file.read_bytes()[:-9])])
-def test_a_damaged_record_loses_neither_the_count_nor_the_options_of_a_run(flow, damage):
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (Path.unlink, []),
+        (lambda file: durable.write_bytes(file, file.read_bytes()[:-9]), ["its second copy is used"]),
+    ],
+)
+def test_a_damaged_record_loses_neither_the_count_nor_the_options_of_a_run(flow, damage, said):
     Start(flow)  # and killed
     recorded = read_session(flow.workspace / "state/default")
     damage(flow.workspace / "state/default/session.json")
     assert read_session(flow.workspace / "state/default") == recorded
-    assert Start(flow).session.number == 2
+    start = Start(flow)
+    assert start.session.number == 2
+    assert [row.remedy for row in start.journal.remedies if row.symptom == "corrupt_file"] == said
 
 
 def test_one_phase_alone_does_not_wind_up_the_clock_of_an_unfinished_run(flow):

@@ -135,9 +135,10 @@ def test_models_are_listed(client):
     assert client.models.retrieve(MODEL) == listed
 
 
-def test_a_field_of_another_request_is_not_named_as_the_one_that_was_meant(server):
-    message = server.post("/v1/completions", {"prompt": "a", "messages": []}).json()["error"]["message"]
-    assert message == "messages: this server has no such field"
+@pytest.mark.parametrize("field, meant", [("messages", ""), ("message", ""), ("promt", ' (did you mean "prompt"?)')])
+def test_only_a_field_of_the_same_request_is_named_as_the_one_that_was_meant(server, field, meant):
+    message = server.post("/v1/completions", {"prompt": "a", field: []}).json()["error"]["message"]
+    assert message == f"{field}: /v1/completions has no such field{meant}"
 
 
 def test_without_a_name_the_first_model_answers(server):
