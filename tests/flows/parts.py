@@ -16,7 +16,6 @@ from flows.ledger.facts import (
     CHECKS,
     DEVICE,
     FETCHED,
-    PLANNED,
     SYSTEM,
     Checks,
     FetchedText,
@@ -188,10 +187,6 @@ def plan(*names: str, seconds: float = 600.0, max_iters: int = 1000) -> Planned:
         for name in names
     ]  # fmt: skip
     return Planned(BUDGET, ladder, [], [])
-
-
-def finish_plan(run: Run, *names: str) -> None:
-    finish(run, PLANNED, plan(*names))
 
 
 def outcome(status: str = "finished", **changes: Any) -> TrainingOutcome:
