@@ -22,7 +22,7 @@ from flows.planning.site import Site
 from nanogpt.config import Config
 from nanogpt.faults import DEVICE, DISK_FULL, OUT_OF_MEMORY, UserError, classify
 from nanogpt.fit import Fit
-from nanogpt.measure.sizes import parameters, tokens_per_step
+from nanogpt.measure.sizes import parameters
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
 from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, Rehearsal, StepSpeed
@@ -325,7 +325,7 @@ class Measurement:
         if reason := planner.starved(size, self.corpus):
             return reason
         measured = [Speed.of(name, facts) for name, facts in models.items()]
-        step_tokens = {candidate.name: tokens_per_step(candidate) for candidate in self.options.candidates}
+        step_tokens = {candidate.name: candidate.tokens_per_step for candidate in self.options.candidates}
         return planner.hopeless(size, measured, step_tokens, self.training_seconds, self.corpus)
 
     def _is_of_this_model(self, error: Exception, alone: bool) -> bool:
