@@ -17,7 +17,7 @@ from flows.planning import budget_shares, planner
 from flows.planning.candidates import candidates
 from flows.planning.footprint import disk_needed_by_run, fitted, memory_needed, smallest
 from flows.planning.forecast import Corpus, Speed
-from flows.planning.memory_limits import STEP_SPLIT, MemoryLimits
+from flows.planning.memory_limits import MemoryLimits
 from flows.planning.site import Site
 from nanogpt.config import Config
 from nanogpt.faults import DEVICE, DISK_FULL, OUT_OF_MEMORY, UserError, classify
@@ -235,7 +235,7 @@ class Measurement:
     @property
     def may_split_otherwise(self) -> bool:
         """Whether the planner may choose the micro-batch, and has the time to search for it."""
-        decided = self.options.fixed or bool(self.options.pinned & STEP_SPLIT)
+        decided = self.options.fixed or bool(self.options.pinned & planner.STEP_SPLIT)
         return self.options.config.budget >= budget_shares.BUDGET_FOR_MICRO_BATCHES and not decided
 
     def _as_fast_for_smaller(self, config: Config, smaller: MeasuredModel) -> Config:
