@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import device as devices
 from nanogpt.config import Config, load_config
 from nanogpt.model.gpt import GPT

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt.machine import physical_cores
 
 PATIENCE = 90  # seconds for an answer: the first opens the model, and builds and measures decoders

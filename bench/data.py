@@ -32,7 +32,7 @@ from statistics import median
 from typing import Any
 
 from bench.made_text import make_text, part_of, read_documents
-from bench.process_tree import Took, Tree, run
+from bench.process_tree import Tree, run
 from bench.this_machine import this_machine
 from flows.context.paths import CHECKOUT
 from nanogpt import durable
@@ -76,7 +76,7 @@ class Bench:
 
     def prepare(self, text: Path, out: Path, workers: int, on: str | None = None) -> Result:
         took = run(self.command(text, out, workers, on), self.log, CHECKOUT)
-        return {**asdict(took), **rates(out, took), "digest": digest_of(out)}
+        return {**asdict(took), **amounts(out), "digest": digest_of(out)}
 
     def contender(self, kind: str, out: Path, tokenizer: Path) -> Result:
         """A contender's own seconds; the memory is that of all its processes."""
@@ -90,8 +90,8 @@ class Bench:
         return {**asdict(took), **found, "mb_a_second": found["bytes"] / found["seconds"] / 1e6}
 
 
-def rates(out: Path, took: Took) -> Result:
-    """Of what came out: bytes of text and ids of all splits, and how many of both a second."""
+def amounts(out: Path) -> Result:
+    """Of what came out: bytes of text and ids of all splits."""
     splits = shards.read_manifest(out).splits.values()
     size, tokens = sum(split.bytes for split in splits), sum(split.tokens for split in splits)
     return {"bytes": size, "tokens": tokens}
@@ -153,7 +153,7 @@ def workers(bench: Bench) -> Result:
                 tree.wait()
                 took = tree.took()
                 assert killed and took.code == 0, f"{title}: killed {killed}, code {took.code}; see {bench.log}"
-                rows[title] = {**asdict(took), **rates(out, took), "digest": digest_of(out)}
+                rows[title] = {**asdict(took), **amounts(out), "digest": digest_of(out)}
         print(f"{title}: {rows[title]['seconds']:.1f} s, {rows[title]['digest'][:16]}", flush=True)
     assert len({row["digest"] for row in rows.values()}) == 1, "the bytes differ"
     return {"text_bytes": text_bytes(bench.small), "rows": rows}

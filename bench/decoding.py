@@ -30,7 +30,7 @@ import torch
 
 from bench.contenders import Ask, Failed, Process, Round, timed
 from bench.this_machine import this_machine
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import durable
 from nanogpt.config import ModelConfig, load_config
 from nanogpt.decoders.choosing import thread_counts

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bench import variants
 from bench.this_machine import this_machine
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt import device as devices
 from nanogpt import durable
 from nanogpt.config import Config, DataConfig, load_config

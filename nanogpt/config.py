@@ -490,6 +490,11 @@ class Config(Section):
         """Tokens that one whole step sees."""
         return self.training.sequences_per_step * self.model.block_size
 
+    def value(self, key: str) -> object:
+        """The setting with a dotted key, such as training.max_iters."""
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name)
+
     def in_windows(self) -> Config:
         """The same work with sequences of `context` tokens, as many more of them in a step."""
         pieces = self.model.block_size // self.context

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -92,3 +93,10 @@ def shared_data() -> Path:
     if not (folder / "tinyshakespeare.txt").is_file():
         pytest.skip(f"no sample data in {folder} (set NANOGPT_TEST_DATA)")
     return folder
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

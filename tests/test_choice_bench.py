@@ -10,7 +10,7 @@ from flows.ledger.facts import MeasuredModel
 from flows.planning.forecast import Corpus
 from flows.planning.planner import ModelPlan
 from nanogpt import durable
-from nanogpt.measure.sizes import parameters, tokens_per_step
+from nanogpt.measure.sizes import parameters
 from nanogpt.records import to_json
 
 
@@ -49,7 +49,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
         size = parameters(config.model).total
         rate = 1.5e11 / 6 / size  # tokens a second
         speeds[name] = MeasuredModel(
-            rate, 1.5e11, 3e11, 0.5, None, size, tokens_per_step(config) / rate, 10**8, False, "float32", "cpu", 2, 9,
+            rate, 1.5e11, 3e11, 0.5, None, size, config.tokens_per_step / rate, 10**8, False, "float32", "cpu", 2, 9,
             0.3 / rate, 0.01, 0.02, config.training.batch_size, 1, False, None, config.training.batch_size,
         )  # fmt: skip
     durable.write_json(choice.RESULTS, to_json(choice.Kept({"this machine": Machine(speeds)})))

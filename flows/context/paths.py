@@ -9,6 +9,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 TEMPLATES = CHECKOUT / "templates"  # of everything that a run writes for people
 
 
+def from_checkout(path: Path) -> str:
+    """`path` as a person types it who stands in the checkout."""
+    return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
+
+
 class Paths:
     """Every place that a run writes to, all under the workspace."""
 

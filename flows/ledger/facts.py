@@ -83,9 +83,7 @@ class Checks:
     passed: int
     failed: int
     checks: list[ComponentCheck]
-    fell_back: bool
     warning: str
-    fell_back_from: str | None = None
 
 
 # ---- 3 configuration

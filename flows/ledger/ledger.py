@@ -46,7 +46,6 @@ class Decision:
 
     keep: bool
     reason: str
-    older_code: bool = False
     damage: str | None = None  # what is not as this step left it; kept all the same, `mend` puts it right
 
 
@@ -100,7 +99,7 @@ class Ledger:
             reason = f"{finished}; {damage}, and is put back from its copy"
         else:
             reason = f"{finished}, inputs and outputs unchanged"
-        return Decision(True, reason, older_code=bool(older), damage=damage or None)
+        return Decision(True, reason, damage=damage or None)
 
     def marker(self, name: str) -> Marker | None:
         """The marker of a step as it stands, or None if there is none that can be believed."""

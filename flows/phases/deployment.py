@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from flows.context.paths import CHECKOUT
+from flows.context.paths import CHECKOUT, from_checkout
 from flows.ledger.facts import (
     BASELINES,
     CHECKS,
@@ -184,7 +184,7 @@ def serve(run: Run) -> StepResult[Served]:
         f"served: first token after {1000 * talk.seconds_to_first_token:.0f} ms, "
         f"{talk.tokens_per_second:,.0f} tokens a second"
     )
-    command = shlex.join(["nanogpt", "serve", _from_checkout(folder)])
+    command = shlex.join(["nanogpt", "serve", from_checkout(folder)])
     served = Served(model=exported.model, command=command, **vars(talk))
     return StepResult(served, identity={"prompt": talk.prompt})  # what it says and how fast is this machine's
 
@@ -197,7 +197,7 @@ def compress(run: Run) -> StepResult[Compressed]:
     data = run.paths.data / token_folder(config.data.tokenizer)
     if not seconds or run.is_late:
         reason = "the run is late" if seconds else _too_short(run)
-        places = [_from_checkout(place) for place in (run.paths.workspace / exported.folder, data, folder)]
+        places = [from_checkout(place) for place in (run.paths.workspace / exported.folder, data, folder)]
         by_hand = shlex.join(["nanogpt", "compress", places[0], "--data", places[1], "--out", places[2]])
         return StepResult(Compressed(exported.model, "", None, reason, by_hand), left_out=reason)
 
@@ -271,16 +271,11 @@ def _run_example(script: Path, model: Path) -> Example:
     )
     return Example(
         name=script.stem,
-        command=shlex.join(["python3", arguments[0], _from_checkout(model), *AS_BEFORE]),
+        command=shlex.join(["python3", arguments[0], from_checkout(model), *AS_BEFORE]),
         exit_code=done.returncode,
         seconds=round(time.monotonic() - began, 1),
         output=(done.stdout if done.returncode == 0 else done.stdout + done.stderr).strip(),
     )
-
-
-def _from_checkout(path: Path) -> str:
-    """`path` as a person types it who stands in the checkout, where the examples are."""
-    return str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path)
 
 
 MODEL = (

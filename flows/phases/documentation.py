@@ -178,7 +178,6 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
                 "flows/supervision/own_tests.py",
                 "flows/planning/forecast.py",
                 "flows/planning/weight_decay.py",
-                "nanogpt/measure/sizes.py",
                 "templates/*.j2",
                 "templates/page.css",
                 "templates/page.js",

@@ -44,7 +44,6 @@ def check_components(run: Run) -> StepResult[Checks]:
     proved = run.facts(DEVICE).device
     checks = run.accelerator.run_on(proved, CHECKS.step, lambda device: _passed_on(run, device))
     device = run.accelerator.current(proved)
-    fell_back = device != proved
     file = run.paths.state / "component_checks.json"
     durable.write_json(file, [to_json(check) for check in checks])
     facts = Checks(
@@ -52,9 +51,7 @@ def check_components(run: Run) -> StepResult[Checks]:
         passed=len(checks),
         failed=0,
         checks=checks,
-        fell_back=fell_back,
-        warning=f"{run.accelerator.reason_given_up()}; continuing with the CPU" if fell_back else "",
-        fell_back_from=proved if fell_back else None,
+        warning=f"{run.accelerator.reason_given_up()}; continuing with the CPU" if device != proved else "",
     )
     run.journal.display.table("component-checks", [_row(check) for check in checks], "Component checks")
     return StepResult(facts, [file], identity={"device": device})

@@ -15,7 +15,7 @@ from flows.planning.forecast import Speed
 from flows.planning.planner import Plan
 from flows.planning.site import Site
 from nanogpt.config import Config
-from nanogpt.measure.sizes import flops_per_token, parameters, tokens_per_step
+from nanogpt.measure.sizes import flops_per_token, parameters
 from nanogpt.units import byte_size
 
 SAMPLE_SECONDS = 2.0  # of one sample
@@ -73,7 +73,7 @@ def speeds_of(models: Iterable[Config], rate: float, site: Site) -> tuple[dict[s
         speeds[config.name] = Speed(
             name=config.name,
             parameters=size,
-            seconds_per_step=flops_per_token(config.model) * tokens_per_step(config) / rate,
+            seconds_per_step=flops_per_token(config.model) * config.tokens_per_step / rate,
             flops_per_second=rate,
             peak_memory_bytes=memory_needed(fitting, site.device),
             mixed_precision=True,

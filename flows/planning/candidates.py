@@ -25,7 +25,7 @@ def shipped_below(options: RunOptions) -> list[Config]:
     """
     asked = options.candidates
     smallest = min(_size(config) for config in asked)
-    written = {key: _value(asked[0], key) for key in options.pinned if key.startswith("training.")}
+    written = {key: asked[0].value(key) for key in options.pinned if key.startswith("training.")}
     below = []
     for path in shipped_models():
         config = candidate_in(path, options.config, [])
@@ -46,8 +46,3 @@ def next_smaller(options: RunOptions, than: Config) -> Config | None:
 
 def _size(config: Config) -> int:
     return parameters(with_vocabulary(config).model).total
-
-
-def _value(config: Config, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)

@@ -9,9 +9,8 @@ from nanogpt.fit import Fit
 from nanogpt.measure import memory
 from nanogpt.measure.sizes import FLOAT32, parameters
 from nanogpt.tokenizers.vocabulary import USUAL_ALPHABET, likely_size
-from nanogpt.units import GIB, MIB
+from nanogpt.units import MIB
 
-PROCESS_BYTES = int(0.35 * GIB)  # of Python with torch, before the first tensor (measured 0.31 to 0.34)
 STATES = 6.5  # three last, an interruption's, the one before the cool-down, and the room that is held for the next
 WEIGHTS = 4  # best/, final/, the export, and one being written in place of an older
 TEXTS = 5  # as it came, cleaned, in ids of two tokenizers (measured: 5.25 MiB for the 1.06 of tiny Shakespeare)
@@ -32,7 +31,7 @@ def memory_needed(config: Config, device: str) -> int:
     half = asked if isinstance(asked, str) else "bfloat16"
     precisions = {False: ["float32"], "auto": ["float32", "bfloat16"]}.get(asked, [half])
     least = min(memory.predict(config, precision=precision, device=device).total for precision in precisions)
-    return least + (PROCESS_BYTES if device == "cpu" else 0)
+    return least + (memory.PROCESS_BYTES if device == "cpu" else 0)
 
 
 def fitted(config: Config, device: str, training_bytes: int, cut_windows: bool = False) -> Config | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from flows.ledger.facts import MeasuredModel
 from nanogpt.config import Config
-from nanogpt.measure.sizes import tokens_per_step
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def evaluation_seconds(config: Config, speed: Speed, corpus: Corpus) -> float:
 def evaluation_token_seconds(config: Config, speed: Speed) -> float:
     """Of one token of an evaluation; where it was not measured, a third of a step's, as forward alone."""
     if speed.evaluation_seconds_per_token is None:
-        return speed.seconds_per_step / tokens_per_step(config) / 3
+        return speed.seconds_per_step / config.tokens_per_step / 3
     return speed.evaluation_seconds_per_token
 
 

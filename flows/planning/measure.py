@@ -17,12 +17,12 @@ from flows.planning import budget_shares, planner
 from flows.planning.candidates import candidates
 from flows.planning.footprint import disk_needed_by_run, fitted, memory_needed, smallest
 from flows.planning.forecast import Corpus, Speed
-from flows.planning.memory_limits import STEP_SPLIT, MemoryLimits
+from flows.planning.memory_limits import MemoryLimits
 from flows.planning.site import Site
 from nanogpt.config import Config
 from nanogpt.faults import DEVICE, DISK_FULL, OUT_OF_MEMORY, UserError, classify
 from nanogpt.fit import Fit
-from nanogpt.measure.sizes import parameters, tokens_per_step
+from nanogpt.measure.sizes import parameters
 from nanogpt.process.endings import STALL
 from nanogpt.process.worker import Worker, WorkerDied
 from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, Rehearsal, StepSpeed
@@ -235,7 +235,7 @@ class Measurement:
     @property
     def may_split_otherwise(self) -> bool:
         """Whether the planner may choose the micro-batch, and has the time to search for it."""
-        decided = self.options.fixed or bool(self.options.pinned & STEP_SPLIT)
+        decided = self.options.fixed or bool(self.options.pinned & planner.STEP_SPLIT)
         return self.options.config.budget >= budget_shares.BUDGET_FOR_MICRO_BATCHES and not decided
 
     def _as_fast_for_smaller(self, config: Config, smaller: MeasuredModel) -> Config:
@@ -325,7 +325,7 @@ class Measurement:
         if reason := planner.starved(size, self.corpus):
             return reason
         measured = [Speed.of(name, facts) for name, facts in models.items()]
-        step_tokens = {candidate.name: tokens_per_step(candidate) for candidate in self.options.candidates}
+        step_tokens = {candidate.name: candidate.tokens_per_step for candidate in self.options.candidates}
         return planner.hopeless(size, measured, step_tokens, self.training_seconds, self.corpus)
 
     def _is_of_this_model(self, error: Exception, alone: bool) -> bool:

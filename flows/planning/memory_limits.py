@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from flows.context.journal import Journal
+from flows.planning.planner import STEP_SPLIT
 from flows.planning.site import Site
 from nanogpt.config import Config
 from nanogpt.fit import Fit
 from nanogpt.measure.memory_store import STORE, Limit, MemoryStore
-
-STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
 
 
 class MemoryLimits:

@@ -22,7 +22,6 @@ from flows.planning.forecast import (
 )
 from nanogpt.config import Config, TrainingConfig
 from nanogpt.faults import UserError
-from nanogpt.measure.sizes import tokens_per_step
 from nanogpt.units import byte_size, count, duration, flops, percent
 
 STEP_SPLIT = frozenset({"training.batch_size", "training.gradient_accumulation"})
@@ -74,7 +73,7 @@ class ModelPlan:
     @property
     def steps(self) -> int:
         """How many the time allows; the clock may end it before max_iters."""
-        return self.tokens // tokens_per_step(self.config)
+        return self.tokens // self.config.tokens_per_step
 
     @property
     def is_hopeless(self) -> bool:
@@ -285,7 +284,7 @@ class _Planner:
     def seconds_to_feed(self, config: Config) -> float:
         """Seconds of steps in which `config` sees FED tokens for each of its parameters."""
         speed = self.speeds[config.name]
-        return FED * speed.parameters / tokens_per_step(config) * speed.expected_seconds_per_step
+        return FED * speed.parameters / config.tokens_per_step * speed.expected_seconds_per_step
 
     def in_turn(self, first: ModelPlan, larger: list[Config], seconds: float, enough: float) -> list[ModelPlan]:
         """`first`, then the last of `larger` in `seconds`; before it those between, each with its share, where each is
@@ -321,7 +320,7 @@ class _Planner:
         if config.training.max_seconds is not None:
             seconds = min(seconds, config.training.max_seconds)
         decay = self.weight_decay(config, speed, seconds)
-        step_tokens = tokens_per_step(config)
+        step_tokens = config.tokens_per_step
         between = seconds * BETWEEN_SHARE
         for _ in range(2):  # what is done between the steps depends on their number, a little
             stepping = max(0.0, seconds - between)
@@ -377,7 +376,7 @@ class _Planner:
         """As many as a person has set, else as the text is worth."""
         if "training.max_iters" in self.pinned:
             return config.training.max_iters
-        return max(self.least_steps(config), MOST_EPOCHS * self.corpus.train_tokens / tokens_per_step(config))
+        return max(self.least_steps(config), MOST_EPOCHS * self.corpus.train_tokens / config.tokens_per_step)
 
     def undecided(self, changes: dict[str, object]) -> dict[str, object]:
         """Those of `changes` that no person has decided."""
@@ -408,7 +407,7 @@ class _Planner:
         begun = self.begun.get(config.name)
         if begun and (config.name in self.trained or KINDER * steps <= begun.max_iters):
             return begun.weight_decay
-        tokens = steps * tokens_per_step(config)
+        tokens = steps * config.tokens_per_step
         needed = weight_decay.needed(config, speed.parameters, tokens, self.corpus.train_tokens)
         return max(config.training.weight_decay, needed)
 

@@ -43,7 +43,7 @@ def is_open(data: DataConfig) -> bool:
 
 def expected_bytes(data: DataConfig) -> int:
     """Bytes of the text at least, before it is known which text and how much of it. Raises UserError."""
-    sources = ["tiny_shakespeare"] if data.source == AUTO and not data.mixture else data.sources
+    sources = ["tiny_shakespeare"] if is_open(data) else data.sources
     return min(SMALL_TEXT, sum(map(_bytes_of, sources)))
 
 

@@ -8,7 +8,6 @@ A step takes weight decay x learning rate of the weights, so they remember 1 / (
 from __future__ import annotations
 
 from nanogpt.config import Config
-from nanogpt.measure.sizes import tokens_per_step
 
 BY_HEART = 5  # passes times parameters for each token of the text, from which on weight decay pays
 # How many passes the weights are to remember: 0.75 is best of 6 to 9 passes, 0.38 of 15 and 18 (docs/recipe.md).
@@ -23,5 +22,5 @@ def needed(config: Config, parameters: int, tokens: float, train_tokens: int) ->
     if passes * parameters / train_tokens < BY_HEART:
         return 0.0
     remembered = min(MOST_REMEMBERED, max(LEAST_REMEMBERED, REMEMBERED_TIMES_PASSES / passes))
-    steps = remembered * train_tokens / tokens_per_step(config)
+    steps = remembered * train_tokens / config.tokens_per_step
     return min(MOST, float(f"{1 / (config.training.matrix_learning_rate * steps):.2g}"))

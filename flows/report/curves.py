@@ -10,13 +10,11 @@ from typing import Any
 
 from flows.ledger.facts import MEASURED, Measured
 from flows.report.facts import ModelFacts, RunFacts
-from nanogpt.training.record.metrics import evaluations_with_tokens, read_metrics
+from nanogpt.training.record.metrics import Row, evaluations_with_tokens, read_metrics
 from nanogpt.units import GIB
 
 MOST_POINTS = 400  # of a line: more than a screen can show makes the page big and nothing clearer
 DIGITS = 5
-
-Row = dict[str, Any]  # of metrics.jsonl
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from flows.context.paths import CHECKOUT, TEMPLATES
+from flows.context.paths import CHECKOUT, TEMPLATES, from_checkout
 from flows.ledger.facts import DEVICE, SYSTEM, System
 from flows.report import markdown
 from flows.report.commands import as_here, with_option
@@ -208,26 +208,20 @@ def _context(facts: RunFacts, folder: Path, figures: dict[str, Path]) -> View:
         "samples_over_time": _samples_over_time,
         "absent": lambda name: _absent(phases[name]),
         "without": lambda step: _without(phases[step.partition(".")[0]], step),
-        "sentence": _sentence,
+        "sentence": markdown.sentence,
         "with_option": with_option,
         "configuration": lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True).strip(),
         "quoted": shlex.quote,
-        "typed_path": _typed_path,
+        "typed_path": lambda folder: shlex.quote(from_checkout(Path(folder))),
         "python_text": repr,
         "remedies": remedies.TABLE,
     }
 
 
-def _typed_path(folder: str) -> str:
-    """`folder` as a person types it who stands in the checkout."""
-    path = Path(folder)
-    return shlex.quote(str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path))
-
-
 def _absent(phase: PhaseFacts) -> Markup:
     """Why a phase left no figures, and the command that continues."""
     text = f"Nothing here: phase {phase.number} {markdown.safe(phase.title)}, {markdown.safe(phase.status)}"
-    text += f" – {_sentence(phase.cause)}" if phase.cause else "."
+    text += f" – {markdown.sentence(phase.cause)}" if phase.cause else "."
     if phase.next_command:
         text += f" Next: {markdown.code(phase.next_command)}"
     return Markup(text)
@@ -236,7 +230,7 @@ def _absent(phase: PhaseFacts) -> Markup:
 def _without(phase: PhaseFacts, name: str) -> Markup:
     """Why one step left no figures: its own failure, or else what became of its phase."""
     failed = next((step for step in phase.steps if step.name == name and step.state == "failed"), None)
-    return Markup(f"**Failed:** {_sentence(failed.reason)}") if failed else _absent(phase)
+    return Markup(f"**Failed:** {markdown.sentence(failed.reason)}") if failed else _absent(phase)
 
 
 def _findings(found: View | None, figure: Callable[[str, str], Markup]) -> Markup:
@@ -244,14 +238,10 @@ def _findings(found: View | None, figure: Callable[[str, str], Markup]) -> Marku
     if found is None:
         return Markup("")
     if found.get("left_out"):
-        return Markup(f"Left out: {_sentence(found['left_out'])}")
+        return Markup(f"Left out: {markdown.sentence(found['left_out'])}")
     names = [Path(name).stem for name in found.get("figures", [])]
     pictures = [figure(name, name.replace("-", " ")) for name in names]
     return Markup("\n").join([markdown.bullets(found["findings"]), Markup(""), *pictures])
-
-
-def _sentence(text: str | None) -> Markup:
-    return Markup(markdown.safe((text or "no cause was recorded").rstrip(" .")) + ".")
 
 
 def _curve(model: View, most: int = 12) -> list[View]:

@@ -13,7 +13,7 @@ from flows.ledger.facts import BASELINES, CLEANED, DEVICE, EVALUATED, EXPORTED, 
 from flows.report import commands
 from flows.report.facts import RunFacts
 from flows.report.judgement import best_model, criteria, not_reached, reached
-from flows.report.markdown import code, safe
+from flows.report.markdown import code, safe, sentence
 from flows.report.recommendations import recommendations
 from flows.report.verdict import in_words, verdict
 from flows.runner.step_runner import StepRecord
@@ -186,9 +186,9 @@ def _failed_steps(facts: RunFacts) -> list[StepRecord]:
 def _failures(facts: RunFacts) -> Iterator[str]:
     for phase in facts.phases:
         if phase.status == "failed":
-            yield f"Phase {phase.number} {phase.title} failed: {_sentence(phase.cause)}"
+            yield f"Phase {phase.number} {phase.title} failed: {sentence(phase.cause)}"
     for step in _failed_steps(facts):
-        yield f"{safe(step.title)}: failed: {_sentence(step.reason)}"
+        yield f"{safe(step.title)}: failed: {sentence(step.reason)}"
     blocked = [f"{phase.number} {phase.title}" for phase in facts.phases if phase.status == "blocked"]
     if blocked:
         yield f"Not run for that: {_listed(blocked)}."
@@ -202,7 +202,7 @@ def _faults(facts: RunFacts) -> Iterator[str]:
         seconds, steps = sum(row.cost_seconds for row in rows), sum(row.steps_lost for row in rows)
         lost = f" ({duration(seconds)}, {number(steps)} steps)" if seconds else ""
         times = f", {len(rows)} times" if len(rows) > 1 else ""
-        yield f"{safe(symptom.replace('_', ' ').capitalize())} in {safe(step)}{times}: {_sentence(remedy + lost)}"
+        yield f"{safe(symptom.replace('_', ' ').capitalize())} in {safe(step)}{times}: {sentence(remedy + lost)}"
     if more := sum(len(rows) for rows in list(alike.values())[MOST_FAULTS:]):
         yield f"{more} more are listed in what went wrong and was mended."
 
@@ -211,16 +211,16 @@ def _warnings(facts: RunFacts) -> Iterator[str]:
     """What did not stop the run, and a person should know."""
     fetched, device = facts.of(FETCHED), facts.of(DEVICE)
     if device and device.warning:
-        yield _sentence(device.warning)
+        yield sentence(device.warning)
     if fetched and fetched.fallback_reason:
-        yield f"Another text was taken: {_sentence(fetched.fallback_reason)}"
+        yield f"Another text was taken: {sentence(fetched.fallback_reason)}"
     if (tests := facts.of(TESTS)) and tests.timed_out:
         had = duration(tests.seconds)
         yield f"The project's own tests had only {had} and did not end; that says nothing of the model."
     if not any(phase.status == "failed" for phase in facts.phases):
         for goal in criteria(facts):
             if goal.met is False:
-                yield f"Not reached: {goal.name}. {_sentence(goal.evidence)}"
+                yield f"Not reached: {goal.name}. {sentence(goal.evidence)}"
 
 
 def _what_next(facts: RunFacts) -> tuple[str, list[str]]:
@@ -239,10 +239,6 @@ def _what_next(facts: RunFacts) -> tuple[str, list[str]]:
 
 def _uses(facts: RunFacts, folder: str) -> list[str]:
     return [f"Talk to it: {code(commands.chat(Path(facts.workspace) / folder))}"]
-
-
-def _sentence(text: str | None) -> str:
-    return f"{safe((text or 'no cause was recorded').rstrip(' .'))}."
 
 
 def _listed(names: Sequence[str]) -> str:

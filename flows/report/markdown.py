@@ -32,6 +32,11 @@ def safe(value: Any) -> Markup:
     return Markup(markdown.inline(text))
 
 
+def sentence(text: str | None) -> Markup:
+    """A cause, made safe, with a full stop."""
+    return safe((text or "no cause was recorded").rstrip(" .")) + "."
+
+
 def code(value: Any) -> Markup:
     """`value` as a code span on one line."""
     if isinstance(value, Undefined):

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 from flows.ledger.facts import (
     BASELINES,
@@ -34,7 +33,7 @@ from flows.report.markdown import safe
 from flows.report.verdict import verdict
 from nanogpt import faults
 from nanogpt.config import Config, TrainingConfig
-from nanogpt.training.record.metrics import read_metrics
+from nanogpt.training.record.metrics import Row, read_metrics
 from nanogpt.units import byte_size, duration, flops, number, percent
 
 MOST = 5  # recommendations
@@ -49,8 +48,6 @@ LEAST_EVALUATIONS = 3  # of a curve
 LAW = "by the scaling law of docs/plan.md"
 
 ON_CPU = ["device.type=cpu"]
-
-Row = dict[str, Any]  # of metrics.jsonl
 
 
 class Gain(IntEnum):

@@ -129,9 +129,6 @@ class Run:
         step = self.step(key)
         return step.name not in self.options.redo and self.ledger.decide(step, step.settings(self)).keep
 
-    def settings(self, step: AnyStep) -> Json:
-        return step.settings(self)
-
     def step(self, key: Key[F]) -> Step[F]:
         return next(step for step in self.steps() if step.name == key.step)
 

@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nanogpt.config import Config
-from nanogpt.measure.memory import Memory, likely_precision, predict
+from nanogpt.measure.memory import PROCESS_BYTES, Memory, likely_precision, predict
 from nanogpt.measure.sizes import flops_per_token, kv_cache_bytes, parameters, vocabulary
-from nanogpt.units import GIB, MIB, byte_size, percent, si
+from nanogpt.units import MIB, byte_size, percent, si
 
-PROCESS = {"cpu": 0.35 * GIB}  # of Python with torch before the first tensor (measured 0.31 to 0.34)
 METAL_SHARE = 0.75  # of a Mac's memory: what Metal recommends as its working set
 WIDTH = 78
 KEPT, RECOMPUTED = "activations kept", "recomputed"
@@ -61,7 +60,7 @@ class Plan:
     @property
     def process(self) -> int:
         """Bytes that a process takes before the first tensor, of the memory that is shown."""
-        return int(PROCESS.get(self.device, 0))
+        return PROCESS_BYTES if self.device == "cpu" else 0
 
 
 def _head(console: Console, plan: Plan) -> None:

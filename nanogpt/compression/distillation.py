@@ -40,10 +40,10 @@ def student_shape(teacher: ModelConfig, ladder: ModelConfig | None = None) -> Mo
     return teacher.model_copy(update={"n_layer": max(1, teacher.n_layer // 2), "dropout": 0.0})
 
 
-def student_of(teacher: GPT, shape: ModelConfig, seed: int = 1337) -> GPT:
+def student_of(teacher: GPT, shape: ModelConfig) -> GPT:
     """A model of `shape`; where it differs from the teacher in its layers alone, with every other layer of the teacher
-    and all the rest of it (Sanh et al. 2019, DistilBERT), else with weights drawn from `seed`."""
-    student = GPT(shape, seed)
+    and all the rest of it (Sanh et al. 2019, DistilBERT), else with weights of its own."""
+    student = GPT(shape)
     same_width = teacher.config.model_copy(update={"n_layer": shape.n_layer, "dropout": shape.dropout}) == shape
     if not same_width or shape.n_layer > teacher.config.n_layer:
         return student

@@ -61,7 +61,6 @@ def tokenise_with(
     notify: Notify = say_nothing,
     source: str | None = None,
     workers: Workers = HERE,
-    pulse: Callable[[], None] = lambda: None,
     report: Report = no_report,
     chapter: int | None = None,
 ) -> Manifest:
@@ -78,9 +77,8 @@ def tokenise_with(
 
         look = not tokenizer.reads(pipeline.alphabet(text_folder))
         return pipeline.tokenise(
-            text_folder, tokenizer, out_folder, source, look, workers=workers, chapter=chapter, pulse=pulse,
-            report=report,
-        )  # fmt: skip
+            text_folder, tokenizer, out_folder, source, look, workers=workers, chapter=chapter, report=report
+        )
     return _write_texts(text_folder, texts, tokenizer, out_folder, unknown.total(), source)
 
 

@@ -25,9 +25,7 @@ LONGEST_GRAM = 4  # words, of BLEU
 SMOOTHING = 0.1  # in the place of no match (Chen and Cherry 2014, method 1)
 
 
-def judge_writing(
-    name: str, engine: Engine, judge: Judge, held_out: str, count: int, temperature: float = TEMPERATURE, seed: int = 0
-) -> WritingQuality:
+def judge_writing(name: str, engine: Engine, judge: Judge, held_out: str, count: int) -> WritingQuality:
     """`count` samples after prompts that are spread over `held_out`, next to what follows these prompts there.
 
     Raises UserError when `held_out` is too short for so many.
@@ -36,9 +34,8 @@ def judge_writing(
     prompts = [held_out[start : start + PROMPT_CHARACTERS] for start in starts]
     follows = [held_out[start + PROMPT_CHARACTERS :][:CHARACTERS] for start in starts]
     tokens = tokens_for(CHARACTERS, held_out, engine.tokenizer)
-    seeds = list(range(seed, seed + count))
-    texts = engine.complete_batch(prompts, seeds, temperature=temperature, max_new_tokens=tokens)
-    return WritingQuality(name, count, temperature, measure(texts, judge), measure(follows, judge))
+    texts = engine.complete_batch(prompts, list(range(count)), temperature=TEMPERATURE, max_new_tokens=tokens)
+    return WritingQuality(name, count, TEMPERATURE, measure(texts, judge), measure(follows, judge))
 
 
 def most_samples(text: str) -> int:

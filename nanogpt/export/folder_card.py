@@ -12,10 +12,10 @@ from nanogpt.export import card, front_matter
 from nanogpt.export.card_facts import Adapters, Base, LearnedText, ModelCard, Sample
 from nanogpt.faults import UserError
 from nanogpt.records import from_json
-from nanogpt.results.training import TrainingData, TrainingOutcome
+from nanogpt.results.training import TrainingData
 from nanogpt.spelling import spelled
 from nanogpt.tokenizers.tokenizer import Tokenizer
-from nanogpt.training.record.metrics import read_rows
+from nanogpt.training.record.metrics import read_outcome, read_rows
 from nanogpt.weights import checkpoint, trained_folder
 from nanogpt.weights.folders import source_at
 from nanogpt.weights.source import Source
@@ -114,7 +114,7 @@ def _of_training(plain: ModelCard, source: TrainedFolder) -> ModelCard:
         base=base_at(training.init_from) if training.init_from else None,
         adapters=Adapters(training.lora_rank, training.lora_alpha) if training.lora_rank else None,
         config=config,
-        outcome=_outcome_of(folder),
+        outcome=read_outcome(folder),
         sample=_newest_sample(folder),
     )
 
@@ -126,14 +126,6 @@ def _text_of(model_folder: Path, source: str) -> LearnedText:
     except ValueError:  # missing, torn or of another kind
         return LearnedText.of(source)
     return LearnedText.of(source, data.text_sha256, data.splits)
-
-
-def _outcome_of(model_folder: Path) -> TrainingOutcome | None:
-    """How the training ended; None while it has not. It is not a note: its sha256 is that of the weights."""
-    try:
-        return from_json(TrainingOutcome, durable.read_json(model_folder / "outcome.json"))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def _newest_sample(folder: Path) -> Sample | None:

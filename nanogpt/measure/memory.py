@@ -22,6 +22,7 @@ from nanogpt.native.c_source import find_compiler
 from nanogpt.native.unavailable import Unavailable
 from nanogpt.units import GIB, MIB
 
+PROCESS_BYTES = int(0.35 * GIB)  # of Python with torch, before the first tensor (measured 0.31 to 0.34)
 LIBRARIES, ALLOCATOR = "libraries", "allocator"  # parts that are no tensors
 OF_LIBRARIES = {"cpu": 18 * MIB, "cuda": 32 * MIB, "mps": 18 * MIB}  # kernels, scratch; CUDA: cuBLAS's on Hopper
 IN_FLOAT32_ALONE = 8 * MIB  # of a CPU's libraries: oneDNN, which multiplies bfloat16, has nothing to do
@@ -61,11 +62,6 @@ class Memory:
         return next(moment for moment in self.moments if moment.name == name)
 
     @property
-    def parts(self) -> dict[str, int]:
-        """Bytes by part at the peak."""
-        return self.peak.parts
-
-    @property
     def total(self) -> int:
         """Bytes at the peak, above what a process with torch takes anyway."""
         return self.peak.total
@@ -73,7 +69,6 @@ class Memory:
 
 def predict(
     config: Config,
-    vocab_size: int | None = None,
     micro_batch: int | None = None,
     precision: str = "float32",
     device: str = "cpu",
@@ -87,8 +82,6 @@ def predict(
     Muon's products, by default the same; likely_precision() has what this machine takes. Raises ValueError while the
     vocabulary is not known.
     """
-    if vocab_size is not None:
-        config = config.with_changes({"model.vocab_size": vocab_size})
     if gradient_checkpointing is not None:
         config = config.with_changes({"device.gradient_checkpointing": gradient_checkpointing})
     counts, config = parameters(config.model), config.in_windows()

@@ -1,10 +1,10 @@
-"""What a configuration weighs before anything of it is built: parameters, operations, tokens. Arithmetic, no torch."""
+"""What a configuration weighs before anything of it is built: parameters, operations. Arithmetic, no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanogpt.config import Config, ModelConfig
+from nanogpt.config import ModelConfig
 
 FLOAT32 = 4  # bytes
 
@@ -66,11 +66,6 @@ def flops_per_token(model: ModelConfig, lora_rank: int = 0) -> int:
     adapters = model.n_layer * sum(lora_rank * (rows + columns) for rows, columns in matrix_shapes(model))
     of_products = (4 if lora_rank else 6) * in_products + 6 * adapters
     return of_products + 12 * model.n_layer * model.n_head * model.head_width * model.block_size
-
-
-def tokens_per_step(config: Config) -> int:
-    """Tokens that one whole step sees."""
-    return config.tokens_per_step
 
 
 def kv_cache_bytes(model: ModelConfig, sequences: int = 1, bytes_per_number: int = FLOAT32) -> int:

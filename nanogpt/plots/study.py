@@ -100,13 +100,13 @@ def _cells(axes: Axes, values: Floats) -> None:
             axes.annotate(f"{100 * value:.0f}", (place, row), ha="center", va="center", fontsize=8.5, color=ink)
 
 
-def maps_plot(weights: Floats, path: Path, title: str = "Attention of every head") -> Path:
+def maps_plot(weights: Floats, path: Path) -> Path:
     """weights (n_layer, n_head, T, T): a small map for each head, the query down, the key across."""
     layers, heads, T, _ = weights.shape
 
     def draw(figure: Figure) -> None:
         grid = figure.subplots(layers, heads, squeeze=False)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold")
+        figure.suptitle("Attention of every head", x=0.01, ha="left", fontsize=11.5, weight="bold")
         figure.supxlabel(f"token looked at, 1 to {T}; a column for each head", fontsize=9.5)
         figure.supylabel(f"token that looks, 1 to {T}; a row for each layer", fontsize=9.5)
         for layer in range(layers):

@@ -22,6 +22,7 @@ from nanogpt.plots.curves import smoothed as smoothed
 from nanogpt.plots.curves import thinned as thinned
 from nanogpt.printable import printable
 
+WIDTH = 7.6  # inches, of every figure
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 INK, SOFT, GRID, SHADE = "#222222", "#6b7280", "#e5e7eb", "#e4eaf3"
 Line = tuple[str, Any]  # a colour and a dash, by matplotlib's words or lengths
@@ -76,10 +77,8 @@ LIGHT = {SKY, "#f3d38a", ORANGE, PURPLE}  # colours that dark letters are read o
 _style_lock = threading.Lock()  # rc_context changes what is global to matplotlib
 
 
-def write_figure(
-    draw: Callable[[Figure], None], path: Path, height: float, width: float = 7.6, margins: Margins | None = None
-) -> Path:
-    """Draw on a fresh figure of `width` x `height` inches and write it durably to `path`.
+def write_figure(draw: Callable[[Figure], None], path: Path, height: float, margins: Margins | None = None) -> Path:
+    """Draw on a fresh figure of WIDTH x `height` inches and write it durably to `path`.
 
     `margins` are given for what is drawn often: to find them, everything is drawn twice.
     """
@@ -87,9 +86,9 @@ def write_figure(
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
     data = io.BytesIO()
     with _style_lock, matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+        figure = Figure(figsize=(WIDTH, height), layout=None if margins else "constrained")
         if margins:
-            left, bottom, right, top = (inches / (width, height)[place % 2] for place, inches in enumerate(margins))
+            left, bottom, right, top = (inches / (WIDTH, height)[place % 2] for place, inches in enumerate(margins))
             figure.subplots_adjust(left, bottom, 1 - right, 1 - top)
         draw(figure)
         _write_names_as_they_are(figure)

@@ -53,8 +53,8 @@ class Transfer:
     run: Callable[[], object]
 
 
-def run_all(transfers: Sequence[Transfer], report: Report = no_report, connections: int = CONNECTIONS) -> None:
-    """Run them in their order, `connections` at once. The first failure ends all; what has come stays.
+def run_all(transfers: Sequence[Transfer], report: Report = no_report) -> None:
+    """Run them in their order, CONNECTIONS at once. The first failure ends all; what has come stays.
 
     Raises what a transfer raises, and Unobtainable when none has ended for STANDSTILL_SECONDS.
     """
@@ -62,7 +62,7 @@ def run_all(transfers: Sequence[Transfer], report: Report = no_report, connectio
         return
     began = ended = time.monotonic()
     total, done = sum(transfer.bytes for transfer in transfers), 0
-    pool = ThreadPoolExecutor(connections, thread_name_prefix="download")
+    pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="download")
     try:
         pending: dict[Future[object], int] = {pool.submit(transfer.run): transfer.bytes for transfer in transfers}
         while pending:

@@ -93,7 +93,7 @@ def role_of(nats: float, previous: float, first: float, induction: float | None,
 
 
 @torch.no_grad()
-def repeated_tokens(model: GPT, tokenizer: Tokenizer, seed: int = 0) -> tuple[Repetition | None, Tensor | None]:
+def repeated_tokens(model: GPT, tokenizer: Tokenizer) -> tuple[Repetition | None, Tensor | None]:
     """How the model copies: random tokens, no two alike, and then all of them again. Also each head's mean weight
     (n_layer, n_head) on the token that followed the first time. None where window or vocabulary are too small."""
     special = {tokenizer.end_of_text, tokenizer.unknown if isinstance(tokenizer, CharTokenizer) else None}
@@ -101,7 +101,7 @@ def repeated_tokens(model: GPT, tokenizer: Tokenizer, seed: int = 0) -> tuple[Re
     length = min(model.config.block_size // 2, MOST_POSITIONS // 2, len(usable))
     if length < LEAST_REPEATED:
         return None, None
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows = [usable[torch.randperm(len(usable), generator=generator)[:length]] for _ in range(REPETITIONS)]
     once = torch.stack(rows)  # (REPETITIONS, length)
     tokens = torch.cat([once, once], dim=1)

@@ -14,7 +14,7 @@ from nanogpt.faults import UserError
 from nanogpt.plots.curves import is_finite
 from nanogpt.records import from_json
 from nanogpt.results.training import TrainingData, TrainingOutcome
-from nanogpt.training.record.metrics import Row, read_metrics
+from nanogpt.training.record.metrics import Row, read_metrics, read_outcome
 from nanogpt.weights.trained_folder import CONFIG, TrainedFolder
 
 OF_AN_EVALUATION = ("step", "seconds", "bits_per_byte")  # without them a row says nothing
@@ -106,7 +106,7 @@ def read_training(folder: Path) -> TrainedRun | None:
         return None
     name = f"{folder.resolve().parent.name}/{folder.resolve().name}"
     return TrainedRun(
-        name, folder, load_config(folder / CONFIG), rows, evaluations, _outcome_of(folder), _data_of(folder)
+        name, folder, load_config(folder / CONFIG), rows, evaluations, read_outcome(folder), _data_of(folder)
     )
 
 
@@ -121,13 +121,6 @@ def distinct_names(runs: Sequence[TrainedRun]) -> list[str]:
 
 def _bits(row: Row) -> float:
     return float(row["bits_per_byte"])
-
-
-def _outcome_of(folder: Path) -> TrainingOutcome | None:
-    try:
-        return from_json(TrainingOutcome, durable.read_json(folder / "outcome.json"))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def _data_of(folder: Path) -> TrainingData | None:

@@ -41,7 +41,7 @@ EPOCHS_AS_NEW = 4  # so often a text is worth nearly as much as new text (Muenni
 Floats = npt.NDArray[np.float64]
 
 
-def scaling_study(runs: Sequence[TrainedRun], seed: int = 0) -> ScalingStudy:
+def scaling_study(runs: Sequence[TrainedRun]) -> ScalingStudy:
     """Fit what the finished ones of `runs` can carry, and say what TIMES as much time would give.
 
     Raises UserError where they are too few or too much alike, and where they learned from different texts.
@@ -50,9 +50,9 @@ def scaling_study(runs: Sequence[TrainedRun], seed: int = 0) -> ScalingStudy:
     form = _form(points)
     law = fit(points, form)
     error = _error(points, law, form)
-    draws = _draws(points, law, form, error, seed)
+    draws = _draws(points, law, form, error)
     parts = {name: _estimate(getattr(law, name), [getattr(each, name) for each in draws]) for name in _parts(form)}
-    predictions = _predictions(points, law, _as_runs(draws, error, seed), form)
+    predictions = _predictions(points, law, _as_runs(draws, error), form)
     study = ScalingStudy(form, points, law, draws, error, parts, predictions, [])
     study.findings.extend(findings(study, _unique_tokens(runs)))
     return study
@@ -179,8 +179,8 @@ def _error(points: Sequence[ScalingPoint], law: ScalingLaw, form: str) -> float:
     return max(SEEDS.deviation, math.sqrt(sum(one * one for one in left) / freedom))
 
 
-def _draws(points: Sequence[ScalingPoint], law: ScalingLaw, form: str, error: float, seed: int) -> list[ScalingLaw]:
-    generator = np.random.default_rng(seed)
+def _draws(points: Sequence[ScalingPoint], law: ScalingLaw, form: str, error: float) -> list[ScalingLaw]:
+    generator = np.random.default_rng(0)
     sizes = _Sizes.of(points)
     fitted = np.array([law.loss(point.parameters, point.tokens) for point in points])
     return [_fit(sizes, fitted * (1 + error * generator.standard_normal(len(points))), form) for _ in range(DRAWS)]
@@ -197,8 +197,8 @@ class _DrawnRun:
         return self.law.loss(parameters, tokens) * (1 + self.off)
 
 
-def _as_runs(draws: Sequence[ScalingLaw], error: float, seed: int) -> list[_DrawnRun]:
-    misses = error * np.random.default_rng([seed, 1]).standard_normal(len(draws))
+def _as_runs(draws: Sequence[ScalingLaw], error: float) -> list[_DrawnRun]:
+    misses = error * np.random.default_rng([0, 1]).standard_normal(len(draws))  # other numbers than _draws() has
     return [_DrawnRun(law, float(off)) for law, off in zip(draws, misses, strict=True)]
 
 

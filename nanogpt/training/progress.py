@@ -159,18 +159,13 @@ def other_settings(folder: Path, config: Config, data: Path, undecided: Iterable
         return ""
     from nanogpt.data import shards  # numpy: 50 ms of a start
 
-    as_before = {key: _value(before, key) for key in ("model.vocab_size", *undecided)}
+    as_before = {key: before.value(key) for key in ("model.vocab_size", *undecided)}
     data_now = shards.identity(data)
     try:
         then, now = trajectory(before, trained_on), trajectory(config.with_changes(as_before), data_now)
     except UserError as error:
         return str(error)
     return _changes(then, now, config.training.schedule)
-
-
-def _value(config: Config, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
 
 
 def _shown(value: object) -> str:

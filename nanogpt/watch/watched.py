@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.plots.curves import column, smoothed, thinned
 from nanogpt.records import from_json
 from nanogpt.results.training import Heartbeat, TrainerEvent, TrainingFailure, TrainingOutcome
-from nanogpt.training.record.metrics import as_event, read_rows
+from nanogpt.training.record.metrics import Row, as_event, read_rows
 from nanogpt.watch.run_files import PlanNote, RunFiles, SessionNote, sound
 from nanogpt.watch.views import Happening, ModelState, ModelView, PhaseView, RunView, Sample, Series, View
 
@@ -28,8 +27,6 @@ ORDINARY |= {"stopped", "finished"}
 NOTED_BY_THE_RUN = "remedy"  # such an event is a remedy of the run too, with more words
 
 LATEST = 1e11  # seconds since the epoch, in a few thousand years: what is later, a calendar cannot show
-
-Row = dict[str, Any]
 
 
 class Watched:

@@ -16,7 +16,6 @@ from flows.ledger.facts import (
     CHECKS,
     DEVICE,
     FETCHED,
-    PLANNED,
     SYSTEM,
     Checks,
     FetchedText,
@@ -161,7 +160,7 @@ def finish_system(run: Run) -> None:
 def finish_beginning(run: Run, device: str = "cpu", memory_bytes: int = 64 * GIB, text_bytes: int = 10**9) -> None:
     """As if the device were proved and the text fetched."""
     finish(run, DEVICE, proof(device, memory_bytes))
-    finish(run, CHECKS, Checks(device, passed=0, failed=0, checks=[], fell_back=False, warning=""))
+    finish(run, CHECKS, Checks(device, passed=0, failed=0, checks=[], warning=""))
     finish(run, FETCHED, fetched(text_bytes))
 
 
@@ -188,10 +187,6 @@ def plan(*names: str, seconds: float = 600.0, max_iters: int = 1000) -> Planned:
         for name in names
     ]  # fmt: skip
     return Planned(BUDGET, ladder, [], [])
-
-
-def finish_plan(run: Run, *names: str) -> None:
-    finish(run, PLANNED, plan(*names))
 
 
 def outcome(status: str = "finished", **changes: Any) -> TrainingOutcome:

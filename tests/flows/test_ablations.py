@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_left_out_later_seeds_first_and_the_same_command_ma
                     [("control", 1), ("no-mask", 1), ("relu", 1), ("control", 2)])]  # fmt: skip
 
 
-def test_a_training_that_fails_costs_its_row_and_the_exit_code(asked, capsys):
+def test_a_training_that_fails_costs_its_row_and_the_exit_code(asked):
     run = assembled(asked, "--steps", "50", failing="no-mask")
     ablations.do_phases(run)
     assert statuses(run) == ["done", "failed", "done"]

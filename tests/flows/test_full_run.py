@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 
 from flows.context.command_words import PHASES
 from nanogpt import durable
+from tests.conftest import free_port
 from tests.flows.small_model import SMALL, english
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -50,7 +50,7 @@ class Copy:
         self.config.write_text(SMALL)
         self.text = folder / "text.txt"
         self.text.write_text(english()[:60_000])
-        self.port = _free_port()
+        self.port = free_port()
         self.environment = {**os.environ, "PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1", "NO_COLOR": "1",
                             "COLUMNS": "200"}  # fmt: skip
 
@@ -197,7 +197,7 @@ def test_what_the_run_prints_to_use_the_model_works(copy, tmp_path):
 
 def _served(command: str) -> str:
     """A command that serves a model, asked for its health as soon as it answers, then ended."""
-    port = _free_port()
+    port = free_port()
     return f"""\
 {command} --port {port} &
 python -c "
@@ -309,9 +309,3 @@ def _git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=A Person", "-c", "user.email=person@example.org"]
     return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, text=True,
                           capture_output=True).stdout.strip("\n")  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

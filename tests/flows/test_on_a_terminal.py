@@ -10,7 +10,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from pydoc_data.topics import topics
 
 import pyte
 import pytest
+
+from tests.conftest import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = """\
@@ -191,12 +192,6 @@ def story(tmp_path_factory) -> Iterator[Story]:
     yield story
     for moment, lines in story.screens.items():  # shown where a test fails
         print(f"--- {moment}", *lines, sep="\n")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def rows_of_phases(lines: list[str]) -> dict[str, str]:

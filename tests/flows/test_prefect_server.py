@@ -23,6 +23,7 @@ from flows.display import prefect_process, prefect_server
 from flows.display.prefect_process import Record
 from flows.display.prefect_server import Server, connect
 from nanogpt import durable
+from tests.conftest import free_port
 
 pytestmark = pytest.mark.xdist_group("prefect_server")  # they share a database and often a server
 
@@ -42,12 +43,6 @@ def shared_home(tmp_path_factory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("prefect")
     yield home
     prefect_server.stop(home)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:

@@ -59,7 +59,7 @@ def test_numbers_without_words(judge):
     assert judge.measure("1 2 3 " * 40).known_words == 0
 
 
-def test_other_scripts(tmp_path):
+def test_other_scripts():
     text = "".join(
         f"Глава {number}. Все счастливые семьи похожи друг на друга, номер {number * 7}.\n" for number in range(400)
     )

@@ -63,7 +63,7 @@ def test_models_of_every_kind_are_judged_and_compared(models, data, tmp_path, ca
     assert sorted(path.name for path in figures.iterdir()) == sorted(drawn)
 
 
-def test_a_checkpoint_of_nanogpt_costs_what_its_model_costs(models, data, tmp_path, capsys):
+def test_a_checkpoint_of_nanogpt_costs_what_its_model_costs(models, data, tmp_path):
     tokenizer = load_tokenizer(data)
     model = randomised(small("gpt2", activation="gelu_erf", vocab_size=tokenizer.vocab_size))
     assert evaluate(models / "ckpt.pt", "--data", data, "--json", tmp_path / "e.json") == 0

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from nanogpt import cli
 from nanogpt.commands import lr_range
-from nanogpt.config import load_config, save_config
+from nanogpt.config import load_config
 from nanogpt.measure import learning_rate_range as lrr
 from nanogpt.plots.measurements import learning_rate_range_plot
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.trainer import train
-from tests.nanogpt.training_case import make_data, tiny
+from tests.nanogpt.training_case import saved_case, tiny
 
 FACTORS = [0.01 * 10 ** (step / 25) for step in range(101)]  # 0.01 to 100
 
@@ -28,9 +28,7 @@ def bowl(edge: float, start: float = 4.2) -> list[float]:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("case")
-    save_config(tiny(), folder / "tiny.yaml")
-    return folder / "tiny.yaml", make_data(folder / "data")
+    return saved_case(tmp_path_factory.mktemp("case"))
 
 
 @given(st.floats(2.0, 60.0))

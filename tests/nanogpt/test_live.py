@@ -17,12 +17,11 @@ import pytest
 from rich.console import Console
 
 from nanogpt import cli
-from nanogpt.config import save_config
 from nanogpt.records import to_json
 from nanogpt.results.training import Heartbeat
 from nanogpt.training.record import live_view as live
 from tests.conftest import CHECKOUT
-from tests.nanogpt.training_case import events, make_data, tiny
+from tests.nanogpt.training_case import events, saved_case
 
 HEARTBEAT = Heartbeat(
     step=1230,
@@ -139,10 +138,7 @@ def test_where_no_process_can_be_started_the_training_goes_on(tmp_path, monkeypa
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> tuple[Path, Path]:
-    """(configuration file, data folder)."""
-    folder = tmp_path_factory.mktemp("case")
-    save_config(tiny(max_iters=60), folder / "tiny.yaml")
-    return folder / "tiny.yaml", make_data(folder / "data")
+    return saved_case(tmp_path_factory.mktemp("case"), max_iters=60)
 
 
 def train(case, folder: Path, *more: str) -> subprocess.CompletedProcess:

@@ -265,7 +265,7 @@ def test_computing_blocks_again_never_takes_more(config, precision, device):
 def test_parts_are_positive_and_add_up(config, precision, device):
     predicted = memory.predict(config, precision=precision, device=device)
     assert all(size > 0 for moment in predicted.moments for size in moment.parts.values())
-    assert predicted.total == sum(predicted.parts.values()) == max(moment.total for moment in predicted.moments)
+    assert predicted.total == sum(predicted.peak.parts.values()) == max(moment.total for moment in predicted.moments)
 
 
 @pytest.mark.fast
@@ -277,7 +277,7 @@ def test_a_micro_batch_beyond_the_batch_is_the_batch():
 @pytest.mark.fast
 def test_an_averaged_model_is_held_once_more():
     config = Config(model=dict(vocab_size=64), training=dict(weight_average=0.99))
-    parts = memory.predict(config).parts
+    parts = memory.predict(config).peak.parts
     assert parts["weight average"] == parts["parameters"]
 
 

@@ -261,7 +261,7 @@ def test_no_model_is_missing_from_a_figure(data, tmp_path):
 # ---- what cannot be judged
 
 
-def test_what_cannot_be_judged_is_named(data, tmp_path):
+def test_what_cannot_be_judged_is_named(data):
     case = judged("a", data / "char")
     other = CharTokenizer("中文")
     stranger = JudgedModel("stranger", randomised(small(vocab_size=3)), other, data / "char", 16, 16)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from bench.recipe import STUDIES, Study, Training, Variant, read_studies, table
 from bench.variants import MODEL, OPTIMIZER, ORTHOGONALIZE, express
-from flows.context.options import CHECKOUT
+from flows.context.paths import CHECKOUT
 from nanogpt.config import load_config
 from nanogpt.training.trainer import train
 from nanogpt.training.update.muon import QUINTICS

@@ -87,7 +87,7 @@ def test_the_command_fits_runs_and_predicts_within_its_interval(tmp_path, capsys
 
 
 def test_a_prediction_allows_for_the_seed_of_the_run_however_sure_the_law_is():
-    runs = scaling._as_runs([LAW] * 200, error=0.01, seed=0)
+    runs = scaling._as_runs([LAW] * 200, error=0.01)
     for prediction in scaling._predictions(points(LAW), LAW, runs, scaling.BOTH):
         loss = prediction.loss
         assert loss.high - loss.low == pytest.approx(2 * 1.96 * 0.01 * loss.value, rel=0.15)

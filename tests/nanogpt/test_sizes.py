@@ -41,7 +41,7 @@ def test_a_cache_is_as_large_as_predicted():
 
 def test_tokens_of_a_step():
     config = Config(model=dict(block_size=16), training=dict(batch_size=3, gradient_accumulation=2))
-    assert sizes.tokens_per_step(config) == 3 * 2 * 16
+    assert config.tokens_per_step == 3 * 2 * 16
 
 
 def test_without_a_vocabulary_nothing_can_be_counted():

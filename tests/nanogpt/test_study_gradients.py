@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from nanogpt import cli
-from nanogpt.config import save_config
 from nanogpt.model.gpt import GPT
 from nanogpt.plots.gradients import residual_plot
 from nanogpt.records import from_json
@@ -20,14 +19,12 @@ from nanogpt.training.record.metrics import read_metrics
 from nanogpt.training.trainer import train
 from tests.nanogpt.model_case import randomised, small, some_tokens
 from tests.nanogpt.trained_case import LETTERS, train_into
-from tests.nanogpt.training_case import make_data, tiny
+from tests.nanogpt.training_case import saved_case, tiny
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("case")
-    save_config(tiny(), folder / "tiny.yaml")
-    return folder / "tiny.yaml", make_data(folder / "data")
+    return saved_case(tmp_path_factory.mktemp("case"))
 
 
 def test_the_steps_of_a_random_model_are_the_first_of_its_training(case, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nanogpt.config import Config, DataConfig
+from nanogpt.config import Config, DataConfig, save_config
 from nanogpt.corpus import preparation, tokenising
 from nanogpt.results.training import TrainingOutcome
 from nanogpt.training.record.metrics import read_rows
@@ -42,6 +42,12 @@ def tiny(**training) -> Config:
         training={**settings, **training},
         device=dict(type="cpu", mixed_precision=False, threads=1),
     )
+
+
+def saved_case(folder: Path, **training) -> tuple[Path, Path]:
+    """(configuration file, data folder)."""
+    save_config(tiny(**training), folder / "tiny.yaml")
+    return folder / "tiny.yaml", make_data(folder / "data")
 
 
 def losses(folder: Path) -> list[tuple]:

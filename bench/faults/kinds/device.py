@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from filelock import FileLock
 
@@ -70,7 +69,7 @@ def slightly_wrong(scene: Scene) -> Finding:
 def once(scene: Scene) -> Finding:
     """Metal's assertion and abort(), once: the next process continues with the accelerator."""
     prepare(scene)
-    fault = {"what": "abort", "at": "step", "counter": str(counter(scene)), "times": 1}
+    fault = {"what": "abort", "at": "step", "counter": str(scene.counter), "times": 1}
     scene.run(*ON_MPS, env=injecting(MPS, fault))
     row = scene.remedy("training.tiny", "already committed command buffer")
     if len([row for row in scene.remedies() if row["symptom"] != INTERRUPTED]) != 1 or last_device(scene) != "mps":
@@ -151,18 +150,14 @@ def prepare(scene: Scene) -> None:
     with FileLock(f"{ready}.lock"):
         if not ready.is_dir():
             process = scene.start(*ON_MPS, env=injecting(MPS, {
-                "what": "hang", "how": "asleep", "at": "setting up", "counter": str(counter(scene))}))  # fmt: skip
-            process.wait_for(counter(scene).exists, "a trainer that has taken no step")
+                "what": "hang", "how": "asleep", "at": "setting up", "counter": str(scene.counter)}))  # fmt: skip
+            process.wait_for(scene.counter.exists, "a trainer that has taken no step")
             process.kill("both")
-            counter(scene).unlink()
+            scene.counter.unlink()
             shutil.copytree(scene.workspace, ready)
             return
     shutil.rmtree(scene.workspace)
     shutil.copytree(ready, scene.workspace)
-
-
-def counter(scene: Scene) -> Path:
-    return scene.workspace.with_name(f"{scene.workspace.name}.counter")
 
 
 def last_device(scene: Scene) -> str:

@@ -92,7 +92,7 @@ def address_space_for_blocks(scene: Scene) -> Finding:
 def windows(scene: Scene) -> Finding:
     """The CPU's allocator refuses in the backward pass four times: at micro-batch 4, 2, 1, and with recomputation."""
     prepare(scene, LIGHT)
-    fault = {**CPU_IS_FULL, "from_step": 5, "times": 4, "counter": str(counter(scene))}
+    fault = {**CPU_IS_FULL, "from_step": 5, "times": 4, "counter": str(scene.counter)}
     train(scene, fault)
     context = durable.read_json(scene.model / "outcome.json")["context"]
     if context != 64:
@@ -143,8 +143,8 @@ def killed(scene: Scene) -> Finding:
 def comes_back(scene: Scene) -> Finding:
     """Out of memory once at step 5; Ctrl-C; on again, and then a --fresh run, with all the memory there is."""
     prepare(scene, LIGHT)
-    fault = {**CPU_IS_FULL, "step": 5, "counter": str(counter(scene))}
-    begun = Path(f"{counter(scene)}.hang")
+    fault = {**CPU_IS_FULL, "step": 5, "counter": str(scene.counter)}
+    begun = Path(f"{scene.counter}.hang")
     slow = {"what": "hang", "how": "asleep", "at": "step", "step": 8, "counter": str(begun)}
     process = scene.start(*TIME, *AGAIN, "--only", "training", env=injecting(fault, slow))
     process.wait_for(begun.exists, "step 8, in halves")
@@ -169,7 +169,7 @@ def comes_back(scene: Scene) -> Finding:
 def once(scene: Scene, fault: Fault, words: str, *more: Fault) -> Finding:
     """The fault strikes once in the training, which continues in halves."""
     prepare(scene, LIGHT)
-    train(scene, {**fault, "times": 1, "counter": str(counter(scene))}, *more)
+    train(scene, {**fault, "times": 1, "counter": str(scene.counter)}, *more)
     row = remedy(scene, "halve the micro-batch")
     if micro_batch(scene) != 2:
         raise NotSurvived(f"ended with micro-batch {micro_batch(scene)}, not 2")
@@ -296,10 +296,6 @@ def micro_batch(scene: Scene) -> int:
 
 def micro_batch_words(scene: Scene) -> str:
     return f"micro-batch {micro_batch(scene)}"
-
-
-def counter(scene: Scene) -> Path:
-    return scene.workspace.with_name(f"{scene.workspace.name}.counter")
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class Scene:
         self.state = workspace / "state" / RUN
         self.markers = self.state / "markers"
         self.data = workspace / "data" / RUN
+        self.counter = workspace.with_name(f"{workspace.name}.counter")  # of an injected fault: how often it came
         self.log_file = workspace / "logs" / RUN / "automation_log.txt"
         self.results: list[Result] = []  # of the starts that have ended
         self._patience = patience or Patience(600.0)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from nanogpt import durable
 from nanogpt.faults import FolderLostError
 from nanogpt.records import from_json, to_json
-from nanogpt.results.training import Heartbeat, TrainerEvent
+from nanogpt.results.training import Heartbeat, TrainerEvent, TrainingOutcome
 
 Row = dict[str, Any]
 
@@ -163,6 +163,14 @@ def read_heartbeat(model_folder: Path) -> Heartbeat | None:
     try:
         return from_json(Heartbeat, durable.read_json(model_folder / "heartbeat"))
     except (OSError, ValueError):
+        return None
+
+
+def read_outcome(model_folder: Path) -> TrainingOutcome | None:
+    """How the training ended; None while it has not. It is not a note: its sha256 is that of the weights."""
+    try:
+        return from_json(TrainingOutcome, durable.read_json(model_folder / "outcome.json"))
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -23,13 +23,12 @@ from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.records import to_json
 from nanogpt.results.training import TrainingData
 from nanogpt.tokenizers.tokenizer import Tokenizer
-from nanogpt.training.record.metrics import HeartbeatFile, JsonLines
+from nanogpt.training.record.metrics import HeartbeatFile, JsonLines, Row
 from nanogpt.training.record.tracking import Tracker
 from nanogpt.weights import checkpoint
 from nanogpt.weights.checkpoint import Checkpoint
 from nanogpt.weights.reserve import Reserve, is_no_room
 
-Row = dict[str, Any]
 Result = TypeVar("Result")
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, Protocol, cast
 from nanogpt import durable
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.training.record.metrics import read_rows
+from nanogpt.training.record.metrics import Row, read_rows
 from nanogpt.units import GIB
 
 PROJECT = "nanogpt-autopilot"  # of W&B, unless WANDB_PROJECT says otherwise
@@ -32,7 +32,6 @@ TAGS = {  # other figures go by their own names
 }
 NOT_A_CURVE = {"kind", "step", "seconds", "best"}
 
-Row = dict[str, Any]
 Mode = Literal["online", "offline", "disabled", "shared"]  # of W&B, which refuses another
 
 

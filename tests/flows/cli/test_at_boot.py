@@ -261,7 +261,7 @@ def test_the_configuration_folder_is_the_persons_choice(machine, tmp_path):
     assert machine.install().parent == tmp_path / "mine/systemd/user"
 
 
-def test_what_is_for_one_start_is_no_command_for_every_boot(machine, capsys):
+def test_what_is_for_one_start_is_no_command_for_every_boot(machine):
     for option in (["--fresh"], ["--only", "training"], ["--redo", "dataset.fetch"], ["--status"], ["--uninstall"]):
         assert main(machine, "--install-at-boot", *option) == 2
     assert not machine.workspace.exists() and not machine.home.exists()

@@ -95,7 +95,7 @@ def test_a_run_that_ends_says_so_and_keeps_its_secrets(tmp_path, webhook, capfd)
     assert not [text for text in [out.encode(), errors.encode(), *written] if SECRET.encode() in text]
 
 
-def test_a_failure_is_told_with_its_cause_even_where_only_failures_are(tmp_path, webhook, capfd):
+def test_a_failure_is_told_with_its_cause_even_where_only_failures_are(tmp_path, webhook):
     flow, server = Flow(tmp_path), webhook()
     arguments = run_file(tmp_path, webhook=server.url, when="failure")
     flow.failing["training.micro"] = RuntimeError("no remedy is left")

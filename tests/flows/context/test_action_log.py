@@ -65,7 +65,7 @@ def test_a_disk_that_takes_no_more_does_not_stop_the_run(tmp_path, capsys):
     assert "model saved" in capsys.readouterr().err
 
 
-def test_a_line_that_the_disk_takes_half_of_leaves_nothing(tmp_path, capsys, monkeypatch):
+def test_a_line_that_the_disk_takes_half_of_leaves_nothing(tmp_path, capsys):
     log = ActionLog(tmp_path / "log.txt")
     log.write("whole")
     before = log.path.read_bytes()

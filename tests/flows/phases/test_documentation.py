@@ -30,7 +30,7 @@ def test_the_report_says_nothing_of_the_past_where_a_phase_failed(tmp_path):
     assert facts_of(run, MICRO).best_step == 420
 
 
-def test_a_figure_that_cannot_be_drawn_does_not_cost_the_report(tmp_path, monkeypatch):
+def test_a_figure_that_cannot_be_drawn_does_not_cost_the_report(tmp_path):
     def draw(run):
         raise ValueError("no such colour")
 

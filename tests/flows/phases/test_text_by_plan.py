@@ -68,7 +68,7 @@ def begun(workspace: Path, *arguments: str, rate: float = OF_AN_M4) -> Run:
     """A run whose device is proved, on a machine of `rate` FLOP/s; its public homes are nowhere."""
     run = assembled(workspace, PHASES, Machine(rate), "--set", "data.mirror=http://127.0.0.1:9", *arguments)
     finish(run, DEVICE, proof())
-    finish(run, CHECKS, Checks("cpu", passed=0, failed=0, checks=[], fell_back=False, warning=""))
+    finish(run, CHECKS, Checks("cpu", passed=0, failed=0, checks=[], warning=""))
     return run
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanogpt.config import Config
-from nanogpt.measure.sizes import flops_per_token, parameters, tokens_per_step
+from nanogpt.measure.sizes import flops_per_token, parameters
 from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, MicroBatchTry, Rehearsal, StepSpeed
 
 GIB = 2**30
@@ -63,7 +63,7 @@ class Machine:
         tokens_per_second = rate / flops_per_token(config.model)
         return {
             "parameters": parameters(config.model).total, "tokens_per_second": tokens_per_second,
-            "seconds_per_step": tokens_per_step(config) / tokens_per_second, "flops_per_second": rate,
+            "seconds_per_step": config.tokens_per_step / tokens_per_second, "flops_per_second": rate,
             "matmul_flops_per_second": 2 * rate, "share_of_matmul": 0.5, "share_of_peak": None,
             "peak_memory_bytes": self.peak, "mixed_precision": True, "precision": "bfloat16", "threads": self.threads,
             "device": device, "steps": 3,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from flows.planning import forecast
 from flows.planning.forecast import Corpus, Speed
-from nanogpt.measure.sizes import tokens_per_step
 from tests.flows.planning.models import PLAY, model, speed
 
 LAWS = st.sampled_from([forecast.PLAYS, forecast.WEB, forecast.STORIES])
@@ -56,5 +55,5 @@ def test_each_evaluation_sample_and_checkpoint_is_counted():
 
 def test_an_evaluation_that_was_not_measured_counts_as_a_third_of_the_steps_work():
     config = model(max_iters=1, warmup_iters=0, eval_interval=1, sample_interval=0)
-    tokens = PLAY.val_tokens / tokens_per_step(config)
+    tokens = PLAY.val_tokens / config.tokens_per_step
     assert forecast.evaluation_seconds(config, speed(), PLAY) == pytest.approx(tokens * 0.05 / 3)

@@ -10,7 +10,6 @@ from flows.ledger.facts import MeasuredModel, Trained
 from flows.ledger.markers import FINISHED, Marker, MarkerFiles
 from flows.planning import pace
 from nanogpt.machine import processor_name
-from nanogpt.measure.sizes import tokens_per_step
 from nanogpt.records import to_json
 from tests.flows.parts import outcome, plan
 from tests.flows.planning.machines import Machine
@@ -83,4 +82,4 @@ def test_a_plan_expects_fewer_steps_and_leaves_room_for_those_of_a_better_pace(t
     if expected.steps > 200:
         assert expected.steps == pytest.approx(quick.steps / times, rel=0.1)
     facts = expected.facts()
-    assert facts.steps == expected.steps == expected.tokens // tokens_per_step(expected.config)
+    assert facts.steps == expected.steps == expected.tokens // expected.config.tokens_per_step

@@ -12,7 +12,6 @@ from flows.planning import budget_shares, forecast, planner
 from flows.planning.forecast import Corpus
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from nanogpt.measure.sizes import tokens_per_step
 from tests.flows.planning.models import GIB, MEMORY, PLAY, SIZES, model, plan, speed
 
 
@@ -108,7 +107,7 @@ def test_the_expectation_counts_only_the_tokens_that_there_is_time_for(speeds, b
     for planned in plan(LADDER, speeds, budget, corpus).ladder:
         step = next(speed.seconds_per_step for speed in speeds if speed.name == planned.config.name)
         most = training_seconds(budget, corpus) / step
-        assert planned.tokens <= max(1, most) * tokens_per_step(planned.config)
+        assert planned.tokens <= max(1, most) * planned.config.tokens_per_step
 
 
 @given(machines, budgets, corpora)
@@ -313,7 +312,7 @@ def test_weight_decay_that_a_person_has_set_stays():
 
 
 def _is_all_the_text_is_worth(training) -> bool:
-    step_tokens = tokens_per_step(model())
+    step_tokens = model().tokens_per_step
     return training.max_iters == int(planner.MOST_EPOCHS * PLAY.train_tokens / step_tokens)
 
 
@@ -412,5 +411,5 @@ def test_a_first_proof_takes_no_more_than_what_feeds_it(budget, seconds_per_step
     speeds = [speed("small", seconds_per_step), speed("middle", 3 * seconds_per_step)]
     first, *larger = plan(LADDER, speeds, budget).ladder
     assume(larger)  # else it has all the time
-    feeding = planner.FED * first.parameters / tokens_per_step(first.config) * seconds_per_step
+    feeding = planner.FED * first.parameters / first.config.tokens_per_step * seconds_per_step
     assert first.seconds <= max(budget_shares.LEAST_SECONDS, 1.1 * feeding)

@@ -485,7 +485,7 @@ def _implementation() -> dict[Key, object]:
         for i, name in enumerate(names)
     ]
     parity = ComponentCheck("loss parity", True, 4.1e-7, 1e-4, "relative", "float32 against float64", "device")
-    return {CHECKS: Checks("cpu", 11, 0, [*checks, parity], fell_back=False, warning="")}
+    return {CHECKS: Checks("cpu", 11, 0, [*checks, parity], warning="")}
 
 
 def _configuration() -> dict[Key, object]:

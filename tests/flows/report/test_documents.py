@@ -270,7 +270,7 @@ def test_no_line_ends_within_an_option_of_a_command(run):
     assert not [code for code in codes if re.search(r"(?<!>)--(budget|set|run|workspace)\b", code)]
 
 
-def test_the_same_facts_give_the_same_bytes(run, tmp_path):
+def test_the_same_facts_give_the_same_bytes(run):
     facts, figures, folder = run
     before = {path.name: path.read_bytes() for path in folder.glob("*.*")}
     documents.render(from_json(RunFacts, json.loads(json.dumps(to_json(facts)))), folder, figures)

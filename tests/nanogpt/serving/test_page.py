@@ -453,7 +453,7 @@ def test_a_file_that_is_none_of_ours_is_refused_in_a_line(page, tmp_path):
         assert page.text(".pane .tokens") == "Ay, my good lord." and page.browser.title == "nanogpt"
 
 
-def test_text_is_never_html(page, tmp_path):
+def test_text_is_never_html(page):
     page.server.texts = [HOSTILE]
     page.server.extra = {"unknown": {"characters": {HOSTILE: 1}}}
     assert page.talk(HOSTILE) == HOSTILE
