@@ -281,11 +281,16 @@ def test_killed_while_a_half_made_one_goes_it_is_still_known_as_half_made(tmp_pa
     monkeypatch.setattr(bootstrap, "STAMP", str(venv / ".autopilot-stamp"))
     for name in ("bin", "lib", "share"):
         (venv / name).mkdir(parents=True)
-    bootstrap.write(bootstrap.STAMP, '{"checkout": "/elsewhere"}')
+    bootstrap.write(bootstrap.STAMP, stamp_of("/elsewhere"))
     seen, remove = [], shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", lambda path: (remove(path), seen.append(bootstrap.venv_state(()))))
     bootstrap.clear_the_place("half-made")
     assert seen == ["half-made"] * 3 and os.listdir(venv) == [".autopilot-making"]
+
+
+def stamp_of(checkout: str) -> str:
+    """What an environment of `checkout` says of itself."""
+    return json.dumps({"pyproject": "", "extras": [], "python": sys.version_info[:2], "checkout": checkout})
 
 
 def use_as_venv(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +305,7 @@ def test_a_link_is_set_aside_and_what_it_leads_to_is_left_alone(tmp_path, monkey
     there.mkdir()
     use_as_venv(venv, monkeypatch)
     if holds == "the environment of another checkout":
-        (there / ".autopilot-stamp").write_text('{"checkout": "/elsewhere"}')
+        (there / ".autopilot-stamp").write_text(stamp_of("/elsewhere"))
     elif holds == "one that is being made":
         (there / ".autopilot-making").write_text("/elsewhere")
     else:
@@ -322,7 +327,7 @@ def test_a_link_to_this_checkouts_own_environment_is_filled_where_it_leads_to(tm
     if holds == "what a killed start left":
         (there / ".autopilot-making").write_text(bootstrap.ROOT)
     elif holds == "an environment whose Python is gone":
-        (there / ".autopilot-stamp").write_text(json.dumps({"checkout": bootstrap.ROOT}))
+        (there / ".autopilot-stamp").write_text(stamp_of(bootstrap.ROOT))
     venv.symlink_to(there)
     assert bootstrap.venv_state(()) == "half-made"
     bootstrap.clear_the_place("half-made")
