@@ -132,8 +132,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """The known word nearest to `word`, or an empty string."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
+    """The known word nearest to `word`, or one that `word` is the beginning of; else an empty string."""
+    known = list(known)
+    begun = [one for one in known if word and one.startswith(word)]
+    return next(iter([*difflib.get_close_matches(word, known, n=1, cutoff=0.6), *begun]), "")
 
 
 def suggestion(word: str) -> str:
