@@ -35,6 +35,24 @@ def test_a_freed_block_is_used_again_without_the_system_clearing_its_pages():
     assert default > 10_000 and kept < 100 and let_go > 10_000
 
 
+HELD = """
+import psutil
+from nanogpt import allocator
+allocator.keep_freed_memory()
+large, behind = bytearray(48 << 20), bytearray(1 << 20)  # a megabyte that lives on
+del large
+before = psutil.Process().memory_info().rss
+allocator.let_go_of_freed_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(not allocator._of_c_library("mallopt"), reason="glibc alone has it")
+def test_what_was_kept_until_then_goes_back_too():
+    done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 40 << 20
+
+
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_elsewhere_nothing_happens(monkeypatch, platform):
     monkeypatch.setattr(allocator.sys, "platform", platform)
