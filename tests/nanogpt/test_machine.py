@@ -13,18 +13,20 @@ CAPABLE = "sse2 avx2 avx512f avx512_bf16"
 @pytest.fixture
 def processor(monkeypatch, tmp_path):
     """A function that makes this machine's processor another one."""
-    cached = (machine.processor_features, machine.gains_by_bfloat16)
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+
+    def forget():
+        machine.processor_features.cache_clear()
+        machine.gains_by_bfloat16.cache_clear()
 
     def become(**said):
         lines = "".join(f"{name.replace('_name', ' name')}\t: {value}\n" for name, value in said.items())
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{lines}\nprocessor\t: 1\n{lines}\n")
-        for each in cached:
-            each.cache_clear()
+        forget()
 
+    forget()  # what tests before this one asked
     yield become
-    for each in cached:
-        each.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
