@@ -22,7 +22,8 @@ from nanogpt.results.evaluation import (
 )
 from nanogpt.weights.folders import open_folder
 
-PROMPT_CHARACTERS = 60
+PROMPT_CHARACTERS = 60  # at least
+LONGEST_PROMPT = 4 * PROMPT_CHARACTERS
 MEASURE = "share of known words, surprise under a 5-gram, repetition and copying, each against held-out text"
 
 
@@ -58,7 +59,8 @@ def sample_and_judge(
 ) -> JudgedSamples:
     """A sample at each temperature, each judged by the stated measure of coherence (nanogpt.evaluation.coherence).
 
-    The prompt is the beginning of the test text. `coherence` is the verdict on the sample at the middle temperature.
+    The prompt is the first whole lines of the test text. `coherence` is the verdict on the sample at the middle
+    temperature.
     """
     engine = Engine.from_folder(model_folder, device)
     test = read_split(text_folder, "test")
@@ -78,9 +80,14 @@ def decoding(model_folder: Path, device: str = "cpu", max_seconds: float = 3.0) 
 
 
 def _first_lines(text: str) -> str:
-    """The first lines of `text`, at least PROMPT_CHARACTERS where there are so many; ends with a line's end."""
-    end = text.find("\n", PROMPT_CHARACTERS)
-    return text[: end + 1] if 0 <= end < 4 * PROMPT_CHARACTERS else text[:PROMPT_CHARACTERS]
+    """The first whole lines of `text`, at least PROMPT_CHARACTERS where there are so many; ends with a line's end.
+
+    A split begins wherever the one before it ends, often in the middle of a word.
+    """
+    start = text.find("\n", 0, LONGEST_PROMPT) + 1 or text.find(" ", 0, LONGEST_PROMPT) + 1
+    text = text[start:] or text
+    end = text.find("\n", PROMPT_CHARACTERS, LONGEST_PROMPT)
+    return text[: end + 1] if end >= 0 else text[:PROMPT_CHARACTERS]
 
 
 def _of_all(samples: list[JudgedSample]) -> Coherence:

@@ -1,6 +1,7 @@
 """What is said of a trained model is what the parts measure."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,6 +58,22 @@ def test_each_temperature_is_judged_and_the_middle_one_decides(case):
     assert (verdict.coherent, verdict.figures) == (middle.coherent, middle.figures)
     assert verdict.limit == KNOWN_WORDS_SHARE * verdict.reference
     assert from_json(JudgedSamples, json.loads(json.dumps(to_json(found)))) == found
+
+
+@pytest.mark.parametrize(
+    "held_out, prompt",
+    [
+        ("ty.\n\nROMEO:\nWhat light?\nIt is " + "the east\n" * 9, "\nROMEO:\nWhat light?\nIt is " + "the east\n" * 4),
+        ("ty is " + "a long line " * 99, ("is " + "a long line " * 99)[:60]),
+        ("w" * 900, "w" * 60),
+        ("short\n", "short\n"),
+    ],
+)
+def test_a_prompt_begins_with_a_line_or_at_least_a_word(case, monkeypatch, held_out, prompt):
+    data, model = case
+    monkeypatch.setattr(summary, "read_split", lambda folder, split: held_out)
+    monkeypatch.setattr(summary.Engine, "from_folder", lambda *_: SimpleNamespace(complete=lambda *_, **__: "so"))
+    assert summary.sample_and_judge(model, data.parent / "text", (1.0,), tokens=2, seed=1).prompts == [prompt]
 
 
 def test_decoding_says_what_it_measured_on(case):
