@@ -108,9 +108,9 @@ def worker_killed(scene: Scene) -> Finding:
 
 
 def measuring_worker_killed(scene: Scene) -> Finding:
-    """The worker that measures speed gets SIGTERM, SIGSEGV and SIGBUS, one after the other; the training begins anew
-    with what was measured after all."""
-    strikes = (("SIGTERM", injection.CHOOSE), ("SIGSEGV", injection.REHEARSE), ("SIGBUS", injection.REHEARSE))
+    """The worker that measures speed gets SIGSEGV, and its successor SIGBUS; the training begins anew with what was
+    measured after all."""
+    strikes = (("SIGSEGV", injection.REHEARSE), ("SIGBUS", injection.REHEARSE))
     return _struck(scene, "configuration", strikes, "--redo", "configuration.measure", "--redo", TRAINING)
 
 
@@ -268,13 +268,7 @@ KINDS = [
     Kind("orchestrator and trainer, kill -9", "processes", both_killed, small=False),
     Kind("all, kill -9 between outcome and marker", "processes", killed_before_the_marker),
     Kind("worker, kill -9", "processes", worker_killed, template="whole", small=False),
-    Kind(
-        "measuring worker, SIGTERM, SIGSEGV and SIGBUS",
-        "processes",
-        measuring_worker_killed,
-        template="whole",
-        small=False,
-    ),
+    Kind("measuring worker, SIGSEGV and SIGBUS", "processes", measuring_worker_killed, template="whole", small=False),
     Kind("judging worker, SIGTERM and SIGSEGV", "processes", judging_worker_killed, template="whole", small=False),
     Kind("orchestrator, SIGSTOP and SIGCONT", "processes", paused),
     Kind("two starts at once", "processes", two_starts, small=False),

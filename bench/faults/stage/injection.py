@@ -48,7 +48,6 @@ CONSTANTS = (
 WORKER_CALLS = (
     PROVE := "nanogpt.device:prove",
     CHECK := "nanogpt.study.component_checks:run_checks",
-    CHOOSE := "nanogpt.measure.profiler:choose_precision_and_threads",
     REHEARSE := "nanogpt.measure.rehearsal:rehearse",
     SUMMARISE := "nanogpt.evaluation.summary:summarise",
 )
