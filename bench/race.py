@@ -51,7 +51,7 @@ class Finish:
 
 RACES = {
     "cpu": Race(
-        "its README's recipe for CPUs",
+        "nanoGPT's README recipe for CPUs",
         ["--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=50", "--block_size=64",
          "--batch_size=12", "--n_layer=4", "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000",
          "--dropout=0.0"],
@@ -61,7 +61,7 @@ RACES = {
                  "training.learning_rate=0.01"],  # 12 and 0.80 M parameters as nanoGPT has
     ),
     "cuda": Race(
-        "its Shakespeare of characters",
+        "nanoGPT's Shakespeare of characters",
         ["--device=cuda", "--compile=True", "--dtype=bfloat16"],
         NANOGPT_GPU_RECIPE,
         steps=1000,  # a fifth of nanoGPT's; the batch is the same

@@ -33,26 +33,30 @@ from nanogpt.training.numerics import native_precision
 
 HEAD = """# Training against others
 
-Made by `python -m bench.training --nanogpt DIR --data FILE --write`, which says where the others come from: one
-section for each kind of machine that it ran on. Processes run one at a time and by turns; figures are medians.
+This page compares the speed of training with nanoGPT, modded-nanogpt, Lightning and LitGPT, with one section for each
+kind of machine. `python -m bench.training --nanogpt DIR --data FILE --write` makes a section; its source says where the
+others come from. Processes run one at a time and alternately. Figures are medians.
 
-**The race** is to 1.8857, where nanoGPT's README recipe for CPUs ends after 2,000 steps: the loss in windows of 64 over
-the last tenth of tiny Shakespeare's characters. nanoGPT's seconds are its median step times its steps, without its
-evaluations; the others' are all that passed from the first step to the last. This project trains
-`configs/micro.yaml` with 12 sequences a step, `training.muon_interval` 2 and the rates of so short a training
-(Muon 0.03, head and vectors 0.01). modded-nanogpt's recipe is the one of its
-commit 299faa64 (November 2024, its last before FlexAttention and CUDA kernels), cut to this size: 4 layers, 4 heads,
-128 wide, 12 windows of 64, the shares of its schedule kept and its four rates as they are, in one process and without
-torch.compile. Later versions need kernels for CUDA.
+**The race** is to a loss of 1.8857, in windows of 64 over the last tenth of tiny Shakespeare's characters. There
+nanoGPT's README recipe for CPUs ends after 2,000 steps, measured earlier; in the races below it ends at 1.8982.
+nanoGPT's seconds are its median step times its steps, without its evaluations; the others' are the whole time from the
+first step to the last.
 
-**Equal shapes**: GPT-2's architecture, AdamW, one batch again and again. Lightning trains nanoGPT's model in a plain
-loop; LitGPT's pretrain has rotary positions, and compiles the model before its first step, which is not counted. Each
-computes in the precision that it trains with here: nanoGPT on a CPU in float32, the
-others in bfloat16 where the processor multiplies it in hardware. FLOP/s are held against a plain product of matrices in
-the same precision, on as many threads. It is PyTorch's own, which on AMD's processors takes AVX2 in float32: this
-project's kernels take AVX-512 there, and may come out above 100 %.
+- This project trains `configs/micro.yaml` with 12 sequences a step, `training.muon_interval` 2 and rates for so short a
+  training (Muon 0.03, head and vectors 0.01).
+- modded-nanogpt's recipe is that of its commit 299faa64 (November 2024), the last before FlexAttention and CUDA
+  kernels. It is cut to this size: 4 layers, 4 heads, 128 wide, 12 windows of 64. The shares of its schedule and its
+  four rates are kept. It runs in one process, without torch.compile.
 
-"No C compiler" is this project where it cannot build its kernels and PyTorch computes all.
+**Equal shapes** are GPT-2's architecture with AdamW, on one batch again and again. Lightning trains nanoGPT's model in
+a plain loop. LitGPT's pretrain has rotary positions, and compiles the model before its first step, which is not
+counted. nanoGPT computes in float32, as it does on a CPU; the others in bfloat16 if the processor multiplies it in
+hardware.
+
+The last column compares FLOP/s with PyTorch's own product of matrices in the same precision, on as many threads. On AMD
+processors PyTorch's product uses AVX2 in float32 and this project's kernels use AVX-512, so a share may be above 100 %.
+
+"No C compiler" is this project where it cannot build its kernels, so that PyTorch computes everything.
 """
 
 
