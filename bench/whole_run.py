@@ -25,15 +25,15 @@ from nanogpt.records import from_json
 DOCUMENT = CHECKOUT / "docs/whole_run.md"
 HEAD = f"""# The whole run against the clock
 
-Made by `python -m bench.whole_run --write`, from nothing to the report, set-up of packages aside, and by
-`python -m bench.start --write`, which stops a run of ten minutes at its first training step: a section for each kind of
-machine that they ran on.
+This page has one section for each kind of machine. `python -m bench.whole_run --write` measures runs from nothing to
+the report, without the set-up of packages. `python -m bench.start --write` stops a run of ten minutes at its first
+training step.
 
-{NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} on its measure (characters, windows of 64 over the last
-tenth of the text); [against nanoGPT](training.md) has its time. nanoGPT judges each model in windows of its own
-length: {NANOGPT_GPU_RECIPE.title} reaches {NANOGPT_GPU_RECIPE.loss} in windows of {NANOGPT_GPU_RECIPE.window},
-after {NANOGPT_GPU_RECIPE.steps:,} steps on {NANOGPT_GPU_RECIPE.machine}. In windows of 64 a model knows less of what
-came before. So there is a column for each.
+Losses are nanoGPT's measure: characters, in windows over the last tenth of the text. A model knows more of what came
+before in longer windows, so there is a column for windows of 64 and one for the model's own length.
+{NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} in windows of 64 ([its time](training.md));
+{NANOGPT_GPU_RECIPE.title} reaches {NANOGPT_GPU_RECIPE.loss} in windows of {NANOGPT_GPU_RECIPE.window}, after
+{NANOGPT_GPU_RECIPE.steps:,} steps on {NANOGPT_GPU_RECIPE.machine}.
 """
 
 
