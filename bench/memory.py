@@ -28,21 +28,20 @@ MIB = 2**20
 DOCUMENT = ROOT / "docs" / "memory.md"
 HEAD = """# Memory: predicted and measured
 
-`nanogpt plan CONFIG` says before anything is built how much memory a training takes; the formulae are in
-`nanogpt/measure/memory.py`. Here each prediction stands next to the peak of real steps (forward, backward, update) in
-a fresh process, above what that process held after a step of a negligible model. On the CPU that is the resident set,
-on CUDA `max_memory_allocated`. No evaluation is made. "recomputed" is `device.gradient_checkpointing: true`.
+`nanogpt plan CONFIG` says how much memory a training takes, before anything is built. The formulae are in
+`nanogpt/measure/memory.py`. This page compares each prediction with the peak of real steps (forward, backward, update;
+no evaluation) in a fresh process, above what that process held after a step of a very small model. On the CPU this is
+the resident set, on CUDA `max_memory_allocated`. "Recomputed" is `device.gradient_checkpointing: true`.
 
-On Linux a process holds more than its tensors: memory that was freed between tensors that live on is not always used
-again. `allocator` in the table of `nanogpt plan` is that share, fitted to rows whose activations are kept. A training
-that recomputes them has no such share: it gives freed memory back at once, which makes a step on a CPU 9 to 30 % longer
-than recomputing alone (mini_model, small_model; two cores of an EPYC of Zen 4).
-The heap grows for three or four steps: rows of one or two, on a machine that had no time for more, are measured low.
+On Linux a process holds more than its tensors, because freed memory between tensors in use is not always used again.
+`allocator` in the table of `nanogpt plan` is this share, fitted to rows whose activations are kept. A training that
+recomputes them has no such share: it gives freed memory back at once, which makes a step on a CPU 9 to 30 % longer than
+recomputing alone (mini_model, small_model; two cores of an EPYC of Zen 4). The heap grows for three or four steps, so
+rows of one or two steps, from a machine that had no time for more, are too low.
 
-The share of the libraries differs between processors: 18 MiB where bfloat16 is multiplied in hardware (AMX or AVX-512
-BF16), 8 MiB on one with AVX2 alone and 2 on an Intel Xeon that trains in float32 (micro). Where bfloat16 is emulated,
-attention takes copies in float32; the formulae know that, and no row below was measured there unless the next line says
-so.
+The share of the libraries differs between processors (micro): 18 MiB with bfloat16 in hardware (AMX or AVX-512 BF16), 8
+MiB with AVX2 alone, and 2 on an Intel Xeon that trains in float32. Where bfloat16 is emulated, attention copies to
+float32; the formulae know that, but no row below was measured there unless the next line says so.
 
 """
 
