@@ -56,46 +56,46 @@ class Row:
 
 TABLE: dict[str, Row] = {
     faults.OUT_OF_MEMORY: Row(
-        "The wording of torch, CUDA, Metal, the CPU's allocator or the system, also of an abort; or SIGKILL while less "
-        "than 5 % of memory was left, while the kernel counted one more out-of-memory kill, or while macOS wrote a "
-        "report of one or called the pressure on memory critical.",
+        "The error message of torch, CUDA, Metal, the CPU's allocator or the system, also at an abort; or SIGKILL "
+        "while less than 5 % of memory was free, while the kernel counted one more out-of-memory kill, or while macOS "
+        "wrote a report of one or called the memory pressure critical.",
         FOR_MEMORY,
-        "The next smaller model takes its place. It never grows back in this run, and the next run begins with what "
-        "fitted. More memory, or a model with a smaller n_embd, n_layer or block_size, is the cure.",
+        "The next smaller model takes its place, for the rest of this run; the next run begins with what fitted. Use "
+        "more memory, or a model with a smaller n_embd, n_layer or block_size.",
     ),
     faults.DEVICE: Row(
-        "An error of CUDA or Metal, an operation that the device lacks, loss or gradients other than the CPU's at the "
-        "start, a command buffer's error on stderr, or an abort while an accelerator computed.",
+        "An error of CUDA or Metal, an operation that the device lacks, loss or gradients that differ from the CPU's "
+        "at the start, a command buffer's error on stderr, or an abort while an accelerator computed.",
         (RETRY, CPU),
-        "Stay on the CPU with --set device.type=cpu; the model's log has the device's own words.",
+        "Stay on the CPU with --set device.type=cpu; the model's log has the device's error message.",
     ),
     faults.NON_FINITE: Row(
-        "Three bad steps in a row, or more than five in a hundred, again after three rewinds.",
+        "Three bad steps in a row, or more than five in a hundred, after three returns to a healthy checkpoint.",
         (CPU,),
         "Lower training.learning_rate and training.muon_learning_rate.",
     ),
     STALL: Row(
-        "No heartbeat for five minutes, or for twenty steps where that is longer; the stacks are in the model's log.",
+        "No heartbeat for five minutes, or for twenty steps if that is longer; the stacks are in the model's log.",
         (RETRY, CPU),
         "Read the stacks at the end of the model's log.",
     ),
     KILLED: Row(
         "SIGKILL, and no evidence that memory was short.",
         (RETRY_OFTEN,),
-        "Something kills the trainer; the system's own log may say what.",
+        "Something on the machine kills the trainer; the system's log may say what.",
     ),
     ABORTED: Row(
-        "A signal of its own making, such as SIGSEGV, SIGABRT or SIGBUS, on the CPU.",
+        "A signal that the process caused itself, such as SIGSEGV, SIGABRT or SIGBUS, on the CPU.",
         (RETRY_TWICE, CPU),
-        "Test the memory, and whether another version of torch does it too.",
+        "Test the memory, and try another version of torch.",
     ),
     CRASHED: Row(
-        "An exit code that is no ending, and no outcome.",
+        "An exit code other than those of the trainer, and no recorded outcome.",
         (RETRY_TWICE, CPU),
         "Read the end of the model's log.",
     ),
     faults.UNKNOWN: Row(
-        "An error that is none of the others.",
+        "Any other error.",
         (RETRY_TWICE, CPU),
         "Read the end of the model's log.",
     ),
@@ -105,26 +105,26 @@ TABLE: dict[str, Row] = {
         "Stop the run itself (Ctrl-C), not its trainer.",
     ),
     faults.CORRUPT_FILE: Row(
-        "A file that is missing, or not what its digest says. It is looked for at each start and after each crash.",
+        "A file that is missing or has another digest. Files are checked at each start and after each crash.",
         (REMAKE,),
         "Test the disk and the memory.",
     ),
     faults.DISK_FULL: Row(
-        "No space, a used-up quota, or a limit on the size of files.",
+        "No space, an exhausted quota, or a limit on the size of files.",
         (MAKE_ROOM,),
         "Free space: old runs are the folders of checkpoints/ and data/.",
     ),
     faults.READ_ONLY: Row(
         "A folder of the run cannot be written, or is no longer there.",
         (),
-        "Mount it again, or mend its permissions; then the same command continues.",
+        "Mount it again, or repair its permissions; then the same command continues.",
     ),
     faults.MEDIUM: Row(
-        "The system reports an error of input or output (EIO).",
+        "The system reports an input or output error (EIO).",
         (RETRY,),
-        "The disk or its cable fails: copy the run elsewhere, and continue there with --workspace.",
+        "The disk or its cable is failing: copy the run elsewhere, and continue there with --workspace.",
     ),
-    "user_error": Row("Exit code 2: a mistake in what was asked, named in a line.", (), "Mend what the line names."),
+    "user_error": Row("Exit code 2: a mistake in the command or the settings.", (), "Correct what the message names."),
 }
 
 # What the trainer mends by itself: the names of its events, and what it did.
