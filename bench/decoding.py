@@ -159,14 +159,14 @@ def report(given: argparse.Namespace, folder: Path) -> Iterator[str]:
         "",
         f"{this_machine()}; {rate / 1e9:.1f} GB/s from memory; load average {load:.1f} before it began.",
         f"Greedy choice, medians over alternating rounds; numbers of threads that are tried: {candidates}.",
-        '"First" is the time to the first token. "Of memory" compares the bytes of weights that a token reads with what',
-        "all cores can read from memory in that time. It is above 100 % if a model is in the processor's caches.",
+        '"First" is the time to the first token. "Of memory" compares the bytes of weights that a token reads with',
+        "what all cores can read from memory in that time. It is above 100 % if a model is in the processor's caches.",
         "",
         "When a model is first opened, `--backend auto` checks the logits of C and onnxruntime. It measures both with",
         "each number of threads for a fraction of a second, and remembers the fastest for this model and machine in",
-        "your cache folder (`NANOGPT_CACHE` names another). What was measured on a busy machine is measured again after",
-        "ten minutes; `--backend measure` measures at once. On CUDA and MPS torch decodes. On CUDA a step is a graph",
-        "that is launched as a whole; this was not tried on a GPU.",
+        "your cache folder (`NANOGPT_CACHE` names another). What was measured on a busy machine is measured again",
+        "after ten minutes; `--backend measure` measures at once. On CUDA and MPS torch decodes. On CUDA a step is a",
+        "graph that is launched as a whole; this was not tried on a GPU.",
     ]
     yield from shown(opening)
     contenders = [*CONTENDERS, *(of_a_build(given.llama_bench) if given.llama_bench else [])]
