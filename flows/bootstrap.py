@@ -340,7 +340,7 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
             os.remove(MAKING)  # pip undoes what it cannot finish: worth trying again, not making again
         give_up(
             "Setting up the environment failed. The last lines of logs/bootstrap.log:\n"
-            f"{last_lines(log_start, 12)}\nWhen the cause is mended, the same command continues."
+            f"{last_lines(log_start, 12)}\nWhen the cause is fixed, the same command continues."
         )
     stamp = {"pyproject": digest(PYPROJECT), "extras": extras, "python": sys.version_info[:2], "checkout": ROOT}
     write(STAMP, json.dumps(stamp))

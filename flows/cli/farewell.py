@@ -45,9 +45,9 @@ def _lines(run: Run) -> Iterator[str]:
         yield f"Talk to it:\n  {commands.chat(model)}"
         yield f"Open it in a browser, or from other programs:\n  {commands.serve(model)}"
     if unmet := [record for record in troubles if record.is_over]:
-        yield f"To give it a chance:\n  {to_be_typed(unmet[0].next_command or run.options.command)}"
+        yield f"To give it enough time:\n  {to_be_typed(unmet[0].next_command or run.options.command)}"
     elif troubles:
-        yield f"When the cause is mended, continue with:\n  {to_be_typed(run.options.command)}"
+        yield f"When the cause is fixed, continue with:\n  {to_be_typed(run.options.command)}"
 
 
 def _model(facts: RunFacts) -> Iterator[str]:

@@ -353,5 +353,5 @@ def last_words(run: Run) -> list[str]:
     if run.session.prefect_url:
         lines.append(f"Pages:  {run.session.prefect_url}")
     if troubles:
-        lines.append(f"When the cause is mended, continue with:\n  {to_be_typed(run.options.command)}")
+        lines.append(f"When the cause is fixed, continue with:\n  {to_be_typed(run.options.command)}")
     return [printable(line) for line in lines]

@@ -115,7 +115,7 @@ def _measured(run: Run, device: str) -> tuple[Measurement, Measured]:
         better = _choice(run, _fastest(measured))
         if better.tokens == choice.tokens:
             break
-        run.journal.message(f"{better.text.name} suits this machine and budget: its tokens are measured")
+        run.journal.message(f"{better.text.name} suits this machine and budget: models are measured with its tokens")
         choice = better
     return measurement, measured
 
@@ -192,8 +192,7 @@ def _too_little_time(run: Run, model: ModelPlan) -> str:
     budget = run.config.budget + 1.5 * (model.seconds_needed - model.seconds)
     return (
         f"{chosen_duration(run.config.budget)} are too little on this machine, as busy as it is now: {model.name} can "
-        f"be trained for about {model.steps} steps and will have learned next to nothing; --budget "
-        f"{budget_of(budget)} would do"
+        f"make only about {model.steps} steps and will learn next to nothing; use --budget {budget_of(budget)}"
     )
 
 
@@ -518,7 +517,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
     text = FETCHED.step if wanted.text == "first" else SURVEYED.step
     survey = Step(
         key=SURVEYED,
-        title="See which texts can be had",
+        title="Find the available texts",
         work=survey_texts,
         settings=_survey_settings,
         needs=("environment.device",),

@@ -59,7 +59,7 @@ FOLDED = (  # parts that few readers want at once
     "The project's own tests",
     "What ran and what was kept",
     "Git commits",
-    "The same again",
+    "Repeat this run",
 )
 PICTURE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 

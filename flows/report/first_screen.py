@@ -173,7 +173,7 @@ def _what_went_wrong(facts: RunFacts) -> str:
         steps = "One step" if without == 1 else f"{without} steps"
         return f"{steps} failed; the run went on without {'it' if without == 1 else 'them'}."
     if mended:
-        return "One fault, which was mended." if mended == 1 else f"{mended} faults, which were mended."
+        return "One fault, which was repaired." if mended == 1 else f"{mended} faults, which were repaired."
     return "Nothing: no phase failed, and no remedy was needed."
 
 
@@ -191,7 +191,7 @@ def _failures(facts: RunFacts) -> Iterator[str]:
         yield f"{safe(step.title)}: failed: {sentence(step.reason)}"
     blocked = [f"{phase.number} {phase.title}" for phase in facts.phases if phase.status == "blocked"]
     if blocked:
-        yield f"Not run for that: {_listed(blocked)}."
+        yield f"Not run because of that: {_listed(blocked)}."
 
 
 def _faults(facts: RunFacts) -> Iterator[str]:
@@ -204,7 +204,7 @@ def _faults(facts: RunFacts) -> Iterator[str]:
         times = f", {len(rows)} times" if len(rows) > 1 else ""
         yield f"{safe(symptom.replace('_', ' ').capitalize())} in {safe(step)}{times}: {sentence(remedy + lost)}"
     if more := sum(len(rows) for rows in list(alike.values())[MOST_FAULTS:]):
-        yield f"{more} more are listed in what went wrong and was mended."
+        yield f"{more} more are listed in “What went wrong and was repaired”."
 
 
 def _warnings(facts: RunFacts) -> Iterator[str]:
@@ -216,7 +216,7 @@ def _warnings(facts: RunFacts) -> Iterator[str]:
         yield f"Another text was taken: {sentence(fetched.fallback_reason)}"
     if (tests := facts.of(TESTS)) and tests.timed_out:
         had = duration(tests.seconds)
-        yield f"The project's own tests had only {had} and did not end; that says nothing of the model."
+        yield f"The project's own tests had only {had} and did not finish; this says nothing about the model."
     if not any(phase.status == "failed" for phase in facts.phases):
         for goal in criteria(facts):
             if goal.met is False:
@@ -231,7 +231,7 @@ def _what_next(facts: RunFacts) -> tuple[str, list[str]]:
     ]
     if any(phase.status == "failed" for phase in facts.phases):
         has_not_learned = found is not None and not found.has_learned
-        return "Give it more time." if has_not_learned else "Mend it, and go on.", [*improve, *use]
+        return "Give it more time." if has_not_learned else "Fix it, and continue.", [*improve, *use]
     if use:
         return "Use it, or make it better." if improve else "Use it: nothing is pressing.", [*use, *improve]
     return ("Make it better.", improve) if improve else ("Nothing is pressing.", [])

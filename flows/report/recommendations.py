@@ -109,7 +109,7 @@ def _failures(facts: RunFacts) -> Iterator[Finding]:
             is_too_short = found is not None and phase.cause == found.headline
             yield Finding(
                 change=f"mend {phase.name}",
-                advice="Train long enough to learn" if is_too_short else f"Mend phase {phase.number} {phase.title}",
+                advice="Train long enough to learn" if is_too_short else f"Fix phase {phase.number} {phase.title}",
                 because=safe((phase.cause or "no cause was recorded").rstrip(".")),
                 command=phase.next_command or facts.command,
                 kind=Gain.WHOLE_RUN,
@@ -131,11 +131,11 @@ def _settings_from_remedies(facts: RunFacts) -> Iterator[Finding]:
             yield Finding(
                 change="use the CPU" if settings == ON_CPU else f"spare {symptom}",
                 advice=f"Make the remedy for {symptom.replace('_', ' ')} permanent",
-                because=f"{safe(symptom)} in {safe(step)}, {times} (mended by: {safe(remedies[-1].remedy)})",
+                because=f"{safe(symptom)} in {safe(step)}, {times} (repaired by: {safe(remedies[-1].remedy)})",
                 command=_set(facts, *settings),
                 kind=Gain.TIME,
                 size=cost,
-                expected=f"{duration(cost)} that this run lost by it",
+                expected=f"{duration(cost)} that this run lost to it",
             )
 
 
@@ -302,7 +302,7 @@ def _overfitting(facts: RunFacts) -> Iterator[Finding]:
         gap = last["val_loss"] - last["train_loss"]
         bits = gap * (last["bits_per_byte"] / last["val_loss"]) if last.get("bits_per_byte") else 0.0
         if needed / ALIKE <= decay <= needed * ALIKE:
-            advice, why, command = "", "is what such a training needs: more of it does harm (docs/recipe.md)", texts()
+            advice, why, command = "", "is what such a training needs; more would do harm (docs/recipe.md)", texts()
         else:
             advice = f", or else {'more' if decay < needed else 'less'} weight decay"
             why = f"is far from the {needed:g} that such a training needs"

@@ -73,4 +73,4 @@ def in_words(facts: RunFacts, bits_per_byte: float) -> str:
     text = facts.of(CLEANED)
     bytes_per_letter = text.bytes / text.characters if text and text.characters else 1.0
     choices = 2 ** min(64.0, bits_per_byte * bytes_per_letter)
-    return f"as unsure of each letter as between {number(choices, 1)} equally likely ones"
+    return f"as unsure of each letter as if it chose among {number(choices, 1)} equally likely ones"

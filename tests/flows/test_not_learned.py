@@ -105,8 +105,8 @@ def test_the_phase_is_shown_under_the_name_of_what_is_wrong(story):
 def test_the_last_words_on_the_terminal_begin_with_it_and_end_with_the_command_that_gives_it_a_chance(story):
     words = farewell_of(story.first)
     assert re.match(HEADLINE, words[0]), words
-    assert words[1].startswith("That is as unsure of each letter as between ")
-    assert words[-2:] == ["To give it a chance:", f"  {story.next_command}"]
+    assert words[1].startswith("That is as unsure of each letter as if it chose among ")
+    assert words[-2:] == ["To give it enough time:", f"  {story.next_command}"]
     assert not any("continue with" in line for line in words)
 
 
@@ -145,7 +145,7 @@ def test_the_evaluation_alone_names_the_trouble_too(story):
     assert story.alone.returncode == 1
     last = story.alone.stdout.splitlines()
     assert any(re.match(rf"6 Evaluation failed: {HEADLINE}", line) for line in last), last
-    assert last[-2:-1] == ["To give it a chance:"]
+    assert last[-2:-1] == ["To give it enough time:"]
 
 
 def test_what_is_printed_gives_it_a_chance(story):
@@ -156,4 +156,4 @@ def test_what_is_printed_gives_it_a_chance(story):
     assert done.returncode == 0, done.stdout[-3000:]
     assert story.read().state == "finished"
     assert re.match(r"small (has learned|is undertrained): ", farewell_of(done)[0])
-    assert "To give it a chance" not in done.stdout
+    assert "To give it enough time" not in done.stdout

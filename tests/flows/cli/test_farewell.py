@@ -75,7 +75,7 @@ def test_how_good_it_is_what_it_writes_and_how_to_use_it(tmp_path, facts):
     assert lines[:6] == [
         "tiny has learned: 2.200 bits per byte on text that it never saw; counting which letter follows which four "
         "others (a 5-gram) gives 2.410.",
-        "That is as unsure of each letter as between 4.6 equally likely ones.",
+        "That is as unsure of each letter as if it chose among 4.6 equally likely ones.",
         "It writes (temperature 0.8):",
         "  | ROMEO:",
         "  | Why, then thou",
@@ -100,7 +100,7 @@ def test_one_that_has_not_learned_is_named_once_with_the_command_at_the_end(tmp_
     has_missed(run)
     lines = farewell(run)
     assert lines[0].startswith("tiny has not learned: 6.000")
-    assert lines[-1] == "To give it a chance:\n  python3 -m flows.full_run --budget 1h"
+    assert lines[-1] == "To give it enough time:\n  python3 -m flows.full_run --budget 1h"
     assert sum("has not learned" in line for line in lines) == 1
     assert not any("more time" in line or "continue with" in line for line in lines)
 
@@ -110,7 +110,7 @@ def test_one_phase_alone_that_finds_it_names_the_trouble(tmp_path, facts):
     has_missed(run)
     lines = farewell(run)
     assert lines[0] == "6 Evaluation failed: tiny has not learned: 6.000 bits per byte"
-    assert lines[-1] == "To give it a chance:\n  python3 -m flows.full_run --budget 1h"
+    assert lines[-1] == "To give it enough time:\n  python3 -m flows.full_run --budget 1h"
 
 
 def test_what_failed_is_named_after_the_model_with_the_command_that_continues(tmp_path, facts):
@@ -118,7 +118,7 @@ def test_what_failed_is_named_after_the_model_with_the_command_that_continues(tm
     has_failed(run, "deployment")
     lines = farewell(run)
     assert lines[0].startswith("tiny has learned") and "7 Deployment failed: no remedy is left" in lines
-    assert lines[-1] == f"When the cause is mended, continue with:\n  {run.options.command}"
+    assert lines[-1] == f"When the cause is fixed, continue with:\n  {run.options.command}"
 
 
 def test_without_a_model_there_is_only_what_failed(tmp_path):
@@ -126,7 +126,7 @@ def test_without_a_model_there_is_only_what_failed(tmp_path):
     has_failed(run, "training")
     assert farewell(run) == [
         "5 Training failed: no remedy is left",
-        f"When the cause is mended, continue with:\n  {run.options.command}",
+        f"When the cause is fixed, continue with:\n  {run.options.command}",
     ]
 
 

@@ -62,11 +62,11 @@ SECTIONS = [
     "Smaller and faster models",
     "Served",
     "Examples",
-    "What went wrong and was mended",
+    "What went wrong and was repaired",
     "Time",
     "What ran and what was kept",
     "Git commits",
-    "The same again",
+    "Repeat this run",
 ]
 BROKEN = "could not be written"
 
@@ -129,9 +129,9 @@ def test_which_text_was_chosen_why_and_what_became_of_its_documents_stand_in_the
     assert "**tinystories**, 93.5 MiB of 1.8 GiB, as much as the plan reads (2,119,719 short stories" in report
     assert "**Why this text:** 7 h are best for 20 M parameters. Not taken: fineweb_edu (no connection)." in report
     assert "| near duplicate | 41 | 30,000 | `a/b.txt` |" in report and "| kept | 900 | 700,000 |" in report
-    assert "2 near duplicates would have crossed the wall" in report
+    assert "2 near duplicates were moved" in report
     findings = "- email: 4 in 3 documents, such as `a***@b***`\n- ip: 2 in 1 document\n"
-    assert f"by its kind:\n\n{findings}\n" in report and "their first.\n\nPrivate data" in report
+    assert f"by its kind:\n\n{findings}\n" in report and "share none.\n\nPrivate data" in report
 
 
 def test_tests_that_were_stopped_are_named_with_the_command_that_tries_again(run, tmp_path):
@@ -150,7 +150,7 @@ def test_what_was_made_of_the_model_stands_in_the_report(run, tmp_path):
     assert "+0.0010 (-0.0010 to +0.0030)" in report.replace("\\", "")
     assert "- For size: int8." in report and "- pruned is left out: nothing can go." in report
     assert "412 (as original)" in report
-    assert "completion began after 21 ms" in report and "A gentleman." in report
+    assert "completion came after 21 ms" in report and "A gentleman." in report
 
 
 def test_what_the_evaluation_found_stands_as_bullets_with_its_figures_and_a_step_that_failed_says_so(run, tmp_path):
@@ -201,7 +201,7 @@ def test_what_was_not_made_of_the_model_is_never_shown_as_made(run, tmp_path):
     facts = with_phase(facts, "deployment", status="failed", cause="port was taken", steps=steps)
     left = {name: value for name, value in facts.steps.items() if name not in (SERVED.step, FORMATS.step)}
     report, _ = render(replace(facts, steps=left), tmp_path)
-    served, forms = report.split("## Served")[1].split("## ")[0], report.split("### In other forms")[1].split("## ")[0]
+    served, forms = report.split("## Served")[1].split("## ")[0], report.split("### Other formats")[1].split("## ")[0]
     assert "**Failed:** port was taken." in served and "answered after" not in served
     assert "Hugging Face" in forms and "GGUF" not in forms and "Deployment, failed" in forms
     assert BROKEN not in report
@@ -397,7 +397,7 @@ def table_widths(html: str) -> set[int]:
 def test_the_system_report_is_written_from_the_first_steps_alone(run, tmp_path):
     path = tmp_path / "system_report.md"
     text = documents.render_system_report(run[0].of(SYSTEM), run[0].of(DEVICE), path).read_text()
-    assert "**This machine can do this plan**, with a warning." in text and BROKEN not in text
+    assert "**This machine can run this plan**, with a warning." in text and BROKEN not in text
 
 
 def test_the_readme_says_how_to_use_the_model_where_it_is(run):

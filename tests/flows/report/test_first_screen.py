@@ -35,7 +35,7 @@ def test_a_run_that_went_well_is_answered_in_words_and_figures(complete):
     assert "nanoGPT's recipe for CPUs 1.89, **tiny 1.61**, nanoGPT's recipe for one A100 GPU 1.47" in good
     assert "And I will speak with thee" in good
     assert cost.startswith("8 min 59 s, of a budget of 10 min.") and "cpu, 2 cores" in cost
-    assert wrong.startswith("One fault, which was mended. Out of memory in training.tiny: halve the micro-batch")
+    assert wrong.startswith("One fault, which was repaired. Out of memory in training.tiny: halve the micro-batch")
     assert "14.2 s, 31 steps" in wrong
     assert "nanogpt chat /home/ada/nanogpt-autopilot/exports/night/tiny" in following
     assert "training.weight_decay=1.6` (expected gain: at most 0.23 bits per byte" in following
@@ -45,7 +45,7 @@ def test_the_same_fault_again_is_no_line_of_its_own(complete):
     [row] = complete.remedies
     spike = replace(row, symptom="bad_step", remedy="the step was not taken", cost_seconds=0.0, steps_lost=0)
     wrong = answered(replace(complete, remedies=[spike, row, *[spike] * 4]))["What went wrong?"]
-    assert wrong.startswith("6 faults, which were mended. Bad step in training.tiny, 5 times: the step was not taken.")
+    assert wrong.startswith("6 faults, which were repaired. Bad step in training.tiny, 5 times: the step was not ")
     assert wrong.count("Bad step") == 1 and "Out of memory in training.tiny: halve" in wrong and "more are" not in wrong
     many = [replace(row, symptom=f"fault {number}") for number in range(6)]
     assert "more are listed" in answered(replace(complete, remedies=many))["What went wrong?"]
@@ -65,14 +65,14 @@ def test_a_failure_is_said_at_once_with_what_mends_it(tmp_path):
     assert work.startswith("Partly.") and "not known: The model can be used" in work
     assert "**micro 2.68**" in good
     assert wrong.startswith("One phase failed. Phase 5 Training failed: training.tiny: the device failed 3 times")
-    assert "Not run for that: 7 Deployment." in wrong
-    assert following.startswith("Mend it, and go on. Mend phase 5 Training: `") and "device.type=cpu" in following
+    assert "Not run because of that: 7 Deployment." in wrong
+    assert following.startswith("Fix it, and continue. Fix phase 5 Training: `") and "device.type=cpu" in following
 
 
 def test_without_a_model_nothing_is_claimed_of_one():
     work, good, cost, wrong, following = answered(report_facts.bare_facts()).values()
     assert work.startswith("No: no model was trained. 0 of 10 goals") and good == "There is no model."
-    assert "1.8 s" in cost and "0.4 GiB free" in wrong and "Mend phase 1 Environment" in following
+    assert "1.8 s" in cost and "0.4 GiB free" in wrong and "Fix phase 1 Environment" in following
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_could_not_be_judged_is_said_with_its_reason(complete):
     stopped = answered(with_step(written, TESTS, timed_out=True, seconds=12.0))
     tally = "9 of 9 goals were reached; not known for lack of time: The project's tests pass."
     assert tally in stopped["Did it work?"]
-    assert "The project's own tests had only 12.0 s and did not end" in stopped["What went wrong?"]
+    assert "The project's own tests had only 12.0 s and did not finish" in stopped["What went wrong?"]
     left_out = answered(with_step(written, TESTS, not_run="the rest of the run leaves 3.0 s for them"))
     assert (
         "9 of 9 goals were reached; not known for lack of time: The project's tests pass." in left_out["Did it work?"]

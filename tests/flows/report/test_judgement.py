@@ -214,7 +214,7 @@ def test_more_time_is_advised_only_for_a_model_that_time_is_wanting_for(facts):
 
 def test_a_failed_phase_is_the_first_thing_to_do(tmp_path):
     first = recommendations(report_facts.failed_facts(tmp_path))[0]
-    assert first.advice == "Mend phase 5 Training" and "device.type=cpu" in first.command
+    assert first.advice == "Fix phase 5 Training" and "device.type=cpu" in first.command
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

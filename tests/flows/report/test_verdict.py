@@ -151,9 +151,9 @@ def test_the_command_is_never_the_one_that_failed_and_asks_for_more(
 
 
 def test_a_figure_for_people_is_how_many_letters_it_hesitates_between(complete):
-    assert in_words(complete, 1.0) == "as unsure of each letter as between 2.0 equally likely ones"
+    assert in_words(complete, 1.0) == "as unsure of each letter as if it chose among 2.0 equally likely ones"
     greek = with_step(complete, CLEANED, bytes=2_000, characters=1_000)  # two bytes a letter
-    assert "between 4.0 " in in_words(greek, 1.0)
+    assert "among 4.0 " in in_words(greek, 1.0)
 
 
 @given(st.floats(0, 1e9))
