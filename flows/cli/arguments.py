@@ -95,7 +95,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--plan", action="store_true", help="what would run, with expected time and memory; changes nothing")
     add("--assume-speed", metavar="N:TOKENS:TIME", type=speed,
-        help="with --plan: as if N parameters took TIME for a step of TOKENS, such as 30M:4096:400ms")  # fmt: skip
+        help="with --plan: for a machine where N parameters take TIME for TOKENS, such as 30M:4096:400ms")  # fmt: skip
     add("--only", metavar="PHASE", help=f"run one phase: {', '.join(PHASES)}")
     add("--redo", metavar="STEP", action="append", default=[], help="run a step again, such as training.micro")
     add("--install-at-boot", action="store_true",
@@ -116,7 +116,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, budget: str, run: str, c
     add("--set", metavar="KEY=VALUE", action="append", default=[],
         help="change a setting: training.learning_rate=3e-4, data.mirror=DIR,URL (repeatable)")  # fmt: skip
     add("--status", action="store_true", help="table of steps with state and reason, then end")
-    add("--fresh", action="store_true", help="begin anew; what this run had made is set aside")
+    add("--fresh", action="store_true", help="begin again; earlier results of this run are moved aside")
     add("--on-hangup", metavar="WHAT", help="when the terminal is closed: continue (default), or save and stop")
     add("--min-charge", metavar="PERCENT",
         help="on battery below this, training saves and waits for power (default 20; 0: never)")  # fmt: skip

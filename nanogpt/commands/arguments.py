@@ -74,7 +74,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """What a model decodes with: device, backend and precision."""
     add_device(parser)
-    backend = "what computes (auto: the fastest here that agrees with the model, measured once; measure: anew)"
+    backend = "what computes (auto: the fastest here that agrees with the model, measured once; measure: again)"
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
     precision = "of the weights: int8 takes a quarter of the memory and is faster (default: %(default)s)"
     parser.add_argument("--precision", choices=("float32", "int8"), default="float32", help=precision)

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--seconds", type=positive(float), default=60.0, help="for all tries (default: %(default)g)")
     parser.add_argument(
-        "--folder", type=path, default=FOLDER, metavar="DIR", help="where it is kept (default: %(default)s)"
+        "--folder", type=path, default=FOLDER, metavar="DIR", help="where the result is kept (default: %(default)s)"
     )
 
 

@@ -11,7 +11,7 @@ HELP = "talk with a model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_writing(parser, tokens=150)
-    parser.add_argument("--system", metavar="TEXT", help="stands before the talk, as a scene before a play")
+    parser.add_argument("--system", metavar="TEXT", help="text before the conversation, as a scene before a play")
     parser.add_argument("--you", default="ROMEO", metavar="NAME", help="your part (default: %(default)s)")
     parser.add_argument("--bot", default="JULIET", metavar="NAME", help="the model's part (default: %(default)s)")
 

@@ -9,17 +9,17 @@ import sys
 from nanogpt.commands.arguments import add_device, chosen_device, path, require_folder
 from nanogpt.faults import UserError
 
-HELP = "compare trainings: table, curves, settings, and which difference is beyond noise"
+HELP = "compare trainings: table, curves, settings, and which differences are more than noise"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = "a model's training folder, or checkpoints/RUN of a workspace: its best model"
     parser.add_argument("runs", type=path, nargs="+", metavar="RUN", help=run)
-    data = "tokens to judge by, from nanogpt prepare (default: those that the first RUN learned from)"
+    data = "tokens to evaluate on, from nanogpt prepare (default: those that the first RUN learned from)"
     parser.add_argument("--data", type=path, metavar="DIR", help=data)
     parser.add_argument("--split", choices=("val", "test"), default="val", help="default: %(default)s")
     add_device(parser)
-    out = "for the page, the figures and the JSON file (default: %(default)s)"
+    out = "folder for the page, the figures and the JSON file (default: %(default)s)"
     parser.add_argument("--out", type=path, default="comparison", metavar="DIR", help=out)
 
 

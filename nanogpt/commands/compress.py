@@ -19,13 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=path, required=True, metavar="DIR", help="tokens, from nanogpt prepare")
     parser.add_argument("--out", type=path, required=True, metavar="DIR", help="a folder for the models and the table")
     parser.add_argument(
-        "--seconds", type=positive(float), default=60.0, metavar="S", help="for the models that learn (default: 60)"
+        "--seconds",
+        type=positive(float),
+        default=60.0,
+        metavar="S",
+        help="training time of the models that learn, shared (default: 60)",
     )
     parser.add_argument(
         "--methods",
         type=named,
         metavar="NAMES",
-        help="of int8, int4, sparse, pruned and distilled, as in int8,pruned (default: all)",
+        help="some of int8, int4, sparse, pruned and distilled, as in int8,pruned (default: all)",
     )
     parser.add_argument(
         "--student",

@@ -15,7 +15,7 @@ from nanogpt.commands.arguments import (
 )
 from nanogpt.faults import UserError
 
-HELP = "judge one or several models: bits per byte, calibration, samples; with intervals"
+HELP = "evaluate one or several models: bits per byte, calibration, samples; with intervals"
 MODEL = "an export, a model's training folder or a checkpoint in it, a Hugging Face folder, nanoGPT's ckpt.pt"
 
 
@@ -31,19 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baselines", action="store_true", help="compare with a unigram and a 5-gram of bytes of the same text"
     )
-    samples = "also judge N samples of each model: diversity, novelty, coherence"
+    samples = "also evaluate N samples of each model: diversity, novelty, coherence"
     parser.add_argument("--samples", type=positive(int), metavar="N", help=samples)
     parser.add_argument("--json", type=path, metavar="FILE", help="write every figure as JSON")
     parser.add_argument("--figures", type=path, metavar="DIR", help="draw the figures (SVG)")
     kept = parser.add_mutually_exclusive_group()
     kept.add_argument(
-        "--save-samples", type=path, metavar="FILE", help="keep greedy samples, to compare later runs with"
+        "--save-samples", type=path, metavar="FILE", help="save greedy samples, to compare later ones with"
     )
     kept.add_argument(
         "--compare-samples",
         type=path,
         metavar="FILE",
-        help="only compare with kept samples: exit code 1 where one differs",
+        help="only compare with saved samples: exit code 1 if one differs",
     )
     add_device(parser)
 

@@ -10,7 +10,7 @@ import argparse
 
 from nanogpt.commands.arguments import named, path, print_note, require_folder
 
-HELP = "write a model in the forms that other programs open"
+HELP = "write a model in the formats that other programs open"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="a line of JSON for each text")
     add("--logprobs", type=int, metavar="N", help="show each token's probability and the N likeliest")
     add("--allow-unknown", action="store_true", help="go on even if over 10 %% of the prompt is outside the vocabulary")
-    guesses = "a smaller model of the same tokenizer that guesses for it: the same text, sooner, one at a time"
+    guesses = "a smaller model with the same tokenizer that guesses ahead: the same text, faster, one at a time"
     add("--draft", type=path, metavar="FOLDER", help=guesses)
     add = add_writing(parser, tokens=300).add_argument
     add("--stop", action="append", default=[], metavar="TEXT", help="end before this; repeatable")

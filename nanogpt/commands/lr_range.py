@@ -8,7 +8,7 @@ from nanogpt.commands.arguments import PICTURES, add_overrides, path, positive, 
 from nanogpt.faults import UserError
 from nanogpt.results.speed import RangeTest
 
-HELP = "suggest a learning rate: the first steps with a rising one"
+HELP = "suggest a learning rate, by first steps with a rising one"
 ROWS = 14  # of the table
 
 

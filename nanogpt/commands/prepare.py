@@ -32,13 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what `nanogpt data list` says of SOURCE, else char",
     )
     tokenizer.add_argument(
-        "--tokenizer-of", type=path, metavar="FOLDER", help="that of a model or of other data, to fine-tune on SOURCE"
+        "--tokenizer-of",
+        type=path,
+        metavar="FOLDER",
+        help="use the tokenizer of a model or of other data, to fine-tune on SOURCE",
     )
     parser.add_argument(
-        "--allow-unknown", action="store_true", help="even if over 10 %% of SOURCE is outside the vocabulary of FOLDER"
+        "--allow-unknown",
+        action="store_true",
+        help="accept SOURCE if over 10 %% of it is outside the vocabulary of FOLDER",
     )
     parser.add_argument(
-        "--bytes", type=byte_count, metavar="N", help="of text to fetch of a data set, such as 500M; default: all of it"
+        "--bytes",
+        type=byte_count,
+        metavar="N",
+        help="of text to download from a data set, such as 500M; default: all of it",
     )
     parser.add_argument("--workers", type=positive(int), metavar="N", help="processes; default: one a core")
     parser.add_argument(

@@ -23,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, optional=True)
     parser.add_argument("--steps", type=positive(int), default=20, help="to time (default: %(default)s)")
     parser.add_argument("--data", type=path, metavar="DIR", help="folder of tokenised data (default: random tokens)")
-    parser.add_argument("--picture", type=path, metavar="FILE", help="draw it, as .svg or .png")
+    parser.add_argument("--picture", type=path, metavar="FILE", help="draw the result, as .svg or .png")
     parser.add_argument("--trace", type=path, metavar="FILE", help="record steps for chrome://tracing or Perfetto")
-    sent = parser.add_argument_group("figures to send (docs/mps.md)", "without CONFIG: of the models in configs/")
+    sent = parser.add_argument_group("figures to send (docs/mps.md)", "without CONFIG: for the models in configs/")
     sent.add_argument("--submit", type=path, metavar="FILE", help="measure every way to compute a step, as JSON")
-    seconds = "of steps for each way (default: %(default)g)"
+    seconds = "seconds of steps for each way (default: %(default)g)"
     sent.add_argument("--seconds", type=positive(float), default=3.0, help=seconds)
-    sent.add_argument("--compile", action="store_true", help="torch.compile too, a minute or more for each precision")
+    sent.add_argument(
+        "--compile", action="store_true", help="measure torch.compile too, a minute or more for each precision"
+    )
     sent.add_argument("--read", type=path, nargs="+", metavar="FILE", help="print such files as rows of a table")
 
 

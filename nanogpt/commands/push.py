@@ -14,7 +14,7 @@ HELP = "publish an export on huggingface.co"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path, metavar="FOLDER", help="an export: what nanogpt export has written")
-    parser.add_argument("--repo", type=named, required=True, metavar="OWNER/NAME", help="made where it is missing")
+    parser.add_argument("--repo", type=named, required=True, metavar="OWNER/NAME", help="created if it does not exist")
     parser.add_argument("--private", action="store_true", help="only its owner may see it")
 
 

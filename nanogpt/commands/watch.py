@@ -14,11 +14,11 @@ PORT = 8485
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = "the --folder of nanogpt train, checkpoints/RUN of a workspace, or a workspace (its latest run)"
     parser.add_argument("folder", type=path, metavar="FOLDER", help=folder)
-    parser.add_argument("--page", action="store_true", help="on a page that only this machine can open")
+    parser.add_argument("--page", action="store_true", help="show it on a page that only this machine can open")
     parser.add_argument(
-        "--port", type=port_number, default=PORT, help="of the page; 0 takes a free one (default: %(default)s)"
+        "--port", type=port_number, default=PORT, help="port of the page; 0 takes a free one (default: %(default)s)"
     )
-    parser.add_argument("--once", action="store_true", help="how it is now, then end")
+    parser.add_argument("--once", action="store_true", help="show it once, then end")
 
 
 def run(arguments: argparse.Namespace) -> int:

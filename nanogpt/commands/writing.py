@@ -11,11 +11,11 @@ from nanogpt.inference.options import Options
 def add_writing(parser: argparse.ArgumentParser, tokens: int) -> argparse._ArgumentGroup:
     """FOLDER, and all that decides how its model writes. `tokens`: the default of --tokens. The group, for more."""
     parser.add_argument("folder", type=path, metavar="FOLDER", help="an export or a model's training folder")
-    parser.add_argument("--raw", action="store_true", help="let control characters in the text reach the terminal")
+    parser.add_argument("--raw", action="store_true", help="do not mask control characters in the text")
     no_history = "do not keep what you type for the arrow keys of the next start"
     parser.add_argument("--no-history", action="store_true", help=no_history)
     add_computing(parser)
-    group = parser.add_argument_group("how it is written")
+    group = parser.add_argument_group("how the text is written")
     add = group.add_argument
     add("--tokens", type=positive(int), default=tokens, metavar="N", help="write at most N (default: %(default)s)")
     add("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest (default: %(default)s)")

@@ -11,7 +11,7 @@ from pathlib import Path
 from nanogpt.commands.arguments import add_overrides, named
 from nanogpt.faults import UserError
 
-HELP = "what would be read of your own files, and what not"
+HELP = "which of your own files would be read, and why not the others"
 MOST_CHARACTERS = 1_000_000_000  # read without --all: a minute or so
 
 

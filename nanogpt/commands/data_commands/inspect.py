@@ -13,13 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=path, metavar="DATA_FOLDER", help="what nanogpt prepare or a run has written")
     parser.add_argument("--split", default="train", help="train, val or test; default: %(default)s")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--document", type=seed, metavar="N", help="this one, counted from 0; default: drawn at random")
+    which.add_argument(
+        "--document", type=seed, metavar="N", help="show document N, counted from 0; default: drawn at random"
+    )
     which.add_argument(
         "--count", type=positive(int), default=3, metavar="N", help="documents to draw; default: %(default)s"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="of what is drawn; default: %(default)s")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random choice; default: %(default)s")
     parser.add_argument(
-        "--tokens", type=positive(int), default=300, metavar="N", help="of a document at most; default: %(default)s"
+        "--tokens", type=positive(int), default=300, metavar="N", help="most tokens of a document; default: %(default)s"
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--page", type=path, metavar="FILE", help="write a page, one HTML file, instead")

@@ -10,12 +10,12 @@ import argparse
 from nanogpt.commands.arguments import add_device, chosen_device, require_folder, seed
 from nanogpt.commands.studies.subjects import add_out
 
-HELP = "the model's parts as experiments: what is changed, what should happen, what did"
+HELP = "experiments on the model's parts: what is changed, what should happen, what happened"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="of weights and tokens (default: %(default)s)"
+        "--seed", type=seed, default=0, metavar="N", help="seed of weights and tokens (default: %(default)s)"
     )
     add_device(parser)
     add_out(parser, "components")

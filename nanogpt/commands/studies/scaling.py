@@ -11,7 +11,7 @@ import argparse
 from nanogpt.commands.arguments import path, require_folder
 from nanogpt.commands.studies.subjects import add_out
 
-HELP = "the law by which loss falls with size and data, from your own trainings"
+HELP = "fit the law by which loss falls with size and data to your own trainings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
