@@ -277,13 +277,14 @@ class Training:
 def report(studies: list[Study], results: dict) -> str:
     lines = [
         "# The recipe, measured", "",
-        "Made by `python -m bench.recipe --data FILE --write` from `docs/recipe.json`; the trainings are listed in "
-        "`bench/recipe.yaml`, and what is no setting of the product is in `bench/variants.py`.", "",
+        "These trainings are the reasons for the settings in `configs/`. `python -m bench.recipe --data FILE --write` "
+        "makes this page from `docs/recipe.json`. `bench/recipe.yaml` lists the trainings; `bench/variants.py` has the "
+        "changes that are not settings of the product.", "",
         "One thread on " + "; ".join(sorted({row.get("machine", UNRECORDED) for row in results.values()})) + ".", "",
-        "Tiny Shakespeare's characters, where a study names no other text. The loss is nanoGPT's measure, nats a "
-        f"character over the last tenth of the text in windows of 64; the mark to reach is {NANOGPT_CPU_RECIPE.loss}, "
-        f"where {NANOGPT_CPU_RECIPE.title} ends after {NANOGPT_CPU_RECIPE.steps:,} steps. Operations are those of "
-        "forward, backward and Muon's update.", "",
+        "The text is tiny Shakespeare's characters unless a study names another. The loss is nanoGPT's measure, nats a "
+        "character over the last tenth of the text in windows of 64. For comparison, "
+        f"{NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} after {NANOGPT_CPU_RECIPE.steps:,} steps. "
+        "Operations (TFLOP) are those of forward, backward and Muon's update.", "",
     ]  # fmt: skip
     for study in studies:
         if not any(key in results for key, *_ in study.trials()):
