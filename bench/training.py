@@ -50,8 +50,7 @@ first step to the last.
 
 **Equal shapes** are GPT-2's architecture with AdamW, on one batch again and again. Lightning trains nanoGPT's model in
 a plain loop. LitGPT's pretrain has rotary positions, and compiles the model before its first step, which is not
-counted. nanoGPT computes in float32, as it does on a CPU; the others in bfloat16 if the processor multiplies it in
-hardware.
+counted. nanoGPT computes in float32, as it does on a CPU; the others in bfloat16 if it is multiplied in hardware.
 
 The last column compares FLOP/s with PyTorch's own product of matrices in the same precision, on as many threads. On AMD
 processors PyTorch's product uses AVX2 in float32 and this project's kernels use AVX-512, so a share may be above 100 %.
