@@ -210,7 +210,7 @@ def find_python() -> str:
         for folder in os.get_exec_path():
             python = shutil.which(name, path=folder)
             if python and can_make_environments(python):
-                say(f"Python {this_version()} does not suit: {python} is used instead.")
+                say(f"Python {this_version()} is not suitable: {python} is used instead.")
                 return python
     return python_from_uv() or give_up(advice(), code=2)
 
@@ -233,7 +233,7 @@ def python_from_uv() -> Optional[str]:
         python = output_of([*find, "3.12"])
     if python is None or not can_make_environments(python.strip()):
         return None
-    say(f"Python {this_version()} does not suit: uv's {python.strip()} is used instead.")
+    say(f"Python {this_version()} is not suitable: uv's {python.strip()} is used instead.")
     return python.strip()
 
 
@@ -349,7 +349,7 @@ def install(state: str, extras: List[str], lock: IO[str]) -> None:
 
 def clear_the_place(state: str) -> None:
     if state == "half-made":
-        say("The .venv here is half-made, was moved or has lost its Python: making it again.")
+        say("The .venv here is incomplete, was moved or has lost its Python: making it again.")
         write(MAKING, ROOT)  # stays until the end: killed while the rest goes, it is still known as half-made
         for name in os.listdir(VENV):
             path = os.path.join(VENV, name)
@@ -357,7 +357,7 @@ def clear_the_place(state: str) -> None:
                 shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.remove(path)
     elif state == "foreign":
         aside = VENV + time.strftime(".old-%Y%m%d-%H%M%S")
-        say(f"The .venv here is none that this checkout can use: it is now {os.path.basename(aside)}.")
+        say(f"This checkout cannot use the .venv that is here: it is renamed to {os.path.basename(aside)}.")
         os.rename(VENV, aside)
 
 
@@ -375,7 +375,7 @@ def install_packages(extras: List[str], log: IO[str], lock: IO[str]) -> int:
     say(f"Installing {len(requirements(extras))} packages and what they need with {installer}.")
     if pin:
         say(size_of_torch(with_cuda=can_have_cuda and not torch))
-    say(f"What {installer} prints goes to logs/bootstrap.log.")
+    say(f"The output of {installer} goes to logs/bootstrap.log.")
     project = f".[{','.join(extras)}]" if extras else "."
     if uv:
         command = ["uv", "pip", "install", "--python", VENV_PYTHON, "--editable", project]
@@ -430,7 +430,7 @@ def size_of_torch(with_cuda: bool) -> str:
     free = shutil.disk_usage(ROOT).free / 1e9
     little = f" (only {free:.1f} GB are free)" if free < on_disk else ""
     cuda = "with" if with_cuda else "without"
-    return f"PyTorch comes {cuda} CUDA: about {fetched} GB to fetch, {on_disk} GB on disk{little}."
+    return f"PyTorch comes {cuda} CUDA: about {fetched} GB to download, {on_disk} GB on disk{little}."
 
 
 class Progress:

@@ -87,13 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="some of the changes or experiments, separated by commas: no-mask,norm (default: all)")  # fmt: skip
     add("--redo", metavar="STEP", action="append", default=[],
         help="run a step again, such as ablations.no-mask-1")  # fmt: skip
-    add("--seeds", metavar="N", type=_whole(MOST_SEEDS), default=SEEDS, help=f"trainings of each (default {SEEDS})")
-    add("--steps", metavar="N", type=_whole(10**6), help="of each training (default: what the budget allows)")
+    add("--seeds", metavar="N", type=_whole(MOST_SEEDS), default=SEEDS, help=f"seeds of each change (default {SEEDS})")
+    add("--steps", metavar="N", type=_whole(10**6), help="steps of each training (default: what the budget allows)")
     add("--task-runner", metavar="WHERE", default="local",
         help="local (default): one after another here; dask: on a Dask cluster, several at once")  # fmt: skip
     add("--workers", metavar="N", type=_whole(MOST_WORKERS),
         help="with dask: processes of a cluster of this machine (default: one a physical core)")  # fmt: skip
-    add("--dask-address", metavar="HOST:PORT", help="with dask: the scheduler of a cluster that is there")
+    add("--dask-address", metavar="HOST:PORT", help="with dask: the scheduler of an existing cluster")
     return parser
 
 
@@ -117,5 +117,5 @@ def _task_runner(given: argparse.Namespace) -> TaskRunner:
         if given.task_runner != "dask" and getattr(given, option) is not None:
             raise UserError(f"--{option.replace('_', '-')}: is for --task-runner dask")
     if given.workers is not None and given.dask_address is not None:
-        raise UserError("--workers, --dask-address: give one of them; a cluster that is there has its own workers")
+        raise UserError("--workers, --dask-address: give one of them; an existing cluster has its own workers")
     return TASK_RUNNERS[given.task_runner]

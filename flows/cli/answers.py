@@ -18,7 +18,7 @@ ENVIRONMENT = {
     "half-made": "The environment in .venv is half-made",
     "outdated": "The environment in .venv is older than pyproject.toml",
     "unstamped": "The environment in .venv lacks packages",
-    "foreign": "The folder .venv is none that this checkout can use",
+    "foreign": "This checkout cannot use the folder .venv",
 }
 MODULES = ("torch", "prefect", "pydantic", "yaml", "rich", "psutil")  # what starts before any message
 WHEN = {"started": "started_at", "finished": "finished_at", "failed": "failed_at"}  # a marker's state -> its time

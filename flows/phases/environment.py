@@ -155,7 +155,7 @@ STEPS: list[AnyStep] = [
     ),
     Step(
         key=PACKAGES,
-        title="Freeze the exact packages",
+        title="Record the exact packages",
         work=freeze_packages,
         settings=lambda run: {"packages": installed_packages()},
         needs=("environment.folders",),
@@ -176,7 +176,7 @@ STEPS: list[AnyStep] = [
     ),
     Step(
         key=DEVICE,
-        title="Prove the device against the CPU",
+        title="Check the device against the CPU",
         work=check_device,
         settings=_device_settings,
         needs=("environment.system",),

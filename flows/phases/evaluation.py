@@ -300,7 +300,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
         ),
         Step(
             key=EVALUATED,
-            title="Judge every model on the test split",
+            title="Evaluate every model on the test split",
             work=_evaluate_trained,
             needs=tuple(trained(name).step for name in wanted.models),
             needs_at_least="one",
@@ -316,7 +316,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
         ),
         Step(
             key=SAMPLES,
-            title="Write and judge samples",
+            title="Write and evaluate samples",
             work=write_samples,
             needs=("evaluation.models", "dataset.clean"),
             code=(
@@ -336,7 +336,7 @@ def steps(wanted: StepsWanted) -> list[AnyStep]:
         ),
         Step(
             key=QUALITY,
-            title="Compare the models, and judge what they write",
+            title="Compare the models and what they write",
             work=judge_quality,
             settings=lambda run: {"is_long_enough": run.config.budget >= budget_shares.BUDGET_FOR_QUALITY},
             needs=("evaluation.models", "dataset.clean"),

@@ -90,7 +90,7 @@ def _settings(run: Run) -> Json:
 STEPS: list[AnyStep] = [
     Step(
         key=CHECKS,
-        title="Prove the parts of the model",
+        title="Check the parts of the model",
         work=check_components,
         settings=_settings,
         needs=("environment.device",),

@@ -213,8 +213,8 @@ def _torch_suits_the_machine(project: Project, said: str) -> None:
     else:
         assert "'1.5+cpu'" in installed.read_text() and "PyTorch comes without CUDA" in said
     if sys.platform.startswith("linux"):
-        assert re.search(r"CUDA: about \d\.\d GB to fetch, \d\.\d GB on disk", said), said
-        sizes = next(line for line in said.splitlines() if "GB to fetch" in line)
+        assert re.search(r"CUDA: about \d\.\d GB to download, \d\.\d GB on disk", said), said
+        sizes = next(line for line in said.splitlines() if "GB to download" in line)
         assert len(sizes) <= 80, "a terminal would cut words"
 
 
@@ -386,7 +386,7 @@ def test_a_disk_without_room_for_pytorch_is_mentioned_before_anything_is_fetched
     for free, words in ((10e9, ""), (0.7e9, " (only 0.7 GB are free)")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         fetched = bootstrap.size_of_torch(with_cuda=False)
-        assert fetched == f"PyTorch comes without CUDA: about 0.4 GB to fetch, 1.3 GB on disk{words}."
+        assert fetched == f"PyTorch comes without CUDA: about 0.4 GB to download, 1.3 GB on disk{words}."
 
 
 PIP_LOG = """\
