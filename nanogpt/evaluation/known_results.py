@@ -21,8 +21,8 @@ class KnownResult:
 
 
 # `python train.py config/train_shakespeare_char.py` with the README's options for a CPU. Its training steps alone took
-# 37 to 46 s of the 101 on that machine, and 60 s in the race of docs/training.md, which is another one and gives times
-# of its own; the README says 1.88 in about 3 minutes on a MacBook.
+# 37 to 46 s of the 101 on that machine, and 60 to 84 s in the races of docs/training.md, on other machines; the README
+# says 1.88 in about 3 minutes on a MacBook.
 NANOGPT_CPU_RECIPE = KnownResult(
     title="nanoGPT's README recipe for CPUs",
     loss=1.8857,

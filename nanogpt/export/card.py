@@ -366,7 +366,7 @@ def _licence_of(learned: LearnedText) -> str:
 def _how_it_was_made(card: ModelCard) -> str:
     made = f"With nanogpt-autopilot {__version__}"
     if card.command:
-        return f"{made}. The same again, in a checkout of it:\n\n{markdown.block(card.command, 'sh')}"
+        return f"{made}. To make it again, in a checkout of that version:\n\n{markdown.block(card.command, 'sh')}"
     if card.kind == "merged":
         return f"{made}: `nanogpt merge`, of the base model and the adapters."
     if card.config is None:
