@@ -25,7 +25,7 @@ MOST_REPLACED = 0.01  # of the characters, in an encoding that a mark, a person 
 # UTF-8 as long as this share of the sequences beyond ASCII is valid: a text in another encoding has hardly any.
 LEAST_VALID = 0.8
 HEAD = 1 << 20  # bytes that are looked at for what the whole is
-MOST_NUL = 0.1  # of the bytes of a text in UTF-8 with NUL in it: a fifth and more are a text in UTF-16
+MOST_STRAY = 0.1  # of the bytes of a text in UTF-8 with NUL or other controls in it: more are a text in UTF-16
 HARMLESS = 0.001  # of the bytes: so few doubtful ones are no reason to refuse a text
 
 _MARKS = (
@@ -65,14 +65,17 @@ def decode(data: bytes, path: Path, encoding: str = "auto") -> Decoded:
     if encoding != "auto":
         return _in_chosen(data, encoding, path)
     if is_binary(data[:HEAD]):
-        return _with_stray_nul(data) or _without_mark(data, path)
+        return _with_stray_controls(data) or _without_mark(data, path)
     return _utf8(data) or _detected(data, path)
 
 
 def is_binary(head: bytes) -> bool:
     """Whether the first bytes of a file cannot be text in a code of single bytes: NUL, or many control characters."""
-    controls = sum(head.count(code) for code in (*range(1, 9), *range(14, 27), *range(28, 32)))
-    return b"\0" in head or controls > len(head) // 1000
+    return b"\0" in head or _controls(head) > len(head) // 1000
+
+
+def _controls(head: bytes) -> int:
+    return sum(head.count(code) for code in (*range(1, 9), *range(14, 27), *range(28, 32)))
 
 
 def _in_chosen(data: bytes, encoding: str, path: Path) -> Decoded:
@@ -116,13 +119,15 @@ def _utf8(data: bytes) -> Decoded | None:
     return Decoded(text, "utf-8", replaced=replaced)
 
 
-def _with_stray_nul(data: bytes) -> Decoded | None:
-    """In UTF-8, if that is what it is but for some NUL, as a log has where a machine was switched off."""
-    count = data.count(0)
-    if not 0 < count <= len(data) * MOST_NUL or is_binary(data[:HEAD].replace(b"\0", b"")):
+def _with_stray_controls(data: bytes) -> Decoded | None:
+    """In UTF-8, if that is what it is but for some NUL, as a log has where a machine was switched off, or for other
+    control characters, as what a terminal was sent has them. Without NUL it is not UTF-16, which has one in each space.
+    """
+    nul = data.count(0)
+    if (nul or _controls(data)) > len(data) * MOST_STRAY or (nul and is_binary(data[:HEAD].replace(b"\0", b""))):
         return None
     decoded = _utf8(data)
-    return decoded if decoded and not decoded.replaced else None
+    return decoded if decoded and decoded.replaced <= 1 else None  # of a long text's beginning, a last one is cut
 
 
 def _without_mark(data: bytes, path: Path) -> Decoded:

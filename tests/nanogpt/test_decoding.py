@@ -81,6 +81,13 @@ def test_unicode_with_and_without_a_mark(encoding, sentence):
     assert decoded.text == text and decoded.encoding == encoding.removesuffix("-sig")
 
 
+@pytest.mark.parametrize("shown", ["\x1b]0;title\a$ ls\n", "N\bNA\bAM\bME\bE of the page\n", "grün\b\b\b\bblau\n"])
+def test_what_a_terminal_was_sent_is_text_with_its_control_characters(shown):
+    assert decode((shown + ENGLISH).encode() * 99, PATH).text == (shown + ENGLISH) * 99
+    beginning = ((shown + ENGLISH) * 99 + "ü").encode()[:-1]  # as where a long text is cut to be looked at
+    assert decode(beginning, PATH).encoding == "utf-8"
+
+
 def test_a_mark_in_either_order_of_bytes():
     for mark, encoding in ((codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF32_BE, "utf-32-be")):
         assert decode(mark + FRENCH.encode(encoding), PATH).text == FRENCH
