@@ -1,6 +1,8 @@
 """Tokenizers: what is encoded comes back, the same in Hugging Face's own programs, and damage is noticed."""
 
 import json
+import random
+import time
 
 import numpy as np
 import pytest
@@ -27,6 +29,14 @@ ALPHABET = "\n !ab-é字🙂"
 @pytest.fixture(scope="module")
 def bpe():
     return BPETokenizer.train(TEXT, 400)
+
+
+def test_a_word_of_any_length_is_learned_from_in_seconds():
+    genome = "".join(random.Random(1).choices("ACGT", k=300_000))  # in one line; its time grew with the square of that
+    began = time.monotonic()
+    learned = BPETokenizer.train(genome, 600)
+    assert time.monotonic() - began < 20 and learned.vocab_size == 600
+    assert learned.decode(learned.encode(genome)) == genome
 
 
 @given(st.text(alphabet=ALPHABET))
