@@ -89,8 +89,11 @@ def _schema(file: Path | None) -> dict[str, object] | None:
     """A JSON schema. Raises UserError where the file holds no JSON object."""
     if file is None:
         return None
+    from nanogpt.commands.typed import all_of
+
     try:
-        schema = json.loads(file.read_bytes())
+        with open(file, encoding="utf-8-sig") as opened:
+            schema = json.loads(all_of(opened, f"--json-schema {file}"))
     except RecursionError:
         raise UserError(f"--json-schema {file}: is nested too deeply") from None
     except ValueError as error:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt.commands.texts import Request
-from nanogpt.commands.typed import rest_of_stdin
+from nanogpt.commands.typed import all_of, rest_of_stdin
 from nanogpt.faults import UserError
 from nanogpt.inference.options import Options
 from nanogpt.mistakes import explain
@@ -54,11 +54,8 @@ def read(file: str, options: Options, copies: int) -> list[Request]:
 
 
 def _text_of(file: str) -> str:
-    try:
-        with open(file, encoding="utf-8-sig") as opened:
-            return opened.read()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: byte {error.start + 1} is not text in UTF-8") from None
+    with open(file, encoding="utf-8-sig") as opened:
+        return all_of(opened, file)
 
 
 def _from_json(place: str, line: str, options: Options, copies: int) -> Request:

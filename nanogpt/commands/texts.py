@@ -113,8 +113,8 @@ def _guessed(engine: Engine, draft: Decoder, requests: Iterable[Request]) -> Ite
 def _in_groups(requests: Iterable[Request]) -> Iterator[list[Text]]:
     """The texts of each request, those that read its prompt together in one list."""
     for request in requests:
-        texts = [Text(request, sample) for sample in range(request.copies)]
-        yield from (texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE))
+        for start in range(0, request.copies, AT_ONCE):
+            yield [Text(request, sample) for sample in range(start, min(start + AT_ONCE, request.copies))]
 
 
 def _search(engine: Engine, text: Text) -> None:

@@ -20,6 +20,7 @@ BLOCK = '"""'  # begins and ends a text of several lines
 CONTINUED = "\\"  # at the end of a line: another one follows
 MORE = "... "
 HISTORY_LINES = 1000
+MOST_TYPED = 64_000_000  # characters
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
@@ -168,8 +169,16 @@ def history_file(name: str) -> Path:
 
 
 def rest_of_stdin() -> str:
-    """All of stdin, without the line end that `echo` adds. Raises UserError where it is not text."""
+    """All of stdin, without the line end that `echo` adds. Raises UserError where it is not text, or has no end."""
+    return all_of(sys.stdin, "standard input").removesuffix("\n")
+
+
+def all_of(stream: TextIO, name: str) -> str:
+    """What is left in `stream`. Raises UserError where that is not text, or has no end, as /dev/zero."""
     try:
-        return sys.stdin.read().removesuffix("\n")
+        text = stream.read(MOST_TYPED + 1)
     except UnicodeDecodeError as error:
-        raise UserError(f"standard input: byte {error.start + 1} is not text in UTF-8") from None
+        raise UserError(f"{name}: byte {error.start + 1} is not text in UTF-8") from None
+    if len(text) > MOST_TYPED:
+        raise UserError(f"{name}: holds more than {MOST_TYPED:,} characters, which is more than it may")
+    return text

@@ -10,6 +10,7 @@ from typing import Literal, TypedDict
 from nanogpt.faults import UserError
 
 LARGEST_SEED = 2**63 - 1
+MOST_BEAMS = 1000  # each has its keys and values in memory
 Finish = Literal["stop", "length"]  # a stop string or the end of the text; as many tokens as were asked for
 
 
@@ -68,7 +69,7 @@ class Options:
         require("repetition_penalty", lambda value: 0 < value < math.inf, "above 0; 1 changes nothing")
         require("seed", lambda seed: 0 <= seed <= LARGEST_SEED, "0 or above and below 2**63")
         require("alternatives", lambda count: count >= 0, "0 or more")
-        require("beams", lambda count: count >= 1, "1 or more")
+        require("beams", lambda count: 1 <= count <= MOST_BEAMS, f"from 1 to {MOST_BEAMS:,}")
         require("length_penalty", math.isfinite, "a finite number")
         if self.pattern is not None and self.json_schema is not None:
             raise UserError("pattern: found with json_schema, should be one of the two")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from nanogpt import cli
-from nanogpt.commands import texts
+from nanogpt.commands import texts, typed
+from nanogpt.commands.texts import Request, in_order
 from nanogpt.export import huggingface
 from nanogpt.inference.engine import Engine
+from nanogpt.inference.options import Options
 from nanogpt.inference.speculation import speculate
 from nanogpt.tokenizers.characters import CharTokenizer
 from tests.nanogpt import talking_model
@@ -100,6 +102,25 @@ def test_a_mistake_in_a_file_is_named_before_anything_is_written(generate, tmp_p
     (tmp_path / "prompts").write_bytes(b"go on \xff")
     assert "prompts: byte 7 is not text in UTF-8" in generate("--prompts", tmp_path / "prompts")[2]
     assert "absent: No such file" in generate("--prompts", tmp_path / "absent")[2]
+
+
+@pytest.mark.fast
+def test_what_has_no_end_is_a_mistake(generate, tmp_path, monkeypatch):
+    monkeypatch.setattr(typed, "MOST_TYPED", 1000)
+    for option in ("--prompts", "--json-schema"):
+        code, out, err = generate("--prompt" if option == "--json-schema" else "--seed", "1", option, "/dev/zero")
+        assert (code, out) == (2, "") and "/dev/zero: holds more than 1,000 characters" in err
+    with open("/dev/zero", encoding="utf-8") as endless:
+        monkeypatch.setattr(sys, "stdin", endless)
+        assert "standard input: holds more than 1,000 characters" in generate()[2]
+    assert "beams: found 1000000000, should be from 1 to 1,000" in generate("--prompt", "a", "--beams", "1000000000")[2]
+
+
+@pytest.mark.fast
+def test_any_number_of_samples_begins_at_once(model):
+    request = Request("go on", Options(max_new_tokens=1), copies=10**18)
+    text, pieces = next(in_order(Engine.from_folder(model, backend="torch"), [request]))
+    assert text.sample == 0 and next(pieces) is not None
 
 
 @pytest.mark.fast
