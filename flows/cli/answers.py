@@ -12,6 +12,7 @@ from typing import Any
 from flows.cli.arguments import CHECKOUT, parse_arguments
 from flows.context.command_words import PHASES
 from nanogpt.faults import UserError
+from nanogpt.printable import printable
 
 ENVIRONMENT = {
     "absent": "No environment yet",
@@ -30,7 +31,7 @@ def at_once(argv: list[str]) -> None:
         if parse_arguments(argv).no_bootstrap:
             _check_packages()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a person typed
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)  # one line, whatever was typed
         sys.exit(2)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanogpt.commands.arguments import add_overrides, byte_count, named, path, positive, require_folder
 from nanogpt.faults import UserError
+from nanogpt.printable import printable
 
 HELP = "clean, split and tokenise a text"
 ARGUMENTS = {"data.source": "SOURCE", "data.tokenizer": "--tokenizer"}
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     if config.repair:
         mojibake.require()
     manifest = prepared(arguments, config, tokenizer)
-    print(f"{arguments.out}: {manifest.summary()}")
+    print(printable(f"{arguments.out}: {manifest.summary()}"))
     return 0
 
 

@@ -55,6 +55,9 @@ def test_the_exit_code_says_how_it_went(flow, capsys):
     flow.failing["training.micro"] = UserError("model.n_embd: is odd")
     assert start(flow) == 2
     assert capsys.readouterr().err == "error: model.n_embd: is odd\n"
+    flow.failing["training.micro"] = UserError("data.source: there is no a\x1b[2J.txt")  # not for the terminal to obey
+    assert start(flow) == 2
+    assert capsys.readouterr().err == "error: data.source: there is no a\\x1b[2J.txt\n"
     flow.failing.clear()
     assert start(flow) == 0
     assert flow.ended == "finished"
