@@ -55,7 +55,7 @@ class CoolDownPlanner:
         if not self.clock.knows_pace:
             return 0
         seconds_per_step = self.clock.pace() * progress.batch(self.job.config)
-        return min(most, progress.step + max(0, int(self.clock.seconds_left() / seconds_per_step)))
+        return int(min(most, progress.step + max(0, self.clock.seconds_left() / seconds_per_step)))
 
     @property
     def is_over(self) -> bool:

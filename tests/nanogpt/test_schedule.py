@@ -57,6 +57,7 @@ def test_never_outside_zero_and_the_peak_nor_below_the_floor_after_warm_up(
 
 def test_the_clock_leaves_a_run_alone_that_has_time_enough():
     assert cool_down_for_clock(20, 1000.0, 1.0, config(), None) is None
+    assert cool_down_for_clock(20, 1e308, 1e-3, config(), None) is None
 
 
 def test_the_clock_begins_the_cool_down_when_the_rest_is_its_share():

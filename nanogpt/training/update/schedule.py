@@ -51,7 +51,7 @@ def cool_down_for_clock(
     steps. Speed is only known as one goes: a cool-down under way is bent, from where it is, when its end has moved
     by more than a tenth of what was left.
     """
-    steps_left = max(1, int(seconds_left / seconds_per_step))
+    steps_left = max(1, int(min(config.max_iters, seconds_left / seconds_per_step)))  # of any time: it may be infinite
     end = min(config.max_iters, step + steps_left)
     if current is None:
         begins_by_itself = step >= planned_cool_down(config).start
