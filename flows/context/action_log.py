@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nanogpt import durable
+from nanogpt.printable import printable
 
 
 class ActionLog:
@@ -25,8 +26,8 @@ class ActionLog:
     def write(self, message: str, level: str = "info") -> None:
         """Append a line; further lines of `message` are indented below it."""
         time = datetime.now().isoformat(sep=" ", timespec="milliseconds")
-        text = "\n    ".join(message.splitlines())
-        line = f"{time} {level.upper():<5} {text}\n".encode("utf-8", "replace")
+        text = printable("\n    ".join(message.splitlines()))  # the name of a file may hold commands to a terminal
+        line = f"{time} {level.upper():<5} {text}\n".encode()
         with self._lock:
             try:
                 durable.make_parents(self.path)

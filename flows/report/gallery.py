@@ -12,7 +12,7 @@ from flows.report.facts import RunFacts
 from flows.report.first_screen import JOULES_PER_WATT_HOUR, answers
 from flows.report.judgement import best_model
 from flows.report.pages import render_page
-from nanogpt import durable
+from nanogpt import durable, markdown
 from nanogpt.records import from_json
 from nanogpt.units import count, duration, number
 
@@ -67,7 +67,7 @@ def _row(facts: RunFacts, name: str, link: str) -> Row:
         link=link,
         ended=facts.ended,
         worked=work.verdict,
-        source=fetched.source if fetched else "",
+        source=markdown.one_line(fetched.source) if fetched else "",
         model=best.name if best else "",
         parameters=count(best.trained.parameters) if best and best.trained else "",
         bits_per_byte=number(figures.test.bits_per_byte, 3) if figures else "",

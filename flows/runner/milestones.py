@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from flows.runner.private_index import PrivateIndex, Refused, problem_of
 from nanogpt.durable import digest, read_bytes, read_json, write_json
+from nanogpt.printable import printable
 from nanogpt.records import from_json, to_json
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ class Milestones:
                 return parent if tip == parent else self._publish(index, ref, tip, commits)
             if left_out:
                 notes.append("Left out: " + "; ".join(left_out))
-            message = "\n\n".join([title, *filter(None, [body]), *notes]) + "\n"
+            message = printable("\n\n".join([title, *filter(None, [body]), *notes])) + "\n"
             sha = index.commit_tree(tree, parent or index.commit_at("HEAD"), message)
             time = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             self._publish(index, ref, tip, [*commits, Milestone(sha, title, time)])

@@ -424,6 +424,13 @@ def test_a_date_in_the_environment_is_not_the_milestones(home, monkeypatch, date
     assert all(abs(int(seconds) - time.time()) < 100 for seconds in written)
 
 
+def test_what_a_terminal_would_obey_is_an_escape_in_the_message(home):
+    home.commit_all()
+    home.milestones().commit("data: a\x1b[2J.txt", "of b\x1b]0;t\a.txt", [])
+    assert "data: a\\x1b[2J.txt" in (message := git(home.checkout, "log", "-1", "--format=%B", "autopilot/default"))
+    assert "\x1b" not in message
+
+
 def test_a_store_of_objects_in_the_environment_is_not_the_milestones(home, tmp_path, monkeypatch):
     home.commit_all()
     (tmp_path / "objects").mkdir()

@@ -42,6 +42,11 @@ def test_further_lines_of_a_message_are_indented(tmp_path):
     assert (tmp_path / "log.txt").read_text().splitlines()[1:] == ["    no space", "    left"]
 
 
+def test_what_a_terminal_would_obey_is_written_as_an_escape(tmp_path):
+    ActionLog(tmp_path / "log.txt").write("text: a\x1b[2J.txt")
+    assert (tmp_path / "log.txt").read_text().endswith("text: a\\x1b[2J.txt\n")
+
+
 def test_threads_do_not_mix_their_lines(tmp_path):
     log = ActionLog(tmp_path / "log.txt")
 
@@ -108,6 +113,6 @@ def test_nobody_else_may_write_it_whatever_the_umask(tmp_path):
     assert (tmp_path / "log.txt").stat().st_mode & 0o777 == 0o644
 
 
-def test_characters_that_are_no_utf_8_are_replaced(tmp_path):
+def test_characters_that_are_no_utf_8_are_escapes(tmp_path):
     ActionLog(tmp_path / "log.txt").write("file \udcff.txt")
-    assert "file ?.txt" in (tmp_path / "log.txt").read_text()
+    assert r"file \udcff.txt" in (tmp_path / "log.txt").read_text()

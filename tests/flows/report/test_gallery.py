@@ -42,6 +42,9 @@ def test_each_run_has_its_row_and_one_that_cannot_be_read_says_so(tmp_path):
             "failed": report_facts.failed_facts(tmp_path / "b")}  # fmt: skip
     for name, facts in runs.items():
         durable.write_json(reports / name / "facts.json", to_json(replace(facts, run=name)))
+    record = to_json(replace(runs["night"], run="night"))
+    record["steps"]["dataset.fetch"]["source"] = "a\x1b[2J\n.txt"
+    durable.write_json(reports / "night" / "facts.json", record)
     durable.write_text(reports / "night" / "training_report.html", "")
     durable.write_text(reports / "torn" / "facts.json", '{"run": "torn", ')
     page = gallery.write(reports).read_text()
@@ -49,6 +52,7 @@ def test_each_run_has_its_row_and_one_that_cannot_be_read_says_so(tmp_path):
     rows = {row["Run"]: row for row in found.rows if row}
     assert list(rows) == ["night", "failed", "a <b>bad & run", "torn"]  # by their ends; ties by name
     assert rows["night"]["Did it work"] == "Yes." and rows["night"]["Bits per byte"] == "2.236"
+    assert rows["night"]["Text"] == "a\ufffd[2J .txt"
     assert rows["night"]["Time"] == "8 min 59 s"
     assert rows["night"]["What went wrong"] == "One fault, which was repaired."
     assert rows["failed"]["Did it work"] == "Partly." and rows["failed"]["Best model"] == "micro"
