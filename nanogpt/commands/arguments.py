@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from nanogpt.faults import UserError
 from nanogpt.machine import may_have_accelerator
+from nanogpt.printable import printable
 
 Number = TypeVar("Number", int, float)
 PICTURES = (".svg", ".png")
@@ -98,7 +99,7 @@ def chosen_device(asked: str) -> str:
 
 def print_note(words: str) -> None:
     """What a person should know, without disturbing what is written to stdout."""
-    print(f"nanogpt: {words}", file=sys.stderr)
+    print(f"nanogpt: {printable(words)}", file=sys.stderr)  # a file may be called by a command to the terminal
 
 
 def require_folder(option: str, folder: Path) -> None:

@@ -136,6 +136,13 @@ def test_what_is_left_out_is_counted(text, tmp_path, capsys):
     assert "nanogpt: 1 folder with output of nanogpt or of tools left out of the text" in capsys.readouterr().err
 
 
+def test_no_name_of_a_file_is_a_command_to_the_terminal(text, tmp_path, capsys):
+    (tmp_path / "b\x1b[2J.txt").write_bytes(bytes(range(256)) * 9)
+    assert cli.main(["prepare", str(tmp_path), "--out", str(tmp_path / "data\x1b[2J")]) == 0
+    said = "".join(capsys.readouterr())
+    assert "b\\x1b[2J.txt: is not text" in said and "data\\x1b[2J: train" in said and "\x1b" not in said
+
+
 @pytest.mark.parametrize("output", ["data/text", "data/text/train.txt", "data/text/within"])
 def test_output_itself_is_refused(output, text, tmp_path, capsys):
     assert cli.main(["prepare", text, "--out", str(tmp_path / "data")]) == 0
