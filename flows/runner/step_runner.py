@@ -170,6 +170,7 @@ class StepRunner:
         self._pulse()
         if result.left_out:
             self._record(work, "left out", result.left_out, seconds)
+            self._journal.timeline.note("step ended", work.name, "left out")
             self._journal.log(f"{work.name}: left out: {result.left_out}")
             return LeftOut(result.left_out)
         self._record(work, "done", decision.reason, seconds)

@@ -52,6 +52,8 @@ def test_a_step_that_is_left_out_says_so_wherever_it_is_named(flow):
     [record] = parts.steps.records("training")
     assert (record.state, record.reason) == ("left out", flow.left_out[TRAIN.step])
     assert f"training.micro: left out: {record.reason}" in flow.log and "training.micro: finished" not in flow.log
+    ended = parts.journal.timeline.moments()[-1]  # or the report's time line would draw it to the end of the run
+    assert (ended.event, ended.name, ended.outcome) == ("step ended", "training.micro", "left out")
     parts = Parts(flow)
     parts.do(FETCH, TRAIN)
     [record] = parts.steps.records("training")
