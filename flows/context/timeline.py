@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from flows.context.budget_clock import seconds_asleep
 from nanogpt import durable
 from nanogpt.records import from_json
 
@@ -33,10 +34,11 @@ class Timeline:
     def __init__(self, file: Path):
         self._file = file
         self._lock = threading.Lock()
+        self._epoch = time.time() - _since_boot()  # by which a clock that is set meanwhile moves no later moment
 
     def note(self, event: Event, name: str = "", outcome: str = "", at: float | None = None) -> None:
         """Append a moment, now or `at` a time. A disk that takes no more costs the line, not the run."""
-        moment = Moment(round(time.time() if at is None else at, 3), event, name, outcome)
+        moment = Moment(round(self._epoch + _since_boot() if at is None else at, 3), event, name, outcome)
         with self._lock, suppress(OSError):
             durable.make_parents(self._file)
             with open(durable.open_to_append(self._file), "a", encoding="utf-8") as file:
@@ -49,6 +51,11 @@ class Timeline:
             starts = [place for place, moment in enumerate(found) if _is_start(moment)]
             return found[starts[-1] if starts else 0 :]
         return []
+
+
+def _since_boot() -> float:
+    """Seconds, asleep or awake, by clocks that nobody can set."""
+    return time.monotonic() + seconds_asleep()
 
 
 def _is_start(moment: Moment) -> bool:

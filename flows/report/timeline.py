@@ -30,7 +30,7 @@ def timeline(facts: RunFacts) -> TimelineOfRun | None:
         return None
     start = moments[0].time
     lanes = {phase.name: f"{phase.number} {phase.title}" for phase in facts.phases}
-    end = max(_seconds(facts.ended), moments[-1].time)
+    end = max(moment.time for moment in moments)
     spans = [
         Span(lanes[name], begin - start, finish - start, state)
         for name, begin, finish, state in _spans(moments, end)

@@ -1,5 +1,6 @@
 """The time line of a run, from the moments that its sessions noted: kills, sleep and remedies in their places."""
 
+import time
 from dataclasses import replace
 from datetime import datetime
 
@@ -45,6 +46,16 @@ def test_moments_are_of_the_run_that_began_last_and_a_torn_line_is_left_out(tmp_
     assert [(row.event, row.name) for row in noted.moments()] == [
         ("session began", "1"), ("step began", "c.d"), ("session began", "2"),
     ]  # fmt: skip
+
+
+def test_a_clock_that_is_set_while_a_run_works_moves_no_later_moment(tmp_path, monkeypatch):
+    noted = Timeline(tmp_path / "timeline.jsonl")
+    noted.note("session began", "1")
+    set_forward = time.time() + 86_400
+    monkeypatch.setattr(time, "time", lambda: set_forward)
+    noted.note("step began", "a.b")
+    before, after = noted.moments()
+    assert 0 <= after.time - before.time < 60
 
 
 def test_a_line_that_rotted_costs_no_other(tmp_path):
