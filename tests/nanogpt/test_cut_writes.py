@@ -98,14 +98,14 @@ def test_a_row_or_a_line_is_whole_or_absent(tmp_path_factory, text, cut_at):
     log.write("one")
     before = contents(folder)
     with files_may_have(len(before["rows.jsonl"]) + int(cut_at * len('{"text": ""}'))), pytest.raises(OSError):
-        rows.append({"text": text})
+        rows.append({"step": 2, "text": text})
     with files_may_have(len(before["log.txt"]) + int(cut_at * 30)), redirect_stderr(io.StringIO()) as said:
         log.write(text)  # which ends no run
     assert "File too large" in said.getvalue()
     assert contents(folder) == before
-    rows.append({"text": text})
+    rows.append({"step": 2, "text": text})
     rows.close()
-    assert list(read_rows(rows.path)) == [{"step": 1}, {"text": text}]
+    assert list(read_rows(rows.path)) == [{"step": 1}, {"step": 2, "text": text}]
 
 
 def test_a_folder_that_is_kept_to_is_not_made_anew(tmp_path):

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.fast
 
 def test_rows_leave_out_what_is_not_finished_or_not_a_row(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    file.write_bytes(b'{"kind":"train","step":1}\n\xff\xfe\n[1]\n{"kind":"eval","step":2}\n{"kind":"tra')
+    flipped = b'{"kind":"train","stdp":3}\n{"kind":"train","step":"4"}\n'
+    file.write_bytes(
+        b'{"kind":"train","step":1}\n\xff\xfe\n[1]\n' + flipped + b'{"kind":"eval","step":2}\n{"kind":"tra'
+    )
     assert list(read_rows(file)) == [{"kind": "train", "step": 1}, {"kind": "eval", "step": 2}]
     assert list(read_rows(tmp_path / "absent")) == []
 
@@ -45,7 +48,12 @@ def test_rows_that_are_not_wanted_go_and_later_ones_follow_the_rest(tmp_path):
     assert [row["step"] for row in read_rows(rows.path)] == [0, 1, 9]
 
 
-DAMAGED = [b"", b'{"step": 0, "loss": 3', b'{"step": 0, "loss": 3.1}\n{"step": 1, "loss": 7.2}\n']
+DAMAGED = [
+    b"",
+    b'{"step": 0, "loss": 3',
+    b'{"stdp": 0, "loss": 3.1}\n',
+    b'{"step": 0, "loss": 3.1}\n{"step": 1, "loss": 7.2}\n',
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGED)

@@ -107,7 +107,8 @@ def _opened(path: Path) -> tuple[BinaryIO, bool]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The whole rows of a JSON-lines file, in order; an absent file has none, a torn row is left out."""
+    """The whole rows of a JSON-lines file, in order; an absent file has none. What is torn, or of no step, is left out:
+    one bit that flips makes another key of "step"."""
     if path.is_file():
         yield from _rows_in(path.read_bytes())
 
@@ -122,7 +123,7 @@ def _rows_in(content: bytes | bytearray) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
             yield row
 
 
