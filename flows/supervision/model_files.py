@@ -143,8 +143,8 @@ class ModelFiles:
         if not self.folder.is_dir():
             return
         row = {key: value for key, value in asdict(event).items() if value not in (None, 0, 0.0)}
-        with open(durable.open_to_append(self.folder / "events.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": event.step, **row}, ensure_ascii=False) + "\n")
+        with open(durable.open_to_append(self.folder / "events.jsonl"), "a", encoding="ascii") as file:
+            file.write(json.dumps({"step": event.step, **row}) + "\n")  # escapes also what of a path is not UTF-8
 
 
 class EventReader:

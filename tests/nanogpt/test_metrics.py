@@ -48,6 +48,13 @@ def test_rows_that_are_not_wanted_go_and_later_ones_follow_the_rest(tmp_path):
     assert [row["step"] for row in read_rows(rows.path)] == [0, 1, 9]
 
 
+def test_a_row_may_name_a_file_whose_name_is_not_text(tmp_path):
+    rows = JsonLines(tmp_path / "events.jsonl")
+    rows.append({"step": 1, "message": "/mod\udcffel is gone"})
+    rows.close()
+    assert list(read_rows(rows.path)) == [{"step": 1, "message": "/mod\udcffel is gone"}]
+
+
 DAMAGED = [
     b"",
     b'{"step": 0, "loss": 3',

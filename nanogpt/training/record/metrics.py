@@ -114,7 +114,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _lines(rows: list[Row]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    """A lone surrogate, of a file name that is not UTF-8, is written as JSON's own escape."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "backslashreplace")
 
 
 def _rows_in(content: bytes | bytearray) -> Iterator[Row]:

@@ -100,6 +100,12 @@ def test_each_event_is_read_once_and_only_when_it_is_whole(files):
     assert json.loads(path.read_text().splitlines()[0]) == {"step": 0, "event": "started", "message": "before"}
 
 
+def test_an_event_may_name_a_file_whose_name_is_not_text(files):
+    events, event = EventReader(files), TrainerEvent("remedy", 7, "no room for /mod\udcffel")
+    files.append_event(event)
+    assert list(events.new()) == [event]
+
+
 @each_kind
 def test_what_takes_the_place_of_the_events_has_none(files, put):
     events, path = EventReader(files), files.folder / "events.jsonl"
