@@ -207,9 +207,9 @@ class Ledger:
             output_digest=durable.digest(_plain(identity)),
             left_out=result.left_out,
         )
-        self._end(finished)
-        for file in files if step.decides else []:
+        for file in files if step.decides else []:  # before the marker, which says that they are there
             durable.write_bytes(self._files.copies / file.path, (self.workspace / file.path).read_bytes())
+        self._end(finished)
 
     def fail(self, step: AnyStep, cause: str, seconds: float = 0.0, remedies: Iterable[Remedy] = ()) -> None:
         """Record that the work ended without a result, and why; nothing when the end came before `start` had ended."""

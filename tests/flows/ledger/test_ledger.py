@@ -611,6 +611,19 @@ def test_what_a_step_decided_is_put_back(house, damage):
     assert plan.read_text() == "2000 steps" and house.session().decide(PLAN, SETTINGS).damage is None
 
 
+def test_a_step_whose_files_cannot_be_kept_twice_yet_is_not_done_and_can_be_finished_again(house):
+    ledger = house.session()
+    ledger.start(PLAN, SETTINGS, "never run")
+    result = StepResult(Text(), [house.write("data/plan.yaml", "2000 steps")])
+    in_the_way = house.write("state/default/copies/data", "a file where a folder belongs, as a full disk would be")
+    with pytest.raises(OSError):
+        ledger.finish(PLAN, result, seconds=1.0)
+    assert not kept(house, PLAN)
+    in_the_way.unlink()
+    ledger.finish(PLAN, result, seconds=1.0)
+    assert kept(house, PLAN)
+
+
 def test_what_was_decided_and_its_copy_lost_is_decided_anew(house):
     house.done(PLAN)
     shutil.rmtree(house.copy(PLAN).parent / "data")
