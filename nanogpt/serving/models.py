@@ -31,7 +31,9 @@ class Offered:
 
 
 @dataclass
-class _Loaded:
+class Loaded:
+    """What writes for a model, and the version of the weights that it has read."""
+
     worker: Worker
     version: tuple[int, int, int]
 
@@ -50,7 +52,7 @@ class Models:
         self._settings, self._metrics, self._notify, self._opening = settings, metrics, notify, opening
         self._found = {model.id: model for model in find_models(settings.paths)}
         self._read_at = time.monotonic()
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # the least recently used first
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()  # the least recently used first
         self.first_failure: BaseException | None = None  # why the first model that was opened could not be
 
     @property
@@ -88,7 +90,7 @@ class Models:
         """What is known of the model of that id. Raises Refusal 404."""
         return self._offered(self.find(name))
 
-    def worker(self, found: FoundModel) -> Worker:
+    def opened(self, found: FoundModel) -> Loaded:
         """What writes for `found`, loaded if it is not yet. Raises Refusal 429 when all places are busy."""
         loaded = self._loaded.get(found.id)
         version = version_of(found.path)
@@ -97,10 +99,10 @@ class Models:
             loaded = None
         if loaded is None:
             self._make_place()
-            loaded = self._loaded[found.id] = _Loaded(self._load(found), version or found.version)
+            loaded = self._loaded[found.id] = Loaded(self._load(found), version or found.version)
             self._metrics.loaded.set(len(self._loaded))
         self._loaded.move_to_end(found.id)
-        return loaded.worker
+        return loaded
 
     def engine(self, name: str | None) -> Engine | None:
         """The engine of a model that is loaded and ready, or None. It belongs to the model's thread: only read it."""
@@ -135,7 +137,7 @@ class Models:
             self._notify(f"{worker.model} could not be loaded or failed: {worker.error}")
 
     @staticmethod
-    def _is_old(loaded: _Loaded, version: tuple[int, int, int] | None) -> bool:
+    def _is_old(loaded: Loaded, version: tuple[int, int, int] | None) -> bool:
         """Whether the weights were written anew since they were read; texts that are being written are finished."""
         return loaded.version != version and loaded.worker.idle
 

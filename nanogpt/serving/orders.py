@@ -118,10 +118,10 @@ async def begin(models: Models, limits: Limits, name: str | None, prompts: Seque
     """The texts of a request, whose first prompt has been read. Raises Refusal."""
     _check(limits, prompts, options, copies)
     found = models.find(name)
-    worker = models.worker(found)
+    loaded = models.opened(found)
     order = Order(prompts, options, copies, asyncio.get_running_loop().time() + limits.request_seconds)
-    worker.submit(order)
-    texts = Texts(found.id, fingerprint(found.version), order, worker)
+    loaded.worker.submit(order)
+    texts = Texts(found.id, fingerprint(loaded.version), order, loaded.worker)
     await texts.begin()
     return texts
 

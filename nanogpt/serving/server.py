@@ -184,7 +184,7 @@ class Server(GuardedServer):
     async def _load_first(self) -> None:
         """The first model is loaded before anyone asks for it; where it is the only one, the server needs it."""
         try:
-            worker = self.models.worker(self.models.find(None))
+            worker = self.models.opened(self.models.find(None)).worker
         except Refusal:  # it is gone already, or others keep all places busy
             return
         while worker.state == "loading":

@@ -56,15 +56,16 @@ def test_a_removed_model_is_gone_and_the_others_are_not(exports):
         assert ask(server, "a") == 200 and loaded(server) == ["a"]
 
 
-def test_weights_written_anew_are_read_anew(exports):
+@pytest.mark.parametrize("asked", [{}, {"model": "run/a"}])  # a listing is read again for the first alone
+def test_weights_written_anew_are_read_anew(exports, asked):
+    body = {"prompt": "a", "max_tokens": 1, **asked}
     with serving(exports[0]) as server:
-        first = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).json()["system_fingerprint"]
+        first = server.post("/v1/completions", body).json()["system_fingerprint"]
         engine = server.engines["a"]
         weights = exports[0] / "model.safetensors"
         (exports[0] / "new").write_bytes(weights.read_bytes())
         (exports[0] / "new").replace(weights)
-        server.until(lambda: server.post("/v1/completions", {"prompt": "a", "max_tokens": 1}).json()
-                     ["system_fingerprint"] != first)  # fmt: skip
+        server.until(lambda: server.post("/v1/completions", body).json()["system_fingerprint"] != first)
         assert server.engines["a"] is not engine
 
 
