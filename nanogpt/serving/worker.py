@@ -146,6 +146,7 @@ class Worker:
         self._batch_limit, self._queue_limit = batch_limit, queue_limit
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Order] = deque()
+        self._admitted: list[Order] = []  # whose prompts are being read
         self._texts: dict[Writing, _Text] = {}
         self._news: dict[Order, _News] = {}
         self._handed_over = 0.0
@@ -157,7 +158,8 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._texts and self.state != "loading"
+        with self._changed:
+            return not (self._waiting or self._admitted or self._texts) and self.state != "loading"
 
     def submit(self, order: Order) -> None:
         """Let `order` wait for its places in the batch. Raises Refusal 429 when too many wait already."""
@@ -179,6 +181,8 @@ class Worker:
         """Nobody reads `order` any more: its texts leave the batch before the next step."""
         with self._changed:
             order.cancelled = True
+            if order in self._waiting:  # behind others it would take a place in the queue until their turn has come
+                self._waiting.remove(order)
             self._changed.notify()
 
     def stop(self) -> None:
@@ -212,10 +216,11 @@ class Worker:
                     self._changed.wait()
                 if self._stopping:
                     return
-                admitted = self._next_orders()
+                self._admitted = self._next_orders()
             self._drop_cancelled(batch)
-            for order in admitted:
+            for order in self._admitted:
                 self._begin(order, batch, engine)
+            self._admitted = []
             if self._texts:
                 try:
                     self._step(batch)
@@ -229,13 +234,9 @@ class Worker:
         """Orders for which the batch has places now, first come, first served."""
         admitted = []
         free = self._batch_limit - len(self._texts)
-        while self._waiting:
-            if not self._waiting[0].cancelled:
-                if self._waiting[0].texts > free:
-                    break
-                free -= self._waiting[0].texts
-                admitted.append(self._waiting[0])
-            self._waiting.popleft()
+        while self._waiting and self._waiting[0].texts <= free:
+            admitted.append(self._waiting.popleft())
+            free -= admitted[-1].texts
         self._metrics.queue.set(len(self._waiting))
         return admitted
 
@@ -340,8 +341,9 @@ class Worker:
             self.error = error
             refusal = self._unusable(error)
             self._fail_texts(refusal)
-            for order in self._waiting:
+            for order in (*self._admitted, *self._waiting):
                 self._tell(order, error=refusal)
+            self._admitted = []
             self._waiting.clear()
             self.engine = None
             self._set_state(state)

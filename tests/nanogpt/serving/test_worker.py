@@ -68,6 +68,43 @@ def test_a_waiting_client_that_hangs_up_leaves_the_queue(export):
         server.until(lambda: server.figure("nanogpt_queue") == 0)
 
 
+def test_a_client_that_hung_up_takes_no_place_in_the_queue_behind_others(export):
+    with serving(export, seconds=0.005, limits=Limits(batch=1, queue=2)) as server, ThreadPoolExecutor(2) as pool:
+        with streaming(server):
+            first = pool.submit(ask, server, 1, 3)
+            server.until(lambda: server.figure("nanogpt_queue") == 1)
+            with contextlib.suppress(httpx.ReadTimeout), httpx.Client(base_url=server.url, timeout=0.2) as client:
+                client.post("/v1/completions", json={"prompt": "a"})
+            server.until(lambda: 'status="499"' in server.client.get("/metrics").text)
+            second = pool.submit(ask, server, 2, 3)  # refused with 429 before: two were said to wait
+            server.until(lambda: server.figure("nanogpt_queue") == 2)
+        assert [len(waited.result(SECONDS)) for waited in (first, second)] == [3, 3]
+
+
+def test_a_model_that_reads_a_prompt_is_not_idle(tmp_path):
+    exports = [make_export(tmp_path / "run" / name) for name in ("a", "b")]
+    reads, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(type(LETTERS)):
+        def unknown_in(self, text):  # what the worker asks while it begins a text
+            reads.set()
+            may_go_on.wait(SECONDS)
+            return super().unknown_in(text)
+
+    def opening(found, *_):
+        engine = table_engine()
+        if found.model == "a":
+            engine.tokenizer = Slow(LETTERS.alphabet)
+        return engine
+
+    with serving(*exports, opening=opening, limits=Limits(loaded=1)) as server, ThreadPoolExecutor(1) as pool:
+        text = pool.submit(ask, server, 1, 3, model="run/a")
+        assert reads.wait(SECONDS)
+        refused = server.post("/v1/completions", {"model": "run/b", "prompt": "a"})
+        may_go_on.set()
+        assert refused.status_code == 429 and len(text.result(SECONDS)) == 3
+
+
 def test_a_text_that_takes_too_long_ends_with_an_error(export):
     with serving(export, seconds=0.01, limits=Limits(request_seconds=0.2)) as server:
         answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1_000})
