@@ -243,9 +243,11 @@ def _divided_documents(
     fates[own], splits[own] = division.fates, division.splits
     held_out = np.flatnonzero(published != TRAIN) if len(own) < len(published) else np.zeros(0, np.int64)
     for split in np.unique(published[held_out]).tolist():
-        splits[own[splits[own] == split]] = TRAIN
         theirs = held_out[published[held_out] == split]
-        fates[theirs[np.cumsum(characters[theirs]) > LARGEST_HELD_OUT]] = FATES.index(Fate.NOT_NEEDED)
+        is_read = np.cumsum(characters[theirs]) <= LARGEST_HELD_OUT
+        fates[theirs[~is_read]] = FATES.index(Fate.NOT_NEEDED)
+        if is_read.any():  # else the split has what is held out here, as without a publisher's
+            splits[own[splits[own] == split]] = TRAIN
     crossings = division.crossings
     if len(held_out):
         alike = like_published(prints, published, config)

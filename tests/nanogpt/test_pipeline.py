@@ -165,6 +165,15 @@ def test_what_a_publisher_held_out_stays_held_out(tmp_path):
     assert sorted(rest) == sorted(train) and statistics.fates.fates["duplicate"].documents == 5
 
 
+def test_a_split_whose_published_documents_are_too_long_to_be_evaluated_is_not_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("nanogpt.corpus.deciding.LARGEST_HELD_OUT", 1000)
+    book = [" ".join(documents(8, seed=2))]
+    pieces = [*pieces_of(tmp_path / "v", [book], split="val"), *pieces_of(tmp_path / "t", [documents(60)])]
+    statistics = made(tmp_path / "out", pieces)
+    assert statistics.fates.fates["not_needed"].documents == 1
+    assert all(texts_in(tmp_path / "out", split) for split in SPLITS)
+
+
 def test_a_training_may_begin_while_later_shards_are_made(tmp_path):
     pieces = pieces_of(tmp_path / "in", [documents(30, seed) for seed in range(5)])
     seen = []
