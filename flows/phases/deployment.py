@@ -265,9 +265,9 @@ def _run_example(script: Path, model: Path) -> Example:
         cwd=CHECKOUT,
         input=CONVERSATION,
         capture_output=True,
-        text=True,
+        encoding="utf-8",  # whatever the terminal's is: a model may write any character
         timeout=EXAMPLE_SECONDS,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "NO_COLOR": "1"},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"},
     )
     return Example(
         name=script.stem,

@@ -174,6 +174,16 @@ def test_smaller_models_are_made_of_the_export_where_the_budget_has_time_for_the
     assert Engine.from_folder(run.paths.exports / "best-smaller/pruned").complete("the ", max_new_tokens=5)
 
 
+def test_an_example_may_write_any_character_whatever_the_encoding_of_the_terminal(tmp_path, monkeypatch):
+    monkeypatch.setattr(deployment, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    (tmp_path / "examples").mkdir()
+    script = tmp_path / "examples" / "write.py"
+    script.write_text('print("caf\u00e9 \ufffd")', encoding="utf-8")
+    shown = deployment._run_example(script, tmp_path / "model")
+    assert (shown.exit_code, shown.output) == (0, "caf\u00e9 \ufffd")
+
+
 def test_what_fails_is_shown_as_failed_and_stops_nothing_else(run, monkeypatch):
     def broken(*_):
         raise RuntimeError("nanogpt serve: ended with code 3")
