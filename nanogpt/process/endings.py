@@ -30,7 +30,8 @@ class Death:
 
 def death_by_signal(number: int, pressure: MemoryPressure, said: ProcessLog, device: str) -> Death:
     """A signal has no message: memory, the last words and the device say what it was."""
-    evidence = f"ended by {signal.Signals(number).name}; {said.last_words()}"
+    name = next((known.name for known in signal.Signals if known == number), f"signal {number}")  # most of real time
+    evidence = f"ended by {name}; {said.last_words()}"
     if number == signal.SIGKILL and (memory := pressure.evidence()):
         return Death(faults.OUT_OF_MEMORY, memory)
     if number in (signal.SIGKILL, signal.SIGTERM):

@@ -44,6 +44,11 @@ def test_a_signal_means_what_memory_last_words_and_device_say(tmp_path, number, 
     assert (memory if symptom == "out_of_memory" and memory else number.name) in death.evidence
 
 
+def test_a_signal_without_a_name_is_an_ending_too(tmp_path):
+    death = death_by_signal(40, Pressure(), ProcessLog(tmp_path / "log"), "cpu")  # of real time, on Linux
+    assert (death.symptom, death.evidence) == ("aborted", "ended by signal 40; it printed nothing")
+
+
 @pytest.mark.parametrize("blocked", ["a folder", "a link to itself", "a link to a file"])
 def test_a_log_that_cannot_be_opened_or_is_a_link_makes_way(tmp_path, blocked):
     path, other = tmp_path / "tiny.log", tmp_path / "other"
