@@ -101,12 +101,9 @@ def build(job: TrainingJob, folder: ModelFolder, stop: StopRequest) -> Trainer:
         listed = ", ".join(f"{name} {change}" for name, change in changes.items())
         folder.event("computes otherwise", f"not to the byte as before: {listed}")
     resumer.begin(found)
-    stepper.check_device()
     clock.start(state.progress.seconds)
-    if found and found.folder == folder.before_cool_down:
-        resumer.take_cool_down_back()
-        clock.start(state.progress.seconds)  # a checkpoint was written: no pace of steps
-    return Trainer(job, numerics, state, stepper, validator, cool_down, saver, resumer, folder, clock, stop)
+    extends = found is not None and found.folder == folder.before_cool_down
+    return Trainer(job, numerics, state, stepper, validator, cool_down, saver, resumer, folder, clock, stop, extends)
 
 
 @dataclass
@@ -124,17 +121,29 @@ class Trainer:
     folder: ModelFolder
     clock: TrainingClock
     stop: StopRequest
+    extends: bool  # continues from before the cool-down, which comes later
     val_loss: float | None = None  # of the latest evaluation in this session
     ran_out_of_time: bool = False  # in the middle of a step
 
     def run(self) -> TrainingOutcome:
         """Until the training ends or somebody asks it to stop."""
         try:
+            self.begin()
             return self.loop()
         except StopRequested:
             self.saver.save()
             self.folder.event("stopped", "asked to stop; saved")
             return self.outcome("stopped", "asked to stop")
+
+    def begin(self) -> None:
+        """What costs no training time: the device is compared before anything is written."""
+        try:
+            self.stepper.check_device()
+        except OutOfTime:  # it waited for data
+            self.ran_out_of_time = True
+        if self.extends:
+            self.resumer.take_cool_down_back()
+        self.clock.start(self.state.progress.seconds)
 
     def loop(self) -> TrainingOutcome:
         self.expect_steps()

@@ -18,6 +18,7 @@ from nanogpt.training.child import alone_in
 from nanogpt.training.record.metrics import read_rows
 from nanogpt.training.record.model_folder import ModelFolder
 from nanogpt.training.step import Stepper
+from nanogpt.training.stopping import OutOfTime, StopRequested
 from nanogpt.training.stopwatch import TrainingClock
 from nanogpt.training.trainer import Trainer, train
 from nanogpt.training.update import growth
@@ -443,6 +444,21 @@ def test_rows_that_are_changed_while_it_trains_are_written_again(data, tmp_path,
         for step in (3, 5) for name in ("metrics.jsonl", "samples.jsonl")
     ]  # fmt: skip
     assert list(read_rows(folder / "samples.jsonl")) == list(read_rows(tmp_path / "whole" / "samples.jsonl"))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("asked, ending", [
+    (StopRequested, ("stopped", "asked to stop")), (OutOfTime, ("finished", "out of time")),
+])  # fmt: skip
+def test_a_training_that_has_to_end_while_its_device_is_compared_is_saved(data, tmp_path, monkeypatch, asked, ending):
+    def gathers_its_pass(stepper):
+        raise asked  # as it does on an accelerator where Ctrl-C came while the model was made
+
+    with monkeypatch.context() as change:
+        change.setattr(Stepper, "check_device", gathers_its_pass)
+        outcome = train(tiny(), data, tmp_path, max_seconds=100)
+    assert (outcome.status, outcome.reason) == ending
+    assert train(tiny(), data, tmp_path, max_seconds=100).step == 24
 
 
 @pytest.mark.fast
