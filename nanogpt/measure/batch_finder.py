@@ -120,7 +120,10 @@ class _Search:
         return None
 
     def bisect(self, fits: int, fails: int) -> None:
-        while fails - fits > max(1, fits // SMALLEST_GAP) and not self.is_over:
+        while fails - fits > max(1, fits // SMALLEST_GAP):
+            if self.is_over:
+                self.was_cut_off = True
+                return
             middle = (fits + fails) // 2
             fits, fails = (middle, fails) if self.fits(middle) else (fits, middle)
 

@@ -4,6 +4,7 @@ import json
 import os
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,19 @@ def test_no_try_begins_after_the_time(tmp_path):
     found, _ = search(tmp_path, machine(lambda size: size), seconds=0.0)
     assert sizes(found) == [1]
     assert not search(tmp_path, machine(lambda size: size))[0].kept  # half an answer is not remembered
+
+
+def test_what_had_no_time_for_bisection_is_not_remembered(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(batch_finder, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def attempt(settings, micro_batch, seconds):
+        now[0] += 60.0 * (micro_batch == 16)  # the first that does not fit: its process was killed late
+        return machine(lambda size: size, fits=12)(settings, micro_batch, seconds)
+
+    assert search(tmp_path, attempt)[0].micro_batch == 8
+    found, _ = search(tmp_path, machine(lambda size: size, fits=12))
+    assert (found.micro_batch, found.kept) == (12, False)
 
 
 def test_what_was_found_is_kept_for_the_same_question_only(tmp_path):
