@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import sys
@@ -12,10 +13,8 @@ from pathlib import Path
 
 import psutil
 
-CONTROL_GROUPS = {  # by the controllers in /proc/self/cgroup; version 2 has an empty name
-    "": (Path("/sys/fs/cgroup"), "memory.max"),
-    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-}
+from nanogpt.control_groups import control_groups
+
 CPUINFO = Path("/proc/cpuinfo")
 COOPER_LAKE = "85"  # its model number
 ACCELERATORS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")  # NVIDIA, under WSL, in a Tegra; AMD
@@ -86,8 +85,10 @@ def is_amds() -> bool:
 
 
 def cores() -> int:
-    """Cores that this process may use, hyper-threads counted."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, hyper-threads counted; fewer where a control group has less of their time, as in
+    a container with `--cpus 2`."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([own, *map(math.ceil, _shares_of_cores())]))
 
 
 def physical_cores() -> int:
@@ -101,17 +102,24 @@ def memory_bytes() -> int:
 
 
 def _limits_of_groups() -> Iterator[int]:
-    """Bytes allowed by this process's control group and those around it (containers, systemd units), v1 and v2."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers not in ("", "memory"):
-                continue
-            root, file = CONTROL_GROUPS[controllers]
-            inner = root / path.lstrip("/")
-            for group in (inner, *inner.parents):
-                with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-                    yield int((group / file).read_text(encoding="ascii"))
+    """Bytes allowed by this process's control groups and those around them (containers, systemd units)."""
+    for version, inner in control_groups("memory"):
+        for group in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                limit = "memory.max" if version == 2 else "memory.limit_in_bytes"
+                yield int((group / limit).read_text(encoding="ascii"))
+
+
+def _shares_of_cores() -> Iterator[float]:
+    """How many cores' time these groups allow, each that has a limit."""
+    for version, inner in control_groups("cpu"):
+        for group in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max" is no limit
+                files = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+                words = " ".join((group / file).read_text(encoding="ascii") for file in files)
+                microseconds, period = map(int, words.split())
+                if microseconds > 0:  # version 1 has -1 for no limit
+                    yield microseconds / period
 
 
 def _limit_of_addresses() -> Iterator[int]:

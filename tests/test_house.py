@@ -171,8 +171,8 @@ HOUSE = [  # from the top down
     ),
     Room(
         "nanogpt.basics", "",
-        "nanogpt nanogpt.durable nanogpt.faults nanogpt.interrupts nanogpt.living nanogpt.markdown nanogpt.printable "
-        "nanogpt.spelling nanogpt.standard_streams nanogpt.units",
+        "nanogpt nanogpt.control_groups nanogpt.durable nanogpt.faults nanogpt.interrupts nanogpt.living "
+        "nanogpt.markdown nanogpt.printable nanogpt.spelling nanogpt.standard_streams nanogpt.units",
         idea="Files that are whole or absent, the names of faults, figures as people read them.",
     ),
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from nanogpt.control_groups import control_groups
 from nanogpt.units import percent
 
 PRESSURE = 0.05  # less than this share of memory left before a SIGKILL: the kernel's out-of-memory killer
@@ -27,18 +28,16 @@ REMEMBERED_SECONDS = 3.0  # what is left after a death says nothing: the dead pr
 class GroupFiles:
     """Where a control group shows its memory. `cache`: what of its use is files that can be dropped."""
 
-    root: Path
     limit: str
     used: str
     cache: str
     kills: str
 
 
-GROUPS = {  # by controllers in /proc/self/cgroup, version 2 names none
-    "": GroupFiles(Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file", "memory.events"),
-    "memory": GroupFiles(Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes",
-                         "total_inactive_file", "memory.oom_control"),
-}  # fmt: skip
+FILES = {  # by the version of control groups
+    2: GroupFiles("memory.max", "memory.current", "inactive_file", "memory.events"),
+    1: GroupFiles("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control"),
+}
 
 REPORTS = Path("/Library/Logs/DiagnosticReports")  # of macOS, which writes one when it has killed for want of memory
 PRESSURE_LEVEL = ["sysctl", "-n", "kern.memorystatus_vm_pressure_level"]  # of macOS: 1 normal, 2 warning, 4 critical
@@ -109,13 +108,7 @@ def _shares_of_groups() -> Iterator[float]:
 
 @functools.cache  # a process that works is not moved to another group
 def _groups() -> list[tuple[Path, GroupFiles]]:
-    groups = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in GROUPS:
-                groups.append((GROUPS[controllers].root / path.lstrip("/"), GROUPS[controllers]))
-    return groups
+    return [(group, FILES[version]) for version, group in control_groups("memory")]
 
 
 def _counted(file: Path, name: str) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanogpt import machine
+from nanogpt import control_groups, machine
 from nanogpt.measure.memory import likely_precision
 from nanogpt.training.numerics import native_precision
 
@@ -64,3 +64,25 @@ def test_cores_may_part_in_a_virtual_machine_on_several_caches(processor, vendor
 def test_the_first_processors_words_are_taken(processor):
     processor(model_name="Intel(R) Xeon(R): 2 GHz", model="207", flags="b a")
     assert machine.processor_name() == "Intel(R) Xeon(R): 2 GHz" and machine.processor_features() == "a b"
+
+
+@pytest.mark.parametrize(
+    "membership, files, cores",
+    [
+        ("0::/box", {"box/cpu.max": "250000 100000\n"}, 3),  # a part of a core is one more
+        ("0::/box/inner", {"box/cpu.max": "50000 100000", "box/inner/cpu.max": "max 100000"}, 1),
+        ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("9:memory:/", {"cpu.max": "garbage"}, 8),
+    ],
+)
+def test_a_containers_share_of_the_cores_is_what_may_be_used(monkeypatch, tmp_path, membership, files, cores):
+    monkeypatch.setattr(control_groups, "ROOT", tmp_path / "groups")
+    monkeypatch.setattr(control_groups, "OWN", tmp_path / "own")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine.psutil, "cpu_count", lambda logical: 8)
+    (tmp_path / "own").write_text(f"12:devices:/elsewhere\n{membership}\n")
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text)
+    assert machine.cores() == machine.physical_cores() == cores

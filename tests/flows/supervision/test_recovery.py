@@ -117,7 +117,9 @@ def test_an_abort_is_none_of_memory_where_it_had_not_run_out(case):
 def test_kills_without_evidence_never_change_how_it_is_computed(case):
     assert case.train(*[KILLED] * 8) == ["12"] * 9
     assert {row.remedy for row in case.rows} == {"continue from the last checkpoint in a fresh process"}
-    with pytest.raises(RuntimeError, match=r"killed \(ended by SIGKILL.*no remedy is left after 8; Something kills"):
+    with pytest.raises(
+        RuntimeError, match=r"killed \(ended by SIGKILL.*no remedy is left after 8; Something on the machine kills"
+    ):
         case.recovery(*[KILLED] * 20).train()
     assert case.asked == ["12"] * 9
 
