@@ -176,7 +176,7 @@ def test_what_is_no_matter_of_memory_is_raised(tmp_path, target, words):
 
 
 def test_real_steps_are_timed_apart(tmp_path):
-    found = find_for(config(2).model_dump(), str(tmp_path), 20.0)
+    found = find_for(config(2).model_dump(), str(tmp_path), 40.0)
     assert found.micro_batch in (1, 2) and not found.kept
     assert all(row.tokens_per_second > 0 and row.peak_memory_bytes >= 0 for row in found.tried)
-    assert find_for(config(2).model_dump(), str(tmp_path), 20.0) == replace(found, kept=True)
+    assert find_for(config(2).model_dump(), str(tmp_path), 40.0) == replace(found, kept=True)

@@ -625,6 +625,7 @@ static void stop_threads(Model *m) {
     }
     free(m->scratch), free(m->handles), free(m->workers);
     m->scratch = 0, m->handles = 0, m->workers = 0, m->threads = 0;
+    m->process = 0; /* there are no helpers to wait for, if the next ones cannot be started */
 }
 
 static int largest(int a, int b) { return a > b ? a : b; }
