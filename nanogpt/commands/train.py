@@ -87,7 +87,7 @@ def summary(outcome: TrainingOutcome, arguments: argparse.Namespace) -> str:
     if outcome.best_val_loss is not None:
         figures = f"perplexity {math.exp(outcome.best_val_loss):.3f}"
         for row in read_rows(arguments.folder / "metrics.jsonl"):
-            if row["kind"] == "eval" and row["val_loss"]:  # nats a token and bits a byte differ by a constant
+            if row.get("kind") == "eval" and row["val_loss"]:  # nats a token and bits a byte differ by a constant
                 figures += f", {outcome.best_val_loss * row['bits_per_byte'] / row['val_loss']:.4f} bits per byte"
                 break
         averaged = " (average of the weights)" if outcome.best_is_average else ""

@@ -138,7 +138,7 @@ class Scene:
 
     def last_step(self) -> int:
         """The last step that is known to have been done."""
-        steps = [row["step"] for row in self.metrics() if row["kind"] == "train"]
+        steps = [row["step"] for row in self.metrics() if row.get("kind") == "train"]  # a bit may have flipped
         return max(steps, default=0)
 
     def checkpoint_steps(self) -> list[int]:
