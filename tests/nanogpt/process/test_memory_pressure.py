@@ -16,8 +16,7 @@ GIB = 2**30
 @pytest.fixture
 def group(tmp_path, monkeypatch):
     """A control group of 4 GiB."""
-    files = memory_pressure.GroupFiles(tmp_path, "memory.max", "memory.current", "inactive_file", "memory.events")
-    monkeypatch.setattr(memory_pressure, "_groups", lambda: [(tmp_path, files)])
+    monkeypatch.setattr(memory_pressure, "_groups", lambda: [(tmp_path, memory_pressure.FILES[2])])
 
     def tell(used: float, cache: float = 0.0, kills: int = 0, limit: str = str(4 * GIB)) -> None:
         (tmp_path / "memory.max").write_text(limit)
