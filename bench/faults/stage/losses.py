@@ -119,6 +119,9 @@ class TwoTrainers:
 
     def _is_at_work(self, process: psutil.Process) -> bool:
         try:
+            parent = process.parent()
+            if parent and is_trainer(parent):  # its copy, between vfork() and exec() of what it starts
+                return False
             return any(file.path == self._metrics for file in process.open_files())
         except psutil.Error:
             return False
