@@ -220,6 +220,7 @@ def answering(served, body, **headers):
         (b"[" + b" " * 300_000, {}, "sends more than the"),
         (gzip.compress(b"[" + b" " * 300_000), {"Content_Encoding": "gzip"}, "sends it compressed"),
     ],
+    ids=["no answer of a hub", "too long", "compressed"],  # else the bytes, with gzip's time: another in each worker
 )
 def test_a_hub_that_answers_too_much_or_nonsense_is_given_up(body, headers, words, hub, tmp_path, monkeypatch):
     monkeypatch.setattr(hub_client, "LARGEST_ANSWER", 100_000)
