@@ -74,7 +74,7 @@ def losses(model: GPT, judged: Windows, device: str = "cpu") -> Floats:
         logits, _ = model(piece[:, :-1])  # (rows, window, vocab_size)
         log_probabilities = torch.log_softmax(logits.float(), dim=-1)
         of_targets = log_probabilities.gather(2, piece[:, 1:, None])[..., 0]  # (rows, window)
-        sums.append(-of_targets.sum(dim=1).double().cpu())
+        sums.append(-of_targets.sum(dim=1).cpu().double())  # MPS has no float64
     nats: Floats = torch.cat(sums).numpy()
     if not np.isfinite(nats).all():
         raise NonFiniteError("the loss is NaN or infinite: the model computes no probabilities")

@@ -64,3 +64,21 @@ def test_a_model_of_nan_is_not_judged(data):
         model.head.weight[:] = torch.nan
     with pytest.raises(NonFiniteError):
         losses(model, Windows.of(open_split(data, "test"), 16))
+
+
+@pytest.mark.fast
+def test_nothing_becomes_float64_before_it_is_on_the_cpu(data, monkeypatch):
+    """MPS has no float64: a run on a Mac continued on the CPU."""
+    split, on_cpu, cpu, double = open_split(data, "test"), [], torch.Tensor.cpu, torch.Tensor.double
+
+    def to_cpu(tensor):
+        on_cpu.append(cpu(tensor))
+        return on_cpu[-1]
+
+    def to_double(tensor):
+        assert any(tensor is other for other in on_cpu), "float64 on the device"
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", to_cpu)
+    monkeypatch.setattr(torch.Tensor, "double", to_double)
+    assert len(losses(randomised(small(vocab_size=split.vocab_size)), Windows.of(split, 16))) > 1
