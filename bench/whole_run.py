@@ -30,7 +30,7 @@ the report, without the set-up of packages. `python -m bench.start --write` stop
 training step.
 
 Losses are nanoGPT's measure: characters, in windows over the last tenth of the text. A model knows more of what came
-before in longer windows, so there is a column for windows of 64 and one for the model's own length.
+before in longer windows, so most tables have a column for windows of 64 and one for the model's own length.
 {NANOGPT_CPU_RECIPE.title} ends at {NANOGPT_CPU_RECIPE.loss} in windows of 64 ([its time](training.md));
 {NANOGPT_GPU_RECIPE.title} reaches {NANOGPT_GPU_RECIPE.loss} in windows of {NANOGPT_GPU_RECIPE.window}, after
 {NANOGPT_GPU_RECIPE.steps:,} steps on {NANOGPT_GPU_RECIPE.machine}.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 from nanogpt import __version__, interrupts, standard_streams
 from nanogpt.faults import CorruptFileError, NonFiniteError, UserError, nearest
-from nanogpt.printable import printable
+from nanogpt.printable import show_mistake
 
 COMMANDS = (  # in the order of --help
     "data",
@@ -127,8 +127,7 @@ def _greet(_: argparse.Namespace) -> int:
 
 
 def _fail(words: str) -> int:
-    one_line = printable(" ".join(words.split()), sys.stderr.encoding or "utf-8")  # whatever a file is called
-    print(f"nanogpt: {one_line}", file=sys.stderr)
+    show_mistake("nanogpt", words)
     return USER_ERROR
 
 

@@ -1,4 +1,5 @@
-"""Text that a model wrote, on a terminal: control characters in it are commands there, so they are shown instead."""
+"""Text on a terminal that a model wrote or a person chose, such as a file's name: control characters in it are commands
+there, so they are shown instead."""
 
 from __future__ import annotations
 
@@ -28,6 +29,12 @@ def show(text: str, raw: bool = False) -> None:
         text = printable(text, encoding)
     out.write(text.encode(encoding, "backslashreplace").decode(encoding))
     out.flush()
+
+
+def show_mistake(begins: str, mistake: object) -> None:
+    """A line on standard error: `begins`, a colon and what `mistake` says, whatever was typed or a file is called."""
+    words = " ".join(str(mistake).split())
+    print(f"{begins}: {printable(words, sys.stderr.encoding or 'utf-8')}", file=sys.stderr)
 
 
 def _visible(character: str) -> str:

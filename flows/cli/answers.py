@@ -12,7 +12,7 @@ from typing import Any
 from flows.cli.arguments import CHECKOUT, parse_arguments
 from flows.context.command_words import PHASES
 from nanogpt.faults import UserError
-from nanogpt.printable import printable
+from nanogpt.printable import show_mistake
 
 ENVIRONMENT = {
     "absent": "No environment yet",
@@ -31,7 +31,7 @@ def at_once(argv: list[str]) -> None:
         if parse_arguments(argv).no_bootstrap:
             _check_packages()
     except UserError as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)  # one line, whatever was typed
+        show_mistake("error", error)
         sys.exit(2)
 
 

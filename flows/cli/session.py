@@ -38,7 +38,7 @@ from flows.runner.sessions import read_session
 from nanogpt import durable
 from nanogpt.faults import UserError
 from nanogpt.interrupts import STOPPED
-from nanogpt.printable import printable
+from nanogpt.printable import show_mistake
 from nanogpt.spelling import to_be_typed
 from nanogpt.units import chosen_duration
 
@@ -82,10 +82,10 @@ def start(
                 code = at_boot.code_for_manager(code, is_over=True)
             return code
     except UserError as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)  # one line, whatever was typed
+        show_mistake("error", error)
         return 2
     except (OSError, Unwritable) as error:  # the run's own folders
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        show_mistake("error", error)
         return 1
     except KeyboardInterrupt:
         stop_signal.forget()
