@@ -23,10 +23,14 @@ CHOOSE = random.Random(0)
 LINES = [" ".join(CHOOSE.choices(NAMES, k=8)) + f" {number * 7919 % 1000}.\n" for number in range(600)]
 TRAIN, HELD_OUT = "".join(LINES[:500]), "".join(LINES[500:])
 LETTERS = st.text("ab日\n", max_size=40)
+REPEATS = st.builds(
+    "".join, st.lists(st.builds(str.__mul__, st.text("ab日", max_size=3), st.integers(0, 20)), max_size=3)
+)
+SPELT = LETTERS | REPEATS
 
 
 @settings(max_examples=60, deadline=None)
-@given(LETTERS, st.lists(LETTERS, max_size=3))
+@given(SPELT, st.lists(SPELT, max_size=3))
 def test_spans_are_found_as_a_search_finds_them(train, texts):
     spans = TrainingSpans(train)
     for text, found in zip(texts, spans.longest_in_each(texts), strict=True):
