@@ -6,6 +6,7 @@ and the exit code; neither knows the other's code.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ DEVICE_LOOK_SECONDS = 0.25  # on an accelerator, whose wrong numbers must not be
 STACK_LOOK_SECONDS = 0.25
 GRACE_SECONDS = 8.0  # Ctrl-C must end within 10 s; what is not saved by then is done again from the last checkpoint
 PAUSE_GRACE_SECONDS = 60.0  # nobody waits for a pause, and what it saves is not done again
+KILL_SECONDS = 60.0  # for the kernel to end a process and free its memory
 STALL_SECONDS = 300.0  # of waking time: time.monotonic stands still while the machine sleeps
 STALL_STEPS = 20.0  # where that is longer
 COMPILING_SECONDS = 1200.0  # it shows no life meanwhile; the 0.8 M model took 77 s on two cores
@@ -76,7 +78,7 @@ def train(
     `on_progress` gets each new heartbeat. `reason_to_pause` is asked at every look; once it gives one, the child is
     asked to save and end, with the symptom "paused"; so it is with `reason_to_give_up` and "given_up".
     KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
-    saves, and is raised again. Child output goes to `log`. `step_seconds` is what a step is expected to take. On an
+    saves, and is raised again. RuntimeError: the child cannot be ended. Child output goes to `log`. `step_seconds` is what a step is expected to take. On an
     accelerator, `device`, a child that aborts was aborted by it, and one that complains of a command buffer computes
     nonsense from then on.
     """
@@ -118,7 +120,8 @@ def train(
                     if child.returncode != 0:  # else it has finished meanwhile
                         return Ending(symptom, reason)
     except BaseException:
-        _stop(child)
+        with contextlib.suppress(RuntimeError):  # that it does not end is no news for who wants to leave
+            _stop(child)
         raise
     if device != "cpu" and (line := said.line_like(WRONG_NUMBERS)):
         return Ending(faults.DEVICE, line, trusted=trusted)
@@ -211,8 +214,15 @@ def _stop(child: subprocess.Popen[bytes], grace_seconds: float | None = None) ->
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
+    """Raises RuntimeError for a child that the kernel does not let go, because a driver or a disk does not answer."""
     child.kill()
-    child.wait()
+    try:
+        child.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(
+            f"process {child.pid}, which trains, was killed and did not end within {KILL_SECONDS:g} s: it waits for a "
+            "device or a disk that does not answer; restart the machine, then run the same command again"
+        ) from None
 
 
 def _dump_and_stop(child: subprocess.Popen[bytes], said: ProcessLog) -> str:

@@ -85,7 +85,12 @@ class BlockMean:
         return float(self.sums.sum() / self.sizes.sum())
 
     def estimate(self, most: float = math.inf) -> Estimate:
-        """With its interval; nothing that is averaged here is below 0, or above `most`."""
+        """With its interval; nothing that is averaged here is below 0, or above `most`.
+
+        One block says nothing of the noise: then, if there is a `most`, the interval is all that is possible.
+        """
+        if math.isfinite(most) and np.count_nonzero(self.sizes) < 2:
+            return Estimate(self.value, 0.0, most)
         found = self._estimate(self.value, self._drawn_values())
         return Estimate(found.value, max(0.0, found.low), min(most, found.high))
 

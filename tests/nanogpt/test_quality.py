@@ -101,6 +101,11 @@ def test_intervals_of_blocks_hold_the_truth_about_as_often_as_they_say(count):
     assert 89 <= sum(mean.low <= 2.0 <= mean.high for mean in means) <= 99
 
 
+def test_one_block_says_nothing_of_how_often_a_choice_is_right():
+    inside = BlockMean(np.array([0.0, 3.0, 0.0]), np.array([0.0, 4.0, 0.0]), draws(3))
+    assert inside.estimate(most=1.0) == Estimate(0.75, 0.0, 1.0)
+
+
 def test_students_t_falls_towards_the_normal_distributions():
     factors = [student_t(freedom) for freedom in range(1, 200)]
     assert factors == sorted(factors, reverse=True) and factors[6] == 2.36 and 1.96 < factors[-1] < 1.98

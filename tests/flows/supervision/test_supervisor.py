@@ -282,15 +282,33 @@ def test_a_trainer_without_a_heartbeat_is_asked_for_its_stacks_and_stopped(watch
     assert watch.trainer_is_gone
 
 
+DEAF = """
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_IGN)
+(folder / "pid").write_text(str(os.getpid()))
+while True:
+    time.sleep(0.01)
+"""
+
+
 def test_a_trainer_that_hears_no_signal_is_killed(watch, no_stacks_will_come):
-    ending = watch.over("""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_IGN)
-        (folder / "pid").write_text(str(os.getpid()))
-        forever()
-    """, stall_seconds=0.7)  # fmt: skip
+    ending = watch.over(DEAF, stall_seconds=0.7)
     assert ending.symptom == "stall"
     assert watch.trainer_is_gone
+
+
+def test_a_trainer_that_the_kernel_keeps_is_no_wait_for_ever(watch, no_stacks_will_come, monkeypatch):
+    """A process inside a driver that does not answer cannot be killed: here, as if SIGKILL did nothing."""
+    monkeypatch.setattr(supervisor, "KILL_SECONDS", 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", lambda child: None)
+        with pytest.raises(RuntimeError, match=r"process \d+, which trains, was killed .*restart the machine"):
+            watch.over(DEAF, stall_seconds=0.7)
+        with pytest.raises(KeyboardInterrupt):
+            watch.over(DEAF + "    beat(1)\n", on_progress=interrupt)
+    for child in psutil.Process().children():
+        if str(watch.folder) in child.cmdline():
+            child.kill()
 
 
 def test_a_frozen_trainer_is_a_stall_too(watch, no_stacks_will_come):
