@@ -174,6 +174,8 @@ def _what_went_wrong(facts: RunFacts) -> str:
         return f"{steps} failed; the run went on without {'it' if without == 1 else 'them'}."
     if mended:
         return "One fault, which was repaired." if mended == 1 else f"{mended} faults, which were repaired."
+    if missed := sum(goal.met is False for goal in criteria(facts)):
+        return f"No phase failed, but {'one goal was' if missed == 1 else f'{missed} goals were'} not reached."
     return "Nothing: no phase failed, and no remedy was needed."
 
 

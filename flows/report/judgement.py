@@ -29,10 +29,11 @@ from flows.report.markdown import against
 from flows.report.verdict import verdict
 from flows.supervision.own_tests import MOST_SECONDS
 from nanogpt.training.record.metrics import read_metrics
-from nanogpt.units import count, duration, number
+from nanogpt.units import chosen_duration, count, duration, number
 
 OWN_TESTS = "The project's tests pass"
 PLAN_TOLERANCE = 0.20  # of a predicted time
+BUDGET_TOLERANCE = 0.05
 NOTICEABLE = 5.0  # seconds; a short phase may be off by more than its share without anyone minding
 REPORT = ("training_report.md", "training_report.html")
 GUIDES = ("README.md", "troubleshooting.md", "system_report.md")
@@ -151,8 +152,8 @@ def _looks_like_the_text(facts: RunFacts) -> Judgement:
 
 
 def _plan_held(facts: RunFacts) -> Judgement:
-    """Every training took the time that was predicted, and made the steps, within PLAN_TOLERANCE; early stopping is no
-    mistake of the plan. Phases that missed theirs are named."""
+    """Every training took the time that was predicted, and made the steps, within PLAN_TOLERANCE, and the run its
+    budget; early stopping is no mistake of the plan. Phases that missed theirs are named."""
     rows = [(model.name, model.trained) for model in trained_models(facts) if model.trained]
     rows = [(name, outcome) for name, outcome in rows if outcome.predicted_seconds]
     if not rows:
@@ -170,7 +171,15 @@ def _plan_held(facts: RunFacts) -> Judgement:
     missed = [f"{phase.title} ({against(phase.seconds, phase.planned_seconds)})" for phase in missed_phases(facts)]
     if missed:
         evidence.append(f"phases off by more than 20 %: {', '.join(missed)}")
-    return held, "; ".join(evidence)
+    if _is_late(facts):
+        taken, budget = duration(facts.spent_seconds), chosen_duration(facts.budget_seconds)
+        evidence.append(f"the run took {taken} of a budget of {budget}")
+    return held and not _is_late(facts), "; ".join(evidence)
+
+
+def _is_late(facts: RunFacts) -> bool:
+    """Whether the run took more than its budget, by more than a moment."""
+    return facts.spent_seconds - facts.budget_seconds > max(NOTICEABLE, BUDGET_TOLERANCE * facts.budget_seconds)
 
 
 def _made_its_steps(outcome: Trained) -> bool:

@@ -77,10 +77,11 @@ def train(
 
     `on_progress` gets each new heartbeat. `reason_to_pause` is asked at every look; once it gives one, the child is
     asked to save and end, with the symptom "paused"; so it is with `reason_to_give_up` and "given_up".
-    KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which
-    saves, and is raised again. RuntimeError: the child cannot be ended. Child output goes to `log`. `step_seconds` is what a step is expected to take. On an
-    accelerator, `device`, a child that aborts was aborted by it, and one that complains of a command buffer computes
-    nonsense from then on.
+    KeyboardInterrupt (Ctrl-C, SIGTERM) stops the child, which saves, and is raised again. Child output goes to `log`.
+    `step_seconds` is what a step is expected to take. On an accelerator, `device`, a child that aborts was aborted by
+    it, and one that complains of a command buffer computes nonsense from then on.
+
+    Raises RuntimeError when the child cannot be ended.
     """
     files.forget_outcome()
     said = ProcessLog(log)

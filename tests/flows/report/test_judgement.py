@@ -108,6 +108,12 @@ def test_a_plan_holds_whose_training_made_about_as_many_steps_as_planned_or_more
     assert met is held and f"{int(planned * share):,} steps of {planned:,}" in evidence
 
 
+@pytest.mark.parametrize("budget, spent, held", [(600, 629, True), (600, 631, False), (60, 64, True), (60, 66, False)])
+def test_a_plan_does_not_hold_whose_run_took_longer_than_its_budget(facts, budget, spent, held):
+    met, evidence = verdict(replace(facts, budget_seconds=budget, spent_seconds=spent), "The plan held")
+    assert met is held and ("the run took" not in evidence) is held
+
+
 def test_a_phase_that_missed_its_plan_by_more_than_a_moment_is_named_with_the_plan(facts):
     facts = with_phase(facts, "evaluation", seconds=2 * facts.phase("evaluation").planned_seconds)
     nobody_minds = facts.phase("environment").planned_seconds + 4
