@@ -9,17 +9,18 @@ import hashlib
 import io
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+
+from tests import loopback
 
 COMMIT = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
 CONVERTED = "refs/convert/parquet"
@@ -300,17 +301,8 @@ def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with loopback.serving(Handler) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def write_mirror(folder: Path, repositories: Mapping[str, Repository]) -> Path:
