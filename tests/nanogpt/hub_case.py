@@ -78,13 +78,10 @@ def tinystories(count: int = 40) -> Repository:
     })  # fmt: skip
 
 
-def wikitext(train_articles: int = 30) -> Repository:
+def wikitext() -> Repository:
     files, configs = {}, []
     for name in ("wikitext-103-raw-v1", "wikitext-103-v1", "wikitext-2-raw-v1", "wikitext-2-v1"):
-        half = (
-            wikitext_lines(train_articles // 2, f"{name} first"),
-            wikitext_lines(train_articles // 2, f"{name} second"),
-        )
+        half = wikitext_lines(15, f"{name} first"), wikitext_lines(15, f"{name} second")
         parts = half if "103" in name else (half[0] + half[1],)
         for number, lines in enumerate(parts):
             files[f"{name}/train-{number:05d}-of-{len(parts):05d}.parquet"] = parquet(lines)
@@ -94,12 +91,12 @@ def wikitext(train_articles: int = 30) -> Repository:
     return Repository({"README.md": card(*configs), **files})
 
 
-def fineweb_edu(count: int = 30) -> Repository:
+def fineweb_edu() -> Repository:
     def shard(name: str) -> bytes:
-        rows = range(count)
+        rows = range(30)
         others = {"id": [f"<urn:{name}:{row}>" for row in rows], "url": [f"https://{row}.example" for row in rows],
                   "token_count": list(rows), "score": [float(row) for row in rows]}  # fmt: skip
-        return parquet(stories(count, name), 10, others)
+        return parquet(stories(len(rows), name), 10, others)
 
     return Repository({
         "README.md": card(config("default", train="data/*/*"), config("sample-10BT", train="sample/10BT/*")),

@@ -16,8 +16,8 @@ from flows.runner.run import Phase, Run, Step
 from flows.supervision.recovery import TooSlow
 from nanogpt import durable
 from nanogpt.config import Config
-from nanogpt.units import count
-from tests.flows.parts import GIB, assembled, finish_beginning, outcome
+from nanogpt.units import GIB, count
+from tests.flows.parts import assembled, finish_beginning, outcome
 from tests.flows.planning.machines import Machine
 
 pytestmark = pytest.mark.fast
