@@ -243,7 +243,7 @@ def read_note(path: Path) -> tuple[dict[str, Any] | None, str]:
         note = read_json(path)
     except FileNotFoundError:
         return (None, "it is a link to nothing") if path.is_symlink() else (None, "")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         return None, f"it cannot be read: {reason}"
     if not isinstance(note, dict):

@@ -55,11 +55,10 @@ class Terminal:
         log: Log = lambda line: None,
     ) -> None:  # fmt: skip
         self._console = console
-        self._log = log
+        self._try = _Try(log)
         self._picture = Picture(heading, {label: Phase(label) for label in labels}, budget, console.encoding)
         self._current: Phase | None = None
         self._progress_printed = -math.inf  # time.monotonic
-        self._has_failed = False
         self._printed = 0  # how often lines were printed
         self._lock = threading.RLock()  # of the picture
         self._lines: queue.SimpleQueue[Text | None] = queue.SimpleQueue()  # None: nothing more comes
@@ -217,14 +216,6 @@ class Terminal:
             return lines, True
         return lines, False
 
-    def _try(self, show: Callable[[], object]) -> None:
-        try:
-            show()
-        except Exception as error:
-            if not self._has_failed:
-                self._log(f"the run cannot be shown: {one_line(error)}")
-            self._has_failed = True
-
     def _picture_lines(self) -> list[Text]:
         lines: list[Text] = []
         self._try(lambda: lines.extend(self._drawn()))  # a table that cannot be drawn costs no message
@@ -237,6 +228,22 @@ class Terminal:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text("\n").join(self._picture_lines())
+
+
+class _Try:
+    """Calls what shows something; when it fails, `log` says so, once."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._has_failed = False
+
+    def __call__(self, show: Callable[[], object]) -> None:
+        try:
+            show()
+        except Exception as error:
+            if not self._has_failed:
+                self._log(f"the run cannot be shown: {one_line(error)}")
+            self._has_failed = True
 
 
 class _Stray(io.TextIOBase):
@@ -268,16 +275,13 @@ class _Stray(io.TextIOBase):
 
 
 class OnTerminal:
-    """A display that shows everything on the terminal and passes it on to another display.
-
-    What is only shown fails no run: when it cannot be shown, `log` says so, once.
-    """
+    """A display that shows everything on the terminal and passes it on to another display. What is only shown fails no
+    run."""
 
     def __init__(self, display: Display, terminal: Terminal, log: Log) -> None:
         self._display = display
         self._terminal = terminal
-        self._log = log
-        self._has_failed = False
+        self._show = _Try(log)
 
     @property
     def url(self) -> str | None:
@@ -352,11 +356,3 @@ class OnTerminal:
             return value
 
         return shown
-
-    def _show(self, show: Callable[[], None]) -> None:
-        try:
-            show()
-        except Exception as error:
-            if not self._has_failed:
-                self._log(f"the run cannot be shown: {one_line(error)}")
-            self._has_failed = True

@@ -315,12 +315,9 @@ def _fetch_settings(run: Run) -> Json:
     by its mirror too: naming one is how a person replaces the embedded corpus of a start without network."""
     data, planned = run.config.data, _planned(run)
     source = planned.name if planned else data.source
-    if data.mixture:
-        content = {mixed.source: [mixed.weight, fetching.fingerprint(mixed.source)] for mixed in data.mixture}
-        settings = {"source": source, "content": content, "mirror": data.model_dump()["mirror"], **_reading_of(run)}
-    else:
-        settings = {"source": source, "content": fetching.fingerprint(source), **_reading_of(run)}
-    if source in catalogue.CATALOGUE or hub_address.is_hub_address(source):
+    of_mixture = {mixed.source: [mixed.weight, fetching.fingerprint(mixed.source)] for mixed in data.mixture}
+    settings = {"source": source, "content": of_mixture or fetching.fingerprint(source), **_reading_of(run)}
+    if data.mixture or source in catalogue.CATALOGUE or hub_address.is_hub_address(source):
         settings["mirror"] = data.model_dump()["mirror"]
     if planned and planned.in_pieces:
         settings["wanted_bytes"] = planned.wanted_bytes

@@ -62,35 +62,28 @@ def _next(run: Run) -> str | None:
 
 
 def _plan_by_pace(run: Run, planned: PlannedModel, facts: Trained) -> None:
-    """Measure again, and plan again for the time that is left: this machine is busier than when it was measured, or was
-    busy then."""
-    began = run.clock.spent
-    names = _plan_again(run)
-    run.journal.record(
-        trained(planned.name).step,
-        SYMPTOM if slowdown(planned, facts) > 1 else FASTER_SYMPTOM,
+    """This machine is busier than when it was measured, or was busy then."""
+    symptom = SYMPTOM if slowdown(planned, facts) > 1 else FASTER_SYMPTOM
+    evidence = (
         f"{facts.step:,} steps took {duration(facts.seconds)}; about {planned.steps:,} were planned in "
-        f"{duration(planned.seconds)}",
-        "measured and planned again",
-        f"now {', then '.join(names)}",
-        run.clock.spent - began,
+        f"{duration(planned.seconds)}"
     )
+    _measure_and_plan_again(run, planned.name, symptom, evidence)
 
 
 def _plan_for_slower_machine(run: Run, error: TooSlow) -> None:
-    """Measure and plan again for the time that is left. What it has trained stays: where the new plan has it as well,
-    it continues, and then until its time is over."""
-    began = run.clock.spent
+    """What the model has trained stays: where the new plan has it as well, it continues, and then until its time is
+    over."""
     run.missed_paces.note_given_up(error.name)
+    _measure_and_plan_again(run, error.name, SYMPTOM, error.evidence)
+
+
+def _measure_and_plan_again(run: Run, name: str, symptom: str, evidence: str) -> None:
+    """For the time that is left."""
+    began = run.clock.spent
     names = _plan_again(run)
-    run.journal.record(
-        trained(error.name).step,
-        SYMPTOM,
-        error.evidence,
-        "measured and planned again",
-        f"now {', then '.join(names)}",
-        run.clock.spent - began,
-    )
+    outcome, seconds = f"now {', then '.join(names)}", run.clock.spent - began
+    run.journal.record(trained(name).step, symptom, evidence, "measured and planned again", outcome, seconds)
 
 
 def _plan_without(run: Run, error: DoesNotFit) -> None:

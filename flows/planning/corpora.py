@@ -156,7 +156,7 @@ def _first_of(text: SurveyedText) -> SurveyedText:
 
 def worth_asking_for(most: Means) -> list[str]:
     """The texts that could be chosen with `most` means at best, without what would have to be asked for in vain."""
-    kinds: list[Serves] = ["minutes", "hours", "a night"]
+    kinds = list(ORDER)
     orders = [ORDER[kind] for kind in kinds[: kinds.index(most.serves) + 1]]
     names = list(dict.fromkeys(name for order in orders for name in order))
     return names if most.serves != "minutes" else ["tiny_shakespeare", "embedded"]

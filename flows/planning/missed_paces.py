@@ -41,13 +41,9 @@ class MissedPaces:
         durable.write_note(self._file, {**known, planned.name: trained.sha256})
         return True
 
-    def note_given_up(self, name: str) -> bool:
-        """Note a training that was given up because it was too slow; whether that is news."""
-        known = self._read()
-        if known.get(name) == GIVEN_UP:
-            return False
-        durable.write_note(self._file, {**known, name: GIVEN_UP})
-        return True
+    def note_given_up(self, name: str) -> None:
+        """Note a training that was given up because it was too slow."""
+        durable.write_note(self._file, {**self._read(), name: GIVEN_UP})
 
     def was_given_up(self, name: str) -> bool:
         """Once: the next time it trains on until its time is over."""

@@ -95,9 +95,7 @@ def render_system_report(
     return _render("system_report.md.j2", path, {"steps": steps})
 
 
-def to_html(
-    markdown: str, title: str, folder: Path, pictures: list[Path], curves: Mapping[str, Chart] | None = None
-) -> str:
+def to_html(markdown: str, title: str, folder: Path, pictures: list[Path], curves: Mapping[str, Chart]) -> str:
     """One self-contained page: `markdown` with tables, raw HTML shown as text, `pictures` inside as data URIs.
 
     Pictures are named in the Markdown by their path relative to `folder`; one whose name is among `curves` can be
@@ -113,7 +111,7 @@ def to_html(
             if child.type == "image" and (path := sources.get(str(child.attrs["src"]))):
                 child.attrs["src"] = _data_uri(path)
                 paragraph.attrs["class"] = "figure"
-                if path.stem in (curves or {}):
+                if path.stem in curves:
                     paragraph.attrs["data-chart"] = path.stem
     body = parser.renderer.render(_in_parts(tokens), parser.options, {})
     # a table wider than the page scrolls by itself, the page does not
@@ -122,7 +120,7 @@ def to_html(
     body = re.sub("<code.*?</code>", _unbroken, body, flags=re.DOTALL)
     framed = r'<div class="figure"\1><div class="picture">\2</div></div>'
     body = re.sub('<p class="figure"([^>]*)>(.*?)</p>', framed, body, flags=re.DOTALL)
-    data = Markup(_json_in_html({name: to_json(chart) for name, chart in (curves or {}).items()}))
+    data = Markup(_json_in_html({name: to_json(chart) for name, chart in curves.items()}))
     return render_page("page.html.j2", title=title, body=Markup(body), contents=contents, curves=data)
 
 

@@ -98,7 +98,7 @@ class Milestones:
         if free is None:
             raise Refused(obstacle)
         self.branch = free
-        index.branch_ref(free)
+        index.require_not_checked_out(free)
         return obstacle
 
     def _commit(self, title: str, body: str, files: list[Path]) -> str:

@@ -98,12 +98,10 @@ class PrivateIndex:
                 return f'the branch "{other.removeprefix("refs/heads/")}" is in the way of "{branch}"'
         return ""
 
-    def branch_ref(self, branch: str) -> str:
-        """The full name of `branch`. Refused where it is checked out: moving it would change what HEAD means."""
-        ref = f"refs/heads/{branch}"
-        if f"branch {ref}" in self._run("worktree", "list", "--porcelain").splitlines():
+    def require_not_checked_out(self, branch: str) -> None:
+        """Refused where `branch` is checked out: moving it would change what HEAD means."""
+        if f"branch refs/heads/{branch}" in self._run("worktree", "list", "--porcelain").splitlines():
             raise Refused(f"the branch {branch} is checked out; milestones continue once another branch is")
-        return ref
 
     def commit_at(self, name: str) -> str | None:
         return self._answer("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")

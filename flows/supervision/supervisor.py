@@ -173,7 +173,7 @@ def _ending(
 class Life:
     """Whether a child makes progress: the time since its heartbeat last changed, and how long that may be."""
 
-    def __init__(self, earlier: Heartbeat | None, stall_seconds: float, step_seconds: float = 0.0):
+    def __init__(self, earlier: Heartbeat | None, stall_seconds: float, step_seconds: float):
         self._latest, self._patience = earlier, stall_seconds  # an earlier attempt's is no sign of life
         self._beat_at = self._stepped_at = time.monotonic()
         self._step_seconds = step_seconds

@@ -34,9 +34,9 @@ class TrainerWatch:
         journal: Journal,
         clock: BudgetClock,
         pulse: Callable[[], None],
-        mended: Callable[[TrainerEvent], None] = lambda event: None,
-        trains: Callable[[], None] = lambda: None,
-        place: tuple[int, int, float] = (1, 1, 0.0),
+        mended: Callable[[TrainerEvent], None],
+        trains: Callable[[], None],
+        place: tuple[int, int, float],
     ):
         self._name, self._files, self._journal, self._clock, self._pulse = name, files, journal, clock, pulse
         self._mended, self._trains, self._place = mended, trains, place

@@ -102,6 +102,17 @@ def print_note(words: str) -> None:
     print(f"nanogpt: {printable(words)}", file=sys.stderr)  # a file may be called by a command to the terminal
 
 
+def print_markdown(text: str) -> None:
+    """Markdown to stdout; on a terminal its tables are as wide as that is."""
+    if not sys.stdout.isatty():
+        print(text, end="")
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))
+
+
 def require_folder(option: str, folder: Path) -> None:
     """Raise UserError where no folder can be, or be made: before the work whose results are for it."""
     _require_folders(option, folder, (folder, *folder.parents))

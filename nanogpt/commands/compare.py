@@ -4,9 +4,8 @@ more than chance."""
 from __future__ import annotations
 
 import argparse
-import sys
 
-from nanogpt.commands.arguments import add_device, chosen_device, path, require_folder
+from nanogpt.commands.arguments import add_device, chosen_device, path, print_markdown, require_folder
 from nanogpt.faults import UserError
 
 HELP = "compare trainings: table, curves, settings, and which differences are more than noise"
@@ -49,18 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     durable.write_json(out / "comparison.json", to_json(compared))
     durable.write_page(out / "comparison.html", as_html(compared, figures))
-    _print(as_markdown(compared))
+    print_markdown(as_markdown(compared) + "\n")
     print(
         "\n".join(str(out / name) for name in ("comparison.html", "comparison.json", "curves.svg", "differences.svg"))
     )
     return 0
-
-
-def _print(table: str) -> None:
-    if not sys.stdout.isatty():
-        print(table)
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console().print(Markdown(table))  # a table that is as wide as the terminal

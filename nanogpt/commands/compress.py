@@ -7,9 +7,17 @@ rows go, and a short training follows. distilled: a smaller model learns from th
 from __future__ import annotations
 
 import argparse
-import sys
 
-from nanogpt.commands.arguments import add_device, chosen_device, named, path, positive, print_note, require_folder
+from nanogpt.commands.arguments import (
+    add_device,
+    chosen_device,
+    named,
+    path,
+    positive,
+    print_markdown,
+    print_note,
+    require_folder,
+)
 
 HELP = "make a model smaller or faster, and compare size, speed and bits per byte"
 
@@ -58,13 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
         device=chosen_device(arguments.device),
         notify=print_note,
     )
-    written = table.as_markdown(found)
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown(written))  # a table that is as wide as the terminal
-    else:
-        print(written, end="")
+    print_markdown(table.as_markdown(found))
     print(f"\nThe models and this table are in {arguments.out}.")
     return 0

@@ -25,10 +25,6 @@ class Filtered:
     text: str
     findings: list[Finding] = field(default_factory=list)
 
-    @property
-    def is_kept(self) -> bool:
-        return self.fate is Fate.KEPT
-
 
 @dataclass(frozen=True)
 class Filters:

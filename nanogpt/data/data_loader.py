@@ -44,14 +44,10 @@ class Loader(ABC):
         """Whether these samples can be read without waiting."""
         return True
 
-    def batch(self, first_index: int, count: int, rank: int = 0, world: int = 1) -> Batch:
-        """Samples first_index ... first_index + count - 1: inputs and targets, each (count, block_size) int64.
-
-        Of `world` processes that share the samples, number `rank` gets every world-th from its own on: together the
-        same samples whatever the number of processes, so that a training may continue on more or fewer of them.
-        """
-        indices = range(first_index + rank, first_index + count, world)
-        block = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
+    def batch(self, first_index: int, count: int) -> Batch:
+        """Samples first_index ... first_index + count - 1: inputs and targets, each (count, block_size) int64."""
+        indices = range(first_index, first_index + count)
+        block = np.empty((count, self.block_size + 1), dtype=np.int64)
         for row, index in zip(block, indices, strict=True):
             row[:] = self.window(index)
         inputs, targets = block[:, :-1].copy(), block[:, 1:].copy()

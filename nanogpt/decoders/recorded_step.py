@@ -98,7 +98,7 @@ class FrameCache:
 class RecordedStep:
     """The step of `one_token`, recorded by `record` once for a number of texts and positions, each a power of two."""
 
-    def __init__(self, one_token: TorchStep, record: Record, notify: Notify = lambda message: None):
+    def __init__(self, one_token: TorchStep, record: Record, notify: Notify):
         self.one_token, self.record, self.notify = one_token, record, notify
         self.frames: list[Frame] = []  # the last one was used last
         self.is_recorded = True  # False once a recording failed

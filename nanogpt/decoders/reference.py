@@ -20,11 +20,6 @@ from nanogpt.weights.safe_loading import Array
 @np.errstate(all="ignore")  # broken weights compute NaN, which whoever decodes says
 def logits_of(config: ModelConfig, parts: Parts, tokens: Sequence[int]) -> Logits:
     """The logits (T, vocab_size) behind each of T tokens of one text; NaN, without a warning, of broken weights."""
-    with np.errstate(all="ignore"):
-        return _logits_of(config, parts, tokens)
-
-
-def _logits_of(config: ModelConfig, parts: Parts, tokens: Sequence[int]) -> Logits:
     x = parts.table[list(tokens)]  # (T, n_embd)
     if parts.positions is not None:
         x = x + parts.positions[: len(tokens)]

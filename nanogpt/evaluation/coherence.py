@@ -91,7 +91,7 @@ def words_of(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
 
-def repetition(words: list[str], length: int = 4) -> float:
+def repetition(words: list[str]) -> float:
     """The share of word 4-grams that occurred before in the same text."""
-    grams = [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+    grams = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -29,10 +29,10 @@ class Timing:
     new_tokens: int
 
 
-def timing(decoder: Decoder, prompt_tokens: int | None = None, max_seconds: float = 3.0) -> Timing:
+def timing(decoder: Decoder, max_seconds: float) -> Timing:
     """Measure a decoder for max_seconds, after as long at most, unmeasured, on one window. Sampling is part of it."""
     config = decoder.config
-    prompt_tokens = prompt_tokens or max(1, config.block_size // 2)
+    prompt_tokens = max(1, config.block_size // 2)
     prompt = np.random.default_rng(0).integers(config.vocab_size or 1, size=prompt_tokens).tolist()
     prefills: list[float] = []
     steps: list[float] = []
@@ -45,12 +45,10 @@ def timing(decoder: Decoder, prompt_tokens: int | None = None, max_seconds: floa
     return Timing(1 / statistics.median(steps), prompt_tokens / statistics.median(prefills), prompt_tokens, len(steps))
 
 
-def decoding_speed(
-    model: GPT, device: str = "cpu", prompt_tokens: int | None = None, max_seconds: float = 3.0
-) -> DecodingSpeed:
+def decoding_speed(model: GPT, device: str, max_seconds: float) -> DecodingSpeed:
     """timing() of torch, with what it reads and needs."""
     devices.reset_peak_memory(device)
-    found = timing(TorchDecoder(model, device, record_on(device)), prompt_tokens, max_seconds)
+    found = timing(TorchDecoder(model, device, record_on(device)), max_seconds)
     weight_bytes = bytes_per_token(model)
     return DecodingSpeed(
         tokens_per_second=found.tokens_per_second,

@@ -18,9 +18,9 @@ from nanogpt.data.shards import Split
 from nanogpt.evaluation.block_bootstrap import BLOCKS, BlockMean, Floats, draws, summed
 from nanogpt.faults import NonFiniteError, UserError
 from nanogpt.model.gpt import GPT
+from nanogpt.model.limits import TOKENS_AT_ONCE
 
 MOST_TOKENS = 2**18  # judged on: 4,096 windows of 64
-TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class Writing:
     folder: Path
     precision: str
     card: str | None
-    sources: Collection[Path] = ()
-    name: str = "model"
+    sources: Collection[Path]
+    name: str
 
 
 @dataclass(frozen=True)

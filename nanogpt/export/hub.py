@@ -21,7 +21,7 @@ NEEDS_A_TOKEN = (401, 403)
 LOG_IN = "set HF_TOKEN to a token that may write there (https://huggingface.co/settings/tokens), or run hf auth login"
 
 
-def push(folder: Path, repository: str, private: bool = False) -> str:
+def push(folder: Path, repository: str, private: bool) -> str:
     """Commit the export in `folder` to `repository`, owner/name, which is made where it is missing; its address.
 
     The token is HF_TOKEN's, or that of `hf auth login`. Raises UserError for a folder that is no whole export, a card

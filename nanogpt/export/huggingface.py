@@ -60,8 +60,8 @@ def export_tensors(
     tensors: dict[str, Tensor],
     tokenizer: Tokenizer,
     folder: Path | str,
-    card: str | None = None,
-    sources: Collection[Path] = (),
+    card: str | None,
+    sources: Collection[Path],
 ) -> list[Path]:
     """export() of what published_shapes.tensors_of() gave.
 

@@ -17,7 +17,7 @@ OF_A_TRAINING = (trained_folder.BEST, "metrics.jsonl")  # next to its configurat
 
 
 def require_target(
-    folder: Path, names: Collection[str], is_ours: Callable[[Path], bool], sources: Collection[Path] = ()
+    folder: Path, names: Collection[str], is_ours: Callable[[Path], bool], sources: Collection[Path]
 ) -> None:
     """Raise UserError unless `folder` is new, empty, or holds nothing but files of `names` and is_ours().
 

@@ -68,6 +68,6 @@ def flops_per_token(model: ModelConfig, lora_rank: int = 0) -> int:
     return of_products + 12 * model.n_layer * model.n_head * model.head_width * model.block_size
 
 
-def kv_cache_bytes(model: ModelConfig, sequences: int = 1, bytes_per_number: int = FLOAT32) -> int:
-    """Keys and values of `sequences` whole contexts while text is written (nanogpt.model.attention.KVCache)."""
-    return 2 * model.n_layer * sequences * model.kv_heads * model.head_width * model.block_size * bytes_per_number
+def kv_cache_bytes(model: ModelConfig) -> int:
+    """Keys and values of a whole context while text is written (nanogpt.model.attention.KVCache)."""
+    return 2 * model.n_layer * model.kv_heads * model.head_width * model.block_size * FLOAT32

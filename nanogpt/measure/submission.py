@@ -133,7 +133,7 @@ def read(file: Path) -> Submission:
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file}: has more than {MOST_BYTES:,} bytes; a submission is smaller")
         value = durable.read_json(file)
-    except (ValueError, RecursionError):
+    except ValueError:
         raise UserError(f"{file}: is not JSON; send the file that nanogpt profile --submit wrote") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise UserError(f"{file}: format is not {FORMAT!r}; send the file that nanogpt profile --submit wrote")

@@ -28,23 +28,15 @@ FASTER_IN_BFLOAT16 = 256 if has_bfloat16_instructions() else sys.maxsize
 class KVCache:
     """The keys and values of the positions already seen, so that each new token costs one position of work.
 
-    Per layer two tensors of (B, n_kv_head, max_len, head_dim), allocated once. `lengths` says how many positions are
+    Per layer two tensors of (B, n_kv_head, block_size, head_dim), allocated once. `lengths` says how many positions are
     filled in each row; what lies behind them is never looked at. A forward pass calls reserve() first, each layer
     writes with append(), and advance() ends it.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int = 1,
-        max_len: int | None = None,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ):
-        self.max_len = max_len or config.block_size
-        shape = (batch_size, config.kv_heads, self.max_len, config.head_width)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+    def __init__(self, config: ModelConfig, batch_size: int = 1, device: str = "cpu"):
+        shape = (batch_size, config.kv_heads, config.block_size, config.head_width)
+        self.keys = [torch.zeros(shape, device=device, dtype=torch.float32) for _ in range(config.n_layer)]
+        self.values = [torch.zeros(shape, device=device, dtype=torch.float32) for _ in range(config.n_layer)]
         self.lengths = [0] * batch_size
         self.places: Places = slice(0, 0)  # of the positions that this forward pass adds
         self.visible: Tensor | None = None  # which keys each of them attends to; None: all
@@ -240,7 +232,7 @@ class Attention(nn.Module):
         return x if groups == 1 else x.repeat_interleave(groups, dim=1)
 
 
-def attend_by_products(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+def attend_by_products(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
     """Attention written out: q, k, v (B, n_head, T, head_dim) -> the same shape; visible (B, 1, T, T), or None: causal.
 
     Five operators forward and eight backward. What torch composes on MPS while it trains takes 11 and 8, in half

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nanogpt.plots.style import BLUE, LINES, SOFT, categories, say_empty, set_title, write_behind_bar, write_figure
+from nanogpt.printable import visible
 from nanogpt.results.text import TokenFrequencies, TokenStatistics
 from nanogpt.units import percent
 
 MOST_TOKENS = 15  # of each vocabulary
-VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 
 def token_statistics_plot(vocabularies: Sequence[TokenStatistics], path: Path) -> Path:
@@ -67,5 +67,5 @@ def token_frequencies_plot(vocabularies: Mapping[str, TokenFrequencies], path: P
 def _drawable(token: str) -> str:
     """With blanks that can be seen, and the code of each character that the font lacks."""
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    visible = token.translate(VISIBLE)
-    return "".join(sign if font.get_char_index(ord(sign)) else f"U+{ord(sign):04X} " for sign in visible).strip()
+    signs = visible(token)
+    return "".join(sign if font.get_char_index(ord(sign)) else f"U+{ord(sign):04X} " for sign in signs).strip()

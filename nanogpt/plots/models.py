@@ -31,7 +31,7 @@ from nanogpt.units import si
 def comparison_plot(
     folders: Mapping[str, Path],
     path: Path,
-    baselines: Mapping[str, float] | None = None,
+    baselines: Mapping[str, float],
     flops_per_token: Mapping[str, float] | None = None,
 ) -> Path:
     """Bits per byte on the validation split of every model over tokens, training time and computation; baselines as
@@ -55,7 +55,7 @@ def comparison_plot(
             axes.set_xlabel(labels[panel])
             _draw_curves(axes, curves, panel, scale if panel == "seconds" else 1.0)
             low, high = axes.get_ylim()
-            for name, value in (baselines or {}).items():
+            for name, value in baselines.items():
                 if low < value < high:
                     axes.axhline(value, color=SOFT, linewidth=1.1, linestyle=(0, (2, 2)), label=f"{name} {value:.3f}")
         figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -30,6 +30,7 @@ from nanogpt.plots.style import (
     set_title,
     write_figure,
 )
+from nanogpt.printable import visible
 from nanogpt.results.study import AttentionStudy, EmbeddingStudy, LensStudy
 from nanogpt.training.record.metrics import read_metrics
 from nanogpt.units import percent
@@ -322,5 +323,5 @@ def _short(token: str) -> str:
 
 
 def _shown(token: str) -> str:
-    """A token as a label: what cannot be seen has a sign."""
-    return token.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "∅"
+    """A token as a label."""
+    return visible(token) or "∅"

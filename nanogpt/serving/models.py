@@ -46,9 +46,7 @@ def open_engine(found: FoundModel, settings: Settings, notify: Callable[[str], N
 class Models:
     """All of this belongs to the event loop. `notify` gets what the person at the terminal should know."""
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, notify: Callable[[str], None], opening: OpenEngine = open_engine
-    ):
+    def __init__(self, settings: Settings, metrics: Metrics, notify: Callable[[str], None], opening: OpenEngine):
         self._settings, self._metrics, self._notify, self._opening = settings, metrics, notify, opening
         self._found = {model.id: model for model in find_models(settings.paths)}
         self._read_at = time.monotonic()

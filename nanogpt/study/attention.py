@@ -127,7 +127,7 @@ def entropy_over_training(subject: Subject, ids: Tensor) -> list[EntropyAtStep]:
     return found
 
 
-def clearest(study: AttentionStudy, layer: int | None = None, head: int | None = None) -> Head:
+def clearest(study: AttentionStudy, layer: int | None, head: int | None) -> Head:
     """The head with the most weight on one place, among those of `layer`, or with the number `head`."""
     candidates = [h for h in study.heads if layer in (None, h.layer) and head in (None, h.head)]
     return max(candidates, key=lambda h: max(h.previous_token, h.first_token, h.induction or 0.0))

@@ -36,11 +36,7 @@ SEED = "training.seed"
 
 
 def compare_runs(
-    runs: Sequence[TrainedRun],
-    data_folder: Path,
-    split: str = "val",
-    device: str = "cpu",
-    on_run: Callable[[str], None] = lambda name: None,
+    runs: Sequence[TrainedRun], data_folder: Path, split: str, device: str, on_run: Callable[[str], None]
 ) -> RunComparison:
     """Judge the best weights of each of `runs` by the same split, and compare them with the best one.
 

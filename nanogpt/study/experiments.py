@@ -41,7 +41,7 @@ class Plan:
     break_part: Breaking
 
 
-def run_experiments(device: str = "cpu", seed: int = 0) -> Iterator[Experiment]:
+def run_experiments(device: str, seed: int) -> Iterator[Experiment]:
     """Each experiment on `device`, as it ends. Raises what the device raises when it cannot compute at all."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in component_checks.run_checks

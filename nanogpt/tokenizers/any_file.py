@@ -31,14 +31,14 @@ class LibraryTokenizer(Tokenizer):
 
     name = "tokenizer.json"
 
-    def __init__(self, content: Json, settings: Json | None = None):
+    def __init__(self, content: Json, settings: Json):
         """`content`: as in_parts() gives it. Raises ValueError for what is no such file."""
         self._content = content
         with _explained("tokenizers cannot read it", ValueError):
             self._library = HuggingFaceTokenizer.from_str(json.dumps(self._content))
         self._library.encode_special_tokens = True
         added = {token["content"]: token["id"] for token in self._content.get("added_tokens", []) if token["special"]}
-        self._end = end_of(added, settings or {})
+        self._end = end_of(added, settings)
         self.end_of_text = None if self._end is None else added[self._end]
         self.vocab_size = 1 + max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
         if not self.vocab_size:

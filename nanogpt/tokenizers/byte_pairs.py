@@ -85,7 +85,7 @@ class BPETokenizer(Tokenizer):
         return cls({bytes([byte]): byte for byte in range(256)}, {END_OF_TEXT: 256})
 
     @classmethod
-    def from_json(cls, content: Json, settings: Json | None = None) -> BPETokenizer:
+    def from_json(cls, content: Json, settings: Json) -> BPETokenizer:
         """Read a byte-level tokenizer.json, ours or a published one (GPT-2, Qwen), and its tokenizer_config.json.
 
         Raises KeyError, ValueError.
@@ -93,7 +93,7 @@ class BPETokenizer(Tokenizer):
         special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
         vocabulary = content["model"]["vocab"]
         ranks = {unprintable(token): index for token, index in vocabulary.items() if token not in special}
-        return cls(ranks, special, pattern_of(content["pre_tokenizer"]), end_of(special, settings or {}))
+        return cls(ranks, special, pattern_of(content["pre_tokenizer"]), end_of(special, settings))
 
     @cached_property
     def digest(self) -> str:

@@ -27,7 +27,7 @@ from nanogpt.spelling import redacted
 from nanogpt.tokenizers.tokenizer import FILE, HF_FILE
 
 
-def tokenizer_file(address: str, mirrors: Sequence[str] = ()) -> Path:
+def tokenizer_file(address: str, mirrors: Sequence[str]) -> Path:
     """tokenizer.json, with tokenizer_config.json next to it where there is one: of a mirror, else of the hub.
 
     A mirror is a folder with OWNER/NAME/tokenizer.json, or another hub. What a hub has given stays in its cache on this

@@ -75,7 +75,7 @@ PUBLISHED = {
 }
 
 
-def gpt2_tokenizer(folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing) -> BPETokenizer:
+def gpt2_tokenizer(folder: Path, mirrors: Sequence[str], notify: Notify = say_nothing) -> BPETokenizer:
     """GPT-2's tokens, from `folder`, a mirror or a public home. Raises UserError when there are none."""
     path = _obtain("gpt2", GPT2_MERGES, folder, mirrors, notify)
     lines = path.read_text(encoding="utf-8").split("\n")[1:-1]  # the first line is a version
@@ -87,9 +87,7 @@ def gpt2_tokenizer(folder: Path, mirrors: Sequence[str] = (), notify: Notify = s
     return BPETokenizer(ranks, {END_OF_TEXT: len(ranks)})
 
 
-def published_tokenizer(
-    name: str, folder: Path, mirrors: Sequence[str] = (), notify: Notify = say_nothing
-) -> BPETokenizer:
+def published_tokenizer(name: str, folder: Path, mirrors: Sequence[str], notify: Notify) -> BPETokenizer:
     """One of PUBLISHED, as gpt2_tokenizer()."""
     found = PUBLISHED[name]
     path = _obtain(name, found.ranks, folder, mirrors, notify)

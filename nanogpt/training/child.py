@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -34,12 +34,12 @@ def run_child(
     data: Path | str,
     folder: Path | str,
     *,
-    overrides: Iterable[str] = (),
-    max_seconds: float | None = None,
-    micro_batch: int | None = None,
-    parent: int | None = None,
-    meanwhile: AbstractContextManager[object] = nullcontext(),  # noqa: B008  it holds no state
-    report: Callable[[TrainingOutcome], None] = print,
+    overrides: Iterable[str],
+    max_seconds: float | None,
+    micro_batch: int | None,
+    parent: int | None,
+    meanwhile: AbstractContextManager[object],
+    report: Callable[[TrainingOutcome], None],
 ) -> int:
     """Train in this process; its exit code: 0 finished, 143 stopped after saving, 2 a person's mistake, 3 a fault,
     or one of faults.EXIT_CODES.

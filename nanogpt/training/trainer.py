@@ -205,7 +205,7 @@ class Trainer:
 
     def sample_is_due(self, reason_to_end: str | None) -> bool:
         wanted, step = self.config.sample_interval, self.state.progress.step
-        return bool(wanted and step) and (reason_to_end is not None or self.is_due(self.config.sample_interval))
+        return bool(wanted and step) and (reason_to_end is not None or self.is_due(wanted))
 
     def reason_to_end(self) -> str | None:
         if self.state.progress.step >= self.config.max_iters:

@@ -32,7 +32,7 @@ class HuggingFaceFolder(Source):
             raise UserError(f"{self.path}: {CONFIG} is missing; expected a folder written by the export")
         try:
             values = published_settings.values_from(durable.read_json(path))
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{path}: not the configuration of a GPT-2 or Qwen3: {error}") from error
         return validate(ModelConfig, values, str(path))
 
@@ -78,7 +78,7 @@ def _shards(index: Path) -> list[Path]:
     """The files that an index names, each inside its own folder."""
     try:
         names = sorted(set(durable.read_json(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: is not an index of weights ({error})") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (index.parent / name).is_file():

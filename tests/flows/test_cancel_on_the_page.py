@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pydoc_data.topics import topics
 import httpx
 import pytest
 
+from tests.conftest import free_port
 from tests.load import allowed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -31,9 +31,8 @@ class RunWithPages:
     """The whole command, and its server asked as a page would ask."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
         self.workspace = folder / "workspace"
         (folder / "small.yaml").write_text(SMALL)
         (folder / "text.txt").write_text("\n\n".join(topics[name] for name in sorted(topics))[:60_000])
@@ -41,7 +40,7 @@ class RunWithPages:
         command = [
             sys.executable, "-m", "flows.full_run", "--no-bootstrap", "--workspace", str(self.workspace), "--config",
             str(folder / "small.yaml"), "--data", str(folder / "text.txt"), "--budget", "9m", "--set", "tests=false",
-            "--set", "milestones=false", "--set", f"port={self.url.rpartition(':')[2]}",
+            "--set", "milestones=false", "--set", f"port={port}",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, cwd=CHECKOUT, env=self.environment, text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip

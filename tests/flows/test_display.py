@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -21,6 +20,7 @@ from flows.display import prefect_server
 from flows.display.plain import PlainDisplay
 from flows.display.protocol import Opening, one_line
 from nanogpt.faults import UserError
+from tests.conftest import free_port
 from tests.load import allowed
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -195,10 +195,7 @@ def lose_server():
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory) -> Iterator[Stage]:
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield Stage(home, port)
+    yield Stage(home, free_port())
     prefect_server.stop(home)
 
 

@@ -164,10 +164,10 @@ def test_the_first_milestone_holds_the_changes_to_the_files_of_the_last_commit(h
     assert f"Not in this copy of the code: {', '.join(staged)}." in body
 
 
-def secret_in(home: Home, secret: str = "hunter2") -> bool:
-    """Whether any object in the repository that the branch reaches holds the secret."""
+def secret_in(home: Home) -> bool:
+    """Whether any object in the repository that the branch reaches holds the secret, hunter2."""
     objects = git(home.checkout, "rev-list", "--objects", "autopilot/default").splitlines()
-    return any(secret in git(home.checkout, "cat-file", "-p", line.split()[0]) for line in objects)
+    return any("hunter2" in git(home.checkout, "cat-file", "-p", line.split()[0]) for line in objects)
 
 
 def test_what_git_does_not_track_is_in_no_milestone(home):

@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from flows.display import prefect_server
 from flows.display.prefect_process import Record, healthy_record
+from tests.conftest import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect_guard")]
 JSON = "application/json"
@@ -77,10 +77,7 @@ class Server:
 def server(tmp_path_factory) -> Iterator[Server]:
     before = dict(os.environ)
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    connected = prefect_server.connect(home, print, port)
+    connected = prefect_server.connect(home, print, free_port())
     assert connected is not None
     connected.close()
     yield Server(connected.record)

@@ -9,17 +9,18 @@ import hashlib
 import io
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+
+from tests import loopback
 
 COMMIT = "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
 CONVERTED = "refs/convert/parquet"
@@ -77,13 +78,10 @@ def tinystories(count: int = 40) -> Repository:
     })  # fmt: skip
 
 
-def wikitext(train_articles: int = 30) -> Repository:
+def wikitext() -> Repository:
     files, configs = {}, []
     for name in ("wikitext-103-raw-v1", "wikitext-103-v1", "wikitext-2-raw-v1", "wikitext-2-v1"):
-        half = (
-            wikitext_lines(train_articles // 2, f"{name} first"),
-            wikitext_lines(train_articles // 2, f"{name} second"),
-        )
+        half = wikitext_lines(15, f"{name} first"), wikitext_lines(15, f"{name} second")
         parts = half if "103" in name else (half[0] + half[1],)
         for number, lines in enumerate(parts):
             files[f"{name}/train-{number:05d}-of-{len(parts):05d}.parquet"] = parquet(lines)
@@ -93,12 +91,12 @@ def wikitext(train_articles: int = 30) -> Repository:
     return Repository({"README.md": card(*configs), **files})
 
 
-def fineweb_edu(count: int = 30) -> Repository:
+def fineweb_edu() -> Repository:
     def shard(name: str) -> bytes:
-        rows = range(count)
+        rows = range(30)
         others = {"id": [f"<urn:{name}:{row}>" for row in rows], "url": [f"https://{row}.example" for row in rows],
                   "token_count": list(rows), "score": [float(row) for row in rows]}  # fmt: skip
-        return parquet(stories(count, name), 10, others)
+        return parquet(stories(len(rows), name), 10, others)
 
     return Repository({
         "README.md": card(config("default", train="data/*/*"), config("sample-10BT", train="sample/10BT/*")),
@@ -300,17 +298,8 @@ def serving(repositories: dict[str, Repository]) -> Iterator[Hub]:
 
         do_HEAD = do_GET
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with loopback.serving(Handler) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def write_mirror(folder: Path, repositories: Mapping[str, Repository]) -> Path:

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import http.server
 import re
-import socket
 import sys
 import threading
 import time
@@ -23,6 +22,8 @@ from nanogpt.sources import download
 from nanogpt.sources import part as parts
 from nanogpt.sources.download import Patience
 from nanogpt.sources.part import Part, Unobtainable
+from tests.conftest import free_port
+from tests.loopback import serving
 from tests.not_a_file import each_kind
 
 TEXT = b"".join(b"%d: the quality of mercy is not strain'd.\n" % number for number in range(900))
@@ -40,17 +41,8 @@ def server(*answers):
             requests.append(dict(self.headers))
             answers[min(len(requests), len(answers)) - 1](self)
 
-        def log_message(self, *_):
-            pass
-
-    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    serving.daemon_threads = True
-    threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{serving.server_port}/play.txt", requests
-    finally:
-        serving.shutdown()
-        serving.server_close()
+    with serving(Handler) as address:
+        yield f"{address}/play.txt", requests
 
 
 def sends(body=TEXT, cut=None, tag=TAG, ranges=True, status=None, length=True, waits=None, most=None, **headers):
@@ -293,11 +285,8 @@ def test_an_address_that_is_none_is_one_line(tmp_path, host):
 
 
 def test_nobody_listens(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/play.txt"
     with pytest.raises(Unobtainable, match=r"no connection to 127\.0\.0\.1"):
-        get(url, tmp_path)
+        get(f"http://127.0.0.1:{free_port()}/play.txt", tmp_path)
 
 
 def test_a_full_disk_is_named_and_the_part_kept(tmp_path, monkeypatch):

@@ -200,7 +200,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 
 def test_speed_counts_what_it_says(engine):
-    speed = decoding_speed(engine.decoder.model, max_seconds=0.05)
+    speed = decoding_speed(engine.decoder.model, "cpu", max_seconds=0.05)
     assert speed.prompt_tokens == 8
     assert speed.new_tokens >= 1
     assert speed.achieved_bytes_per_second == speed.weight_bytes * speed.tokens_per_second

@@ -20,10 +20,10 @@ from tests.nanogpt.training_case import saved_case, tiny
 FACTORS = [0.01 * 10 ** (step / 25) for step in range(101)]  # 0.01 to 100
 
 
-def bowl(edge: float, start: float = 4.2) -> list[float]:
+def bowl(edge: float) -> list[float]:
     """A loss that falls fastest at a hundredth of `edge`, is lowest at a tenth and explodes at `edge`."""
     falls = [2.0 / (1 + (100 * factor / edge) ** 2) for factor in FACTORS]
-    return [start - 2.0 + fall + (factor / edge) ** 2 for fall, factor in zip(falls, FACTORS, strict=True)]
+    return [2.2 + fall + (factor / edge) ** 2 for fall, factor in zip(falls, FACTORS, strict=True)]
 
 
 @pytest.fixture(scope="module")

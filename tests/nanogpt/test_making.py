@@ -3,11 +3,9 @@
 import base64
 import hashlib
 import json
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import huggingface_hub.constants
 import pytest
@@ -21,6 +19,7 @@ from nanogpt.tokenizers.byte_pairs import BPETokenizer
 from nanogpt.tokenizers.loading import load_tokenizer
 from nanogpt.tokenizers.making import PROBE, check_kind, make_tokenizer
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token, likely_size
+from tests.loopback import serving
 
 pytestmark = pytest.mark.fast
 LINES = ["To be, or not to be, that is the question:", "Whether 'tis nobler in the mind to suffer 1,603 slings"] * 20
@@ -186,7 +185,6 @@ def test_sizes_are_known_before_there_is_a_tokenizer():
     assert sizes == sorted(sizes) and sizes[2] == 2.4
 
 
-@contextmanager
 def hub(content):
     """A hub that has one model, one that is gated, and none else."""
 
@@ -210,16 +208,7 @@ def hub(content):
             self.end_headers()
             return found or b""
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(Hub)
 
 
 def test_a_model_of_a_hub_gives_its_tokenizer_and_the_rest_is_refused_in_a_line(tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ from nanogpt import durable
 from nanogpt.fit import Fit
 from nanogpt.machine import memory_bytes
 from nanogpt.measure.memory_store import MemoryStore
+from nanogpt.units import GIB
 from tests.nanogpt.training_case import tiny
 
 pytestmark = pytest.mark.fast
-GIB = 2**30
 CONFIG = tiny().with_changes({"model.vocab_size": 66})
 
 

@@ -20,12 +20,12 @@ from nanogpt.tokenizers.loading import load_tokenizer
 TRAIN, VAL = "the cat sat on the mat, äh, the hat.\n" * 5, "the hat sat.\n"
 
 
-def nanogpt_folder(folder: Path, train: str = TRAIN, val: str = VAL, order=sorted) -> Path:
+def nanogpt_folder(folder: Path, order=sorted) -> Path:
     """What data/shakespeare_char/prepare.py writes."""
     folder.mkdir(parents=True, exist_ok=True)
-    characters = order(set(train + val))
+    characters = order(set(TRAIN + VAL))
     ids = {character: index for index, character in enumerate(characters)}
-    for split, text in (("train", train), ("val", val)):
+    for split, text in (("train", TRAIN), ("val", VAL)):
         np.array([ids[character] for character in text], dtype=np.uint16).tofile(folder / f"{split}.bin")
     meta = {"vocab_size": len(ids), "itos": dict(enumerate(characters)), "stoi": ids}
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta))

@@ -3,11 +3,9 @@
 import hashlib
 import os
 import re
-import socket
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from filelock import FileLock
@@ -21,6 +19,8 @@ from nanogpt.sources.fetching import check_source, fetch, fingerprint, obtain
 from nanogpt.sources.own import find_own
 from nanogpt.sources.part import Unobtainable
 from nanogpt.spelling import path_of, spelled
+from tests.conftest import free_port
+from tests.loopback import serving
 
 TEXT = b"The quality of mercy is not strain'd.\n" * 400
 SHA256 = hashlib.sha256(TEXT).hexdigest()
@@ -39,18 +39,8 @@ def server(body=TEXT, status=200):
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_):
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}", requests
-    finally:
-        http.shutdown()
-        http.server_close()
+    with serving(Handler) as address:
+        yield address, requests
 
 
 def entry(*homes):
@@ -63,9 +53,7 @@ def telling(lines):
 
 def nowhere():
     """An address that refuses connections."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/play.txt"
+    return f"http://127.0.0.1:{free_port()}/play.txt"
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ export function useToken(token) {
 }
 
 /** Something went wrong; `message` says what, and what to do. `status` is HTTP's, 0 where no answer came. */
-export class Failure extends Error {
+class Failure extends Error {
   constructor(message, status = 0, retryAfter = null) {
     super(message);
     this.status = status;

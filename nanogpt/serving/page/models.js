@@ -5,7 +5,7 @@ import { element } from "./dom.js";
 const ORDER = { export: 0, best: 1, final: 2, step: 3 };
 
 /** [label, models] of each run and model: what is recommended first, then the steps in order. */
-export function grouped(models) {
+function grouped(models) {
   const groups = new Map();
   for (const model of models) {
     const { run, model: name } = about(model);
@@ -21,7 +21,7 @@ export function grouped(models) {
 }
 
 /** "best (step 1,000)", "step 100", "before cooldown (step 900)". */
-export function nameOf(model) {
+function nameOf(model) {
   const { kind, step } = about(model);
   const folder = model.id.split("@").at(-1);
   const at = Number.isFinite(step) && step > 0 ? `step ${count(step)}` : "";
@@ -36,7 +36,7 @@ export function shortName(model) {
 }
 
 /** "4.8 M parameters · reads 256 tokens back · onnxruntime". */
-export function facts(model) {
+function facts(model) {
   const { parameters, block_size: context, backend, loaded } = about(model);
   return [
     parameters ? `${short(parameters)} parameters` : null,

@@ -10,7 +10,7 @@ const ALTERNATIVES = 8; // shown for each token; the server states up to 20
 const NEAR_END = 60; // pixels from the end within which the page follows the text
 
 export class Pane {
-  /** `page`: {mode, names, system, settings, ended(pane, node), changed(), failed(pane, failure), look(...)}. */
+  /** `page`: {mode, names, system, settings, ended(pane, node), changed(), failed(pane, node), look(...)}. */
   constructor(place, page) {
     this.page = page;
     this.place = place;
@@ -353,7 +353,7 @@ export class Pane {
 
   async #modelChosen() {
     const { model } = this;
-    this.page.modelChosen(this);
+    this.page.modelChosen();
     if (!model) return this.render();
     const found = await examples(model).catch(() => ({}));
     if (model !== this.model) return;

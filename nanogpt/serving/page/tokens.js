@@ -4,9 +4,9 @@ import { byId, element, icon, spoken, visible } from "./dom.js";
 
 const LEVELS = [0.5, 1.5, 3, 5, 7]; // bits of surprise: from "there was hardly a choice" to 1 in 128 and beyond
 
-export const bits = (logprob) => -logprob / Math.LN2;
+const bits = (logprob) => -logprob / Math.LN2;
 
-export function percent(logprob) {
+function percent(logprob) {
   const share = 100 * Math.exp(logprob);
   return share >= 99.95 ? "100 %" : share >= 0.095 ? `${share.toFixed(1)} %` : share > 0 ? "< 0.1 %" : "0 %";
 }
@@ -19,7 +19,7 @@ function level(token) {
 }
 
 /** Where each token stands in the text: {token, index, from, to} in UTF-16 units; a token's offset counts characters. */
-export function segments({ text, tokens }) {
+function segments({ text, tokens }) {
   const place = places(text);
   const found = [];
   const starts = tokens.map((token) => place(token.offset ?? 0));

@@ -48,7 +48,7 @@ def _text(data: bytes, place: str, name: str, wanted: Wanted, account: Account) 
     return Text(decoded.text, place)
 
 
-def encoding_of(head: bytes, name: str, encoding: str = "auto") -> str:
+def encoding_of(head: bytes, name: str, encoding: str) -> str:
     """What `decode` is given for each part of a long text that begins with `head`; raises UserError.
 
     "auto" as long as it is UTF-8: a later part may have the first bytes that are not.

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 10, right: 12, bottom: 26, left: 54 };
-export const DASHES = ["", "7 4", "2 3", "9 3 2 3", "12 4"];
+const DASHES = ["", "7 4", "2 3", "9 3 2 3", "12 4"];
 const LINES = 5;
 
 export const colourOf = (place) => `var(--line-${(place % LINES) + 1})`;

@@ -6,11 +6,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -27,6 +26,7 @@ from flows.runner.sessions import Session
 from nanogpt.faults import UserError
 from nanogpt.sources import catalogue
 from tests.flows.small_flow import Flow, Made
+from tests.loopback import serving
 
 
 @pytest.fixture
@@ -177,18 +177,14 @@ def test_no_file_of_a_run_holds_the_password_of_a_mirror(tmp_path, monkeypatch, 
         def do_GET(self):
             self.send_error(404)
 
-        def log_message(self, *_): ...
-
     place = catalogue.CATALOGUE["tiny_shakespeare"]
     monkeypatch.setitem(catalogue.CATALOGUE, "tiny_shakespeare", replace(place, file=replace(place.file, homes=())))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Lacking) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        mirror = f"data.mirror=http://me:hunter-two@127.0.0.1:{server.server_port}/a"
+    with serving(Lacking) as address:
+        mirror = f"data.mirror={address.replace('//', '//me:hunter-two@')}/a"
         arguments = ["--workspace", str(tmp_path), "--no-ui", "--data", "tiny_shakespeare",
                      "--set", "milestones=false", "--set", mirror]  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["full_run", *arguments])
         session.main(arguments, full_run.PHASES, lambda run: run.do(FETCHED))
-        server.shutdown()
     held = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for path in ("state/default/session.json", "state/default/holder.json", "logs/default/automation_log.txt"):
         assert b"http://***@127.0.0.1" in held[tmp_path / path], path

@@ -13,7 +13,8 @@ from flows.runner.run import Run
 from nanogpt import durable
 from nanogpt.config import load_config, save_config
 from nanogpt.data import shards
-from tests.flows.parts import GIB, SITE, assembled, fetched, finish, finish_beginning
+from nanogpt.units import GIB
+from tests.flows.parts import SITE, assembled, fetched, finish, finish_beginning
 from tests.flows.planning.machines import Machine
 
 pytestmark = pytest.mark.fast

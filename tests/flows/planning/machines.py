@@ -5,8 +5,7 @@ from typing import Any
 from nanogpt.config import Config
 from nanogpt.measure.sizes import flops_per_token, parameters
 from nanogpt.results.speed import CompiledSpeed, FastestMicroBatch, MicroBatchTry, Rehearsal, StepSpeed
-
-GIB = 2**30
+from nanogpt.units import GIB
 
 
 class Machine:

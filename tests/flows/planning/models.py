@@ -5,8 +5,8 @@ from typing import Any
 from flows.planning import budget_shares, planner
 from flows.planning.forecast import Corpus, Speed
 from nanogpt.config import Config
+from nanogpt.units import GIB
 
-GIB = 2**30
 MEMORY = 16 * GIB
 PLAY = Corpus(1_115_394, 1_115_394, 65, 0.05, 0.05, 1.0)
 SIZES = {"small": (64, 10**6), "middle": (128, 10**7), "large": (256, 10**8)}  # name: block_size, parameters

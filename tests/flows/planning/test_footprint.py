@@ -9,9 +9,9 @@ from flows.planning import footprint
 from flows.planning.site import Site
 from nanogpt.config import Config, load_config
 from nanogpt.fit import Fit
+from nanogpt.units import GIB
 
 pytestmark = pytest.mark.fast
-GIB = 2**30
 
 
 def shipped(name: str, **changes) -> Config:

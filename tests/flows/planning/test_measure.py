@@ -23,9 +23,10 @@ from nanogpt.process.endings import ABORTED, CRASHED, KILLED, STALL
 from nanogpt.process.worker import WorkerDied
 from nanogpt.results.speed import FastestMicroBatch, MicroBatchTry
 from nanogpt.tokenizers.vocabulary import likely_bytes_per_token
+from nanogpt.units import GIB
 from nanogpt.weights.reserve import NoRoomError
 from tests.flows.parts import Parts
-from tests.flows.planning.machines import GIB, Failing, Machine, Small
+from tests.flows.planning.machines import Failing, Machine, Small
 
 pytestmark = pytest.mark.fast
 Usage = namedtuple("Usage", "total used free")

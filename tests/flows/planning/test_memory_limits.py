@@ -10,7 +10,8 @@ from flows.planning.site import Site
 from nanogpt.config import Config, load_config
 from nanogpt.fit import Fit
 from nanogpt.measure.memory_store import MemoryStore
-from tests.flows.parts import GIB, SITE, Parts
+from nanogpt.units import GIB
+from tests.flows.parts import SITE, Parts
 
 pytestmark = pytest.mark.fast
 FOR_MEMORY = Fit(3, gradient_checkpointing=True, longest_window=64)

@@ -12,7 +12,8 @@ from flows.planning import budget_shares, forecast, planner
 from flows.planning.forecast import Corpus
 from nanogpt.config import Config
 from nanogpt.faults import UserError
-from tests.flows.planning.models import GIB, MEMORY, PLAY, SIZES, model, plan, speed
+from nanogpt.units import GIB
+from tests.flows.planning.models import MEMORY, PLAY, SIZES, model, plan, speed
 
 
 def training_seconds(budget: float, corpus: Corpus = PLAY) -> float:

@@ -220,7 +220,7 @@ def failed_facts(folder: Path) -> RunFacts:
     )
 
 
-def bare_facts(failed: str = "environment") -> RunFacts:
+def bare_facts() -> RunFacts:
     """A run whose first phase failed: nothing was measured, everything else is blocked."""
     facts = RunFacts(
         run="night",
@@ -244,7 +244,7 @@ def bare_facts(failed: str = "environment") -> RunFacts:
     for name in PHASES[:-1]:
         facts = with_phase(facts, name, status="blocked", cause="environment.system has not finished")
     cause = "0.4 GiB free on /home/ada, this plan needs 1.9 GiB"
-    return with_phase(facts, failed, status="failed", cause=cause, next_command=facts.command)
+    return with_phase(facts, "environment", status="failed", cause=cause, next_command=facts.command)
 
 
 def without_phase(facts: RunFacts, name: str) -> RunFacts:

@@ -19,7 +19,8 @@ from nanogpt.config import Config, load_config
 from nanogpt.faults import UserError
 from nanogpt.results.training import TrainingFailure
 from nanogpt.training.trainer import train
-from tests.flows.parts import GIB, Parts, outcome
+from nanogpt.units import GIB
+from tests.flows.parts import Parts, outcome
 from tests.nanogpt.training_case import make_data, tiny
 
 pytestmark = pytest.mark.fast

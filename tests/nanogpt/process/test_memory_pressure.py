@@ -8,9 +8,9 @@ import pytest
 
 from nanogpt.process import memory_pressure
 from nanogpt.process.memory_pressure import MemoryPressure
+from nanogpt.units import GIB
 
 pytestmark = pytest.mark.fast
-GIB = 2**30
 
 
 @pytest.fixture

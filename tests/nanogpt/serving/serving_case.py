@@ -143,10 +143,10 @@ def serving(*paths: Path, opening=None, seconds: float = 0.0, limits: Limits | N
 
 
 @contextmanager
-def streaming(server, tokens: int = 4_000):
+def streaming(server):
     """A text that is being written; its answer is open inside the block, and hung up behind it."""
     with httpx.Client(base_url=server.url, timeout=SECONDS) as client:
-        body = {"prompt": "abc", "max_tokens": tokens, "stream": True}
+        body = {"prompt": "abc", "max_tokens": 4_000, "stream": True}
         with client.stream("POST", "/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
             assert "choices" in next(lines)
