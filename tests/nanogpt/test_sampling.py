@@ -205,6 +205,7 @@ def test_probabilities_are_those_of_the_model_at_temperature_one():
         (dict(logit_bias={0: -math.inf, 1: -math.inf}), "logit_bias"), (dict(stop=["a", ""]), "stop"),
         (dict(seed=-1), "seed"), (dict(seed=2**63), "seed"), (dict(alternatives=-1), "alternatives"),
         (dict(beams=0), "beams"), (dict(length_penalty=math.inf), "length_penalty"),
+        (dict(length_penalty=1e5), "length_penalty"), (dict(length_penalty=-1e5), "length_penalty"),
         (dict(max_new_tokens=-1), "max_new_tokens"),
     ],
 )  # fmt: skip
