@@ -10,6 +10,7 @@ FULL_RUN = Path(__file__).resolve().parents[1] / "full_run.py"
 PHASES = tuple(re.findall(r"^    (\w+)\.PHASE,", FULL_RUN.read_text(encoding="utf-8"), re.MULTILINE))
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 SHORTEST_BUDGET = 60.0
+SLOWEST, FASTEST = 1e6, 1e20  # FLOP/s: between a machine of the eighties and the largest there are
 
 
 def seconds_of(budget: object) -> float:
@@ -54,4 +55,8 @@ def assumed_speed_of(text: str) -> AssumedSpeed:
     if match is None or not all(float(match[group]) for group in (1, 3, 4)):
         raise ValueError(f"found {text!r}, expected PARAMETERS:TOKENS:TIME of a step, such as 30M:4096:400ms")
     parameters = float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[match[2]]
-    return AssumedSpeed(parameters, float(match[3]), float(match[4]) / (1000 if match[5] == "ms" else 1))
+    speed = AssumedSpeed(parameters, float(match[3]), float(match[4]) / (1000 if match[5] == "ms" else 1))
+    if not SLOWEST <= speed.flops_per_second <= FASTEST:  # NaN is not, either
+        allowed = f"from {SLOWEST:.0e} to {FASTEST:.0e} FLOP/s (6 x PARAMETERS x TOKENS / TIME)"
+        raise ValueError(f"found {text[:40]!r}, {speed.flops_per_second:.1e} FLOP/s; expected {allowed}")
+    return speed

@@ -129,7 +129,7 @@ class Talk:
 
     def _speak(self) -> None:
         """Show the model's next words as they come. Ctrl-C ends them; what is said is said."""
-        seed = None if self.options.seed is None else self.options.seed + self._answers
+        seed = self.options.seed_of(self._answers)
         options = replace(self.options, stop=(*self.options.stops, *self.play.stops), seed=seed)
         pieces = self.engine.stream(self._prompt(), options)
         self._show_name(self.play.assistant)

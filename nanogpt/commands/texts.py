@@ -42,7 +42,7 @@ class Text:
 
     @property
     def seed(self) -> int | None:
-        return None if self.request.options.seed is None else self.request.options.seed + self.sample
+        return self.request.options.seed_of(self.sample)
 
     @property
     def ended(self) -> bool:

@@ -131,8 +131,9 @@ class Batch:
         if options.beams > 1:
             raise UserError(f"beams: found {options.beams}, should be 1 for a text that is written with others")
         first = Writing(self.model, prompt, options)
-        seeds = [None if options.seed is None else options.seed + copy for copy in range(1, copies)]
-        others = [Writing(self.model, prompt, replace(options, seed=seed)) for seed in seeds]
+        others = [
+            Writing(self.model, prompt, replace(options, seed=options.seed_of(copy))) for copy in range(1, copies)
+        ]
         self._new += [first, *others]
         return [first, *others]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,10 @@ from nanogpt.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # an optional package
     from llguidance import LLTokenizer
+
+MOST_STATES = 10_000  # of a multipleOf: as many as it is large; a million take 19 s, and 2^31 all memory
+LEAST = -(2.0**63)  # a number at which llguidance 1.9 runs out of stack, and the process ends
+ONE_OF_ANOTHER = {"allOf", "anyOf", "oneOf", "$ref"}  # by which a value has to be multiples of several numbers
 
 
 class Constraint:
@@ -37,6 +44,7 @@ class Constraint:
             except UnicodeEncodeError as error:
                 raise UserError(f"pattern: its character {error.start + 1} is not text in UTF-8") from None
         else:
+            check_numbers(options.json_schema or {})
             compact = {"x-guidance": {"whitespace_flexible": False}}  # else a model may write spaces for ever
             grammar = LLMatcher.grammar_from_json_schema(json.dumps({**compact, **(options.json_schema or {})}))
         mistake = LLMatcher.validate_grammar(grammar, _vocabulary(tokenizer, vocab_size))
@@ -59,6 +67,40 @@ class Constraint:
         self.allowed, self.is_complete = bits[: self._vocab_size], bool(bits[end]) and bits.sum() == 1
         if self._matcher.is_error() or not bits.any():
             raise UserError(f"{self.name}: no token of the model's vocabulary can go on with it")
+
+
+def check_numbers(schema: Mapping[str, Any]) -> None:
+    """Raise UserError for a schema with numbers on which llguidance takes the process or its memory."""
+    keys, divisors = set[str](), list[Decimal]()
+    for key, value in _inner(schema):
+        keys.add(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        number = Decimal(str(value))
+        if number.is_finite() and float(number) == LEAST:
+            raise UserError(f"json_schema: {key}: found {value}, should be above -2^63")
+        if number.is_finite() and number > 0 and key == "multipleOf":
+            divisors.append(number)
+    places = [max(0, -int(divisor.as_tuple().exponent)) for divisor in divisors]
+    if keys & ONE_OF_ANOTHER:
+        most = math.prod(divisor.scaleb(max(places, default=0)) for divisor in divisors)
+    else:
+        most = max([divisor.scaleb(own) for divisor, own in zip(divisors, places, strict=True)], default=Decimal(0))
+    if most > MOST_STATES:
+        found = " and ".join(map(str, divisors[:3]))
+        raise UserError(f"json_schema: multipleOf: found {found}, should be smaller: they take {most:.1e} states")
+
+
+def _inner(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each value in `content`, however deep, with the key under which it stands."""
+    waiting: list[tuple[str, Any]] = [*content.items()]
+    while waiting:
+        key, value = waiting.pop()
+        yield key, value
+        if isinstance(value, Mapping):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, part) for part in value]
 
 
 class _Tokens:

@@ -11,6 +11,7 @@ from nanogpt.faults import UserError
 
 LARGEST_SEED = 2**63 - 1
 MOST_BEAMS = 1000  # each has its keys and values in memory
+MOST_LENGTH_PENALTY = 10  # a length to the power of 100,000 is no float
 Finish = Literal["stop", "length"]  # a stop string or the end of the text; as many tokens as were asked for
 
 
@@ -52,6 +53,10 @@ class Options:
     def is_constrained(self) -> bool:
         return self.pattern is not None or self.json_schema is not None
 
+    def seed_of(self, copy: int) -> int | None:
+        """Of the texts that follow one prompt, the one number `copy`: seed, seed + 1, ..., and 0 after the largest."""
+        return self.seed if self.seed is None or not copy else (self.seed + copy) % (LARGEST_SEED + 1)
+
     def check(self, vocab_size: int) -> None:
         """Raises UserError naming the option that is out of range, what was found and what is allowed."""
         bias, stated = self.logit_bias, {name: value for name, value in vars(self).items() if value is not None}
@@ -70,7 +75,8 @@ class Options:
         require("seed", lambda seed: 0 <= seed <= LARGEST_SEED, "0 or above and below 2**63")
         require("alternatives", lambda count: count >= 0, "0 or more")
         require("beams", lambda count: 1 <= count <= MOST_BEAMS, f"from 1 to {MOST_BEAMS:,}")
-        require("length_penalty", math.isfinite, "a finite number")
+        most = MOST_LENGTH_PENALTY
+        require("length_penalty", lambda value: abs(value) <= most, f"from -{most} to {most}")
         if self.pattern is not None and self.json_schema is not None:
             raise UserError("pattern: found with json_schema, should be one of the two")
         if self.beams > 1 and self.is_constrained:

@@ -16,7 +16,8 @@ from nanogpt.inference.options import Alternative, Options, Token
 from nanogpt.tokenizers.tokenizer import Tokenizer
 
 GREEDY_BELOW = 1e-6  # temperature: the likeliest token is all that is left there
-HIGHEST_TEMPERATURE = 1e30  # all tokens are equally likely there; float32 ends at 3e38
+HIGHEST = 1e30  # of a temperature, at which all tokens are equally likely, a penalty and a bias; float32 ends at 3e38
+LEAST_PENALTY = 1 / HIGHEST  # a logit divided by less is infinite, and a text with it ended those written with it
 NOT_A_TOKEN = -1
 LARGEST_UNIFORM = 1 - 2**-52  # times any float64 it is less than that
 SMALL_VOCABULARY, BLOCK = 1024, 128  # tokens; of a larger one, weights are summed in blocks
@@ -42,14 +43,15 @@ class Sampler:
     def __init__(self, options: Options, window: Sequence[int], limit: Limit | None = None):
         self.options, self.window, self.limit = options, window, limit
         self.greedy = options.temperature < GREEDY_BELOW
-        self.temperature = 1.0 if self.greedy else min(options.temperature, HIGHEST_TEMPERATURE)
-        self.adjusts = options.repetition_penalty != 1 or bool(options.logit_bias) or limit is not None
+        self.temperature = 1.0 if self.greedy else min(options.temperature, HIGHEST)
+        self.penalty = min(max(options.repetition_penalty, LEAST_PENALTY), HIGHEST)
+        self.adjusts = self.penalty != 1 or bool(options.logit_bias) or limit is not None
         kept = (options.top_k, options.top_p, options.min_p, options.typical_p)
         self.truncates = any(limit is not None for limit in kept)
         self._next: deque[float] = deque()  # drawn already
         self._random = np.random.Generator(np.random.PCG64(options.seed))
         self._biased = np.array([*options.logit_bias], dtype=np.int64)
-        self._biases = np.array([*options.logit_bias.values()], dtype=np.float32)
+        self._biases = np.array([min(bias, HIGHEST) for bias in options.logit_bias.values()], dtype=np.float32)
 
     def uniform(self) -> float:
         """The next number in [0, LARGEST_UNIFORM]."""
@@ -69,7 +71,7 @@ class Sampler:
 
         Where the biases leave nothing that it allows, all of that is equally likely.
         """
-        penalty = self.options.repetition_penalty
+        penalty = self.penalty
         if penalty != 1:
             seen = np.asarray(self.window)
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)

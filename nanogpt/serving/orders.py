@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,8 @@ def _check(limits: Limits, prompts: Sequence[str], options: Options, copies: int
         raise bad_field("n", f"found {copies:,}, at most {limits.copies} texts are written for a prompt")
     if len(prompts) * copies > limits.batch:
         raise bad_field("n", f"{len(prompts)} prompts × {copies} are more than the {limits.batch} texts of a batch")
+    if options.json_schema is not None and (size := len(json.dumps(options.json_schema))) > limits.schema:
+        raise bad_field("json_schema", f"found {size:,} bytes, at most {limits.schema:,} are taken")
     if (options.alternatives or 0) > limits.alternatives:
         raise bad_field("logprobs", f"found {options.alternatives:,}, at most {limits.alternatives} are stated")
 

@@ -31,6 +31,7 @@ class Limits:
     stop_length: int = 200  # characters of a stop string
     alternatives: int = 20  # likeliest tokens that are stated with each token
     biased_tokens: int = 300  # in logit_bias
+    schema: int = 10_000  # bytes of a JSON schema; one of 54,000 took 9 s, in which no other text was written
     batch: int = 64  # texts that are written together
     queue: int = 128  # requests that wait for a place in the batch
     loaded: int = 3  # models in memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -32,7 +33,13 @@ def verified_files(folder: Path) -> dict[str, Path]:
     found = {}
     for name, expected in read_manifest(folder)["files"].items():
         path = folder / name
-        if not path.is_file() or _fingerprint(path) != expected:
+        try:
+            is_whole = path.is_file() and _fingerprint(path) == expected
+        except OSError as error:
+            if error.errno != errno.EIO:  # of lost permissions, nothing is damaged
+                raise
+            raise CorruptFileError(f"{path}: cannot be read ({error.strerror})") from error  # a bad block of the disk
+        if not is_whole:
             raise CorruptFileError(f"{path}: is not what its manifest says")
         found[name] = path
     return found

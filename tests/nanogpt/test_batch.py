@@ -11,7 +11,7 @@ from nanogpt.decoders.torch_decoder import TorchDecoder
 from nanogpt.faults import UserError
 from nanogpt.inference.batch import Batch
 from nanogpt.inference.engine import Engine
-from nanogpt.inference.options import Options
+from nanogpt.inference.options import LARGEST_SEED, Options
 from nanogpt.tokenizers.characters import CharTokenizer
 
 from .model_case import randomised, small
@@ -88,6 +88,14 @@ def test_copies_share_what_is_read_and_have_seeds_of_their_own(engine):
     alone = [engine.complete("abcdefg", max_new_tokens=5, seed=seed) for seed in (4, 5, 6)]
     assert [written[copy] for copy in copies] == [text[1:] for text in alone]
     assert engine.samples("abcdefg", 3, Options(max_new_tokens=5, seed=4)) == alone
+
+
+def test_the_copies_of_the_largest_seed_begin_at_zero_again(engine):
+    batch = Batch(engine)
+    largest, second = batch.add("ab", Options(max_new_tokens=9, seed=LARGEST_SEED), copies=2)
+    found = finish(batch)
+    assert found[largest] == engine.complete("ab", max_new_tokens=9, seed=LARGEST_SEED)
+    assert found[second] == engine.complete("ab", max_new_tokens=9, seed=0)
 
 
 def test_what_the_model_computes_as_nan_ends_that_text_alone(engine):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from nanogpt import durable
 from nanogpt.faults import CorruptFileError, UserError
 from nanogpt.weights import checkpoint
 
@@ -99,6 +100,20 @@ def test_a_bad_one_is_set_aside_and_the_one_before_is_taken(tmp_path):
     assert checkpoint.load_newest(tmp_path, lambda path, error: messages.append(path.name)).step == 1
     assert messages == ["step-00000002"] and (tmp_path / "step-00000002.bad").is_dir()
     assert [path.name for path in checkpoint.steps_in(tmp_path)] == ["step-00000001"]
+
+
+def test_one_on_a_bad_block_of_the_disk_is_set_aside(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    bad, read = save(tmp_path, 2), durable.sha256_file
+
+    def on_a_disk_with_a_bad_block(path):
+        if path == bad / "model.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(durable, "sha256_file", on_a_disk_with_a_bad_block)
+    assert checkpoint.load_newest(tmp_path, lambda path, error: None).step == 1
+    assert (tmp_path / "step-00000002.bad").is_dir()
 
 
 def test_no_good_one_is_none(tmp_path):

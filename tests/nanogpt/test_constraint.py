@@ -1,6 +1,7 @@
 """Text keeps to a regular expression or a JSON schema, whatever the model would rather write."""
 
 import json
+import math
 import re
 import sys
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from nanogpt.faults import UserError
 from nanogpt.inference.batch import Batch
+from nanogpt.inference.constraint import check_numbers
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.options import Options
 from nanogpt.tokenizers.byte_pairs import BPETokenizer
@@ -81,6 +83,34 @@ def test_a_mistake_is_named_before_a_token_is_written(engine, options, message):
     with pytest.raises(UserError, match=message) as caught:
         engine.generate("a", **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "schema, message",
+    [
+        ({"const": -(2**63)}, "const: found -9223372036854775808, should be above"),  # ended the process by SIGSEGV
+        ({"items": {"enum": ["a", [-(2**63) + 1]]}}, "enum: found -9223372036854775807, should be above"),
+        ({"properties": {"a": {"multipleOf": 2**31}}}, "multipleOf: found 2147483648, should be smaller"),  # gigabytes
+        ({"multipleOf": 1e300}, "multipleOf: found 1E[+]300, should be smaller"),
+        ({"allOf": [{"multipleOf": 999}, {"multipleOf": 1001}]}, "multipleOf: found 1001 and 999, should be"),  # 19 s
+        ({"multipleOf": 0.01, "anyOf": [{"multipleOf": 700}]}, "multipleOf: found 700 and 0.01, should be"),
+    ],
+)
+def test_numbers_that_would_take_the_process_are_refused(schema, message):
+    with pytest.raises(UserError, match=f"^json_schema: {message}"):
+        check_numbers(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"minimum": 1, "maximum": 2**63 - 1, "x": True}, {"enum": [10**400, -(10**400), 1e308, -1e308, math.nan]},
+        {"properties": {"a": {"multipleOf": 0.01}, "b": {"multipleOf": 7}, "c": {"multipleOf": 10_000}}},
+        {"allOf": [{"multipleOf": 0.5}, {"multipleOf": 3}]}, {"multipleOf": 0}, {"multipleOf": "a"},
+    ],
+)  # fmt: skip
+def test_other_numbers_are_left_to_who_reads_the_schema(schema):
+    check_numbers(schema)
 
 
 def test_what_the_vocabulary_cannot_write_is_named():

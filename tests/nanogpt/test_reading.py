@@ -149,6 +149,13 @@ def test_each_damaged_file_says_what_is_wrong_and_gives_nothing(name, tmp_path):
     assert account.remarks()[0].startswith(f"left out as {reason.replace('_', ' ')}: {name}: ")
 
 
+def test_a_member_of_an_archive_without_a_name_is_passed_over(tmp_path):
+    archive = zipped({"a.txt": "text", "NAMELESS": "lost"})
+    # In both of its headers; what reads the name ends it at NUL.
+    (tmp_path / "t.zip").write_bytes(archive.replace(b"NAMELESS", b"\0AMELESS"))
+    assert documents(tmp_path / "t.zip", Account()) == {"t.zip/a.txt": "text"}
+
+
 @pytest.fixture
 def small_parts(monkeypatch):
     """Files are cut after 64 bytes, and a line is too long beyond 200."""

@@ -175,6 +175,15 @@ def test_a_token_that_was_seen_is_penalised_and_a_bias_is_added():
     assert set(draws([2.0, 1.5, -1.0], 200, temperature=1.0, logit_bias={0: -math.inf})) == {1, 2}
 
 
+@pytest.mark.parametrize("extreme", [5e-324, 1e-39, 1e-30, 1e30, 1e39, 1e308])
+@pytest.mark.parametrize("limits", [{}, {"top_p": 0.9}, {"typical_p": 0.9}, {"min_p": 0.1, "top_k": 2}])
+def test_a_penalty_and_a_bias_of_any_size_leave_numbers(extreme, limits):
+    assert set(draws([2.0, 1.5, -1.0], 50, window=[0], repetition_penalty=extreme, **limits)) <= {0, 1, 2}
+    favoured = draws([2.0, 1.5, -1.0], 50, window=[1], repetition_penalty=min(extreme, 1e-30), **limits)
+    assert set(favoured) == {1}
+    assert set(draws([2.0, 1.5, -1.0], 50, logit_bias={2: max(extreme, 1e30)}, **limits)) == {2}
+
+
 def test_probabilities_are_those_of_the_model_at_temperature_one():
     tokenizer = CharTokenizer("abc")
     logits = np.log(np.array([0.1, 0.2, 0.6, 0.1], np.float32))
@@ -196,6 +205,7 @@ def test_probabilities_are_those_of_the_model_at_temperature_one():
         (dict(logit_bias={0: -math.inf, 1: -math.inf}), "logit_bias"), (dict(stop=["a", ""]), "stop"),
         (dict(seed=-1), "seed"), (dict(seed=2**63), "seed"), (dict(alternatives=-1), "alternatives"),
         (dict(beams=0), "beams"), (dict(length_penalty=math.inf), "length_penalty"),
+        (dict(length_penalty=1e5), "length_penalty"), (dict(length_penalty=-1e5), "length_penalty"),
         (dict(max_new_tokens=-1), "max_new_tokens"),
     ],
 )  # fmt: skip

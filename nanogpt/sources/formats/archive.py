@@ -17,7 +17,9 @@ def members(archive: zipfile.ZipFile, packed: int) -> list[zipfile.ZipInfo]:
     files = [
         info
         for info in archive.infolist()
-        if not info.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in info.filename.split("/"))
+        if info.filename  # without a name, is_dir() raises IndexError
+        and not info.is_dir()
+        and not any(part.startswith((".", "__MACOSX")) for part in info.filename.split("/"))
     ]
     Allowance(packed).take(sum(info.file_size for info in files))
     return sorted(files, key=lambda info: info.filename)

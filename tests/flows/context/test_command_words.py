@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.context.command_words import PHASES, SHORTEST_BUDGET, budget_of, seconds_of
+from flows.context.command_words import PHASES, SHORTEST_BUDGET, assumed_speed_of, budget_of, seconds_of
 from flows.full_run import PHASES as RUN
 
 
@@ -46,6 +46,13 @@ def test_anything_else_is_refused_in_words_or_a_time(value):
         assert seconds_of(value) >= SHORTEST_BUDGET
     except ValueError as error:
         assert "found" in str(error)
+
+
+@pytest.mark.parametrize("speed", ["1:1:" + "9" * 400 + "s", "9" * 400 + ":1:1s", "1:" + "9" * 400 + ":1s", "1:1:100s"])
+def test_a_speed_that_no_machine_has_is_refused(speed):
+    """A plan would divide by it."""
+    with pytest.raises(ValueError, match=r"found '.{1,40}', .* FLOP/s; expected from 1e\+06 to 1e\+20"):
+        assumed_speed_of(speed)
 
 
 def test_the_phases_that_may_be_named_are_those_of_the_run_in_its_order():

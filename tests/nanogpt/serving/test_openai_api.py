@@ -239,6 +239,9 @@ def test_an_answer_keeps_to_a_schema(tmp_path):
         named["json_schema"]["schema"] = {"const": "x"}
         with pytest.raises(openai.BadRequestError, match="no token of the model's vocabulary"):
             client.chat.completions.create(**said, response_format=named)
+        named["json_schema"]["schema"] = {"type": "object", "properties": {f"p{number}": {} for number in range(1000)}}
+        with pytest.raises(openai.BadRequestError, match=r"json_schema: found 11,.* at most 10,000 are taken"):
+            client.chat.completions.create(**said, response_format=named)
 
 
 def test_characters_outside_the_alphabet_are_reported(client):

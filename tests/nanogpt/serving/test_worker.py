@@ -129,6 +129,15 @@ def test_a_model_that_computes_nan_ends_that_text_alone(export):
         assert len(other.result(SECONDS)) == 60
 
 
+def test_the_settings_of_one_client_end_no_text_of_another(export):
+    extreme = {"repetition_penalty": 1e-300, "top_p": 0.9, "temperature": 1e-6}
+    with serving(export, seconds=0.002) as server, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(ask, server, 1, 60)
+        server.until(lambda: server.figure("nanogpt_batch_size") == 1)
+        assert len(ask(server, 2, 10, **extreme)) == 10
+        assert len(other.result(SECONDS)) == 60
+
+
 def test_a_fault_of_the_decoder_ends_its_texts_and_not_the_server(export):
     engine = table_engine(0.001)
     whole = engine.decoder.step
