@@ -310,19 +310,22 @@ def fitted_law(results: Results, corpus: Corpus) -> Iterator[str]:
     decay, law, residuals = min(fits, key=lambda fit: float(np.square(fit[2]).sum()))
     yield f"R* = {decay:.2f}, {law}"
     for (name, row), residual in zip(rows.items(), residuals, strict=True):
-        today = corpus.bits_per_byte(row.parameters, row.tokens) - row.bits_per_byte
+        today = corpus.bits_per_byte(row.parameters, row.tokens, row.tokens / row.steps) - row.bits_per_byte
         yield f"{name}: {row.bits_per_byte:.4f}; today's law {today:+.4f}, the fitted one {residual:+.4f}"
 
 
 def fit_with(decay: float, rows: dict[str, Trained], corpus: Corpus) -> tuple[ScalingLaw, list[float]]:
     """The law where repeats fade with `decay`, and by how many bits per byte it is above each training."""
-    worth = replace(PLAYS, repeat_decay=decay).worth
+    law = replace(PLAYS, repeat_decay=decay)
+
+    def worth(row: Trained) -> int:
+        return int(law.worth(law.learned(row.tokens, row.tokens / row.steps), corpus.train_tokens))
+
     points = [
-        ScalingPoint(name, row.parameters, int(worth(row.tokens, corpus.train_tokens)), row.seconds, row.bits_per_byte)
-        for name, row in rows.items()
+        ScalingPoint(name, row.parameters, worth(row), row.seconds, row.bits_per_byte) for name, row in rows.items()
     ]
-    law = scaling.fit(points, scaling.BOTH)
-    return law, [law.loss(point.parameters, point.tokens) - point.loss for point in points]
+    fitted = scaling.fit(points, scaling.BOTH)
+    return fitted, [fitted.loss(point.parameters, point.tokens) - point.loss for point in points]
 
 
 if __name__ == "__main__":

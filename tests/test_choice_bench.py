@@ -38,6 +38,21 @@ def test_a_verdict_for_each_kind_of_machine_and_time() -> None:
     assert "Not finished" in ten_minutes
 
 
+@pytest.mark.parametrize("seconds", [66, 480, 3000])
+def test_the_law_takes_about_the_best_of_the_models_that_were_trained(seconds: int) -> None:
+    """Of those with 24 sequences a step, which the planner chooses from, on each kind of machine."""
+    plays = Corpus(1_115_394, 1_115_394, 65, 0.05, 0.05, 1.0)
+
+    def expected(row: Trained) -> float:
+        return plays.bits_per_byte(row.parameters, row.tokens, row.tokens / row.steps)
+
+    for machine, kept in choice.read().items():
+        rows = [row for name, row in kept.trained.get(seconds, {}).items() if name in choice.CANDIDATES]
+        if rows:
+            chosen, best = min(rows, key=expected).bits_per_byte, min(row.bits_per_byte for row in rows)
+            assert chosen <= (1 + choice.CLOSE) * best, machine
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """All choices measured, at the same FLOP/s."""

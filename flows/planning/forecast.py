@@ -77,6 +77,7 @@ class Law:
     bytes_per_token: float | None = None
     bits: float = 1.0  # of a byte, for one unit of the sum
     repeat_decay: float = 15.4  # R* of equation 5: the smaller, the less a text teaches that was read before
+    first_steps: float = 0.0  # in so many, a training learns from its tokens as later from half of them
     # Losses within this share count as equal, and the larger model wins. With 1.03 an M4's three days were planned with
     # 125 M parameters (1.17 bits per byte), where 50 M are expected to reach 1.15 (docs/plan.md).
     alike: float = 1.01
@@ -86,10 +87,18 @@ class Law:
         size, data = self.a / parameters**self.alpha, self.b / self.worth(tokens, train_tokens) ** self.beta
         return float(self.bits * (self.e + size + data))
 
-    def after(self, parameters: int, tokens: int, train_tokens: int, bytes_per_token: float) -> float:
-        """The same where tokens have so many bytes."""
+    def after(
+        self, parameters: int, tokens: float, tokens_per_step: float, train_tokens: int, bytes_per_token: float
+    ) -> float:
+        """The same where tokens have so many bytes, and a step so many tokens."""
         unit = bytes_per_token / self.bytes_per_token if self.bytes_per_token else 1.0
-        return self.bits_per_byte(parameters, tokens * unit, train_tokens * unit)
+        return self.bits_per_byte(parameters, unit * self.learned(tokens, tokens_per_step), unit * train_tokens)
+
+    def learned(self, tokens: float, tokens_per_step: float) -> float:
+        """`tokens` without those of which a training's first steps, with its warm-up, learn little: all but
+        `first_steps` of many steps, half of as many."""
+        steps = tokens / tokens_per_step
+        return tokens * steps / (steps + self.first_steps)
 
     def worth(self, tokens: float, train_tokens: float) -> float:
         """How many new tokens would teach as much as `tokens`, of which `train_tokens` are distinct."""
@@ -99,7 +108,7 @@ class Law:
 
 
 # Fitted to runs on tiny Shakespeare's characters (docs/plan.md).
-PLAYS = Law(1.739, 88520.0, 1.0, 385.3, 0.5091, repeat_decay=4.0, alike=1.0)
+PLAYS = Law(1.677, 90972.0, 1.0, 105.5, 0.4076, repeat_decay=3.0, first_steps=80.0, alike=1.0)
 # Of web pages, and coarse: Hoffmann et al.'s trainings as Besiroglu et al. 2024 fit them, in nats a token of 4.3 bytes
 # (none has less than 44 M parameters). A token is worth 3.7 of theirs: what GPT-2's shape learns with AdamW from 10 B,
 # one with rotary positions, QK-norm, a head that starts at zero and Muon learns from 2.67 B, 5,100 steps of 524,288
@@ -138,9 +147,9 @@ class Corpus:
     def val_tokens(self) -> int:
         return int(self.bytes / self.bytes_per_token * self._held_out(self.val_fraction))
 
-    def bits_per_byte(self, parameters: int, tokens: int) -> float:
+    def bits_per_byte(self, parameters: int, tokens: float, tokens_per_step: float) -> float:
         """Expected after `tokens` of training."""
-        return self.law.after(parameters, tokens, self.train_tokens, self.bytes_per_token)
+        return self.law.after(parameters, tokens, tokens_per_step, self.train_tokens, self.bytes_per_token)
 
     def _held_out(self, fraction: float) -> float:
         return fraction if self.most_held_out is None else min(fraction, self.most_held_out / self.bytes)

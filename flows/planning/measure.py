@@ -326,7 +326,7 @@ class Measurement:
             return reason
         measured = [Speed.of(name, facts) for name, facts in models.items()]
         step_tokens = {candidate.name: candidate.tokens_per_step for candidate in self.options.candidates}
-        return planner.hopeless(size, measured, step_tokens, self.training_seconds, self.corpus)
+        return planner.hopeless(config.name, size, measured, step_tokens, self.training_seconds, self.corpus)
 
     def _is_of_this_model(self, error: Exception, alone: bool) -> bool:
         """Whether `error` leaves out this model alone; else the whole measurement fails."""

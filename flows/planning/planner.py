@@ -34,6 +34,7 @@ EVALUATION_SHARE = 0.06  # of a model's time for evaluations on the whole valida
 SAMPLE_SHARE = 0.02  # and for samples
 SAVE_SHARE = 0.01  # and for checkpoints
 BETWEEN_SHARE = EVALUATION_SHARE + SAMPLE_SHARE + SAVE_SHARE  # of a model's time for all that is no step
+LEAST_OF_A_STEP = 1e-3  # for an expectation: in no time at all nothing is learned
 LEAST_AFTER_WARMUP = 30  # steps
 # Times the steps that the measured speed allows: where that saw a bad moment, no time is left unused; the cool-down
 # follows the clock (that of `wsd`; another schedule would be cut off). On a shared host a step of micro took 37 ms,
@@ -151,18 +152,26 @@ def starved(parameters: int, corpus: Corpus) -> str | None:
 
 
 def hopeless(
-    parameters: int, measured: Sequence[Speed], step_tokens: dict[str, int], seconds: float, corpus: Corpus
+    name: str,
+    parameters: int,
+    measured: Sequence[Speed],
+    step_tokens: dict[str, int],
+    seconds: float,
+    corpus: Corpus,
 ) -> str | None:
-    """Why a model larger than those `measured`, smallest first, need not be measured too, or None: even at an
-    optimistic rate it would be worse than the best of them after `seconds` of training."""
+    """Why the model `name`, larger than those `measured`, smallest first, need not be measured too, or None: even at
+    an optimistic rate it would be worse than the best of them after `seconds` of training."""
     seen = {speed.name: int(seconds / speed.seconds_per_step * step_tokens[speed.name]) for speed in measured}
-    expected = {speed.name: corpus.bits_per_byte(speed.parameters, seen[speed.name]) for speed in measured}
+    expected = {
+        speed.name: corpus.bits_per_byte(speed.parameters, seen[speed.name], step_tokens[speed.name])
+        for speed in measured
+    }
     best = min(expected, key=expected.__getitem__)
     rates = [speed.flops_per_second for speed in measured]
     gain = max(1.0, rates[-1] / rates[-2]) if len(rates) > 1 else math.inf
     rate = max(rates) * min(OPTIMISM, OPTIMISM_OF_GAIN * gain)
     tokens = max(1, int(seconds * rate / (6 * parameters)))
-    reach = corpus.bits_per_byte(parameters, tokens)
+    reach = corpus.bits_per_byte(parameters, tokens, step_tokens[name])
     if reach <= corpus.law.alike * expected[best]:
         return None
     return (
@@ -324,7 +333,8 @@ class _Planner:
         between = seconds * BETWEEN_SHARE
         for _ in range(2):  # what is done between the steps depends on their number, a little
             stepping = max(0.0, seconds - between)
-            steps_by_time = max(1.0, stepping / speed.expected_seconds_per_step)
+            possible = stepping / speed.expected_seconds_per_step  # less than one, of a model that is far too large
+            steps_by_time = max(1.0, possible)
             at_best = max(steps_by_time, stepping / speed.seconds_per_step)  # the clock ends it where the pace is worse
             more = KINDER if config.training.schedule == "wsd" else 1.0
             max_iters = max(self.least_steps(config), int(min(more * at_best, self.most_steps(config))))
@@ -356,13 +366,14 @@ class _Planner:
             changes["device.longest_window"] = speed.longest_window
         sized = sized.with_changes({key: value for key, value in changes.items() if key not in self.pinned})
         tokens = max(1, min(max_iters, int(steps_by_time))) * step_tokens  # the clock may end it before max_iters
+        likely = max(LEAST_OF_A_STEP, min(max_iters, possible)) * step_tokens
         return ModelPlan(
             config=sized,
             parameters=speed.parameters,
             tokens=tokens,
             seconds=min(needed, seconds),
             memory_bytes=speed.peak_memory_bytes,
-            expected_bits_per_byte=self.corpus.bits_per_byte(speed.parameters, tokens),
+            expected_bits_per_byte=self.corpus.bits_per_byte(speed.parameters, likely, step_tokens),
             why=why,
             pace=speed.pace,
         )

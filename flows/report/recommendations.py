@@ -180,14 +180,16 @@ def _largest(facts: RunFacts) -> ModelFacts | None:
 def _gain_of_time(facts: RunFacts, model: ModelFacts) -> tuple[float, str]:
     """Bits per byte that MORE_TIME times the tokens take off, and that in words."""
     trained, text, fetched = model.trained, facts.of(CHARACTERS) or facts.of(BYTE_PAIRS), facts.of(FETCHED)
-    if trained is None or not trained.tokens or text is None:
+    if trained is None or not trained.tokens or not trained.step or text is None:
         return 0.0, "a lower loss; how much is not known"
     plan = facts.of(PLANNED)
     whole = plan.text.bytes if plan and plan.text else 0  # more is fetched for a plan that reads more
     law = law_of(fetched.source, fetched.pieces > 0) if fetched else PLAYS
     there = max(_train_tokens(text), int(whole / text.bytes_per_token))
+    of_step = trained.tokens / trained.step
     now, then = (
-        law.after(trained.parameters, times * trained.tokens, there, text.bytes_per_token) for times in (1, MORE_TIME)
+        law.after(trained.parameters, times * trained.tokens, of_step, there, text.bytes_per_token)
+        for times in (1, MORE_TIME)
     )
     size = max(0.0, now - then)
     evaluated = facts.of(EVALUATED)

@@ -27,7 +27,14 @@ def test_larger_models_more_tokens_and_more_text_are_expected_to_be_better(law, 
 def test_the_law_of_web_pages_is_near_gpt_2s_trainings():
     """3.28 nats a token of GPT-2's, about 4.5 bytes, on FineWeb: by Muon from 2.67 B tokens."""
     pages = Corpus(10**11, 10**11, 0, 0.05, 0.05, 4.5, most_held_out=4 * 10**6, law=forecast.WEB)
-    assert pages.bits_per_byte(124_000_000, 2_670_000_000) == pytest.approx(3.28 / math.log(2) / 4.5, rel=0.07)
+    assert pages.bits_per_byte(124_000_000, 2_670_000_000, 524_288) == pytest.approx(3.28 / math.log(2) / 4.5, rel=0.07)
+
+
+def test_of_a_trainings_first_steps_little_is_learned():
+    play = dataclasses.replace(forecast.PLAYS, first_steps=80.0)
+    assert play.learned(80 * 1536, 1536) == pytest.approx(40 * 1536)
+    assert play.learned(8000 * 1536, 1536) == pytest.approx(8000 * 1536, rel=0.01)
+    assert forecast.WEB.learned(5 * 1536, 1536) == 5 * 1536
 
 
 def test_so_much_and_no_more_is_held_out_of_a_large_text():

@@ -399,7 +399,7 @@ def test_a_larger_model_is_expected_to_gain_little_more_than_those_before_it_gai
 
     def reason(*rates: float) -> str | None:
         seen = [dataclasses.replace(speed(), flops_per_second=rate) for rate in rates]
-        return planner.hopeless(10**7, seen, dict.fromkeys(SIZES, 512), 600.0, PLAY)
+        return planner.hopeless("large", 10**7, seen, dict.fromkeys([*SIZES, "large"], 512), 600.0, PLAY)
 
     assert reason(1e11) is None and reason(0.6e11, 1e11) is None, "may reach 2.5 times as many"
     little = reason(0.9e11, 1e11)

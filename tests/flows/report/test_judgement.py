@@ -162,7 +162,8 @@ def test_a_loss_that_still_falls_asks_for_time(facts):
     line = advice(facts, "was still learning")
     assert "fell by 1.000 per 1,000 steps" in line and "--budget 40m" in line
     trained, tokens = facts.model("tiny").trained, 1_003_854
-    now, then = (PLAYS.bits_per_byte(10_650_000, times * trained.tokens, tokens) for times in (1, 4))
+    of_step = trained.tokens / trained.step
+    now, then = (PLAYS.after(10_650_000, times * trained.tokens, of_step, tokens, 1.0) for times in (1, 4))
     assert f"about {now - then:.2f} bits per byte, from 2.24 to {2.236 - (now - then):.2f}" in line
 
 
