@@ -39,6 +39,7 @@ FLOW_NAME = "nanogpt-autopilot"
 CANCEL_SECONDS = 4.0  # between two looks at whether the flow run was cancelled
 RECORDING_SECONDS = 1.5  # the server stores events once a second
 BEGINNINGS = 3  # attempts to make the flow run known to the server
+ENDINGS = 3  # attempts to record its end: a server that has just come back is busy
 DRAIN_SECONDS = 10.0  # at the end of a flow, for what is still on its way to a healthy server; commonly 0.3 s
 
 # Nothing of a run can be paused on its page. Prefect looks for that five times a second, and holds a websocket for it.
@@ -188,10 +189,14 @@ class Pages:
         if self._flow_run_id is None or ending is None or not self._server.wait_until_healthy(patience):
             self._log(f"Prefect could not record the flow run: {why}")
             return
-        try:
-            set_flow_state(self._flow_run_id, _state(ending))
-        except Exception as second:
-            self._log(f"Prefect could not record the end of the flow run: {one_line(second)}")
+        for attempts_left in reversed(range(ENDINGS)):
+            try:
+                set_flow_state(self._flow_run_id, _state(ending))
+                return
+            except Exception as error:
+                if not attempts_left:
+                    self._log(f"Prefect could not record the end of the flow run: {one_line(error)}")
+                time.sleep(RECORDING_SECONDS)
 
 
 def _state(ending: Ending) -> State[Any]:

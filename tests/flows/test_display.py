@@ -463,7 +463,7 @@ def test_a_server_lost_before_the_flow_changes_nothing_for_the_run(stage):
 
 @pytest.mark.slow
 def test_a_server_that_is_killed_comes_back_and_knows_everything(stage):
-    code, output, _ = stage.run(
+    code, output, errors = stage.run(
         """
         def phase():
             step("before")
@@ -474,12 +474,13 @@ def test_a_server_that_is_killed_comes_back_and_knows_everything(stage):
 
         display.flow(lambda: display.phase("1 Environment", phase), Opening("killed"))
         print(ran, any("back" in line for line in logged))
+        print(*logged, sep="\\n", file=sys.stderr)
         """
     )
     assert (code, output.strip()) == (0, "['before', 'after'] True")
     completed = ("Completed", None)
     stage.shows("killed", {"1 Environment": completed, "before": completed, "after": completed})
-    assert stage.flow_run("killed")["state"]["type"] == "COMPLETED"
+    assert stage.flow_run("killed")["state"]["type"] == "COMPLETED", errors
 
 
 @pytest.mark.slow
