@@ -196,6 +196,7 @@ class Pages:
             except Exception as error:
                 if not attempts_left:
                     self._log(f"Prefect could not record the end of the flow run: {one_line(error)}")
+                    return
                 time.sleep(RECORDING_SECONDS)
 
 

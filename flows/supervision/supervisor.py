@@ -42,6 +42,10 @@ MAIN_THREAD = re.compile(r'^Current thread [^\n]*\n\s+File "([^"]+)", line (\d+)
 FINISHED, PAUSED, STOPPED, USER_ERROR, GIVEN_UP = "", "paused", "stopped", "user_error", "given_up"
 
 
+class Unkillable(RuntimeError):
+    """A child that the kernel does not let go, because a driver or a disk does not answer."""
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a trainer ended: a symptom of nanogpt.faults, of nanogpt.process.endings or of the above, and the evidence.
@@ -81,7 +85,7 @@ def train(
     `step_seconds` is what a step is expected to take. On an accelerator, `device`, a child that aborts was aborted by
     it, and one that complains of a command buffer computes nonsense from then on.
 
-    Raises RuntimeError when the child cannot be ended.
+    Raises Unkillable.
     """
     files.forget_outcome()
     said = ProcessLog(log)
@@ -120,8 +124,10 @@ def train(
                     _stop(child, PAUSE_GRACE_SECONDS)
                     if child.returncode != 0:  # else it has finished meanwhile
                         return Ending(symptom, reason)
+    except Unkillable:
+        raise
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # that it does not end is no news for who wants to leave
+        with contextlib.suppress(Unkillable):  # that it does not end is no news for who wants to leave
             _stop(child)
         raise
     if device != "cpu" and (line := said.line_like(WRONG_NUMBERS)):
@@ -215,12 +221,12 @@ def _stop(child: subprocess.Popen[bytes], grace_seconds: float | None = None) ->
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Raises RuntimeError for a child that the kernel does not let go, because a driver or a disk does not answer."""
+    """Raises Unkillable."""
     child.kill()
     try:
         child.wait(KILL_SECONDS)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(
+        raise Unkillable(
             f"process {child.pid}, which trains, was killed and did not end within {KILL_SECONDS:g} s: it waits for a "
             "device or a disk that does not answer; restart the machine, then run the same command again"
         ) from None
